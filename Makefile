@@ -1,0 +1,80 @@
+# Everything sets itself up: a machine needs make and Python 3.10 or newer, and access to a Python package index.
+#   make test            all tests             make lint        ruff, salt-lint, yamllint
+#   make demo            the guided tour       make wheel       dist/*.whl
+#   make test-salt3006   unit and functional tests on the older Salt
+# PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest.
+
+USABLE := import sys, venv; sys.exit(not sys.version_info >= (3, 10))
+ON_3006 := import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
+# The first candidate that really runs: a shim of a version manager may be on the path and refuse.
+first = $(shell for p in $(2); do "$$p" -c '$(1)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+PYENV := $(wildcard $(HOME)/.pyenv/versions)
+PYTHON ?= $(call first,$(USABLE),python3 python3.14 python3.13 python3.12 python3.11 python3.10)
+PYTHON3006 ?= $(call first,$(ON_3006),python3.10 $(wildcard $(PYENV)/3.10.*/bin/python3.10) python3.11 \
+    $(wildcard $(PYENV)/3.11.*/bin/python3.11) python3)
+
+VENV := .venv
+VENV3006 := .venv-salt3006
+# Newer than its pins: nothing to install.
+STAMP := $(VENV)/.installed
+STAMP3006 := $(VENV3006)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test unit lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+
+help:
+	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+
+# $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
+define make_venv
+	@test -n "$(1)" || { echo "$(4)" >&2; exit 1; }
+	@"$(2)/bin/python" -m pip --version >/dev/null 2>&1 || { \
+	    echo "Creating $(2) with $(1)"; \
+	    "$(1)" -m venv "$(2)" || { rm -rf "$(2)"; \
+	        echo "$(1) can't create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; }
+	@echo "Installing $(3) into $(2)"
+	@"$(2)/bin/python" $(PIP_INSTALL) -r "$(3)"
+	@touch "$(2)/.installed"
+endef
+
+venv: $(STAMP)
+
+$(STAMP): requirements-dev.txt
+	$(call make_venv,$(PYTHON),$(VENV),requirements-dev.txt,No Python 3.10 or newer found; name one: make PYTHON=/path/to/python3 test)
+
+$(STAMP3006): requirements-salt3006.txt
+	$(call make_venv,$(PYTHON3006),$(VENV3006),requirements-salt3006.txt,Salt 3006 needs Python 3.10 or 3.11; name one: \
+	    make PYTHON3006=/path/to/python3.10 test-salt3006)
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+unit: $(STAMP)
+	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check --output-format concise .
+	find states -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
+	$(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint $$(find examples -name '*.yaml' -o -name '*.yml' | sort)
+
+test-salt3006: $(STAMP3006)
+	$(VENV3006)/bin/python -m pytest tests/unit tests/functional $(PYTEST_ARGS)
+
+has-python-for-salt3006:
+	@test -n "$(PYTHON3006)"
+
+wheel: $(STAMP)
+	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks
+
+demo: $(STAMP)
+	$(VENV)/bin/python examples/demo.py
+
+clean:
+	rm -rf $(VENV) $(VENV3006) build dist demo .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,195 @@
+"""
+What GPUs this host has, their slices, health and users. Everything here but ``gpu.reset`` only reads.
+"""
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+
+__virtualname__ = "gpu"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def _engine():
+    return front.engine(__opts__, CommandExecutionError)
+
+
+def devices():
+    """
+    The GPUs of this host, as in the grain ``gpu``, each with its UUID and live state.
+
+    Returns a list of dicts; ``live`` holds the state by technology, or a sentence that says why it can't be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.devices
+    """
+    with _engine() as engine:
+        return engine.devices()
+
+
+def device(gpu):
+    """
+    One GPU of this host.
+
+    gpu
+        PCI address (quoted: YAML takes ``0000:07:00.0`` for a number) or UUID.
+
+    Returns a dict as in ``gpu.devices``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu.device '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        address = engine.gpu(gpu).address
+        return next(found for found in engine.devices() if found["address"] == address)
+
+
+def slices(gpu=None):
+    """
+    The slices that consumers can be given.
+
+    gpu
+        PCI address or UUID of a GPU; all GPUs when not given.
+
+    Returns a list of dicts: gpu, kind, profile, uuid or address, memory_mib, compute (share of the GPU), placement,
+    device_nodes, in_use_by.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.slices
+    """
+    with _engine() as engine:
+        return engine.slices(gpu)
+
+
+def capabilities():
+    """
+    Which slicing technologies each GPU can do.
+
+    Returns a dict: PCI address -> list of technologies.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.capabilities
+    """
+    with _engine() as engine:
+        return {gpu.address: list(gpu.capabilities) for gpu in engine.gpus}
+
+
+def holders(gpu):
+    """
+    The processes that hold a GPU open, with systemd unit and container.
+
+    gpu
+        PCI address or UUID.
+
+    Returns a list of dicts: pid, command, unit, container.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu.holders '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        return engine.holders(gpu)
+
+
+def health(gpu=None):
+    """
+    What is wrong with the GPUs: off the bus, owed reset, uncorrected ECC errors, failed row remapping.
+
+    gpu
+        PCI address or UUID of a GPU; all GPUs when not given.
+
+    Returns a dict: PCI address -> list of sentences, empty for a healthy GPU.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.health
+    """
+    with _engine() as engine:
+        return engine.health(gpu)
+
+
+def map_(gpu=None):
+    """
+    The memory slices of each GPU, drawn as a line of text.
+
+    gpu
+        PCI address or UUID of a GPU; all GPUs when not given.
+
+    Returns a dict: PCI address -> drawing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.map
+    """
+    with _engine() as engine:
+        return engine.maps(gpu)
+
+
+def table(gpu=None):
+    """
+    The slices as a table for people.
+
+    gpu
+        PCI address or UUID of a GPU; all GPUs when not given.
+
+    Returns text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.table
+    """
+    with _engine() as engine:
+        return front.table(engine.slices(gpu))
+
+
+def reset(gpu, test=False):
+    """
+    Reset a GPU that owes one because its mode change is pending. Any other GPU is refused: a reset ends everything on it.
+
+    gpu
+        PCI address or UUID.
+
+    test
+        Say what would be done, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu.reset '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        return front.run(engine, [engine.pending_target(gpu)], test)
+
+
+__func_alias__ = {"map_": "map"}

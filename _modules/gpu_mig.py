@@ -1,0 +1,204 @@
+"""
+NVIDIA MIG by hand: profiles, mode, instances. Every change goes through plan, journal and verification like a highstate's.
+"""
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+
+__virtualname__ = "gpu_mig"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu_mig needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def _engine():
+    return front.engine(__opts__, CommandExecutionError)
+
+
+def profiles(gpu):
+    """
+    The MIG profiles of a GPU.
+
+    gpu
+        PCI address (quoted) or UUID.
+
+    Returns a dict: profile name -> memory_mib, compute_slices, memory_slices, placements, max, free (how many more fit now),
+    compute_instances.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.profiles '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        one, tool = engine.mig(gpu)
+        return tool.profiles(one)
+
+
+def mode(gpu):
+    """
+    The MIG mode of a GPU.
+
+    gpu
+        PCI address or UUID.
+
+    Returns a dict: ``current`` and ``pending``; they differ while a reset or reboot is owed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.mode '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        one, tool = engine.mig(gpu)
+        state = tool.observe(one)
+        return {"current": state.current, "pending": state.pending}
+
+
+def set_mode(gpu, enabled, force=False, test=False):
+    """
+    Enable or disable MIG mode. Disabling destroys the instances first. On GPUs that need it, only this GPU is reset.
+
+    gpu
+        PCI address or UUID.
+
+    enabled
+        True or False.
+
+    force
+        Also when the GPU or its instances are in use.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.set_mode '0000:1b:00.0' True
+    """
+    if not isinstance(enabled, bool):
+        raise CommandExecutionError(f"enabled must be True or False, not {enabled!r}.")
+    with _engine() as engine:
+        return front.run(engine, [engine.mode_target(gpu, enabled)], test, force)
+
+
+def instances(gpu):
+    """
+    The instances of a GPU.
+
+    gpu
+        PCI address or UUID.
+
+    Returns a list of dicts as in ``gpu.slices``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.instances '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        one, _ = engine.mig(gpu)
+        return engine.slices(one.address)
+
+
+def create(gpu, profile, start=None, force=False, test=False):
+    """
+    Create one more instance; the others stay as they are.
+
+    gpu
+        PCI address or UUID.
+
+    profile
+        Profile name, such as ``3g.40gb``, ``1c.3g.40gb`` or ``1g.10gb+me``; ``3g.40gb@4`` says where.
+
+    start
+        Memory slice where it begins; the place that leaves the most useful room when not given.
+
+    force
+        Accepted for symmetry with ``destroy``: creating never ends anything that is in use.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.create '0000:1b:00.0' 3g.40gb
+    """
+    with _engine() as engine:
+        return front.run(engine, [engine.added_target(gpu, profile, start)], test, force)
+
+
+def destroy(gpu, instance, force=False, test=False):
+    """
+    Destroy one instance with its compute instances.
+
+    gpu
+        PCI address or UUID.
+
+    instance
+        MIG UUID, ``profile@start`` as ``gpu_slicing.plan`` prints it, or ``all``.
+
+    force
+        Also when it is in use.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.destroy '0000:1b:00.0' 3g.40gb@4
+    """
+    with _engine() as engine:
+        return front.run(engine, [engine.removed_target(gpu, instance)], test, force)
+
+
+def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
+    """
+    Give a GPU exactly this layout, keeping every instance that it needs already.
+
+    gpu
+        PCI address or UUID.
+
+    profiles
+        As in the pillar: ``["3g.40gb", "1g.10gb"]``, ``{"1g.10gb": 4}`` or ``["3g.40gb@4"]``.
+
+    force
+        Also destroy what is in use.
+
+    test
+        Plan only, change nothing.
+
+    compute_instances
+        Compute instances in each GPU instance that is not named by its compute instances (``1c.3g.40gb``).
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.apply_layout '0000:1b:00.0' '{"3g.40gb": 1, "1g.10gb": 4}' test=True
+    """
+    with _engine() as engine:
+        return front.run(engine, [engine.layout_target(gpu, profiles, compute_instances)], test, force)

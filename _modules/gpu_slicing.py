@@ -1,0 +1,200 @@
+"""
+Slice the GPUs of a host as its pillar says: show the plan, apply it, check it, roll it back.
+
+The pillar is described in ``pillar.example``. Every change is planned first, journalled, verified by reading the hardware
+again, and undone as a whole when a step fails.
+"""
+
+import logging
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "gpu_slicing"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu_slicing needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def _engine():
+    return front.engine(__opts__, CommandExecutionError, _progress)
+
+
+def _progress(line):
+    """Tell a step on the minion's event bus; a masterless run has no bus, and waiting for one would cost a second a step."""
+    if __opts__.get("file_client") != "local":
+        __salt__["event.send"](f"gpu_slicing/{__opts__['id']}/step/begin", {"step": line})
+
+
+def plan(pillar=None):
+    """
+    Show what would be done to bring this host to its pillar; nothing is changed.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to plan for instead of the minion's pillar.
+
+    Returns the plan as text: for each GPU its memory slices now and afterwards, the steps and their estimated time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.plan
+    """
+    with _engine() as engine:
+        return engine.plan(pillar or __pillar__).text()
+
+
+def apply(pillar=None, test=False):
+    """
+    Bring this host to its pillar.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to apply instead of the minion's pillar.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result`` (True, False, or None when ``test`` found something to change), ``changes`` by PCI address
+    and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.apply
+        salt 'gpu*' gpu_slicing.apply test=True
+    """
+    with _engine() as engine:
+        if test:
+            return front.planned(engine.plan(pillar or __pillar__))
+        return front.done(engine.apply(pillar or __pillar__))
+
+
+def check(pillar=None):
+    """
+    Read the hardware and compare it with the pillar; nothing is changed.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to compare with instead of the minion's pillar.
+
+    Returns a dict with ``result`` (whether the host is as wanted), ``changes`` that would be needed, and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.check
+    """
+    with _engine() as engine:
+        found = front.planned(engine.plan(pillar or __pillar__))
+        return {**found, "result": found["result"] is True}
+
+
+def targets(pillar=None):
+    """
+    What the pillar wants of each GPU of this host, and why; the slices themselves are not read.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys instead of the minion's pillar.
+
+    Returns a list of lines.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.targets
+    """
+    with _engine() as engine:
+        return front.targets(engine, pillar or __pillar__)
+
+
+def validate(pillar=None):
+    """
+    Check the pillar itself: every mistake at once, each with its pillar path. The hardware is not read.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to check instead of the minion's pillar.
+
+    Returns a list of mistakes, empty for a valid pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.validate
+    """
+    return front.mistakes(pillar or __pillar__)
+
+
+def rollback(generation=None, test=False):
+    """
+    Bring back an earlier layout of the GPUs that a change touched.
+
+    generation
+        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict as ``gpu_slicing.apply`` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.rollback
+        salt gpu7 gpu_slicing.rollback 12 test=True
+    """
+    with _engine() as engine:
+        return front.run(engine, engine.rollback_targets(generation), test)
+
+
+def history(full=False):
+    """
+    The last changes of this host, oldest first.
+
+    full
+        Also give the plan and the layouts of each.
+
+    Returns a list of dicts: ``generation``, ``time``, ``who``, ``jid``, ``result``, ``errors``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.history
+    """
+    with _engine() as engine:
+        return [entry if full else front.brief(entry) for entry in engine.history()]
+
+
+def export(form="pillar"):
+    """
+    Describe what this host has now, to adopt a host that was sliced by hand: put the pillar under version control, and the
+    next highstate changes nothing.
+
+    form
+        ``pillar`` (default), or ``mig-parted`` for a configuration of NVIDIA's mig-parted.
+
+    Returns a dict.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --out=yaml gpu_slicing.export
+        salt-call --out=yaml gpu_slicing.export mig-parted
+    """
+    with _engine() as engine:
+        return engine.export(form)

@@ -1,0 +1,120 @@
+"""
+States that bring a whole host to its pillar.
+
+.. code-block:: yaml
+
+    gpu slices:
+      gpu_slicing.converged
+"""
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+
+__virtualname__ = "gpu_slicing"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu_slicing needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def _failed(name, err):
+    return {"name": name, "result": False, "changes": {}, "comment": str(err)}
+
+
+def discovered(name, **kwargs):
+    """
+    The pillar is valid and this host has the GPUs that it names. Nothing is ever changed.
+
+    name
+        Any text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.discovered gpus
+    """
+    if strangers := front.strangers(kwargs):
+        return _failed(name, strangers)
+    try:
+        lines = __salt__["gpu_slicing.targets"]()
+    except CommandExecutionError as err:
+        return _failed(name, err)
+    return {"name": name, "result": True, "changes": {}, "comment": "\n".join(lines)}
+
+
+def converged(name, **kwargs):
+    """
+    Every GPU that the pillar reaches is sliced as it says. What is right is kept, what is in use is not touched unless the
+    pillar says ``apply_strategy: force``, and a change that fails is undone.
+
+    name
+        Any text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.converged gpus test=True
+    """
+    if strangers := front.strangers(kwargs):
+        return _failed(name, strangers)
+    try:
+        return {"name": name, **__salt__["gpu_slicing.apply"](test=__opts__["test"])}
+    except CommandExecutionError as err:
+        return _failed(name, err)
+
+
+def validated(name, **kwargs):
+    """
+    The hardware, read again, is what the pillar says. Nothing is ever changed.
+
+    name
+        Any text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.validated gpus
+    """
+    if strangers := front.strangers(kwargs):
+        return _failed(name, strangers)
+    try:
+        found = __salt__["gpu_slicing.check"]()
+    except CommandExecutionError as err:
+        return _failed(name, err)
+    if __opts__["test"] and found["changes"]:
+        return {"name": name, "result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
+    return {"name": name, "result": found["result"], "changes": {}, "comment": found["comment"]}
+
+
+def exported(name, form="pillar", **kwargs):
+    """
+    A file describes what this host has now, as ``gpu_slicing.export`` does.
+
+    name
+        Path of the file.
+
+    form
+        ``pillar`` (default) or ``mig-parted``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.exported /etc/gpu-slicing/now.yaml
+    """
+    if strangers := front.strangers(kwargs):
+        return _failed(name, strangers)
+    try:
+        found = __salt__["gpu_slicing.export"](form)
+    except CommandExecutionError as err:
+        return _failed(name, err)
+    return __states__["file.serialize"](name, dataset=found, serializer="yaml", makedirs=True)

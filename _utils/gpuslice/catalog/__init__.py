@@ -1,0 +1,102 @@
+"""
+What is known of GPU models before any driver is asked: names, memory, slicing technologies, by PCI id.
+
+The tables are in :mod:`gpuslice.catalog.nvidia`, :mod:`gpuslice.catalog.amd` and :mod:`gpuslice.catalog.intel`. They are facts
+gathered from public sources; the driver is the authority, and what a system says of itself wins over them.
+"""
+
+from functools import cache
+
+from gpuslice.catalog import amd
+from gpuslice.catalog import intel
+from gpuslice.catalog import nvidia
+
+#: PCI vendor id -> the vendor's name in policies and grains, and as it begins a product name.
+VENDORS = {"10de": ("nvidia", "NVIDIA"), "1002": ("amd", "AMD"), "8086": ("intel", "Intel")}
+
+_TABLES = {"10de": nvidia.MODELS, "1002": amd.MODELS, "8086": intel.MODELS}
+
+
+@cache
+def _index():
+    """{(vendor id, device id): [(key, product, is it the id of virtual functions)]}"""
+    found = {}
+    for vendor_id, models in _TABLES.items():
+        for key, model in models.items():
+            ids = model["device_ids"]
+            for device_id in ids:
+                product = ids[device_id] if isinstance(ids, dict) else model["title"]
+                found.setdefault((vendor_id, device_id), []).append((key, product, False))
+            for device_id in model.get("vf_device_ids", ()):
+                found.setdefault((vendor_id, device_id), []).append((key, model["title"], True))
+    return found
+
+
+def lookup(vendor_id, device_id, subsystem_id=""):
+    """
+    What the catalog knows of a PCI device.
+
+    :param vendor_id: four hex digits, ``10de``; :param device_id: four hex digits, ``20b0``.
+    :param subsystem_id: ``vvvv:dddd``, or "" when unknown. It tells boards apart that share a device id.
+    :return: None for a device that is not in the catalog, else a dict with
+
+        - ``key``: the entry in the vendor's ``MODELS``; "" where boards share the id and the subsystem tells none of them,
+        - ``vendor``: ``nvidia``, ``amd`` or ``intel``; ``product``: name without the vendor; ``model``: name with it,
+        - ``memory_mib``: memory of the GPU in MiB, None when unknown or not certain,
+        - ``capabilities``: slicing technologies of the hardware, a tuple,
+        - ``virtual_function``: whether the id is one that only virtual functions have,
+        - ``entry``: the whole entry ({} when ``key`` is "").
+    """
+    vendor_id, device_id = vendor_id.lower(), device_id.lower()
+    candidates = _index().get((vendor_id, device_id))
+    if not candidates:
+        return None
+    key, product, is_vf = _choose(_TABLES[vendor_id], candidates, subsystem_id)
+    entry = _TABLES[vendor_id].get(key, {})
+    names = [key] if key else [name for name, _, _ in candidates]
+    vendor, brand = VENDORS[vendor_id]
+    return {
+        "key": key,
+        "vendor": vendor,
+        "product": product,
+        "model": f"{brand} {product}",
+        "memory_mib": None if is_vf else _memory([_TABLES[vendor_id][name] for name in names], device_id),
+        # What several boards have in common is certain even where the board is not.
+        "capabilities": _common([_capabilities(vendor, _TABLES[vendor_id][name], is_vf) for name in names]),
+        "virtual_function": is_vf,
+        "entry": entry,
+    }
+
+
+def _choose(models, candidates, subsystem_id):
+    """The candidate that the subsystem selects; one with an empty key where none is selected."""
+    device = subsystem_id.lower().rpartition(":")[2]
+    for candidate in candidates:
+        wanted = models[candidate[0]].get("subsystem_ids", ())
+        if not wanted and len(candidates) == 1:
+            return candidate
+        if device and device in wanted:
+            return candidate
+    products = sorted({product for _, product, _ in candidates})
+    return "", " / ".join(products), all(is_vf for _, _, is_vf in candidates)
+
+
+def _memory(entries, device_id):
+    """Memory in MiB that all these entries have, None when it is unknown or differs."""
+    found = set()
+    for entry in entries:
+        gigabytes = entry.get("memory_gb_by_id", {}).get(device_id, entry["memory_gb"])
+        found.add(entry.get("total_mib") or (gigabytes * 1024 if gigabytes else None))
+    return found.pop() if len(found) == 1 else None
+
+
+def _capabilities(vendor, entry, is_vf):
+    """Slicing technologies of one entry; a virtual function has none of its own but sharing in time."""
+    if vendor != "nvidia":
+        return () if is_vf else entry["capabilities"]
+    return ("mig", "mps", "time-slicing") if entry["mig"] else ("mps", "time-slicing")
+
+
+def _common(tuples):
+    """Sorted elements that all tuples have."""
+    return tuple(sorted(set(tuples[0]).intersection(*tuples[1:])))

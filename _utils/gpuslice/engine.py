@@ -1,0 +1,315 @@
+"""
+The engine as the loader files call it: from a pillar or an argument, over a host, to plain data.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
+
+from gpuslice import addresses
+from gpuslice import errors
+from gpuslice import inventory
+from gpuslice import job
+from gpuslice import policy as policies
+from gpuslice.host import open_host
+from gpuslice.journal import Journal
+from gpuslice.reconcile import Options
+from gpuslice.reconcile import Reconciler
+from gpuslice.techniques import TECHNIQUES
+from gpuslice.techniques import Toolbox
+
+log = logging.getLogger(__name__)
+
+_BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
+#: Other tools that manage slices at boot: two writers undo each other's work.
+_RIVALS = ("nvidia-mig-manager.service",)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one GPU is to become; ``technique`` None leaves it alone for the ``reason``."""
+
+    gpu: object
+    technique: str | None
+    settings: dict
+    path: str = ""
+    reason: str = ""
+
+
+class Engine:
+    """
+    One request on one host.
+
+    :param config: ``gpu_slicing`` of the minion configuration; :param cachedir: the minion's, to name the Salt job.
+    :param progress: called with a line before each step of a change.
+    """
+
+    def __init__(self, config=None, cachedir="", progress=None):
+        self.host = open_host(config)
+        self._cachedir = cachedir
+        self._progress = progress
+        self.tools = Toolbox(self.host)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.tools.release()
+
+    # -- the host ------------------------------------------------------------------------------------------------
+    @cached_property
+    def gpus(self):
+        """The GPUs of the host, by PCI address."""
+        return inventory.discover(self.host)
+
+    def gpu(self, name):
+        """The GPU of that PCI address (in any form) or UUID. Raises errors.DeviceNotFound."""
+        if addresses.is_uuid(name):
+            self._learn_uuids()
+        found, warnings = inventory.select(self.gpus, "manual", [name])
+        for warning in warnings:
+            log.warning("%s", warning)
+        return found[0]
+
+    def _learn_uuids(self):
+        """UUIDs come from the kernel's files; where these are missing, from the vendor library."""
+        if all(gpu.uuid for gpu in self.gpus if gpu.vendor == "nvidia"):
+            return
+        mig = self.tools.get("mig")
+        self.gpus = [
+            replace(gpu, uuid=mig.nvml.uuid(gpu.address)) if gpu.vendor == "nvidia" and not gpu.uuid else gpu for gpu in self.gpus
+        ]
+
+    def techniques_of(self, gpu):
+        """The techniques of this version that this GPU can do."""
+        return [tool for tool in map(self.tools.get, TECHNIQUES) if tool.supports(gpu)]
+
+    def devices(self):
+        """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
+        found = []
+        for gpu, facts in zip(self.gpus, inventory.facts_of(self.gpus), strict=True):
+            live = {tool.name: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
+            found.append({**facts, "uuid": gpu.uuid, "live": live})
+        return found
+
+    @staticmethod
+    def _live(tool, gpu):
+        try:
+            return tool.layout(tool.observe(gpu))
+        except errors.GpuSliceError as err:
+            return str(err)
+
+    def slices(self, gpu=None):
+        """Every slice, as dicts. A GPU that can't be read is told in the log and has none."""
+        found = []
+        for one in [self.gpu(gpu)] if gpu else self.gpus:
+            for tool in self.techniques_of(one):
+                try:
+                    found += [part.as_dict() for part in tool.slices(one, tool.observe(one))]
+                except errors.GpuSliceError as err:
+                    if gpu:
+                        raise
+                    log.warning("%s", err)
+        return found
+
+    def maps(self, gpu=None):
+        """PCI address -> the GPU's slots as a line of text."""
+        found = {}
+        for one in [self.gpu(gpu)] if gpu else self.gpus:
+            for tool in self.techniques_of(one):
+                try:
+                    found[one.address] = tool.drawing(one, tool.observe(one))
+                except errors.GpuSliceError as err:
+                    found[one.address] = str(err)
+        return found
+
+    def health(self, gpu=None):
+        """PCI address -> reasons why the GPU should not be sliced now; [] for a healthy one."""
+        found = {}
+        for one in [self.gpu(gpu)] if gpu else self.gpus:
+            for tool in self.techniques_of(one):
+                try:
+                    found[one.address] = tool.health(one)
+                except errors.GpuSliceError as err:
+                    found[one.address] = [str(err)]
+        return found
+
+    def holders(self, gpu):
+        """Who holds this GPU open: processes as dicts."""
+        one = self.gpu(gpu)
+        return [p.as_dict() for tool in self.techniques_of(one) for p in tool.gpu_holders(one)]
+
+    # -- the pillar ----------------------------------------------------------------------------------------------
+    def policy(self, pillar):
+        """The policy of a pillar. Raises errors.PolicyError with every mistake."""
+        # Salt hands over a proxy of the pillar, which is a mapping but not a dict.
+        return policies.parse(dict(pillar) if isinstance(pillar, Mapping) else pillar)
+
+    def targets(self, policy):
+        """A target for each GPU that the policy names. Raises errors.PolicyError, DeviceNotFound, Unsupported."""
+        if not policy.enabled:
+            return []
+        if policy.warnings:
+            log.warning("%s", " ".join(policy.warnings))
+        if _names_uuids(policy):
+            self._learn_uuids()
+        gpus = self.gpus
+        if policy.vendor_detection != "udev":
+            gpus = inventory.confirmed(self.host, gpus, policy.vendor_detection)
+        return policies.targets(policy, gpus, inventory.virtualization(self.host), available=tuple(TECHNIQUES))
+
+    def reconciler(self, policy=None, force=None):
+        """A reconciler for a policy's apply strategy and checks, or for a request by hand."""
+        doing = job.of_process(self._cachedir)
+        who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
+        options = Options(who=who, jid=doing["jid"], progress=self._progress)
+        if policy is not None:
+            options.strategy, options.validation, options.health_check = (
+                policy.apply_strategy,
+                policy.validation,
+                policy.health_check,
+            )
+        if force is not None:
+            options.strategy = "force" if force else "auto"
+        return Reconciler(self.host, self.tools, options)
+
+    def plan(self, pillar):
+        """The plan that a pillar leads to on this host."""
+        policy = self.policy(pillar)
+        return self.reconciler(policy).plan(self.targets(policy))
+
+    def apply(self, pillar):
+        """Bring the host to its pillar. Returns :class:`gpuslice.reconcile.Result`."""
+        policy = self.policy(pillar)
+        result = self.reconciler(policy).apply(self.targets(policy))
+        result.warnings += self.rivals()
+        return result
+
+    def rivals(self):
+        """A sentence for each other tool on this host that manages slices."""
+        return [
+            f"{unit} is enabled on this host and also sets MIG layouts: disable one of the two ('systemctl disable {unit}')."
+            for unit in _RIVALS
+            if self.host.exists(_BOOT_SERVICES + unit)
+        ]
+
+    # -- by hand -------------------------------------------------------------------------------------------------
+    def mig(self, gpu):
+        """(GPU, MIG technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU without MIG."""
+        one = self.gpu(gpu)
+        tool = self.tools.get("mig")
+        if not tool.supports(one):
+            raise errors.Unsupported(
+                f"{one.model} can't do MIG.", one.address, "See 'salt-call gpu.capabilities' for what it can do."
+            )
+        return one, tool
+
+    def layout_target(self, gpu, profiles, compute_instances=1):
+        """A target that gives one GPU these MIG profiles, in any form that the pillar takes."""
+        one, _ = self.mig(gpu)
+        return Target(one, "mig", {"entries": policies.entries(profiles), "compute_instances": compute_instances})
+
+    def mode_target(self, gpu, enabled):
+        """A target that sets only the MIG mode of one GPU."""
+        one, _ = self.mig(gpu)
+        return Target(one, "mig", {"enabled": enabled})
+
+    def pending_target(self, gpu):
+        """
+        A target that brings a GPU's pending mode into force, which may need a reset.
+
+        :raises errors.Unsupported: no mode change is pending: resetting such a GPU would only end what runs on it.
+        """
+        one, tool = self.mig(gpu)
+        state = tool.observe(one)
+        if state.current == state.pending:
+            raise errors.Unsupported("No mode change is pending, so a reset is not needed and not done.", one.address)
+        return Target(one, "mig", {"enabled": state.pending})
+
+    def added_target(self, gpu, profile, start=None):
+        """A target with one more instance than there is; everything else stays where it is."""
+        one, tool = self.mig(gpu)
+        layout = self._layout_with_mig_on(one, tool)
+        [(name, pinned, _)] = policies.entries([profile])
+        wish = tool.wish(one, name, start if start is not None else pinned)
+        return Target(one, "mig", {"layout": {**layout, "instances": [*layout["instances"], wish]}})
+
+    def removed_target(self, gpu, instance):
+        """A target with one instance less: ``instance`` is a MIG UUID, ``profile@start`` or ``all``."""
+        one, tool = self.mig(gpu)
+        layout = self._layout_with_mig_on(one, tool)
+        left = [] if instance == "all" else tool.without(one, instance)
+        return Target(one, "mig", {"layout": {**layout, "instances": left}})
+
+    @staticmethod
+    def _layout_with_mig_on(gpu, tool):
+        layout = tool.layout(tool.observe(gpu))
+        if not layout["enabled"]:
+            raise errors.Unsupported(
+                "MIG mode is disabled.", gpu.address, f"Enable it first: salt-call gpu_mig.set_mode {gpu.address} True"
+            )
+        return layout
+
+    # -- history -------------------------------------------------------------------------------------------------
+    def history(self):
+        """The generations kept on this host, oldest first."""
+        return Journal(self.host).history()
+
+    def rollback_targets(self, generation=None):
+        """
+        Targets that bring back an earlier layout.
+
+        :param generation: number of the generation whose outcome to bring back; None undoes the last one.
+        :raises errors.PolicyError: there is no such generation; :raises errors.DeviceNotFound: a GPU of it is gone.
+        """
+        journal = Journal(self.host)
+        past = journal.history()
+        if not past:
+            raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
+        if generation is None:
+            record, layouts = past[-1], "before"
+        else:
+            record, layouts = journal.generation(generation), "after"
+        if layouts not in record:
+            raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {record.get('error', 'incomplete')}.")
+        by_address = {gpu.address: gpu for gpu in self.gpus}
+        gone = [address for address in record[layouts] if address not in by_address]
+        if gone:
+            raise errors.DeviceNotFound(
+                f"Generation {record['generation']} is of GPUs that this host no longer has: {', '.join(gone)}.",
+                todo=f"It has {', '.join(by_address) or 'none'}; nothing was changed.",
+            )
+        targets = []
+        for address, layout in record[layouts].items():
+            tool = self.tools.get(record["techniques"][address])
+            if "error" in layout:
+                raise errors.JournalDamaged(
+                    f"Generation {record['generation']} does not tell the layout: {layout['error']}", address
+                )
+            targets.append(Target(by_address[address], tool.name, tool.settings_of(layout)))
+        return targets
+
+    def export(self, form="pillar"):
+        """
+        What the host has now as a pillar (``form`` pillar) or as a mig-parted config (``form`` mig-parted).
+
+        :raises errors.PolicyError: another form.
+        """
+        layouts = {}
+        for gpu in self.gpus:
+            for tool in self.techniques_of(gpu):
+                layouts[gpu.address] = tool.layout(tool.observe(gpu))
+        if form == "pillar":
+            return policies.export_pillar(layouts, {gpu.address: gpu.model for gpu in self.gpus})
+        if form == "mig-parted":
+            mig = self.tools.get("mig")
+            return policies.export_mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
+        raise errors.PolicyError(f"There is no export form '{form}'.", todo="Use pillar or mig-parted.")
+
+
+def _names_uuids(policy):
+    named = [*policy.devices, *(rule.match.get("uuid") for rule in policy.rules)]
+    return any(name and addresses.is_uuid(name) for name in named)

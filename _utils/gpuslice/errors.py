@@ -1,0 +1,127 @@
+"""
+One class for each failure that a user can act on.
+
+A message is a sentence (or a few) that names the GPU by PCI address, what was wanted, what is, and what to do next. It is
+shown to users as it stands, so it never carries a traceback or an internal name.
+"""
+
+
+class GpuSliceError(Exception):
+    """
+    Base of all errors of the engine.
+
+    :param what: what was wanted and what is, as a sentence.
+    :param gpu: PCI address of the GPU concerned, or "" for the host.
+    :param todo: what the user can do next, as a sentence.
+    """
+
+    def __init__(self, what, gpu="", todo=""):
+        self.what = what
+        self.gpu = gpu
+        self.todo = todo
+        super().__init__(str(self))
+
+    def __str__(self):
+        place = f"GPU {self.gpu}: " if self.gpu and self.gpu not in self.what else ""
+        return " ".join(part for part in (place + self.what, self.todo) if part)
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.gpu, self.todo))
+
+
+class PolicyError(GpuSliceError):
+    """The pillar (or an argument) is wrong. ``mistakes`` lists every one of them as 'path: what is wrong'."""
+
+    def __init__(self, what, gpu="", todo="", mistakes=()):
+        self.mistakes = list(mistakes)
+        super().__init__(what, gpu, todo)
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.gpu, self.todo, tuple(self.mistakes)))
+
+
+class DeviceNotFound(GpuSliceError):
+    """A GPU was named that this host does not have."""
+
+
+class Unsupported(GpuSliceError):
+    """The hardware, its driver or this environment can't do it; the message says why."""
+
+
+class ProfileMismatch(GpuSliceError):
+    """A profile that this GPU does not have, or more of them than fit."""
+
+
+class ResourceConflict(GpuSliceError):
+    """Something in use would have to go. ``holders`` lists who holds it."""
+
+    def __init__(self, what, gpu="", todo="", holders=()):
+        self.holders = list(holders)
+        super().__init__(what, gpu, todo)
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders)))
+
+
+class ModeChangePending(GpuSliceError):
+    """A mode change needs a reset or a reboot that was not possible or not allowed."""
+
+
+class ValidationFailed(GpuSliceError):
+    """The hardware was read again after a change and is not what was wanted."""
+
+
+class Unhealthy(GpuSliceError):
+    """A GPU is lost, owes a reset, or has hardware errors: it is not sliced in this condition."""
+
+
+class ForeignChange(GpuSliceError):
+    """Somebody else changed the GPU between the plan and its execution."""
+
+
+class StepFailed(GpuSliceError):
+    """A step of a plan failed."""
+
+
+class RollbackFailed(GpuSliceError):
+    """A step failed, and undoing what was done failed too; the message says exactly what is left."""
+
+
+class LockHeld(GpuSliceError):
+    """Another change is going on on this host; the message names who does it."""
+
+
+class JournalDamaged(GpuSliceError):
+    """The record of an unfinished change can't be read."""
+
+
+class StateDirUnusable(GpuSliceError):
+    """The state directory can't be written (permissions, full disk)."""
+
+
+class ToolMissing(GpuSliceError):
+    """A program that was asked for is not installed."""
+
+
+class ToolFailed(GpuSliceError):
+    """A program was run and failed, or printed what it should not."""
+
+
+class DriverError(GpuSliceError):
+    """The vendor's driver or library refused a call."""
+
+
+class DriverMissing(DriverError):
+    """No driver is loaded for the GPU, or its user library is not installed."""
+
+
+class DriverMismatch(DriverError):
+    """The loaded kernel driver and the user library have different versions."""
+
+
+class PermissionDenied(DriverError):
+    """The call needs root."""
+
+
+class RebootNeeded(ModeChangePending):
+    """A mode change was accepted, but this host can't reset the GPU: it comes into force at the next reboot."""

@@ -1,0 +1,114 @@
+"""
+What every loader file does around the engine: open it with the minion's options, turn its errors into Salt's, and shape its
+results as Salt shows them. Salt's classes are handed in, so that nothing here imports Salt.
+"""
+
+import time
+from contextlib import contextmanager
+
+from gpuslice import errors
+from gpuslice import policy
+from gpuslice.engine import Engine
+
+
+@contextmanager
+def engine(opts, refused, progress=None):
+    """
+    The engine for one request.
+
+    :param opts: ``__opts__`` of the loader file.
+    :param refused: Salt's exception class for a refusal that is shown as one sentence (``CommandExecutionError``).
+    :param progress: called with a line before each step of a change.
+    """
+    try:
+        with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), progress) as made:
+            yield made
+    except errors.GpuSliceError as err:
+        raise refused(str(err)) from err
+
+
+def planned(plan):
+    """A plan as a dict ``result``, ``changes``, ``comment``, as in test mode: None when something would change."""
+    result = False if plan.blocked else True if plan.empty else None
+    return {"result": result, "changes": plan.changes(), "comment": plan.text()}
+
+
+def done(result):
+    """A result as a dict ``result``, ``changes``, ``comment``, and ``warnings`` when there are any."""
+    if result.errors:
+        comment = "\n".join(result.errors)
+    elif result.changes or result.generation:
+        comment = f"Applied and verified in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
+    else:
+        comment = result.plan.text()
+    if result.reboot:
+        comment += f"\nReboot required: {', '.join(result.reboot)}."
+    answer = {"result": result.ok, "changes": result.changes, "comment": comment}
+    return {**answer, "warnings": result.warnings} if result.warnings else answer
+
+
+def run(engine, targets, test, force=None):
+    """Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do."""
+    reconciler = engine.reconciler(force=force)
+    return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
+
+
+def mistakes(pillar):
+    """Every mistake of a pillar as a sentence with its path, [] for a valid one."""
+    try:
+        policy.parse(dict(pillar))
+    except errors.PolicyError as err:
+        return err.mistakes or [str(err)]
+    return []
+
+
+def brief(entry):
+    """A generation of the history without its plan and layouts."""
+    known = {key: entry[key] for key in ("generation", "who", "jid", "result", "errors", "error", "reboot") if entry.get(key)}
+    if "time" in entry:
+        known["time"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
+    return known
+
+
+def strangers(kwargs):
+    """A sentence that names arguments which a state does not know, "" when there are none. Salt's own never arrive here."""
+    names = sorted(name for name in kwargs if not name.startswith("__"))
+    return f"Unknown argument{'s' if len(names) > 1 else ''} {', '.join(names)}: nothing was done." if names else ""
+
+
+def targets(engine, pillar):
+    """What the pillar wants of each GPU, as lines of text."""
+    wanted = engine.targets(engine.policy(pillar))
+    if not engine.gpus:
+        return ["This host has no GPU."]
+    if not wanted:
+        return [f"containers_gpu_slicing:enabled is false: {len(engine.gpus)} GPUs are left alone."]
+    return [f"{t.gpu.address} {t.gpu.model}: {t.technique or 'left alone'}{f' ({t.reason})' if t.reason else ''}" for t in wanted]
+
+
+_COLUMNS = ("GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")
+
+
+def table(slices):
+    """Slices as a table for people."""
+    if not slices:
+        return "No slices."
+    rows = [_COLUMNS, *map(_row, slices)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _row(part):
+    users = ", ".join(f"{holder['command']} ({holder['pid']})" for holder in part["in_use_by"])
+    memory = f"{part['memory_mib'] / 1024:.1f} GiB" if part["memory_mib"] else "?"
+    compute = f"{part['compute']:.0%}" if part["compute"] is not None else "?"
+    return (
+        part["gpu"],
+        part["profile"],
+        part["placement"],
+        memory,
+        compute,
+        part.get("uuid") or part.get("address", ""),
+        users or "-",
+    )

@@ -1,0 +1,113 @@
+"""
+Who holds GPU device nodes open: read from /proc, without any vendor's library.
+"""
+
+import os
+import re
+
+from gpuslice.model import Process
+
+#: Nodes below the device directory that belong to GPUs.
+_NODES = re.compile(r"(?:nvidia(?!-caps)[^/]*|nvidia-caps/[^/]+|nvidia-caps-imex-channels/[^/]+|dri/[^/]+|kfd|vfio/.+)\Z")
+
+_CONTAINERS = (
+    # Scopes of systemd's cgroup driver: docker-<id>.scope, libpod-<id>.scope, cri-containerd-<id>.scope, crio-<id>.scope.
+    re.compile(r"(?:docker|libpod|cri-containerd|crio|containerd|nerdctl)-([0-9a-f]{12,64})(?:\.scope)?\Z"),
+    # Directories of the cgroupfs driver: /docker/<id>, /kubepods/burstable/pod<uid>/<id>.
+    re.compile(r"([0-9a-f]{64})\Z"),
+)
+_LXC = re.compile(r"lxc\.payload\.(.+)\Z")
+
+
+def scan_proc(root="/proc", dev="/dev"):
+    """
+    Processes that hold GPU device nodes open.
+
+    :param root: the proc file system; :param dev: the directory of the device nodes.
+    :return: list of :class:`gpuslice.model.Process` in the order of their pids. Processes that end while they are read, and
+        those of other users where this one is not root, are left out.
+    """
+    pids = sorted(int(name) for name in _names(root) if name.isdigit())
+    found = (_process(f"{root}/{pid}", pid, dev + "/") for pid in pids)
+    return [process for process in found if process is not None]
+
+
+def _process(base, pid, dev):
+    """The process if it holds a GPU's node, else None."""
+    targets = (_target(f"{base}/fd/{name}") for name in _names(f"{base}/fd"))
+    nodes = {target for target in targets if target.startswith(dev) and _NODES.match(target[len(dev) :])}
+    if not nodes:
+        return None
+    unit, container = parse_cgroup(_text(f"{base}/cgroup"))
+    return Process(pid, _command(base), unit, container, tuple(sorted(nodes)))
+
+
+def _target(link):
+    """What a descriptor is of, "" when it was closed meanwhile. A removed node (driver reload) still counts as held."""
+    try:
+        return os.readlink(link).removesuffix(" (deleted)")
+    except OSError:
+        return ""
+
+
+def parse_cgroup(text):
+    """
+    Unit and container out of /proc/<pid>/cgroup, of version 1 or 2.
+
+    :return: (systemd unit or "", container id of 12 characters or name or ""). A container's scope is no unit of its own, so
+        it is told as the container only; a unit above it (a Quadlet's service) is told too.
+    """
+    for path in _paths(text):
+        unit = container = ""
+        for part in path.split("/"):
+            found = _container(part)
+            if found:
+                container = found
+            elif part.endswith((".service", ".scope")) and not part.startswith("user@"):
+                unit = part.replace("\\x2d", "-")
+        if unit or container:
+            return unit, container
+    return "", ""
+
+
+def _paths(text):
+    """Paths of the cgroup file, the most telling first: systemd's own hierarchy, then version 2, then the others."""
+    rows = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
+    rank = {"name=systemd": 0, "": 1}
+    return [path for _, _, path in sorted(rows, key=lambda row: rank.get(row[1], 2))]
+
+
+def _container(part):
+    """The container that a component of a cgroup path names, "" for none."""
+    for pattern in _CONTAINERS:
+        match = pattern.search(part)
+        if match:
+            return match.group(1)[:12]
+    match = _LXC.match(part)
+    return match.group(1) if match else ""
+
+
+def _command(base):
+    """The command line, "" for a process that is gone; the name in brackets for one without arguments."""
+    words = _text(f"{base}/cmdline").replace("\0", " ").strip()
+    if words:
+        return words if len(words) <= 200 else words[:197] + "..."
+    name = _text(f"{base}/comm").strip()
+    return f"[{name}]" if name else ""
+
+
+def _names(path):
+    """Names in a directory, [] when it is gone or closed to this user."""
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _text(path):
+    """Text of a file, "" when it is gone or closed to this user."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read()
+    except OSError:
+        return ""

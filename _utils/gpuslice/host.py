@@ -1,0 +1,229 @@
+"""
+Host: the only door to the outside world. The engine reads and changes a machine through these methods and nothing else,
+so that a described machine (:mod:`gpuslice.sim`) can stand in for a real one.
+"""
+
+import os
+import subprocess
+import time
+from abc import ABC
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from gpuslice import errors
+
+DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
+
+REBOOT_PACKAGES = "/run/reboot-required.pkgs"
+#: The name under which we ask for a reboot in that file.
+REBOOT_NAME = "gpu-slicing"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program left behind: its exit status and both outputs as text."""
+
+    returncode: int
+    stdout: str = ""
+    stderr: str = ""
+
+
+class Host(ABC):
+    """
+    The interface. Paths are absolute, as on the real machine (``/sys/bus/pci/devices/...``).
+
+    Methods that read raise ``OSError`` as the kernel would; :meth:`run` raises :class:`errors.ToolMissing`.
+    """
+
+    simulated = False
+
+    def __init__(self, state_dir=DEFAULT_STATE_DIR):
+        self.state_dir = state_dir
+
+    # -- files of the kernel -------------------------------------------------------------------------------------
+    @abstractmethod
+    def read(self, path):
+        """Text of a file, without its last line break. Raises OSError."""
+
+    @abstractmethod
+    def write(self, path, text):
+        """Write to a file of the kernel with a single write(2), so that the errno is the driver's own. Raises OSError."""
+
+    @abstractmethod
+    def listdir(self, path):
+        """Sorted names in a directory, [] when it is not there."""
+
+    @abstractmethod
+    def exists(self, path):
+        """Whether the path is there."""
+
+    @abstractmethod
+    def readlink(self, path):
+        """Last component of a symbolic link's target, "" when it is no link."""
+
+    # -- the rest of the world -----------------------------------------------------------------------------------
+    @abstractmethod
+    def udev_pci(self):
+        """
+        PCI devices as udev knows them, each a dict of its udev properties plus ``SYSNAME``; None where libudev can't be used.
+        """
+
+    @abstractmethod
+    def nvml(self):
+        """The functions of ``pynvml`` (the real module, or something that behaves as it). Raises errors.DriverMissing."""
+
+    @abstractmethod
+    def run(self, argv, timeout=60):
+        """Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolFailed."""
+
+    @abstractmethod
+    def processes(self):
+        """Processes that hold GPU device nodes open, as a list of :class:`gpuslice.model.Process`."""
+
+    # -- files of our own: journal, history, marker --------------------------------------------------------------
+    def store_write(self, path, data):
+        """Replace a file of ours as a whole and durably (temporary file, fsync, rename). ``data`` is text. Raises OSError."""
+        directory = os.path.dirname(path)
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.new"
+        try:
+            with open(temporary, "w", encoding="utf-8") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+        self._sync_directory(directory)
+
+    def store_append(self, path, line):
+        """Add a line to a file of ours, on the disk before this returns. Raises OSError."""
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def store_remove(self, path):
+        """Remove a file of ours; it need not be there. Raises OSError."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        self._sync_directory(os.path.dirname(path))
+
+    @staticmethod
+    def _sync_directory(directory):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def mark_reboot_required(self):
+        """
+        Set the marker that Debian and Ubuntu programs read (``/run/reboot-required`` and ``.pkgs``); it is gone after a boot.
+        Raises OSError.
+        """
+        self.store_write("/run/reboot-required", "*** System restart required ***\n")
+        names = self.read(REBOOT_PACKAGES).splitlines() if self.exists(REBOOT_PACKAGES) else []
+        if REBOOT_NAME not in names:
+            self.store_write(REBOOT_PACKAGES, "\n".join([*names, REBOOT_NAME]) + "\n")
+
+    # -- clock ---------------------------------------------------------------------------------------------------
+    def now(self):
+        """Seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds):
+        """Wait."""
+        time.sleep(seconds)
+
+    def boot_id(self):
+        """An identifier of this boot, "" when the kernel tells none."""
+        try:
+            return self.read("/proc/sys/kernel/random/boot_id")
+        except OSError:
+            return ""
+
+
+class RealHost(Host):
+    """The machine that this runs on."""
+
+    def read(self, path):
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read().rstrip("\n")
+
+    def write(self, path, text):
+        # No O_TRUNC and no buffering: sysfs wants one write and answers with the driver's errno.
+        handle = os.open(path, os.O_WRONLY)
+        try:
+            os.write(handle, text.encode())
+        finally:
+            os.close(handle)
+
+    def listdir(self, path):
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
+    def exists(self, path):
+        return os.path.exists(path)
+
+    def readlink(self, path):
+        try:
+            return os.path.basename(os.readlink(path))
+        except OSError:
+            return ""
+
+    def udev_pci(self):
+        from gpuslice import udev
+
+        return udev.pci_devices()
+
+    def nvml(self):
+        try:
+            import pynvml
+        except ImportError as err:
+            raise errors.DriverMissing(
+                "The Python package nvidia-ml-py is not installed for this minion, so NVIDIA GPUs can't be managed.",
+                todo="Install it with 'salt-call pip.install nvidia-ml-py'.",
+            ) from err
+        return pynvml
+
+    def run(self, argv, timeout=60):
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, stdin=subprocess.DEVNULL
+            )
+        except FileNotFoundError as err:
+            raise errors.ToolMissing(
+                f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
+            ) from err
+        except subprocess.TimeoutExpired as err:
+            raise errors.ToolFailed(f"'{' '.join(argv)}' did not end within {timeout} s.") from err
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+    def processes(self):
+        from gpuslice import holders
+
+        return holders.scan_proc()
+
+
+def open_host(config):
+    """
+    The host that the minion configuration describes.
+
+    :param config: the value of ``gpu_slicing`` in the minion configuration: ``simulate`` (path of a host description) and
+        ``state_dir``.
+    :return: :class:`RealHost`, or a simulated one. Raises :class:`errors.PolicyError` for a wrong configuration.
+    """
+    config = config or {}
+    state_dir = config.get("state_dir") or DEFAULT_STATE_DIR
+    if not config.get("simulate"):
+        return RealHost(state_dir)
+    from gpuslice.sim.host import SimulatedHost
+
+    return SimulatedHost(config["simulate"], state_dir)

@@ -1,0 +1,36 @@
+"""
+Which Salt job this process works for: read from the file that Salt keeps for each running job.
+"""
+
+import os
+
+import msgpack
+
+
+def of_process(cachedir, pid=None):
+    """
+    The job of a process.
+
+    :param cachedir: the minion's cache directory; :param pid: process id, this process when None.
+    :return: dict with ``jid``, ``fun`` and ``user``, each "" when not known. Never raises: a job without a name is still a job.
+    """
+    pid = pid or os.getpid()
+    folder = os.path.join(cachedir or "", "proc")
+    try:
+        names = sorted(os.listdir(folder), reverse=True)
+    except OSError:
+        names = []
+    for name in names:
+        data = _load(os.path.join(folder, name))
+        if data.get("pid") == pid:
+            return {key: str(data.get(key) or "") for key in ("jid", "fun", "user")}
+    return {"jid": "", "fun": "", "user": ""}
+
+
+def _load(path):
+    try:
+        with open(path, "rb") as handle:
+            data = msgpack.unpackb(handle.read(), raw=False, strict_map_key=False)
+    except (OSError, ValueError, msgpack.UnpackException):
+        return {}
+    return data if isinstance(data, dict) else {}

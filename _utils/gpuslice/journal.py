@@ -1,0 +1,164 @@
+"""
+The write-ahead record of a change, and the history of those that ended.
+
+A change first writes what it is about to do and what was there before (``journal.json``), then a line before each step
+(``journal.steps``). A crash leaves both behind; :func:`unfinished` finds them. What ended goes to ``history/``.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from dataclasses import field
+
+from gpuslice import errors
+
+#: How many generations the history keeps.
+GENERATIONS = 50
+
+
+@dataclass
+class Entry:
+    """
+    A change that was begun.
+
+    :ivar before: layout of each GPU before it; :ivar goal: layout wanted of each; both by PCI address.
+    :ivar techniques: technique of each GPU; :ivar steps: numbers of the steps that were begun, as (GPU, number).
+    """
+
+    time: float
+    who: str
+    jid: str
+    pid: int
+    boot_id: str
+    plan: dict
+    before: dict
+    goal: dict
+    techniques: dict
+    steps: list = field(default_factory=list)
+
+
+class Journal:
+    """
+    The journal in a host's state directory. Raises errors.StateDirUnusable when it can't be written: a change that can't be
+    recorded is not made.
+    """
+
+    def __init__(self, host):
+        self._host = host
+        self._head = os.path.join(host.state_dir, "journal.json")
+        self._steps = os.path.join(host.state_dir, "journal.steps")
+        self._history = os.path.join(host.state_dir, "history")
+
+    def unfinished(self):
+        """The :class:`Entry` of a change that did not end, or None. Raises errors.JournalDamaged."""
+        try:
+            with open(self._head, encoding="utf-8") as handle:
+                entry = Entry(**json.load(handle))
+        except FileNotFoundError:
+            return None
+        except PermissionError as err:
+            raise errors.StateDirUnusable(
+                f"The journal {self._head} can't be read ({err.strerror}).", todo="Run as root."
+            ) from err
+        except (OSError, ValueError, TypeError) as err:
+            raise errors.JournalDamaged(
+                f"The journal of an unfinished change, {self._head}, can't be read ({err}), so what it did is not known.",
+                todo="Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file and run again.",
+            ) from err
+        entry.steps = self._begun()
+        return entry
+
+    def _begun(self):
+        try:
+            with open(self._steps, encoding="utf-8") as handle:
+                lines = handle.read().splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(tuple(json.loads(line)))
+            except ValueError:
+                # The last line may be cut short by the crash: then its step was not begun, as the line comes first.
+                break
+        return found
+
+    def begin(self, entry):
+        """Write down a change before anything of it is done."""
+        data = {**entry.__dict__, "steps": []}
+        with self._saying("begin a change"):
+            self._host.store_remove(self._steps)
+            self._host.store_write(self._head, json.dumps(data))
+
+    def step(self, gpu, number):
+        """Write down a step before it is done."""
+        with self._saying("record a step"):
+            self._host.store_append(self._steps, json.dumps([gpu, number]))
+
+    def end(self):
+        """The change is over, one way or the other."""
+        with self._saying("end a change"):
+            self._host.store_remove(self._head)
+            self._host.store_remove(self._steps)
+
+    def record(self, generation):
+        """Add a finished change (plain data) to the history; returns its number."""
+        number = (self._numbers() or [0])[-1] + 1
+        with self._saying("write the history"):
+            self._host.store_write(self._file(number), json.dumps({"generation": number, **generation}, indent=1))
+            for old in self._numbers()[:-GENERATIONS]:
+                self._host.store_remove(self._file(old))
+        return number
+
+    def history(self):
+        """The generations kept, oldest first. A file that can't be read is told as one with an ``error``."""
+        found = []
+        for number in self._numbers():
+            try:
+                found.append(self.generation(number))
+            except errors.JournalDamaged as err:
+                found.append({"generation": number, "error": str(err)})
+        return found
+
+    def generation(self, number):
+        """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
+        try:
+            with open(self._file(number), encoding="utf-8") as handle:
+                return json.load(handle)
+        except FileNotFoundError as err:
+            known = ", ".join(map(str, self._numbers())) or "none yet"
+            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err
+        except (OSError, ValueError) as err:
+            raise errors.JournalDamaged(
+                f"Generation {number} of the history can't be read ({err}).", todo="Choose another one."
+            ) from err
+
+    def _numbers(self):
+        try:
+            names = os.listdir(self._history)
+        except OSError:
+            return []
+        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+
+    def _file(self, number):
+        return os.path.join(self._history, f"{int(number):06d}.json")
+
+    def _saying(self, doing):
+        return _Saying(self._host.state_dir, doing)
+
+
+class _Saying:
+    """Turns an OSError of the state directory into a sentence."""
+
+    def __init__(self, state_dir, doing):
+        self._state_dir, self._doing = state_dir, doing
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, err, trace):
+        if isinstance(err, OSError):
+            raise errors.StateDirUnusable(
+                f"Could not {self._doing} in the state directory {self._state_dir}: {err.strerror}.",
+                todo="Free space or mend its permissions, then run again; nothing is changed without a record.",
+            ) from err

@@ -1,0 +1,165 @@
+"""
+The nouns of the engine. Everything here is plain data: no hardware is touched, and all of it can be printed as JSON.
+"""
+
+from dataclasses import dataclass
+from dataclasses import field
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """
+    One physical GPU as the kernel and the catalog describe it; nothing of it needs a device node or a vendor library.
+
+    :ivar address: PCI address in the kernel's form, ``0000:07:00.0`` (lower case).
+    :ivar vendor: ``nvidia``, ``amd`` or ``intel``.
+    :ivar device_id: PCI device id, four lower-case hex digits.
+    :ivar subsystem_id: ``vvvv:dddd`` of the subsystem, lower case, "" when unknown.
+    :ivar model: product name with its vendor, ``NVIDIA A100-SXM4-40GB``: what ``match: {model: ...}`` is compared with.
+    :ivar name: what the system itself calls the device (driver or PCI database); the model where it has no name.
+    :ivar catalog_key: the catalog's entry, ``a100-40gb``; "" for a GPU the catalog does not know.
+    :ivar memory_mib: memory of the board in MiB as the catalog has it, None when unknown.
+    :ivar driver: kernel driver bound to it, "" when none is.
+    :ivar uuid: the vendor's UUID where a file of the kernel tells it, else "".
+    :ivar capabilities: slicing technologies that it can do: mig, time-slicing, mps, sriov, vgpu, partition, level-zero,
+        passthrough.
+    :ivar virtual_functions: ``{"total": int, "enabled": int, "addresses": [..]}``.
+    """
+
+    address: str
+    vendor: str
+    device_id: str
+    subsystem_id: str = ""
+    model: str = ""
+    name: str = ""
+    catalog_key: str = ""
+    memory_mib: int | None = None
+    driver: str = ""
+    numa_node: int | None = None
+    uuid: str = ""
+    capabilities: tuple = ()
+    virtual_functions: dict = field(default_factory=dict, hash=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """
+    Something a consumer can be given.
+
+    :ivar gpu: PCI address of the GPU it is a part of.
+    :ivar kind: mig, vf, partition, vgpu, replica, mps or environment.
+    :ivar identity: UUID or PCI address.
+    :ivar compute: share of the GPU's compute, 0 to 1.
+    :ivar device_nodes: paths below /dev that a consumer needs.
+    :ivar in_use_by: holders, as dicts with pid, command, unit, container.
+    """
+
+    gpu: str
+    kind: str
+    profile: str
+    identity: str
+    memory_mib: int | None = None
+    compute: float | None = None
+    placement: str = ""
+    device_nodes: tuple = ()
+    in_use_by: tuple = ()
+
+    def as_dict(self):
+        """As the dict that users of ``gpu.slices`` get."""
+        key = "address" if self.kind == "vf" else "uuid"
+        return {
+            "gpu": self.gpu,
+            "kind": self.kind,
+            "profile": self.profile,
+            key: self.identity,
+            "memory_mib": self.memory_mib,
+            "compute": self.compute,
+            "placement": self.placement,
+            "device_nodes": list(self.device_nodes),
+            "in_use_by": [dict(holder) for holder in self.in_use_by],
+        }
+
+
+@dataclass(frozen=True)
+class Process:
+    """
+    A process that holds GPU device nodes open.
+
+    :ivar unit: systemd unit, "" when it belongs to none.
+    :ivar container: container id (its first 12 characters) or name, "" outside containers.
+    :ivar nodes: the /dev paths that it holds open.
+    """
+
+    pid: int
+    command: str
+    unit: str = ""
+    container: str = ""
+    nodes: tuple = ()
+
+    def __str__(self):
+        where = [f"unit {self.unit}"] if self.unit else []
+        where += [f"container {self.container}"] if self.container else []
+        return f"pid {self.pid} ({self.command}{', ' + ', '.join(where) if where else ''})"
+
+    def as_dict(self):
+        """For users and for JSON."""
+        return {"pid": self.pid, "command": self.command, "unit": self.unit, "container": self.container}
+
+
+@dataclass(frozen=True)
+class CiProfile:
+    """
+    A compute instance profile inside one GPU instance profile.
+
+    :ivar enum: the value to ask its info with; :ivar id: the id to create with.
+    :ivar slices: compute slices it takes; :ivar starts: where in the GPU instance it may lie.
+    """
+
+    name: str
+    enum: int
+    id: int
+    slices: int
+    count: int
+    starts: tuple
+
+
+@dataclass(frozen=True)
+class GiProfile:
+    """
+    A GPU instance profile of one GPU model.
+
+    :ivar name: as users write it, ``1g.10gb+me``; :ivar slices: compute slices; :ivar size: memory slices it takes.
+    :ivar starts: memory slices where it may begin; :ivar count: how many the GPU can have at most.
+    :ivar attributes: ``("me",)``, ``("me.all",)``, ``("gfx",)``, ``("-me",)`` or ``()``.
+    :ivar engines: copy, decode, encode, jpeg and optical flow engines, in this order.
+    """
+
+    name: str
+    enum: int
+    id: int
+    slices: int
+    size: int
+    starts: tuple
+    count: int
+    memory_mib: int = 0
+    attributes: tuple = ()
+    sm: int = 0
+    engines: tuple = (0, 0, 0, 0, 0)
+    cis: tuple = ()
+
+
+@dataclass(frozen=True)
+class MigTable:
+    """All MIG profiles of a GPU model. ``slots`` counts memory slices, ``compute`` compute slices."""
+
+    slots: int
+    compute: int
+    profiles: tuple
+
+    def profile(self, name):
+        """The profile of that exact name, or None."""
+        return next((p for p in self.profiles if p.name == name), None)
+
+    def by_id(self, profile_id):
+        """The profile that the driver calls by this id, or None."""
+        return next((p for p in self.profiles if p.id == profile_id), None)

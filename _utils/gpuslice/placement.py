@@ -1,0 +1,640 @@
+"""
+The MIG planner: which instances of a GPU to keep, destroy and create, and where. Pure functions, no hardware.
+
+The space of legal layouts of one GPU is small (hundreds to a few thousand), so :func:`solve` looks at every layout that
+satisfies the wishes and takes the best one. Nothing is guessed: the order of the criteria decides, and it is total.
+
+A layout is legal when
+
+* every GPU instance (GI) lies where its profile allows it, and no two share a memory slice;
+* the compute slices of all GIs together are not more than the GPU has;
+* no profile occurs more often than its ``count``;
+* the GIs together hold no more optical flow engines than the full profile (where the table knows of any);
+* beside a GI that owns all media engines (``+me.all``) there are only GIs without any (``-me``).
+
+Inside a GI the same holds for its compute instances (CI), with the GI's compute slices as the room.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpuslice import errors
+
+#: Width of a memory slice in a drawing when no name needs more.
+_MIN_CELL = 5
+
+#: Base of the number that holds the criteria of a plan one above the other; far more than a GPU has instances.
+_BASE = 1 << 12
+
+
+@dataclass(frozen=True)
+class Wish:
+    """
+    One GPU instance that is wanted.
+
+    :ivar profile: profile name as the table has it.
+    :ivar start: memory slice where it must begin, None for anywhere.
+    :ivar cis: its compute instances, each ``(CI profile name, start in compute slices or None)``; ``()`` for the one CI
+        that fills the GPU instance.
+    """
+
+    profile: str
+    start: int | None = None
+    cis: tuple = ()
+
+
+@dataclass(frozen=True)
+class Instance:
+    """
+    One GPU instance that exists.
+
+    :ivar profile: profile name; may be one that the table does not know.
+    :ivar start: first memory slice; :ivar size: memory slices it takes.
+    :ivar cis: its compute instances as ``(CI profile name, start)``; ``()`` for a GI that has none (yet).
+    :ivar busy: those of ``cis`` that are in use.
+    """
+
+    profile: str
+    start: int
+    size: int
+    cis: tuple = ()
+    busy: tuple = ()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One GPU instance as it will be, with ``cis`` as ``(CI profile name, start)`` in order of their start."""
+
+    profile: str
+    start: int
+    size: int
+    cis: tuple
+
+
+@dataclass(frozen=True)
+class Change:
+    """
+    What leads from the existing instances to the wanted ones.
+
+    :ivar keep: pairs of an existing :class:`Instance` and the :class:`Placed` it becomes; only CIs may differ.
+    :ivar destroy: instances that go, by start.
+    :ivar create: instances that come, biggest first, so that a small one never takes the only place of a big one.
+    """
+
+    keep: tuple
+    destroy: tuple
+    create: tuple
+
+    @property
+    def destroy_cis(self):
+        """CIs that go from GIs that stay: a list of ``(start of the GI, CI profile name, start of the CI)``."""
+        return [(new.start, *ci) for old, new in self.keep for ci in old.cis if ci not in new.cis]
+
+    @property
+    def create_cis(self):
+        """CIs that come in GIs that stay: a list of ``(start of the GI, CI profile name, start of the CI)``."""
+        return [(new.start, *ci) for old, new in self.keep for ci in new.cis if ci not in old.cis]
+
+    @property
+    def empty(self):
+        """Whether nothing is to do."""
+        return not (self.destroy or self.create or self.destroy_cis or self.create_cis)
+
+    @property
+    def layout(self):
+        """All GPU instances that exist afterwards, by start."""
+        return tuple(sorted((*(new for _, new in self.keep), *self.create), key=lambda placed: placed.start))
+
+
+class InUse(errors.ResourceConflict):
+    """
+    Every legal layout would destroy something that is in use.
+
+    :ivar instances: the :class:`Instance` whose busy CIs the least disruptive layout would destroy.
+    """
+
+    def __init__(self, what, gpu="", todo="", holders=(), instances=()):
+        self.instances = list(instances)
+        super().__init__(what, gpu, todo, holders)
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders), tuple(self.instances)))
+
+
+def solve(table, existing, wishes, force=False):
+    """
+    Find the change that leads from ``existing`` to exactly ``wishes`` and disturbs least.
+
+    Among all legal layouts that satisfy the wishes the one is taken that is first in this order:
+
+    1. fewest busy CIs destroyed (must be none unless ``force``), then fewest existing GIs destroyed;
+    2. fewest CIs destroyed in GIs that stay;
+    3. fewest GIs and CIs created;
+    4. most useful room left: the largest single profile that can still be added (compute slices, then memory slices),
+       then the number of ``(profile, start)`` that can still be added, each counted by its compute slices;
+    5. lowest starts, the instances taken biggest first.
+
+    Inside a GI the criteria are the same, among the places that its CIs can have. A GI is kept when its profile, start and
+    size are those of a wish, a CI when its profile and start are; a kept GI without CIs gets them.
+
+    :param table: :class:`gpuslice.model.MigTable` of the GPU.
+    :param existing: iterable of :class:`Instance`, everything that is on the GPU now.
+    :param wishes: iterable of :class:`Wish`, everything that shall be; their order has no meaning.
+    :param force: allow to destroy what is in use.
+    :return: :class:`Change`.
+    :raises errors.ProfileMismatch: a wish that this GPU does not have, or more wishes than fit together.
+    :raises InUse: something in use would have to go, and ``force`` is false.
+    """
+    board = _board(table)
+    existing, wishes = tuple(existing), tuple(wishes)
+    kinds = tuple(sorted((_kind(board, wish) for wish in wishes), key=board.order))
+    if not _arrangements(board, kinds):
+        raise _does_not_fit(board, wishes)
+    change, lost = _best(board, existing, kinds)
+    if lost and not force:
+        raise _in_use(lost, change, wishes)
+    return change
+
+
+def free_room(table, instances):
+    """
+    How many more of each profile fit beside ``instances``, each profile taken alone.
+
+    :param table: :class:`gpuslice.model.MigTable`.
+    :param instances: iterable of :class:`Instance` or :class:`Placed`; profiles unknown to the table take their memory
+        slices and the compute slices that their name tells.
+    :return: dict from profile name to a number, in the table's order.
+    """
+    board = _board(table)
+    load = _occupied(board, instances)
+    return {piece.name: _how_many(board, load, piece) for piece in board.pieces}
+
+
+def fragmentation(table, instances):
+    """
+    How much of what the GPU could still take is lost because of where the instances lie.
+
+    ``1 - now / best``, where ``now`` is the sum over all profiles of (how many more fit) x (its compute slices), and
+    ``best`` is the same sum with, for each profile, the number that would fit if the same instances had been placed on an
+    empty GPU as well as possible for that profile. 0: no other placement would take more. 1: something would fit if the
+    instances lay elsewhere, and nothing fits as they lie. A GPU on which nothing could fit in any case has 0. Instances
+    that the table does not know, or that lie where it does not allow, count as immovable.
+
+    :param table: :class:`gpuslice.model.MigTable`.
+    :param instances: iterable of :class:`Instance` or :class:`Placed`.
+    :return: float from 0 to 1.
+    """
+    board = _board(table)
+    instances = tuple(instances)
+    movable = [item for item in instances if board.holds(item)]
+    fixed = _occupied(board, [item for item in instances if not board.holds(item)])
+    kinds = tuple(sorted(((item.profile, -1, ()) for item in movable), key=board.order))
+    here = _occupied(board, instances)
+    # Where the instances lie counts also when the rules do not allow it: the driver did.
+    loads = {here, *(load for _, load in _arrangements(board, kinds, fixed))}
+    now = best = 0
+    for piece in board.pieces:
+        now += piece.compute * _how_many(board, here, piece)
+        best += piece.compute * max(_how_many(board, load, piece) for load in loads)
+    return 1 - now / best if best else 0.0
+
+
+def draw(table, instances, marks=None):
+    """
+    One line of ASCII for the GPU's memory slices: ``[3g.40gb            |1g.10gb|1g.10gb|   -   |   -   ]``.
+
+    :param table: :class:`gpuslice.model.MigTable`.
+    :param instances: iterable of :class:`Instance` or :class:`Placed`, known to the table or not.
+    :param marks: dict from ``(profile, start)`` to a character that is put before the name.
+    :return: the line. Instances that overlap one already drawn, or lie outside, are named after the bracket.
+    """
+    instances = tuple(instances)
+    return _draw(table, instances, marks or {}, _cell_width(instances, marks or {}))
+
+
+def draw_change(table, change):
+    """
+    A change as two lines: kept instances are marked ``=``, destroyed ones ``x``, created ones ``+``.
+
+    :param table: :class:`gpuslice.model.MigTable`.
+    :param change: :class:`Change`. A kept GI is marked ``=`` also when CIs inside it change.
+    :return: ``(before, after)``, drawn with the same width.
+    """
+    before = {(old.profile, old.start): "=" for old, _ in change.keep}
+    before.update({(old.profile, old.start): "x" for old in change.destroy})
+    after = {(new.profile, new.start): "=" for _, new in change.keep}
+    after.update({(new.profile, new.start): "+" for new in change.create})
+    old = (*(pair[0] for pair in change.keep), *change.destroy)
+    width = max(_cell_width(old, before), _cell_width(change.layout, after))
+    return _draw(table, old, before, width), _draw(table, change.layout, after, width)
+
+
+# -- the board: a table in the form that the search needs ---------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A profile: ``places`` are pairs of its start and the bits of the slices that it takes there."""
+
+    index: int
+    name: str
+    size: int
+    compute: int
+    count: int
+    places: tuple
+    flow: int = 0
+    all_media: bool = False
+    no_media: bool = False
+
+    @property
+    def starts(self):
+        return [start for start, _ in self.places]
+
+
+@dataclass(frozen=True, eq=False)
+class _Board:
+    """
+    Slices and the pieces that can lie on them: memory slices and GIs, or (with ``inner`` empty) compute slices and CIs.
+
+    It is compared by identity, which keeps the caches that have it as a key fast.
+    """
+
+    slots: int
+    compute: int
+    flow: int
+    pieces: tuple
+    by_name: dict
+    inner: dict
+    filling: dict
+
+    @property
+    def empty(self):
+        return _Load(0, 0, 0, 0, 0, (0,) * len(self.pieces))
+
+    def order(self, kind):
+        """Sort key of a kind: biggest first; the rest only makes the order total."""
+        piece = self.by_name[kind[0]]
+        return (-piece.size, -piece.compute, *kind)
+
+    def holds(self, item):
+        """Whether the instance is one that the table knows, at a place that the table allows."""
+        piece = self.by_name.get(item.profile)
+        return piece is not None and item.size == piece.size and item.start in piece.starts
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What lies on a board: bits of the taken slices, sums, and how many of each piece."""
+
+    bits: int
+    compute: int
+    flow: int
+    all_media: int
+    some_media: int
+    counts: tuple
+
+
+@lru_cache(maxsize=64)
+def _board(table):
+    pieces, inner, filling = [], {}, {}
+    # A full GPU's engines are the GPU's engines: no other figure of the table says how many there are.
+    flow = max((p.engines[4] or 0 for p in table.profiles if p.size == table.slots), default=0)
+    for profile in table.profiles:
+        pieces.append(
+            _Piece(
+                index=len(pieces),
+                name=profile.name,
+                size=profile.size,
+                compute=profile.slices,
+                count=profile.count,
+                places=_places(profile.starts, profile.size),
+                flow=(profile.engines[4] or 0) if flow else 0,
+                all_media="me.all" in profile.attributes,
+                no_media="-me" in profile.attributes,
+            )
+        )
+        inner[profile.name] = _ci_board(profile)
+        # Recent drivers have a second profile of the full size; creating that one conflicts, so the plain one is taken.
+        full = [ci for ci in profile.cis if ci.slices == profile.slices]
+        filling[profile.name] = min(full, key=lambda ci: ci.enum).name if full else None
+    return _Board(table.slots, table.compute, flow, tuple(pieces), {p.name: p for p in pieces}, inner, filling)
+
+
+def _ci_board(profile):
+    pieces = tuple(
+        _Piece(index, ci.name, ci.slices, ci.slices, ci.count, _places(ci.starts, ci.slices))
+        for index, ci in enumerate(profile.cis)
+    )
+    return _Board(profile.slices, profile.slices, 0, pieces, {piece.name: piece for piece in pieces}, {}, {})
+
+
+def _places(starts, size):
+    return tuple((start, ((1 << size) - 1) << start) for start in sorted(starts))
+
+
+# -- what may lie beside what --------------------------------------------------------------------------------------------
+def _admits(board, load, piece):
+    """Whether one more of the piece is allowed by every rule but that of the slices it would lie on."""
+    if load.compute + piece.compute > board.compute or load.counts[piece.index] >= piece.count:
+        return False
+    if board.flow and load.flow + piece.flow > board.flow:
+        return False
+    if piece.all_media:
+        return not load.all_media and not load.some_media
+    return piece.no_media or not load.all_media
+
+
+def _with(load, piece, bits):
+    counts = load.counts
+    return _Load(
+        load.bits | bits,
+        load.compute + piece.compute,
+        load.flow + piece.flow,
+        load.all_media + piece.all_media,
+        load.some_media + (not piece.all_media and not piece.no_media),
+        (*counts[: piece.index], counts[piece.index] + 1, *counts[piece.index + 1 :]),
+    )
+
+
+def _occupied(board, instances):
+    """The load of instances that exist, legal or not."""
+    load = board.empty
+    for item in instances:
+        bits = ((1 << max(item.size, 1)) - 1) << item.start
+        piece = board.by_name.get(item.profile)
+        if piece:
+            load = _with(load, piece, bits)
+        else:
+            # Nothing is known of its media engines, so it counts as an instance that has some.
+            compute = load.compute + _named_slices(item)
+            load = _Load(load.bits | bits, compute, load.flow, load.all_media, load.some_media + 1, load.counts)
+    return load
+
+
+def _named_slices(item):
+    """Compute slices of an instance whose profile the table does not know: the name has them, else as many as it has memory."""
+    found = re.match(r"(?:\d+c\.)?(\d+)g", item.profile)
+    return int(found.group(1)) if found else item.size
+
+
+def _how_many(board, load, piece):
+    """How many more of the piece fit. All have the same size, so taking the first free place each time is optimal."""
+    found, bits = 0, load.bits
+    for _, place in piece.places:
+        if not _admits(board, load, piece):
+            break
+        if not bits & place:
+            bits |= place
+            load = _with(load, piece, place)
+            found += 1
+    return found
+
+
+@lru_cache(maxsize=1 << 14)
+def _room(board, load):
+    """What can still be added, as criterion 4 of :func:`solve` wants it: a tuple, more is better."""
+    largest, total = (0, 0), 0
+    for piece in board.pieces:
+        if not _admits(board, load, piece):
+            continue
+        free = sum(1 for _, place in piece.places if not load.bits & place)
+        if free:
+            largest = max(largest, (piece.compute, piece.size))
+            total += free * piece.compute
+    return (*largest, total)
+
+
+# -- the search ----------------------------------------------------------------------------------------------------------
+# A kind is what makes one wish different from another: (profile name, pinned start or -1, kinds of its CIs). Equal kinds
+# are interchangeable, so the search does not tell them apart; an existing GI goes to the kind that its CIs match.
+def _kind(board, wish):
+    """The kind of a wish. Raises errors.ProfileMismatch when the wish alone is impossible."""
+    piece = _piece(board, wish.profile, wish.start, "This GPU", "memory slice")
+    inner = board.inner[piece.name]
+    filling = board.filling[piece.name]
+    if not wish.cis and filling is None:
+        raise errors.ProfileMismatch(
+            f"{piece.name} has no compute instance profile that fills it.",
+            todo=f"Name the compute instances that it shall have: {_names(inner)}.",
+        )
+    wanted = wish.cis or ((filling, None),)
+    cis = []
+    for name, start in wanted:
+        ci = _piece(inner, name, start, f"A GPU instance {piece.name}", "compute slice")
+        # A single legal start is as good as a pin: wishes that mean the same must be the same kind.
+        pin = ci.starts[0] if len(ci.places) == 1 else start
+        cis.append((name, -1 if pin is None else pin, ()))
+    kind = (piece.name, -1 if wish.start is None else wish.start, tuple(sorted(cis, key=inner.order)))
+    if not _arrangements(inner, kind[2]):
+        raise errors.ProfileMismatch(
+            f"The compute instances {_listed(wanted)} do not fit together in one {piece.name}: "
+            f"{_needs(inner, wanted, 'compute')}.",
+            todo="Ask for fewer or smaller compute instances.",
+        )
+    return kind
+
+
+def _piece(board, name, start, owner, unit):
+    piece = board.by_name.get(name)
+    if piece is None:
+        raise errors.ProfileMismatch(f"{owner} has no profile {name}.", todo=f"Use one of: {_names(board)}.")
+    if start is not None and start not in piece.starts:
+        where = ", ".join(str(s) for s in piece.starts) or "none"
+        raise errors.ProfileMismatch(f"{name} can't begin at {unit} {start}.", todo=f"Legal starts, in {unit}s: {where}.")
+    return piece
+
+
+@lru_cache(maxsize=1 << 12)
+def _arrangements(board, kinds, fixed=None):
+    """
+    Every legal way to place the kinds beside ``fixed``, best first by criteria 4 and 5.
+
+    :return: tuple of pairs: the starts, one for each kind in their order, and the :class:`_Load`. () when none is legal.
+    """
+    base = fixed or board.empty
+    pieces = [board.by_name[kind[0]] for kind in kinds]
+    # Sums tell most impossible wishes at once, and bound the depth of the search.
+    if base.compute + sum(piece.compute for piece in pieces) > board.compute:
+        return ()
+    if base.bits.bit_count() + sum(piece.size for piece in pieces) > board.slots:
+        return ()
+    found = []
+    _search(board, kinds, pieces, (), base, found)
+    found.sort(key=lambda pair: (*(-value for value in _room(board, pair[1])), pair[0]))
+    return tuple(found)
+
+
+def _search(board, kinds, pieces, starts, load, found):
+    depth = len(starts)
+    if depth == len(kinds):
+        found.append((starts, load))
+        return
+    piece, pin = pieces[depth], kinds[depth][1]
+    if not _admits(board, load, piece):
+        return
+    # Equal kinds in rising order only: every layout is met once.
+    after = starts[-1] if depth and kinds[depth] == kinds[depth - 1] else -1
+    for start, bits in piece.places:
+        if start > after and pin in (-1, start) and not load.bits & bits:
+            _search(board, kinds, pieces, (*starts, start), _with(load, piece, bits), found)
+
+
+def _cheapest(board, kinds, gains):
+    """
+    The arrangement with the least sum of ``gains``, and among equals the first.
+
+    :param gains: for each kind a dict from start to what it costs (below 0: saves) when the kind lies there.
+    """
+    ways = _arrangements(board, kinds)
+    useful = [(index, gain) for index, gain in enumerate(gains) if gain]
+    if not useful:
+        return ways[0][0]
+    return min(ways, key=lambda way: sum(gain.get(way[0][index], 0) for index, gain in useful))[0]
+
+
+def _best(board, existing, kinds):
+    """The best change, and the instances whose busy CIs it destroys."""
+    here = {(item.profile, item.start): item for item in existing if board.holds(item)}
+    gains = []
+    for name, pin, cis in kinds:
+        gain = {}
+        for start in board.by_name[name].starts:
+            old = here.get((name, start))
+            if old and pin in (-1, start):
+                gain[start] = _keeping(board.inner[name], cis, old)
+        gains.append(gain)
+    starts = _cheapest(board, kinds, gains)
+    keep, create = [], []
+    for (name, _, cis), start in zip(kinds, starts, strict=True):
+        old = here.pop((name, start), None)
+        placed = Placed(name, start, board.by_name[name].size, _place_cis(board.inner[name], cis, old))
+        if old:
+            keep.append((old, placed))
+        else:
+            create.append(placed)
+    kept = {id(old) for old, _ in keep}
+    destroy = sorted((item for item in existing if id(item) not in kept), key=lambda item: (item.start, item.profile))
+    lost = [old for old, new in keep if any(ci not in new.cis for ci in old.busy)]
+    lost += [old for old in destroy if old.busy]
+    keep.sort(key=lambda pair: pair[1].start)
+    return Change(tuple(keep), tuple(destroy), tuple(create)), lost
+
+
+def _keeping(inner, cis, old):
+    """
+    What it costs to keep ``old`` for a wish with these CIs, instead of destroying it and creating another: criteria 1 to 3.
+
+    The number holds busy CIs destroyed, GIs destroyed, CIs destroyed in kept GIs, and instances created, one above the other.
+    """
+    placed = _place_cis(inner, cis, old)
+    saved_busy = sum(1 for ci in old.busy if ci in placed)
+    saved = sum(1 for ci in old.cis if ci in placed)
+    return _number(-saved_busy, -1, len(old.cis) - saved, -1 - saved)
+
+
+def _number(busy, gis, cis, created):
+    return ((busy * _BASE + gis) * _BASE + cis) * _BASE + created
+
+
+def _place_cis(inner, cis, old=None):
+    """Where the CIs of a wish go in a new GI, or in the GI ``old`` that stays: ``(name, start)`` in order of their start."""
+    return _place_cis_among(inner, cis, old.cis if old else (), old.busy if old else ())
+
+
+@lru_cache(maxsize=1 << 12)
+def _place_cis_among(inner, cis, there, busy):
+    gains = []
+    for name, _, _ in cis:
+        gains.append({start: _number(-((name, start) in busy), 0, -1, -1) for ci, start in there if ci == name})
+    starts = _cheapest(inner, cis, gains)
+    return tuple(sorted(((kind[0], start) for kind, start in zip(cis, starts, strict=True)), key=lambda ci: ci[1]))
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------
+def _names(board):
+    return ", ".join(piece.name for piece in board.pieces) or "none"
+
+
+def _listed(wanted):
+    """``2 x 1g.10gb, 3g.40gb@4`` for (name, start or None) pairs, in the order of their first mention."""
+    counts = Counter(name if start is None else f"{name}@{start}" for name, start in wanted)
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
+
+
+def _needs(board, wanted, unit="memory"):
+    """Why the (name, start) pairs are too many, in slices and in the limits that they break."""
+    pieces = [board.by_name[name] for name, _ in wanted]
+    parts = [f"together they take {sum(piece.size for piece in pieces)} of {board.slots} {unit} slices"]
+    if unit == "memory":
+        parts[0] += f" and {sum(piece.compute for piece in pieces)} of {board.compute} compute slices"
+    counts = Counter(piece.name for piece in pieces)
+    limits = {name: board.by_name[name].count for name in counts}
+    parts += [f"at most {limits[name]} x {name} can exist" for name, count in counts.items() if count > limits[name]]
+    flow = sum(piece.flow for piece in pieces)
+    if flow > board.flow:
+        parts.append(f"they need {flow} optical flow engines and the GPU has {board.flow}")
+    if any(piece.all_media for piece in pieces) and sum(not piece.no_media for piece in pieces) > 1:
+        parts.append("beside an instance with all media engines (+me.all) only instances without any (-me) can exist")
+    if len(parts) == 1 and sum(piece.size for piece in pieces) <= board.slots:
+        parts.append("no legal placement has room for all of them")
+    return "; ".join(parts)
+
+
+def _does_not_fit(board, wishes):
+    """The error for wishes that are possible one by one but not together."""
+    fitting = 0
+    while fitting < len(wishes) and _arrangements(
+        board, tuple(sorted((_kind(board, wish) for wish in wishes[: fitting + 1]), key=board.order))
+    ):
+        fitting += 1
+    wanted = [(wish.profile, wish.start) for wish in wishes]
+    what = f"{_listed(wanted)} do not fit together on this GPU: {_needs(board, wanted)}."
+    if fitting:
+        return errors.ProfileMismatch(what, todo=f"Of this list the first {fitting} fit: {_listed(wanted[:fitting])}.")
+    return errors.ProfileMismatch(what, todo="Ask for a smaller profile.")
+
+
+def _in_use(lost, change, wishes):
+    """The error for a change that destroys something in use."""
+    staying = {id(old): new for old, new in change.keep}
+    parts = []
+    for item in lost:
+        place = f"{item.profile} at memory slice {item.start}"
+        if id(item) not in staying:
+            parts.append(place)
+            continue
+        gone = [ci for ci in item.busy if ci not in staying[id(item)].cis]
+        parts += [f"compute instance {name} at compute slice {start} of {place}" for name, start in gone]
+    wanted = _listed([(wish.profile, wish.start) for wish in wishes]) or "no instance at all"
+    return InUse(
+        f"Every legal layout for {wanted} destroys something that is in use; the one that destroys least would take away "
+        f"{', '.join(parts)}.",
+        todo="Stop what uses it, or change what is wanted so that it can stay, or allow to force the change.",
+        instances=lost,
+    )
+
+
+# -- drawing -------------------------------------------------------------------------------------------------------------
+def _text(item, marks):
+    return marks.get((item.profile, item.start), "") + item.profile
+
+
+def _cell_width(instances, marks):
+    """Characters a memory slice needs so that every name fits into its slices and the bars between them."""
+    widths = [-(-(len(_text(item, marks)) - max(item.size, 1) + 1) // max(item.size, 1)) for item in instances]
+    return max([_MIN_CELL, *widths])
+
+
+def _draw(table, instances, marks, width):
+    cells, outside, position = [], [], 0
+    for item in sorted(instances, key=lambda item: (item.start, item.profile)):
+        size = max(item.size, 1)
+        if item.start < position or item.start + size > table.slots:
+            outside.append(f"{_text(item, marks)}@{item.start}")
+            continue
+        cells += ["-".center(width)] * (item.start - position)
+        cells.append(_text(item, marks).ljust(size * width + size - 1))
+        position = item.start + size
+    cells += ["-".center(width)] * (table.slots - position)
+    line = "[" + "|".join(cells) + "]"
+    return f"{line} {', '.join(outside)}" if outside else line

@@ -1,0 +1,179 @@
+"""
+Step and Plan: what a change will do, as data. The same plan is what a user sees in test mode, what the journal keeps and
+what is carried out, so these can't disagree.
+"""
+
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+
+#: Phases of a change. Steps of one phase run on all GPUs side by side before the next phase begins; in phase RESET the engine
+#: holds no vendor session open, because its own handles would count as clients of the GPU.
+PREPARE, RESET, SHAPE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One operation that either happens or does not.
+
+    :ivar gpu: PCI address; :ivar technique: who carries it out; :ivar action: the operation; :ivar args: its arguments.
+    :ivar words: what it does, for people; :ivar undo: what would undo it, for people.
+    :ivar disrupts: identities of existing slices that it ends; :ivar needs: idle, reset, reboot.
+    :ivar seconds: estimate of its time.
+    """
+
+    gpu: str
+    technique: str
+    action: str
+    args: dict
+    words: str
+    undo: str = ""
+    disrupts: tuple = ()
+    needs: tuple = ()
+    seconds: float = 0.0
+    phase: int = SHAPE
+
+    @classmethod
+    def from_dict(cls, data):
+        """The step that :func:`dataclasses.asdict` (and JSON) made ``data`` of."""
+        return cls(**{**data, "disrupts": tuple(data["disrupts"]), "needs": tuple(data["needs"])})
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """
+    What happens to one GPU.
+
+    :ivar before: the technique's layout of the GPU now; :ivar after: what it will be. Plain data.
+    :ivar old, new: the same as users see it.
+    :ivar keeps: words for each slice that stays; :ivar destroys, creates: for each that goes and comes.
+    :ivar drawing: the GPU's slots now and afterwards, a line each.
+    :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
+    """
+
+    gpu: str
+    technique: str
+    model: str = ""
+    steps: tuple = ()
+    before: dict = field(default_factory=dict)
+    after: dict = field(default_factory=dict)
+    old: dict = field(default_factory=dict)
+    new: dict = field(default_factory=dict)
+    keeps: tuple = ()
+    destroys: tuple = ()
+    creates: tuple = ()
+    drawing: tuple = ()
+    waits: str = ""
+    note: str = ""
+
+    @property
+    def seconds(self):
+        """Estimated time for this GPU."""
+        return sum(step.seconds for step in self.steps)
+
+    @classmethod
+    def from_dict(cls, data):
+        """The plan that JSON made ``data`` of."""
+        tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing")}
+        return cls(**{**data, **tuples, "steps": tuple(Step.from_dict(step) for step in data["steps"])})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What happens to a host.
+
+    :ivar gpus: a plan for each GPU that the policy reaches; :ivar untouched: a line for each of the others.
+    :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
+    """
+
+    gpus: tuple = ()
+    untouched: tuple = ()
+    blocked: tuple = ()
+
+    @property
+    def steps(self):
+        """All steps, GPU by GPU."""
+        return tuple(step for gpu in self.gpus for step in gpu.steps)
+
+    @property
+    def changing(self):
+        """The plans of the GPUs that have steps."""
+        return tuple(gpu for gpu in self.gpus if gpu.steps)
+
+    @property
+    def empty(self):
+        """Nothing is to do."""
+        return not self.changing
+
+    @property
+    def seconds(self):
+        """Estimated time of the whole change: GPUs go side by side, resets one after the other."""
+        resets = sum(step.seconds for step in self.steps if step.phase == RESET)
+        return resets + max((sum(s.seconds for s in gpu.steps if s.phase != RESET) for gpu in self.gpus), default=0.0)
+
+    def as_dict(self):
+        """Plain data, for JSON and for users."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data):
+        """The plan that :meth:`as_dict` (and JSON) made ``data`` of."""
+        return cls(
+            tuple(GpuPlan.from_dict(gpu) for gpu in data["gpus"]), tuple(data["untouched"]), tuple(map(tuple, data["blocked"]))
+        )
+
+    def changes(self):
+        """The planned change of each GPU in the shape of a state's ``changes``: address -> {old, new}."""
+        return {gpu.gpu: {"old": gpu.old, "new": gpu.new} for gpu in self.changing}
+
+    def summary(self):
+        """One line: what is kept, destroyed, created, and how long it should take."""
+        if self.empty and self.blocked:
+            return f"{_gpus(len(self.blocked))} can't be changed now."
+        if self.empty:
+            waiting = [gpu.gpu for gpu in self.gpus if gpu.waits]
+            return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
+        keeps, destroys, creates = (
+            sum(len(getattr(g, what)) for g in self.changing) for what in ("keeps", "destroys", "creates")
+        )
+        resets = sum(1 for step in self.steps if step.phase == RESET)
+        parts = [f"keeps {_slices(keeps)}", f"destroys {destroys}", f"creates {creates}"]
+        parts += (
+            [f"changes a mode on {_gpus(modes)}"]
+            if (modes := sum(1 for s in self.steps if s.phase == PREPARE and not s.disrupts))
+            else []
+        )
+        parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
+        return f"{_gpus(len(self.changing))} to change: {', '.join(parts)}; about {self.seconds:.1f} s."
+
+    def text(self, steps=True):
+        """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
+        lines = []
+        for gpu in self.gpus:
+            lines += _gpu_lines(gpu, steps)
+        lines += [f"{gpu}: left as it is. {why}" for gpu, why in self.blocked]
+        lines += list(self.untouched)
+        return "\n".join([*lines, self.summary()])
+
+
+def _gpu_lines(gpu, steps):
+    head = f"{gpu.gpu} {gpu.model} ({gpu.technique})"
+    if not gpu.steps:
+        return [f"{head}: {gpu.note or 'already as wanted'}"]
+    lines = [
+        f"{head}: keeps {len(gpu.keeps)}, destroys {len(gpu.destroys)}, creates {len(gpu.creates)}, about {gpu.seconds:.1f} s"
+    ]
+    if len(gpu.drawing) == 2:
+        lines += [f"  now    {gpu.drawing[0]}", f"  after  {gpu.drawing[1]}"]
+    lines += [f"  {number}. {step.words}" for number, step in enumerate(gpu.steps, 1)] if steps else []
+    return lines + ([f"  {gpu.note}"] if gpu.note else [])
+
+
+def _gpus(count):
+    return f"{count} GPU{'' if count == 1 else 's'}"
+
+
+def _slices(count):
+    return f"{count} slice{'' if count == 1 else 's'}"

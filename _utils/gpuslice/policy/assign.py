@@ -1,0 +1,162 @@
+"""
+Which rule holds for which GPU, and what that means for it.
+"""
+
+import fnmatch
+from dataclasses import dataclass
+from dataclasses import field
+
+from gpuslice import errors
+from gpuslice.model import Gpu
+from gpuslice.policy import schema
+from gpuslice.policy.build import DISCOVERY
+from gpuslice.policy.build import SLICING
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    What is wanted of one GPU.
+
+    :ivar technique: name of the technology, None when the GPU is left alone.
+    :ivar settings: the technology's settings, as in :class:`gpuslice.policy.Rule`; {} when the GPU is left alone.
+    :ivar path: pillar path of the rule that decided. :ivar reason: why, in words.
+    """
+
+    gpu: Gpu
+    technique: str | None
+    settings: dict = field(default_factory=dict)
+    path: str = SLICING
+    reason: str = ""
+
+
+def targets(policy, gpus, environment, available=schema.TECHNIQUES):
+    """
+    Decide what is wanted of each GPU.
+
+    :param policy: :class:`gpuslice.policy.Policy`.
+    :param gpus: all GPUs of the host, as :class:`gpuslice.model.Gpu`; those that method manual does not name are left alone.
+    :param environment: ``bare_metal``, ``virtual_host`` or ``virtual_guest``, for strategy auto.
+    :param available: the technologies that this version can do.
+    :return: one :class:`Target` for each GPU, in their order. Raises :class:`errors.DeviceNotFound` when the policy names GPUs
+        that are not there, and :class:`errors.Unsupported` when one that it names, or this version, can't do what is wanted.
+    """
+    if not policy.enabled:
+        return [Target(gpu, None, reason=f"{SLICING}:enabled is false") for gpu in gpus]
+    _check_present(policy, gpus)
+    refused, made = [], []
+    for gpu in gpus:
+        made.append(_target(policy, gpu, environment, available, refused))
+    if refused:
+        address = refused[0][0] if len({gpu for gpu, _ in refused}) == 1 else ""
+        sentences = dict.fromkeys(text for _, text in refused)
+        raise errors.Unsupported(" ".join(sentences), address, "Change the strategy in the pillar.")
+    return made
+
+
+def _target(policy, gpu, environment, available, refused):
+    if policy.method == "manual" and not _named(policy, gpu):
+        return Target(gpu, None, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")
+    rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
+    if rule.strategy == "none":
+        return Target(gpu, None, path=rule.path, reason=f"strategy none ({rule.path})")
+    if rule.strategy == "auto":
+        return _automatic(policy, gpu, rule, environment, available)
+    if rule.strategy not in available:
+        refused.append(("", f"{rule.path}: strategy {rule.strategy} is not in this version; it has {', '.join(available)}."))
+    elif rule.strategy not in gpu.capabilities:
+        text = _lacks(gpu, rule.strategy)
+        if not rule.names_a_gpu and policy.method == "auto":
+            return Target(gpu, None, path=rule.path, reason=f"not applicable: {text}")
+        refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants strategy {rule.strategy}, but {text}."))
+    return Target(gpu, rule.strategy, rule.settings[rule.strategy], rule.path, f"strategy {rule.strategy} ({rule.path})")
+
+
+def _automatic(policy, gpu, rule, environment, available):
+    """Strategy auto never fails: it names no technology, so where its pick can't be had the GPU is left alone."""
+    if environment not in schema.ENVIRONMENTS:
+        raise errors.Unsupported(
+            f"{rule.path}: strategy auto can't decide in the environment '{environment}'.",
+            gpu.address,
+            f"It knows {', '.join(schema.ENVIRONMENTS)}; name a strategy in the pillar.",
+        )
+    picked = policy.auto_strategy[environment]
+    why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
+    obstacle = _obstacle(gpu, rule, picked, available)
+    if obstacle:
+        return Target(gpu, None, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
+    if picked == "none":
+        return Target(gpu, None, path=rule.path, reason=why)
+    return Target(gpu, picked, rule.settings[picked], rule.path, why)
+
+
+def _obstacle(gpu, rule, picked, available):
+    if picked == "none":
+        return ""
+    if picked not in available:
+        return f"strategy {picked} is not in this version"
+    if picked not in gpu.capabilities:
+        return _lacks(gpu, picked)
+    if picked in rule.switched_off:
+        return f"{schema.SECTIONS[picked]}:enabled is false"
+    if picked == "mig" and not rule.settings["mig"]["entries"]:
+        # Nobody asked for MIG by name: an empty list here is no wish to remove what exists.
+        return "no profiles are given"
+    if picked == "vgpu" and not rule.settings["vgpu"]["profile"]:
+        return "no vGPU profile is given"
+    return ""
+
+
+def _lacks(gpu, technique):
+    model = gpu.model or f"{gpu.vendor} device {gpu.device_id}"
+    return f"{model} has no {schema.LABELS[technique]}"
+
+
+def _named(policy, gpu):
+    uuid = gpu.uuid.lower()
+    return any(each == gpu.address or (uuid and each.lower() == uuid) for each in policy.devices)
+
+
+def _matches(match, gpu):
+    for key, wanted in match.items():
+        if key == "pci" and gpu.address != wanted:
+            return False
+        if key == "uuid" and gpu.uuid.lower() != wanted.lower():
+            return False
+        if key == "vendor" and gpu.vendor != wanted:
+            return False
+        if key in ("model", "name") and not _like(getattr(gpu, key), wanted):
+            return False
+    return True
+
+
+def _like(text, pattern):
+    # Names from the PCI database have brackets in them ("GA100 [A100 PCIe 40GB]"): they stand for themselves.
+    return fnmatch.fnmatchcase(text.lower(), pattern.lower().replace("[", "[[]"))
+
+
+def _check_present(policy, gpus):
+    """Every GPU that is named by address or UUID must be there: a typing mistake would silently leave a GPU unsliced."""
+    addresses = {gpu.address for gpu in gpus}
+    uuids = {gpu.uuid.lower() for gpu in gpus if gpu.uuid}
+    missing = [
+        f"{DISCOVERY}:devices names {each}" for each in policy.devices if each not in addresses and each.lower() not in uuids
+    ]
+    for rule in policy.rules:
+        address, uuid = rule.match.get("pci"), rule.match.get("uuid")
+        # In manual mode such a rule was warned about and has no effect.
+        if address and address not in addresses and (policy.method == "auto" or address in policy.devices):
+            missing.append(f"{rule.path}:match:pci names {address}")
+        if uuid and uuid.lower() not in uuids:
+            missing.append(f"{rule.path}:match:uuid names {uuid}")
+    if missing:
+        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=_inventory(gpus))
+
+
+def _inventory(gpus):
+    if not gpus:
+        return "It has no GPU at all."
+    found = ", ".join(f"{gpu.address} ({gpu.model or gpu.device_id}{', ' + gpu.uuid if gpu.uuid else ''})" for gpu in gpus)
+    blind = [gpu.address for gpu in gpus if not gpu.uuid]
+    note = f" The UUID of {', '.join(blind)} is not known; name it by its PCI address." if blind else ""
+    return f"It has {found}.{note}"

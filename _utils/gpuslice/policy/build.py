@@ -1,0 +1,284 @@
+"""
+From a checked pillar to a Policy: defaults, inheritance of the rules, and contradictions between keys.
+"""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+
+from gpuslice import errors
+from gpuslice.policy import profiles
+from gpuslice.policy import schema
+from gpuslice.policy.check import WRONG
+from gpuslice.policy.check import check
+from gpuslice.policy.notes import Notes
+from gpuslice.policy.notes import nearest
+
+DISCOVERY = "containers_gpu_discovery"
+SLICING = "containers_gpu_slicing"
+INTEGRATION = "containers_gpu_container_integration"
+MANAGEMENT = "containers_gpu_state_management"
+
+_ONE_AT_A_TIME = "a GPU has one technology at a time."
+_SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    What holds for the GPUs that match.
+
+    :ivar match: pci, uuid, model, vendor, name -> what it must be; empty in the host-wide rule, which matches every GPU.
+    :ivar strategy: ``none``, ``auto`` or a technology, after inheritance.
+    :ivar settings: technology -> its settings, after inheritance; for mig ``entries`` (``[(profile, start or None, count)]``)
+        and ``compute_instances``; for time-slicing ``slice_duration`` is in seconds; else the pillar's own keys.
+    :ivar path: where it is written in the pillar.
+    :ivar switched_off: technologies with ``enabled: false`` in writing, which strategy auto must not pick.
+    """
+
+    match: dict
+    strategy: str
+    settings: dict
+    path: str
+    switched_off: tuple = ()
+
+    @property
+    def names_a_gpu(self):
+        """Whether it names one GPU (pci, uuid, name) instead of describing a kind of GPU (model, vendor, a pattern)."""
+        name = self.match.get("name", "*")
+        return "pci" in self.match or "uuid" in self.match or not re.search(r"[*?]", name)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """
+    A pillar that was read and found right.
+
+    :ivar enabled: False means that nothing is done, whatever the rest says.
+    :ivar method: ``auto`` or ``manual``; :ivar devices: addresses and UUIDs of ``manual``, in their normal form.
+    :ivar vendor_detection: what finds the GPUs. :ivar auto_strategy: environment -> what strategy auto picks there.
+    :ivar rules: the rules of single GPUs and models, in order. :ivar default: the rule of every other GPU.
+    :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar reboot_required: whether a reboot may be scheduled.
+    :ivar validation: :ivar health_check: as in the pillar. :ivar integration: runtime, device_plugin, resource_limits.
+    :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
+    :ivar digest: 16 hex digits that change exactly when the meaning of the policy does.
+    """
+
+    enabled: bool
+    method: str
+    devices: tuple
+    vendor_detection: str
+    auto_strategy: dict
+    rules: tuple
+    default: Rule
+    apply_strategy: str
+    reboot_required: bool
+    validation: bool
+    health_check: bool
+    integration: dict
+    warnings: list = field(default_factory=list)
+    digest: str = ""
+
+
+def parse(pillar):
+    """
+    Read the pillar.
+
+    :param pillar: the whole pillar, or just the four keys; every other top-level key is left to others, unless it looks like a
+        misspelt one of the four.
+    :return: :class:`Policy`. Raises :class:`errors.PolicyError` with every mistake at once in ``mistakes``.
+    """
+    notes = Notes()
+    written = _top(pillar, notes)
+    slicing = written[SLICING]
+    host = _host_rule(slicing, notes)
+    rules = tuple(_rule(each, slicing, host, notes) for each in slicing.get("devices", []))
+    _check_shadowed(rules, notes)
+    discovery = _filled(schema.TOP[DISCOVERY], written[DISCOVERY])
+    _check_discovery(discovery, rules, notes)
+    if notes.mistakes:
+        number = len(notes.mistakes)
+        raise errors.PolicyError(
+            f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
+            mistakes=notes.mistakes,
+        )
+    return _policy(discovery, _filled(schema.TOP[SLICING], slicing), written, host, rules, notes)
+
+
+def _policy(discovery, slicing, written, host, rules, notes):
+    management = _filled(schema.TOP[MANAGEMENT], written[MANAGEMENT])
+    made = {
+        "enabled": slicing["enabled"],
+        "method": discovery["method"],
+        "devices": tuple(discovery["devices"]),
+        "vendor_detection": discovery["vendor_detection"],
+        "auto_strategy": slicing["auto_strategy"],
+        "rules": rules,
+        "default": host,
+        **management,
+        "integration": _filled(schema.TOP[INTEGRATION], written[INTEGRATION]),
+    }
+    text = json.dumps(made, sort_keys=True, default=vars)
+    return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _top(pillar, notes):
+    # Salt's __pillar__ is a mapping without being a dict.
+    if not isinstance(pillar, Mapping):
+        text = "The pillar is not a mapping."
+        raise errors.PolicyError(text, mistakes=[text])
+    for key in pillar:
+        near = nearest(key, schema.TOP, 0.85) if isinstance(key, str) and key not in schema.TOP else ""
+        if near:
+            notes.wrong(key, f"is not a known key. Did you mean '{near}'?")
+    found = {}
+    for key, each in schema.TOP.items():
+        value = check(each, pillar[key], key, notes) if key in pillar else {}
+        found[key] = {} if value is WRONG else value
+    return found
+
+
+def _filled(each, written):
+    """What was written, over the defaults of a map."""
+    made = {}
+    for name, sub in each.fields.items():
+        if sub.kind == "map":
+            made[name] = _filled(sub, written.get(name, {}))
+        else:
+            made[name] = copy.deepcopy(written.get(name, sub.default))
+    return made
+
+
+# -- strategy ------------------------------------------------------------------------------------------------------
+
+
+def _switched(scope, value):
+    """The technologies with ``enabled: <value>`` in writing."""
+    return [name for name, key in schema.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
+
+
+def _strategy(scope, path, inherited, notes):
+    """
+    The strategy of a scope: what it says; else the technology that it switches on; else the inherited one.
+
+    Notes every ``enabled`` that contradicts it.
+    """
+    said = scope.get("strategy")
+    switched_on = _switched(scope, True)
+    if said in schema.TECHNIQUES:
+        for other in (each for each in switched_on if each != said):
+            notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME}")
+        chosen = said
+    else:
+        for other in switched_on[1:]:
+            notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, switched_on[0])}; {_ONE_AT_A_TIME}")
+        chosen = said if said == "auto" or not switched_on else switched_on[0]
+        chosen = chosen or inherited
+    if chosen in _switched(scope, False):
+        notes.wrong(
+            _enabled(path, chosen),
+            f"is false, but the strategy is {chosen}. Remove one of the two; 'strategy: none' leaves GPUs alone.",
+        )
+    return chosen
+
+
+def _enabled(path, technique):
+    return f"{path}:{schema.SECTIONS[technique]}:enabled"
+
+
+def _host_rule(slicing, notes):
+    strategy = _strategy(slicing, SLICING, "none", notes)
+    return _made_rule({}, strategy, slicing, {}, SLICING, tuple(_switched(slicing, False)), notes)
+
+
+def _rule(written, slicing, host, notes):
+    path = written["path"]
+    strategy = _strategy(written, path, host.strategy, notes)
+    off = {name for name in host.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
+    sections = [key for key in schema.SECTION_FIELDS if key in written]
+    if strategy == "none" and sections:
+        notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
+    return _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
+
+
+def _made_rule(match, strategy, slicing, written, path, off, notes):
+    settings = {}
+    for name, key in schema.SECTIONS.items():
+        merged = {**slicing.get(key, {}), **written.get(key, {})}
+        filled = _filled(schema.SECTION_FIELDS[key], merged)
+        del filled["enabled"]
+        settings[name] = filled
+    _mig_settings(settings, strategy, slicing, written, path, notes)
+    settings["time-slicing"]["slice_duration"] = _seconds(settings["time-slicing"]["slice_duration"])
+    settings["passthrough"] = {}
+    _check_settings(settings, strategy, path, notes)
+    return Rule(match, strategy, settings, path, off)
+
+
+def _mig_settings(settings, strategy, slicing, written, path, notes):
+    mig = settings["mig"]
+    own = "profiles" in written.get("mig", {})
+    where = f"{path if own else SLICING}:mig:profiles"
+    listed = profiles.expand(mig["profiles"], mig["gpu_instance_count"], where, notes)
+    settings["mig"] = {"entries": listed, "compute_instances": mig["compute_instance_count"]}
+    if strategy == "mig" and not own and "profiles" not in slicing.get("mig", {}):
+        notes.warn(f"{path}:mig:profiles", "is not given, so MIG is switched on with no instances, and idle ones that exist go.")
+
+
+def _seconds(text):
+    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", text).groups()
+    return float(number) * _SECOND_UNITS[unit]
+
+
+def _check_settings(settings, strategy, path, notes):
+    """What only matters to the technology that is in effect."""
+    if strategy == "time-slicing":
+        notes.warn(
+            f"{path}:strategy",
+            "time-slicing gives no memory isolation: any consumer can take the whole memory, and a fault of one can end all.",
+        )
+    if strategy == "time-slicing" and not settings["time-slicing"]["slice_duration"]:
+        notes.wrong(f"{path}:time_slicing:slice_duration", "is no time at all; give a duration above 0, such as 100ms.")
+    if strategy == "vgpu" and not settings["vgpu"]["profile"]:
+        notes.wrong(f"{path}:vgpu:profile", "is empty, but the strategy is vgpu; name the vGPU type to create.")
+    partition = settings["partition"]
+    if strategy == "partition" and partition["compute"] == "SPX" and partition["memory"] != "NPS1":
+        notes.wrong(f"{path}:partition:memory", f"is {partition['memory']}, but compute mode SPX goes with NPS1 only.")
+
+
+# -- rules and discovery -------------------------------------------------------------------------------------------
+
+
+def _check_shadowed(rules, notes):
+    """A rule after one that matches at least the same GPUs can never win."""
+    for place, rule in enumerate(rules):
+        wanted = _comparable(rule.match)
+        for earlier in rules[:place]:
+            if _comparable(earlier.match) <= wanted:
+                notes.wrong(
+                    f"{rule.path}:match", f"can never win: {earlier.path} comes first and matches every GPU that it does."
+                )
+                break
+
+
+def _comparable(match):
+    return {(key, value.lower()) for key, value in match.items()}
+
+
+def _check_discovery(discovery, rules, notes):
+    devices, path = discovery["devices"], f"{DISCOVERY}:devices"
+    if discovery["method"] == "auto":
+        if devices:
+            notes.wrong(path, "names GPUs, but the method is auto, which takes all. Set method to manual, or remove devices.")
+        return
+    if not devices:
+        notes.warn(path, "is empty and the method is manual, so no GPU is touched.")
+    if any(not re.fullmatch(schema.ADDRESS, each) for each in devices):
+        return
+    for rule in rules:
+        if rule.match.get("pci") and rule.match["pci"] not in devices:
+            notes.warn(f"{rule.path}:match:pci", f"is not among {path}, so the rule has no effect.")

@@ -1,0 +1,207 @@
+"""
+Walk a pillar along the schema's table: types, ranges, words and unknown keys, every mistake with its path.
+"""
+
+import re
+
+from gpuslice import addresses
+from gpuslice import errors
+from gpuslice.policy import profiles
+from gpuslice.policy.notes import describe
+from gpuslice.policy.notes import did_you_mean
+
+#: Returned for a value that is wrong, so that its key counts as not written.
+WRONG = object()
+
+_TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off")
+_INDEX_KEYS = ("index", "idx", "minor", "gpu", "id", "device")
+_NO_INDEX = "a GPU's index is not accepted, because indices move when a card is added, removed or lost. Use pci or uuid."
+
+
+def check(field, value, path, notes):
+    """
+    Check a value of the pillar.
+
+    :param field: :class:`gpuslice.policy.schema.Field` that describes it.
+    :param path: its pillar path, parts joined with ``:``.
+    :param notes: where mistakes and warnings go.
+    :return: the value in its normal form, with only the keys that were written; :data:`WRONG` when it is not usable.
+    """
+    if value is None:
+        notes.wrong(path, "has no value; give it one or leave the key out.")
+        return WRONG
+    return _CHECKS[field.kind](field, value, path, notes)
+
+
+def _check_map(field, value, path, notes):
+    if not isinstance(value, dict):
+        notes.wrong(path, f"is {describe(value)}; a mapping with the keys {', '.join(field.fields)} is wanted.")
+        return WRONG
+    made = {}
+    for key, each in value.items():
+        if key not in field.fields:
+            notes.wrong(f"{path}:{key}", f"is not a known key.{did_you_mean(key, field.fields)}")
+            continue
+        checked = check(field.fields[key], each, f"{path}:{key}", notes)
+        if checked is not WRONG:
+            made[key] = checked
+    return made
+
+
+def _check_match(field, value, path, notes):
+    if _is_index(value):
+        notes.wrong(path, f"is {describe(value)}: {_NO_INDEX}")
+        return WRONG
+    if not isinstance(value, dict):
+        return _check_map(field, value, path, notes)
+    if not value:
+        notes.wrong(path, f"is empty and would match every GPU. Give one or more of {', '.join(field.fields)}.")
+        return WRONG
+    indices = [key for key, each in value.items() if key in _INDEX_KEYS and _is_index(each)]
+    for key in indices:
+        notes.wrong(f"{path}:{key}", f"is not a known key: {_NO_INDEX}")
+    made = _check_map(field, {key: each for key, each in value.items() if key not in indices}, path, notes)
+    # A match that lost a key to a mistake would match more than was meant.
+    return made if len(made) == len(value) else WRONG
+
+
+def _check_list(field, value, path, notes):
+    if not isinstance(value, list | tuple):
+        notes.wrong(path, f"is {describe(value)}; a list is wanted.")
+        return WRONG
+    made = []
+    for place, each in enumerate(value):
+        checked = check(field.item, each, f"{path}:{place}", notes)
+        if checked is WRONG:
+            continue
+        if checked in made and field.kind == "list":
+            notes.wrong(f"{path}:{place}", f"names {checked} a second time.")
+            continue
+        made.append(checked)
+    return made
+
+
+def _check_rules(field, value, path, notes):
+    """Rules keep their place in the pillar under ``path``, because later messages name it."""
+    if not isinstance(value, list | tuple):
+        notes.wrong(path, f"is {describe(value)}; a list of rules, each with a match, is wanted.")
+        return WRONG
+    made = []
+    for place, each in enumerate(value):
+        here = f"{path}:{place}"
+        rule = check(field.item, each, here, notes)
+        if rule is WRONG:
+            continue
+        if "match" not in each:
+            notes.wrong(here, f"has no match. Say which GPUs it is for with {', '.join(field.item.fields['match'].fields)}.")
+        if "match" in rule:
+            made.append({**rule, "path": here})
+    return made
+
+
+def _check_bool(_, value, path, notes):
+    if isinstance(value, bool):
+        return value
+    hint = " Write it without quotes." if isinstance(value, str) and value.lower() in _TRUTH_WORDS else ""
+    notes.wrong(path, f"is {describe(value)}; true or false is wanted.{hint}")
+    return WRONG
+
+
+def _check_int(field, value, path, notes):
+    # True is an int to Python, and a count of true would be taken for 1.
+    if type(value) is not int:
+        hint = " Write it without quotes." if isinstance(value, str) and re.fullmatch("-?[0-9]+", value) else ""
+        notes.wrong(path, f"is {describe(value)}; a whole number from {field.low} to {field.high} is wanted.{hint}")
+        return WRONG
+    if not field.low <= value <= field.high:
+        notes.wrong(path, f"is {value}; it goes from {field.low} to {field.high}.")
+        return WRONG
+    return value
+
+
+def _check_text(_, value, path, notes):
+    if not isinstance(value, str):
+        notes.wrong(path, f"is {describe(value)}; a text is wanted. Put it in quotes.")
+        return WRONG
+    if value != value.strip() or "\n" in value:
+        notes.wrong(path, "begins or ends with white space, or has a line break in it; write it without.")
+        return WRONG
+    return value
+
+
+def _check_match_text(field, value, path, notes):
+    checked = _check_text(field, value, path, notes)
+    if checked == "":
+        notes.wrong(path, "is empty and would match nothing; give a name, where * stands for any text.")
+        return WRONG
+    return checked
+
+
+def _check_choice(field, value, path, notes):
+    if isinstance(value, str) and value in field.choices:
+        return value
+    notes.wrong(path, f"is {describe(value)}, which is not a valid value.{did_you_mean(value, field.choices)}")
+    return WRONG
+
+
+def _check_pattern(field, value, path, notes):
+    if isinstance(value, str) and re.search(field.pattern, value):
+        return value
+    notes.wrong(path, f"is {describe(value)}; {field.example} is wanted.")
+    return WRONG
+
+
+def _check_uuid(_, value, path, notes):
+    if isinstance(value, str) and value.upper().startswith("MIG-"):
+        notes.wrong(path, f"is {describe(value)}, which is a MIG device; the UUID of the whole GPU is wanted.")
+        return WRONG
+    if isinstance(value, str) and addresses.is_uuid(value):
+        return value.strip()
+    notes.wrong(path, f"is {describe(value)}; the UUID of a GPU is wanted, such as 'GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77'.")
+    return WRONG
+
+
+def _check_address(field, value, path, notes):
+    if value == "" and field.default == "":
+        return value
+    if _is_index(value):
+        notes.wrong(path, f"is {describe(value)}: {_NO_INDEX}")
+        return WRONG
+    try:
+        address, warning = addresses.normalize(value)
+    except errors.PolicyError as err:
+        notes.wrong(path, str(err))
+        return WRONG
+    if warning:
+        notes.warn(path, warning)
+    return address
+
+
+def _is_index(value):
+    """Whether it is a small number: no PCI address is read as one, as 0000:00:00.x is never a GPU."""
+    if isinstance(value, str):
+        return value.isdigit() and len(value) < 4
+    return type(value) is int and abs(value) < 60
+
+
+def _check_device(field, value, path, notes):
+    looks_like_uuid = isinstance(value, str) and (value.upper().startswith(("MIG-", "GPU-")) or addresses.is_uuid(value))
+    return (_check_uuid if looks_like_uuid else _check_address)(field, value, path, notes)
+
+
+_CHECKS = {
+    "map": _check_map,
+    "match": _check_match,
+    "list": _check_list,
+    "rules": _check_rules,
+    "profiles": lambda field, value, path, notes: profiles.check(value, path, notes),
+    "bool": _check_bool,
+    "int": _check_int,
+    "text": _check_text,
+    "glob": _check_match_text,
+    "choice": _check_choice,
+    "pattern": _check_pattern,
+    "uuid": _check_uuid,
+    "address": _check_address,
+    "device": _check_device,
+}

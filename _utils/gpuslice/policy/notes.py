@@ -1,0 +1,58 @@
+"""
+What is found while a pillar is read: mistakes and warnings, each with the pillar path where it is.
+"""
+
+import difflib
+
+
+class Notes:
+    """Collects ``path: sentence`` lines; the same line is kept once, because a rule inherits the host's mistakes."""
+
+    def __init__(self):
+        self.mistakes = []
+        self.warnings = []
+
+    def wrong(self, path, text):
+        """Note a mistake. ``text`` goes on after the path: "is ...", "has ..."."""
+        self._add(self.mistakes, path, text)
+
+    def warn(self, path, text):
+        """Note something that is allowed and probably not meant."""
+        self._add(self.warnings, path, text)
+
+    @staticmethod
+    def _add(lines, path, text):
+        line = f"{path}: {text}"
+        if line not in lines:
+            lines.append(line)
+
+
+def describe(value):
+    """A value in words, with its type, so that a text '8' and a number 8 can be told apart in a message."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text '{value}'"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f"a {type(value).__name__}"
+
+
+def nearest(word, words, cutoff=0.6):
+    """The one of ``words`` that looks most like ``word``, "" when none does; case, ``_`` and ``-`` do not matter."""
+    plain = {each.lower().replace("_", "-"): each for each in words}
+    near = difflib.get_close_matches(str(word).lower().replace("_", "-"), plain, 1, cutoff)
+    return plain[near[0]] if near else ""
+
+
+def did_you_mean(word, words):
+    """The end of a sentence that names the nearest valid word and all of them."""
+    near = nearest(word, words)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"{hint} Valid: {', '.join(words)}."

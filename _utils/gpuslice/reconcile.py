@@ -1,0 +1,499 @@
+"""
+Bring a host to its targets: lock -> observe -> plan -> check -> journal -> apply -> verify -> (roll back).
+
+A change is all or nothing: a step that fails puts every GPU of the change back to where it was. What a crash leaves behind
+is finished by the next run that wants the same, and undone by any other.
+"""
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from dataclasses import field
+
+from gpuslice import errors
+from gpuslice import lock
+from gpuslice.journal import Entry
+from gpuslice.journal import Journal
+from gpuslice.plan import PREPARE
+from gpuslice.plan import RESET
+from gpuslice.plan import SHAPE
+from gpuslice.plan import Plan
+from gpuslice.reboot import RebootLedger
+
+log = logging.getLogger(__name__)
+
+#: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
+_MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported, errors.DeviceNotFound)
+#: Conditions of one GPU: it is left alone and reported, the others go on.
+_BLOCKED = (errors.ResourceConflict, errors.Unhealthy)
+#: A GPU in this condition can't be put back by anybody: it is reported, and does not stop later runs.
+_HOPELESS = (errors.Unhealthy, errors.DeviceNotFound)
+
+
+@dataclass
+class Options:
+    """
+    How to change.
+
+    :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
+    :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
+    """
+
+    strategy: str = "auto"
+    validation: bool = True
+    health_check: bool = True
+    who: str = "gpuslice"
+    jid: str = ""
+    progress: object = None
+
+    @property
+    def force(self):
+        """Whether what is in use may go."""
+        return self.strategy == "force"
+
+
+@dataclass
+class Result:
+    """
+    What became of a request.
+
+    :ivar changes: PCI address -> {"old": layout, "new": layout}, both read from the hardware.
+    :ivar errors: sentences, empty when all is as wanted; :ivar reboot: GPUs that wait for a reboot.
+    :ivar warnings: sentences worth reading; :ivar generation: its number in the history, None when nothing was touched.
+    """
+
+    plan: Plan
+    changes: dict = field(default_factory=dict)
+    errors: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    reboot: list = field(default_factory=list)
+    seconds: float = 0.0
+    generation: int | None = None
+
+    @property
+    def ok(self):
+        """Whether the hardware is as wanted, or will be at the next reboot."""
+        return not self.errors
+
+
+class Reconciler:
+    """One request on one host. Targets are objects with ``gpu``, ``technique``, ``settings`` and ``reason``."""
+
+    def __init__(self, host, toolbox, options=None):
+        self._host = host
+        self._tools = toolbox
+        self._options = options or Options()
+        self._journal = Journal(host)
+        self._ledger = RebootLedger(host)
+        self._stop = threading.Event()
+        self._writing = threading.Lock()
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, targets):
+        """
+        The plan for these targets. Raises an error that names every mistake; GPUs that are in use or ill are reported in
+        ``Plan.blocked``.
+        """
+        plans, blocked, mistakes = [], [], []
+        for target in targets:
+            if target.technique is None:
+                continue
+            try:
+                plans.append(self._plan_one(target))
+            except _MISTAKES as err:
+                mistakes.append(err)
+            except _BLOCKED as err:
+                blocked.append((target.gpu.address, str(err)))
+        if mistakes:
+            raise _together(mistakes)
+        untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
+        return Plan(tuple(plans), untouched, tuple(blocked))
+
+    def _plan_one(self, target):
+        technique = self._tools.get(target.technique)
+        state = technique.observe(target.gpu)
+        waiting = self._ledger.waiting(target.gpu.address)
+        made = technique.plan(target.gpu, state, target.settings, force=self._options.force, awaits_reboot=waiting)
+        if made.steps and self._options.health_check and (reasons := technique.health(target.gpu)):
+            raise errors.Unhealthy(
+                f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
+                target.gpu.address,
+                "Mend that first, or set containers_gpu_state_management:health_check to false.",
+            )
+        return made
+
+    # -- changing ------------------------------------------------------------------------------------------------
+    def apply(self, targets):
+        """
+        Bring the host to the targets. Returns :class:`Result`; raises an error of gpuslice.errors when nothing was begun.
+
+        A host that is already right costs one look: no lock is taken and nothing is written.
+        """
+        targets = list(targets)
+        if self._options.strategy == "skip":
+            plan = self.plan(targets)
+            skipped = [] if plan.empty else ["apply_strategy is skip: nothing was changed, though a change is wanted."]
+            return Result(plan, warnings=skipped, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
+        if not self._journal.unfinished():
+            plan = self.plan(targets)
+            if plan.empty:
+                return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
+        with lock.held(self._host.state_dir, self._options.who, self._options.jid):
+            return self._apply_locked(targets)
+
+    def _apply_locked(self, targets):
+        begun = time.monotonic()
+        entry, warnings = self._recover(targets)
+        plan = self.plan(targets)
+        result = Result(plan, errors=[why for _, why in plan.blocked], warnings=warnings, reboot=_waiting(plan))
+        if plan.empty:
+            self._journal.end()
+            return result
+        gpus = {t.gpu.address: t.gpu for t in targets}
+        before = {**{p.gpu: p.before for p in plan.changing}, **(entry.before if entry else {})}
+        goal = {t.gpu.address: t.settings for t in targets if t.gpu.address in before}
+        made = self._entry(plan, before, goal, {p.gpu: p.technique for p in plan.gpus if p.gpu in before})
+        self._journal.begin(made)
+        self._change(plan, targets, gpus, made, result)
+        result.seconds = round(time.monotonic() - begun, 2)
+        return result
+
+    def _entry(self, plan, before, goal, techniques):
+        return Entry(
+            time=self._host.now(),
+            who=self._options.who,
+            jid=self._options.jid,
+            pid=os.getpid(),
+            boot_id=self._host.boot_id(),
+            plan=plan.as_dict(),
+            before=before,
+            goal=goal,
+            techniques=techniques,
+        )
+
+    def _change(self, plan, targets, gpus, entry, result):
+        """Carry out a journalled plan, verify it, and put everything back if it fails."""
+        failed, unmet = self._execute(plan.changing, gpus)
+        for gpu, why in unmet.items():
+            self._note_reboot(gpu, why, result)
+        if not failed:
+            failed = self._verify(plan, targets, gpus, result)
+        result.reboot += [gpu for gpu in unmet if gpu not in result.reboot]
+        outcome = "applied"
+        if failed:
+            outcome = self._put_back(entry, gpus, failed, result)
+        else:
+            self._ledger.remove([p.gpu for p in plan.changing if p.gpu not in unmet])
+            result.changes = self._seen_changes(entry, gpus)
+            result.warnings += self._health_after(plan, gpus)
+        if outcome != "left":
+            self._journal.end()
+        self._record(
+            result,
+            {
+                "time": entry.time,
+                "who": entry.who,
+                "jid": entry.jid,
+                "result": outcome,
+                "errors": result.errors,
+                "plan": entry.plan,
+                "before": entry.before,
+                "after": self._layouts(entry, gpus),
+                "techniques": entry.techniques,
+                "reboot": result.reboot,
+            },
+        )
+
+    def _record(self, result, generation):
+        try:
+            result.generation = self._journal.record(generation)
+        except errors.StateDirUnusable as err:
+            # The hardware is in a known condition and has been told of: only the memory of it is missing.
+            result.warnings.append(str(err))
+
+    def _note_reboot(self, gpu, why, result):
+        try:
+            self._ledger.add(gpu, why)
+        except OSError as err:
+            result.warnings.append(
+                f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {err.strerror}."
+            )
+
+    # -- executing -----------------------------------------------------------------------------------------------
+    def _execute(self, plans, gpus, journalled=True):
+        """
+        Run the steps of these plans, phase by phase, all GPUs of a phase side by side.
+
+        :param journalled: write each step down first, and refuse a GPU that is no longer what was planned on. Undoing does
+            neither: it goes by what is there, and must also work on a full disk.
+        :return: (errors by GPU, reasons by GPU that waits for a reboot).
+        """
+        self._stop.clear()
+        failed, unmet = {}, {}
+        if journalled:
+            failed = {p.gpu: err for p in plans if (err := self._changed_meanwhile(p, gpus[p.gpu]))}
+        for phase in (PREPARE, RESET, SHAPE):
+            work = [p for p in plans if p.gpu not in unmet and any(s.phase == phase for s in p.steps)]
+            if failed or not work:
+                continue
+            # Resets go one after the other with no session of ours open: one begun for a GPU would hold the next.
+            for made, err in self._side_by_side(work, gpus, phase, journalled, 1 if phase == RESET else len(work)):
+                if isinstance(err, errors.RebootNeeded):
+                    unmet[made.gpu] = str(err)
+                elif err:
+                    failed[made.gpu] = err
+        return failed, unmet
+
+    def _side_by_side(self, work, gpus, phase, journalled, workers):
+        """Run a phase of several plans in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
+        lines = queue.SimpleQueue()
+
+        def one(made):
+            try:
+                return self._run_phase(made, gpus[made.gpu], phase, journalled, lines)
+            finally:
+                lines.put(None)
+
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(one, made) for made in work]
+            ended = 0
+            while ended < len(work):
+                line = lines.get()
+                if line is None:
+                    ended += 1
+                else:
+                    self._tell(line)
+            return [(made, future.result()) for made, future in zip(work, futures, strict=True)]
+
+    def _changed_meanwhile(self, made, gpu):
+        """The error for a GPU that is no longer what was planned on, None if it is: another tool ignores our lock."""
+        technique = self._tools.get(made.technique)
+        try:
+            now = technique.layout(technique.observe(gpu))
+        except errors.GpuSliceError as err:
+            return err
+        if _same(now, made.before):
+            return None
+        return errors.ForeignChange(
+            "Somebody else changed the GPU between plan and execution.",
+            gpu.address,
+            "Find out which tool manages it besides Salt, then run again.",
+        )
+
+    def _run_phase(self, made, gpu, phase, journalled, lines):
+        technique = self._tools.get(made.technique)
+        for number, step in enumerate(made.steps, 1):
+            if step.phase != phase:
+                continue
+            if self._stop.is_set():
+                return None
+            try:
+                if journalled:
+                    with self._writing:
+                        self._journal.step(gpu.address, number)
+                lines.put(f"{gpu.address} step {number}/{len(made.steps)}: {step.words}")
+                technique.run(gpu, step)
+            except errors.RebootNeeded as err:
+                return err
+            except errors.GpuSliceError as err:
+                self._stop.set()
+                return _step_failed(err, step, number, len(made.steps))
+            except Exception as err:  # a bug of ours must not keep the other GPUs from being put back
+                log.exception("step failed unexpectedly")
+                self._stop.set()
+                return errors.StepFailed(
+                    f"Step {number} ({step.words}) failed: {type(err).__name__}: {err}.", step.gpu, "Please report this."
+                )
+        return None
+
+    def _tell(self, line):
+        log.info("GPU slicing: %s", line)
+        if self._options.progress:
+            self._options.progress(line)
+
+    # -- verifying -----------------------------------------------------------------------------------------------
+    def _verify(self, plan, targets, gpus, result):
+        """Read the changed GPUs again and plan anew: a plan with steps is a difference. Returns errors by GPU."""
+        changed = {p.gpu for p in plan.changing}
+        failed = {}
+        for target in targets:
+            address = target.gpu.address
+            if target.technique is None or address not in changed or self._ledger.waiting(address):
+                continue
+            err = self._verify_one(target)
+            if err and self._options.validation:
+                failed[address] = err
+            elif err:
+                result.warnings.append(str(err))
+        return failed
+
+    def _verify_one(self, target):
+        technique = self._tools.get(target.technique)
+        try:
+            state = technique.observe(target.gpu)
+            left = technique.plan(target.gpu, state, target.settings, force=True)
+        except errors.GpuSliceError as err:
+            return err
+        if not left.steps:
+            return None
+        return errors.ValidationFailed(
+            "After the change the GPU was read again and is not as wanted: "
+            f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",
+            target.gpu.address,
+            "See 'dmesg' for the driver's own words.",
+        )
+
+    def _health_after(self, plan, gpus):
+        if not self._options.health_check:
+            return []
+        found = []
+        for made in plan.changing:
+            reasons = self._tools.get(made.technique).health(gpus[made.gpu])
+            found += [f"GPU {made.gpu} is not healthy after the change: {reason}." for reason in reasons]
+        return found
+
+    def _layouts(self, entry, gpus):
+        """Layout of each GPU of a change as the hardware has it now; the reason where it can't be read."""
+        found = {}
+        for address, name in entry.techniques.items():
+            technique = self._tools.get(name)
+            try:
+                found[address] = technique.layout(technique.observe(gpus[address]))
+            except errors.GpuSliceError as err:
+                found[address] = {"error": str(err)}
+        return found
+
+    def _seen_changes(self, entry, gpus):
+        found = {}
+        for gpu, after in self._layouts(entry, gpus).items():
+            shown = self._tools.get(entry.techniques[gpu]).shown
+            if not _same(entry.before[gpu], after):
+                found[gpu] = {"old": shown(entry.before[gpu]), "new": after if "error" in after else shown(after)}
+        return found
+
+    # -- putting back --------------------------------------------------------------------------------------------
+    def _put_back(self, entry, gpus, failed, result):
+        """Undo a change that failed. Returns how it ended: "rolled back", or "left" when something could not be undone."""
+        for err in failed.values():
+            self._tell(f"failed, putting everything back: {err}")
+        untouched = [gpu for gpu, err in failed.items() if isinstance(err, errors.ForeignChange) and "between plan" in err.what]
+        left = self._restore({g: layout for g, layout in entry.before.items() if g not in untouched}, entry.techniques, gpus)
+        result.errors += [str(err) for err in failed.values()]
+        result.changes = self._seen_changes(entry, gpus)
+        if not left:
+            result.errors.append("Everything that was done has been undone; the host is as it was.")
+            return "rolled back"
+        result.errors += [self._what_is_left(gpu, err, entry) for gpu, err in left.items()]
+        return "left" if any(not isinstance(err, _HOPELESS) for err in left.values()) else "rolled back as far as possible"
+
+    def _restore(self, layouts, techniques, gpus):
+        """Bring GPUs back to earlier layouts. Returns the errors of those that could not be, by PCI address."""
+        plans, left = [], {}
+        for tool in self._tools.made():
+            tool.release()
+        for address, layout in layouts.items():
+            try:
+                plans.append(self._plan_restore(address, layout, techniques[address], gpus))
+            except errors.GpuSliceError as err:
+                left[address] = err
+        # A GPU that can't be put back must not keep the others from it: each one runs on its own.
+        for made in (p for p in plans if p.steps):
+            failed, unmet = self._execute([made], gpus, journalled=False)
+            left.update(failed)
+            left.update({gpu: errors.RebootNeeded(why, gpu) for gpu, why in unmet.items()})
+        for made in plans:
+            if made.gpu not in left and (err := self._restored(made.gpu, layouts[made.gpu], techniques[made.gpu], gpus)):
+                left[made.gpu] = err
+        return left
+
+    def _plan_restore(self, address, layout, name, gpus):
+        if address not in gpus:
+            raise errors.DeviceNotFound("This GPU is no longer there.", address, "Nothing can be undone on it.")
+        technique = self._tools.get(name)
+        state = technique.observe(gpus[address])
+        return technique.plan(gpus[address], state, technique.settings_of(layout))
+
+    def _restored(self, address, layout, name, gpus):
+        technique = self._tools.get(name)
+        try:
+            now = technique.layout(technique.observe(gpus[address]))
+        except errors.GpuSliceError as err:
+            return err
+        return None if _same(now, layout) else errors.ValidationFailed(f"It has {technique.words(now)}.", address)
+
+    def _what_is_left(self, gpu, err, entry):
+        words = self._tools.get(entry.techniques[gpu]).words(entry.before[gpu])
+        return f"GPU {gpu} could not be put back to {words}: {err}"
+
+    # -- after a crash -------------------------------------------------------------------------------------------
+    def _recover(self, targets):
+        """
+        Deal with a change that did not end. When the same is wanted now, it is finished: the entry is returned, so that a failure
+        still goes back to where the first attempt began. Otherwise it is undone.
+
+        :return: (entry to go on with or None, sentences about what was done). Raises errors.RollbackFailed.
+        """
+        entry = self._journal.unfinished()
+        if entry is None:
+            return None, []
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+        told = f"A change by {entry.who} of {when} was interrupted"
+        wanted = {t.gpu.address: t.settings for t in targets if t.technique}
+        if all(gpu in wanted and _same(wanted[gpu], goal) for gpu, goal in entry.goal.items()) and self._can_finish(
+            targets, entry
+        ):
+            return entry, [f"{told}; it is finished now."]
+        self._tell(f"{told}; it is undone first")
+        gpus = {t.gpu.address: t.gpu for t in targets}
+        left = self._restore(entry.before, entry.techniques, {**self._others(entry, gpus), **gpus})
+        hopeless = {gpu: err for gpu, err in left.items() if isinstance(err, _HOPELESS)}
+        if len(hopeless) < len(left):
+            lines = [self._what_is_left(gpu, err, entry) for gpu, err in left.items()]
+            raise errors.RollbackFailed(
+                f"{told} and could not be undone. {' '.join(lines)}", todo="Mend that by hand, then run again."
+            )
+        self._journal.end()
+        return None, [f"{told}; it was undone.", *(self._what_is_left(gpu, err, entry) for gpu, err in hopeless.items())]
+
+    def _can_finish(self, targets, entry):
+        blocked = dict(self.plan(targets).blocked)
+        return not any(gpu in blocked for gpu in entry.before)
+
+    def _others(self, entry, gpus):
+        """GPUs of an interrupted change that the present request does not reach."""
+        if all(address in gpus for address in entry.before):
+            return {}
+        from gpuslice import inventory
+
+        return {gpu.address: gpu for gpu in inventory.discover(self._host)}
+
+
+def _together(mistakes):
+    """One error for all mistakes; the only one as it is."""
+    if len(mistakes) == 1:
+        return mistakes[0]
+    lines = [line for err in mistakes for line in (getattr(err, "mistakes", None) or [str(err)])]
+    return errors.PolicyError("Nothing was changed:\n" + "\n".join(f"- {line}" for line in dict.fromkeys(lines)), mistakes=lines)
+
+
+def _step_failed(err, step, number, count):
+    failed = type(err)
+    if isinstance(err, errors.StateDirUnusable | errors.Unhealthy | errors.DeviceNotFound):
+        kind = failed
+    else:
+        kind = errors.StepFailed
+    return kind(f"Step {number} of {count} ({step.words}) failed: {err.what}", step.gpu, err.todo)
+
+
+def _waiting(plan):
+    return [made.gpu for made in plan.gpus if made.waits]
+
+
+def _same(one, other):
+    """Whether two layouts or settings are equal once JSON has made lists of their tuples."""
+    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))

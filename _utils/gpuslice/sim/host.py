@@ -1,0 +1,297 @@
+"""
+SimulatedHost: the door of :class:`gpuslice.host.Host` onto a machine that a YAML file describes.
+"""
+
+import hashlib
+import os
+import signal
+from contextlib import contextmanager
+
+from gpuslice import errors
+from gpuslice.host import DEFAULT_STATE_DIR
+from gpuslice.host import Host
+from gpuslice.model import Process
+from gpuslice.sim import description
+from gpuslice.sim import faults
+from gpuslice.sim import hardware
+from gpuslice.sim import state as state_file
+
+
+class SimulatedHost(Host):
+    """
+    A described machine. It lasts in ``<state_dir>/simulated/<name>.json`` from one process to the next.
+
+    :param description_path: the YAML file, see :mod:`gpuslice.sim.description`.
+    :param state_dir: directory for the state of the machine and of the engine.
+
+    Raises :class:`errors.PolicyError` for a wrong description and :class:`errors.StateDirUnusable`.
+    """
+
+    simulated = True
+
+    def __init__(self, description_path, state_dir=DEFAULT_STATE_DIR):
+        super().__init__(state_dir)
+        self.description_path = str(description_path)
+        text = self._text()
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
+        self._described = None
+        self._nvml = None
+        self._files = None
+        self.name = self._name(text)
+        self._file = state_file.StateFile(os.path.join(str(state_dir), "simulated", f"{self.name}.json"))
+        if self._file.read() is None:
+            self._file.create(self._build)
+
+    def _text(self):
+        try:
+            with open(self.description_path, encoding="utf-8") as handle:
+                return handle.read()
+        except (OSError, UnicodeDecodeError) as err:
+            raise errors.PolicyError(
+                f"The host description {self.description_path} can't be read: {getattr(err, 'strerror', None) or err}.",
+                todo="Correct gpu_slicing:simulate in the minion configuration.",
+            ) from err
+
+    def _name(self, text):
+        """Name of the machine. A file that is known already is not parsed again: that takes longer than all the rest."""
+        quick = description.quick_name(text)
+        known = os.path.join(str(self.state_dir), "simulated", f"{quick}.json")
+        if quick and os.path.exists(known):
+            return quick
+        self._described = description.parse(text, self.description_path)
+        return self._described["name"]
+
+    def _build(self, old):
+        """The state as the description has it; numbers go on from those of ``old``."""
+        described = self._described or description.parse(self._text(), self.description_path)
+        self._described = described
+        try:
+            return hardware.build(described, self._digest, *((old["serial"], old["boot"]) if old else ()))
+        except hardware.Refused as err:
+            raise errors.PolicyError(
+                f"{self.description_path} gives GPU {err.gpu} the instance {err.wanted}, which it can't have.",
+                gpu=err.gpu,
+                todo="Correct its instances: the profile is unknown, or nothing is free there.",
+            ) from err
+
+    # -- the machine ---------------------------------------------------------------------------------------------
+    def state(self):
+        """
+        What the machine is now; plain data, to be read only.
+
+        Raises :class:`errors.PolicyError` when the description changed since the machine was made.
+        """
+        state = self._file.read()
+        if state is None:
+            self._file.create(self._build)
+            state = self._file.read()
+        if state.get("digest") != self._digest or state.get("format") != state_file.FORMAT:
+            raise errors.PolicyError(
+                f"The host description {self.description_path} changed since the simulated host '{self.name}' was made.",
+                todo=f"Reset the simulated host: call SimulatedHost.reset, or remove {self._file.path}.",
+            )
+        return state
+
+    @contextmanager
+    def change(self):
+        """Change the machine: yields its state, which is saved when the block ends without an error."""
+        self.state()
+        with self._file.change() as state:
+            yield state
+
+    def reset(self):
+        """Go back to the description. Identities are not given twice, so MIG UUIDs differ from those before."""
+        text = self._text()
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
+        self._described = description.parse(text, self.description_path)
+        self._file.replace(self._build)
+
+    def reboot(self):
+        """Boot the machine anew: a new boot id, no instances, no processes; Hopper and later forget their MIG mode."""
+        with self.change() as state:
+            hardware.reboot(state)
+
+    def add_fault(self, fault):
+        """
+        Let something go wrong from now on.
+
+        :param fault: as in the description, see :mod:`gpuslice.sim.faults`. Raises :class:`errors.PolicyError`.
+        """
+        mistakes = description.Mistakes()
+        with self.change() as state:
+            parsed = faults.parse(fault, "fault", state["gpus"], mistakes)
+            self._no_mistakes("fault", mistakes)
+            state["faults"].append(parsed)
+
+    def clear_faults(self):
+        """Nothing goes wrong any more; what a fault did stays."""
+        with self.change() as state:
+            state["faults"] = []
+
+    def add_process(self, process):
+        """
+        Start a process that uses a GPU or a slice.
+
+        :param process: as in the description, see :mod:`gpuslice.sim.description`. Raises :class:`errors.PolicyError`.
+        """
+        mistakes = description.Mistakes()
+        with self.change() as state:
+            parsed = description.process(process, "process", state["gpus"], mistakes)
+            if any(parsed["pid"] == other["pid"] for other in state["processes"]):
+                mistakes.note("process.pid", f"{parsed['pid']} runs already")
+            self._no_mistakes("process", mistakes)
+            state["processes"].append(parsed)
+
+    def remove_process(self, pid):
+        """End a process; it need not be there."""
+        with self.change() as state:
+            state["processes"] = [process for process in state["processes"] if process["pid"] != pid]
+
+    @staticmethod
+    def _no_mistakes(what, mistakes):
+        if mistakes:
+            raise errors.PolicyError(
+                f"The {what} for the simulated host is wrong: {'; '.join(mistakes)}.", todo="Correct it.", mistakes=mistakes
+            )
+
+    def take(self, operation):
+        """Let the time of an operation pass, outside every lock so that GPUs work side by side."""
+        seconds = self.state()["host"]["latency"][operation]
+        if seconds:
+            self.sleep(seconds)
+
+    def hit(self, call, gpu=""):
+        """
+        Count a call for the faults, and do what happens before it: foreign changes, a lost GPU, a kill.
+
+        :return: the faults that hit this call; errors, lies and a kill afterwards are the caller's part.
+        """
+        if not any(faults.concerns(f, call, gpu) and not faults.spent(f) for f in self.state()["faults"]):
+            return []
+        with self.change() as state:
+            hits = [dict(fault) for fault in faults.count(state, call, gpu)]
+            for fault in hits:
+                for change in fault["foreign"]:
+                    hardware.foreign(state, change if change["gpu"] else {**change, "gpu": gpu or next(iter(state["gpus"]))})
+                if fault["lost"] and (fault["gpu"] or gpu):
+                    state["gpus"][fault["gpu"] or gpu]["health"]["lost"] = True
+        if any(fault["kill"] == "before" for fault in hits):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return hits
+
+    def _around(self, call, work, gpu=""):
+        """Do ``work`` of a file operation with the faults that hit it. Raises OSError."""
+        hits = self.hit(call, gpu)
+        for fault in hits:
+            if fault["error"]:
+                number = faults.errno_of(fault["error"])
+                raise OSError(number, os.strerror(number))
+        answer = None if any(fault["lie"] for fault in hits) else work()
+        if any(fault["kill"] == "after" for fault in hits):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    # -- files of the kernel -------------------------------------------------------------------------------------
+    def _tree(self):
+        from gpuslice.sim import sysfs
+
+        state = self.state()
+        if self._files is None or self._files.state is not state:
+            self._files = sysfs.Tree(state)
+        return self._files
+
+    def read(self, path):
+        return self._tree().read(path)
+
+    def listdir(self, path):
+        return self._tree().listdir(path)
+
+    def exists(self, path):
+        return self._tree().exists(path)
+
+    def readlink(self, path):
+        return self._tree().readlink(path)
+
+    def write(self, path, text):
+        from gpuslice.sim import sysfs
+
+        def work():
+            with self.change() as state:
+                sysfs.write(state, path, text, self.attached())
+
+        self._around("write", work, sysfs.gpu_of(self.state(), path))
+
+    # -- the rest of the world -----------------------------------------------------------------------------------
+    def udev_pci(self):
+        """None: a simulated host has no udev, so that sysfs is read."""
+        return None
+
+    def nvml(self):
+        """:class:`gpuslice.sim.nvml.SimulatedNvml`, the same object each time."""
+        if self._nvml is None:
+            try:
+                import pynvml
+            except ImportError as err:
+                raise errors.DriverMissing(
+                    "The Python package nvidia-ml-py is not installed for this minion, so NVIDIA GPUs can't be managed.",
+                    todo="Install it with 'salt-call pip.install nvidia-ml-py'.",
+                ) from err
+            from gpuslice.sim import nvml
+
+            self._nvml = nvml.SimulatedNvml(self, pynvml)
+        return self._nvml
+
+    def attached(self):
+        """Whether this process is a client of the GPUs at present: an NVML session is open."""
+        return self._nvml is not None and self._nvml.attached
+
+    def run(self, argv, timeout=60):
+        from gpuslice.sim import tools
+
+        def work():
+            return tools.run(self, list(argv))
+
+        try:
+            return self._around("run", work) or tools.NOTHING
+        except FileNotFoundError as err:
+            raise tools.missing(argv[0]) from err
+        except TimeoutError as err:
+            raise errors.ToolFailed(f"'{' '.join(argv)}' did not end within {timeout} s.") from err
+        except OSError as err:
+            raise errors.ToolFailed(f"'{' '.join(argv)}' failed: {err.strerror}.") from err
+
+    def processes(self):
+        state = self.state()
+        return [
+            Process(p["pid"], p["command"], p["unit"], p["container"], tuple(self._nodes(state, p))) for p in state["processes"]
+        ]
+
+    @staticmethod
+    def _nodes(state, process):
+        """Device nodes that a process holds open: those described, and those of what it uses."""
+        nodes = list(process["nodes"])
+        for use in process["uses"]:
+            about = state["gpus"][use["gpu"]]["about"]
+            if about["vendor"] == "10de":
+                nodes += [f"/dev/nvidia{about['minor']}", "/dev/nvidiactl", "/dev/nvidia-uvm"]
+        for address, gi_id, ci_id in hardware.uses(state, process):
+            if gi_id is None:
+                continue
+            minor = state["gpus"][address]["about"]["minor"]
+            nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id)}")
+            if ci_id is not None:
+                nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id, ci_id)}")
+        return list(dict.fromkeys(nodes))
+
+    # -- files of our own ----------------------------------------------------------------------------------------
+    def store_write(self, path, data):
+        self._around("store_write", lambda: super(SimulatedHost, self).store_write(path, data))
+
+    def store_append(self, path, line):
+        self._around("store_append", lambda: super(SimulatedHost, self).store_append(path, line))
+
+    def store_remove(self, path):
+        self._around("store_remove", lambda: super(SimulatedHost, self).store_remove(path))
+
+    def boot_id(self):
+        return self.state()["boot_id"]

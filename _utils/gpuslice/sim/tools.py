@@ -1,0 +1,280 @@
+"""
+Programs that a simulated machine has: lspci, nvidia-smi, rocm-smi, amd-smi and xpu-smi, as far as anything here asks them.
+"""
+
+import json
+
+from gpuslice import errors
+from gpuslice.host import Completed
+from gpuslice.sim import description
+from gpuslice.sim import hardware
+from gpuslice.sim import sysfs
+
+NOTHING = Completed(0)
+
+_CLASS_NAMES = {
+    "0108": "Non-Volatile memory controller", "0200": "Ethernet controller", "0207": "Infiniband controller",
+    "0300": "VGA compatible controller", "0302": "3D controller", "0380": "Display controller", "0604": "PCI bridge",
+    "0680": "Bridge", "1200": "Processing accelerators",
+}  # fmt: skip
+_VENDOR_NAMES = {
+    "10de": "NVIDIA Corporation", "1002": "Advanced Micro Devices, Inc. [AMD/ATI]", "8086": "Intel Corporation",
+    "1a03": "ASPEED Technology, Inc.", "15b3": "Mellanox Technologies", "102b": "Matrox Electronics Systems Ltd.",
+}  # fmt: skip
+
+
+def run(host, argv):
+    """
+    Run a program.
+
+    :param host: the :class:`gpuslice.sim.host.SimulatedHost`.
+    :param argv: program and arguments.
+    :return: :class:`gpuslice.host.Completed`. Raises :class:`errors.ToolMissing` for programs that are not installed.
+    """
+    program = argv[0].rpartition("/")[2]
+    if program not in host.state()["host"]["tools"] or program not in _PROGRAMS:
+        raise missing(argv[0])
+    return _PROGRAMS[program](host, argv[1:])
+
+
+def missing(program):
+    """The error for a program that is not installed."""
+    return errors.ToolMissing(f"The program {program} is not installed.", todo="Install it or choose another way.")
+
+
+def _no_option(program, arguments):
+    return Completed(1, "", f"{program}: the simulated host does not know the arguments {' '.join(arguments) or '(none)'}\n")
+
+
+# -- lspci -----------------------------------------------------------------------------------------------------------
+def _lspci(host, arguments):
+    if arguments != ["-Dnnmm"]:
+        return _no_option("lspci", arguments)
+    lines = [_lspci_line(function) for function in sysfs.pci_functions(host.state())]
+    return Completed(0, "".join(line + "\n" for line in lines))
+
+
+def _lspci_line(function):
+    vendor, device = function["vendor"], function["device"]
+    code = function["class"].removeprefix("0x")
+    vendor_name = function.get("vendor_name") or _VENDOR_NAMES.get(vendor, "Vendor")
+    name = function["name"] or "Device"
+    for word in ("NVIDIA ", "AMD ", "Intel "):
+        name = name.removeprefix(word)
+    revision = "" if function["revision"] == "00" else f" -r{function['revision']}"
+    subsystem = '"" ""'
+    if function["subsystem_id"]:
+        sub_vendor, _, sub_device = function["subsystem_id"].partition(":")
+        subsystem = f'"{_VENDOR_NAMES.get(sub_vendor, "Vendor")} [{sub_vendor}]" "Device [{sub_device}]"'
+    class_name = _CLASS_NAMES.get(code[:4], "Class")
+    return (
+        f'{function["address"]} "{class_name} [{code[:4]}]" "{vendor_name} [{vendor}]" "{name} [{device}]"'
+        f"{revision} -p{code[4:]} {subsystem}"
+    )
+
+
+# -- nvidia-smi ------------------------------------------------------------------------------------------------------
+def _nvidia_smi(host, arguments):
+    state = host.state()
+    driver = state["host"]["driver"]
+    if driver["library"] == "missing":
+        return Completed(12, "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n")
+    if not driver["loaded"]:
+        return Completed(9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n")
+    if driver["library_version"] != driver["version"]:
+        return Completed(18, "Failed to initialize NVML: Driver/library version mismatch\n")
+    options, rest = _split_options(arguments)
+    addresses, unknown = _chosen(state, options.get("-i"))
+    if unknown:
+        return Completed(6, f"No devices were found: {unknown}\n")
+    if rest in (["--gpu-reset"], ["-r"]):
+        return _gpu_reset(host, addresses)
+    if rest in (["-L"], ["--list-gpus"]):
+        return _list_gpus(state, addresses)
+    if "--query-gpu" in options and not rest:
+        return _query(state, addresses, options)
+    return _no_option("nvidia-smi", arguments)
+
+
+def _split_options(arguments):
+    """({option: value}, what is left) of nvidia-smi's arguments."""
+    options, rest = {}, []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument in ("-i", "--id"):
+            options["-i"] = next(pending, "")
+        elif argument.startswith("--") and "=" in argument:
+            key, _, value = argument.partition("=")
+            options["-i" if key == "--id" else key] = value
+        else:
+            rest.append(argument)
+    return options, rest
+
+
+def _nvidia_addresses(state):
+    return [a for a, g in state["gpus"].items() if g["about"]["vendor"] == "10de" and g["about"]["driver"] == "nvidia"]
+
+
+def _chosen(state, wanted):
+    """(addresses, first unknown word) of a list of indices, addresses or UUIDs; all GPUs without one."""
+    known = _nvidia_addresses(state)
+    if wanted is None:
+        return known, ""
+    found = []
+    for word in wanted.split(","):
+        word = word.strip()
+        address = description.normal_address(word)
+        match = next((a for a in known if a == address or state["gpus"][a]["about"]["uuid"] == word), None)
+        if match is None and word.isdigit() and int(word) < len(known):
+            match = known[int(word)]
+        if match is None:
+            return [], word
+        found.append(match)
+    return found, ""
+
+
+def _bus_id(address):
+    domain, _, rest = address.partition(":")
+    return f"{domain:0>8}:{rest}".upper()
+
+
+def _gpu_reset(host, addresses):
+    if not host.state()["host"]["privileged"]:
+        return Completed(4, "", "Unable to reset this GPU. Insufficient Permissions\n")
+    host.take("reset")
+    refused, reset = [], []
+    with host.change() as state:
+        # One GPU that refuses stops the reset of all that were named, as the tool does.
+        for address in addresses:
+            gpu = state["gpus"][address]
+            if gpu["about"]["reset"] == "never" or gpu["about"]["vgpu_guest"]:
+                refused.append(f"  GPU {_bus_id(address)}: Not Supported\n")
+            elif gpu["health"]["lost"]:
+                refused.append(f"  GPU {_bus_id(address)}: GPU is lost\n")
+            elif host.attached() or hardware.holders(state, address):
+                refused.append(f"  GPU {_bus_id(address)}: In use by another client\n")
+        if not refused:
+            for address in addresses:
+                hardware.reset(state, address)
+                reset.append(f"GPU {_bus_id(address)} was successfully reset.\n")
+    if refused:
+        return Completed(255, "The following GPUs could not be reset:\n" + "".join(refused))
+    return Completed(0, "".join(reset) + "All done.\n")
+
+
+def _list_gpus(state, addresses):
+    lines = []
+    everyone = _nvidia_addresses(state)
+    for address in addresses:
+        gpu = state["gpus"][address]
+        if gpu["health"]["lost"]:
+            lines.append(f"Unable to determine the device handle for gpu {address}: GPU is lost.")
+            continue
+        lines.append(f"GPU {everyone.index(address)}: {gpu['about']['name']} (UUID: {gpu['about']['uuid']})")
+        for index, gi_id, ci_id in hardware.mig_devices(gpu):
+            gi = gpu["gis"][str(gi_id)]
+            ci = gi["cis"][str(ci_id)]
+            name = hardware.ci_profile_by_id(gpu, gi, ci["profile"]).name
+            lines.append(f"  MIG {name:<14} Device {index:>2}: (UUID: {ci['uuid']})")
+    return Completed(0, "".join(line + "\n" for line in lines))
+
+
+def _mig_word(gpu, key):
+    return "[N/A]" if hardware.mig_table(gpu) is None else ("Disabled", "Enabled")[gpu[key]]
+
+
+_FIELDS = {
+    "index": lambda state, address: str(_nvidia_addresses(state).index(address)),
+    "uuid": lambda state, address: state["gpus"][address]["about"]["uuid"],
+    "gpu_uuid": lambda state, address: state["gpus"][address]["about"]["uuid"],
+    "name": lambda state, address: state["gpus"][address]["about"]["name"],
+    "gpu_name": lambda state, address: state["gpus"][address]["about"]["name"],
+    "pci.bus_id": lambda state, address: _bus_id(address),
+    "gpu_bus_id": lambda state, address: _bus_id(address),
+    "pci.device_id": lambda state, address: "0x" + _ids(state, address).upper(),
+    "pci.sub_device_id": lambda state, address: "0x" + _subsystem(state, address).upper(),
+    "driver_version": lambda state, address: state["host"]["driver"]["version"],
+    "memory.total": lambda state, address: f"{state['gpus'][address]['about']['memory_mib']} MiB",
+    "mig.mode.current": lambda state, address: _mig_word(state["gpus"][address], "mode"),
+    "mig.mode.pending": lambda state, address: _mig_word(state["gpus"][address], "pending"),
+    "compute_cap": lambda state, address: state["gpus"][address]["about"]["compute_capability"],
+    "persistence_mode": lambda state, address: "Enabled",
+    "compute_mode": lambda state, address: "Default",
+}
+
+
+def _ids(state, address):
+    about = state["gpus"][address]["about"]
+    return about["device"] + about["vendor"]
+
+
+def _subsystem(state, address):
+    vendor, _, device = (state["gpus"][address]["about"]["subsystem_id"] or "0000:0000").partition(":")
+    return device + vendor
+
+
+def _query(state, addresses, options):
+    fields = [field.strip() for field in options["--query-gpu"].split(",")]
+    wrong = next((field for field in fields if field not in _FIELDS), None)
+    if wrong is not None:
+        return Completed(2, f'Field "{wrong}" is not a valid field to query.\n')
+    form = options.get("--format", "csv").split(",")
+    lines = [] if "noheader" in form else [", ".join(fields)]
+    for address in addresses:
+        if state["gpus"][address]["health"]["lost"]:
+            return Completed(15, f"Unable to determine the device handle for GPU {_bus_id(address)}: GPU is lost.\n")
+        values = [_FIELDS[field](state, address) for field in fields]
+        lines.append(", ".join(v.removesuffix(" MiB") if "nounits" in form else v for v in values))
+    return Completed(0, "".join(line + "\n" for line in lines))
+
+
+# -- the other vendors -----------------------------------------------------------------------------------------------
+def _gpus_of(state, vendor):
+    return [(a, g["about"]) for a, g in state["gpus"].items() if g["about"]["vendor"] == vendor]
+
+
+def _rocm_smi(host, arguments):
+    if not {"--showbus", "--showproductname", "--json"} >= set(arguments) or "--json" not in arguments:
+        return _no_option("rocm-smi", arguments)
+    cards = {}
+    for number, (address, about) in enumerate(_gpus_of(host.state(), "1002")):
+        card = cards[f"card{number}"] = {}
+        if "--showbus" in arguments:
+            card["PCI Bus"] = address.upper()
+        if "--showproductname" in arguments:
+            card["Card Series"] = about["name"]
+            card["Card Model"] = f"0x{about['device']}"
+            card["Card Vendor"] = _VENDOR_NAMES["1002"]
+    return Completed(0, json.dumps(cards) + "\n")
+
+
+def _amd_smi(host, arguments):
+    if arguments != ["list", "--json"]:
+        return _no_option("amd-smi", arguments)
+    rows = [
+        {"gpu": number, "bdf": address, "uuid": about["uuid"].removeprefix("GPU-")}
+        for number, (address, about) in enumerate(_gpus_of(host.state(), "1002"))
+    ]
+    return Completed(0, json.dumps(rows) + "\n")
+
+
+def _xpu_smi(host, arguments):
+    if arguments != ["discovery", "-j"]:
+        return _no_option("xpu-smi", arguments)
+    rows = [
+        {
+            "device_function_type": "physical",
+            "device_id": number,
+            "device_name": about["name"],
+            "device_type": "GPU",
+            "pci_bdf_address": address,
+            "pci_device_id": f"0x{about['device']}",
+            "uuid": about["uuid"].removeprefix("GPU-"),
+            "vendor_name": "Intel(R) Corporation",
+        }
+        for number, (address, about) in enumerate(_gpus_of(host.state(), "8086"))
+    ]
+    return Completed(0, json.dumps({"device_list": rows}) + "\n")
+
+
+_PROGRAMS = {"lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi}

@@ -1,0 +1,603 @@
+"""
+NVIDIA Multi-Instance GPU.
+
+Settings that :meth:`Mig.plan` takes (one of):
+
+``{"entries": [(profile, start or None, count)], "compute_instances": n}``
+    the layout as a pillar or an argument has it;
+``{"layout": {...}}``
+    exactly this earlier layout, placements included;
+``{"enabled": bool}``
+    only the MIG mode; instances stay as they are where the mode does.
+"""
+
+import os
+from dataclasses import dataclass
+
+from gpuslice import errors
+from gpuslice import health
+from gpuslice import mig_profiles
+from gpuslice import placement
+from gpuslice.catalog import nvidia
+from gpuslice.costs import seconds
+from gpuslice.model import Process
+from gpuslice.model import Slice
+from gpuslice.nvml import FIELD_RESETLESS_MIG
+from gpuslice.nvml import IN_USE
+from gpuslice.nvml import RESET_REQUIRED
+from gpuslice.nvml import Nvml
+from gpuslice.plan import PREPARE
+from gpuslice.plan import RESET
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+
+#: The persistence daemon hands the GPU over by itself on a mode change or reset.
+_POLITE = ("nvidia-persistenced",)
+_RESET_TIMEOUT = 120
+_RESET_REFUSED = ("not supported", "not permitted in this", "unable to reset")
+_MINORS = "/proc/driver/nvidia-caps/mig-minors"
+_CAPS = "/dev/nvidia-caps/nvidia-cap"
+
+
+@dataclass(frozen=True)
+class MigState:
+    """What a GPU is now: ``current`` and ``pending`` MIG mode, and the GPU instances (``gpuslice.nvml.GiState``)."""
+
+    current: bool
+    pending: bool
+    instances: tuple = ()
+
+
+class Mig:
+    """MIG on one host. One object serves one run: it holds the NVML session and what was read in it."""
+
+    name = "mig"
+
+    def __init__(self, host):
+        self._host = host
+        self.nvml = Nvml(host)
+        self._tables = {}
+        self._gi_ids = {}
+        self._processes = None
+        self._minors = None
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether the model can do MIG."""
+        return "mig" in gpu.capabilities
+
+    def observe(self, gpu):
+        """Read the MIG mode and the instances. Raises errors.Unsupported where there is no MIG, errors.DriverError."""
+        mode = self.nvml.mig_mode(gpu.address)
+        if mode is None:
+            raise errors.Unsupported(f"{gpu.model} reports no MIG mode.", gpu.address, _why_no_mig(gpu))
+        current, pending = mode
+        if not current:
+            return MigState(current, pending)
+        instances = self.nvml.instances(gpu.address, self.table(gpu))
+        self._gi_ids.update({(gpu.address, gi.start): gi.id for gi in instances})
+        return MigState(current, pending, instances)
+
+    def table(self, gpu):
+        """
+        The MIG profiles of this GPU: the driver's, or the catalog's where the driver tells none while MIG is off. GPUs of one
+        board type share what the first was asked. Raises errors.Unsupported when neither knows them.
+        """
+        key = (gpu.device_id, gpu.subsystem_id, gpu.memory_mib)
+        if key not in self._tables:
+            known = nvidia.mig_table(gpu.catalog_key) if gpu.catalog_key else None
+            told = self.nvml.table(gpu.address, known)
+            if told is None:
+                # Not cached: the driver may tell them as soon as MIG is on.
+                return known or self._no_table(gpu)
+            self._tables[key] = told
+        return self._tables[key]
+
+    @staticmethod
+    def _no_table(gpu):
+        raise errors.Unsupported(
+            f"The driver tells no MIG profiles for {gpu.model} (device {gpu.device_id}) and the catalog has none.",
+            gpu.address,
+            "Drivers around R535 tell them only once MIG is on: enable it with 'salt-call gpu_mig.set_mode' first.",
+        )
+
+    def layout(self, state):
+        """The state as plain data, without ids and UUIDs, which change with every creation."""
+        found = {
+            "enabled": state.current,
+            "instances": [[gi.profile, gi.start, [[ci.name, ci.start] for ci in gi.cis]] for gi in state.instances],
+        }
+        return found if state.current == state.pending else {**found, "pending": state.pending}
+
+    def words(self, layout):
+        """A layout in a few words."""
+        if not layout.get("enabled"):
+            return "MIG disabled"
+        return ", ".join(f"{profile}@{start}" for profile, start, _ in layout["instances"]) or "MIG enabled without instances"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        mode = _on(layout.get("enabled"))
+        if "pending" in layout:
+            mode += f", {_on(layout['pending'])} after a reset or reboot"
+        return {"mig_mode": mode, "instances": [_instance_words(*instance) for instance in layout["instances"]]}
+
+    def settings_of(self, layout):
+        """Settings that ask for exactly this layout."""
+        return {"layout": layout}
+
+    def release(self):
+        """End the NVML session: our own handles count as clients of the GPU."""
+        self.nvml.close()
+        self._processes = None
+
+    def health(self, gpu):
+        """Why this GPU should not be sliced now, as sentences."""
+        return health.nvidia(self.nvml, gpu)
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, gpu, state, settings, force=False, awaits_reboot=False):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :param force: also what is in use may go; :param awaits_reboot: this boot's reset was refused before, do not try again.
+        :return: :class:`gpuslice.plan.GpuPlan`. Raises errors.ProfileMismatch, errors.ResourceConflict, errors.Unsupported.
+        """
+        wanted = _wanted_mode(settings)
+        if not wanted:
+            return self._plan_off(gpu, state, force, awaits_reboot)
+        if not state.current and self.nvml.is_vgpu_guest(gpu.address):
+            raise errors.Unsupported(
+                "This is a vGPU in a guest, whose MIG mode only the host can change.", gpu.address, "Change it on the host."
+            )
+        table = self.table(gpu)
+        existing = [_instance(gi) for gi in state.instances]
+        wishes = self._wishes(gpu, settings, table, existing)
+        change = self._solve(gpu, state, table, existing, wishes, force)
+        mode_steps = self._mode_steps(gpu, state, True, force, awaits_reboot)
+        if mode_steps is None:
+            return self._waiting(gpu, state)
+        steps = (*mode_steps, *self._shape_steps(gpu, state, change))
+        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True})
+
+    def _wishes(self, gpu, settings, table, existing):
+        if "layout" in settings:
+            return [
+                placement.Wish(profile, start, tuple((name, ci_start) for name, ci_start in cis))
+                for profile, start, cis in settings["layout"]["instances"]
+            ]
+        if "entries" in settings:
+            aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
+            entries = [tuple(entry) for entry in settings["entries"]]
+            return mig_profiles.wishes(entries, table, aliases, settings.get("compute_instances", 1), gpu.address)
+        return [placement.Wish(i.profile, i.start, i.cis) for i in existing]
+
+    def _solve(self, gpu, state, table, existing, wishes, force):
+        """Plan first as if nothing were in use: asking who uses what is dear, and needless when nothing has to go."""
+        try:
+            change = placement.solve(table, existing, wishes)
+            if not change.destroy and not change.destroy_cis:
+                return change
+            busy = self.busy(gpu, state)
+            if not busy:
+                return change
+            marked = [_instance(gi, busy) for gi in state.instances]
+            return placement.solve(table, marked, wishes, force=force)
+        except placement.InUse as err:
+            raise self._in_use(gpu, state, err.instances) from err
+        except errors.ProfileMismatch as err:
+            raise type(err)(err.what, err.gpu or gpu.address, err.todo) from err
+
+    def _in_use(self, gpu, state, instances):
+        busy = self.busy(gpu, state)
+        starts = {instance.start for instance in instances}
+        holders = [p for gi in state.instances if gi.start in starts for ci in gi.cis for p in busy.get((gi.id, ci.id), ())]
+        names = ", ".join(f"{i.profile} at {i.start}" for i in instances)
+        who = "; ".join(dict.fromkeys(map(str, holders)))
+        return errors.ResourceConflict(
+            f"The wanted layout needs {names} to go, which is in use by {who}.",
+            gpu.address,
+            "Stop these, or set containers_gpu_state_management:apply_strategy to force.",
+            holders=[p.as_dict() for p in holders],
+        )
+
+    def _plan_off(self, gpu, state, force, awaits_reboot):
+        """MIG off: everything goes, then the mode."""
+        table = self.table(gpu) if state.instances else None
+        existing = [_instance(gi) for gi in state.instances]
+        change = placement.Change(keep=(), destroy=tuple(existing), create=())
+        if not force and (busy := existing and self.busy(gpu, state)):
+            raise self._in_use(
+                gpu, state, [_instance(gi, busy) for gi in state.instances if any((gi.id, ci.id) in busy for ci in gi.cis)]
+            )
+        mode_steps = self._mode_steps(gpu, state, False, force, awaits_reboot)
+        if mode_steps is None:
+            return self._waiting(gpu, state)
+        steps = (*self._shape_steps(gpu, state, change, phase=PREPARE), *mode_steps)
+        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": False})
+
+    def _mode_steps(self, gpu, state, wanted, force, awaits_reboot):
+        """Steps to the wanted mode: [] when it is there, None when only a reboot can bring it."""
+        if state.pending == wanted == state.current:
+            return []
+        word = "enable" if wanted else "disable"
+        set_mode = self._step(
+            gpu,
+            "set_mode",
+            {"enabled": wanted},
+            f"{word} MIG mode",
+            seconds("set_mode"),
+            PREPARE,
+            undo=f"{'disable' if wanted else 'enable'} MIG mode",
+        )
+        if state.current == wanted:
+            return [set_mode]
+        needs_reset = not self._resetless(gpu)
+        if state.pending == wanted and awaits_reboot:
+            return None
+        if not force:
+            self._refuse_if_held(gpu, state, needs_reset, word)
+        if not needs_reset:
+            return [set_mode]
+        reset = self._step(
+            gpu,
+            "reset",
+            {},
+            "reset the GPU if the driver has not done it with the mode change",
+            seconds("reset"),
+            RESET,
+            needs=("idle", "reset"),
+        )
+        return [reset] if state.pending == wanted else [set_mode, reset]
+
+    def _resetless(self, gpu):
+        told = self.nvml.field(gpu.address, FIELD_RESETLESS_MIG)
+        if told is not None:
+            return told == 1
+        return nvidia.MODELS.get(gpu.catalog_key, {}).get("mode_change") == "nothing"
+
+    def _refuse_if_held(self, gpu, state, needs_reset, word):
+        held = self.gpu_holders(gpu, any_client=needs_reset)
+        if not held:
+            return
+        raise errors.ResourceConflict(
+            f"Could not {word} MIG mode (now {_on(state.current)}): the GPU is in use by {'; '.join(map(str, held))}.",
+            gpu.address,
+            "Stop these, or set containers_gpu_state_management:apply_strategy to force.",
+            holders=[p.as_dict() for p in held],
+        )
+
+    def _shape_steps(self, gpu, state, change, phase=SHAPE):
+        devices = self.nvml.mig_devices(gpu.address) if state.instances and not change.empty else {}
+        by_start = {gi.start: gi for gi in state.instances}
+        steps = []
+        for instance in change.destroy:
+            gi = by_start[instance.start]
+            steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis]
+            steps.append(
+                self._step(
+                    gpu,
+                    "destroy_gi",
+                    {"gi": gi.id},
+                    f"destroy GPU instance {gi.profile} at {gi.start}",
+                    seconds("destroy_gi"),
+                    phase,
+                    undo=f"create GPU instance {gi.profile} at {gi.start}",
+                    needs=("idle",),
+                )
+            )
+        for start, name, ci_start in change.destroy_cis:
+            gi = by_start[start]
+            steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis if (ci.name, ci.start) == (name, ci_start)]
+        for placed in change.create:
+            steps.append(
+                self._step(
+                    gpu,
+                    "create_gi",
+                    {"profile": placed.profile, "start": placed.start},
+                    f"create GPU instance {placed.profile} at {placed.start}",
+                    seconds("create_gi"),
+                    phase,
+                    undo=f"destroy GPU instance {placed.profile} at {placed.start}",
+                )
+            )
+            steps += [self._create_ci(gpu, placed.profile, placed.start, name, ci_start, phase) for name, ci_start in placed.cis]
+        profiles = {placed.start: placed.profile for _, placed in change.keep}
+        steps += [
+            self._create_ci(gpu, profiles[start], start, name, ci_start, phase) for start, name, ci_start in change.create_cis
+        ]
+        return steps
+
+    def _destroy_ci(self, gpu, gi, ci, devices, phase):
+        uuid = devices.get((gi.id, ci.id), (None, ""))[1]
+        return self._step(
+            gpu,
+            "destroy_ci",
+            {"gi": gi.id, "ci": ci.id},
+            f"destroy compute instance {ci.name} of {gi.profile} at {gi.start}{f' ({uuid})' if uuid else ''}",
+            seconds("destroy_ci"),
+            phase,
+            undo=f"create compute instance {ci.name} again, with a new UUID",
+            disrupts=(uuid,) if uuid else (),
+            needs=("idle",),
+        )
+
+    def _create_ci(self, gpu, profile, start, name, ci_start, phase):
+        return self._step(
+            gpu,
+            "create_ci",
+            {"profile": profile, "start": start, "ci": name, "ci_start": ci_start},
+            f"create compute instance {name} in {profile} at {start}",
+            seconds("create_ci"),
+            phase,
+            undo=f"destroy compute instance {name}",
+        )
+
+    def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
+        return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, cost, phase)
+
+    def _gpu_plan(self, gpu, state, table, change, steps, after):
+        after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
+        drawing = placement.draw_change(table, change) if steps and table else ()
+        before = self.layout(state)
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            tuple(steps),
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=tuple(f"{placed.profile} at {placed.start}" for _, placed in change.keep),
+            destroys=tuple(f"{instance.profile} at {instance.start}" for instance in change.destroy),
+            creates=tuple(f"{placed.profile} at {placed.start}" for placed in change.create),
+            drawing=tuple(drawing),
+        )
+
+    def _waiting(self, gpu, state):
+        note = (
+            f"MIG mode is {_on(state.current)} and becomes {_on(state.pending)} at the next reboot: this host can't reset the GPU"
+        )
+        now = self.layout(state)
+        return GpuPlan(
+            gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), waits="reboot", note=note
+        )
+
+    def wish(self, gpu, name, start):
+        """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
+        profile, ci = self._resolve(gpu, name)
+        return [profile.name, start, [[ci.name, None]] if ci else []]
+
+    def without(self, gpu, instance):
+        """
+        The instances of a layout without one, named by MIG UUID or as ``profile@start``.
+
+        :raises errors.DeviceNotFound: the GPU has no such instance.
+        """
+        state = self.observe(gpu)
+        uuids = {gi.start: self._uuids(gpu, gi) for gi in state.instances} if str(instance).startswith("MIG-") else {}
+        left = [
+            gi for gi in state.instances if instance != f"{gi.profile}@{gi.start}" and instance not in uuids.get(gi.start, ())
+        ]
+        if len(left) == len(state.instances):
+            there = ", ".join(f"{gi.profile}@{gi.start}" for gi in state.instances) or "none"
+            raise errors.DeviceNotFound(
+                f"There is no instance {instance}; there are: {there}.", gpu.address, "Name one of these, or a MIG UUID."
+            )
+        return self.layout(MigState(True, True, tuple(left)))["instances"]
+
+    def _uuids(self, gpu, gi):
+        return [uuid for (gi_id, _), (_, uuid) in self.nvml.mig_devices(gpu.address).items() if gi_id == gi.id]
+
+    def _resolve(self, gpu, name):
+        aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
+        return mig_profiles.resolve(name, self.table(gpu), aliases, gpu.address)
+
+    # -- who uses what -------------------------------------------------------------------------------------------
+    def busy(self, gpu, state):
+        """Holders of each compute instance in use: (GPU instance id, compute instance id) -> [Process]."""
+        minor = self.nvml.minor(gpu.address)
+        found = {}
+        for (gi, ci), (device, _) in self.nvml.mig_devices(gpu.address).items():
+            node = self._cap_nodes(minor, gi, ci)[1:]
+            holders = {p.pid: p for p in self._scan() if set(node) & set(p.nodes)}
+            for pid in self.nvml.pids(device, gpu.address):
+                holders.setdefault(pid, self._process(pid))
+            holders.pop(os.getpid(), None)
+            if holders:
+                found[(gi, ci)] = [holders[pid] for pid in sorted(holders)]
+        return found
+
+    def gpu_holders(self, gpu, any_client=True):
+        """
+        Processes that stand in the way of a mode change: those with a context, and with ``any_client`` (a reset is needed) also
+        those that merely hold the device node.
+        """
+        found = {pid: self._process(pid) for pid in self.nvml.pids(self.nvml.handle(gpu.address), gpu.address)}
+        if any_client:
+            node = f"/dev/nvidia{self.nvml.minor(gpu.address)}"
+            found.update({p.pid: p for p in self._scan() if node in p.nodes})
+        return [p for pid, p in sorted(found.items()) if pid != os.getpid() and not p.command.endswith(_POLITE)]
+
+    def _process(self, pid):
+        return next((p for p in self._scan() if p.pid == pid), None) or Process(pid, "command not readable")
+
+    def _scan(self):
+        if self._processes is None:
+            self._processes = self._host.processes()
+        return self._processes
+
+    def _cap_nodes(self, minor, gi, ci):
+        """Capability device nodes of a GPU instance and of a compute instance, as the driver numbers them."""
+        if self._minors is None:
+            self._minors = _parse_minors(self._read(_MINORS))
+        keys = (f"gpu{minor}/gi{gi}/access", f"gpu{minor}/gi{gi}/ci{ci}/access")
+        return tuple(f"{_CAPS}{self._minors[key]}" if key in self._minors else "" for key in keys)
+
+    def _read(self, path):
+        try:
+            return self._host.read(path)
+        except OSError:
+            return ""
+
+    def slices(self, gpu, state):
+        """The MIG devices as slices, with who uses them."""
+        if not state.instances:
+            return []
+        table, minor = self.table(gpu), self.nvml.minor(gpu.address)
+        devices, busy = self.nvml.mig_devices(gpu.address), self.busy(gpu, state)
+        return [self._slice(gpu, table, minor, gi, ci, devices, busy) for gi in state.instances for ci in gi.cis]
+
+    def _slice(self, gpu, table, minor, gi, ci, devices, busy):
+        profile = table.profile(gi.profile)
+        compute = next((c.slices for c in profile.cis if c.name == ci.name), profile.slices) if profile else 0
+        nodes = (f"/dev/nvidia{minor}", *(node for node in self._cap_nodes(minor, gi.id, ci.id) if node))
+        return Slice(
+            gpu.address,
+            "mig",
+            ci.name,
+            devices.get((gi.id, ci.id), (None, ""))[1],
+            profile.memory_mib if profile else None,
+            round(compute / table.compute, 3),
+            f"{gi.start}:{gi.size}",
+            nodes,
+            tuple(p.as_dict() for p in busy.get((gi.id, ci.id), ())),
+        )
+
+    def profiles(self, gpu):
+        """The profiles of a GPU for users, with how many more of each fit now."""
+        table, state = self.table(gpu), self.observe(gpu)
+        free = placement.free_room(table, [_instance(gi) for gi in state.instances])
+        return {
+            p.name: {
+                "memory_mib": p.memory_mib,
+                "compute_slices": p.slices,
+                "memory_slices": p.size,
+                "placements": list(p.starts),
+                "max": p.count,
+                "free": free[p.name],
+                "compute_instances": [ci.name for ci in p.cis],
+            }
+            for p in table.profiles
+        }
+
+    def drawing(self, gpu, state):
+        """The GPU's memory slices as a line of text."""
+        if not state.current:
+            return "MIG is off"
+        return placement.draw(self.table(gpu), [_instance(gi) for gi in state.instances])
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        getattr(self, f"_run_{step.action}")(gpu, **step.args)
+
+    def _run_set_mode(self, gpu, enabled):
+        status = self.nvml.set_mig_mode(gpu.address, enabled)
+        current, pending = self.nvml.mig_mode(gpu.address)
+        if pending == enabled and (current == enabled or status in (0, RESET_REQUIRED, IN_USE)):
+            return
+        word = "enable" if enabled else "disable"
+        if status == IN_USE:
+            held = self.gpu_holders(gpu) or ["a client that can't be seen from here"]
+            raise errors.ResourceConflict(
+                f"Could not {word} MIG mode: in use by {'; '.join(map(str, held))}.", gpu.address, "Stop these and run again."
+            )
+        raise errors.ModeChangePending(
+            f"Could not {word} MIG mode: the driver answered status {status} and it is still {_on(current)}.", gpu.address
+        )
+
+    def _run_reset(self, gpu):
+        current, pending = self.nvml.mig_mode(gpu.address)
+        if current == pending:
+            return
+        self.release()
+        command = ["nvidia-smi", "--gpu-reset", "-i", gpu.address]
+        try:
+            done = self._host.run(command, timeout=_RESET_TIMEOUT)
+        except errors.ToolMissing as err:
+            raise self._reboot_needed(gpu, pending, "nvidia-smi is not installed") from err
+        said = " ".join((done.stdout + " " + done.stderr).split())
+        if done.returncode == 0:
+            self.nvml.forget_handles()
+            return
+        if any(words in said.lower() for words in _RESET_REFUSED):
+            raise self._reboot_needed(gpu, pending, said)
+        held = "; ".join(map(str, self.gpu_holders(gpu))) or "unknown; a loaded nvidia_drm module also blocks it"
+        raise errors.ModeChangePending(
+            f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} Holders: {held}.",
+            gpu.address,
+            "Stop these and run again.",
+        )
+
+    def _reboot_needed(self, gpu, pending, why):
+        return errors.RebootNeeded(
+            f"MIG mode becomes {_on(pending)} at the next reboot: the GPU can't be reset here ({why}).",
+            gpu.address,
+            "Reboot the host.",
+        )
+
+    def _run_destroy_ci(self, gpu, gi, ci):
+        self.nvml.destroy_ci(gpu.address, gi, ci)
+
+    def _run_destroy_gi(self, gpu, gi):
+        # The driver can say "in use" for some tenths of a second after the last compute instance went.
+        for pause in (0.1, 0.3, 1.0):
+            try:
+                return self.nvml.destroy_gi(gpu.address, gi)
+            except errors.ResourceConflict:
+                self._host.sleep(pause)
+        return self.nvml.destroy_gi(gpu.address, gi)
+
+    def _run_create_gi(self, gpu, profile, start):
+        found = self._live_profile(gpu, profile)
+        self._gi_ids[(gpu.address, start)] = self.nvml.create_gi(gpu.address, found, start)
+
+    def _run_create_ci(self, gpu, profile, start, ci, ci_start):
+        found = self._live_profile(gpu, profile)
+        slices = mig_profiles.parse(ci).ci_slices or found.slices
+        wanted = next((c for c in found.cis if c.slices == slices), None)
+        if wanted is None:
+            raise errors.ProfileMismatch(f"{profile} has no compute instance profile {ci}.", gpu.address)
+        self.nvml.create_ci(gpu.address, self._gi_ids[(gpu.address, start)], wanted, ci_start)
+
+    def _live_profile(self, gpu, name):
+        """The driver's profile for a name that was planned, which may have come from the catalog while MIG was off."""
+        return self.table(gpu).profile(name) or self._resolve(gpu, name)[0]
+
+
+def _wanted_mode(settings):
+    if "layout" in settings:
+        return settings["layout"].get("pending", settings["layout"]["enabled"])
+    return settings.get("enabled", True)
+
+
+def _instance(gi, busy=None):
+    cis = tuple((ci.name, ci.start) for ci in gi.cis)
+    used = tuple((ci.name, ci.start) for ci in gi.cis if busy and (gi.id, ci.id) in busy)
+    return placement.Instance(gi.profile, gi.start, gi.size, cis, used)
+
+
+def _instance_words(profile, start, cis):
+    """``3g.40gb@4``, and its compute instances where they are not the one that fills it."""
+    if len(cis) == 1 and cis[0][0] == profile:
+        return f"{profile}@{start}"
+    parts = ", ".join(f"{name.split('.')[0]}@{ci_start}" for name, ci_start in cis)
+    return f"{profile}@{start} [{parts or 'no compute instance'}]"
+
+
+def _parse_minors(text):
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _on(enabled):
+    return "enabled" if enabled else "disabled"
+
+
+def _why_no_mig(gpu):
+    if gpu.catalog_key.startswith("rtx-pro"):
+        return "Workstation RTX PRO boards hide MIG until displaymodeselector sets '--gpumode=compute'."
+    return "Only data-centre GPUs from A100/A30 on and RTX PRO Blackwell boards can do MIG, with a driver that knows it."

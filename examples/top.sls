@@ -1,0 +1,43 @@
+# Which host gets which layout, told by what the host has: the grain 'gpu' of this project.
+#
+# A minion has that grain from its first 'saltutil.sync_grains' (or the sync at its start) on. Until then only '*' matches,
+# which does nothing. See what a host has with 'salt <minion> grains.get gpu:models'.
+#
+# In a compound match a space ends a word, so '?' (any character) stands for it. A host with several models gets one file
+# that knows them all, instead of two files that are merged.
+base:
+  '*':
+    - pillar.none
+
+  'gpu:models:NVIDIA A30*':
+    - match: grain
+    - pillar.a30
+
+  'G@gpu:models:NVIDIA?A100* and not G@gpu:models:NVIDIA?H100*':
+    - match: compound
+    - pillar.a100
+
+  'G@gpu:models:NVIDIA?H100* and not G@gpu:models:NVIDIA?A100*':
+    - match: compound
+    - pillar.h100
+
+  'G@gpu:models:NVIDIA?H100* and G@gpu:models:NVIDIA?A100*':
+    - match: compound
+    - pillar.mixed
+
+  'gpu:models:NVIDIA H200*':
+    - match: grain
+    - pillar.h200
+
+  'gpu:models:NVIDIA B200*':
+    - match: grain
+    - pillar.b200
+
+  'gpu:models:NVIDIA RTX PRO 6000*':
+    - match: grain
+    - pillar.rtx_pro_6000
+
+  # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
+  'gpu:capabilities:mig':
+    - match: grain
+    - pillar.careful

@@ -1,0 +1,413 @@
+"""The pillar: what is accepted, what is refused, and in which words."""
+
+import copy
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuslice import errors
+from gpuslice import policy
+from gpuslice.policy import schema
+
+SLICING = "containers_gpu_slicing"
+UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
+
+
+def slicing(**keys):
+    """The policy of a pillar with these keys under containers_gpu_slicing."""
+    return policy.parse({SLICING: {"enabled": True, **keys}})
+
+
+def mistakes(pillar):
+    """The mistakes of a pillar that must have some."""
+    with pytest.raises(errors.PolicyError) as caught:
+        policy.parse(yaml.safe_load(pillar) if isinstance(pillar, str) else pillar)
+    assert all(each in str(caught.value) for each in caught.value.mistakes)
+    return caught.value.mistakes
+
+
+def only_mistake(**keys):
+    """The one mistake of a pillar with these keys under containers_gpu_slicing."""
+    found = mistakes({SLICING: {"enabled": True, **keys}})
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_an_empty_pillar_is_valid_and_does_nothing():
+    made = policy.parse({})
+    assert (made.enabled, made.method, made.vendor_detection, made.apply_strategy) == (False, "auto", "udev", "auto")
+    assert (made.reboot_required, made.validation, made.health_check) == (False, True, True)
+    assert made.integration == {
+        "runtime": "crun",
+        "device_plugin": "nvidia",
+        "resource_limits": {"memory_gb": 8, "compute_units": 4, "gpu_instances": 1},
+    }
+    assert made.default.strategy == "none"
+    assert (made.rules, made.warnings) == ((), [])
+
+
+def test_keys_of_others_are_left_alone_and_misspelt_ones_are_not():
+    assert policy.parse({"gpu_slicing": 1, "containers": {}, "users": [], 5: 6}).enabled is False
+    for key in ("container_gpu_slicing", "containers_gpu_slicng", "containers_gpu_discovry", "containers_GPU_slicing"):
+        near = "containers_gpu_discovery" if "disc" in key else SLICING
+        assert mistakes({key: {}}) == [f"{key}: is not a known key. Did you mean '{near}'?"]
+
+
+def test_every_mistake_is_reported_at_once_with_its_path():
+    found = mistakes(
+        """
+        containers_gpu_discovery: {metod: auto, vendor_detection: lspc}
+        containers_gpu_slicing:
+          enabled: "yes"
+          strategy: MIG
+          mig: {profiles: [1g.10gb, 9x], gpu_instance_count: "8", compute_instance_count: true}
+          sriov: {vf_count: -1, vf_devices: ["0000:07:00.9"]}
+          time_slicing: {slice_duration: 100}
+          devices:
+            - match: {}
+            - match: {index: 0}
+            - strategy: mig
+        containers_gpu_container_integration: {resource_limits: {memory_gb: 1.5}}
+        containers_gpu_state_management: []
+        """
+    )
+    paths = [each.split(": ")[0] for each in found]
+    assert paths == [
+        "containers_gpu_discovery:metod",
+        "containers_gpu_discovery:vendor_detection",
+        f"{SLICING}:enabled",
+        f"{SLICING}:strategy",
+        f"{SLICING}:mig:profiles:1",
+        f"{SLICING}:mig:gpu_instance_count",
+        f"{SLICING}:mig:compute_instance_count",
+        f"{SLICING}:sriov:vf_count",
+        f"{SLICING}:sriov:vf_devices:0",
+        f"{SLICING}:time_slicing:slice_duration",
+        f"{SLICING}:devices:0:match",
+        f"{SLICING}:devices:1:match:index",
+        f"{SLICING}:devices:2",
+        "containers_gpu_container_integration:resource_limits:memory_gb",
+        "containers_gpu_state_management",
+    ]
+    text = "\n".join(found)
+    assert "Did you mean 'method'?" in text
+    assert "Did you mean 'lspci'?" in text
+    assert "Did you mean 'mig'?" in text
+    assert "is the text 'yes'; true or false is wanted. Write it without quotes." in text
+    assert "is the text '8'; a whole number from 1 to 64 is wanted. Write it without quotes." in text
+    assert "is the truth value true" in text
+
+
+@pytest.mark.parametrize("value", [None, "", "mig", 5, ["a"]])
+def test_a_section_that_is_no_mapping_is_refused(value):
+    for key in schema.TOP:
+        assert mistakes({key: value})[0].startswith(f"{key}: ")
+    assert only_mistake(mig=value).startswith(f"{SLICING}:mig: ")
+
+
+# -- profiles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profiles", "count", "entries"),
+    [
+        (["1g.10gb", "2g.20gb"], 1, [("1g.10gb", None, 1), ("2g.20gb", None, 1)]),
+        (["1g.10gb", "2g.20gb"], 3, [("1g.10gb", None, 3), ("2g.20gb", None, 3)]),
+        (["1g.10gb", "3g.40gb@4", "1G.10GB"], 1, [("1g.10gb", None, 2), ("3g.40gb", 4, 1)]),
+        ({"1g.10gb": 4, "MIG 3g.40gb": 1}, 7, [("1g.10gb", None, 4), ("3g.40gb", None, 1)]),
+        (["1c.3g.40gb@4", "1c.3g.40gb@4"], 1, [("1c.3g.40gb", 4, 2)]),
+        (["1c.3g.40gb@4"], 3, [("1c.3g.40gb", 4, 3)]),
+        (["3c.3g.40gb@0"], 1, [("3g.40gb", 0, 1)]),
+        ([], 1, []),
+    ],
+)
+def test_the_forms_of_a_layout(profiles, count, entries):
+    made = slicing(strategy="mig", mig={"profiles": profiles, "gpu_instance_count": count})
+    assert made.default.settings["mig"] == {"entries": entries, "compute_instances": 1}
+    assert policy.entries(profiles, count) == entries
+
+
+def test_one_name_is_a_layout_for_a_function_but_not_for_the_pillar():
+    assert policy.entries("1g.10gb") == [("1g.10gb", None, 1)]
+    assert "is the text '1g.10gb'; a list like" in only_mistake(strategy="mig", mig={"profiles": "1g.10gb"})
+
+
+@pytest.mark.parametrize(
+    ("profiles", "place", "said"),
+    [
+        (["3g.40gb@4", "3g.40gb@4"], ":1", "pins 3g.40gb to memory slice 4"),
+        (["3g.40gb@4", "1c.3g.40gb@4"], ":1", "takes already"),
+        (["1c.3g.40gb@4", "1c.4g.40gb@4"], ":1", "takes already"),
+        ({"3g.40gb@4": 1}, ":3g.40gb@4", "pins go with the list form"),
+        ({"1g.10gb": 0}, ":1g.10gb", "has the count 0; it goes from 1 to 64"),
+        ({"1g.10gb": True}, ":1g.10gb", "has the count the truth value true"),
+        ({"1g.10gb": "2"}, ":1g.10gb", "Write the number without quotes"),
+        ([{"1g.10gb": 2}], ":0", "write either a list of names or one mapping"),
+        ([5], ":0", "not 5"),
+        ([None], ":0", "not None"),
+        (["1g.10gb+gfk"], ":0", "did you mean '+gfx'?"),
+        (7, "", "is the number 7"),
+    ],
+)
+def test_mistakes_in_a_layout(profiles, place, said):
+    found = only_mistake(strategy="mig", mig={"profiles": profiles})
+    assert found.startswith(f"{SLICING}:mig:profiles{place}: ")
+    assert said in found
+    assert ".." not in found and "?." not in found
+    with pytest.raises(errors.PolicyError) as caught:
+        policy.entries(profiles, path="wanted")
+    assert caught.value.mistakes == [found.replace(f"{SLICING}:mig:profiles", "wanted")]
+
+
+def test_a_pin_cannot_be_multiplied_and_the_mistake_is_told_once():
+    found = only_mistake(
+        strategy="mig", mig={"profiles": ["3g.40gb@4"], "gpu_instance_count": 2}, devices=[{"match": {"vendor": "nvidia"}}]
+    )
+    assert found.startswith(f"{SLICING}:mig:profiles: pins 3g.40gb to memory slice 4, but gpu_instance_count asks for 2")
+
+
+@pytest.mark.parametrize("count", [0, 65, True, "2", None])
+def test_a_function_checks_the_count_too(count):
+    with pytest.raises(errors.PolicyError, match="gpu_instance_count"):
+        policy.entries(["1g.10gb"], count)
+
+
+# -- strategy ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "strategy"),
+    [
+        ({}, "none"),
+        ({"strategy": "mig"}, "mig"),
+        ({"strategy": "mig", "mig": {"enabled": True}}, "mig"),
+        ({"strategy": "mig", "sriov": {"enabled": False}}, "mig"),
+        ({"mig": {"enabled": True}}, "mig"),
+        ({"strategy": "none", "mig": {"enabled": True}}, "mig"),
+        ({"strategy": "auto", "mig": {"enabled": True}}, "auto"),
+        ({"strategy": "auto", "mig": {"enabled": False}}, "auto"),
+        ({"strategy": "passthrough"}, "passthrough"),
+        ({"level_zero": {"enabled": True}}, "level-zero"),
+    ],
+)
+def test_the_strategy_is_what_is_said_or_switched_on(keys, strategy):
+    assert slicing(**keys).default.strategy == strategy
+
+
+def test_a_switched_off_policy_may_name_a_strategy():
+    made = policy.parse({SLICING: {"enabled": False, "strategy": "mig"}})
+    assert (made.enabled, made.default.strategy) == (False, "mig")
+
+
+@pytest.mark.parametrize("strategy", list(schema.SECTIONS))
+def test_a_strategy_that_is_switched_off_in_writing_is_a_contradiction(strategy):
+    key = schema.SECTIONS[strategy]
+    found = mistakes({SLICING: {"strategy": strategy, key: {"enabled": False}}})
+    assert found[0].startswith(f"{SLICING}:{key}:enabled: is false, but the strategy is {strategy}.")
+
+
+def test_two_technologies_at_once_are_a_contradiction():
+    assert "is true, but so is containers_gpu_slicing:mig:enabled" in only_mistake(mig={"enabled": True}, mps={"enabled": True})
+    assert f"is true, but {SLICING}:strategy is mig" in only_mistake(strategy="mig", mps={"enabled": True})
+    rule = {"match": {"vendor": "amd"}, "mig": {"enabled": True}, "mps": {"enabled": True}}
+    assert only_mistake(devices=[rule]).startswith(f"{SLICING}:devices:0:mps:enabled: ")
+
+
+def test_settings_that_the_technology_in_effect_needs():
+    assert only_mistake(strategy="vgpu").startswith(f"{SLICING}:vgpu:profile: is empty")
+    assert "SPX goes with NPS1 only" in only_mistake(strategy="partition", partition={"memory": "NPS4"})
+    assert "is no time at all" in only_mistake(strategy="time-slicing", time_slicing={"slice_duration": "0ms"})
+    assert slicing(strategy="mig", vgpu={"profile": ""}, mig={"profiles": []}).warnings == []
+
+
+def test_what_is_allowed_but_dangerous_is_a_warning():
+    assert "no memory isolation" in slicing(strategy="time-slicing").warnings[0]
+    assert "MIG is switched on with no instances" in slicing(strategy="mig").warnings[0]
+    rule = {"match": {"vendor": "nvidia"}, "mig": {"profiles": ["1g.10gb"]}}
+    assert "its strategy is none, so they have no effect" in slicing(devices=[rule]).warnings[0]
+    assert "no GPU is touched" in policy.parse({"containers_gpu_discovery": {"method": "manual"}}).warnings[0]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("100ms", 0.1), ("2s", 2.0), ("500us", 0.0005), ("1.5ms", 0.0015)])
+def test_durations_become_seconds(text, seconds):
+    made = slicing(strategy="time-slicing", time_slicing={"slice_duration": text})
+    assert made.default.settings["time-slicing"]["slice_duration"] == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", ["100", "100 ms", "fast", "ms", "-1ms", 0.1, True])
+def test_what_is_no_duration(value):
+    assert "a duration like 100ms" in only_mistake(strategy="time-slicing", time_slicing={"slice_duration": value})
+
+
+# -- rules ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_inherits_the_host_and_overrides_key_by_key():
+    made = slicing(
+        strategy="mig",
+        mig={"profiles": ["1g.10gb"], "gpu_instance_count": 2, "compute_instance_count": 1},
+        devices=[
+            {"match": {"model": "NVIDIA A100*"}, "mig": {"profiles": ["1g.5gb"]}},
+            {"match": {"vendor": "amd"}, "strategy": "partition", "partition": {"compute": "CPX"}},
+            {"match": {"vendor": "intel"}, "mps": {"enabled": True}},
+            {"match": {"name": "spare"}, "strategy": "none"},
+        ],
+    )
+    assert [rule.strategy for rule in made.rules] == ["mig", "partition", "mps", "none"]
+    assert made.rules[0].settings["mig"]["entries"] == [("1g.5gb", None, 2)]
+    assert made.rules[1].settings["partition"] == {"compute": "CPX", "memory": "NPS1"}
+    assert made.rules[3].path == f"{SLICING}:devices:3"
+    assert made.default.settings["mig"]["entries"] == [("1g.10gb", None, 2)]
+
+
+def test_a_rule_may_choose_a_technology_that_the_host_switched_off():
+    made = slicing(
+        strategy="sriov", mig={"enabled": False}, devices=[{"match": {"model": "x"}, "strategy": "mig", "mig": {"profiles": []}}]
+    )
+    assert made.rules[0].strategy == "mig"
+
+
+def test_a_rule_that_switches_the_inherited_strategy_off_is_a_contradiction():
+    found = only_mistake(strategy="mig", devices=[{"match": {"model": "x"}, "mig": {"enabled": False}}])
+    assert found.startswith(f"{SLICING}:devices:0:mig:enabled: is false, but the strategy is mig.")
+    assert "strategy: none" in found
+
+
+def test_a_rule_keeps_its_place_when_one_before_it_is_wrong():
+    found = only_mistake(devices=["x", {"match": {"pci": "0000:41:00.0"}}])
+    assert found.startswith(f"{SLICING}:devices:0: is the text 'x'")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"model": "NVIDIA A100*"}, {"model": "nvidia a100*"}),
+        ({"pci": "0000:c1:00.0"}, {"pci": "C1:00.0"}),
+        ({"vendor": "nvidia"}, {"vendor": "nvidia", "model": "NVIDIA A100*"}),
+        ({"uuid": UUID}, {"uuid": UUID.lower()}),
+    ],
+)
+def test_a_rule_that_can_never_win_is_a_mistake(first, second):
+    found = only_mistake(devices=[{"match": first, "strategy": "none"}, {"match": second, "strategy": "none"}])
+    assert found.startswith(f"{SLICING}:devices:1:match: can never win: {SLICING}:devices:0 comes first")
+
+
+def test_a_match_with_a_mistake_in_it_shadows_nothing():
+    rules = [{"match": {"vendor": "amd", "modell": "x"}}, {"match": {"vendor": "amd", "model": "y"}}]
+    assert only_mistake(devices=rules).startswith(f"{SLICING}:devices:0:match:modell: is not a known key. Did you mean 'model'?")
+
+
+@pytest.mark.parametrize("match", [0, "3", {"index": 0}, {"gpu": "1"}, {"id": 2}, {"pci": 1}, {"pci": "0"}])
+def test_a_bare_index_is_refused_with_the_reason(match):
+    assert "indices move" in only_mistake(devices=[{"match": match, "strategy": "none"}])
+
+
+@pytest.mark.parametrize(
+    ("match", "said"),
+    [
+        ({}, "would match every GPU"),
+        ({"pcie": "0000:41:00.0"}, "Did you mean 'pci'?"),
+        ({"model": ""}, "is empty"),
+        ({"model": 5}, "a text is wanted"),
+        ({"vendor": "Nvidia"}, "Did you mean 'nvidia'?"),
+        ({"uuid": "MIG-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"}, "which is a MIG device"),
+        ({"uuid": "GPU-1"}, "the UUID of a GPU is wanted"),
+        ({"pci": "0000:41:00"}, "is not a PCI address"),
+        ("NVIDIA A100", "a mapping with the keys pci, uuid, model, vendor, name is wanted"),
+    ],
+)
+def test_mistakes_in_a_match(match, said):
+    assert said in only_mistake(devices=[{"match": match, "strategy": "none"}])
+
+
+def test_an_unquoted_address_is_understood_with_a_warning():
+    made = policy.parse(yaml.safe_load("containers_gpu_slicing: {devices: [{match: {pci: 0000:41:00.0}, strategy: none}]}"))
+    assert made.rules[0].match == {"pci": "0000:41:00.0"}
+    assert made.warnings[0].startswith(f"{SLICING}:devices:0:match:pci: ")
+    assert "quote" in made.warnings[0]
+
+
+# -- discovery -----------------------------------------------------------------------------------------------------
+
+
+def test_discovery_takes_addresses_and_uuids():
+    made = policy.parse({"containers_gpu_discovery": {"method": "manual", "devices": ["00000000:C1:00.0", UUID]}})
+    assert made.devices == ("0000:c1:00.0", UUID)
+
+
+@pytest.mark.parametrize(
+    ("discovery", "said"),
+    [
+        ({"devices": ["0000:07:00.0"]}, "the method is auto"),
+        ({"method": "manual", "devices": [0]}, "indices move"),
+        ({"method": "manual", "devices": ["2"]}, "indices move"),
+        ({"method": "manual", "devices": ["MIG-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"]}, "which is a MIG device"),
+        ({"method": "manual", "devices": ["0000:07:00.0", "07:00.0"]}, "a second time"),
+        ({"method": "manual", "devices": "0000:07:00.0"}, "a list is wanted"),
+    ],
+)
+def test_mistakes_in_discovery(discovery, said):
+    found = mistakes({"containers_gpu_discovery": discovery})
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_a_rule_for_a_gpu_that_discovery_leaves_out_is_a_warning():
+    made = policy.parse(
+        {
+            "containers_gpu_discovery": {"method": "manual", "devices": ["0000:c1:00.0"]},
+            SLICING: {"devices": [{"match": {"pci": "0000:c2:00.0"}, "strategy": "none"}]},
+        }
+    )
+    assert made.warnings == [
+        f"{SLICING}:devices:0:match:pci: is not among containers_gpu_discovery:devices, so the rule has no effect."
+    ]
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_follows_the_meaning_and_not_the_spelling():
+    base = {SLICING: {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb", "1g.10gb"]}}}
+    same = {SLICING: {"mig": {"profiles": {"1G.10GB": 2}, "compute_instance_count": 1}, "enabled": True, "strategy": "mig"}}
+    other = {SLICING: {"enabled": True, "strategy": "mig", "mig": {"profiles": {"1g.10gb": 3}}}}
+    digests = [policy.parse(each).digest for each in (base, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 16
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5000) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _paths(fields, path=()):
+    """The path of every key of the schema, rules included."""
+    for name, each in fields.items():
+        yield (*path, name)
+        yield from _paths(each.fields, (*path, name))
+        if each.kind == "rules":
+            yield from _paths(each.item.fields, (*path, name, 0))
+
+
+@given(st.sampled_from(list(_paths(schema.TOP))), anything)
+def test_any_value_at_any_key_is_accepted_or_a_mistake_below_that_key(path, value):
+    nested = value
+    for part in reversed(path):
+        nested = [{"match": {"vendor": "amd"}, **nested}] if part == 0 else {part: nested}
+    before = copy.deepcopy(nested)
+    try:
+        policy.parse(nested)
+    except errors.PolicyError as err:
+        assert err.mistakes
+        assert all(each.startswith(path[0]) for each in err.mistakes)
+    assert nested == before
+
+
+@pytest.mark.parametrize("pillar", [None, [], ["x"], 5])
+def test_a_pillar_that_is_no_mapping(pillar):
+    assert mistakes(pillar) == ["The pillar is not a mapping."]

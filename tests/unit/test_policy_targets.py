@@ -1,0 +1,229 @@
+"""Which rule holds for which GPU, and what is left alone for which reason."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuslice import errors
+from gpuslice import policy
+from gpuslice.model import Gpu
+from gpuslice.policy import schema
+
+SLICING = "containers_gpu_slicing"
+H100 = Gpu(
+    "0000:1b:00.0", "nvidia", "2330", model="NVIDIA H100 80GB HBM3", name="GH100 [H100 SXM5 80GB]",
+    uuid="GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", capabilities=("mig", "mps", "time-slicing", "sriov"),
+)  # fmt: skip
+T4 = Gpu("0000:41:00.0", "nvidia", "1eb8", model="NVIDIA T4", name="TU104GL [Tesla T4]", capabilities=("mps", "time-slicing"))
+MI300 = Gpu("0000:c1:00.0", "amd", "74a1", model="AMD Instinct MI300X", capabilities=("partition", "sriov"))
+HOST = [H100, T4, MI300]
+MIG = {"profiles": ["1g.10gb"]}
+
+
+def targets(slicing, gpus=HOST, environment="bare_metal", available=schema.TECHNIQUES, discovery=None):
+    """The targets of a pillar with these keys."""
+    made = policy.parse({SLICING: {"enabled": True, **slicing}, "containers_gpu_discovery": discovery or {}})
+    return policy.targets(made, gpus, environment, available)
+
+
+def techniques(*args, **kwargs):
+    """Only the technique of each GPU."""
+    return [each.technique for each in targets(*args, **kwargs)]
+
+
+def test_a_host_wide_strategy_reaches_what_can_do_it_and_leaves_the_rest_alone():
+    made = targets({"strategy": "mig", "mig": MIG})
+    assert [each.gpu for each in made] == HOST
+    assert made[0].technique == "mig"
+    assert made[0].settings == {"entries": [("1g.10gb", None, 1)], "compute_instances": 1}
+    assert (made[1].technique, made[1].settings, made[1].reason) == (None, {}, "not applicable: NVIDIA T4 has no MIG")
+    assert made[2].reason == "not applicable: AMD Instinct MI300X has no MIG"
+
+
+def test_nothing_is_wanted_of_anybody_while_slicing_is_off_or_the_strategy_none():
+    made = policy.targets(policy.parse({SLICING: {"strategy": "mig", "mig": MIG}}), HOST, "bare_metal")
+    assert [(each.technique, each.reason) for each in made] == [(None, f"{SLICING}:enabled is false")] * 3
+    assert [(each.technique, each.reason) for each in targets({})] == [(None, f"strategy none ({SLICING})")] * 3
+
+
+def test_a_host_without_gpus_has_no_targets():
+    assert targets({"strategy": "mig", "mig": MIG}, gpus=[]) == []
+
+
+def test_the_first_matching_rule_wins():
+    made = targets(
+        {
+            "strategy": "mig",
+            "mig": MIG,
+            "devices": [
+                {"match": {"pci": "1B:00.0"}, "strategy": "none"},
+                {"match": {"vendor": "nvidia"}, "strategy": "time-slicing"},
+                {"match": {"model": "*mi300?"}, "strategy": "partition"},
+            ],
+        }
+    )
+    assert [each.technique for each in made] == [None, "time-slicing", "partition"]
+    assert [each.path for each in made] == [f"{SLICING}:devices:{place}" for place in range(3)]
+    assert made[1].reason == f"strategy time-slicing ({SLICING}:devices:1)"
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        ({"pci": "0000:1b:00.0"}, True),
+        ({"uuid": "GPU-5D5BA0D6-D33D-2B2C-524D-9E3D8D2B8A77"}, True),
+        ({"model": "nvidia h100*"}, True),
+        ({"model": "NVIDIA H100"}, False),
+        ({"name": "GH100 [H100 SXM5 80GB]"}, True),
+        ({"name": "GH100 [H100*"}, True),
+        ({"name": "GH100 [GH]*"}, False),
+        ({"vendor": "nvidia", "model": "*A100*"}, False),
+        ({"vendor": "nvidia", "pci": "0000:1b:00.0", "model": "*H100*"}, True),
+    ],
+)
+def test_all_keys_of_a_match_must_fit(match, fits):
+    rules = [{"match": match, "strategy": "mps"}]
+    assert techniques({"devices": rules}, gpus=[H100]) == (["mps"] if fits else [None])
+
+
+@pytest.mark.parametrize(
+    "match", [{"pci": "0000:41:00.0"}, {"name": "TU104GL [Tesla T4]"}, {"pci": "0000:41:00.0", "model": "*"}]
+)
+def test_a_strategy_that_a_named_gpu_cannot_do_is_an_error(match):
+    with pytest.raises(errors.Unsupported) as caught:
+        targets({"devices": [{"match": match, "strategy": "mig", "mig": MIG}]})
+    assert caught.value.gpu == "0000:41:00.0"
+    assert f"GPU 0000:41:00.0: {SLICING}:devices:0 wants strategy mig, but NVIDIA T4 has no MIG." in str(caught.value)
+
+
+@pytest.mark.parametrize("match", [{"model": "*T4"}, {"vendor": "nvidia"}, {"name": "*T4*"}])
+def test_a_strategy_that_a_kind_of_gpu_cannot_do_is_not_applicable(match):
+    made = targets({"devices": [{"match": match, "strategy": "mig", "mig": MIG}]})
+    assert (made[1].technique, made[1].reason) == (None, "not applicable: NVIDIA T4 has no MIG")
+
+
+def test_a_gpu_named_in_discovery_must_be_able_to_do_the_strategy():
+    discovery = {"method": "manual", "devices": ["0000:41:00.0", "0000:c1:00.0"]}
+    with pytest.raises(errors.Unsupported) as caught:
+        targets({"strategy": "mig", "mig": MIG}, discovery=discovery)
+    assert "NVIDIA T4 has no MIG" in str(caught.value)
+    assert "MI300X has no MIG" in str(caught.value)
+    assert caught.value.gpu == ""
+
+
+def test_what_discovery_does_not_name_is_left_alone():
+    discovery = {"method": "manual", "devices": [H100.uuid.lower()]}
+    made = targets({"strategy": "mig", "mig": MIG}, discovery=discovery)
+    assert [each.technique for each in made] == ["mig", None, None]
+    assert made[1].reason == "not named in containers_gpu_discovery:devices"
+
+
+def test_gpus_that_are_not_there_are_named_with_what_is():
+    rules = [
+        {"match": {"pci": "0000:99:00.0"}, "strategy": "none"},
+        {"match": {"uuid": "GPU-00000000-d33d-2b2c-524d-9e3d8d2b8a77"}, "strategy": "none"},
+    ]
+    with pytest.raises(errors.DeviceNotFound) as caught:
+        targets({"devices": rules})
+    text = str(caught.value)
+    assert f"{SLICING}:devices:0:match:pci names 0000:99:00.0" in text
+    assert f"{SLICING}:devices:1:match:uuid names GPU-00000000" in text
+    assert f"It has 0000:1b:00.0 (NVIDIA H100 80GB HBM3, {H100.uuid}), 0000:41:00.0 (NVIDIA T4)" in text
+    assert "The UUID of 0000:41:00.0, 0000:c1:00.0 is not known" in text
+    with pytest.raises(errors.DeviceNotFound, match="It has no GPU at all"):
+        targets({"devices": rules}, gpus=[])
+    with pytest.raises(errors.DeviceNotFound, match="containers_gpu_discovery:devices names 0000:98:00.0"):
+        targets({}, discovery={"method": "manual", "devices": ["0000:98:00.0"]})
+
+
+def test_a_rule_for_a_gpu_outside_a_manual_discovery_is_not_looked_for():
+    discovery = {"method": "manual", "devices": ["0000:1b:00.0"]}
+    rules = [{"match": {"pci": "0000:99:00.0"}, "strategy": "none"}]
+    assert techniques({"strategy": "mps", "devices": rules}, discovery=discovery) == ["mps", None, None]
+
+
+def test_a_technology_that_this_version_lacks_is_an_error_where_it_was_asked_for():
+    with pytest.raises(errors.Unsupported, match=f"{SLICING}: strategy sriov is not in this version; it has mig.") as caught:
+        targets({"strategy": "sriov"}, available=("mig",))
+    assert str(caught.value).count("not in this version") == 1
+    assert techniques({"strategy": "mig", "mig": MIG}, available=("mig",)) == ["mig", None, None]
+
+
+# -- auto ----------------------------------------------------------------------------------------------------------
+
+
+def test_auto_picks_by_environment_and_says_so():
+    bare, host, guest = (targets({"strategy": "auto", "mig": MIG}, environment=each) for each in schema.ENVIRONMENTS)
+    assert [each.technique for each in bare] == ["mig", None, None]
+    assert [each.technique for each in host] == ["sriov", None, "sriov"]
+    assert [each.technique for each in guest] == ["time-slicing", "time-slicing", None]
+    assert bare[0].reason == f"auto picks mig on bare_metal ({SLICING}:auto_strategy)"
+    assert bare[1].reason.startswith("not applicable: auto picks mig on bare_metal")
+    assert bare[1].reason.endswith("but NVIDIA T4 has no MIG")
+
+
+@pytest.mark.parametrize(
+    ("slicing", "available", "said"),
+    [
+        ({}, ("mig",), "no profiles are given"),
+        ({"mig": {"enabled": False, **MIG}}, ("mig",), "mig:enabled is false"),
+        ({"mig": MIG}, ("mps",), "strategy mig is not in this version"),
+        ({"auto_strategy": {"bare_metal": "none"}}, ("mig",), "auto picks none"),
+        ({"auto_strategy": {"bare_metal": "vgpu"}}, ("vgpu",), "no vGPU profile is given"),
+    ],
+)
+def test_auto_leaves_a_gpu_alone_where_its_pick_cannot_be_had(slicing, available, said):
+    gpu = replace(H100, capabilities=(*H100.capabilities, "vgpu"))
+    made = targets({"strategy": "auto", **slicing}, gpus=[gpu], available=available)[0]
+    assert (made.technique, made.settings) == (None, {})
+    assert said in made.reason
+
+
+def test_a_rule_may_give_auto_back_what_the_host_took_from_it():
+    keys = {"strategy": "auto", "mig": {"enabled": False, **MIG}}
+    rule = {"match": {"model": "*H100*"}, "strategy": "auto", "mig": {"enabled": True}}
+    assert techniques(keys, gpus=[H100]) == [None]
+    assert techniques({**keys, "devices": [rule]}, gpus=[H100]) == ["mig"]
+
+
+def test_auto_with_an_environment_that_it_does_not_know():
+    with pytest.raises(errors.Unsupported, match="can't decide in the environment 'moon'"):
+        targets({"strategy": "auto"}, environment="moon")
+
+
+gpus = st.builds(
+    Gpu,
+    address=st.integers(0, 255).map(lambda bus: f"0000:{bus:02x}:00.0"),
+    vendor=st.sampled_from(schema.VENDORS),
+    device_id=st.just("1234"),
+    model=st.sampled_from(["NVIDIA T4", "NVIDIA H100", "AMD Instinct MI300X", ""]),
+    capabilities=st.sets(st.sampled_from(schema.TECHNIQUES)).map(tuple),
+)
+
+
+@given(
+    st.lists(gpus, max_size=5, unique_by=lambda gpu: gpu.address),
+    st.sampled_from(schema.STRATEGIES),
+    st.lists(
+        st.tuples(st.sampled_from(schema.VENDORS), st.sampled_from(schema.STRATEGIES)), max_size=3, unique_by=lambda x: x[0]
+    ),
+    st.sampled_from(schema.ENVIRONMENTS),
+)
+def test_every_gpu_gets_what_it_can_do_or_a_reason(found, strategy, rules, environment):
+    made = targets(
+        {
+            "strategy": strategy,
+            "mig": MIG,
+            "vgpu": {"profile": "x"},
+            "devices": [{"match": {"vendor": vendor}, "strategy": each} for vendor, each in rules],
+        },
+        gpus=found,
+        environment=environment,
+    )
+    assert [each.gpu for each in made] == found
+    for each in made:
+        assert each.reason
+        assert each.technique is None or each.technique in each.gpu.capabilities
+        assert each.technique is not None or each.settings == {}
