@@ -11,6 +11,7 @@ COSTS = {
     "destroy_gi": (0.07, "A30, as above; a busy GPU takes about 1 s"),
     "set_mode_with_reset": (4.5, "A100 80GB SXM, public log: 4 to 5 s a GPU"),
     "set_mode": (1.0, "no public figure; Hopper and later switch without a reset"),
+    "end_process": (1.0, "our own patience is 10 s, most programs need less than one"),
     "reset": (8.0, "no public figure for a reset that works; refusals return after 5 to 8 s"),
 }
 

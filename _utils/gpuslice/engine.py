@@ -16,6 +16,7 @@ from gpuslice import job
 from gpuslice import policy as policies
 from gpuslice.host import open_host
 from gpuslice.journal import Journal
+from gpuslice.reboot import RebootLedger
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
 from gpuslice.techniques import TECHNIQUES
@@ -186,7 +187,18 @@ class Engine:
         policy = self.policy(pillar)
         result = self.reconciler(policy).apply(self.targets(policy))
         result.warnings += self.rivals()
+        if result.reboot and policy.reboot_required:
+            result.warnings.append(self._reboot(result.reboot))
         return result
+
+    def _reboot(self, waiting):
+        """Schedule the reboot that the policy allows, unless one was made for these GPUs already. Returns what was done."""
+        ledger = RebootLedger(self.host)
+        vain = [gpu for gpu in waiting if ledger.rebooted_in_vain(gpu)]
+        if vain:
+            return f"No reboot is scheduled: {', '.join(vain)} waited for one before, and the host was rebooted in vain."
+        self.host.schedule_reboot("GPU slicing: a mode change comes into force at a reboot")
+        return "The host reboots in a minute, as containers_gpu_state_management:reboot_required allows."
 
     def rivals(self):
         """A sentence for each other tool on this host that manages slices."""

@@ -4,6 +4,8 @@ Who holds GPU device nodes open: read from /proc, without any vendor's library.
 
 import os
 import re
+import signal
+import time
 
 from gpuslice.model import Process
 
@@ -111,3 +113,33 @@ def _text(path):
             return handle.read()
     except OSError:
         return ""
+
+
+#: Seconds that a process is given to end by itself, and seconds to wait after it was killed.
+_PATIENCE, _AFTER_KILL = 10.0, 5.0
+
+
+def end_process(pid, command, root="/proc"):
+    """
+    Ask a process to end (SIGTERM), insist after 10 s (SIGKILL), and say whether it is gone.
+
+    :param command: its command as :func:`scan_proc` told it; a process that is another one by now is left alone and counts as
+        gone.
+    """
+    for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _AFTER_KILL)):
+        if not _is_still(pid, command, root):
+            return True
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        end = time.monotonic() + patience
+        while time.monotonic() < end and _is_still(pid, command, root):
+            time.sleep(0.05)
+    return not _is_still(pid, command, root)
+
+
+def _is_still(pid, command, root):
+    return _command(f"{root}/{pid}") == command

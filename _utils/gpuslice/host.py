@@ -80,6 +80,18 @@ class Host(ABC):
     def processes(self):
         """Processes that hold GPU device nodes open, as a list of :class:`gpuslice.model.Process`."""
 
+    @abstractmethod
+    def end_process(self, pid, command):
+        """
+        Ask a process to end (SIGTERM), insist after 10 s (SIGKILL), and say whether it is gone.
+
+        :param command: what it was when it was seen, so that another process under a recycled number is left alone.
+        """
+
+    @abstractmethod
+    def schedule_reboot(self, why):
+        """Reboot this host in a minute, telling its users why. Raises errors.ToolMissing, errors.ToolFailed."""
+
     # -- files of our own: journal, history, marker --------------------------------------------------------------
     def store_write(self, path, data):
         """Replace a file of ours as a whole and durably (temporary file, fsync, rename). ``data`` is text. Raises OSError."""
@@ -210,6 +222,16 @@ class RealHost(Host):
         from gpuslice import holders
 
         return holders.scan_proc()
+
+    def end_process(self, pid, command):
+        from gpuslice import holders
+
+        return holders.end_process(pid, command)
+
+    def schedule_reboot(self, why):
+        done = self.run(["shutdown", "-r", "+1", why])
+        if done.returncode:
+            raise errors.ToolFailed(f"A reboot could not be scheduled: {done.stderr.strip()}", todo="Reboot the host yourself.")
 
 
 def open_host(config):

@@ -37,12 +37,12 @@ class Wish:
     :ivar profile: profile name as the table has it.
     :ivar start: memory slice where it must begin, None for anywhere.
     :ivar cis: its compute instances, each ``(CI profile name, start in compute slices or None)``; ``()`` for the one CI
-        that fills the GPU instance.
+        that fills the GPU instance, None for no CI at all (what an interrupted change left, to be put back as it was).
     """
 
     profile: str
     start: int | None = None
-    cis: tuple = ()
+    cis: tuple | None = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,9 @@ def solve(table, existing, wishes, force=False):
        then the number of ``(profile, start)`` that can still be added, each counted by its compute slices;
     5. lowest starts, the instances taken biggest first.
 
+    Wishes that describe exactly what exists change nothing, even where the table does not allow it: what the driver made is
+    possible, whatever a table says.
+
     Inside a GI the criteria are the same, among the places that its CIs can have. A GI is kept when its profile, start and
     size are those of a wish, a CI when its profile and start are; a kept GI without CIs gets them.
 
@@ -149,9 +152,15 @@ def solve(table, existing, wishes, force=False):
     """
     board = _board(table)
     existing, wishes = tuple(existing), tuple(wishes)
-    kinds = tuple(sorted((_kind(board, wish) for wish in wishes), key=board.order))
-    if not _arrangements(board, kinds):
-        raise _does_not_fit(board, wishes)
+    try:
+        kinds = _kinds(board, wishes)
+        if not _arrangements(board, kinds):
+            raise _does_not_fit(board, wishes)
+    except errors.ProfileMismatch:
+        pairs = _as_it_is(board, existing, tuple(sorted(wishes, key=lambda wish: wish.start is None)))
+        if pairs is None:
+            raise
+        return Change(tuple(sorted(pairs, key=lambda pair: pair[1].start)), (), ())
     change, lost = _best(board, existing, kinds)
     if lost and not force:
         raise _in_use(lost, change, wishes)
@@ -412,12 +421,12 @@ def _kind(board, wish):
     piece = _piece(board, wish.profile, wish.start, "This GPU", "memory slice")
     inner = board.inner[piece.name]
     filling = board.filling[piece.name]
-    if not wish.cis and filling is None:
+    if wish.cis is not None and not wish.cis and filling is None:
         raise errors.ProfileMismatch(
             f"{piece.name} has no compute instance profile that fills it.",
             todo=f"Name the compute instances that it shall have: {_names(inner)}.",
         )
-    wanted = wish.cis or ((filling, None),)
+    wanted = () if wish.cis is None else wish.cis or ((filling, None),)
     cis = []
     for name, start in wanted:
         ci = _piece(inner, name, start, f"A GPU instance {piece.name}", "compute slice")
@@ -432,6 +441,10 @@ def _kind(board, wish):
             todo="Ask for fewer or smaller compute instances.",
         )
     return kind
+
+
+def _kinds(board, wishes):
+    return tuple(sorted((_kind(board, wish) for wish in wishes), key=board.order))
 
 
 def _piece(board, name, start, owner, unit):
@@ -477,6 +490,31 @@ def _search(board, kinds, pieces, starts, load, found):
     for start, bits in piece.places:
         if start > after and pin in (-1, start) and not load.bits & bits:
             _search(board, kinds, pieces, (*starts, start), _with(load, piece, bits), found)
+
+
+def _as_it_is(board, existing, wishes):
+    """Pairs for :attr:`Change.keep` when the wishes are exactly what exists, else None."""
+    if len(existing) != len(wishes):
+        return None
+    if not wishes:
+        return ()
+    for index, old in enumerate(existing):
+        if _is(board, old, wishes[0]):
+            rest = _as_it_is(board, existing[:index] + existing[index + 1 :], wishes[1:])
+            if rest is not None:
+                return ((old, Placed(old.profile, old.start, old.size, tuple(sorted(old.cis, key=lambda ci: ci[1])))), *rest)
+    return None
+
+
+def _is(board, old, wish):
+    """Whether the instance is what the wish asks for, with every CI."""
+    if old.profile != wish.profile or wish.start not in (None, old.start):
+        return False
+    if wish.cis is None:
+        return not old.cis
+    wanted = wish.cis or ((board.filling.get(old.profile) or old.profile, None),)
+    same = sorted(name for name, _ in wanted) == sorted(name for name, _ in old.cis)
+    return same and all(ci in old.cis for ci in wanted if ci[1] is not None)
 
 
 def _cheapest(board, kinds, gains):
@@ -583,9 +621,7 @@ def _needs(board, wanted, unit="memory"):
 def _does_not_fit(board, wishes):
     """The error for wishes that are possible one by one but not together."""
     fitting = 0
-    while fitting < len(wishes) and _arrangements(
-        board, tuple(sorted((_kind(board, wish) for wish in wishes[: fitting + 1]), key=board.order))
-    ):
+    while fitting < len(wishes) and _arrangements(board, _kinds(board, wishes[: fitting + 1])):
         fitting += 1
     wanted = [(wish.profile, wish.start) for wish in wishes]
     what = f"{_listed(wanted)} do not fit together on this GPU: {_needs(board, wanted)}."

@@ -49,6 +49,7 @@ class GpuPlan:
     :ivar old, new: the same as users see it.
     :ivar keeps: words for each slice that stays; :ivar destroys, creates: for each that goes and comes.
     :ivar drawing: the GPU's slots now and afterwards, a line each.
+    :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
     """
 
@@ -64,6 +65,8 @@ class GpuPlan:
     destroys: tuple = ()
     creates: tuple = ()
     drawing: tuple = ()
+    stops: tuple = ()
+    unloads: tuple = ()
     waits: str = ""
     note: str = ""
 
@@ -75,7 +78,7 @@ class GpuPlan:
     @classmethod
     def from_dict(cls, data):
         """The plan that JSON made ``data`` of."""
-        tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing")}
+        tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing", "stops", "unloads")}
         return cls(**{**data, **tuples, "steps": tuple(Step.from_dict(step) for step in data["steps"])})
 
 
@@ -106,6 +109,16 @@ class Plan:
     def empty(self):
         """Nothing is to do."""
         return not self.changing
+
+    @property
+    def stops(self):
+        """Systemd units to stop for the change."""
+        return sorted({name for gpu in self.changing for name in gpu.stops})
+
+    @property
+    def unloads(self):
+        """Kernel modules to unload for the change."""
+        return sorted({name for gpu in self.changing for name in gpu.unloads})
 
     @property
     def seconds(self):
@@ -168,6 +181,8 @@ def _gpu_lines(gpu, steps):
     if len(gpu.drawing) == 2:
         lines += [f"  now    {gpu.drawing[0]}", f"  after  {gpu.drawing[1]}"]
     lines += [f"  {number}. {step.words}" for number, step in enumerate(gpu.steps, 1)] if steps else []
+    pauses = [("unit", name) for name in gpu.stops] + [("kernel module", name) for name in gpu.unloads]
+    lines += [f"  {kind} {name} is stopped for it and started again afterwards" for kind, name in pauses]
     return lines + ([f"  {gpu.note}"] if gpu.note else [])
 
 

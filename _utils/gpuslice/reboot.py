@@ -17,15 +17,21 @@ class RebootLedger:
         """Whether a reset of this GPU was refused in this boot."""
         return gpu in self._entries() and self._entries()[gpu]["boot_id"] == self._host.boot_id()
 
-    def after_reboot(self, gpu):
-        """Whether this GPU still waits although the host was rebooted since: another reboot will not help."""
-        return gpu in self._entries() and self._entries()[gpu]["boot_id"] != self._host.boot_id()
+    def rebooted_in_vain(self, gpu):
+        """Whether this GPU waits although the host was rebooted for it already: another reboot will not help."""
+        return self._entries().get(gpu, {}).get("reboots", 0) > 0
 
     def add(self, gpu, why):
         """Note that this GPU waits, and tell the system so by its own marker. Raises OSError."""
-        entries = {**self._entries(), gpu: {"boot_id": self._host.boot_id(), "why": why}}
+        old, boot = self._entries().get(gpu), self._host.boot_id()
+        reboots = (old["reboots"] + (old["boot_id"] != boot)) if old else 0
+        entries = {**self._entries(), gpu: {"boot_id": boot, "why": why, "reboots": reboots}}
         self._host.store_write(self._path, json.dumps(entries))
         self._host.mark_reboot_required()
+
+    def keep_only(self, gpus):
+        """No other GPU than these waits any more."""
+        self.remove([gpu for gpu in self._entries() if gpu not in gpus])
 
     def remove(self, gpus):
         """These GPUs are as they should be. Raises OSError."""

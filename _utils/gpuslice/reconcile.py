@@ -24,6 +24,7 @@ from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import Plan
 from gpuslice.reboot import RebootLedger
+from gpuslice.techniques import Rules
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Options:
     How to change.
 
     :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
+    :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
     """
 
@@ -51,10 +53,12 @@ class Options:
     jid: str = ""
     progress: object = None
 
-    @property
-    def force(self):
-        """Whether what is in use may go."""
-        return self.strategy == "force"
+    stop_units: tuple = ()
+    unload_modules: tuple = ()
+
+    def rules(self, awaits_reboot=False):
+        """What a technique may do."""
+        return Rules(self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules))
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Reconciler:
         self._ledger = RebootLedger(host)
         self._stop = threading.Event()
         self._writing = threading.Lock()
+        self._begun = []
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, targets):
@@ -117,8 +122,8 @@ class Reconciler:
     def _plan_one(self, target):
         technique = self._tools.get(target.technique)
         state = technique.observe(target.gpu)
-        waiting = self._ledger.waiting(target.gpu.address)
-        made = technique.plan(target.gpu, state, target.settings, force=self._options.force, awaits_reboot=waiting)
+        rules = self._options.rules(self._ledger.waiting(target.gpu.address))
+        made = technique.plan(target.gpu, state, target.settings, rules)
         if made.steps and self._options.health_check and (reasons := technique.health(target.gpu)):
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
@@ -142,6 +147,7 @@ class Reconciler:
         if not self._journal.unfinished():
             plan = self.plan(targets)
             if plan.empty:
+                self._tidy(plan)
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         with lock.held(self._host.state_dir, self._options.who, self._options.jid):
             return self._apply_locked(targets)
@@ -152,6 +158,8 @@ class Reconciler:
         plan = self.plan(targets)
         result = Result(plan, errors=[why for _, why in plan.blocked], warnings=warnings, reboot=_waiting(plan))
         if plan.empty:
+            if entry:
+                result.warnings += self._resume(entry)
             self._journal.end()
             return result
         gpus = {t.gpu.address: t.gpu for t in targets}
@@ -164,6 +172,7 @@ class Reconciler:
         return result
 
     def _entry(self, plan, before, goal, techniques):
+        self._begun = []
         return Entry(
             time=self._host.now(),
             who=self._options.who,
@@ -178,7 +187,7 @@ class Reconciler:
 
     def _change(self, plan, targets, gpus, entry, result):
         """Carry out a journalled plan, verify it, and put everything back if it fails."""
-        failed, unmet = self._execute(plan.changing, gpus)
+        failed, unmet = self._pause(entry) or self._execute(plan.changing, gpus)
         for gpu, why in unmet.items():
             self._note_reboot(gpu, why, result)
         if not failed:
@@ -191,6 +200,7 @@ class Reconciler:
             self._ledger.remove([p.gpu for p in plan.changing if p.gpu not in unmet])
             result.changes = self._seen_changes(entry, gpus)
             result.warnings += self._health_after(plan, gpus)
+        result.warnings += self._resume(entry)
         if outcome != "left":
             self._journal.end()
         self._record(
@@ -216,6 +226,13 @@ class Reconciler:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(err))
 
+    def _tidy(self, plan):
+        """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
+        try:
+            self._ledger.keep_only(_waiting(plan))
+        except OSError as err:
+            log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, err.strerror)
+
     def _note_reboot(self, gpu, why, result):
         try:
             self._ledger.add(gpu, why)
@@ -223,6 +240,34 @@ class Reconciler:
             result.warnings.append(
                 f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {err.strerror}."
             )
+
+    # -- what is stopped for a change ----------------------------------------------------------------------------
+    def _pause(self, entry):
+        """Stop units and unload modules that the plan names. Returns None, or (errors by GPU, {}) when one refused."""
+        for kind, name, command, _ in _pauses(entry.plan):
+            self._tell(f"stopping {kind} {name}")
+            why = self._command(command)
+            if why:
+                concerned = [p["gpu"] for p in entry.plan["gpus"] if name in (*p["stops"], *p["unloads"])]
+                return {gpu: errors.StepFailed(f"The {kind} {name} could not be stopped: {why}", gpu) for gpu in concerned}, {}
+        return None
+
+    def _resume(self, entry):
+        """Start again what was stopped, whatever became of the change. Returns a sentence for each that refused."""
+        found = []
+        for kind, name, _, command in reversed(_pauses(entry.plan)):
+            self._tell(f"starting {kind} {name}")
+            if why := self._command(command):
+                found.append(f"The {kind} {name} was stopped for this change and could not be started again: {why}")
+        return found
+
+    def _command(self, argv):
+        """Run a program; returns "" or why it failed."""
+        try:
+            done = self._host.run(argv)
+        except errors.GpuSliceError as err:
+            return str(err)
+        return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
 
     # -- executing -----------------------------------------------------------------------------------------------
     def _execute(self, plans, gpus, journalled=True):
@@ -296,6 +341,7 @@ class Reconciler:
                 if journalled:
                     with self._writing:
                         self._journal.step(gpu.address, number)
+                        self._begun.append((gpu.address, number))
                 lines.put(f"{gpu.address} step {number}/{len(made.steps)}: {step.words}")
                 technique.run(gpu, step)
             except errors.RebootNeeded as err:
@@ -336,7 +382,7 @@ class Reconciler:
         technique = self._tools.get(target.technique)
         try:
             state = technique.observe(target.gpu)
-            left = technique.plan(target.gpu, state, target.settings, force=True)
+            left = technique.plan(target.gpu, state, target.settings, Rules(force=True))
         except errors.GpuSliceError as err:
             return err
         if not left.steps:
@@ -379,10 +425,11 @@ class Reconciler:
     # -- putting back --------------------------------------------------------------------------------------------
     def _put_back(self, entry, gpus, failed, result):
         """Undo a change that failed. Returns how it ended: "rolled back", or "left" when something could not be undone."""
+        entry.steps += self._begun
         for err in failed.values():
             self._tell(f"failed, putting everything back: {err}")
         untouched = [gpu for gpu, err in failed.items() if isinstance(err, errors.ForeignChange) and "between plan" in err.what]
-        left = self._restore({g: layout for g, layout in entry.before.items() if g not in untouched}, entry.techniques, gpus)
+        left = self._restore(entry, {g: layout for g, layout in entry.before.items() if g not in untouched}, gpus)
         result.errors += [str(err) for err in failed.values()]
         result.changes = self._seen_changes(entry, gpus)
         if not left:
@@ -391,14 +438,14 @@ class Reconciler:
         result.errors += [self._what_is_left(gpu, err, entry) for gpu, err in left.items()]
         return "left" if any(not isinstance(err, _HOPELESS) for err in left.values()) else "rolled back as far as possible"
 
-    def _restore(self, layouts, techniques, gpus):
-        """Bring GPUs back to earlier layouts. Returns the errors of those that could not be, by PCI address."""
+    def _restore(self, entry, layouts, gpus):
+        """Bring GPUs of a change back to earlier layouts. Returns the errors of those that could not be, by PCI address."""
         plans, left = [], {}
         for tool in self._tools.made():
             tool.release()
         for address, layout in layouts.items():
             try:
-                plans.append(self._plan_restore(address, layout, techniques[address], gpus))
+                plans.append(self._plan_restore(entry, address, layout, gpus))
             except errors.GpuSliceError as err:
                 left[address] = err
         # A GPU that can't be put back must not keep the others from it: each one runs on its own.
@@ -407,16 +454,18 @@ class Reconciler:
             left.update(failed)
             left.update({gpu: errors.RebootNeeded(why, gpu) for gpu, why in unmet.items()})
         for made in plans:
-            if made.gpu not in left and (err := self._restored(made.gpu, layouts[made.gpu], techniques[made.gpu], gpus)):
+            if made.gpu not in left and (err := self._restored(made.gpu, layouts[made.gpu], entry.techniques[made.gpu], gpus)):
                 left[made.gpu] = err
         return left
 
-    def _plan_restore(self, address, layout, name, gpus):
+    def _plan_restore(self, entry, address, layout, gpus):
         if address not in gpus:
             raise errors.DeviceNotFound("This GPU is no longer there.", address, "Nothing can be undone on it.")
-        technique = self._tools.get(name)
+        technique = self._tools.get(entry.techniques[address])
         state = technique.observe(gpus[address])
-        return technique.plan(gpus[address], state, technique.settings_of(layout))
+        planned = {p.gpu: p for p in Plan.from_dict(entry.plan).gpus}
+        begun = [planned[gpu].steps[number - 1] for gpu, number in entry.steps if gpu == address]
+        return technique.plan(gpus[address], state, technique.settings_of(layout, begun))
 
     def _restored(self, address, layout, name, gpus):
         technique = self._tools.get(name)
@@ -450,15 +499,20 @@ class Reconciler:
             return entry, [f"{told}; it is finished now."]
         self._tell(f"{told}; it is undone first")
         gpus = {t.gpu.address: t.gpu for t in targets}
-        left = self._restore(entry.before, entry.techniques, {**self._others(entry, gpus), **gpus})
+        left = self._restore(entry, entry.before, {**self._others(entry, gpus), **gpus})
         hopeless = {gpu: err for gpu, err in left.items() if isinstance(err, _HOPELESS)}
         if len(hopeless) < len(left):
             lines = [self._what_is_left(gpu, err, entry) for gpu, err in left.items()]
             raise errors.RollbackFailed(
                 f"{told} and could not be undone. {' '.join(lines)}", todo="Mend that by hand, then run again."
             )
+        started = self._resume(entry)
         self._journal.end()
-        return None, [f"{told}; it was undone.", *(self._what_is_left(gpu, err, entry) for gpu, err in hopeless.items())]
+        return None, [
+            f"{told}; it was undone.",
+            *started,
+            *(self._what_is_left(gpu, err, entry) for gpu, err in hopeless.items()),
+        ]
 
     def _can_finish(self, targets, entry):
         blocked = dict(self.plan(targets).blocked)
@@ -471,6 +525,15 @@ class Reconciler:
         from gpuslice import inventory
 
         return {gpu.address: gpu for gpu in inventory.discover(self._host)}
+
+
+def _pauses(plan):
+    """(kind, name, command to stop, command to start) of what stops for a plan (plain data)."""
+    units = sorted({name for gpu in plan["gpus"] for name in gpu["stops"]})
+    modules = sorted({name for gpu in plan["gpus"] for name in gpu["unloads"]})
+    return [("unit", name, ["systemctl", "stop", name], ["systemctl", "start", name]) for name in units] + [
+        ("kernel module", name, ["modprobe", "-r", name], ["modprobe", name]) for name in modules
+    ]
 
 
 def _together(mistakes):

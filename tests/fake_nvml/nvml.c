@@ -126,7 +126,12 @@ enum { GI_ENUMS = 18, CI_ENUMS = 9 };
 
 struct ci { u32 used, id, profile, slices, start, index; u64 serial; char uuid[48]; };
 struct gi { u32 used, id, profile, start; u64 serial; struct ci ci[MAX_CIS]; };
-struct gpu { u32 model, domain, bus, slot, function, current, pending, compute_mode; u64 epoch; char uuid[48]; struct gi gi[MAX_GIS]; };
+struct gpu {
+    u32 model, domain, bus, slot, function, current, pending, compute_mode;
+    u64 epoch;
+    char uuid[48];
+    struct gi gi[MAX_GIS];
+};
 
 static struct machine {
     u32 magic, gpus;
@@ -244,10 +249,12 @@ static void unlock(void)
 
 static void note(const char *format, ...)
 {
+    char text[sizeof subject];   /* the arguments may be the present subject */
     va_list args;
     va_start(args, format);
-    vsnprintf(subject, sizeof subject, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    memcpy(subject, text, sizeof text);
 }
 
 static void write_log(const char *function, int rc)
@@ -336,7 +343,8 @@ static u32 handles_used;
 
 static void *handle(enum kind kind, struct gpu *g, struct gi *gi, struct ci *ci)
 {
-    struct handle wanted = {kind, (u32)(g - machine->gpu), gi ? gi->serial : 0, ci ? ci->serial : 0, kind == DEVICE ? g->epoch : 0};
+    u64 epoch = kind == DEVICE ? g->epoch : 0;
+    struct handle wanted = {kind, (u32)(g - machine->gpu), gi ? gi->serial : 0, ci ? ci->serial : 0, epoch};
     for (u32 i = 0; i < handles_used; i++) {
         struct handle *h = &handles[i];
         if (h->kind == kind && h->gpu == wanted.gpu && h->gi == wanted.gi && h->ci == wanted.ci && h->epoch == wanted.epoch)
@@ -821,8 +829,10 @@ CALL(nvmlDeviceGetName, nvmlDeviceGetName_body(h, b, n))
 ANY(nvmlDeviceGetPciInfo_v3, (void *h, struct pci_info *out), {
     if (!out)
         return INVALID_ARGUMENT;
-    *out = (struct pci_info){.domain = g->domain, .bus = g->bus, .device = g->slot, .ids = model_of(g)->ids, .subsystem = 0x134f10de};
-    snprintf(out->legacy, sizeof out->legacy, "%04X:%02X:%02X.%X", g->domain & 0xffff, g->bus & 0xff, g->slot & 0xff, g->function & 7);
+    *out = (struct pci_info){.domain = g->domain, .bus = g->bus, .device = g->slot, .ids = model_of(g)->ids};
+    out->subsystem = model_of(g)->resetless ? 0x16c110de : 0x134f10de;
+    snprintf(out->legacy, sizeof out->legacy, "%04X:%02X:%02X.%X", g->domain & 0xffff, g->bus & 0xff, g->slot & 0xff,
+             g->function & 7);
     snprintf(out->address, sizeof out->address, "%08X:%02X:%02X.%X", g->domain, g->bus, g->slot, g->function);
     return OK;
 })
@@ -1250,7 +1260,8 @@ ON(GI, nvmlGpuInstanceGetComputeInstancePossiblePlacements, (void *h, u32 id, st
         return NO_PERMISSION;
     return ci_profile(g, gi, id, &p) ? places_out(p.start, p.places, p.slices, out, count) : INVALID_ARGUMENT;
 })
-CALL(nvmlGpuInstanceGetComputeInstancePossiblePlacements, nvmlGpuInstanceGetComputeInstancePossiblePlacements_body(h, id, out, count))
+CALL(nvmlGpuInstanceGetComputeInstancePossiblePlacements,
+     nvmlGpuInstanceGetComputeInstancePossiblePlacements_body(h, id, out, count))
 
 ON(GI, nvmlGpuInstanceCreateComputeInstanceWithPlacement, (void *h, u32 id, const struct placement *place, void **out), {
     return place ? create_ci(g, gi, id, place, out) : INVALID_ARGUMENT;

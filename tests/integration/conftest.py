@@ -68,8 +68,8 @@ class Answer:
 
 def _objects(text):
     """
-    All JSON objects in ``text``, merged: each minion's answer is one, with text between. (``--static`` would make one of them, but
-    then the command forgets the minions' return codes.)
+    All JSON objects in ``text``, merged: each minion's answer is one, with text between. (``--static`` would make one of them,
+    but then the command forgets the minions' return codes.)
     """
     merged = {}
     decoder = json.JSONDecoder()
@@ -138,7 +138,10 @@ class Fleet:
         self.nodes = {}
         #: Whether the two lasting minions are known to be at their pillars, so that a test need not bring them there.
         self.settled = False
-        self._source = source
+        # A copy, so that every test of a run meets the same tree.
+        self._source = place / "original"
+        for entry in sorted(source.iterdir()):
+            shutil.copytree(entry, self._source / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
         self._describe = describe
 
     # -- the master's side --------------------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ class Fleet:
         for entry in sorted(self.root.iterdir()):
             shutil.rmtree(entry)
         for entry in sorted(self._source.iterdir()):
-            shutil.copytree(entry, self.root / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(entry, self.root / entry.name)
         (self.root / "states" / "top.sls").write_text(STATE_TOP, encoding="utf-8")
         (self.root / "states" / "after_first_run.sls").write_text(AFTER_FIRST_RUN, encoding="utf-8")
 

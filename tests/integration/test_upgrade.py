@@ -108,7 +108,9 @@ def test_a_running_minion_answers_with_the_new_engine_everywhere(served):
 
 
 def test_the_grain_of_a_running_minion_follows_the_new_catalog(served):
-    model = served.salt("dgx", "gpu.devices")["dgx"][0]["model"]
+    devices = served.salt("dgx", "gpu.devices")["dgx"]
+    assert isinstance(devices, list), devices
+    model = devices[0]["model"]
     catalog = served.root / "_utils" / "gpuslice" / "catalog" / "nvidia.py"
     text = catalog.read_text(encoding="utf-8")
     product = model.removeprefix("NVIDIA ")
@@ -125,7 +127,7 @@ def test_loader_files_refuse_an_engine_of_another_interface_in_a_sentence(served
     edit(served.root / "_utils" / "gpuslice" / "__init__.py", r"^API = .*$", "API = 99")
     synchronised(served)
     execution = served.salt("dgx", "gpu.devices")
-    state = served.salt("dgx", "state.single", "gpu_slicing.converged", "x")
+    state = served.salt("dgx", "state.apply", "gpu_slicing")
     for answer in (execution, state):
         assert "99" in str(answer["dgx"]), "the sentence says which interface was found"
         assert "gpuslice" in str(answer["dgx"]), "and of what"

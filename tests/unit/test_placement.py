@@ -444,6 +444,29 @@ def test_an_instance_of_another_size_than_the_table_has_is_not_taken_for_the_wis
     assert change.create == (Placed("3g.40gb", 0, 4, (("3g.40gb", 0),)),)
 
 
+def test_what_the_driver_made_is_never_refused():
+    """A layout that the rules forbid (two +me), a profile that the table lacks, a start that it does not allow."""
+    twice = exists(A30, [("1g.6gb+me", 0), ("1g.6gb+me", 1)])
+    strange = Instance("2g.13gb", 2, 2, (("2g.13gb", 0),))
+    shifted = Instance("2g.12gb", 1, 2, (("1c.2g.12gb", 1), ("1c.2g.12gb", 0)))
+    same = [Wish(old.profile, old.start, old.cis) for old in (*twice, strange)]
+    change = solve(A30, [strange, *twice], same)
+    assert change.empty
+    assert [old for old, _ in change.keep] == [*twice, strange]
+    assert solve(A30, twice, [Wish("1g.6gb+me"), Wish("1g.6gb+me", 1)]).empty
+    assert solve(A30, [strange], [Wish("2g.13gb")]).empty
+    kept = solve(A30, [shifted], [Wish("2g.12gb", 1, (("1c.2g.12gb", None), ("1c.2g.12gb", 0)))])
+    assert kept.empty and kept.layout[0].cis == (("1c.2g.12gb", 0), ("1c.2g.12gb", 1))
+    for other in (
+        [*same, Wish("1g.6gb")],
+        same[:-1],
+        [*same[:-1], Wish("2g.13gb", 0)],
+        [*same[:-1], Wish("2g.13gb", None, None)],
+    ):
+        with pytest.raises(errors.ProfileMismatch):
+            solve(A30, [*twice, strange], other)
+
+
 def test_media_engines_are_not_given_twice():
     assert len(solve(PRO, [], [Wish("1g.24gb+me.all"), *[Wish("1g.24gb-me")] * 3]).create) == 4
     for more in ("1g.24gb", "1g.24gb+me", "1g.24gb+gfx", "2g.48gb+me.all"):
@@ -516,6 +539,15 @@ def test_an_orphan_is_kept_and_gets_its_compute_instance():
     assert change.keep == ((orphan, Placed("2g.10gb", 2, 2, (("2g.10gb", 0),))),)
     assert change.create_cis == [(2, "2g.10gb", 0)]
     assert not change.destroy and not change.create and not change.empty
+
+
+def test_a_gpu_instance_without_compute_instances_can_be_wished():
+    assert solve(A100, [], [Wish("2g.10gb", 2, None)]).create == (Placed("2g.10gb", 2, 2, ()),)
+    assert solve(A100, [Instance("2g.10gb", 2, 2)], [Wish("2g.10gb", None, None)]).empty
+    change = solve(A100, exists(A100, [("2g.10gb", 2)]), [Wish("2g.10gb", None, None)])
+    assert (change.destroy, change.destroy_cis, change.create_cis) == ((), [(2, "2g.10gb", 0)], [])
+    existing = [*exists(A100, [("2g.10gb", 0)]), Instance("2g.10gb", 4, 2)]
+    assert solve(A100, existing, [Wish("2g.10gb", None, None), Wish("2g.10gb")]).empty
 
 
 def test_of_an_orphan_and_a_whole_instance_the_whole_one_is_kept():

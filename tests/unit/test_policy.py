@@ -1,6 +1,7 @@
 """The pillar: what is accepted, what is refused, and in which words."""
 
 import copy
+import types
 
 import pytest
 import yaml
@@ -411,3 +412,12 @@ def test_any_value_at_any_key_is_accepted_or_a_mistake_below_that_key(path, valu
 @pytest.mark.parametrize("pillar", [None, [], ["x"], 5])
 def test_a_pillar_that_is_no_mapping(pillar):
     assert mistakes(pillar) == ["The pillar is not a mapping."]
+
+
+def test_salts_own_mappings_are_read_as_dicts_and_leave_no_trace():
+    secret = pytest.importorskip("salt.utils.secret", reason="pillar masking came with Salt 3008")
+    rule = {"match": {"vendor": "nvidia"}, "mig": {"profiles": {"1g.10gb": 2}}}
+    pillar = {SLICING: {"enabled": True, "strategy": "sriov", "sriov": {"vf_devices": ["0000:c1:00.1"]}, "devices": [rule]}}
+    masked = secret.hide(pillar)
+    assert policy.parse(types.MappingProxyType(masked)) == policy.parse(pillar)
+    assert "*****" not in str(policy.parse(masked))

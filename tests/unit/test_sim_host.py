@@ -203,9 +203,7 @@ def _create_in_process(path, state_dir, index):
 def test_processes_side_by_side_lose_nothing(tmp_path):
     host = example(tmp_path, "dgx-a100-40gb")
     context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_create_in_process, args=(host.description_path, host.state_dir, n)) for n in (0, 1)
-    ]
+    workers = [context.Process(target=_create_in_process, args=(host.description_path, host.state_dir, n)) for n in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -410,3 +408,106 @@ def test_a_killed_process_leaves_the_hardware_as_it_was_before_or_after(host, mo
     assert left == 2 - after_first_run
     for _ in range(left):
         lib.nvmlDeviceCreateGpuInstance(device, 9)
+
+
+# -- processes, latency, and what may be missing ---------------------------------------------------------------------
+def test_a_process_that_only_holds_nodes_uses_what_they_stand_for(tmp_path):
+    host = described(
+        tmp_path,
+        f'gpus: [{{model: a100-40gb, address: "{A100}", minor: 2, mig: enabled, instances: ["3g.20gb@4"]}}]\n'
+        "processes: [{pid: 9, command: cuda-app, container: web, nodes: [/dev/nvidia2, /dev/nvidia-caps/nvidia-cap292]}]\n",
+    )
+    lib, device = device_of(host)
+    ci = lib.nvmlGpuInstanceGetComputeInstanceById(lib.nvmlDeviceGetGpuInstanceById(device, 2), 0)
+    with pytest.raises(pynvml.NVMLError) as caught:
+        lib.nvmlComputeInstanceDestroy(ci)
+    assert caught.value.value == pynvml.NVML_ERROR_IN_USE
+    assert str(host.processes()[0]) == "pid 9 (cuda-app, container web)"
+
+
+def test_processes_are_checked_and_end(host):
+    host.add_process({"pid": 5, "gpu": A100})
+    with pytest.raises(errors.PolicyError, match="5 runs already"):
+        host.add_process({"pid": 5, "gpu": A100})
+    assert host.processes()[0].nodes == ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm")
+    host.remove_process(5)
+    assert host.processes() == []
+
+
+def test_the_first_instance_needs_a_gpu_without_contexts(host):
+    host.add_process({"pid": 5, "gpu": A100})
+    lib, device = device_of(host)
+    with pytest.raises(pynvml.NVMLError) as caught:
+        lib.nvmlDeviceCreateGpuInstance(device, 19)
+    assert caught.value.value == pynvml.NVML_ERROR_IN_USE
+
+
+class _Meanwhile(SimulatedHost):
+    """Notes how long it would wait, and lets another one change the machine in that time."""
+
+    other = None
+    waited = ()
+
+    def sleep(self, seconds):
+        self.waited += (seconds,)
+        self.other.add_process({"pid": 100 + len(self.waited), "gpu": A100, "type": "monitor"})
+
+
+def test_time_passes_while_no_lock_is_held(tmp_path):
+    text = "latency: {init: 1.5, create_gi: 0.25, reset: 6}\n" + ONE_A100
+    other = described(tmp_path, text)
+    host = _Meanwhile(other.description_path, other.state_dir)
+    host.other = other
+    lib, device = device_of(host)
+    lib.nvmlDeviceCreateGpuInstance(device, 19)
+    host.run(["nvidia-smi", "--gpu-reset", "-i", "0"])
+    assert host.waited == (1.5, 0.25, 6)
+    assert [process["pid"] for process in host.state()["processes"]] == [101, 102, 103]
+
+
+def test_without_pynvml_the_package_is_named(host, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(errors.DriverMissing, match="nvidia-ml-py"):
+        host.nvml()
+
+
+@pytest.mark.parametrize("key", sorted(nvidia.MODELS))
+def test_every_model_of_the_catalog_can_be_described(key, tmp_path):
+    table = nvidia.mig_table(key)
+    mig = "mig: enabled, " if table else ""
+    host = described(tmp_path, f'gpus: [{{{mig}model: {key}, address: "{A100}"}}]\n')
+    lib, device = device_of(host)
+    assert lib.nvmlDeviceGetMemoryInfo(device).total > 0
+    if table is None:
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            lib.nvmlDeviceGetMigMode(device)
+        return
+    for profile in table.profiles:
+        assert lib.nvmlDeviceGetGpuInstanceProfileInfo(device, profile.enum).id == profile.id
+        assert 1 <= lib.nvmlDeviceGetGpuInstanceRemainingCapacity(device, profile.id) <= profile.count
+        gi = lib.nvmlDeviceCreateGpuInstance(device, profile.id)
+        full = next(ci for ci in profile.cis if ci.slices == profile.slices)
+        ci = lib.nvmlGpuInstanceCreateComputeInstance(gi, full.id)
+        assert lib.nvmlDeviceGetUUID(lib.nvmlComputeInstanceGetInfo(ci).device).startswith("MIG-")
+        lib.nvmlComputeInstanceDestroy(ci)
+        lib.nvmlGpuInstanceDestroy(gi)
+
+
+def test_a_process_is_ended_only_under_its_own_name_and_if_it_will(host):
+    host.add_process({"pid": 5, "command": "train", "gpu": A100})
+    host.add_process({"pid": 6, "command": "hung", "gpu": A100, "stubborn": True})
+    assert host.end_process(5, "another")
+    assert [process.pid for process in host.processes()] == [5, 6]
+    assert host.end_process(5, "train") and not host.end_process(6, "hung")
+    assert [process.pid for process in host.processes()] == [6]
+
+
+def test_the_reboot_marker_is_the_simulated_machines_own_and_gone_after_the_boot(host):
+    host.mark_reboot_required()
+    host.mark_reboot_required()
+    host.schedule_reboot("MIG mode of a GPU")
+    assert host.read("/run/reboot-required.pkgs") == "gpu-slicing"
+    assert host.exists("/run/reboot-required")
+    assert host.state()["reboot_scheduled"] == "MIG mode of a GPU"
+    host.reboot()
+    assert not host.exists("/run/reboot-required") and host.state()["reboot_scheduled"] == ""

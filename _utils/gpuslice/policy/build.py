@@ -63,7 +63,8 @@ class Policy:
     :ivar vendor_detection: what finds the GPUs. :ivar auto_strategy: environment -> what strategy auto picks there.
     :ivar rules: the rules of single GPUs and models, in order. :ivar default: the rule of every other GPU.
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar reboot_required: whether a reboot may be scheduled.
-    :ivar validation: :ivar health_check: as in the pillar. :ivar integration: runtime, device_plugin, resource_limits.
+    :ivar validation: :ivar health_check: :ivar stop_units: :ivar unload_modules: as in the pillar.
+    :ivar integration: runtime, device_plugin, resource_limits.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
     :ivar digest: 16 hex digits that change exactly when the meaning of the policy does.
     """
@@ -79,6 +80,8 @@ class Policy:
     reboot_required: bool
     validation: bool
     health_check: bool
+    stop_units: list
+    unload_modules: list
     integration: dict
     warnings: list = field(default_factory=list)
     digest: str = ""
@@ -225,6 +228,11 @@ def _mig_settings(settings, strategy, slicing, written, path, notes):
     where = f"{path if own else SLICING}:mig:profiles"
     listed = profiles.expand(mig["profiles"], mig["gpu_instance_count"], where, notes)
     settings["mig"] = {"entries": listed, "compute_instances": mig["compute_instance_count"]}
+    if mig["mode"] == "disabled":
+        settings["mig"] = {"enabled": False}
+        if listed and strategy == "mig":
+            notes.wrong(f"{path}:mig:mode", "is disabled, but profiles are given; write 'profiles: []' or drop it.")
+        return
     if strategy == "mig" and not own and "profiles" not in slicing.get("mig", {}):
         notes.warn(f"{path}:mig:profiles", "is not given, so MIG is switched on with no instances, and idle ones that exist go.")
 

@@ -70,6 +70,8 @@ VENDORS = ("nvidia", "amd", "intel")
 
 _ADDRESS = Field("address", "PCI address of a GPU, in quotes: YAML takes some unquoted ones for numbers.")
 _DEVICE = Field("device", "PCI address in quotes, or UUID of a GPU.")
+_UNIT = Field("pattern", "Systemd unit.", pattern=r"^[A-Za-z0-9:_.@\\-]+\.[a-z]+$", example="a unit like dcgm.service")
+_MODULE = Field("pattern", "Kernel module.", pattern=r"^[A-Za-z0-9_-]+$", example="a module name like vfio_pci")
 
 
 def _map(doc, **fields):
@@ -95,6 +97,7 @@ def _section(doc, **fields):
 SECTION_FIELDS = {
     "mig": _section(
         "Multi-Instance GPU: hardware slices with their own memory.",
+        mode=_choice("disabled: no instances, and MIG mode is switched off.", "enabled", "enabled", "disabled"),
         profiles=Field("profiles", "A list of names, each with an optional @start, or a mapping of name to count.", []),
         gpu_instance_count=_number("How many of each profile of the list form.", 1, 1, 64),
         compute_instance_count=_number("Compute instances in each GPU instance that is not named with a 'c.' part.", 1, 1, 8),
@@ -198,6 +201,8 @@ TOP = {
         reboot_required=_flag("true: a reboot may be scheduled when a change needs one; false: it is only reported."),
         validation=_flag("Read the hardware again after a change and compare.", True),
         health_check=_flag("Refuse to slice an unhealthy GPU, and check it again after.", True),
+        stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again after it.", [], item=_UNIT),
+        unload_modules=Field("list", "Kernel modules that may be unloaded for a reset; they are loaded again.", [], item=_MODULE),
     ),
 }
 

@@ -53,10 +53,12 @@ health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending,
 sysfs             more files of its PCI directory: ``{file: text}``; they can be written too ({})
 ================  ==================================================================================================
 
-A process: ``{pid, command, unit, container, type, memory_mib, nodes, gpu, slice, ci, uses}``. It uses a whole ``gpu`` (an
-address), or one ``slice`` of it (``"3g.40gb@0"``) and there one compute instance ``ci`` (0); several with ``uses: [{gpu,
-slice, ci}]``; or it holds just the device ``nodes`` listed. ``type`` is compute, graphics or monitor (compute); a monitor
-has no context on the GPU, so it blocks a reset and nothing else.
+A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, gpu, slice, ci, uses}``. It uses a whole
+``gpu`` (an address), or one ``slice`` of it (``"3g.40gb@0"``) and there one compute instance ``ci`` (0); several with
+``uses: [{gpu, slice, ci}]``; or it holds just the device ``nodes`` listed. ``type`` is compute, graphics or monitor
+(compute); a monitor has no context on the GPU, so it blocks a reset (also the one that is a part of an Ampere mode change)
+and nothing else. A ``stubborn`` one does not end when it is asked to, nor when it is killed, as one that hangs in the
+driver (false).
 """
 
 import hashlib
@@ -295,7 +297,7 @@ def _address(raw, path, mistakes):
         mistakes.note(f"{path}.address", hint)
         return ""
     if not _ADDRESS.fullmatch(value.strip().lower()):
-        mistakes.note(f"{path}.address", f"{value!r} is no PCI address such as \"0000:07:00.0\"")
+        mistakes.note(f"{path}.address", f'{value!r} is no PCI address such as "0000:07:00.0"')
     return normal_address(value)
 
 
@@ -476,7 +478,7 @@ def split_slice(text):
     return profile, int(start) if start.isdigit() else None
 
 
-_PROCESS_KEYS = ("pid", "command", "unit", "container", "type", "memory_mib", "nodes", "gpu", "slice", "ci", "uses")
+_PROCESS_KEYS = ("pid", "command", "unit", "container", "type", "memory_mib", "stubborn", "nodes", "gpu", "slice", "ci", "uses")
 
 
 def process(raw, path, known, mistakes):
@@ -510,6 +512,7 @@ def process(raw, path, known, mistakes):
         "container": mistakes.take(raw, path, "container", str, ""),
         "type": mistakes.take(raw, path, "type", str, "compute", _PROCESS_TYPES),
         "memory_mib": mistakes.take(raw, path, "memory_mib", int, 512),
+        "stubborn": mistakes.take(raw, path, "stubborn", bool, False),
         "nodes": [str(node) for node in mistakes.listing(raw.get("nodes"), f"{path}.nodes")],
         "uses": found,
     }

@@ -57,6 +57,7 @@ def build(described, digest, serial=0, boot=0):
         "processes": [],
         "faults": [dict(fault) for fault in described["faults"]],
         "written": {},
+        "reboot_scheduled": "",
     }
     for about in described["gpus"]:
         for wanted in about["instances"]:
@@ -408,6 +409,7 @@ def reboot(state):
     state["boot_id"] = description.made_uuid("", state["host"]["name"], "boot", state["boot"])
     state["processes"] = []
     state["written"] = {}
+    state["reboot_scheduled"] = ""
     for address, gpu in state["gpus"].items():
         reset(state, address)
         if gpu["about"]["resetless"]:

@@ -9,12 +9,19 @@ from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.host import DEFAULT_STATE_DIR
+from gpuslice.host import REBOOT_NAME
+from gpuslice.host import REBOOT_PACKAGES
 from gpuslice.host import Host
 from gpuslice.model import Process
 from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
 from gpuslice.sim import state as state_file
+
+
+def _digest(text):
+    """What tells one text of a description from another."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class SimulatedHost(Host):
@@ -33,7 +40,7 @@ class SimulatedHost(Host):
         super().__init__(state_dir)
         self.description_path = str(description_path)
         text = self._text()
-        self._digest = hashlib.sha256(text.encode()).hexdigest()
+        self._digest = _digest(text)
         self._described = None
         self._nvml = None
         self._files = None
@@ -63,10 +70,12 @@ class SimulatedHost(Host):
 
     def _build(self, old):
         """The state as the description has it; numbers go on from those of ``old``."""
-        described = self._described or description.parse(self._text(), self.description_path)
-        self._described = described
+        text = self._text()
+        digest = _digest(text)
+        if self._described is None or digest != self._digest:
+            self._described, self._digest = description.parse(text, self.description_path), digest
         try:
-            return hardware.build(described, self._digest, *((old["serial"], old["boot"]) if old else ()))
+            return hardware.build(self._described, digest, *((old["serial"], old["boot"]) if old else ()))
         except hardware.Refused as err:
             raise errors.PolicyError(
                 f"{self.description_path} gives GPU {err.gpu} the instance {err.wanted}, which it can't have.",
@@ -101,9 +110,7 @@ class SimulatedHost(Host):
 
     def reset(self):
         """Go back to the description. Identities are not given twice, so MIG UUIDs differ from those before."""
-        text = self._text()
-        self._digest = hashlib.sha256(text.encode()).hexdigest()
-        self._described = description.parse(text, self.description_path)
+        self._described = None
         self._file.replace(self._build)
 
     def reboot(self):
@@ -282,6 +289,38 @@ class SimulatedHost(Host):
             if ci_id is not None:
                 nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id, ci_id)}")
         return list(dict.fromkeys(nodes))
+
+    def end_process(self, pid, command):
+        def work():
+            with self.change() as state:
+                if not state["host"]["privileged"]:
+                    return
+                state["processes"] = [
+                    process
+                    for process in state["processes"]
+                    if process["pid"] != pid or process["command"] != command or process["stubborn"]
+                ]
+
+        self._around("end_process", work)
+        return not any(p["pid"] == pid and p["command"] == command for p in self.state()["processes"])
+
+    def schedule_reboot(self, why):
+        """Only note it (``state()["reboot_scheduled"]``): time does not pass by itself here, :meth:`reboot` is the reboot."""
+        with self.change() as state:
+            if not state["host"]["privileged"]:
+                raise errors.ToolFailed("A reboot could not be scheduled: root is needed.", todo="Reboot the host yourself.")
+            state["reboot_scheduled"] = why
+
+    def mark_reboot_required(self):
+        """The marker of the simulated machine; the file of that name on the machine that this runs on is left alone."""
+
+        def work():
+            with self.change() as state:
+                names = state["written"].get(REBOOT_PACKAGES, "").splitlines()
+                state["written"]["/run/reboot-required"] = "*** System restart required ***"
+                state["written"][REBOOT_PACKAGES] = "\n".join(dict.fromkeys([*names, REBOOT_NAME]))
+
+        self._around("store_write", work)
 
     # -- files of our own ----------------------------------------------------------------------------------------
     def store_write(self, path, data):

@@ -46,6 +46,7 @@ _INDEPENDENT_SINCE = 550
 #: Functions of pynvml that are plain Python and call no library.
 _HELPERS = {"nvmlStructToFriendlyObject", "nvmlFriendlyObjectToStruct", "nvmlExceptionClass", "convertStrBytes"}
 
+
 class _Handle:
     """What a handle stands for: a device, MIG device, GPU instance or compute instance."""
 
@@ -687,28 +688,32 @@ class SimulatedNvml:
     @_function()
     def nvmlDeviceGetGpuInstanceProfileInfo(self, device, profile, version=2):
         """A GPU instance profile by enum: NOT_SUPPORTED where the GPU lacks it, INVALID_ARGUMENT past the last one."""
-        if version not in (1, 2) or (version == 2 and self._level() < 495):
+        level = self._level()
+        if version not in (1, 2) or (version == 2 and level < 495):
             raise hardware.Refused(_FUNCTION_NOT_FOUND)
         _, gpu = self._device(device)
-        self._tells_profiles(gpu)
-        return self._profile_info(hardware.profile_by_enum(gpu, profile, self._level()), version)
+        self._tells_profiles(gpu, level)
+        return self._profile_info(hardware.profile_by_enum(gpu, profile, level), version)
 
     @_function(since=580)
     def nvmlDeviceGetGpuInstanceProfileInfoById(self, device, profileId):
         """A GPU instance profile by id."""
         _, gpu = self._device(device)
-        self._tells_profiles(gpu)
-        return self._profile_info(hardware.profile_by_id(gpu, profileId, self._level()), 2)
+        level = self._level()
+        self._tells_profiles(gpu, level)
+        return self._profile_info(hardware.profile_by_id(gpu, profileId, level), 2)
 
     @_function(since=580)
     def nvmlDeviceGetGpuInstanceProfileInfoByIdV(self, device, profileId):
         """As nvmlDeviceGetGpuInstanceProfileInfoById."""
         _, gpu = self._device(device)
-        self._tells_profiles(gpu)
-        return self._profile_info(hardware.profile_by_id(gpu, profileId, self._level()), 2)
+        level = self._level()
+        self._tells_profiles(gpu, level)
+        return self._profile_info(hardware.profile_by_id(gpu, profileId, level), 2)
 
-    def _tells_profiles(self, gpu):
-        off = not gpu["mode"] and self._level() < _INDEPENDENT_SINCE
+    @staticmethod
+    def _tells_profiles(gpu, level):
+        off = not gpu["mode"] and level < _INDEPENDENT_SINCE
         if hardware.mig_table(gpu) is None or off:
             raise hardware.Refused(hardware.NOT_SUPPORTED)
 
@@ -729,8 +734,9 @@ class SimulatedNvml:
         """All legal placements of a profile, whether they are free or not."""
         _, gpu = self._device(device)
         self._privileged()
-        self._tells_profiles(gpu)
-        profile = hardware.profile_by_id(gpu, profileId, self._level())
+        level = self._level()
+        self._tells_profiles(gpu, level)
+        profile = hardware.profile_by_id(gpu, profileId, level)
         return self._fill(placementsRef, countRef, [(s, profile.size) for s in profile.starts], self._put_place)
 
     @_function()

@@ -7,8 +7,8 @@ The technologies, one file each. A technique is a class with this shape; adding 
     layout(state) -> dict                           the state as plain data: what journal, history and changes carry
     words(layout) -> str                            a layout in a few words
     shown(layout) -> dict                           a layout as users see it in changes
-    settings_of(layout) -> dict                     settings that ask for exactly this layout (undo, rollback)
-    plan(gpu, state, settings, force, awaits_reboot) -> GpuPlan
+    settings_of(layout, begun) -> dict              settings that ask for exactly this layout (undo, rollback)
+    plan(gpu, state, settings, rules) -> GpuPlan
     run(gpu, step)                                  carry out one step
     health(gpu) -> [sentence]                       why the GPU should not be sliced now
     slices(gpu, state) -> [Slice]                   what consumers can be given
@@ -16,9 +16,51 @@ The technologies, one file each. A technique is a class with this shape; adding 
 """
 
 import importlib
+from dataclasses import dataclass
+from dataclasses import field
 
 #: Name of each technique this version has, and where its class is.
 TECHNIQUES = {"mig": ("gpuslice.techniques.mig", "Mig")}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """
+    What a change may do.
+
+    :ivar force: end also what is in use; :ivar awaits_reboot: this boot's reset was refused before, do not try again.
+    :ivar stop_units: systemd units that may be stopped for the change, and are started again after it.
+    :ivar unload_modules: kernel modules that may be unloaded for a reset, and are loaded again after it.
+    """
+
+    force: bool = False
+    awaits_reboot: bool = False
+    stop_units: tuple = ()
+    unload_modules: tuple = ()
+
+    def may_stop_all(self, processes):
+        """Whether each of these processes belongs to a unit that may be stopped."""
+        return all(process.unit in self.stop_units for process in processes)
+
+
+PLAIN = Rules()
+
+
+@dataclass
+class Stops:
+    """What has to stop for a change: units (started again later), modules (loaded again), and bare processes (ended)."""
+
+    units: set = field(default_factory=set)
+    modules: set = field(default_factory=set)
+    processes: list = field(default_factory=list)
+
+    def add(self, processes, rules):
+        """These hold what has to go."""
+        for process in processes:
+            if process.unit in rules.stop_units:
+                self.units.add(process.unit)
+            elif process not in self.processes:
+                self.processes.append(process)
 
 
 class Toolbox:

@@ -11,7 +11,6 @@ Settings that :meth:`Mig.plan` takes (one of):
     only the MIG mode; instances stay as they are where the mode does.
 """
 
-import os
 from dataclasses import dataclass
 
 from gpuslice import errors
@@ -20,7 +19,6 @@ from gpuslice import mig_profiles
 from gpuslice import placement
 from gpuslice.catalog import nvidia
 from gpuslice.costs import seconds
-from gpuslice.model import Process
 from gpuslice.model import Slice
 from gpuslice.nvml import FIELD_RESETLESS_MIG
 from gpuslice.nvml import IN_USE
@@ -31,13 +29,17 @@ from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.mig_users import Users
 
-#: The persistence daemon hands the GPU over by itself on a mode change or reset.
-_POLITE = ("nvidia-persistenced",)
 _RESET_TIMEOUT = 120
 _RESET_REFUSED = ("not supported", "not permitted in this", "unable to reset")
-_MINORS = "/proc/driver/nvidia-caps/mig-minors"
-_CAPS = "/dev/nvidia-caps/nvidia-cap"
+_MODULES = "/proc/modules"
+_STOP_OR_FORCE = (
+    "Stop these, name their units in containers_gpu_state_management:stop_units, "
+    "or set containers_gpu_state_management:apply_strategy to force."
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ class Mig:
         self.nvml = Nvml(host)
         self._tables = {}
         self._gi_ids = {}
-        self._processes = None
-        self._minors = None
+        self.users = Users(host, self.nvml)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -123,101 +124,121 @@ class Mig:
             mode += f", {_on(layout['pending'])} after a reset or reboot"
         return {"mig_mode": mode, "instances": [_instance_words(*instance) for instance in layout["instances"]]}
 
-    def settings_of(self, layout):
-        """Settings that ask for exactly this layout."""
-        return {"layout": layout}
+    def settings_of(self, layout, begun=None):
+        """
+        Settings that ask for exactly this layout.
+
+        :param begun: the steps that a change to be undone has begun; only what they made is destroyed then.
+        """
+        if begun is None:
+            return {"layout": layout}
+        return {"layout": layout, "created": [step.args["start"] for step in begun if step.action == "create_gi"]}
 
     def release(self):
         """End the NVML session: our own handles count as clients of the GPU."""
         self.nvml.close()
-        self._processes = None
+        self.users.forget()
 
     def health(self, gpu):
         """Why this GPU should not be sliced now, as sentences."""
         return health.nvidia(self.nvml, gpu)
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def plan(self, gpu, state, settings, force=False, awaits_reboot=False):
+    def plan(self, gpu, state, settings, rules=PLAIN):
         """
         What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
 
-        :param force: also what is in use may go; :param awaits_reboot: this boot's reset was refused before, do not try again.
+        :param rules: what the change may do, see :class:`gpuslice.techniques.Rules`.
         :return: :class:`gpuslice.plan.GpuPlan`. Raises errors.ProfileMismatch, errors.ResourceConflict, errors.Unsupported.
         """
         wanted = _wanted_mode(settings)
         if not wanted:
-            return self._plan_off(gpu, state, force, awaits_reboot)
+            return self._plan_off(gpu, state, rules)
         if not state.current and self.nvml.is_vgpu_guest(gpu.address):
             raise errors.Unsupported(
                 "This is a vGPU in a guest, whose MIG mode only the host can change.", gpu.address, "Change it on the host."
             )
-        table = self.table(gpu)
+        table, stops = self.table(gpu), Stops()
         existing = [_instance(gi) for gi in state.instances]
         wishes = self._wishes(gpu, settings, table, existing)
-        change = self._solve(gpu, state, table, existing, wishes, force)
-        mode_steps = self._mode_steps(gpu, state, True, force, awaits_reboot)
+        change = self._solve(gpu, state, table, wishes, rules, stops)
+        self._refuse_foreign(gpu, settings, change)
+        mode_steps = self._mode_steps(gpu, state, True, rules, stops)
         if mode_steps is None:
             return self._waiting(gpu, state)
-        steps = (*mode_steps, *self._shape_steps(gpu, state, change))
-        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True})
+        steps = (*self._ending(gpu, stops), *mode_steps, *self._shape_steps(gpu, state, change))
+        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True}, stops)
 
     def _wishes(self, gpu, settings, table, existing):
         if "layout" in settings:
             return [
-                placement.Wish(profile, start, tuple((name, ci_start) for name, ci_start in cis))
+                # A GPU instance that had no compute instance (left by a partial create) gets none.
+                placement.Wish(profile, start, tuple((name, ci_start) for name, ci_start in cis) or None)
                 for profile, start, cis in settings["layout"]["instances"]
             ]
         if "entries" in settings:
             aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
             entries = [tuple(entry) for entry in settings["entries"]]
             return mig_profiles.wishes(entries, table, aliases, settings.get("compute_instances", 1), gpu.address)
-        return [placement.Wish(i.profile, i.start, i.cis) for i in existing]
+        return [placement.Wish(i.profile, i.start, i.cis or None) for i in existing]
 
-    def _solve(self, gpu, state, table, existing, wishes, force):
+    def _solve(self, gpu, state, table, wishes, rules, stops):
         """Plan first as if nothing were in use: asking who uses what is dear, and needless when nothing has to go."""
         try:
-            change = placement.solve(table, existing, wishes)
+            change = placement.solve(table, [_instance(gi) for gi in state.instances], wishes)
             if not change.destroy and not change.destroy_cis:
                 return change
-            busy = self.busy(gpu, state)
-            if not busy:
-                return change
-            marked = [_instance(gi, busy) for gi in state.instances]
-            return placement.solve(table, marked, wishes, force=force)
+            users = self.users.of_instances(gpu)
+            busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
+            change = placement.solve(table, [_instance(gi, busy) for gi in state.instances], wishes, force=rules.force)
         except placement.InUse as err:
-            raise self._in_use(gpu, state, err.instances) from err
+            raise self._in_use(gpu, state, {instance.start for instance in err.instances}, busy) from err
         except errors.ProfileMismatch as err:
             raise type(err)(err.what, err.gpu or gpu.address, err.todo) from err
+        for key in _ended(state, change):
+            stops.add(users.get(key, ()), rules)
+        return change
 
-    def _in_use(self, gpu, state, instances):
-        busy = self.busy(gpu, state)
-        starts = {instance.start for instance in instances}
-        holders = [p for gi in state.instances if gi.start in starts for ci in gi.cis for p in busy.get((gi.id, ci.id), ())]
-        names = ", ".join(f"{i.profile} at {i.start}" for i in instances)
-        who = "; ".join(dict.fromkeys(map(str, holders)))
+    def _in_use(self, gpu, state, starts, busy):
+        held = [(gi, p) for gi in state.instances if gi.start in starts for ci in gi.cis for p in busy.get((gi.id, ci.id), ())]
+        names = ", ".join(dict.fromkeys(f"{gi.profile} at {gi.start}" for gi, _ in held))
+        who = "; ".join(dict.fromkeys(str(p) for _, p in held))
         return errors.ResourceConflict(
             f"The wanted layout needs {names} to go, which is in use by {who}.",
             gpu.address,
-            "Stop these, or set containers_gpu_state_management:apply_strategy to force.",
-            holders=[p.as_dict() for p in holders],
+            _STOP_OR_FORCE,
+            holders=[p.as_dict() for _, p in held],
         )
 
-    def _plan_off(self, gpu, state, force, awaits_reboot):
+    def _refuse_foreign(self, gpu, settings, change):
+        """
+        Undoing a change must not destroy what another tool made meanwhile: ``created`` names the places of this change's own
+        instances; without it (a rollback that a user asked for) everything may go.
+        """
+        if "created" not in settings:
+            return
+        foreign = [i for i in change.destroy if i.start not in settings["created"]]
+        if foreign:
+            names = ", ".join(f"{i.profile} at {i.start}" for i in foreign)
+            raise errors.ForeignChange(f"{names} was made by another tool meanwhile and is not destroyed.", gpu.address)
+
+    def _plan_off(self, gpu, state, rules):
         """MIG off: everything goes, then the mode."""
-        table = self.table(gpu) if state.instances else None
-        existing = [_instance(gi) for gi in state.instances]
-        change = placement.Change(keep=(), destroy=tuple(existing), create=())
-        if not force and (busy := existing and self.busy(gpu, state)):
-            raise self._in_use(
-                gpu, state, [_instance(gi, busy) for gi in state.instances if any((gi.id, ci.id) in busy for ci in gi.cis)]
-            )
-        mode_steps = self._mode_steps(gpu, state, False, force, awaits_reboot)
+        table, stops = self.table(gpu) if state.instances else None, Stops()
+        change = placement.Change(keep=(), destroy=tuple(_instance(gi) for gi in state.instances), create=())
+        users = self.users.of_instances(gpu) if state.instances else {}
+        busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
+        if busy and not rules.force:
+            raise self._in_use(gpu, state, {gi.start for gi in state.instances}, busy)
+        for held in users.values():
+            stops.add(held, rules)
+        mode_steps = self._mode_steps(gpu, state, False, rules, stops)
         if mode_steps is None:
             return self._waiting(gpu, state)
-        steps = (*self._shape_steps(gpu, state, change, phase=PREPARE), *mode_steps)
-        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": False})
+        steps = (*self._ending(gpu, stops), *self._shape_steps(gpu, state, change, phase=PREPARE), *mode_steps)
+        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": False}, stops)
 
-    def _mode_steps(self, gpu, state, wanted, force, awaits_reboot):
+    def _mode_steps(self, gpu, state, wanted, rules, stops):
         """Steps to the wanted mode: [] when it is there, None when only a reboot can bring it."""
         if state.pending == wanted == state.current:
             return []
@@ -234,12 +255,12 @@ class Mig:
         if state.current == wanted:
             return [set_mode]
         needs_reset = not self._resetless(gpu)
-        if state.pending == wanted and awaits_reboot:
+        if state.pending == wanted and rules.awaits_reboot:
             return None
-        if not force:
-            self._refuse_if_held(gpu, state, needs_reset, word)
+        self._clear_the_way(gpu, state, needs_reset, word, rules, stops)
         if not needs_reset:
             return [set_mode]
+        stops.modules.update(name for name in rules.unload_modules if name in self._loaded_modules())
         reset = self._step(
             gpu,
             "reset",
@@ -257,16 +278,35 @@ class Mig:
             return told == 1
         return nvidia.MODELS.get(gpu.catalog_key, {}).get("mode_change") == "nothing"
 
-    def _refuse_if_held(self, gpu, state, needs_reset, word):
-        held = self.gpu_holders(gpu, any_client=needs_reset)
-        if not held:
-            return
-        raise errors.ResourceConflict(
-            f"Could not {word} MIG mode (now {_on(state.current)}): the GPU is in use by {'; '.join(map(str, held))}.",
-            gpu.address,
-            "Stop these, or set containers_gpu_state_management:apply_strategy to force.",
-            holders=[p.as_dict() for p in held],
-        )
+    def _clear_the_way(self, gpu, state, needs_reset, word, rules, stops):
+        """A mode change ends everything on the GPU: its users are stopped if the rules allow it, else they are named."""
+        held = self.users.of_gpu(gpu, any_client=needs_reset)
+        if held and not rules.force and not rules.may_stop_all(held):
+            raise errors.ResourceConflict(
+                f"Could not {word} MIG mode (now {_on(state.current)}): the GPU is in use by {'; '.join(map(str, held))}.",
+                gpu.address,
+                _STOP_OR_FORCE,
+                holders=[p.as_dict() for p in held],
+            )
+        stops.add(held, rules)
+
+    def _loaded_modules(self):
+        return {line.split()[0] for line in self.users.read(_MODULES).splitlines() if line.strip()}
+
+    def _ending(self, gpu, stops):
+        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
+        return [
+            self._step(
+                gpu,
+                "end_process",
+                {"pid": p.pid, "command": p.command},
+                f"end {p}",
+                seconds("end_process"),
+                PREPARE,
+                undo="can't be undone: start it again yourself",
+            )
+            for p in stops.processes
+        ]
 
     def _shape_steps(self, gpu, state, change, phase=SHAPE):
         devices = self.nvml.mig_devices(gpu.address) if state.instances and not change.empty else {}
@@ -337,7 +377,7 @@ class Mig:
     def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
         return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, cost, phase)
 
-    def _gpu_plan(self, gpu, state, table, change, steps, after):
+    def _gpu_plan(self, gpu, state, table, change, steps, after, stops):
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
         drawing = placement.draw_change(table, change) if steps and table else ()
         before = self.layout(state)
@@ -354,6 +394,8 @@ class Mig:
             destroys=tuple(f"{instance.profile} at {instance.start}" for instance in change.destroy),
             creates=tuple(f"{placed.profile} at {placed.start}" for placed in change.create),
             drawing=tuple(drawing),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            unloads=tuple(sorted(stops.modules)) if steps else (),
         )
 
     def _waiting(self, gpu, state):
@@ -368,7 +410,7 @@ class Mig:
     def wish(self, gpu, name, start):
         """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
         profile, ci = self._resolve(gpu, name)
-        return [profile.name, start, [[ci.name, None]] if ci else []]
+        return [profile.name, start, [[(ci or profile).name, None]]]
 
     def without(self, gpu, instance):
         """
@@ -395,65 +437,19 @@ class Mig:
         aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
         return mig_profiles.resolve(name, self.table(gpu), aliases, gpu.address)
 
-    # -- who uses what -------------------------------------------------------------------------------------------
-    def busy(self, gpu, state):
-        """Holders of each compute instance in use: (GPU instance id, compute instance id) -> [Process]."""
-        minor = self.nvml.minor(gpu.address)
-        found = {}
-        for (gi, ci), (device, _) in self.nvml.mig_devices(gpu.address).items():
-            node = self._cap_nodes(minor, gi, ci)[1:]
-            holders = {p.pid: p for p in self._scan() if set(node) & set(p.nodes)}
-            for pid in self.nvml.pids(device, gpu.address):
-                holders.setdefault(pid, self._process(pid))
-            holders.pop(os.getpid(), None)
-            if holders:
-                found[(gi, ci)] = [holders[pid] for pid in sorted(holders)]
-        return found
-
-    def gpu_holders(self, gpu, any_client=True):
-        """
-        Processes that stand in the way of a mode change: those with a context, and with ``any_client`` (a reset is needed) also
-        those that merely hold the device node.
-        """
-        found = {pid: self._process(pid) for pid in self.nvml.pids(self.nvml.handle(gpu.address), gpu.address)}
-        if any_client:
-            node = f"/dev/nvidia{self.nvml.minor(gpu.address)}"
-            found.update({p.pid: p for p in self._scan() if node in p.nodes})
-        return [p for pid, p in sorted(found.items()) if pid != os.getpid() and not p.command.endswith(_POLITE)]
-
-    def _process(self, pid):
-        return next((p for p in self._scan() if p.pid == pid), None) or Process(pid, "command not readable")
-
-    def _scan(self):
-        if self._processes is None:
-            self._processes = self._host.processes()
-        return self._processes
-
-    def _cap_nodes(self, minor, gi, ci):
-        """Capability device nodes of a GPU instance and of a compute instance, as the driver numbers them."""
-        if self._minors is None:
-            self._minors = _parse_minors(self._read(_MINORS))
-        keys = (f"gpu{minor}/gi{gi}/access", f"gpu{minor}/gi{gi}/ci{ci}/access")
-        return tuple(f"{_CAPS}{self._minors[key]}" if key in self._minors else "" for key in keys)
-
-    def _read(self, path):
-        try:
-            return self._host.read(path)
-        except OSError:
-            return ""
-
+    # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The MIG devices as slices, with who uses them."""
         if not state.instances:
             return []
         table, minor = self.table(gpu), self.nvml.minor(gpu.address)
-        devices, busy = self.nvml.mig_devices(gpu.address), self.busy(gpu, state)
+        devices, busy = self.nvml.mig_devices(gpu.address), self.users.of_instances(gpu)
         return [self._slice(gpu, table, minor, gi, ci, devices, busy) for gi in state.instances for ci in gi.cis]
 
     def _slice(self, gpu, table, minor, gi, ci, devices, busy):
         profile = table.profile(gi.profile)
         compute = next((c.slices for c in profile.cis if c.name == ci.name), profile.slices) if profile else 0
-        nodes = (f"/dev/nvidia{minor}", *(node for node in self._cap_nodes(minor, gi.id, ci.id) if node))
+        nodes = (f"/dev/nvidia{minor}", *(node for node in self.users.cap_nodes(minor, gi.id, ci.id) if node))
         return Slice(
             gpu.address,
             "mig",
@@ -501,7 +497,7 @@ class Mig:
             return
         word = "enable" if enabled else "disable"
         if status == IN_USE:
-            held = self.gpu_holders(gpu) or ["a client that can't be seen from here"]
+            held = self.users.of_gpu(gpu) or ["a client that can't be seen from here"]
             raise errors.ResourceConflict(
                 f"Could not {word} MIG mode: in use by {'; '.join(map(str, held))}.", gpu.address, "Stop these and run again."
             )
@@ -525,7 +521,7 @@ class Mig:
             return
         if any(words in said.lower() for words in _RESET_REFUSED):
             raise self._reboot_needed(gpu, pending, said)
-        held = "; ".join(map(str, self.gpu_holders(gpu))) or "unknown; a loaded nvidia_drm module also blocks it"
+        held = "; ".join(map(str, self.users.of_gpu(gpu))) or "unknown; a loaded nvidia_drm module also blocks it"
         raise errors.ModeChangePending(
             f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} Holders: {held}.",
             gpu.address,
@@ -538,6 +534,10 @@ class Mig:
             gpu.address,
             "Reboot the host.",
         )
+
+    def _run_end_process(self, gpu, pid, command):
+        if not self._host.end_process(pid, command):
+            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
 
     def _run_destroy_ci(self, gpu, gi, ci):
         self.nvml.destroy_ci(gpu.address, gi, ci)
@@ -568,6 +568,13 @@ class Mig:
         return self.table(gpu).profile(name) or self._resolve(gpu, name)[0]
 
 
+def _ended(state, change):
+    """(GPU instance id, compute instance id) of each compute instance that a change ends."""
+    gone = {instance.start for instance in change.destroy}
+    cis = {tuple(ci) for ci in change.destroy_cis}
+    return [(gi.id, ci.id) for gi in state.instances for ci in gi.cis if gi.start in gone or (gi.start, ci.name, ci.start) in cis]
+
+
 def _wanted_mode(settings):
     if "layout" in settings:
         return settings["layout"].get("pending", settings["layout"]["enabled"])
@@ -586,11 +593,6 @@ def _instance_words(profile, start, cis):
         return f"{profile}@{start}"
     parts = ", ".join(f"{name.split('.')[0]}@{ci_start}" for name, ci_start in cis)
     return f"{profile}@{start} [{parts or 'no compute instance'}]"
-
-
-def _parse_minors(text):
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
 def _on(enabled):
