@@ -58,7 +58,7 @@ unit: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .
 	find states -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
-	$(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint $$(find examples -name '*.yaml' -o -name '*.yml' | sort)
+	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint
 
 test-salt3006: $(STAMP3006)
 	$(VENV3006)/bin/python -m pytest tests/unit tests/functional $(PYTEST_ARGS)
@@ -70,7 +70,7 @@ wheel: $(STAMP)
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
 
 bench: $(STAMP)
-	$(VENV)/bin/python -m benchmarks
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=_utils $(VENV)/bin/python "$$script"; done
 
 demo: $(STAMP)
 	$(VENV)/bin/python examples/demo.py

@@ -64,8 +64,8 @@ def apply(pillar=None, test=False):
     test
         Plan only, change nothing.
 
-    Returns a dict with ``result`` (True, False, or None when ``test`` found something to change), ``changes`` by PCI address
-    and ``comment``.
+    Returns a dict with ``result``, ``changes`` by PCI address and ``comment``; without ``result`` when ``test`` found something
+    to change.
 
     CLI Example:
 
@@ -97,7 +97,7 @@ def check(pillar=None):
     """
     with _engine() as engine:
         found = front.planned(engine.plan(pillar or __pillar__))
-        return {**found, "result": found["result"] is True}
+        return {**found, "result": found.get("result", False)}
 
 
 def targets(pillar=None):

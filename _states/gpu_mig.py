@@ -26,7 +26,7 @@ def __virtual__():
 
 def _call(name, function, *args, **kwargs):
     try:
-        return {"name": name, **__salt__[function](*args, test=__opts__["test"], **kwargs)}
+        return {"name": name, "result": None, **__salt__[function](*args, test=__opts__["test"], **kwargs)}
     except CommandExecutionError as err:
         return {"name": name, "result": False, "changes": {}, "comment": str(err)}
 

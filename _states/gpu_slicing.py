@@ -66,7 +66,7 @@ def converged(name, **kwargs):
     if strangers := front.strangers(kwargs):
         return _failed(name, strangers)
     try:
-        return {"name": name, **__salt__["gpu_slicing.apply"](test=__opts__["test"])}
+        return {"name": name, "result": None, **__salt__["gpu_slicing.apply"](test=__opts__["test"])}
     except CommandExecutionError as err:
         return _failed(name, err)
 

@@ -105,7 +105,7 @@ class Engine:
 
     def slices(self, gpu=None):
         """Every slice, as dicts. A GPU that can't be read is told in the log and has none."""
-        found = []
+        found, told = [], set()
         for one in [self.gpu(gpu)] if gpu else self.gpus:
             for tool in self.techniques_of(one):
                 try:
@@ -113,7 +113,9 @@ class Engine:
                 except errors.GpuSliceError as err:
                     if gpu:
                         raise
-                    log.warning("%s", err)
+                    if str(err) not in told:
+                        log.warning("%s", err)
+                    told.add(str(err))
         return found
 
     def maps(self, gpu=None):
@@ -141,7 +143,7 @@ class Engine:
     def holders(self, gpu):
         """Who holds this GPU open: processes as dicts."""
         one = self.gpu(gpu)
-        return [p.as_dict() for tool in self.techniques_of(one) for p in tool.gpu_holders(one)]
+        return [p.as_dict() for tool in self.techniques_of(one) for p in tool.holders(one)]
 
     # -- the pillar ----------------------------------------------------------------------------------------------
     def policy(self, pillar):
@@ -168,11 +170,9 @@ class Engine:
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress)
         if policy is not None:
-            options.strategy, options.validation, options.health_check = (
-                policy.apply_strategy,
-                policy.validation,
-                policy.health_check,
-            )
+            options.strategy = policy.apply_strategy
+            options.validation, options.health_check = policy.validation, policy.health_check
+            options.stop_units, options.unload_modules = policy.stop_units, policy.unload_modules
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)

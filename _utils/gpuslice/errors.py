@@ -22,7 +22,7 @@ class GpuSliceError(Exception):
         super().__init__(str(self))
 
     def __str__(self):
-        place = f"GPU {self.gpu}: " if self.gpu and self.gpu not in self.what else ""
+        place = f"GPU {self.gpu}: " if self.gpu and f"GPU {self.gpu}" not in self.what else ""
         return " ".join(part for part in (place + self.what, self.todo) if part)
 
     def __reduce__(self):

@@ -3,12 +3,15 @@ What every loader file does around the engine: open it with the minion's options
 results as Salt shows them. Salt's classes are handed in, so that nothing here imports Salt.
 """
 
+import logging
 import time
 from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -25,12 +28,25 @@ def engine(opts, refused, progress=None):
             yield made
     except errors.GpuSliceError as err:
         raise refused(str(err)) from err
+    except Exception as err:
+        # Ours to mend, but a user gets a sentence and the log gets the rest.
+        log.exception("the GPU slicing engine failed unexpectedly")
+        raise refused(
+            f"The GPU slicing engine failed ({type(err).__name__}: {err}). Please report this with the minion's log."
+        ) from err
 
 
 def planned(plan):
-    """A plan as a dict ``result``, ``changes``, ``comment``, as in test mode: None when something would change."""
-    result = False if plan.blocked else True if plan.empty else None
-    return {"result": result, "changes": plan.changes(), "comment": plan.text()}
+    """
+    A plan as a dict ``changes``, ``comment``, and ``result``: True when nothing is to do, False when something can't be done.
+
+    There is no ``result`` when something would change: a state says None then, and Salt takes None for a failure when an
+    execution function returns it.
+    """
+    answer = {"changes": plan.changes(), "comment": plan.text()}
+    if plan.blocked or plan.empty:
+        answer["result"] = not plan.blocked
+    return answer
 
 
 def done(result):
@@ -38,7 +54,8 @@ def done(result):
     if result.errors:
         comment = "\n".join(result.errors)
     elif result.changes or result.generation:
-        comment = f"Applied and verified in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
+        done_words = "Accepted, to come into force at a reboot, " if result.reboot else "Applied and verified "
+        comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
     else:
         comment = result.plan.text()
     if result.reboot:

@@ -44,6 +44,13 @@ def _process(base, pid, dev):
     return Process(pid, _command(base), unit, container, tuple(sorted(nodes)))
 
 
+def process(pid, root="/proc"):
+    """The process of that number whether it holds a node or not, as :class:`gpuslice.model.Process`; None when there is none."""
+    base = f"{root}/{pid}"
+    command = _command(base)
+    return Process(pid, command, *parse_cgroup(_text(f"{base}/cgroup"))) if command else None
+
+
 def _target(link):
     """What a descriptor is of, "" when it was closed meanwhile. A removed node (driver reload) still counts as held."""
     try:

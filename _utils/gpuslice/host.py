@@ -81,6 +81,10 @@ class Host(ABC):
         """Processes that hold GPU device nodes open, as a list of :class:`gpuslice.model.Process`."""
 
     @abstractmethod
+    def process(self, pid):
+        """The process of that number as :class:`gpuslice.model.Process`, None when it can't be seen from here."""
+
+    @abstractmethod
     def end_process(self, pid, command):
         """
         Ask a process to end (SIGTERM), insist after 10 s (SIGKILL), and say whether it is gone.
@@ -222,6 +226,11 @@ class RealHost(Host):
         from gpuslice import holders
 
         return holders.scan_proc()
+
+    def process(self, pid):
+        from gpuslice import holders
+
+        return holders.process(pid)
 
     def end_process(self, pid, command):
         from gpuslice import holders

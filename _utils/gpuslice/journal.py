@@ -22,7 +22,9 @@ class Entry:
     A change that was begun.
 
     :ivar before: layout of each GPU before it; :ivar goal: layout wanted of each; both by PCI address.
-    :ivar techniques: technique of each GPU; :ivar steps: numbers of the steps that were begun, as (GPU, number).
+    :ivar techniques: technique of each GPU; :ivar pauses: [kind, name] of the units and modules that are stopped for it.
+    :ivar earlier: steps (plain data) that an interrupted attempt, which this change finishes, had begun.
+    :ivar steps: steps of this attempt that were begun, as (GPU, number).
     """
 
     time: float
@@ -34,7 +36,23 @@ class Entry:
     before: dict
     goal: dict
     techniques: dict
+    pauses: list = field(default_factory=list)
+    earlier: list = field(default_factory=list)
     steps: list = field(default_factory=list)
+
+    @property
+    def key(self):
+        """Tells the steps of this change from those of another that a crash left behind."""
+        return f"{self.time}-{self.pid}"
+
+
+def _entry(data):
+    """The entry that :meth:`Journal.begin` wrote. Raises TypeError, ValueError for anything else."""
+    entry = Entry(**data)
+    for name in ("plan", "before", "goal", "techniques"):
+        if not isinstance(getattr(entry, name), dict):
+            raise ValueError(f"its {name} is no mapping")
+    return entry
 
 
 class Journal:
@@ -53,7 +71,7 @@ class Journal:
         """The :class:`Entry` of a change that did not end, or None. Raises errors.JournalDamaged."""
         try:
             with open(self._head, encoding="utf-8") as handle:
-                entry = Entry(**json.load(handle))
+                entry = _entry(json.load(handle))
         except FileNotFoundError:
             return None
         except PermissionError as err:
@@ -65,35 +83,39 @@ class Journal:
                 f"The journal of an unfinished change, {self._head}, can't be read ({err}), so what it did is not known.",
                 todo="Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file and run again.",
             ) from err
-        entry.steps = self._begun()
+        entry.steps = self._begun(entry.key)
         return entry
 
-    def _begun(self):
+    def _begun(self, key):
         try:
-            with open(self._steps, encoding="utf-8") as handle:
+            with open(self._steps, encoding="utf-8", errors="replace") as handle:
                 lines = handle.read().splitlines()
         except FileNotFoundError:
             return []
         found = []
         for line in lines:
             try:
-                found.append(tuple(json.loads(line)))
-            except ValueError:
+                of, gpu, number = json.loads(line)
+            except (ValueError, TypeError):
                 # The last line may be cut short by the crash: then its step was not begun, as the line comes first.
                 break
+            if of == key and isinstance(gpu, str) and isinstance(number, int):
+                found.append((gpu, number))
         return found
 
     def begin(self, entry):
         """Write down a change before anything of it is done."""
         data = {**entry.__dict__, "steps": []}
         with self._saying("begin a change"):
-            self._host.store_remove(self._steps)
+            # The old steps go last: a crash before leaves lines that are not of this change, and are told from its own.
             self._host.store_write(self._head, json.dumps(data))
+            self._host.store_remove(self._steps)
 
-    def step(self, gpu, number):
+    def step(self, entry, gpu, number):
         """Write down a step before it is done."""
         with self._saying("record a step"):
-            self._host.store_append(self._steps, json.dumps([gpu, number]))
+            self._host.store_append(self._steps, json.dumps([entry.key, gpu, number]))
+        entry.steps.append((gpu, number))
 
     def end(self):
         """The change is over, one way or the other."""
@@ -124,7 +146,10 @@ class Journal:
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
         try:
             with open(self._file(number), encoding="utf-8") as handle:
-                return json.load(handle)
+                found = json.load(handle)
+            if not isinstance(found, dict):
+                raise ValueError("it holds no generation")
+            return found
         except FileNotFoundError as err:
             known = ", ".join(map(str, self._numbers())) or "none yet"
             raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err

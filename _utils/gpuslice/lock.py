@@ -59,9 +59,11 @@ def _acquire(handle, patience):
 
 
 def _holder(handle):
+    # Whoever took it a moment ago has not written its name yet, and an older version may have written another form.
     try:
         info = json.loads(os.pread(handle, 4096, 0))
-    except ValueError:
+        job = f", job {info['jid']}" if info.get("jid") else ""
+        since = time.strftime("%H:%M:%S", time.localtime(info["since"]))
+        return f"{info['who']} (pid {info['pid']}{job}) since {since}"
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "its holder left no name"
-    job = f", job {info['jid']}" if info.get("jid") else ""
-    return f"{info['who']} (pid {info['pid']}{job}) since {time.strftime('%H:%M:%S', time.localtime(info['since']))}"

@@ -8,6 +8,7 @@ answers "in use" and "reset required" by its return value and raises only for a 
 
 import ctypes
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass
 
@@ -86,22 +87,26 @@ class Nvml:
     def __init__(self, host):
         self._host = host
         self._lib = None
+        # GPUs are changed in threads: two of them must not begin two sessions, of which one would never end.
+        self._opening = threading.Lock()
         self._handles = {}
+        self._mig_devices = {}
         self._order = {}
         self.calls = Counter()
 
     # -- session -------------------------------------------------------------------------------------------------
     def open(self):
         """The library with its session begun. Raises errors.DriverMissing, DriverMismatch, PermissionDenied, DriverError."""
-        if self._lib is None:
-            lib = self._host.nvml()
-            try:
-                self.calls["nvmlInit"] += 1
-                lib.nvmlInit()
-            except lib.NVMLError as err:
-                raise translate(err, "", "begin an NVML session") from err
-            self._lib = lib
-        return self._lib
+        with self._opening:
+            if self._lib is None:
+                lib = self._host.nvml()
+                try:
+                    self.calls["nvmlInit"] += 1
+                    lib.nvmlInit()
+                except lib.NVMLError as err:
+                    raise translate(err, "", "begin an NVML session") from err
+                self._lib = lib
+            return self._lib
 
     def close(self):
         """End the session: our own handles count as clients of the GPU and would stand in the way of a reset."""
@@ -109,6 +114,7 @@ class Nvml:
             return
         lib, self._lib = self._lib, None
         self._handles.clear()
+        self._mig_devices.clear()
         try:
             lib.nvmlShutdown()
         except lib.NVMLError as err:
@@ -132,22 +138,20 @@ class Nvml:
 
     def handle(self, gpu):
         """NVML's handle of the GPU at that PCI address. Raises errors.DeviceNotFound when NVML does not know it."""
-        if gpu not in self._handles:
-            handle = self.call(
-                "nvmlDeviceGetHandleByPciBusId", gpu, gpu=gpu, doing="find the GPU", quiet=(NOT_FOUND, INVALID_ARGUMENT)
+        known = self._handles.get(gpu)
+        if known is not None:
+            return known
+        found = self.call(
+            "nvmlDeviceGetHandleByPciBusId", gpu, gpu=gpu, doing="find the GPU", quiet=(NOT_FOUND, INVALID_ARGUMENT)
+        )
+        if found is None:
+            raise errors.DeviceNotFound(
+                "NVML does not know a GPU at this address, though PCI has one.",
+                gpu,
+                "Check that the nvidia driver is bound to it and that it has not fallen off the bus ('dmesg | grep NVRM').",
             )
-            if handle is None:
-                raise errors.DeviceNotFound(
-                    "NVML does not know a GPU at this address, though PCI has one.",
-                    gpu,
-                    "Check that the nvidia driver is bound to it and that it has not fallen off the bus ('dmesg | grep NVRM').",
-                )
-            self._handles[gpu] = handle
-        return self._handles[gpu]
-
-    def forget_handles(self):
-        """Handles mean nothing after a mode change: look them up anew."""
-        self._handles.clear()
+        self._handles[gpu] = found
+        return found
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def mig_mode(self, gpu):
@@ -170,7 +174,9 @@ class Nvml:
             gpu=gpu,
             doing=f"{'enable' if enabled else 'disable'} MIG mode",
         )
-        self.forget_handles()
+        # Handles mean nothing after a mode change.
+        self._handles.pop(gpu, None)
+        self._mig_devices.pop(gpu, None)
         return status
 
     def uuid(self, gpu):
@@ -293,6 +299,7 @@ class Nvml:
         Instances can only be listed profile by profile; the profiles seen last on a GPU of the same table are asked for first,
         and the listing ends when no room is left in which another instance could hide.
         """
+        self._mig_devices.pop(gpu, None)
         handle, found = self.handle(gpu), []
         order = self._order.get(table, table.profiles)
         for profile in order:
@@ -329,8 +336,8 @@ class Nvml:
             for info in self._cis(gi, gpu, ci.id):
                 found.append(CiState(info.id, ci.name, info.placement.start))
                 used += ci.slices
-        if not found:
-            found = self._odd_compute_instances(gi, gpu, {ci.id for ci in profile.cis})
+        if used < profile.slices:
+            found += self._odd_compute_instances(gi, gpu, {ci.id for ci in profile.cis})
         return tuple(sorted(found, key=lambda ci: ci.start))
 
     def _odd_compute_instances(self, gi, gpu, known_ids):
@@ -419,7 +426,15 @@ class Nvml:
             self.call("nvmlGpuInstanceDestroy", gi, gpu=gpu, doing=f"destroy GPU instance {gi_id}", quiet=(NOT_FOUND,))
 
     def mig_devices(self, gpu):
-        """The MIG devices as a dict (GPU instance id, compute instance id) -> (handle, UUID). Indices may have holes."""
+        """
+        The MIG devices as a dict (GPU instance id, compute instance id) -> (handle, UUID), as they were when the instances were
+        read. Indices may have holes.
+        """
+        if gpu not in self._mig_devices:
+            self._mig_devices[gpu] = self._list_mig_devices(gpu)
+        return self._mig_devices[gpu]
+
+    def _list_mig_devices(self, gpu):
         handle, found = self.handle(gpu), {}
         most = (
             self.call("nvmlDeviceGetMaxMigDeviceCount", handle, gpu=gpu, doing="count the MIG devices", quiet=(NOT_SUPPORTED,))
@@ -538,7 +553,7 @@ _MEANINGS = {
         "the loaded kernel driver and the NVML library have different versions",
         "Reboot, or unload and reload the nvidia modules.",
     ),
-    IN_USE: (errors.ResourceConflict, "it is in use", "Stop its consumers, or set apply_strategy: force."),
+    IN_USE: (errors.ResourceConflict, "it is in use", "Stop its consumers and run again."),
     INSUFFICIENT_RESOURCES: (
         errors.ForeignChange,
         "the place is occupied or out of resources",

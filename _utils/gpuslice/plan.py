@@ -18,7 +18,7 @@ class Step:
     One operation that either happens or does not.
 
     :ivar gpu: PCI address; :ivar technique: who carries it out; :ivar action: the operation; :ivar args: its arguments.
-    :ivar words: what it does, for people; :ivar undo: what would undo it, for people.
+    :ivar words: what it does, for people; :ivar undo: what undoes it, for people; "" when nothing can.
     :ivar disrupts: identities of existing slices that it ends; :ivar needs: idle, reset, reboot.
     :ivar seconds: estimate of its time.
     """
@@ -153,11 +153,7 @@ class Plan:
         )
         resets = sum(1 for step in self.steps if step.phase == RESET)
         parts = [f"keeps {_slices(keeps)}", f"destroys {destroys}", f"creates {creates}"]
-        parts += (
-            [f"changes a mode on {_gpus(modes)}"]
-            if (modes := sum(1 for s in self.steps if s.phase == PREPARE and not s.disrupts))
-            else []
-        )
+        parts += [f"changes a mode on {_gpus(modes)}"] if (modes := sum(1 for s in self.steps if s.action == "set_mode")) else []
         parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
         return f"{_gpus(len(self.changing))} to change: {', '.join(parts)}; about {self.seconds:.1f} s."
 
@@ -166,7 +162,7 @@ class Plan:
         lines = []
         for gpu in self.gpus:
             lines += _gpu_lines(gpu, steps)
-        lines += [f"{gpu}: left as it is. {why}" for gpu, why in self.blocked]
+        lines += [f"Left as it is: {why}" for _, why in self.blocked]
         lines += list(self.untouched)
         return "\n".join([*lines, self.summary()])
 

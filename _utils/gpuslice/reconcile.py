@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -23,11 +24,15 @@ from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import Plan
+from gpuslice.plan import Step
 from gpuslice.reboot import RebootLedger
 from gpuslice.techniques import Rules
 
 log = logging.getLogger(__name__)
 
+_PAUSE = {"unit": ["systemctl", "stop"], "kernel module": ["modprobe", "-r"]}
+_RESUME = {"unit": ["systemctl", "start"], "kernel module": ["modprobe"]}
+_UNDONE = "Everything that was done has been undone; the host is as it was."
 #: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported, errors.DeviceNotFound)
 #: Conditions of one GPU: it is left alone and reported, the others go on.
@@ -96,7 +101,6 @@ class Reconciler:
         self._ledger = RebootLedger(host)
         self._stop = threading.Event()
         self._writing = threading.Lock()
-        self._begun = []
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, targets):
@@ -147,7 +151,7 @@ class Reconciler:
         if not self._journal.unfinished():
             plan = self.plan(targets)
             if plan.empty:
-                self._tidy(plan)
+                self._tidy(_waiting(plan))
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         with lock.held(self._host.state_dir, self._options.who, self._options.jid):
             return self._apply_locked(targets)
@@ -157,22 +161,21 @@ class Reconciler:
         entry, warnings = self._recover(targets)
         plan = self.plan(targets)
         result = Result(plan, errors=[why for _, why in plan.blocked], warnings=warnings, reboot=_waiting(plan))
+        gpus = {t.gpu.address: t.gpu for t in targets}
         if plan.empty:
             if entry:
-                result.warnings += self._resume(entry)
-            self._journal.end()
+                self._end(entry, gpus, "applied", result)
             return result
-        gpus = {t.gpu.address: t.gpu for t in targets}
         before = {**{p.gpu: p.before for p in plan.changing}, **(entry.before if entry else {})}
         goal = {t.gpu.address: t.settings for t in targets if t.gpu.address in before}
-        made = self._entry(plan, before, goal, {p.gpu: p.technique for p in plan.gpus if p.gpu in before})
+        made = self._entry(plan, before, goal, {p.gpu: p.technique for p in plan.gpus if p.gpu in before}, entry)
         self._journal.begin(made)
         self._change(plan, targets, gpus, made, result)
         result.seconds = round(time.monotonic() - begun, 2)
         return result
 
-    def _entry(self, plan, before, goal, techniques):
-        self._begun = []
+    def _entry(self, plan, before, goal, techniques, interrupted):
+        pauses = [["unit", name] for name in plan.stops] + [["kernel module", name] for name in plan.unloads]
         return Entry(
             time=self._host.now(),
             who=self._options.who,
@@ -183,11 +186,13 @@ class Reconciler:
             before=before,
             goal=goal,
             techniques=techniques,
+            pauses=pauses + [pause for pause in (interrupted.pauses if interrupted else []) if pause not in pauses],
+            earlier=[asdict(step) for _, step in _begun(interrupted)] if interrupted else [],
         )
 
     def _change(self, plan, targets, gpus, entry, result):
         """Carry out a journalled plan, verify it, and put everything back if it fails."""
-        failed, unmet = self._pause(entry) or self._execute(plan.changing, gpus)
+        failed, unmet = self._pause(entry) or self._execute(plan.changing, gpus, entry)
         for gpu, why in unmet.items():
             self._note_reboot(gpu, why, result)
         if not failed:
@@ -197,9 +202,13 @@ class Reconciler:
         if failed:
             outcome = self._put_back(entry, gpus, failed, result)
         else:
-            self._ledger.remove([p.gpu for p in plan.changing if p.gpu not in unmet])
-            result.changes = self._seen_changes(entry, gpus)
-            result.warnings += self._health_after(plan, gpus)
+            self._tidy(result.reboot)
+            result.errors += self._health_after(plan, gpus)
+        self._end(entry, gpus, outcome, result)
+
+    def _end(self, entry, gpus, outcome, result):
+        """Start what was stopped, close the journal and write the history."""
+        result.changes = self._seen_changes(entry, gpus)
         result.warnings += self._resume(entry)
         if outcome != "left":
             self._journal.end()
@@ -226,10 +235,10 @@ class Reconciler:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(err))
 
-    def _tidy(self, plan):
+    def _tidy(self, waiting):
         """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
         try:
-            self._ledger.keep_only(_waiting(plan))
+            self._ledger.keep_only(waiting)
         except OSError as err:
             log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, err.strerror)
 
@@ -243,21 +252,21 @@ class Reconciler:
 
     # -- what is stopped for a change ----------------------------------------------------------------------------
     def _pause(self, entry):
-        """Stop units and unload modules that the plan names. Returns None, or (errors by GPU, {}) when one refused."""
-        for kind, name, command, _ in _pauses(entry.plan):
+        """Stop units and unload modules that the plan needs. Returns None, or (errors by GPU, {}) when one refused."""
+        for kind, name in entry.pauses:
             self._tell(f"stopping {kind} {name}")
-            why = self._command(command)
+            why = self._command([*_PAUSE[kind], name])
             if why:
-                concerned = [p["gpu"] for p in entry.plan["gpus"] if name in (*p["stops"], *p["unloads"])]
+                concerned = [p["gpu"] for p in entry.plan["gpus"] if name in (*p["stops"], *p["unloads"])] or list(entry.before)
                 return {gpu: errors.StepFailed(f"The {kind} {name} could not be stopped: {why}", gpu) for gpu in concerned}, {}
         return None
 
     def _resume(self, entry):
         """Start again what was stopped, whatever became of the change. Returns a sentence for each that refused."""
         found = []
-        for kind, name, _, command in reversed(_pauses(entry.plan)):
+        for kind, name in reversed(entry.pauses):
             self._tell(f"starting {kind} {name}")
-            if why := self._command(command):
+            if why := self._command([*_RESUME[kind], name]):
                 found.append(f"The {kind} {name} was stopped for this change and could not be started again: {why}")
         return found
 
@@ -270,37 +279,37 @@ class Reconciler:
         return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
 
     # -- executing -----------------------------------------------------------------------------------------------
-    def _execute(self, plans, gpus, journalled=True):
+    def _execute(self, plans, gpus, entry=None):
         """
         Run the steps of these plans, phase by phase, all GPUs of a phase side by side.
 
-        :param journalled: write each step down first, and refuse a GPU that is no longer what was planned on. Undoing does
-            neither: it goes by what is there, and must also work on a full disk.
+        :param entry: the change in the journal: each step is written down first, and a GPU that is no longer what was planned
+            on is refused. None for undoing, which goes by what is there and must also work on a full disk.
         :return: (errors by GPU, reasons by GPU that waits for a reboot).
         """
         self._stop.clear()
         failed, unmet = {}, {}
-        if journalled:
+        if entry:
             failed = {p.gpu: err for p in plans if (err := self._changed_meanwhile(p, gpus[p.gpu]))}
         for phase in (PREPARE, RESET, SHAPE):
             work = [p for p in plans if p.gpu not in unmet and any(s.phase == phase for s in p.steps)]
             if failed or not work:
                 continue
             # Resets go one after the other with no session of ours open: one begun for a GPU would hold the next.
-            for made, err in self._side_by_side(work, gpus, phase, journalled, 1 if phase == RESET else len(work)):
+            for made, err in self._side_by_side(work, gpus, phase, entry, 1 if phase == RESET else len(work)):
                 if isinstance(err, errors.RebootNeeded):
                     unmet[made.gpu] = str(err)
                 elif err:
                     failed[made.gpu] = err
         return failed, unmet
 
-    def _side_by_side(self, work, gpus, phase, journalled, workers):
+    def _side_by_side(self, work, gpus, phase, entry, workers):
         """Run a phase of several plans in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
         lines = queue.SimpleQueue()
 
         def one(made):
             try:
-                return self._run_phase(made, gpus[made.gpu], phase, journalled, lines)
+                return self._run_phase(made, gpus[made.gpu], phase, entry, lines)
             finally:
                 lines.put(None)
 
@@ -330,7 +339,7 @@ class Reconciler:
             "Find out which tool manages it besides Salt, then run again.",
         )
 
-    def _run_phase(self, made, gpu, phase, journalled, lines):
+    def _run_phase(self, made, gpu, phase, entry, lines):
         technique = self._tools.get(made.technique)
         for number, step in enumerate(made.steps, 1):
             if step.phase != phase:
@@ -338,10 +347,9 @@ class Reconciler:
             if self._stop.is_set():
                 return None
             try:
-                if journalled:
+                if entry:
                     with self._writing:
-                        self._journal.step(gpu.address, number)
-                        self._begun.append((gpu.address, number))
+                        self._journal.step(entry, gpu.address, number)
                 lines.put(f"{gpu.address} step {number}/{len(made.steps)}: {step.words}")
                 technique.run(gpu, step)
             except errors.RebootNeeded as err:
@@ -399,7 +407,10 @@ class Reconciler:
             return []
         found = []
         for made in plan.changing:
-            reasons = self._tools.get(made.technique).health(gpus[made.gpu])
+            try:
+                reasons = self._tools.get(made.technique).health(gpus[made.gpu])
+            except errors.GpuSliceError as err:
+                reasons = [str(err)]
             found += [f"GPU {made.gpu} is not healthy after the change: {reason}." for reason in reasons]
         return found
 
@@ -425,15 +436,16 @@ class Reconciler:
     # -- putting back --------------------------------------------------------------------------------------------
     def _put_back(self, entry, gpus, failed, result):
         """Undo a change that failed. Returns how it ended: "rolled back", or "left" when something could not be undone."""
-        entry.steps += self._begun
         for err in failed.values():
             self._tell(f"failed, putting everything back: {err}")
         untouched = [gpu for gpu, err in failed.items() if isinstance(err, errors.ForeignChange) and "between plan" in err.what]
         left = self._restore(entry, {g: layout for g, layout in entry.before.items() if g not in untouched}, gpus)
         result.errors += [str(err) for err in failed.values()]
-        result.changes = self._seen_changes(entry, gpus)
+        gone = [step.words for _, step in _begun(entry) if not step.undo]
+        if gone:
+            result.errors.append(f"This can't be undone: {'; '.join(gone)}.")
         if not left:
-            result.errors.append("Everything that was done has been undone; the host is as it was.")
+            result.errors.append("Everything else that was done has been undone." if gone else _UNDONE)
             return "rolled back"
         result.errors += [self._what_is_left(gpu, err, entry) for gpu, err in left.items()]
         return "left" if any(not isinstance(err, _HOPELESS) for err in left.values()) else "rolled back as far as possible"
@@ -450,7 +462,7 @@ class Reconciler:
                 left[address] = err
         # A GPU that can't be put back must not keep the others from it: each one runs on its own.
         for made in (p for p in plans if p.steps):
-            failed, unmet = self._execute([made], gpus, journalled=False)
+            failed, unmet = self._execute([made], gpus)
             left.update(failed)
             left.update({gpu: errors.RebootNeeded(why, gpu) for gpu, why in unmet.items()})
         for made in plans:
@@ -463,8 +475,7 @@ class Reconciler:
             raise errors.DeviceNotFound("This GPU is no longer there.", address, "Nothing can be undone on it.")
         technique = self._tools.get(entry.techniques[address])
         state = technique.observe(gpus[address])
-        planned = {p.gpu: p for p in Plan.from_dict(entry.plan).gpus}
-        begun = [planned[gpu].steps[number - 1] for gpu, number in entry.steps if gpu == address]
+        begun = [step for gpu, step in _begun(entry) if gpu == address]
         return technique.plan(gpus[address], state, technique.settings_of(layout, begun))
 
     def _restored(self, address, layout, name, gpus):
@@ -527,13 +538,11 @@ class Reconciler:
         return {gpu.address: gpu for gpu in inventory.discover(self._host)}
 
 
-def _pauses(plan):
-    """(kind, name, command to stop, command to start) of what stops for a plan (plain data)."""
-    units = sorted({name for gpu in plan["gpus"] for name in gpu["stops"]})
-    modules = sorted({name for gpu in plan["gpus"] for name in gpu["unloads"]})
-    return [("unit", name, ["systemctl", "stop", name], ["systemctl", "start", name]) for name in units] + [
-        ("kernel module", name, ["modprobe", "-r", name], ["modprobe", name]) for name in modules
-    ]
+def _begun(entry):
+    """(GPU, step) of the steps of a change that were begun, those of an interrupted attempt before it included."""
+    planned = {p.gpu: p for p in Plan.from_dict(entry.plan).gpus}
+    earlier = [Step.from_dict(step) for step in entry.earlier]
+    return [(step.gpu, step) for step in earlier] + [(gpu, planned[gpu].steps[number - 1]) for gpu, number in entry.steps]
 
 
 def _together(mistakes):

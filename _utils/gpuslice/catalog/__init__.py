@@ -5,30 +5,32 @@ The tables are in :mod:`gpuslice.catalog.nvidia`, :mod:`gpuslice.catalog.amd` an
 gathered from public sources; the driver is the authority, and what a system says of itself wins over them.
 """
 
+import importlib
 from functools import cache
-
-from gpuslice.catalog import amd
-from gpuslice.catalog import intel
-from gpuslice.catalog import nvidia
 
 #: PCI vendor id -> the vendor's name in policies and grains, and as it begins a product name.
 VENDORS = {"10de": ("nvidia", "NVIDIA"), "1002": ("amd", "AMD"), "8086": ("intel", "Intel")}
 
-_TABLES = {"10de": nvidia.MODELS, "1002": amd.MODELS, "8086": intel.MODELS}
+
+def _models(vendor_id):
+    """
+    The table of a vendor in :data:`VENDORS`. It is imported when a device of that vendor is met: a host has the GPUs of one
+    vendor or none, and the tables are most of what the grain would have to load (or to compile, as Salt removes bytecode).
+    """
+    return importlib.import_module(f"{__name__}.{VENDORS[vendor_id][0]}").MODELS
 
 
 @cache
-def _index():
-    """{(vendor id, device id): [(key, product, is it the id of virtual functions)]}"""
+def _index(vendor_id):
+    """{device id: [(key, product, is it the id of virtual functions)]}, of one vendor."""
     found = {}
-    for vendor_id, models in _TABLES.items():
-        for key, model in models.items():
-            ids = model["device_ids"]
-            for device_id in ids:
-                product = ids[device_id] if isinstance(ids, dict) else model["title"]
-                found.setdefault((vendor_id, device_id), []).append((key, product, False))
-            for device_id in model.get("vf_device_ids", ()):
-                found.setdefault((vendor_id, device_id), []).append((key, model["title"], True))
+    for key, model in _models(vendor_id).items():
+        ids = model["device_ids"]
+        for device_id in ids:
+            product = ids[device_id] if isinstance(ids, dict) else model["title"]
+            found.setdefault(device_id, []).append((key, product, False))
+        for device_id in model.get("vf_device_ids", ()):
+            found.setdefault(device_id, []).append((key, model["title"], True))
     return found
 
 
@@ -48,11 +50,12 @@ def lookup(vendor_id, device_id, subsystem_id=""):
         - ``entry``: the whole entry ({} when ``key`` is "").
     """
     vendor_id, device_id = vendor_id.lower(), device_id.lower()
-    candidates = _index().get((vendor_id, device_id))
+    candidates = _index(vendor_id).get(device_id) if vendor_id in VENDORS else None
     if not candidates:
         return None
-    key, product, is_vf = _choose(_TABLES[vendor_id], candidates, subsystem_id)
-    entry = _TABLES[vendor_id].get(key, {})
+    models = _models(vendor_id)
+    key, product, is_vf = _choose(models, candidates, subsystem_id)
+    entry = models.get(key, {})
     names = [key] if key else [name for name, _, _ in candidates]
     vendor, brand = VENDORS[vendor_id]
     return {
@@ -60,9 +63,9 @@ def lookup(vendor_id, device_id, subsystem_id=""):
         "vendor": vendor,
         "product": product,
         "model": f"{brand} {product}",
-        "memory_mib": None if is_vf else _memory([_TABLES[vendor_id][name] for name in names], device_id),
+        "memory_mib": None if is_vf else _memory([models[name] for name in names], device_id),
         # What several boards have in common is certain even where the board is not.
-        "capabilities": _common([_capabilities(vendor, _TABLES[vendor_id][name], is_vf) for name in names]),
+        "capabilities": _common([_capabilities(vendor, models[name], is_vf) for name in names]),
         "virtual_function": is_vf,
         "entry": entry,
     }

@@ -201,7 +201,7 @@ TOP = {
         reboot_required=_flag("true: a reboot may be scheduled when a change needs one; false: it is only reported."),
         validation=_flag("Read the hardware again after a change and compare.", True),
         health_check=_flag("Refuse to slice an unhealthy GPU, and check it again after.", True),
-        stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again after it.", [], item=_UNIT),
+        stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again.", [], item=_UNIT),
         unload_modules=Field("list", "Kernel modules that may be unloaded for a reset; they are loaded again.", [], item=_MODULE),
     ),
 }

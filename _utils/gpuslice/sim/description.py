@@ -18,7 +18,10 @@ reset             how an Ampere GPU changes its MIG mode: ``auto``: setting the 
 virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
-tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi ([lspci, nvidia-smi])
+tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe (lspci,
+                  nvidia-smi, systemctl, modprobe)
+modules           further kernel modules that are loaded and how many use each: ``{nvidia_drm: 0}``; nvidia_drm stands in the
+                  way of a GPU reset ({})
 latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci (0)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
@@ -70,7 +73,7 @@ from gpuslice.sim import faults
 
 VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci")
-TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi")
+TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
 NEWEST = 9999
 
@@ -193,7 +196,7 @@ def parse(text, path):
 
 _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "other_pci",
-    "gpus", "processes", "faults", "files",
+    "gpus", "processes", "faults", "files", "modules",
 )  # fmt: skip
 
 
@@ -217,6 +220,7 @@ def _host(raw, default_name, mistakes):
         "tools": _tools(raw, mistakes),
         "latency": _latency(raw.get("latency"), mistakes),
         "files": _texts(raw.get("files"), "files", mistakes),
+        "modules": _modules(raw.get("modules"), mistakes),
     }
     host["gpus"] = _gpus(raw.get("gpus"), host, mistakes)
     listed = mistakes.listing(raw.get("other_pci"), "other_pci")
@@ -261,7 +265,7 @@ def _level(raw, version, mistakes):
 
 def _tools(raw, mistakes):
     if "tools" not in raw:
-        return ["lspci", "nvidia-smi"]
+        return ["lspci", "nvidia-smi", "systemctl", "modprobe"]
     found = []
     for number, tool in enumerate(mistakes.listing(raw["tools"], "tools")):
         if tool not in TOOLS:
@@ -279,6 +283,15 @@ def _latency(raw, mistakes):
         if found[key] < 0:
             mistakes.note(f"latency.{key}", "must not be negative")
     return found
+
+
+def _modules(raw, mistakes):
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict) or not all(type(users) is int and users >= 0 for users in raw.values()):
+        mistakes.note("modules", "must be a mapping of module names to their numbers of users")
+        return {}
+    return {str(name): users for name, users in raw.items()}
 
 
 def _texts(raw, path, mistakes):

@@ -55,6 +55,8 @@ def build(described, digest, serial=0, boot=0):
         "boot_id": description.made_uuid("", host["name"], "boot", boot + 1),
         "gpus": {gpu["address"]: _fresh(gpu) for gpu in described["gpus"]},
         "processes": [],
+        "stopped": [],
+        "modules": dict(described["modules"]),
         "faults": [dict(fault) for fault in described["faults"]],
         "written": {},
         "reboot_scheduled": "",

@@ -290,6 +290,9 @@ class SimulatedHost(Host):
                 nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id, ci_id)}")
         return list(dict.fromkeys(nodes))
 
+    def process(self, pid):
+        return next((process for process in self.processes() if process.pid == pid), None)
+
     def end_process(self, pid, command):
         def work():
             with self.change() as state:

@@ -31,6 +31,7 @@ class Tree:
         self._pci()
         self._machine()
         self._nvidia()
+        self._file("/proc/modules", "".join(f"{name} 65536 {users} - Live 0x0\n" for name, users in state["modules"].items()))
         for path, text in {**state["host"]["files"], **state["written"]}.items():
             self._file(path, text)
 

@@ -1,5 +1,5 @@
 """
-Programs that a simulated machine has: lspci, nvidia-smi, rocm-smi, amd-smi and xpu-smi, as far as anything here asks them.
+Programs that a simulated machine has, as far as anything here asks them.
 """
 
 import json
@@ -151,7 +151,7 @@ def _gpu_reset(host, addresses):
                 refused.append(f"  GPU {_bus_id(address)}: Not Supported\n")
             elif gpu["health"]["lost"]:
                 refused.append(f"  GPU {_bus_id(address)}: GPU is lost\n")
-            elif host.attached() or hardware.holders(state, address):
+            elif host.attached() or hardware.holders(state, address) or "nvidia_drm" in state["modules"]:
                 refused.append(f"  GPU {_bus_id(address)}: In use by another client\n")
         if not refused:
             for address in addresses:
@@ -277,4 +277,38 @@ def _xpu_smi(host, arguments):
     return Completed(0, json.dumps({"device_list": rows}) + "\n")
 
 
-_PROGRAMS = {"lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi}
+# -- units and modules -----------------------------------------------------------------------------------------------
+def _systemctl(host, arguments):
+    """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were."""
+    if len(arguments) != 2 or arguments[0] not in ("stop", "start"):
+        return _no_option("systemctl", arguments)
+    verb, unit = arguments
+    source, target = ("processes", "stopped") if verb == "stop" else ("stopped", "processes")
+    with host.change() as state:
+        moved = [process for process in state[source] if process["unit"] == unit]
+        if not moved and not any(process["unit"] == unit for process in state[target]):
+            return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not loaded.\n")
+        state[source] = [process for process in state[source] if process["unit"] != unit]
+        state[target] += moved
+    return NOTHING
+
+
+def _modprobe(host, arguments):
+    """``modprobe MODULE`` and ``modprobe -r MODULE``."""
+    with host.change() as state:
+        if len(arguments) == 1:
+            state["modules"].setdefault(arguments[0], 0)
+            return NOTHING
+        if len(arguments) != 2 or arguments[0] != "-r":
+            return _no_option("modprobe", arguments)
+        name = arguments[1]
+        if state["modules"].get(name):
+            return Completed(1, "", f"modprobe: FATAL: Module {name} is in use.\n")
+        state["modules"].pop(name, None)
+    return NOTHING
+
+
+_PROGRAMS = {
+    "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
+    "systemctl": _systemctl, "modprobe": _modprobe,
+}  # fmt: skip

@@ -11,6 +11,7 @@ The technologies, one file each. A technique is a class with this shape; adding 
     plan(gpu, state, settings, rules) -> GpuPlan
     run(gpu, step)                                  carry out one step
     health(gpu) -> [sentence]                       why the GPU should not be sliced now
+    holders(gpu) -> [Process]                       who holds it open
     slices(gpu, state) -> [Slice]                   what consumers can be given
     release()                                       close what holds a GPU open
 """

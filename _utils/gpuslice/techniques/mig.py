@@ -143,6 +143,10 @@ class Mig:
         """Why this GPU should not be sliced now, as sentences."""
         return health.nvidia(self.nvml, gpu)
 
+    def holders(self, gpu):
+        """The processes that hold this GPU open."""
+        return self.users.of_gpu(gpu)
+
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
@@ -268,6 +272,7 @@ class Mig:
             "reset the GPU if the driver has not done it with the mode change",
             seconds("reset"),
             RESET,
+            undo="setting the mode back, and another reset",
             needs=("idle", "reset"),
         )
         return [reset] if state.pending == wanted else [set_mode, reset]
@@ -303,7 +308,6 @@ class Mig:
                 f"end {p}",
                 seconds("end_process"),
                 PREPARE,
-                undo="can't be undone: start it again yourself",
             )
             for p in stops.processes
         ]
@@ -517,7 +521,6 @@ class Mig:
             raise self._reboot_needed(gpu, pending, "nvidia-smi is not installed") from err
         said = " ".join((done.stdout + " " + done.stderr).split())
         if done.returncode == 0:
-            self.nvml.forget_handles()
             return
         if any(words in said.lower() for words in _RESET_REFUSED):
             raise self._reboot_needed(gpu, pending, said)

@@ -61,7 +61,9 @@ class Users:
         return tuple(f"{_CAPS}{self._minors[key]}" if key in self._minors else "" for key in keys)
 
     def _process(self, pid):
-        return next((p for p in self._scan() if p.pid == pid), None) or Process(pid, "command not readable")
+        held = next((p for p in self._scan() if p.pid == pid), None)
+        # A context needs no open node that we could see: the process may live in another mount or pid namespace.
+        return held or self._host.process(pid) or Process(pid, "a process that can't be seen from here")
 
     def _scan(self):
         if self._processes is None:

@@ -1,0 +1,386 @@
+"""
+The guided tour: a simulated DGX H100 is sliced from a pillar with the real salt-call, and every step is checked.
+
+    python examples/demo.py [directory]
+
+The directory (``demo`` in the checkout by default) is made anew and stays, so that the tour can be gone on with by hand. The
+exit status is 0 when every step came out as expected, and 1 at the first that did not.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "_utils"))
+
+from gpuslice.sim.host import SimulatedHost  # noqa: E402
+
+DESCRIPTION = ROOT / "examples" / "hosts" / "dgx-h100.yaml"
+FIRST = {"3g.40gb": 1, "2g.20gb": 1, "1g.10gb": 2}
+SECOND = {"3g.40gb": 1, "1g.10gb": 4}
+THIRD = {"3g.40gb": 2}
+GPUS = 8
+#: What tells the directory of an earlier tour from one that must not be deleted.
+MARK = "made-by-examples-demo"
+
+_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_UUID = re.compile(r"(?:GPU|MIG)-[0-9a-f-]{36}")
+
+
+class Unexpected(Exception):
+    """A step did not come out as expected; the message says what is wrong."""
+
+
+def expect(true, words):
+    """Print ``words`` as checked if ``true``, and end the tour otherwise."""
+    if not true:
+        raise Unexpected(words)
+    print(f"  [ok] {words}")
+
+
+def heading(number, words):
+    """Begin a step."""
+    print(f"\n=== {number}. {words}\n")
+
+
+# ---- the minion -----------------------------------------------------------------------------------------------------
+
+
+def pillar(profiles):
+    """The pillar that wants these MIG profiles on every GPU."""
+    return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
+
+
+class Minion:
+    """A masterless minion in a directory of its own, on a simulated host."""
+
+    def __init__(self, place):
+        self.place = place
+        self._clear()
+        # From the folders of the checkout and without a copy: a fleet gets the same files by 'saltutil.sync_all'.
+        loaders = {f"{kind}_dirs": [str(ROOT / f"_{folder}")] for kind, folder in _FOLDERS.items()}
+        self._write(
+            "conf/minion",
+            {
+                "id": "demo",
+                "root_dir": str(place),
+                "file_client": "local",
+                "file_roots": {"base": [str(ROOT / "states")]},
+                "pillar_roots": {"base": [str(place / "pillar")]},
+                "autoload_dynamic_modules": False,
+                "enable_gpu_grains": False,
+                "enable_fqdns_grains": False,
+                "log_level": "error",
+                "log_fmt_console": "%(message)s",
+                "state_output_profile": False,
+                "gpu_slicing": {"simulate": str(DESCRIPTION), "state_dir": str(place / "state")},
+                **loaders,
+            },
+        )
+        self._write("pillar/top.sls", {"base": {"*": ["gpu"]}})
+
+    def _clear(self):
+        if self.place.exists() and any(self.place.iterdir()):
+            if not (self.place / MARK).exists():
+                raise Unexpected(f"{self.place} is not empty and not of an earlier tour: name another directory")
+            shutil.rmtree(self.place)
+        self.place.mkdir(parents=True, exist_ok=True)
+        (self.place / MARK).touch()
+
+    def _write(self, name, data):
+        path = self.place / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        return path
+
+    def set_pillar(self, profiles):
+        """Give the minion the pillar with these profiles, and print it."""
+        path = self._write("pillar/gpu.sls", pillar(profiles))
+        print(f"# {short(path)}\n{path.read_text(encoding='utf-8')}")
+
+    def break_driver(self, gpu):
+        """The next GPU instance that is to be created on this GPU is refused by the driver."""
+        host = SimulatedHost(str(DESCRIPTION), str(self.place / "state"))
+        host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": gpu, "error": "NVML_ERROR_UNKNOWN"})
+
+    def command(self, *args):
+        """The command line of a call, as a list."""
+        program = pathlib.Path(sys.executable).parent / "salt-call"
+        return [str(program), "--local", "-c", str(self.place / "conf"), *args]
+
+    def call(self, *args, show=True):
+        """Run ``salt-call --local`` as it is printed; returns (exit status, standard output, standard error)."""
+        if show:
+            print("$ " + shlex.join(map(short, self.command(*args))))
+        sys.stdout.flush()
+        # What the caller's Python is told to import must not help the program to find anything.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [*self.command(*args), "--retcode-passthrough", "--no-color"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+    def shown(self, *args):
+        """Run a call and print what it prints, GPUs that are alike only once; returns (exit status, standard output)."""
+        status, out, err = self.call(*args)
+        _print_progress(err)
+        print(folded(out.rstrip("\n")))
+        return status, out
+
+    def data(self, *args, show=False):
+        """What a call returns, as data."""
+        status, out, err = self.call(*args, "--out=json", show=show)
+        if status:
+            raise Unexpected(f"salt-call {shlex.join(args)} ended with {status}: {out.strip()} {err.strip()}")
+        return json.loads(out)["local"]
+
+
+#: Kind of loader file in Salt's option -> folder of the checkout.
+_FOLDERS = {"module": "modules", "states": "states", "grains": "grains", "utils": "utils"}
+
+
+# ---- printing -------------------------------------------------------------------------------------------------------
+
+
+def short(text):
+    """A path as one types it in the checkout."""
+    path = pathlib.Path(text)
+    return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else str(text)
+
+
+def _print_progress(log):
+    """What the log tells of the steps on the last GPU; the GPUs are worked on side by side, so their lines are mixed."""
+    lines = [line for line in log.splitlines() if line.startswith("GPU slicing: ")]
+    gpus = sorted({match.group() for line in lines if (match := _ADDRESS.search(line))})
+    if gpus:
+        told = [line for line in lines if gpus[-1] in line]
+        print("\n".join(told) + f"\n({len(lines) - len(told)} lines about the other {len(gpus) - 1} GPUs)\n")
+
+
+def _blocks(lines):
+    """
+    The text cut in blocks: [address, column, lines]. A block begins with a line that has a PCI address, and goes on with what is
+    indented deeper than the address; all other lines are blocks of their own, with the address "".
+    """
+    found = []
+    for line in lines:
+        match = _ADDRESS.search(line)
+        indent = len(line) - len(line.lstrip())
+        last = found[-1] if found else ["", 0, []]
+        if last[0] and line.strip() and indent > last[1]:
+            last[2].append(line)
+        elif match and match.group() == last[0] and match.start() == last[1]:
+            last[2].append(line)
+        elif match and (not line[: match.start()].strip() or line.lstrip().startswith("Comment:")):
+            found.append([match.group(), match.start(), [line]])
+        else:
+            found.append(["", 0, [line]])
+    return found
+
+
+def _likeness(block):
+    """What blocks of equal GPUs have in common: all but their address, their UUIDs and what stands before the address."""
+    address, column, lines = block
+    return _UUID.sub("UUID", "\n".join(line[column:] for line in lines).replace(address, "GPU"))
+
+
+def folded(text):
+    """The text, with a row of GPUs about which it says the very same printed only once."""
+    found, row = [], []
+
+    def end_of_row():
+        if len(row) > 2:
+            found.extend([*row[0][2], f"{' ' * row[0][1]}... and the same for {len(row) - 1} more GPUs"])
+        else:
+            found.extend(line for block in row for line in block[2])
+        row.clear()
+
+    for block in _blocks(text.splitlines()):
+        if row and not (block[0] and block[1] == row[0][1] and _likeness(block) == _likeness(row[0])):
+            end_of_row()
+        if block[0]:
+            row.append(block)
+        else:
+            found.extend(block[2])
+    end_of_row()
+    return "\n".join(found)
+
+
+# ---- what is looked at ----------------------------------------------------------------------------------------------
+
+
+def layout(slices):
+    """PCI address -> sorted profile names."""
+    found = {}
+    for part in slices:
+        found.setdefault(part["gpu"], []).append(part["profile"])
+    return {gpu: sorted(names) for gpu, names in found.items()}
+
+
+def wanted(profiles):
+    """The profile names that each GPU must have, sorted."""
+    return sorted(name for name, count in profiles.items() for _ in range(count))
+
+
+def is_everywhere(slices, profiles):
+    """Whether every GPU of the host has exactly these profiles."""
+    found = layout(slices)
+    return len(found) == GPUS and all(names == wanted(profiles) for names in found.values())
+
+
+def uuids(slices):
+    """(GPU, profile, placement) -> UUID."""
+    return {(part["gpu"], part["profile"], part["placement"]): part["uuid"] for part in slices}
+
+
+# ---- the tour -------------------------------------------------------------------------------------------------------
+
+
+def what_is_there(minion):
+    """Step 1."""
+    heading(1, "What the host has: the grain 'gpu'")
+    grain = minion.data("grains.get", "gpu", show=True)
+    brief = {key: value for key, value in grain.items() if key != "devices"}
+    print("\n".join(f"  {key}: {json.dumps(value)}" for key, value in brief.items()))
+    print("  (here without 'devices': driver, memory, NUMA node and more of each)\n")
+    expect(grain["count"] == GPUS and len(grain["devices"]) == GPUS, f"{GPUS} GPUs were found")
+    expect(all("mig" in device["capabilities"] for device in grain["devices"]), "each of them can do MIG")
+
+
+def plan(minion):
+    """Step 2."""
+    heading(2, "Say what is wanted, and look at the plan: nothing is changed")
+    minion.set_pillar(FIRST)
+    status, out = minion.shown("state.apply", "gpu_slicing", "test=True")
+    print()
+    nothing_fails = status == 0 and re.search(r"Failed: +0", out)
+    expect(nothing_fails and "(unchanged=" in out, "something would be changed, and nothing fails")
+    expect(minion.data("gpu.slices") == [], "there is no slice: the test changed nothing")
+
+
+def first_apply(minion):
+    """Step 3. Returns the slices."""
+    heading(3, "Do it")
+    status, out = minion.shown("state.apply", "gpu_slicing", "-l", "info")
+    slices = minion.data("gpu.slices")
+    print()
+    expect(status == 0 and "(changed=1)" in out, "one state changed something, none failed")
+    expect(is_everywhere(slices, FIRST), f"read again: each of the {GPUS} GPUs has {', '.join(wanted(FIRST))}")
+    return slices
+
+
+def table(minion, slices):
+    """Step 4."""
+    heading(4, "The slices, for people")
+    _, out = minion.shown("gpu.table")
+    print()
+    expect(all(part["uuid"] in out for part in slices), f"the table has all {len(slices)} slices")
+
+
+def second_apply(minion, slices):
+    """Step 5."""
+    heading(5, "Do it again: nothing is to do, so nothing is done")
+    status, out = minion.shown("state.apply", "gpu_slicing", "--state-output=terse")
+    print()
+    expect(status == 0 and "changed=" not in out, "no state changed anything")
+    expect(minion.data("gpu.slices") == slices, "the slices are the same ones, with the same UUIDs")
+
+
+def change(minion, slices):
+    """Step 6. Returns the slices."""
+    heading(6, "Another layout: what fits stays, and keeps its UUID")
+    before = minion.data("gpu.map")
+    minion.set_pillar(SECOND)
+    status, out = minion.shown("gpu_slicing.apply")
+    after = minion.data("gpu.map")
+    now = minion.data("gpu.slices")
+    print("\nThe memory slices of each GPU:")
+    print(folded("\n".join(f"  {gpu}\n    before {before[gpu]}\n    after  {after[gpu]}" for gpu in before)) + "\n")
+    old, new = uuids(slices), uuids(now)
+    both = old.keys() & new.keys()
+    expect(status == 0 and is_everywhere(now, SECOND), f"each GPU has {', '.join(wanted(SECOND))}")
+    expect(all(old[place] == new[place] for place in both) and len(both) == 24, f"{len(both)} slices were kept: same UUIDs")
+    gone, come = len(old.keys() - new.keys()), len(new.keys() - old.keys())
+    expect((gone, come) == (8, 16), f"only {gone} were destroyed, and {come} created")
+    return now
+
+
+def failure(minion, slices):
+    """Step 7."""
+    gpu = slices[-1]["gpu"]
+    heading(7, f"The driver of {gpu} fails in the middle of a change: all is put back")
+    minion.break_driver(gpu)
+    minion.set_pillar(THIRD)
+    status, out = minion.shown("gpu_slicing.apply", "-l", "info")
+    print()
+    now = minion.data("gpu.slices")
+    expect(status != 0 and gpu in out, "the change failed, and the GPU is named")
+    expect(layout(now) == layout(slices), f"all {GPUS} GPUs have the layout that they had before")
+    halves = [place for place in uuids(slices) if place[1] == "3g.40gb"]
+    same = len(halves) == GPUS and all(uuids(now)[place] == uuids(slices)[place] for place in halves)
+    expect(same, f"the {GPUS} slices that the change would have kept were not touched: same UUIDs")
+
+
+def rollback(minion):
+    """Step 8."""
+    heading(8, "Back to an earlier layout: the outcome of generation 1")
+    status, out = minion.shown("gpu_slicing.rollback", "1")
+    print()
+    expect(status == 0 and is_everywhere(minion.data("gpu.slices"), FIRST), f"each GPU has {', '.join(wanted(FIRST))} again")
+    print("\nA rollback does not change the pillar: put that back as well, or the next highstate goes forward again.")
+
+
+def history(minion):
+    """Step 9."""
+    heading(9, "What was done on this host")
+    found = minion.data("gpu_slicing.history", show=True)
+    for entry in found:
+        print(f"  {entry['generation']}  {entry['time']}  {entry['who']:<22} {entry['result']}")
+    print()
+    results = [entry["result"] for entry in found]
+    expect(results == ["applied", "applied", "rolled back", "applied"], "four changes are recorded, the third as rolled back")
+
+
+def tour(place):
+    """All steps, on a new simulated host."""
+    minion = Minion(place)
+    print(__doc__.strip().splitlines()[0])
+    what_is_there(minion)
+    plan(minion)
+    slices = first_apply(minion)
+    table(minion, slices)
+    second_apply(minion, slices)
+    slices = change(minion, slices)
+    failure(minion, slices)
+    rollback(minion)
+    history(minion)
+    again = shlex.join(map(short, minion.command("gpu.map")))
+    print(f"\nAll steps came out as expected. The simulated host is still there; go on with it:\n\n  {again}\n")
+
+
+def main():
+    """Run the tour; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("directory", nargs="?", default=str(ROOT / "demo"), help="where the tour keeps its files (demo)")
+    place = pathlib.Path(parser.parse_args().directory).resolve()
+    begun = time.monotonic()
+    try:
+        tour(place)
+    except Unexpected as err:
+        print(f"\nNOT AS EXPECTED: {err}", file=sys.stderr)
+        return 1
+    print(f"This took {time.monotonic() - begun:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""
+The examples as a user takes them: ``examples/top.sls`` gives each host of ``examples/hosts`` its pillar, and the highstate stages
+bring it about. First as a test that touches nothing, then really, then again with nothing left to do.
+"""
+
+import json
+
+import pytest
+import yaml
+
+FOUR = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]
+#: Host -> the profiles of every GPU in the end, or of each by its PCI address.
+EXPECTED = {
+    "a30-pair": {"0000:41:00.0": ["1g.6gb", "1g.6gb", "2g.12gb"], "0000:a1:00.0": ["1g.6gb", "1g.6gb", "2g.12gb"]},
+    "dgx-a100-40gb": ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"],
+    "dgx-h100": FOUR,
+    "hgx-b200": ["1c.3g.90gb", "1c.3g.90gb", "1c.3g.90gb", "3g.90gb"],
+    "hgx-h200": ["1g.18gb"] * 7,
+    "mixed": {"0000:07:00.0": ["3g.40gb", "3g.40gb"], "0000:3b:00.0": [], "0000:82:00.0": ["1g.10gb"] * 7},
+    "no-gpu": {},
+    "rtx-pro-6000": ["1g.24gb", "1g.24gb", "2g.48gb+gfx"],
+}
+#: Hosts that the examples change; the others have nothing to slice.
+CHANGED = sorted(set(EXPECTED) - {"no-gpu"})
+ROOTS = ("gpu_slicing", "states.gpu_slicing")
+
+
+@pytest.fixture
+def example(minion, repo):
+    """``example("mixed", changes)``: a minion on that host whose pillar comes from ``examples/top.sls``."""
+
+    def make(host, changes=None):
+        return minion(host, changes=changes, pillar_roots={"base": [str(repo / "examples")]})
+
+    return make
+
+
+def hardware(minion):
+    """The GPUs of the simulated host with everything that a change could touch, as text."""
+    return json.dumps(minion.host.state()["gpus"], sort_keys=True)
+
+
+def in_compute_mode(repo):
+    """The GPUs of rtx-pro-6000 after the workstation board was switched to its compute display mode."""
+    description = yaml.safe_load((repo / "examples" / "hosts" / "rtx-pro-6000.yaml").read_text(encoding="utf-8"))
+    assert [gpu.get("display_mode") for gpu in description["gpus"]] == [None, "graphics"]
+    return [{**gpu, "display_mode": "compute"} for gpu in description["gpus"]]
+
+
+def layout(minion):
+    """PCI address -> sorted profile names, of every GPU."""
+    found = {address: [] for address in minion.grains["gpu"]["addresses"]}
+    for part in minion.call("gpu.slices"):
+        found[part["gpu"]].append(part["profile"])
+    return {address: sorted(names) for address, names in found.items()}
+
+
+def wanted(host, addresses):
+    """What :func:`layout` must be in the end."""
+    expected = EXPECTED[host]
+    return expected if isinstance(expected, dict) else dict.fromkeys(addresses, expected)
+
+
+def failures(states):
+    """Comments of the states that failed."""
+    return [state.comment for state in states if state.result is False]
+
+
+def go_through(minion):
+    """A test, the change, the change again, and a test again; returns whether the change changed anything."""
+    untouched = hardware(minion)
+    tested = minion.apply("gpu_slicing", test=True)
+    assert not failures(tested)
+    assert hardware(minion) == untouched
+
+    applied = minion.apply("gpu_slicing")
+    assert not failures(applied)
+    assert [bool(state.changes) for state in tested] == [bool(state.changes) for state in applied]
+    for plan, done in zip(tested, applied, strict=True):
+        assert plan.changes == done.changes
+
+    settled = hardware(minion)
+    for again in (minion.apply("gpu_slicing"), minion.apply("gpu_slicing", test=True)):
+        assert not any(state.changes for state in again)
+        assert all(state.result is True for state in again)
+    assert hardware(minion) == settled
+    return settled != untouched
+
+
+def test_no_example_host_is_left_out(repo):
+    assert {path.stem for path in (repo / "examples" / "hosts").glob("*.yaml")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("host", sorted(EXPECTED))
+def test_an_example_host_is_sliced_by_the_example_pillar(example, repo, host):
+    minion = example(host, {"gpus": in_compute_mode(repo)} if host == "rtx-pro-6000" else None)
+    changed = go_through(minion)
+    assert layout(minion) == wanted(host, minion.grains["gpu"]["addresses"])
+    assert changed == (host in CHANGED)
+
+
+def test_a_board_that_hides_mig_is_named_and_nothing_is_changed(example):
+    minion = example("rtx-pro-6000")
+    untouched = hardware(minion)
+    told = " ".join(failures(minion.apply("gpu_slicing")))
+    assert "0000:ac:00.0" in told and "displaymodeselector" in told
+    assert hardware(minion) == untouched
+
+
+@pytest.mark.parametrize("sls", ROOTS)
+def test_the_stages_render_under_both_file_roots(minion, sls):
+    low = minion("dgx-h100").show(sls)
+    assert all(isinstance(chunk, dict) for chunk in low), low
+    in_order = [chunk["fun"] for chunk in sorted(low, key=lambda chunk: chunk["order"]) if chunk["state"] == "gpu_slicing"]
+    assert in_order[:3] == ["discovered", "converged", "validated"]
+    assert {chunk["__sls__"].rpartition(".")[0] for chunk in low} == {sls}
+
+
+@pytest.mark.parametrize("host", ["dgx-h100", "dgx-a100-40gb"])
+def test_pillar_example_works_as_it_stands(minion, repo, host):
+    pillar = yaml.safe_load((repo / "pillar.example").read_text(encoding="utf-8"))
+    sliced = minion(host, pillar)
+    assert go_through(sliced)
+    profiles = {"dgx-h100": FOUR, "dgx-a100-40gb": ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"]}[host]
+    assert layout(sliced) == dict.fromkeys(sliced.grains["gpu"]["addresses"], profiles)
+
+
+def test_none_sls_leaves_every_gpu_alone(minion, repo):
+    pillar = yaml.safe_load((repo / "examples" / "pillar" / "none.sls").read_text(encoding="utf-8"))
+    assert not go_through(minion("mixed", pillar))
+
+
+def test_what_one_host_exports_is_a_pillar_that_changes_nothing_there(minion, repo):
+    pillar = yaml.safe_load((repo / "examples" / "pillar" / "h100.sls").read_text(encoding="utf-8"))
+    sliced = minion("dgx-h100", pillar)
+    assert not failures(sliced.apply("gpu_slicing"))
+    exported = sliced.call("gpu_slicing.export")
+    sliced.set_pillar(exported)
+    assert not go_through(sliced)
