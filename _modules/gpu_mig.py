@@ -19,7 +19,7 @@ def __virtual__():
 
 
 def _engine():
-    return front.engine(__opts__, CommandExecutionError)
+    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
 def profiles(gpu):

@@ -5,16 +5,12 @@ The pillar is described in ``pillar.example``. Every change is planned first, jo
 again, and undone as a whole when a step fails.
 """
 
-import logging
-
 import gpuslice
 
 gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
-
-log = logging.getLogger(__name__)
 
 __virtualname__ = "gpu_slicing"
 
@@ -26,13 +22,7 @@ def __virtual__():
 
 
 def _engine():
-    return front.engine(__opts__, CommandExecutionError, _progress)
-
-
-def _progress(line):
-    """Tell a step on the minion's event bus; a masterless run has no bus, and waiting for one would cost a second a step."""
-    if __opts__.get("file_client") != "local":
-        __salt__["event.send"](f"gpu_slicing/{__opts__['id']}/step/begin", {"step": line})
+    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
 def plan(pillar=None):
@@ -126,7 +116,7 @@ def validate(pillar=None):
     pillar
         A dict with the ``containers_gpu_*`` keys to check instead of the minion's pillar.
 
-    Returns a list of mistakes, empty for a valid pillar.
+    Returns a dict with ``result`` and the list ``mistakes``; ``salt-call`` exits with 1 for a pillar that is not valid.
 
     CLI Example:
 
@@ -134,7 +124,7 @@ def validate(pillar=None):
 
         salt 'gpu*' gpu_slicing.validate
     """
-    return front.mistakes(pillar or __pillar__)
+    return front.validated(pillar or __pillar__)
 
 
 def rollback(generation=None, test=False):

@@ -5,9 +5,9 @@ The engine as the loader files call it: from a pillar or an argument, over a hos
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import errors
@@ -29,8 +29,7 @@ _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 _RIVALS = ("nvidia-mig-manager.service",)
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What one GPU is to become; ``technique`` None leaves it alone for the ``reason``."""
 
     gpu: object
@@ -160,9 +159,13 @@ class Engine:
         if _names_uuids(policy):
             self._learn_uuids()
         gpus = self.gpus
+        # Only strategy auto asks for it, and finding out reads more of the machine than all the rest.
+        environment = inventory.virtualization(self.host, gpus) if policy.automatic else ""
         if policy.vendor_detection != "udev":
-            gpus = inventory.confirmed(self.host, gpus, policy.vendor_detection)
-        return policies.targets(policy, gpus, inventory.virtualization(self.host), available=tuple(TECHNIQUES))
+            gpus, differences = inventory.confirmed_with_errors(self.host, gpus, policy.vendor_detection)
+            for difference in differences:
+                log.warning("%s", difference)
+        return policies.targets(policy, gpus, environment, available=tuple(TECHNIQUES))
 
     def reconciler(self, policy=None, force=None):
         """A reconciler for a policy's apply strategy and checks, or for a request by hand."""

@@ -70,13 +70,25 @@ def run(engine, targets, test, force=None):
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 
 
-def mistakes(pillar):
-    """Every mistake of a pillar as a sentence with its path, [] for a valid one."""
+def validated(pillar):
+    """A dict: ``result`` whether the pillar is valid, and ``mistakes``, each a sentence with its path."""
     try:
         policy.parse(dict(pillar))
     except errors.PolicyError as err:
-        return err.mistakes or [str(err)]
-    return []
+        return {"result": False, "mistakes": err.mistakes or [str(err)]}
+    return {"result": True, "mistakes": []}
+
+
+def announcer(opts, salt):
+    """
+    A function that tells each step of a change on the minion's event bus.
+
+    None for a masterless run: it has no bus, and looking for one would cost a second a step.
+    """
+    if opts.get("file_client") == "local":
+        return None
+    tag = f"gpu_slicing/{opts['id']}/step/begin"
+    return lambda line: salt["event.send"](tag, {"step": line})
 
 
 def brief(entry):

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from dataclasses import replace
+from functools import cache
 
 from gpuslice import addresses
 from gpuslice import catalog
@@ -60,7 +61,7 @@ def discover_with_errors(host, method="udev"):
     :return: (gpus, errors): errors are sentences on devices that vanished while they were read, and on differences between
         the system and the tool.
     """
-    gpus, problems = _scan(host, _is_guest(host), _Udev(host, host.udev_pci()))
+    gpus, problems = _scan(host, _guest_test(host), _Udev(host, host.udev_pci()))
     kept, differences = confirmed_with_errors(host, gpus, method)
     return kept, problems + differences
 
@@ -99,7 +100,7 @@ class _Udev:
 
 
 def _scan(host, guest, udev):
-    """All GPUs that the system lists, and sentences on what could not be read. :param guest: is this a virtual machine?"""
+    """All GPUs that the system lists, and sentences on what could not be read. :param guest: see :func:`_guest_test`."""
     gpus, problems = [], []
     for address in udev.candidates():
         try:
@@ -164,7 +165,7 @@ def _gpu(host, address, udev, guest):
         virtual_functions=_virtual_functions(host, base, names),
     )
     gpu = replace(gpu, name=own_name or gpu.model, capabilities=_capabilities(host, gpu, known, names))
-    if guest and _VGPU_NAME.search(told.get("model", "")):
+    if _VGPU_NAME.search(told.get("model", "")) and guest():
         return _as_vgpu(gpu, told["model"], brand)
     return gpu
 
@@ -297,7 +298,7 @@ def _optional(host, path):
         return ""
 
 
-def virtualization(host):
+def virtualization(host, gpus=None):
     """
     What kind of machine this is: ``bare_metal``, ``virtual_host`` or ``virtual_guest``.
 
@@ -307,14 +308,16 @@ def virtualization(host):
     everywhere; one of these does: the driver vfio-pci is loaded, a GPU has virtual functions or is driven by gim, mediated
     devices exist, NVIDIA's vGPU manager is loaded, a manager of virtual machines runs (libvirt, Proxmox), or a virtual machine
     does. Most of these hold before a GPU is sliced, so that slicing it does not change the answer.
+
+    :param gpus: the GPUs of the host where they are known already; None looks for them.
     """
-    guest = _is_guest(host)
-    return _virtualization(host, guest, _scan(host, guest, _Udev(host))[0])
+    guest = _guest_test(host)
+    return _virtualization(host, guest, _scan(host, guest, _Udev(host))[0] if gpus is None else gpus)
 
 
 def _virtualization(host, guest, gpus):
     """As :func:`virtualization`, for what is known already."""
-    if guest:
+    if guest():
         return "virtual_guest"
     has_hypervisor = host.exists("/sys/module/kvm") or _is_xen_control_domain(host)
     return "virtual_host" if has_hypervisor and _serves_virtual_machines(host, gpus) else "bare_metal"
@@ -322,6 +325,14 @@ def _virtualization(host, guest, gpus):
 
 def _is_xen_control_domain(host):
     return "control_d" in _optional(host, "/proc/xen/capabilities")
+
+
+def _guest_test(host):
+    """
+    A function that says whether this is a virtual machine. It looks when first called: the processor's file takes milliseconds on
+    big servers, and most questions are answered without it.
+    """
+    return cache(lambda: _is_guest(host))
 
 
 def _is_guest(host):
@@ -408,7 +419,7 @@ def facts(host):
         ``virtualization``, ``iommu`` and ``reboot_required`` (booleans), ``devices`` (list of dicts), and ``errors`` (list of
         sentences) where there are any.
     """
-    guest = _is_guest(host)
+    guest = _guest_test(host)
     # From sysfs alone: it lists the same devices as udev, without the time that loading udev takes.
     gpus, problems = _scan(host, guest, _Udev(host))
     found = {

@@ -4,6 +4,10 @@ The nouns of the engine. Everything here is plain data: no hardware is touched, 
 
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
+
+# Records without mutable defaults that nobody copies with dataclasses.replace are named tuples, here and elsewhere:
+# making the class costs an eighth of what a frozen dataclass costs, which every salt-call pays, and they hash and compare in C.
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,7 @@ class Gpu:
     virtual_functions: dict = field(default_factory=dict, hash=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """
     Something a consumer can be given.
 
@@ -80,8 +83,7 @@ class Slice:
         }
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """
     A process that holds GPU device nodes open.
 

@@ -10,7 +10,7 @@ import ctypes
 import math
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.model import CiProfile
@@ -57,8 +57,7 @@ _MAX_INSTANCES = 16
 _MAX_CI_ID = 9
 
 
-@dataclass(frozen=True)
-class CiState:
+class CiState(NamedTuple):
     """A compute instance that exists: its NVML id inside the GPU instance, profile name, first compute slice."""
 
     id: int
@@ -66,8 +65,7 @@ class CiState:
     start: int
 
 
-@dataclass(frozen=True)
-class GiState:
+class GiState(NamedTuple):
     """A GPU instance that exists: its NVML id, profile name, memory slices ``start`` and ``size``, compute instances."""
 
     id: int
@@ -224,15 +222,9 @@ class Nvml:
         :param known: the catalog's table of this model or None: compute instance profiles can't be asked for without a GPU
             instance, and one board (A30) reports wrong counts, so these two come from it where it has the profile.
         """
-        handle, found = self.handle(gpu), []
-        for enum in range(_MAX_ENUM):
-            try:
-                info = self._profile_info(handle, gpu, enum)
-            except EndOfProfiles:
-                break
-            if info is None:
-                continue
-            found.append(self._profile(handle, gpu, enum, info, known))
+        handle = self.handle(gpu)
+        # The newer form names the profiles, but is documented to answer only while MIG is on.
+        found = self._profiles(handle, gpu, 2, known) or self._profiles(handle, gpu, 1, known)
         if not found:
             return None
         return MigTable(
@@ -241,21 +233,21 @@ class Nvml:
             profiles=tuple(sorted(found, key=lambda p: (p.slices, p.size, p.name))),
         )
 
-    def _profile_info(self, handle, gpu, enum):
-        lib = self.open()
-        for version in (2, 1):
+    def _profiles(self, handle, gpu, version, known):
+        lib, found = self.open(), []
+        for enum in range(_MAX_ENUM):
             self.calls["nvmlDeviceGetGpuInstanceProfileInfo"] += 1
             try:
-                return lib.nvmlDeviceGetGpuInstanceProfileInfo(handle, enum, version=version)
+                info = lib.nvmlDeviceGetGpuInstanceProfileInfo(handle, enum, version=version)
             except lib.NVMLError as err:
                 code = getattr(err, "value", None)
-                if code == INVALID_ARGUMENT:
-                    raise EndOfProfiles from err
+                if code in (INVALID_ARGUMENT, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH):
+                    break
                 if code == NOT_SUPPORTED:
-                    return None
-                if code not in (FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH):
-                    raise translate(err, gpu, "read the MIG profiles") from err
-        return None
+                    continue
+                raise translate(err, gpu, "read the MIG profiles") from err
+            found.append(self._profile(handle, gpu, enum, info, known))
+        return found
 
     def _profile(self, handle, gpu, enum, info, known):
         starts, size = self._placements(handle, gpu, info.id)
@@ -469,10 +461,6 @@ class Nvml:
             )
             found.update(process.pid for process in listed or ())
         return sorted(found)
-
-
-class EndOfProfiles(Exception):
-    """NVML has no profile enum of this number or above."""
 
 
 def profile_name(slices, memory_mib, total_mib, attributes=()):

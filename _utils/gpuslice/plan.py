@@ -88,12 +88,14 @@ class Plan:
     What happens to a host.
 
     :ivar gpus: a plan for each GPU that the policy reaches; :ivar untouched: a line for each of the others.
+    :ivar notes: sentences about the host, such as an interrupted change that comes first.
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     """
 
     gpus: tuple = ()
     untouched: tuple = ()
     blocked: tuple = ()
+    notes: tuple = ()
 
     @property
     def steps(self):
@@ -134,7 +136,10 @@ class Plan:
     def from_dict(cls, data):
         """The plan that :meth:`as_dict` (and JSON) made ``data`` of."""
         return cls(
-            tuple(GpuPlan.from_dict(gpu) for gpu in data["gpus"]), tuple(data["untouched"]), tuple(map(tuple, data["blocked"]))
+            tuple(GpuPlan.from_dict(gpu) for gpu in data["gpus"]),
+            tuple(data["untouched"]),
+            tuple(map(tuple, data["blocked"])),
+            tuple(data["notes"]),
         )
 
     def changes(self):
@@ -159,7 +164,7 @@ class Plan:
 
     def text(self, steps=True):
         """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
-        lines = []
+        lines = list(self.notes)
         for gpu in self.gpus:
             lines += _gpu_lines(gpu, steps)
         lines += [f"Left as it is: {why}" for _, why in self.blocked]

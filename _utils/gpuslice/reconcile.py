@@ -37,8 +37,9 @@ _UNDONE = "Everything that was done has been undone; the host is as it was."
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported, errors.DeviceNotFound)
 #: Conditions of one GPU: it is left alone and reported, the others go on.
 _BLOCKED = (errors.ResourceConflict, errors.Unhealthy)
-#: A GPU in this condition can't be put back by anybody: it is reported, and does not stop later runs.
-_HOPELESS = (errors.Unhealthy, errors.DeviceNotFound)
+#: A GPU in this condition can't be put back, by anybody or without destroying what another tool made: it is reported, and does
+#: not stop later runs.
+_HOPELESS = (errors.Unhealthy, errors.DeviceNotFound, errors.ForeignChange)
 
 
 @dataclass
@@ -121,7 +122,13 @@ class Reconciler:
         if mistakes:
             raise _together(mistakes)
         untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
-        return Plan(tuple(plans), untouched, tuple(blocked))
+        return Plan(tuple(plans), untouched, tuple(blocked), self._interrupted())
+
+    def _interrupted(self):
+        entry = self._journal.unfinished()
+        return (
+            (f"{_told(entry)}; the next change finishes it if it wants the same, and undoes it first if not.",) if entry else ()
+        )
 
     def _plan_one(self, target):
         technique = self._tools.get(target.technique)
@@ -356,6 +363,10 @@ class Reconciler:
                 return err
             except errors.GpuSliceError as err:
                 self._stop.set()
+                if entry and isinstance(err, errors.ForeignChange):
+                    # What stands in its place is another tool's: undoing this step would destroy that.
+                    with self._writing:
+                        entry.steps.remove((gpu.address, number))
                 return _step_failed(err, step, number, len(made.steps))
             except Exception as err:  # a bug of ours must not keep the other GPUs from being put back
                 log.exception("step failed unexpectedly")
@@ -466,7 +477,7 @@ class Reconciler:
             left.update(failed)
             left.update({gpu: errors.RebootNeeded(why, gpu) for gpu, why in unmet.items()})
         for made in plans:
-            if made.gpu not in left and (err := self._restored(made.gpu, layouts[made.gpu], entry.techniques[made.gpu], gpus)):
+            if made.gpu not in left and (err := self._restored(entry, made.gpu, layouts[made.gpu], gpus)):
                 left[made.gpu] = err
         return left
 
@@ -478,13 +489,19 @@ class Reconciler:
         begun = [step for gpu, step in _begun(entry) if gpu == address]
         return technique.plan(gpus[address], state, technique.settings_of(layout, begun))
 
-    def _restored(self, address, layout, name, gpus):
-        technique = self._tools.get(name)
+    def _restored(self, entry, address, layout, gpus):
+        """The error for a GPU that is not as it was before the change, None if it is."""
+        technique = self._tools.get(entry.techniques[address])
         try:
             now = technique.layout(technique.observe(gpus[address]))
+            if _same(now, layout):
+                return None
+            left = self._plan_restore(entry, address, layout, gpus).steps
         except errors.GpuSliceError as err:
             return err
-        return None if _same(now, layout) else errors.ValidationFailed(f"It has {technique.words(now)}.", address)
+        if left:
+            return errors.ValidationFailed(f"It has {technique.words(now)}.", address)
+        return errors.ForeignChange(f"It has {technique.words(now)}: what another tool made meanwhile is not destroyed.", address)
 
     def _what_is_left(self, gpu, err, entry):
         words = self._tools.get(entry.techniques[gpu]).words(entry.before[gpu])
@@ -501,8 +518,7 @@ class Reconciler:
         entry = self._journal.unfinished()
         if entry is None:
             return None, []
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
-        told = f"A change by {entry.who} of {when} was interrupted"
+        told = _told(entry)
         wanted = {t.gpu.address: t.settings for t in targets if t.technique}
         if all(gpu in wanted and _same(wanted[gpu], goal) for gpu, goal in entry.goal.items()) and self._can_finish(
             targets, entry
@@ -536,6 +552,11 @@ class Reconciler:
         from gpuslice import inventory
 
         return {gpu.address: gpu for gpu in inventory.discover(self._host)}
+
+
+def _told(entry):
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+    return f"A change by {entry.who} of {when} was interrupted"
 
 
 def _begun(entry):

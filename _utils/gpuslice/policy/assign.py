@@ -36,7 +36,8 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES):
 
     :param policy: :class:`gpuslice.policy.Policy`.
     :param gpus: all GPUs of the host, as :class:`gpuslice.model.Gpu`; those that method manual does not name are left alone.
-    :param environment: ``bare_metal``, ``virtual_host`` or ``virtual_guest``, for strategy auto.
+    :param environment: ``bare_metal``, ``virtual_host`` or ``virtual_guest``, for strategy auto; anything for a policy that has
+        none (``Policy.automatic``).
     :param available: the technologies that this version can do.
     :return: one :class:`Target` for each GPU, in their order. Raises :class:`errors.DeviceNotFound` when the policy names GPUs
         that are not there, and :class:`errors.Unsupported` when one that it names, or this version, can't do what is wanted.

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.policy import profiles
@@ -27,8 +28,7 @@ _ONE_AT_A_TIME = "a GPU has one technology at a time."
 _SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """
     What holds for the GPUs that match.
 
@@ -85,6 +85,11 @@ class Policy:
     integration: dict
     warnings: list = field(default_factory=list)
     digest: str = ""
+
+    @property
+    def automatic(self):
+        """Whether a rule leaves the choice of the technology to strategy auto."""
+        return any(rule.strategy == "auto" for rule in (*self.rules, self.default))
 
 
 def parse(pillar):

@@ -19,13 +19,13 @@ The technologies, one file each. A technique is a class with this shape; adding 
 import importlib
 from dataclasses import dataclass
 from dataclasses import field
+from typing import NamedTuple
 
 #: Name of each technique this version has, and where its class is.
 TECHNIQUES = {"mig": ("gpuslice.techniques.mig", "Mig")}
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """
     What a change may do.
 

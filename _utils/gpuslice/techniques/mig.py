@@ -11,7 +11,7 @@ Settings that :meth:`Mig.plan` takes (one of):
     only the MIG mode; instances stay as they are where the mode does.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import health
@@ -42,8 +42,7 @@ _STOP_OR_FORCE = (
 )
 
 
-@dataclass(frozen=True)
-class MigState:
+class MigState(NamedTuple):
     """What a GPU is now: ``current`` and ``pending`` MIG mode, and the GPU instances (``gpuslice.nvml.GiState``)."""
 
     current: bool
@@ -157,7 +156,7 @@ class Mig:
         """
         wanted = _wanted_mode(settings)
         if not wanted:
-            return self._plan_off(gpu, state, rules)
+            return self._plan_off(gpu, state, settings, rules)
         if not state.current and self.nvml.is_vgpu_guest(gpu.address):
             raise errors.Unsupported(
                 "This is a vGPU in a guest, whose MIG mode only the host can change.", gpu.address, "Change it on the host."
@@ -175,11 +174,12 @@ class Mig:
 
     def _wishes(self, gpu, settings, table, existing):
         if "layout" in settings:
-            return [
+            found = [
                 # A GPU instance that had no compute instance (left by a partial create) gets none.
                 placement.Wish(profile, start, tuple((name, ci_start) for name, ci_start in cis) or None)
                 for profile, start, cis in settings["layout"]["instances"]
             ]
+            return found + _foreign_wishes(settings, table, existing)
         if "entries" in settings:
             aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
             entries = [tuple(entry) for entry in settings["entries"]]
@@ -226,10 +226,11 @@ class Mig:
             names = ", ".join(f"{i.profile} at {i.start}" for i in foreign)
             raise errors.ForeignChange(f"{names} was made by another tool meanwhile and is not destroyed.", gpu.address)
 
-    def _plan_off(self, gpu, state, rules):
+    def _plan_off(self, gpu, state, settings, rules):
         """MIG off: everything goes, then the mode."""
         table, stops = self.table(gpu) if state.instances else None, Stops()
         change = placement.Change(keep=(), destroy=tuple(_instance(gi) for gi in state.instances), create=())
+        self._refuse_foreign(gpu, settings, change)
         users = self.users.of_instances(gpu) if state.instances else {}
         busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
         if busy and not rules.force:
@@ -576,6 +577,17 @@ def _ended(state, change):
     gone = {instance.start for instance in change.destroy}
     cis = {tuple(ci) for ci in change.destroy_cis}
     return [(gi.id, ci.id) for gi in state.instances for ci in gi.cis if gi.start in gone or (gi.start, ci.name, ci.start) in cis]
+
+
+def _foreign_wishes(settings, table, existing):
+    """When a change is undone: wishes that keep what another tool made meanwhile, where the earlier layout leaves room for it."""
+    if "created" not in settings:
+        return []
+    taken = set()
+    for profile, start, _ in settings["layout"]["instances"]:
+        taken.update(range(start, start + table.profile(profile).size))
+    foreign = [i for i in existing if i.start not in settings["created"] and taken.isdisjoint(range(i.start, i.start + i.size))]
+    return [placement.Wish(i.profile, i.start, i.cis or None) for i in foreign]
 
 
 def _wanted_mode(settings):
