@@ -48,6 +48,11 @@ class Engine:
     """
 
     def __init__(self, config=None, cachedir="", progress=None):
+        if config and not isinstance(config, Mapping):
+            raise errors.PolicyError(
+                f"gpu_slicing in the minion configuration is {config!r}, which is no mapping.",
+                todo="Write its keys simulate and state_dir below it, or leave it out.",
+            )
         self.host = open_host(config)
         self._cachedir = cachedir
         self._progress = progress
@@ -212,19 +217,30 @@ class Engine:
         ]
 
     # -- by hand -------------------------------------------------------------------------------------------------
-    def mig(self, gpu):
-        """(GPU, MIG technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU without MIG."""
+    def technique(self, name, gpu):
+        """(GPU, technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU that can't do it."""
         one = self.gpu(gpu)
-        tool = self.tools.get("mig")
+        tool = self.tools.get(name)
         if not tool.supports(one):
             raise errors.Unsupported(
-                f"{one.model} can't do MIG.", one.address, "See 'salt-call gpu.capabilities' for what it can do."
+                f"{one.model} can't do {name}.", one.address, "See 'salt-call gpu.capabilities' for what it can do."
             )
         return one, tool
 
+    def mig(self, gpu):
+        """(GPU, MIG technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU without MIG."""
+        return self.technique("mig", gpu)
+
+    def target(self, technique, gpu, settings):
+        """A target of any technique for one GPU, for functions that work by hand."""
+        one, tool = self.technique(technique, gpu)
+        return Target(one, tool.name, settings)
+
     def layout_target(self, gpu, profiles, compute_instances=1):
-        """A target that gives one GPU these MIG profiles, in any form that the pillar takes."""
+        """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
         one, _ = self.mig(gpu)
+        if not isinstance(compute_instances, int) or isinstance(compute_instances, bool) or compute_instances < 1:
+            raise errors.PolicyError(f"compute_instances must be a whole number from 1 on, not {compute_instances!r}.")
         return Target(one, "mig", {"entries": policies.entries(profiles), "compute_instances": compute_instances})
 
     def mode_target(self, gpu, enabled):
@@ -288,7 +304,7 @@ class Engine:
             record, layouts = past[-1], "before"
         else:
             record, layouts = journal.generation(generation), "after"
-        if layouts not in record:
+        if not isinstance(record.get(layouts), dict) or not isinstance(record.get("techniques"), dict):
             raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {record.get('error', 'incomplete')}.")
         by_address = {gpu.address: gpu for gpu in self.gpus}
         gone = [address for address in record[layouts] if address not in by_address]
@@ -299,7 +315,7 @@ class Engine:
             )
         targets = []
         for address, layout in record[layouts].items():
-            tool = self.tools.get(record["techniques"][address])
+            tool = self.tools.get(record["techniques"].get(address))
             if "error" in layout:
                 raise errors.JournalDamaged(
                     f"Generation {record['generation']} does not tell the layout: {layout['error']}", address
@@ -313,16 +329,22 @@ class Engine:
 
         :raises errors.PolicyError: another form.
         """
-        layouts = {}
-        for gpu in self.gpus:
-            for tool in self.techniques_of(gpu):
-                layouts[gpu.address] = tool.layout(tool.observe(gpu))
         if form == "pillar":
-            return policies.export_pillar(layouts, {gpu.address: gpu.model for gpu in self.gpus})
+            sections = {gpu.address: self._in_effect(gpu) for gpu in self.gpus}
+            return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
         if form == "mig-parted":
             mig = self.tools.get("mig")
+            layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
             return policies.export_mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
         raise errors.PolicyError(f"There is no export form '{form}'.", todo="Use pillar or mig-parted.")
+
+    def _in_effect(self, gpu):
+        """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""
+        for tool in self.techniques_of(gpu):
+            found = tool.pillar(gpu, tool.layout(tool.observe(gpu)))
+            if found:
+                return found
+        return None
 
 
 def _names_uuids(policy):

@@ -7,10 +7,13 @@ A change first writes what it is about to do and what was there before (``journa
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from dataclasses import field
 
 from gpuslice import errors
+from gpuslice.plan import Plan
+from gpuslice.plan import Step
 
 #: How many generations the history keeps.
 GENERATIONS = 50
@@ -47,11 +50,20 @@ class Entry:
 
 
 def _entry(data):
-    """The entry that :meth:`Journal.begin` wrote. Raises TypeError, ValueError for anything else."""
-    entry = Entry(**data)
-    for name in ("plan", "before", "goal", "techniques"):
+    """The entry that :meth:`Journal.begin` wrote. Raises a ValueError that says what is wrong with anything else."""
+    try:
+        entry = Entry(**data)
+        Plan.from_dict(entry.plan)
+        [Step.from_dict(step) for step in entry.earlier]
+        [(kind, name) for kind, name in entry.pauses]
+        time.localtime(entry.time)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as err:
+        raise ValueError(f"it has another form than this version writes: {err}") from err
+    for name in ("before", "goal", "techniques"):
         if not isinstance(getattr(entry, name), dict):
             raise ValueError(f"its {name} is no mapping")
+    if not all(isinstance(layout, dict) and gpu in entry.techniques for gpu, layout in entry.before.items()):
+        raise ValueError("its before is incomplete")
     return entry
 
 

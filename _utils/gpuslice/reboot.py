@@ -43,7 +43,8 @@ class RebootLedger:
     def _entries(self):
         try:
             with open(self._path, encoding="utf-8") as handle:
-                return json.load(handle)
-        except (OSError, ValueError):
+                found = json.load(handle)
+            return {gpu: entry for gpu, entry in found.items() if {"boot_id", "reboots"} <= entry.keys()}
+        except (OSError, ValueError, AttributeError):
             # Without the ledger a refused reset is tried once more, which is harmless.
             return {}

@@ -18,8 +18,15 @@ LAYOUT = {
 }
 
 
+def exported(layouts, models=None):
+    """The pillar that describes these MIG layouts."""
+    sections = {at: policy.mig_section(at, layout) if layout["enabled"] else None for at, layout in layouts.items()}
+    return policy.export_rules(sections, models or {})
+
+
+
 def test_a_pillar_of_what_is_there():
-    assert policy.export_pillar(LAYOUT) == {
+    assert exported(LAYOUT) == {
         SLICING: {
             "enabled": True,
             "strategy": "none",
@@ -37,7 +44,7 @@ def test_a_pillar_of_what_is_there():
 
 
 def test_a_rule_may_name_the_model_too():
-    pillar = policy.export_pillar(LAYOUT, models={"0000:41:00.0": "NVIDIA H100 80GB HBM3"})
+    pillar = exported(LAYOUT, models={"0000:41:00.0": "NVIDIA H100 80GB HBM3"})
     assert pillar[SLICING]["devices"][1]["match"] == {"pci": "0000:41:00.0", "model": "NVIDIA H100 80GB HBM3"}
     assert policy.parse(pillar).warnings == []
 
@@ -70,7 +77,7 @@ def expected(instances):
 
 @given(layouts())
 def test_an_exported_pillar_reads_back_the_same_also_through_yaml(layout):
-    pillar = yaml.safe_load(yaml.safe_dump(policy.export_pillar(layout)))
+    pillar = yaml.safe_load(yaml.safe_dump(exported(layout)))
     made = policy.parse(pillar)
     assert made.warnings == []
     assert [rule.match["pci"] for rule in made.rules] == sorted(layout)
@@ -82,13 +89,13 @@ def test_an_exported_pillar_reads_back_the_same_also_through_yaml(layout):
 
 def test_a_compute_instance_that_fills_its_gpu_instance_leaves_the_name_to_it():
     layout = {"0000:41:00.0": {"enabled": True, "instances": [("1g.10gb+me", 2, [("1g.10gb", 0)])]}}
-    assert policy.export_pillar(layout)[SLICING]["devices"][0]["mig"] == {"profiles": ["1g.10gb+me@2"]}
+    assert exported(layout)[SLICING]["devices"][0]["mig"] == {"profiles": ["1g.10gb+me@2"]}
 
 
 def test_an_instance_whose_name_is_no_profile_is_refused_by_name():
     layout = {"0000:41:00.0": {"enabled": True, "instances": [("unknown 42", 0, [])]}}
     with pytest.raises(errors.PolicyError, match=r"GPU 0000:41:00.0: The instance unknown 42 can't be described"):
-        policy.export_pillar(layout)
+        exported(layout)
 
 
 def test_the_peer_tool_gets_counts_and_equal_gpus_share_an_entry():

@@ -2,7 +2,7 @@
 The policy: from a pillar to what is wanted of each GPU. Pure functions; nothing here reads or changes a host.
 
 ``parse`` reads the pillar and reports every mistake at once, ``targets`` says what is wanted of each GPU, ``entries`` takes a MIG
-layout in any form that users write, ``export_pillar`` goes the other way.
+layout in any form that users write, ``export_rules`` goes the other way.
 """
 
 from gpuslice.policy.assign import Target
@@ -11,8 +11,8 @@ from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.export import export_mig_parted
-from gpuslice.policy.export import export_pillar
-from gpuslice.policy.export import from_layout
+from gpuslice.policy.export import export_rules
+from gpuslice.policy.export import mig_section
 from gpuslice.policy.profiles import entries
 from gpuslice.policy.schema import json_schema
 
@@ -22,9 +22,9 @@ __all__ = [
     "Target",
     "entries",
     "export_mig_parted",
-    "export_pillar",
-    "from_layout",
+    "export_rules",
     "json_schema",
+    "mig_section",
     "parse",
     "targets",
 ]

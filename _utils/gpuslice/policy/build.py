@@ -7,8 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
 from typing import NamedTuple
 
 from gpuslice import errors
@@ -53,8 +51,7 @@ class Rule(NamedTuple):
         return "pci" in self.match or "uuid" in self.match or not re.search(r"[*?]", name)
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """
     A pillar that was read and found right.
 
@@ -83,8 +80,8 @@ class Policy:
     stop_units: list
     unload_modules: list
     integration: dict
-    warnings: list = field(default_factory=list)
-    digest: str = ""
+    warnings: list
+    digest: str
 
     @property
     def automatic(self):
@@ -130,7 +127,7 @@ def _policy(discovery, slicing, written, host, rules, notes):
         **management,
         "integration": _filled(schema.TOP[INTEGRATION], written[INTEGRATION]),
     }
-    text = json.dumps(made, sort_keys=True, default=vars)
+    text = json.dumps(made, sort_keys=True)
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
 
 

@@ -9,34 +9,29 @@ from gpuslice import mig_profiles
 from gpuslice.policy.build import SLICING
 
 
-def from_layout(gpu_address, model, profiles):
+def mig_section(gpu_address, layout):
     """
-    The rule that describes the layout of one GPU.
+    Strategy and settings that describe a MIG layout, placements included.
 
-    :param gpu_address: its PCI address.
-    :param model: its product name; the rule then only holds while that model is at the address. "" leaves it out.
-    :param profiles: profile names, usually pinned: ``["3g.40gb@4"]``.
-    :return: a dict for ``containers_gpu_slicing:devices``.
+    :param layout: ``{"enabled": True, "instances": [(profile, start, [(compute instance, start)])]}``.
+    :return: a dict for a rule. Raises :class:`errors.PolicyError` for a profile whose name can't be written in a pillar.
     """
-    match = {"pci": gpu_address, "model": model} if model else {"pci": gpu_address}
-    return {"match": match, "strategy": "mig", "mig": {"profiles": list(profiles)}}
+    return {"strategy": "mig", "mig": {"profiles": _names(gpu_address, layout["instances"], pinned=True)}}
 
 
-def export_pillar(layouts, models=None):
+def export_rules(sections, models):
     """
-    A pillar that describes the layouts that given GPUs have.
+    A pillar that describes what given GPUs have.
 
-    :param layouts: ``{PCI address: {"enabled": MIG mode, "instances": [(profile, start, [(compute instance, start)])]}}``.
-    :param models: ``{PCI address: product name}`` for those whose rule should name the model too.
-    :return: a dict that :func:`gpuslice.policy.parse` takes. GPUs without MIG mode get a rule that leaves them alone. Raises
-        :class:`errors.PolicyError` for a profile whose name can't be written in a pillar.
+    :param sections: ``{PCI address: strategy and settings, or None for a GPU that nothing slices}``; the latter gets a rule
+        that leaves it alone.
+    :param models: ``{PCI address: product name}``: a rule then only holds while that model is at the address.
+    :return: a dict that :func:`gpuslice.policy.parse` takes.
     """
     rules = []
-    for address, layout in sorted(layouts.items()):
-        if layout["enabled"]:
-            rules.append(from_layout(address, (models or {}).get(address, ""), _names(address, layout["instances"], pinned=True)))
-        else:
-            rules.append({"match": {"pci": address}, "strategy": "none"})
+    for address, section in sorted(sections.items()):
+        match = {"pci": address, "model": models[address]} if section and models.get(address) else {"pci": address}
+        rules.append({"match": match, **(section or {"strategy": "none"})})
     return {SLICING: {"enabled": True, "strategy": "none", "devices": rules}}
 
 
@@ -44,7 +39,7 @@ def export_mig_parted(layouts, indices, name="current"):
     """
     The layouts as a configuration of mig-parted, version v1. It counts instances and has no placements.
 
-    :param layouts: as in :func:`export_pillar`.
+    :param layouts: ``{PCI address: layout}``, each as in :func:`mig_section`, or with ``enabled`` False.
     :param indices: ``{PCI address: the index by which the peer tool calls that GPU}``.
     :param name: name of the configuration.
     :return: a dict; GPUs with equal layouts share an entry.

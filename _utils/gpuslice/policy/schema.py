@@ -3,8 +3,9 @@ The pillar's schema as one table: the validator walks it, and the JSON schema fo
 cannot disagree. The words in it are those that users type.
 """
 
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from gpuslice import mig_profiles
 
@@ -18,8 +19,7 @@ UUID = r"^(?!MIG-)(GPU-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]+)+$"
 TILE = r"^[0-9]+(\.[0-9]+)?$"
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """
     One key of the pillar.
 
@@ -39,7 +39,7 @@ class Field:
     pattern: str = ""
     example: str = ""
     item: "Field | None" = None
-    fields: dict = field(default_factory=dict)
+    fields: Mapping = MappingProxyType({})
 
 
 #: Strategy -> the key of its settings; passthrough has none.

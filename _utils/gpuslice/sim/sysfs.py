@@ -5,16 +5,27 @@ The tree is made from a state and thrown away with it, so that it never shows wh
 """
 
 import errno
+import importlib
 import os
 import re
 from functools import cache
 
 from gpuslice.sim import hardware
 
+#: Modules that play further kernel drivers. Each has ``show(tree, state)``, which adds files with :meth:`Tree.file`,
+#: :meth:`Tree.link` and :meth:`Tree.dir`; ``write(state, path, text) -> bool``, which says whether the file was its own and
+#: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
+EXTENSIONS = ()
+
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
 _DEVICE_FILE = re.compile(r"/sys/bus/pci/devices/([0-9a-f:.]+)/(.+)")
 _DRIVER_FILE = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")
+
+
+def extensions():
+    """The modules named in :data:`EXTENSIONS`."""
+    return [importlib.import_module(name) for name in EXTENSIONS]
 
 
 class Tree:
@@ -27,33 +38,39 @@ class Tree:
         self._dirs = {"/": set()}
         self._write_only = set()
         for path in ("/dev", _DEVICES, _DRIVERS, "/sys/kernel/iommu_groups", "/sys/class/drm", "/sys/class/iommu"):
-            self._dir(path)
+            self.dir(path)
         self._pci()
         self._machine()
         self._nvidia()
-        self._file("/proc/modules", "".join(f"{name} 65536 {users} - Live 0x0\n" for name, users in state["modules"].items()))
+        loaded = {**({"nvidia": 0} if state["host"]["driver"]["loaded"] and state["gpus"] else {}), **state["modules"]}
+        self.file("/proc/modules", "".join(f"{name} 65536 {users} - Live 0x0\n" for name, users in loaded.items()))
+        for extension in extensions():
+            extension.show(self, state)
         for path, text in {**state["host"]["files"], **state["written"]}.items():
-            self._file(path, text)
+            self.file(path, text)
 
     # -- building ------------------------------------------------------------------------------------------------
-    def _dir(self, path):
+    def dir(self, path):
+        """Add a directory, and those above it."""
         if path in self._dirs:
             return
         self._dirs[path] = set()
         parent, _, name = path.rpartition("/")
-        self._dir(parent or "/")
+        self.dir(parent or "/")
         self._dirs[parent or "/"].add(name)
 
-    def _file(self, path, text):
+    def file(self, path, text):
+        """Add a file."""
         self._files[path] = text
         parent, _, name = path.rpartition("/")
-        self._dir(parent)
+        self.dir(parent)
         self._dirs[parent].add(name)
 
-    def _link(self, path, target):
+    def link(self, path, target):
+        """Add a symbolic link to an absolute path."""
         self._links[path] = target
         parent, _, name = path.rpartition("/")
-        self._dir(parent)
+        self.dir(parent)
         self._dirs[parent].add(name)
 
     def _pci(self):
@@ -78,42 +95,42 @@ class Tree:
                 **function.get("files", {}),
             }
             for name, text in texts.items():
-                self._file(f"{base}/{name}", text)
-            self._link(f"{base}/subsystem", "/sys/bus/pci")
+                self.file(f"{base}/{name}", text)
+            self.link(f"{base}/subsystem", "/sys/bus/pci")
             if driver:
-                self._link(f"{base}/driver", f"{_DRIVERS}/{driver}")
-                self._link(f"{_DRIVERS}/{driver}/{address}", base)
+                self.link(f"{base}/driver", f"{_DRIVERS}/{driver}")
+                self.link(f"{_DRIVERS}/{driver}/{address}", base)
             if state["host"]["iommu"]:
-                self._link(f"{base}/iommu_group", f"/sys/kernel/iommu_groups/{group}")
-                self._link(f"/sys/kernel/iommu_groups/{group}/devices/{address}", base)
+                self.link(f"{base}/iommu_group", f"/sys/kernel/iommu_groups/{group}")
+                self.link(f"/sys/kernel/iommu_groups/{group}/devices/{address}", base)
             for name, target in function.get("links", {}).items():
-                self._link(f"{base}/{name}", f"{_DEVICES}/{target}")
+                self.link(f"{base}/{name}", f"{_DEVICES}/{target}")
             if function.get("gpu"):
-                self._file(f"{base}/reset", "")
+                self.file(f"{base}/reset", "")
                 self._write_only.add(f"{base}/reset")
             if driver and function["class"].startswith(("0x03", "0x12")) and driver != "vfio-pci":
                 names = [f"card{card}"] + ([f"renderD{128 + card}"] if function.get("gpu") else [])
                 card += 1
                 for name in names:
-                    self._file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
-                    self._link(f"/sys/class/drm/{name}/device", base)
-                    self._dir(f"{base}/drm/{name}")
-                    self._file(f"/dev/dri/{name}", "")
+                    self.file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
+                    self.link(f"/sys/class/drm/{name}/device", base)
+                    self.dir(f"{base}/drm/{name}")
+                    self.file(f"/dev/dri/{name}", "")
 
     def _machine(self):
         host = self.state["host"]
-        self._file("/proc/sys/kernel/random/boot_id", self.state["boot_id"])
+        self.file("/proc/sys/kernel/random/boot_id", self.state["boot_id"])
         guest = host["virtualization"] == "virtual_guest"
-        self._file("/proc/cpuinfo", "flags\t\t: fpu vme" + (" hypervisor" if guest else " vmx"))
-        self._file("/sys/class/dmi/id/sys_vendor", "QEMU" if guest else "Simulated")
-        self._file("/sys/class/dmi/id/product_name", "Standard PC" if guest else host["title"] or host["name"])
-        self._file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda1" + (" intel_iommu=on iommu=pt" if host["iommu"] else ""))
+        self.file("/proc/cpuinfo", "flags\t\t: fpu vme" + (" hypervisor" if guest else " vmx"))
+        self.file("/sys/class/dmi/id/sys_vendor", "QEMU" if guest else "Simulated")
+        self.file("/sys/class/dmi/id/product_name", "Standard PC" if guest else host["title"] or host["name"])
+        self.file("/proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda1" + (" intel_iommu=on iommu=pt" if host["iommu"] else ""))
         if host["iommu"]:
-            self._file("/sys/class/iommu/dmar0/uevent", "")
+            self.file("/sys/class/iommu/dmar0/uevent", "")
         if host["virtualization"] == "virtual_host":
-            self._file("/dev/kvm", "")
-            self._dir("/sys/module/kvm")
-            self._dir("/sys/module/kvm_intel")
+            self.file("/dev/kvm", "")
+            self.dir("/sys/module/kvm")
+            self.dir("/sys/module/kvm_intel")
 
     def _nvidia(self):
         driver = self.state["host"]["driver"]
@@ -121,17 +138,16 @@ class Tree:
         if not driver["loaded"]:
             return
         version = driver["version"]
-        self._file("/sys/module/nvidia/version", version)
-        self._file("/sys/module/nvidia/refcnt", str(len(self.state["processes"])))
-        self._file("/proc/modules", "nvidia 1 0 - Live 0x0000000000000000")
-        self._file("/proc/devices", "Character devices:\n195 nvidia-frontend\n235 nvidia-caps\n511 nvidia-uvm")
-        self._file(
+        self.file("/sys/module/nvidia/version", version)
+        self.file("/sys/module/nvidia/refcnt", str(len(self.state["processes"])))
+        self.file("/proc/devices", "Character devices:\n195 nvidia-frontend\n235 nvidia-caps\n511 nvidia-uvm")
+        self.file(
             "/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build"
         )
-        self._file("/proc/driver/nvidia/params", "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 1\nDeviceFileMode: 438")
-        self._file("/proc/driver/nvidia-caps/mig-minors", "")
+        self.file("/proc/driver/nvidia/params", "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 1\nDeviceFileMode: 438")
+        self.file("/proc/driver/nvidia-caps/mig-minors", "")
         for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-caps/nvidia-cap1", "nvidia-caps/nvidia-cap2"):
-            self._file(f"/dev/{name}", "")
+            self.file(f"/dev/{name}", "")
         self._capability("mig/config", 1)
         self._capability("mig/monitor", 2)
         for address, gpu in gpus.items():
@@ -140,8 +156,8 @@ class Tree:
     def _nvidia_gpu(self, address, gpu, version):
         about = gpu["about"]
         minor = about["minor"]
-        self._file(f"/dev/nvidia{minor}", "")
-        self._file(
+        self.file(f"/dev/nvidia{minor}", "")
+        self.file(
             f"/proc/driver/nvidia/gpus/{address}/information",
             f"Model: \t\t {about['name']}\nIRQ:   \t\t {64 + minor}\nGPU UUID: \t {about['uuid']}\nBus Type: \t PCIe\n"
             f"Bus Location: \t {address}\nDevice Minor: \t {minor}\nGPU Firmware: \t {version}\nGPU Excluded:\t No",
@@ -152,10 +168,10 @@ class Tree:
                 self._capability(f"gpu{minor}/mig/gi{gi_id}/ci{ci_id}/access", hardware.cap_minor(minor, gi_id, ci_id))
 
     def _capability(self, path, number):
-        self._file(
+        self.file(
             f"/proc/driver/nvidia/capabilities/{path}", f"DeviceFileMinor: {number}\nDeviceFileMode: 292\nDeviceFileModify: 1"
         )
-        self._file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
+        self.file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
 
     # -- reading -------------------------------------------------------------------------------------------------
     def _real(self, path):
@@ -296,6 +312,8 @@ def write(state, path, text, attached):
     path = os.path.normpath(path)
     if not state["host"]["privileged"]:
         raise _os_error(errno.EACCES, path)
+    if any(extension.write(state, path, text.strip()) for extension in extensions()):
+        return
     bound = re.fullmatch(r"(/sys/bus/pci/devices/[0-9a-f:.]+)/driver/unbind", path)
     if bound:
         _unbind(state, bound.group(1).rpartition("/")[2], path)

@@ -295,16 +295,22 @@ def _systemctl(host, arguments):
 
 def _modprobe(host, arguments):
     """``modprobe MODULE`` and ``modprobe -r MODULE``."""
+    loading = len(arguments) == 1
+    if not loading and (len(arguments) != 2 or arguments[0] != "-r"):
+        return _no_option("modprobe", arguments)
+    name = arguments[-1]
     with host.change() as state:
-        if len(arguments) == 1:
-            state["modules"].setdefault(arguments[0], 0)
-            return NOTHING
-        if len(arguments) != 2 or arguments[0] != "-r":
-            return _no_option("modprobe", arguments)
-        name = arguments[1]
-        if state["modules"].get(name):
+        if not loading and state["modules"].get(name):
             return Completed(1, "", f"modprobe: FATAL: Module {name} is in use.\n")
-        state["modules"].pop(name, None)
+        try:
+            for extension in sysfs.extensions():
+                extension.modprobe(state, name, loading)
+        except OSError as err:
+            return Completed(1, "", f"modprobe: ERROR: could not {'insert' if loading else 'remove'} '{name}': {err.strerror}\n")
+        if loading:
+            state["modules"].setdefault(name, 0)
+        else:
+            state["modules"].pop(name, None)
     return NOTHING
 
 

@@ -7,6 +7,7 @@ The technologies, one file each. A technique is a class with this shape; adding 
     layout(state) -> dict                           the state as plain data: what journal, history and changes carry
     words(layout) -> str                            a layout in a few words
     shown(layout) -> dict                           a layout as users see it in changes
+    pillar(gpu, layout) -> dict or None             strategy and settings that describe it, None when it slices nothing
     settings_of(layout, begun) -> dict              settings that ask for exactly this layout (undo, rollback)
     plan(gpu, state, settings, rules) -> GpuPlan
     run(gpu, step)                                  carry out one step
@@ -20,6 +21,8 @@ import importlib
 from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
+
+from gpuslice import errors
 
 #: Name of each technique this version has, and where its class is.
 TECHNIQUES = {"mig": ("gpuslice.techniques.mig", "Mig")}
@@ -72,7 +75,9 @@ class Toolbox:
         self._made = {}
 
     def get(self, name):
-        """The technique of that name (a key of :data:`TECHNIQUES`)."""
+        """The technique of that name (a key of :data:`TECHNIQUES`). Raises errors.Unsupported for one of another version."""
+        if name not in TECHNIQUES:
+            raise errors.Unsupported(f"This version has no technique '{name}'; it has {', '.join(TECHNIQUES)}.")
         if name not in self._made:
             module, cls = TECHNIQUES[name]
             self._made[name] = getattr(importlib.import_module(module), cls)(self._host)

@@ -29,17 +29,15 @@ from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
+from gpuslice.policy import export
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import kernel
 from gpuslice.techniques.mig_users import Users
 
 _RESET_TIMEOUT = 120
 _RESET_REFUSED = ("not supported", "not permitted in this", "unable to reset")
 _MODULES = "/proc/modules"
-_STOP_OR_FORCE = (
-    "Stop these, name their units in containers_gpu_state_management:stop_units, "
-    "or set containers_gpu_state_management:apply_strategy to force."
-)
 
 
 class MigState(NamedTuple):
@@ -122,6 +120,10 @@ class Mig:
         if "pending" in layout:
             mode += f", {_on(layout['pending'])} after a reset or reboot"
         return {"mig_mode": mode, "instances": [_instance_words(*instance) for instance in layout["instances"]]}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None while MIG is off. Raises errors.PolicyError for an odd instance."""
+        return export.mig_section(gpu.address, layout) if layout["enabled"] else None
 
     def settings_of(self, layout, begun=None):
         """
@@ -210,7 +212,7 @@ class Mig:
         return errors.ResourceConflict(
             f"The wanted layout needs {names} to go, which is in use by {who}.",
             gpu.address,
-            _STOP_OR_FORCE,
+            kernel.STOP_OR_FORCE,
             holders=[p.as_dict() for _, p in held],
         )
 
@@ -287,14 +289,7 @@ class Mig:
     def _clear_the_way(self, gpu, state, needs_reset, word, rules, stops):
         """A mode change ends everything on the GPU: its users are stopped if the rules allow it, else they are named."""
         held = self.users.of_gpu(gpu, any_client=needs_reset)
-        if held and not rules.force and not rules.may_stop_all(held):
-            raise errors.ResourceConflict(
-                f"Could not {word} MIG mode (now {_on(state.current)}): the GPU is in use by {'; '.join(map(str, held))}.",
-                gpu.address,
-                _STOP_OR_FORCE,
-                holders=[p.as_dict() for p in held],
-            )
-        stops.add(held, rules)
+        kernel.refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
 
     def _loaded_modules(self):
         return {line.split()[0] for line in self.users.read(_MODULES).splitlines() if line.strip()}

@@ -1,0 +1,90 @@
+"""
+What techniques that are driven by the kernel's files share: reading and writing them with errors that say what to do, and
+finding out who holds a device node.
+"""
+
+import errno
+
+from gpuslice import errors
+
+STOP_OR_FORCE = (
+    "Stop these, name their units in containers_gpu_state_management:stop_units, "
+    "or set containers_gpu_state_management:apply_strategy to force."
+)
+
+DEVICES = "/sys/bus/pci/devices"
+
+#: What an errno means where a technique knows nothing better: (class, why, what to do).
+MEANINGS = {
+    errno.EACCES: (errors.PermissionDenied, "it needs root", "Run the minion (or salt-call) as root."),
+    errno.EPERM: (
+        errors.PermissionDenied,
+        "the kernel does not allow it",
+        "Run as root; in a container or with Secure Boot it may be forbidden.",
+    ),
+    errno.ENOENT: (
+        errors.Unsupported,
+        "the kernel has no such file or no driver that answers it",
+        "Check the driver and the kernel version.",
+    ),
+    errno.EBUSY: (errors.ResourceConflict, "it is in use", "Stop its users and run again."),
+    errno.EINVAL: (errors.DriverError, "the driver refuses this value", "See 'dmesg' for the driver's own words."),
+    errno.ENODEV: (errors.DeviceNotFound, "the device is gone", "See 'dmesg' for what happened to it."),
+}
+
+
+def text(host, path):
+    """Text of a file without white space at its ends, None where it is not there or can't be read."""
+    try:
+        return host.read(path).strip()
+    except OSError:
+        return None
+
+
+def number(host, path):
+    """Text of a file as an int, None where it is not there or no number."""
+    found = text(host, path)
+    return int(found) if found is not None and found.lstrip("-").isdigit() else None
+
+
+def write(host, gpu, path, value, doing, meanings=None):
+    """
+    Write a file of the kernel.
+
+    :param gpu: PCI address for the message; :param doing: what it is for, completing "could not ...".
+    :param meanings: errno -> (class, why, what to do), before :data:`MEANINGS`.
+    :raises errors.GpuSliceError: of the class that the errno stands for.
+    """
+    try:
+        host.write(path, f"{value}")
+    except OSError as err:
+        known = {**MEANINGS, **(meanings or {})}.get(err.errno)
+        kind, why, todo = known or (
+            errors.DriverError,
+            f"{err.strerror} ({errno.errorcode.get(err.errno, err.errno)})",
+            "See 'dmesg'.",
+        )
+        raise kind(f"Could not {doing}: {why}.", gpu, todo) from err
+
+
+def holding(host, nodes):
+    """The processes that hold any of these device nodes open."""
+    wanted = set(nodes)
+    return [process for process in host.processes() if wanted & set(process.nodes)]
+
+
+def refuse_if_held(gpu, doing, held, rules, stops):
+    """
+    Let the holders be stopped where the rules allow it, else name them.
+
+    :param held: processes; :param stops: :class:`gpuslice.techniques.Stops`, which takes note of what has to stop.
+    :raises errors.ResourceConflict: somebody holds what has to be free.
+    """
+    if held and not rules.force and not rules.may_stop_all(held):
+        raise errors.ResourceConflict(
+            f"Could not {doing}: in use by {'; '.join(map(str, held))}.",
+            gpu,
+            STOP_OR_FORCE,
+            holders=[process.as_dict() for process in held],
+        )
+    stops.add(held, rules)
