@@ -293,7 +293,8 @@ class Engine:
         """
         Targets that bring back an earlier layout.
 
-        :param generation: number of the generation whose outcome to bring back; None undoes the last one.
+        :param generation: number of the generation whose outcome to bring back; None undoes the last one that changed anything
+            (one that failed and was put back did not).
         :raises errors.PolicyError: there is no such generation; :raises errors.DeviceNotFound: a GPU of it is gone.
         """
         journal = Journal(self.host)
@@ -301,7 +302,8 @@ class Engine:
         if not past:
             raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
         if generation is None:
-            record, layouts = past[-1], "before"
+            changing = (entry for entry in reversed(past) if "error" in entry or entry.get("before") != entry.get("after"))
+            record, layouts = next(changing, past[-1]), "before"
         else:
             record, layouts = journal.generation(generation), "after"
         if not isinstance(record.get(layouts), dict) or not isinstance(record.get("techniques"), dict):

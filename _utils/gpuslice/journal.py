@@ -56,7 +56,7 @@ def _entry(data):
         Plan.from_dict(entry.plan)
         [Step.from_dict(step) for step in entry.earlier]
         [(kind, name) for kind, name in entry.pauses]
-        time.localtime(entry.time)
+        time.localtime(entry.time + 0)  # None would be the present time
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as err:
         raise ValueError(f"it has another form than this version writes: {err}") from err
     for name in ("before", "goal", "techniques"):
@@ -161,7 +161,7 @@ class Journal:
                 found = json.load(handle)
             if not isinstance(found, dict):
                 raise ValueError("it holds no generation")
-            return found
+            return {**found, "generation": int(number)}
         except FileNotFoundError as err:
             known = ", ".join(map(str, self._numbers())) or "none yet"
             raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err
@@ -197,5 +197,5 @@ class _Saying:
         if isinstance(err, OSError):
             raise errors.StateDirUnusable(
                 f"Could not {self._doing} in the state directory {self._state_dir}: {err.strerror}.",
-                todo="Free space or mend its permissions, then run again; nothing is changed without a record.",
+                todo="Free space or mend its permissions, then run again.",
             ) from err

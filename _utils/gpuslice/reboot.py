@@ -29,10 +29,6 @@ class RebootLedger:
         self._host.store_write(self._path, json.dumps(entries))
         self._host.mark_reboot_required()
 
-    def keep_only(self, gpus):
-        """No other GPU than these waits any more."""
-        self.remove([gpu for gpu in self._entries() if gpu not in gpus])
-
     def remove(self, gpus):
         """These GPUs are as they should be. Raises OSError."""
         entries = self._entries()

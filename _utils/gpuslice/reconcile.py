@@ -158,7 +158,7 @@ class Reconciler:
         if not self._journal.unfinished():
             plan = self.plan(targets)
             if plan.empty:
-                self._tidy(_waiting(plan))
+                self._tidy(plan, _waiting(plan))
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         with lock.held(self._host.state_dir, self._options.who, self._options.jid):
             return self._apply_locked(targets)
@@ -200,23 +200,24 @@ class Reconciler:
     def _change(self, plan, targets, gpus, entry, result):
         """Carry out a journalled plan, verify it, and put everything back if it fails."""
         failed, unmet = self._pause(entry) or self._execute(plan.changing, gpus, entry)
-        for gpu, why in unmet.items():
-            self._note_reboot(gpu, why, result)
         if not failed:
-            failed = self._verify(plan, targets, gpus, result)
-        result.reboot += [gpu for gpu in unmet if gpu not in result.reboot]
+            failed = self._verify(plan, targets, unmet, result)
         outcome = "applied"
         if failed:
+            # A GPU that would have waited for a reboot is put back too, so nothing waits.
             outcome = self._put_back(entry, gpus, failed, result)
         else:
-            self._tidy(result.reboot)
+            for gpu, why in unmet.items():
+                self._note_reboot(gpu, why, result)
+            result.reboot += [gpu for gpu in unmet if gpu not in result.reboot]
+            self._tidy(plan, result.reboot)
             result.errors += self._health_after(plan, gpus)
         self._end(entry, gpus, outcome, result)
 
     def _end(self, entry, gpus, outcome, result):
         """Start what was stopped, close the journal and write the history."""
         result.changes = self._seen_changes(entry, gpus)
-        result.warnings += self._resume(entry)
+        result.errors += self._resume(entry)
         if outcome != "left":
             self._journal.end()
         self._record(
@@ -242,10 +243,10 @@ class Reconciler:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(err))
 
-    def _tidy(self, waiting):
-        """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
+    def _tidy(self, plan, waiting):
+        """GPUs of a plan that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
         try:
-            self._ledger.keep_only(waiting)
+            self._ledger.remove([made.gpu for made in plan.gpus if made.gpu not in waiting])
         except OSError as err:
             log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, err.strerror)
 
@@ -382,13 +383,16 @@ class Reconciler:
             self._options.progress(line)
 
     # -- verifying -----------------------------------------------------------------------------------------------
-    def _verify(self, plan, targets, gpus, result):
-        """Read the changed GPUs again and plan anew: a plan with steps is a difference. Returns errors by GPU."""
+    def _verify(self, plan, targets, unmet, result):
+        """
+        Read the changed GPUs again, but for those that wait for a reboot (``unmet``), and plan anew: a plan with steps is a
+        difference. Returns errors by GPU.
+        """
         changed = {p.gpu for p in plan.changing}
         failed = {}
         for target in targets:
             address = target.gpu.address
-            if target.technique is None or address not in changed or self._ledger.waiting(address):
+            if target.technique is None or address not in changed or address in unmet:
                 continue
             err = self._verify_one(target)
             if err and self._options.validation:

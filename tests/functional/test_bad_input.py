@@ -9,7 +9,12 @@ import pathlib
 import shutil
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 
+from gpuslice import errors
 from gpuslice import lock
 from gpuslice.engine import Engine
 from tests.functional.conftest import Minion
@@ -92,7 +97,7 @@ def pair(tmp_path_factory, checkout_options, host_description):
     return Minion(place, description, None, checkout_options)
 
 
-# -- the pillar ------------------------------------------------------------------------------------------------------
+# -- the pillar -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
@@ -199,6 +204,51 @@ def test_the_state_of_one_gpu_refuses_as_the_pillar_does(pair, name, profiles, w
     assert machine(pair.host) == before and mutations(pair.host) == {}
 
 
+JUNK = st.sampled_from([None, True, 0, -1, 9, 1.5, float("nan"), "", "x", "3g.20gb", "1g.5gb@0", [], ["x"], [None], {}, {"x": 1}])
+FUNCTIONS = {
+    "a GPU": lambda engine, junk: engine.gpu(junk),
+    "slices": lambda engine, junk: engine.slices(junk) if junk else engine.gpu(junk),
+    "a layout": lambda engine, junk: planned(engine, engine.layout_target(FIRST, junk)),
+    "compute instances": lambda engine, junk: planned(engine, engine.layout_target(FIRST, ["3g.20gb"], junk)),
+    "a profile": lambda engine, junk: planned(engine, engine.added_target(FIRST, junk)),
+    "a start": lambda engine, junk: planned(engine, engine.added_target(FIRST, "1g.5gb", junk)),
+    "an instance": lambda engine, junk: planned(engine, engine.removed_target(FIRST, junk)),
+    "a generation": lambda engine, junk: engine.rollback_targets(junk),
+    "a form": lambda engine, junk: engine.export(junk),
+    "a pillar": lambda engine, junk: engine.plan(junk),
+    "a strategy": lambda engine, junk: engine.plan(pillar(strategy=junk)),
+    "profiles": lambda engine, junk: engine.plan(pillar(mig={"profiles": junk})),
+    "a rule": lambda engine, junk: engine.plan(only(junk)),
+    "a match": lambda engine, junk: engine.plan(only({"match": junk, "strategy": "mig"})),
+}
+
+
+def planned(engine, target):
+    return engine.reconciler().plan([target])
+
+
+@pytest.mark.parametrize("what", list(FUNCTIONS))
+@given(junk=JUNK)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_given_is_planned_or_refused_with_a_sentence(pair, what, junk):
+    """Any other exception than our own would be a traceback on somebody's screen."""
+    before = machine(pair.host)
+    with Engine(pair.opts["gpu_slicing"]) as engine:
+        try:
+            FUNCTIONS[what](engine, junk)
+        except errors.GpuSliceError as err:
+            assert len(str(err)) > 10 and "Traceback" not in str(err)
+    assert machine(pair.host) == before and mutations(pair.host) == {}
+
+
+@pytest.mark.parametrize(
+    "configured", ["examples/host.yaml", ["simulate"], 7, True, {"simulate": 7}, {"simulate": "/no/such.yaml"}]
+)
+def test_a_wrong_minion_configuration_is_a_sentence(configured):
+    with pytest.raises(errors.PolicyError, match="gpu_slicing"):
+        Engine(configured)
+
+
 def test_an_address_without_quotes_is_understood_and_works(minion, caplog):
     """YAML 1.1 reads 0000:07:00.0 as the number 420.0."""
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR})
@@ -223,7 +273,7 @@ def test_salt_call_ends_with_an_error_and_no_traceback(salt_call):
     assert machine(call.host) == before and mutations(call.host) == {}
 
 
-# -- GPUs and drivers that can't -----------------------------------------------------------------------------------------
+# -- GPUs and drivers that can't --------------------------------------------------------------------------------------
 MIXED = [{**PAIR[0]}, {"model": "t4", "address": PLAIN}]
 
 
@@ -276,7 +326,7 @@ def test_without_root_the_change_of_a_mode_is_refused_and_named(simulated):
     with Engine(config(host)) as engine:
         try:
             said = " ".join(engine.apply(pillar()).errors)
-        except Exception as err:
+        except errors.GpuSliceError as err:
             said = str(err)
     assert FIRST in said and "root" in said
     assert machine(host) == before
@@ -363,7 +413,7 @@ def test_a_disk_that_is_full_only_for_the_history_is_a_warning(simulated):
     assert apply(host, pillar()).plan.empty
 
 
-# -- somebody else -------------------------------------------------------------------------------------------------------
+# -- somebody else ----------------------------------------------------------------------------------------------------
 def hold(state_dir, held, stop):
     with lock.held(state_dir, "gpu_slicing.apply by somebody", "20260101000000000007"):
         held.set()
@@ -426,7 +476,7 @@ def test_another_tool_that_destroys_what_was_to_stay_fails_the_verification(simu
     assert apply(host, pillar(["2g.10gb@4", "3g.20gb@0"])).ok
 
 
-# -- a GPU that dies ---------------------------------------------------------------------------------------------------
+# -- a GPU that dies --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("call", "nth"),
     [

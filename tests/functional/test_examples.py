@@ -8,6 +8,9 @@ import json
 import pytest
 import yaml
 
+from gpuslice.catalog import nvidia
+from gpuslice.engine import Engine
+
 FOUR = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]
 #: Host -> the profiles of every GPU in the end, or of each by its PCI address.
 EXPECTED = {
@@ -137,3 +140,27 @@ def test_what_one_host_exports_is_a_pillar_that_changes_nothing_there(minion, re
     exported = sliced.call("gpu_slicing.export")
     sliced.set_pillar(exported)
     assert not go_through(sliced)
+
+
+def sliceable():
+    """Keys of the models whose MIG placements the catalog knows."""
+    return [key for key in nvidia.MODELS if nvidia.mig_table(key)]
+
+
+@pytest.mark.parametrize("model", sliceable())
+def test_every_model_with_known_placements_is_sliced_when_simulated(simulated, model):
+    host = simulated("dgx-h100", gpus=[{"model": model, "address": "0000:1b:00.0"}])
+    small = nvidia.profile_names(model)[0]
+    for profiles in ({small: 2}, {small: 1}, {}):
+        pillar = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
+        with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+            result = engine.apply(pillar)
+            assert not result.errors
+            assert [part["profile"] for part in engine.slices()] == [small] * profiles.get(small, 0)
+
+
+def test_the_support_page_names_every_model_with_mig(repo):
+    page = (repo / "docs" / "support.md").read_text(encoding="utf-8")
+    for key, model in nvidia.MODELS.items():
+        if model["mig"]:
+            assert f"`{key}`" in page, f"docs/support.md says nothing of {key}"

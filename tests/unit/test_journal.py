@@ -15,6 +15,7 @@ from gpuslice.host import RealHost
 from gpuslice.journal import GENERATIONS
 from gpuslice.journal import Entry
 from gpuslice.journal import Journal
+from gpuslice.plan import Plan
 
 GPU = "0000:07:00.0"
 
@@ -26,7 +27,7 @@ def entry(**changes):
         "jid": "20260101000000000000",
         "pid": 4711,
         "boot_id": "boot-1",
-        "plan": {"gpus": [], "untouched": [], "blocked": []},
+        "plan": json.loads(json.dumps(Plan().as_dict())),
         "before": {GPU: {"enabled": True, "instances": [["1g.5gb", 0, [["1g.5gb", 0]]]]}},
         "goal": {GPU: {"entries": [["1g.5gb", None, 2]]}},
         "techniques": {GPU: "mig"},
@@ -44,7 +45,7 @@ def journal(place):
     return Journal(RealHost(str(place)))
 
 
-# -- a change in progress --------------------------------------------------------------------------------------------
+# -- a change in progress ---------------------------------------------------------------------------------------------
 def test_a_host_on_which_nothing_was_done_has_nothing_unfinished(journal, place):
     assert journal.unfinished() is None
     assert journal.history() == []
@@ -128,10 +129,24 @@ def test_a_damaged_journal_is_a_sentence_that_says_what_to_do(journal, place, co
     assert "gpu.slices" in str(caught.value) and "remove that file" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["plan", "before", "goal", "techniques"])
-def test_a_journal_whose_parts_have_another_form_is_damaged(journal, key):
-    journal.begin(entry(**{key: ["another form"]}))
-    with pytest.raises(errors.JournalDamaged, match=key):
+OTHER_FORMS = [
+    (key, value)
+    for key in ("plan", "before", "goal", "techniques", "time", "pauses", "earlier")
+    for value in (None, "text", 3, [3], {"key": 3})
+    if (key, value) not in [("time", 3), ("techniques", {"key": 3}), ("goal", {"key": 3})]
+]
+
+
+@pytest.mark.parametrize(("key", "value"), OTHER_FORMS)
+def test_a_journal_whose_parts_have_another_form_is_damaged(journal, key, value):
+    journal.begin(entry(**{key: value}))
+    with pytest.raises(errors.JournalDamaged, match=r"journal\.json.*remove that file"):
+        journal.unfinished()
+
+
+def test_a_journal_that_does_not_tell_by_what_a_gpu_is_sliced_is_damaged(journal):
+    journal.begin(entry(techniques={}))
+    with pytest.raises(errors.JournalDamaged, match="incomplete"):
         journal.unfinished()
 
 
@@ -152,7 +167,7 @@ def test_the_begin_of_a_change_is_on_the_disk_as_a_whole_or_not_at_all(journal, 
     assert [name for name in os.listdir(place) if name.endswith(".new")] == []
 
 
-# -- a state directory that can't be used ----------------------------------------------------------------------------
+# -- a state directory that can't be used -----------------------------------------------------------------------------
 def test_a_file_in_place_of_the_directory_is_a_sentence(journal, place):
     place.write_text("in the way")
     with pytest.raises(errors.StateDirUnusable) as caught:
@@ -179,7 +194,7 @@ def test_a_disk_that_refuses_is_named_with_the_reason(simulated, call, operation
     assert words in text and reason in text and host.state_dir in text
 
 
-# -- history ---------------------------------------------------------------------------------------------------------
+# -- history ----------------------------------------------------------------------------------------------------------
 def test_generations_are_numbered_and_told_oldest_first(journal):
     numbers = [journal.record({"who": name, "result": "applied"}) for name in ("a", "b", "c")]
     assert numbers == [1, 2, 3]

@@ -72,7 +72,7 @@ def table(host, address=A100):
     return Mig(host).table(gpu)
 
 
-# -- 1: enum and id --------------------------------------------------------------------------------------------------
+# -- 1: enum and id ---------------------------------------------------------------------------------------------------
 def test_the_enum_to_ask_with_is_not_the_id_to_create_with(simulated):
     """Fact 1."""
     profiles = {profile.name: profile for profile in table(simulated("dgx-a100-40gb")).profiles}
@@ -117,7 +117,7 @@ def test_the_listing_ends_with_invalid_argument_and_holes_are_passed_over(box):
     assert {profile.name for profile in new.profiles} - {profile.name for profile in old.profiles} == {"1g.20gb"}
 
 
-# -- 2: SetMigMode answers by its return value -------------------------------------------------------------------------
+# -- 2: SetMigMode answers by its return value ------------------------------------------------------------------------
 def test_in_use_is_an_answer_and_no_exception(box):
     """Fact 2: a mode change that was refused looks like a success to whoever waits for an exception."""
     host = box("h100-80gb", {"processes": [{"pid": 99, "command": "train", "gpu": A100}]})
@@ -152,7 +152,7 @@ def test_a_mode_call_that_lies_is_not_believed(box):
     assert not result.ok and A100 in result.errors[0] and "still disabled" in result.errors[0]
 
 
-# -- 3, 4: what needs a reset, what lasts --------------------------------------------------------------------------------
+# -- 3, 4: what needs a reset, what lasts -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("model", "resets", "survives"),
     [("a100-40gb", 1, True), ("a30-24gb", 1, True), ("h100-80gb", 0, False), ("b200-180gb", 0, False)],
@@ -179,7 +179,7 @@ def test_a_driver_too_old_to_tell_is_judged_by_the_model(box):
         assert "reset" not in [step.action for step in engine.plan(pillar(["7g.80gb"])).steps]
 
 
-# -- 5: a GPU instance alone is nothing ---------------------------------------------------------------------------------
+# -- 5: a GPU instance alone is nothing -------------------------------------------------------------------------------
 def test_every_gpu_instance_gets_a_compute_instance(box):
     """Fact 5."""
     host = box("a100-40gb", mig="enabled")
@@ -198,7 +198,7 @@ def test_a_gpu_instance_without_one_is_no_slice_and_is_completed(box):
     assert names(host) == ["3g.20gb"]
 
 
-# -- 6: placements ------------------------------------------------------------------------------------------------------
+# -- 6: placements ----------------------------------------------------------------------------------------------------
 def test_an_order_that_the_driver_can_not_place_is_placed_by_us(box):
     """Fact 6: 1g, 1g, 2g, 3g fails when the driver chooses; the layout as such is legal."""
     host = box("a100-40gb", mig="enabled")
@@ -244,7 +244,7 @@ def test_the_place_is_read_and_not_derived_from_the_id(box):
     assert key == (13, 0) and uuid.startswith("MIG-")
 
 
-# -- 7: no "already exists" ---------------------------------------------------------------------------------------------
+# -- 7: no "already exists" -------------------------------------------------------------------------------------------
 def test_an_occupied_place_is_told_as_lack_of_resources(box):
     """Fact 7."""
     host = box("a100-40gb", mig="enabled", instances=["3g.20gb@4"])
@@ -266,7 +266,7 @@ def test_what_exists_is_seen_and_not_made_again(box):
         assert not [call for call in engine.tools.get("mig").nvml.calls if "Create" in call or "Destroy" in call or "Set" in call]
 
 
-# -- 8: names and sizes differ between drivers ---------------------------------------------------------------------------
+# -- 8: names and sizes differ between drivers ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("written", "meant"),
     [("1g.24gb", "1g.23gb"), ("1g.24gb+me", "1g.23gb+me"), ("3g.95gb", "3g.93gb"), ("1c.3g.95gb", "1c.3g.93gb")],
@@ -301,7 +301,7 @@ def test_megabytes_are_shown_and_never_compared(box):
     assert apply(host, ["3g.20gb"]).plan.empty
 
 
-# -- 9: one id, two boards ----------------------------------------------------------------------------------------------
+# -- 9: one id, two boards --------------------------------------------------------------------------------------------
 def test_boards_that_share_an_id_are_told_apart_by_their_subsystem(box):
     """Fact 9: 2bb3 has 48 or 72 GB."""
     found = {}
@@ -314,7 +314,7 @@ def test_boards_that_share_an_id_are_told_apart_by_their_subsystem(box):
     assert found["10de:204d"] != found["10de:227a"]
 
 
-# -- 10: published tables are wrong -------------------------------------------------------------------------------------
+# -- 10: published tables are wrong -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["h100-80gb", "h200-141gb", "b200-180gb"])
 def test_our_tables_are_not_those_of_the_public_mocks(key):
     """Fact 10: there a 3g takes 3 slices, a 7g takes 7, and the id is the enum."""
@@ -327,7 +327,7 @@ def test_our_tables_are_not_those_of_the_public_mocks(key):
     assert (double.size, double.starts, double.id) == (2, (0, 2, 4, 6), 15)
 
 
-# -- 11: UUIDs ----------------------------------------------------------------------------------------------------------
+# -- 11: UUIDs --------------------------------------------------------------------------------------------------------
 def test_uuids_change_with_the_instance_and_only_with_it(box):
     """Fact 11."""
     host = box("a100-40gb", mig="enabled")
@@ -353,10 +353,10 @@ def test_layouts_that_are_kept_carry_no_uuid(box):
         assert "MIG-" not in str(entry["before"]) + str(entry["after"])
 
 
-# -- 13, 14: see test_faults (kept slices) and test_reconcile (only the GPU with the pending mode is reset) -----------------
+# -- 13, 14: see test_faults (kept slices) and test_reconcile (only the GPU with the pending mode is reset) -----------
 
 
-# -- 16: what a GPU in MIG mode does not answer --------------------------------------------------------------------------
+# -- 16: what a GPU in MIG mode does not answer -----------------------------------------------------------------------
 def test_questions_that_a_gpu_in_mig_mode_refuses_are_no_illness(box):
     """Fact 16: volatile ECC counts, for one, are refused; a healthy GPU stays healthy."""
     host = box("a100-40gb", mig="enabled", instances=["1g.5gb@0"])
@@ -368,7 +368,7 @@ def test_questions_that_a_gpu_in_mig_mode_refuses_are_no_illness(box):
     assert apply(host, ["2g.10gb"]).ok
 
 
-# -- 19: boards that hide MIG --------------------------------------------------------------------------------------------
+# -- 19: boards that hide MIG -----------------------------------------------------------------------------------------
 def test_a_workstation_board_says_how_mig_comes_out(simulated):
     """Fact 19: NOT_SUPPORTED there is a setting, and the sentence names the tool and its option."""
     host = simulated("rtx-pro-6000")
@@ -389,14 +389,14 @@ def test_the_server_board_beside_it_works(simulated):
     assert names(host) == ["1g.24gb"] * 4
 
 
-# -- 20: which package ---------------------------------------------------------------------------------------------------
+# -- 20: which package ------------------------------------------------------------------------------------------------
 def test_the_binding_is_the_maintained_one(repo):
     """Fact 20: the package that is itself called pynvml is only a wrapper, and warns that it is deprecated."""
     text = (repo / "pyproject.toml").read_text(encoding="utf-8")
     assert '"nvidia-ml-py' in text and '"pynvml' not in text
 
 
-# -- more: counts, versions, guests ---------------------------------------------------------------------------------------
+# -- more: counts, versions, guests -----------------------------------------------------------------------------------
 def test_counts_of_the_a30_come_from_the_catalog(simulated):
     """The board reports wrong counts of instances; those that fit are 4, 2 and 1."""
     counts = {profile.name: profile.count for profile in table(simulated("a30-pair"), A30).profiles}

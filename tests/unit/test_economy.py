@@ -1,0 +1,114 @@
+"""
+What a host that is already right costs: which modules are loaded, which files are read, which NVML functions are called.
+"""
+
+import json
+import subprocess
+import sys
+
+from gpuslice import inventory
+from gpuslice.engine import Engine
+from gpuslice.sim.host import SimulatedHost
+
+#: Functions of NVML that read and change nothing.
+READS = {
+    "nvmlInit",
+    "nvmlDeviceGetHandleByPciBusId",
+    "nvmlDeviceGetMigMode",
+    "nvmlDeviceGetGpuInstanceProfileInfo",
+    "nvmlDeviceGetGpuInstancePossiblePlacements",
+    "nvmlDeviceGetGpuInstances",
+    "nvmlGpuInstanceGetInfo",
+    "nvmlGpuInstanceGetComputeInstances",
+    "nvmlComputeInstanceGetInfo",
+}
+
+
+class Watched(SimulatedHost):
+    """A simulated host that notes which files are read."""
+
+    def __init__(self, *args):
+        self.seen = []
+        super().__init__(*args)
+
+    def read(self, path):
+        self.seen.append(path)
+        return super().read(path)
+
+
+def pillar(profiles, strategy="mig"):
+    return {"containers_gpu_slicing": {"enabled": True, "strategy": strategy, "mig": {"profiles": profiles}}}
+
+
+def loaded_by_the_grain(repo, config):
+    """Names of the modules that the grain loads in a fresh process, and the grain."""
+    program = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+names = {"__opts__": {"gpu_slicing": json.loads(sys.argv[3])}, "__name__": "gpu"}
+exec(open(sys.argv[1], encoding="utf-8").read(), names)
+found = names["gpu"]()["gpu"]
+print(json.dumps([sorted(sys.modules), found]))
+"""
+    argv = [sys.executable, "-c", program, str(repo / "_grains" / "gpu.py"), str(repo / "_utils"), json.dumps(config)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_grain_loads_nothing_that_it_does_not_need(repo, simulated):
+    host = simulated("dgx-h100")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    modules, found = loaded_by_the_grain(repo, config)
+    assert found["count"] == 8 and "errors" not in found
+    assert "gpuslice.catalog.nvidia" in modules
+    unneeded = {"pynvml", "pyudev", "gpuslice.engine", "gpuslice.policy", "gpuslice.reconcile", "gpuslice.placement"}
+    assert not unneeded.intersection(modules)
+    # The host has GPUs of one vendor.
+    assert not {"gpuslice.catalog.amd", "gpuslice.catalog.intel"}.intersection(modules)
+
+
+def test_the_processors_are_asked_only_where_the_answer_matters(simulated):
+    host = simulated("dgx-h100")
+    watched = Watched(host.description_path, host.state_dir)
+    gpus = inventory.discover(watched)
+    assert len(gpus) == 8 and "/proc/cpuinfo" not in watched.seen
+    assert inventory.virtualization(watched, gpus) == inventory.virtualization(host)
+    assert watched.seen.count("/proc/cpuinfo") == 1
+    watched.seen.clear()
+    inventory.facts(watched)
+    assert watched.seen.count("/proc/cpuinfo") == 1
+    assert watched.seen.count("/sys/bus/pci/devices/0000:1b:00.0/class") == 1
+
+
+def test_a_converged_host_is_read_once_and_nothing_else(simulated):
+    host = simulated("dgx-h100")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    with Engine(config) as engine:
+        assert engine.apply(pillar({"1g.10gb": 7})).ok
+    with Engine(config) as engine:
+        result = engine.apply(pillar({"1g.10gb": 7}))
+        calls = engine.tools.get("mig").nvml.calls
+    assert result.ok and result.plan.empty and result.generation is None
+    assert set(calls) <= READS
+    assert calls["nvmlInit"] == 1
+    assert calls["nvmlDeviceGetMigMode"] == calls["nvmlDeviceGetHandleByPciBusId"] == 8
+    # 56 instances with one compute instance each, looked at once.
+    assert calls["nvmlGpuInstanceGetInfo"] == calls["nvmlGpuInstanceGetComputeInstances"] == 56
+    assert calls["nvmlComputeInstanceGetInfo"] == 56
+
+
+def test_what_the_pillar_wants_is_told_without_nvml(simulated):
+    host = simulated("dgx-h100")
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        targets = engine.targets(engine.policy(pillar({"1g.10gb": 7})))
+        assert len(targets) == 8
+        assert not engine.tools.get("mig").nvml.calls
+
+
+def test_strategy_auto_still_learns_what_kind_of_machine_it_is(simulated):
+    host = simulated("dgx-h100")
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        policy = engine.policy(pillar({"1g.10gb": 7}, strategy="auto"))
+        assert policy.automatic
+        assert [target.technique for target in engine.targets(policy)] == ["mig"] * 8
+        assert not engine.policy(pillar({"1g.10gb": 7})).automatic
