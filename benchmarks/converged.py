@@ -78,6 +78,14 @@ def bring(config, profiles):
     return result
 
 
+def uuids(config):
+    """UUIDs of all slices of the host."""
+    from gpuslice.engine import Engine
+
+    with Engine(config) as engine:
+        return {part["uuid"] for part in engine.slices()}
+
+
 class Clock:
     """Milliseconds of named parts, one after the other."""
 
@@ -103,7 +111,7 @@ def sample(root, config):
     """
     The parts of one converged run in this process, which must be a fresh one.
 
-    :return: ``{"parts": {name: ms}, "calls": {NVML function: count}, "files": files read by the grain}``.
+    :return: ``{"parts": {name: ms}, "calls": {stage: {NVML function: count}}}``.
     """
     for name in SALT:
         try:
@@ -220,10 +228,12 @@ def parallel(place, runs=3):
         for gpus in (1, 8):
             config = describe(pathlib.Path(place) / f"parallel-{gpus}-{run}", gpus, LATENCY)
             bring(config, OLD)
+            before = uuids(config)
             begun = time.perf_counter()
-            plan = bring(config, NEW).plan
+            bring(config, NEW)
             seconds[gpus].append(time.perf_counter() - begun)
-            destroys, keeps = (sum(len(getattr(gpu, what)) for gpu in plan.gpus) for what in ("destroys", "keeps"))
+            after = uuids(config)
+            destroys, keeps = len(before - after), len(before & after)
             if (destroys, keeps) != (gpus, 3 * gpus):
                 raise SystemExit(f"{gpus} GPUs: {destroys} destroyed and {keeps} kept, but it takes {gpus} and {3 * gpus}.")
     one, eight = (statistics.median(seconds[gpus]) for gpus in (1, 8))
