@@ -112,7 +112,7 @@ def targets(engine, pillar):
         return ["This host has no GPU."]
     if not wanted:
         return [f"containers_gpu_slicing:enabled is false: {len(engine.gpus)} GPUs are left alone."]
-    return [f"{t.gpu.address} {t.gpu.model}: {t.technique or 'left alone'}{f' ({t.reason})' if t.reason else ''}" for t in wanted]
+    return [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in wanted]
 
 
 _COLUMNS = ("GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")
