@@ -147,7 +147,7 @@ def rollback(generation=None, test=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.run(engine, engine.rollback_targets(generation), test)
+        return front.run(engine, engine.rollback_targets(generation), test, permissions=__pillar__)
 
 
 def history(full=False):

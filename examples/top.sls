@@ -37,6 +37,33 @@ base:
     - match: grain
     - pillar.rtx_pro_6000
 
+  'G@gpu:models:AMD?Instinct?MI300X* and not G@gpu:vendors:nvidia':
+    - match: compound
+    - pillar.mi300x
+
+  # A host with GPUs of several vendors gets one file that knows them all, so this one is for Intel alone.
+  'G@gpu:vendors:intel and not G@gpu:vendors:nvidia and not G@gpu:vendors:amd and not G@gpu:capabilities:sriov':
+    - match: compound
+    - pillar.level_zero
+
+  # Virtual functions, where the driver offers any: the grain has 'sriov' only then.
+  'G@gpu:models:Intel?Data?Center?GPU?Flex?170* and G@gpu:capabilities:sriov':
+    - match: compound
+    - pillar.flex170
+
+  'G@gpu:models:Intel?Arc?Pro?B60* and G@gpu:capabilities:sriov':
+    - match: compound
+    - pillar.arc_pro_b60
+
+  'G@gpu:models:AMD?Instinct?MI210* and G@gpu:capabilities:sriov':
+    - match: compound
+    - pillar.mi210_gim
+
+  # By a grain of your own: whether GPUs are for virtual machines is nothing that the hardware tells.
+  'gpu_role:passthrough':
+    - match: grain
+    - pillar.passthrough
+
   # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
   'gpu:capabilities:mig':
     - match: grain

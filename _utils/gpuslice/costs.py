@@ -12,6 +12,17 @@ COSTS = {
     "set_mode_with_reset": (4.5, "A100 80GB SXM, public log: 4 to 5 s a GPU"),
     "set_mode": (1.0, "no public figure; Hopper and later switch without a reset"),
     "end_process": (1.0, "our own patience is 10 s, most programs need less than one"),
+    "load_module": (0.5, "no public figure; modprobe of a small module"),
+    "unbind": (1.0, "no public figure; the driver shuts the GPU down"),
+    "bind": (2.0, "no public figure; a graphics driver that takes its GPU back needs a few seconds, vfio-pci nearly none"),
+    "sysfs_write": (0.01, "no public figure; a file of the kernel that touches no hardware"),
+    "file_write": (0.02, "no public figure; a small file with fsync"),
+    "set_ccs_mode": (0.5, "no public figure; the engine block is reset"),
+    "set_compute_partition": (3.0, "no public figure; the compute driver is torn down and probed again for one GPU"),
+    "set_memory_partition": (0.1, "no public figure; only notes a request"),
+    "reload_amdgpu": (90.0, "AMD's documentation of amd-smi: one to two minutes on eight GPUs"),
+    "sriov_numvfs": (2.0, "no public figure; the kernel's write makes or removes all functions, and can take seconds"),
+    "unload_gim": (30.0, "no public figure for this module; a public AMD tool waits 30 s for amdgpu"),
     "reset": (8.0, "no public figure for a reset that works; refusals return after 5 to 8 s"),
 }
 

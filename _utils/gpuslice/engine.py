@@ -19,8 +19,10 @@ from gpuslice.journal import Journal
 from gpuslice.reboot import RebootLedger
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
+from gpuslice.techniques import REFUSING
 from gpuslice.techniques import TECHNIQUES
 from gpuslice.techniques import Toolbox
+from gpuslice.techniques.kernel import VFIO_DRIVERS
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +83,17 @@ class Engine:
 
     def _learn_uuids(self):
         """UUIDs come from the kernel's files; where these are missing, from the vendor library."""
-        if all(gpu.uuid for gpu in self.gpus if gpu.vendor == "nvidia"):
+        # The vendor library does not know a GPU that another driver has.
+        blind = [gpu for gpu in self.gpus if gpu.vendor == "nvidia" and not gpu.uuid and gpu.driver not in VFIO_DRIVERS]
+        if not blind:
             return
         mig = self.tools.get("mig")
-        self.gpus = [
-            replace(gpu, uuid=mig.nvml.uuid(gpu.address)) if gpu.vendor == "nvidia" and not gpu.uuid else gpu for gpu in self.gpus
-        ]
+        self.gpus = [replace(gpu, uuid=mig.nvml.uuid(gpu.address)) if gpu in blind else gpu for gpu in self.gpus]
 
     def techniques_of(self, gpu):
-        """The techniques of this version that this GPU can do."""
-        return [tool for tool in map(self.tools.get, TECHNIQUES) if tool.supports(gpu)]
+        """The techniques of this version that this GPU can do now: only passthrough while a VFIO driver has it."""
+        able = [tool for tool in map(self.tools.get, TECHNIQUES) if tool.supports(gpu)]
+        return [tool for tool in able if tool.name == "passthrough"] if gpu.driver in VFIO_DRIVERS else able
 
     def devices(self):
         """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
@@ -115,7 +118,7 @@ class Engine:
                 try:
                     found += [part.as_dict() for part in tool.slices(one, tool.observe(one))]
                 except errors.GpuSliceError as err:
-                    if gpu:
+                    if gpu and not found:
                         raise
                     if str(err) not in told:
                         log.warning("%s", err)
@@ -128,9 +131,11 @@ class Engine:
         for one in [self.gpu(gpu)] if gpu else self.gpus:
             for tool in self.techniques_of(one):
                 try:
-                    found[one.address] = tool.drawing(one, tool.observe(one))
+                    drawing = tool.drawing(one, tool.observe(one))
                 except errors.GpuSliceError as err:
-                    found[one.address] = str(err)
+                    drawing = str(err)
+                if drawing:
+                    found[one.address] = "; ".join(filter(None, (found.get(one.address), drawing)))
         return found
 
     def health(self, gpu=None):
@@ -139,15 +144,18 @@ class Engine:
         for one in [self.gpu(gpu)] if gpu else self.gpus:
             for tool in self.techniques_of(one):
                 try:
-                    found[one.address] = tool.health(one)
+                    reasons = tool.health(one)
                 except errors.GpuSliceError as err:
-                    found[one.address] = [str(err)]
+                    reasons = [str(err)]
+                known = found.setdefault(one.address, [])
+                known += [reason for reason in reasons if reason not in known]
         return found
 
     def holders(self, gpu):
         """Who holds this GPU open: processes as dicts."""
         one = self.gpu(gpu)
-        return [p.as_dict() for tool in self.techniques_of(one) for p in tool.holders(one)]
+        found = {p.pid: p for tool in self.techniques_of(one) for p in tool.holders(one)}
+        return [found[pid].as_dict() for pid in sorted(found)]
 
     # -- the pillar ----------------------------------------------------------------------------------------------
     def policy(self, pillar):
@@ -165,25 +173,51 @@ class Engine:
             self._learn_uuids()
         gpus = self.gpus
         # Only strategy auto asks for it, and finding out reads more of the machine than all the rest.
-        environment = inventory.virtualization(self.host, gpus) if policy.automatic else ""
+        environment = inventory.environment(self.host, gpus) if policy.automatic else ""
         if policy.vendor_detection != "udev":
             gpus, differences = inventory.confirmed_with_errors(self.host, gpus, policy.vendor_detection)
             for difference in differences:
                 log.warning("%s", difference)
-        return policies.targets(policy, gpus, environment, available=tuple(TECHNIQUES))
+        gpus = [self._as_supported(gpu) for gpu in gpus]
+        return policies.targets(policy, gpus, environment, available=tuple(TECHNIQUES), why_not=self._why_not)
 
-    def reconciler(self, policy=None, force=None):
-        """A reconciler for a policy's apply strategy and checks, or for a request by hand."""
+    def _as_supported(self, gpu):
+        """The GPU without capabilities whose technique can't use them: the VFs of some serve another technology only."""
+        refused = [name for name in gpu.capabilities if name in REFUSING and not self.tools.get(name).supports(gpu)]
+        return replace(gpu, capabilities=tuple(name for name in gpu.capabilities if name not in refused)) if refused else gpu
+
+    def _why_not(self, gpu, name):
+        """Why a GPU can't do a technology, as far as its technique knows it: (sentence, whether it is the host's fault)."""
+        tell = getattr(self.tools.get(name), "why_not", None) if name in TECHNIQUES else None
+        return tell(gpu) if tell else ("", False)
+
+    def reconciler(self, policy=None, force=None, permissions=None):
+        """
+        A reconciler for a policy's apply strategy and checks, or for a request by hand.
+
+        :param permissions: a pillar of which only the units and modules that may be stopped count, for a request by hand.
+        """
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress)
         if policy is not None:
             options.strategy = policy.apply_strategy
             options.validation, options.health_check = policy.validation, policy.health_check
-            options.stop_units, options.unload_modules = policy.stop_units, policy.unload_modules
+        for allowed in filter(None, (policy, self._permissions(permissions))):
+            options.stop_units, options.unload_modules = allowed.stop_units, allowed.unload_modules
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
+
+    def _permissions(self, pillar):
+        """The policy of a pillar; None where there is none, or it is wrong: what is asked for by hand must not depend on it."""
+        if not pillar:
+            return None
+        try:
+            return self.policy(pillar)
+        except errors.PolicyError as err:
+            log.warning("the pillar is wrong, so that it permits nothing to be stopped: %s", err)
+            return None
 
     def plan(self, pillar):
         """The plan that a pillar leads to on this host."""
@@ -222,8 +256,11 @@ class Engine:
         one = self.gpu(gpu)
         tool = self.tools.get(name)
         if not tool.supports(one):
+            why = self._why_not(one, name)[0]
             raise errors.Unsupported(
-                f"{one.model} can't do {name}.", one.address, "See 'salt-call gpu.capabilities' for what it can do."
+                f"{one.model} can't do {name}{f': {why}' if why else '.'}",
+                one.address,
+                "See 'salt-call gpu.capabilities' for what it can do.",
             )
         return one, tool
 
@@ -235,6 +272,25 @@ class Engine:
         """A target of any technique for one GPU, for functions that work by hand."""
         one, tool = self.technique(technique, gpu)
         return Target(one, tool.name, settings)
+
+    def level_zero_target(self, gpu, **wanted):
+        """
+        A target that sets what is given (None leaves it) of a GPU's ``level_zero`` settings, as in the pillar.
+
+        :raises errors.PolicyError: a value is wrong.
+        """
+        written = {key: value for key, value in wanted.items() if value is not None}
+        settings = policies.section("level-zero", written)
+        if settings.get("vram_max_mib") and not settings.get("vram_slice"):
+            raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
+        return self.target("level-zero", gpu, {"partitions": None, **settings})
+
+    def cleared_target(self, gpu):
+        """A target that takes back everything that was set for Level Zero on one GPU."""
+        one, tool = self.technique("level-zero", gpu)
+        layout = tool.layout(tool.observe(one))
+        bare = {"files": {}, "ccs": dict.fromkeys(layout["ccs"], 1), "engines": {}, "vram": {}}
+        return Target(one, tool.name, tool.settings_of(bare))
 
     def layout_target(self, gpu, profiles, compute_instances=1):
         """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""

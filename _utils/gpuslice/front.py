@@ -64,9 +64,13 @@ def done(result):
     return {**answer, "warnings": result.warnings} if result.warnings else answer
 
 
-def run(engine, targets, test, force=None):
-    """Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do."""
-    reconciler = engine.reconciler(force=force)
+def run(engine, targets, test, force=None, permissions=None):
+    """
+    Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
+
+    :param permissions: the pillar, of which only the units and modules that may be stopped count.
+    """
+    reconciler = engine.reconciler(force=force, permissions=permissions)
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 
 

@@ -323,6 +323,34 @@ def _virtualization(host, guest, gpus):
     return "virtual_host" if has_hypervisor and _serves_virtual_machines(host, gpus) else "bare_metal"
 
 
+#: Files that container runtimes and their managers put into a container.
+_CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
+#: Components of a control group's path that only containers have.
+_CONTAINER_GROUP = re.compile(
+    r"(?:^|/)(?:(?:docker|libpod|crio|cri-containerd|containerd)(?:-[0-9a-f]{12,64}(?:\.scope)?)?"
+    r"|kubepods[^/]*|lxc(?:\.payload[^/]*)?)(?:/|$)"
+)
+
+
+def is_container(host):
+    """
+    Whether this runs in a container: a runtime left its file there, or the first process is in a container's control group.
+    """
+    if any(host.exists(path) for path in _CONTAINER_FILES):
+        return True
+    groups = (line.rpartition(":")[2] for line in _optional(host, "/proc/1/cgroup").splitlines())
+    return any(_CONTAINER_GROUP.search(path) for path in groups)
+
+
+def environment(host, gpus=None):
+    """
+    Where this runs, for strategy auto: ``container``, or what :func:`virtualization` says of the machine.
+
+    :param gpus: the GPUs of the host where they are known already; None looks for them.
+    """
+    return "container" if is_container(host) else virtualization(host, gpus)
+
+
 def _is_xen_control_domain(host):
     return "control_d" in _optional(host, "/proc/xen/capabilities")
 

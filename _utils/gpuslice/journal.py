@@ -137,12 +137,16 @@ class Journal:
 
     def record(self, generation):
         """Add a finished change (plain data) to the history; returns its number."""
-        number = (self._numbers() or [0])[-1] + 1
+        number = self.upcoming()
         with self._saying("write the history"):
             self._host.store_write(self._file(number), json.dumps({"generation": number, **generation}, indent=1))
             for old in self._numbers()[:-GENERATIONS]:
                 self._host.store_remove(self._file(old))
         return number
+
+    def upcoming(self):
+        """The number that the next generation gets."""
+        return (self._numbers() or [0])[-1] + 1
 
     def history(self):
         """The generations kept, oldest first. A file that can't be read is told as one with an ``error``."""

@@ -156,10 +156,12 @@ class Plan:
         keeps, destroys, creates = (
             sum(len(getattr(g, what)) for g in self.changing) for what in ("keeps", "destroys", "creates")
         )
-        resets = sum(1 for step in self.steps if step.phase == RESET)
+        # Drivers are unbound and bound in this phase too, which is no reset.
+        resets = sum(1 for step in self.steps if step.action == "reset")
         parts = [f"keeps {_slices(keeps)}", f"destroys {destroys}", f"creates {creates}"]
         parts += [f"changes a mode on {_gpus(modes)}"] if (modes := sum(1 for s in self.steps if s.action == "set_mode")) else []
         parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
+        parts += ["loads a driver anew"] if any(step.action == "reload" for step in self.steps) else []
         return f"{_gpus(len(self.changing))} to change: {', '.join(parts)}; about {self.seconds:.1f} s."
 
     def text(self, steps=True):

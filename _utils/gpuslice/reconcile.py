@@ -27,6 +27,8 @@ from gpuslice.plan import Plan
 from gpuslice.plan import Step
 from gpuslice.reboot import RebootLedger
 from gpuslice.techniques import Rules
+from gpuslice.verified import Verified
+from gpuslice.verified import entry as verified_entry
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _UNDONE = "Everything that was done has been undone; the host is as it was."
 #: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported, errors.DeviceNotFound)
 #: Conditions of one GPU: it is left alone and reported, the others go on.
-_BLOCKED = (errors.ResourceConflict, errors.Unhealthy)
+_BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending)
 #: A GPU in this condition can't be put back, by anybody or without destroying what another tool made: it is reported, and does
 #: not stop later runs.
 _HOPELESS = (errors.Unhealthy, errors.DeviceNotFound, errors.ForeignChange)
@@ -61,6 +63,8 @@ class Options:
 
     stop_units: tuple = ()
     unload_modules: tuple = ()
+    #: PCI address -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
+    rules_noted: dict = field(default_factory=dict)
 
     def rules(self, awaits_reboot=False):
         """What a technique may do."""
@@ -100,6 +104,8 @@ class Reconciler:
         self._options = options or Options()
         self._journal = Journal(host)
         self._ledger = RebootLedger(host)
+        self._verified = Verified(host)
+        self._doubtful = set()
         self._stop = threading.Event()
         self._writing = threading.Lock()
 
@@ -110,6 +116,7 @@ class Reconciler:
         ``Plan.blocked``.
         """
         plans, blocked, mistakes = [], [], []
+        self._gather(targets)
         for target in targets:
             if target.technique is None:
                 continue
@@ -122,7 +129,29 @@ class Reconciler:
         if mistakes:
             raise _together(mistakes)
         untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
-        return Plan(tuple(plans), untouched, tuple(blocked), self._interrupted())
+        # Where nobody named the technology, the plan says how it was chosen.
+        chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if getattr(t, "automatic", False))
+        return Plan(tuple(plans), untouched, tuple(blocked), (*self._interrupted(), *chosen))
+
+    def plan_each(self, targets):
+        """
+        PCI address -> the plan of each of these targets, or the error that says why there is none. One that can't be planned does
+        not keep the others from it, as it does in :meth:`plan`.
+        """
+        self._gather(targets)
+        found = {}
+        for target in targets:
+            try:
+                found[target.gpu.address] = self._plan_one(target)
+            except errors.GpuSliceError as err:
+                found[target.gpu.address] = err
+        return found
+
+    def _gather(self, targets):
+        """Tell a technique whose GPUs can't change one by one what is wanted of all of them."""
+        for name in dict.fromkeys(t.technique for t in targets if t.technique):
+            if gather := getattr(self._tools.get(name), "gather", None):
+                gather([(t.gpu, t.settings) for t in targets if t.technique == name])
 
     def _interrupted(self):
         entry = self._journal.unfinished()
@@ -159,6 +188,7 @@ class Reconciler:
             plan = self.plan(targets)
             if plan.empty:
                 self._tidy(plan, _waiting(plan))
+                self._remember_found(plan)
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         with lock.held(self._host.state_dir, self._options.who, self._options.jid):
             return self._apply_locked(targets)
@@ -216,8 +246,10 @@ class Reconciler:
 
     def _end(self, entry, gpus, outcome, result):
         """Start what was stopped, close the journal and write the history."""
-        result.changes = self._seen_changes(entry, gpus)
+        after = self._layouts(entry, gpus)
+        result.changes = self._seen_changes(entry, after)
         result.errors += self._resume(entry)
+        self._remember(entry, after, gpus, outcome, result)
         if outcome != "left":
             self._journal.end()
         self._record(
@@ -230,7 +262,7 @@ class Reconciler:
                 "errors": result.errors,
                 "plan": entry.plan,
                 "before": entry.before,
-                "after": self._layouts(entry, gpus),
+                "after": after,
                 "techniques": entry.techniques,
                 "reboot": result.reboot,
             },
@@ -286,6 +318,68 @@ class Reconciler:
             return str(err)
         return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
 
+    # -- what a boot brings back ---------------------------------------------------------------------------------
+    def _remember(self, entry, after, gpus, outcome, result):
+        """Note what was verified, before the change is closed: a crash in between must leave the one or the other record."""
+        read = {gpu: layout for gpu, layout in after.items() if "error" not in layout}
+        if outcome == "applied":
+            number = self._journal.upcoming()
+            found = [p for p in result.plan.gpus if not p.steps and not p.waits]
+            noted = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in found}
+            for gpu in (gpu for gpu in read if gpu not in self._doubtful):
+                awaits = entry.goal.get(gpu) if gpu in result.reboot else None
+                noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], read[gpu], gpus[gpu], number, awaits)
+        else:
+            noted = self._undone(entry.techniques, {g: one for g, one in read.items() if _same(one, entry.before[g])}, gpus)
+        result.warnings += self._note_verified(noted)
+
+    def _remember_found(self, plan):
+        """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
+        found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits}
+        try:
+            if not self._verified.differs(found):
+                return
+            with lock.held(self._host.state_dir, self._options.who, self._options.jid, patience=0):
+                self._verified.note(found)
+        except (OSError, errors.GpuSliceError) as err:
+            # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
+            log.info("the verified layouts were not noted: %s", err)
+
+    def _undone(self, techniques, layouts, gpus):
+        """
+        Entries for layouts that were put back, of the GPUs whose record tells the change that was undone: a crash came between
+        record and journal. Any other record stays, for what it tells is still the last that was verified.
+        """
+        try:
+            known = self._verified.entries()
+        except errors.GpuSliceError:
+            return {}
+        number = self._journal.upcoming()
+        return {
+            gpu: self._entry_of(gpu, techniques[gpu], layout, gpus.get(gpu))
+            for gpu, layout in layouts.items()
+            if gpu in known and known[gpu]["generation"] == number
+        }
+
+    def _entry_of(self, address, technique, layout, gpu, generation=None, awaits=None):
+        rules = self._options.rules_noted.get(address) or {
+            "stop_units": list(self._options.stop_units),
+            "unload_modules": list(self._options.unload_modules),
+            "health_check": self._options.health_check,
+        }
+        model = getattr(gpu, "model", "")
+        return verified_entry(technique, layout, self._host.now(), generation, model, awaits, rules)
+
+    def _note_verified(self, entries):
+        """Returns a sentence when it could not be written: the hardware is right all the same."""
+        try:
+            self._verified.note(entries)
+        except (OSError, errors.StateDirUnusable) as err:
+            why = getattr(err, "strerror", None) or err
+            place = self._verified.path
+            return [f"The verified layout could not be noted in {place}, so a boot would bring back an older one: {why}."]
+        return []
+
     # -- executing -----------------------------------------------------------------------------------------------
     def _execute(self, plans, gpus, entry=None):
         """
@@ -303,6 +397,9 @@ class Reconciler:
             work = [p for p in plans if p.gpu not in unmet and any(s.phase == phase for s in p.steps)]
             if failed or not work:
                 continue
+            if phase == RESET:
+                for tool in self._tools.made():
+                    tool.release()
             # Resets go one after the other with no session of ours open: one begun for a GPU would hold the next.
             for made, err in self._side_by_side(work, gpus, phase, entry, 1 if phase == RESET else len(work)):
                 if isinstance(err, errors.RebootNeeded):
@@ -398,6 +495,7 @@ class Reconciler:
             if err and self._options.validation:
                 failed[address] = err
             elif err:
+                self._doubtful.add(address)
                 result.warnings.append(str(err))
         return failed
 
@@ -405,7 +503,7 @@ class Reconciler:
         technique = self._tools.get(target.technique)
         try:
             state = technique.observe(target.gpu)
-            left = technique.plan(target.gpu, state, target.settings, Rules(force=True))
+            left = technique.plan(target.gpu, state, target.settings, self._options.rules()._replace(force=True))
         except errors.GpuSliceError as err:
             return err
         if not left.steps:
@@ -440,9 +538,9 @@ class Reconciler:
                 found[address] = {"error": str(err)}
         return found
 
-    def _seen_changes(self, entry, gpus):
+    def _seen_changes(self, entry, layouts):
         found = {}
-        for gpu, after in self._layouts(entry, gpus).items():
+        for gpu, after in layouts.items():
             shown = self._tools.get(entry.techniques[gpu]).shown
             if not _same(entry.before[gpu], after):
                 found[gpu] = {"old": shown(entry.before[gpu]), "new": after if "error" in after else shown(after)}
@@ -538,8 +636,11 @@ class Reconciler:
                 f"{told} and could not be undone. {' '.join(lines)}", todo="Mend that by hand, then run again."
             )
         started = self._resume(entry)
+        restored = {gpu: layout for gpu, layout in entry.before.items() if gpu not in left}
+        noted = self._note_verified(self._undone(entry.techniques, restored, {**self._others(entry, gpus), **gpus}))
         self._journal.end()
         return None, [
+            *noted,
             f"{told}; it was undone.",
             *started,
             *(self._what_is_left(gpu, err, entry) for gpu, err in hopeless.items()),

@@ -3,3 +3,6 @@ include:
   - .discovery
   - .slicing
   - .validation
+{%- if salt["pillar.get"]("containers_gpu_state_management:boot", False) is sameas true %}
+  - .boot
+{%- endif %}

@@ -15,16 +15,22 @@ FOUR = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]
 #: Host -> the profiles of every GPU in the end, or of each by its PCI address.
 EXPECTED = {
     "a30-pair": {"0000:41:00.0": ["1g.6gb", "1g.6gb", "2g.12gb"], "0000:a1:00.0": ["1g.6gb", "1g.6gb", "2g.12gb"]},
+    "arc-pro-b60": ["vf1", "vf2", "vf3"],
     "dgx-a100-40gb": ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"],
     "dgx-h100": FOUR,
+    "flex170": ["vf1", "vf2", "vf3", "vf4", "vf5"],
     "hgx-b200": ["1c.3g.90gb", "1c.3g.90gb", "1c.3g.90gb", "3g.90gb"],
     "hgx-h200": ["1g.18gb"] * 7,
+    "max1550": [],
+    "mi210-gim": ["vf1"],
+    "mi300x-8": ["CPX/NPS4"] * 8,
     "mixed": {"0000:07:00.0": ["3g.40gb", "3g.40gb"], "0000:3b:00.0": [], "0000:82:00.0": ["1g.10gb"] * 7},
+    "mixed-vendors": {"0000:1b:00.0": FOUR, "0000:3d:00.0": ["SPX/NPS1"], "0000:8a:00.0": [], "0000:9a:00.0": []},
     "no-gpu": {},
     "rtx-pro-6000": ["1g.24gb", "1g.24gb", "2g.48gb+gfx"],
 }
 #: Hosts that the examples change; the others have nothing to slice.
-CHANGED = sorted(set(EXPECTED) - {"no-gpu"})
+CHANGED = sorted(set(EXPECTED) - {"max1550", "mi210-gim", "no-gpu"})
 ROOTS = ("gpu_slicing", "states.gpu_slicing")
 
 

@@ -108,6 +108,7 @@ def test_a_step_that_fails_undoes_everything(prepared, call, nth):
     assert apply(config, pillar(NEW)).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):

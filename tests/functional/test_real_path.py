@@ -20,7 +20,10 @@ from tests.fake_nvml import H100
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
-pytestmark = pytest.mark.skipif(not fake_nvml.has_compiler(), reason="gcc is not installed (package gcc)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not fake_nvml.has_compiler(), reason="gcc is not installed (package gcc)"),
+]
 
 
 @pytest.fixture(scope="session")

@@ -358,3 +358,25 @@ def test_what_is_no_address_and_no_method_is_a_mistake_of_the_policy(gpus):
         inventory.select(gpus, "manual", ["first"])
     with pytest.raises(errors.PolicyError):
         inventory.select(gpus, "some", [])
+
+
+@pytest.mark.parametrize(
+    ("files", "answer"),
+    [
+        ({"/run/.containerenv": ""}, True),
+        ({"/.dockerenv": ""}, True),
+        ({"/run/systemd/container": "lxc"}, True),
+        ({"/proc/1/cgroup": "0::/docker/0123456789ab\n"}, True),
+        ({"/proc/1/cgroup": "1:name=systemd:/kubepods/besteffort/pod1/0123\n"}, True),
+        ({"/proc/1/cgroup": "0::/machine.slice/libpod-0123456789ab.scope\n"}, True),
+        ({"/proc/1/cgroup": "0::/lxc.payload.web/init.scope\n"}, True),
+        ({"/proc/1/cgroup": "0::/init.scope\n"}, False),
+        ({"/proc/1/cgroup": "0::/system.slice/docker-registry-mirror\n"}, False),
+        ({}, False),
+    ],
+)
+def test_containers(host, files, answer):
+    for path, text in files.items():
+        host.put(path, text)
+    assert inventory.is_container(host) is answer
+    assert inventory.environment(host) == ("container" if answer else "bare_metal")

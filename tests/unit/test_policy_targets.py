@@ -155,10 +155,12 @@ def test_a_technology_that_this_version_lacks_is_an_error_where_it_was_asked_for
 
 
 def test_auto_picks_by_environment_and_says_so():
-    bare, host, guest = (targets({"strategy": "auto", "mig": MIG}, environment=each) for each in schema.ENVIRONMENTS)
+    bare, host, guest, container = (targets({"strategy": "auto", "mig": MIG}, environment=each) for each in schema.ENVIRONMENTS)
     assert [each.technique for each in bare] == ["mig", None, None]
     assert [each.technique for each in host] == ["sriov", None, "sriov"]
     assert [each.technique for each in guest] == ["time-slicing", "time-slicing", None]
+    assert [each.technique for each in container] == [None, None, None]
+    assert container[0].reason == f"auto picks none on container ({SLICING}:auto_strategy)"
     assert bare[0].reason == f"auto picks mig on bare_metal ({SLICING}:auto_strategy)"
     assert bare[1].reason.startswith("not applicable: auto picks mig on bare_metal")
     assert bare[1].reason.endswith("but NVIDIA T4 has no MIG")
@@ -191,6 +193,73 @@ def test_a_rule_may_give_auto_back_what_the_host_took_from_it():
 def test_auto_with_an_environment_that_it_does_not_know():
     with pytest.raises(errors.Unsupported, match="can't decide in the environment 'moon'"):
         targets({"strategy": "auto"}, environment="moon")
+
+
+MAX = Gpu("0000:9a:00.0", "intel", "0bd5", model="Intel Data Center GPU Max 1550", capabilities=("level-zero", "sriov"))
+ARC = Gpu("0000:9c:00.0", "intel", "56a0", model="Intel Arc A770", capabilities=("level-zero",))
+VENDORS = [H100, T4, MI300, MAX, ARC]
+SETTINGS = {"mig": MIG, "partition": {"compute": "CPX"}, "level_zero": {"partitions": ["0"]}}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ("bare_metal", ["mig", None, "partition", "level-zero", "level-zero"]),
+        ("virtual_host", ["sriov", None, "sriov", "sriov", None]),
+        ("virtual_guest", ["time-slicing", "time-slicing", None, "level-zero", "level-zero"]),
+        ("container", [None] * 5),
+    ],
+)
+def test_auto_takes_what_each_vendor_can_do_where_the_pillar_has_settings_for_it(environment, expected):
+    made = targets({"strategy": "auto", **SETTINGS}, gpus=VENDORS, environment=environment)
+    assert [each.technique for each in made] == expected
+    assert [each.automatic for each in made] == [technique is not None for technique in expected]
+    assert all(f"on {environment}" in each.reason for each in made)
+    for each in made:
+        if each.technique:
+            assert f"auto picks {each.technique} " in each.reason
+
+
+def test_auto_says_why_it_takes_another_technology():
+    (made,) = targets({"strategy": "auto", **SETTINGS}, gpus=[MI300])
+    assert made.settings == {"compute": "CPX", "memory": "NPS1"}
+    assert made.reason == (
+        f"auto picks partition on bare_metal instead of mig ({SLICING}:auto_strategy), because {MI300.model} has no MIG"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "keys"),
+    [
+        (MI300, {}),
+        (MI300, {"partition": {"compute": "SPX"}}),
+        (ARC, {"level_zero": {"hierarchy": "COMPOSITE"}}),
+        (MI300, {"partition": {"enabled": False, "compute": "CPX"}}),
+        (MI300, {"auto_strategy": {"bare_metal": "vgpu"}, "vgpu": {"profile": "x"}, "partition": {"compute": "CPX"}}),
+        (T4, {"time_slicing": {"max_instance_count": 4}}),
+        (H100, {"partition": {"compute": "CPX"}}),
+    ],
+    ids=["no settings", "defaults", "nothing to do", "switched off", "another kind", "weaker isolation", "mig without profiles"],
+)
+def test_auto_takes_nothing_else_that_was_not_meant(gpu, keys):
+    (made,) = targets({"strategy": "auto", **keys}, gpus=[gpu])
+    assert made.technique is None and made.reason.startswith("not applicable: auto picks ")
+
+
+@pytest.mark.parametrize("environment", schema.ENVIRONMENTS)
+def test_every_environment_may_be_told_what_to_take(environment):
+    keys = {"strategy": "auto", "auto_strategy": {environment: "passthrough"}}
+    able = replace(H100, capabilities=(*H100.capabilities, "passthrough"))
+    (made,) = targets(keys, gpus=[able], environment=environment)
+    assert made.technique == "passthrough"
+
+
+def test_what_the_host_is_to_blame_for_is_a_mistake_also_where_only_the_host_wide_strategy_reaches():
+    made = policy.parse({SLICING: {"enabled": True, "strategy": "passthrough"}})
+    with pytest.raises(errors.Unsupported, match="has no passthrough \\(the IOMMU is off\\)"):
+        policy.targets(made, [T4], "bare_metal", why_not=lambda gpu, technique: ("the IOMMU is off.", True))
+    made = policy.targets(made, [T4], "bare_metal", why_not=lambda gpu, technique: ("it has no group", False))
+    assert made[0].reason == "not applicable: NVIDIA T4 has no passthrough (it has no group)"
 
 
 gpus = st.builds(

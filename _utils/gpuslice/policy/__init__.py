@@ -10,6 +10,7 @@ from gpuslice.policy.assign import targets
 from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
+from gpuslice.policy.build import section
 from gpuslice.policy.export import export_mig_parted
 from gpuslice.policy.export import export_rules
 from gpuslice.policy.export import mig_section
@@ -26,5 +27,6 @@ __all__ = [
     "json_schema",
     "mig_section",
     "parse",
+    "section",
     "targets",
 ]

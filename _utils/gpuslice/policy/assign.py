@@ -21,6 +21,7 @@ class Target:
     :ivar technique: name of the technology, None when the GPU is left alone.
     :ivar settings: the technology's settings, as in :class:`gpuslice.policy.Rule`; {} when the GPU is left alone.
     :ivar path: pillar path of the rule that decided. :ivar reason: why, in words.
+    :ivar automatic: whether strategy auto chose the technology, so that nobody has written it down.
     """
 
     gpu: Gpu
@@ -28,17 +29,31 @@ class Target:
     settings: dict = field(default_factory=dict)
     path: str = SLICING
     reason: str = ""
+    automatic: bool = False
 
 
-def targets(policy, gpus, environment, available=schema.TECHNIQUES):
+#: What strategy auto takes on a GPU that lacks the technology of ``auto_strategy``, in this order, where the pillar has
+#: settings for it. Sharing in time is here only where the pick is no stronger: weaker isolation has to be asked for by name.
+_FALLBACKS = {
+    "bare_metal": ("mig", "partition", "level-zero"),
+    "virtual_host": ("sriov", "vgpu"),
+    "virtual_guest": ("time-slicing", "level-zero"),
+    "container": (),
+}
+_CAN = ("", False)
+
+
+def targets(policy, gpus, environment, available=schema.TECHNIQUES, why_not=None):
     """
     Decide what is wanted of each GPU.
 
     :param policy: :class:`gpuslice.policy.Policy`.
     :param gpus: all GPUs of the host, as :class:`gpuslice.model.Gpu`; those that method manual does not name are left alone.
-    :param environment: ``bare_metal``, ``virtual_host`` or ``virtual_guest``, for strategy auto; anything for a policy that has
-        none (``Policy.automatic``).
+    :param environment: ``bare_metal``, ``virtual_host``, ``virtual_guest`` or ``container``, for strategy auto; anything for a
+        policy that has none (``Policy.automatic``).
     :param available: the technologies that this version can do.
+    :param why_not: function of a GPU and a technology that it lacks: (why, whether the host's configuration is to blame instead
+        of the hardware). Then it is a mistake also where only a host-wide strategy reached the GPU.
     :return: one :class:`Target` for each GPU, in their order. Raises :class:`errors.DeviceNotFound` when the policy names GPUs
         that are not there, and :class:`errors.Unsupported` when one that it names, or this version, can't do what is wanted.
     """
@@ -46,8 +61,9 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES):
         return [Target(gpu, None, reason=f"{SLICING}:enabled is false") for gpu in gpus]
     _check_present(policy, gpus)
     refused, made = [], []
+    why_not = why_not or (lambda gpu, technique: _CAN)
     for gpu in gpus:
-        made.append(_target(policy, gpu, environment, available, refused))
+        made.append(_target(policy, gpu, environment, available, refused, why_not))
     if refused:
         address = refused[0][0] if len({gpu for gpu, _ in refused}) == 1 else ""
         sentences = dict.fromkeys(text for _, text in refused)
@@ -55,26 +71,26 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES):
     return made
 
 
-def _target(policy, gpu, environment, available, refused):
+def _target(policy, gpu, environment, available, refused, why_not):
     if policy.method == "manual" and not _named(policy, gpu):
         return Target(gpu, None, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")
     rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
     if rule.strategy == "none":
         return Target(gpu, None, path=rule.path, reason=f"strategy none ({rule.path})")
     if rule.strategy == "auto":
-        return _automatic(policy, gpu, rule, environment, available)
+        return _automatic(policy, gpu, rule, environment, available, why_not)
     if rule.strategy not in available:
         refused.append(("", f"{rule.path}: strategy {rule.strategy} is not in this version; it has {', '.join(available)}."))
     elif rule.strategy not in gpu.capabilities:
-        text = _lacks(gpu, rule.strategy)
-        if not rule.names_a_gpu and policy.method == "auto":
+        text, mendable = _lacks(gpu, rule.strategy, why_not), why_not(gpu, rule.strategy)[1]
+        if not mendable and not rule.names_a_gpu and policy.method == "auto":
             return Target(gpu, None, path=rule.path, reason=f"not applicable: {text}")
         refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants strategy {rule.strategy}, but {text}."))
     return Target(gpu, rule.strategy, rule.settings[rule.strategy], rule.path, f"strategy {rule.strategy} ({rule.path})")
 
 
-def _automatic(policy, gpu, rule, environment, available):
-    """Strategy auto never fails: it names no technology, so where its pick can't be had the GPU is left alone."""
+def _automatic(policy, gpu, rule, environment, available, why_not):
+    """Strategy auto never fails: it names no technology, so where nothing that it may pick can be had the GPU is left alone."""
     if environment not in schema.ENVIRONMENTS:
         raise errors.Unsupported(
             f"{rule.path}: strategy auto can't decide in the environment '{environment}'.",
@@ -83,34 +99,56 @@ def _automatic(policy, gpu, rule, environment, available):
         )
     picked = policy.auto_strategy[environment]
     why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
-    obstacle = _obstacle(gpu, rule, picked, available)
-    if obstacle:
-        return Target(gpu, None, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
     if picked == "none":
         return Target(gpu, None, path=rule.path, reason=why)
-    return Target(gpu, picked, rule.settings[picked], rule.path, why)
+    obstacle = _obstacle(gpu, rule, picked, available, why_not)
+    if not obstacle:
+        return Target(gpu, picked, rule.settings[picked], rule.path, why, automatic=True)
+    instead = _fallback(gpu, rule, picked, environment, available, why_not)
+    if instead:
+        why = f"auto picks {instead} on {environment} instead of {picked} ({SLICING}:auto_strategy), because {obstacle}"
+        return Target(gpu, instead, rule.settings[instead], rule.path, why, automatic=True)
+    return Target(gpu, None, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
 
 
-def _obstacle(gpu, rule, picked, available):
-    if picked == "none":
+def _fallback(gpu, rule, picked, environment, available, why_not):
+    """The first other technology that suits the environment, that the GPU can do, and that the pillar has settings for; or ""."""
+    if picked in gpu.capabilities:
+        # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
+    suiting = _FALLBACKS[environment] if picked in _FALLBACKS[environment] else ()
+    found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, available, why_not))
+    return next((name for name in found if _has_settings(rule, name)), "")
+
+
+def _has_settings(rule, technique):
+    """Whether the pillar says more about a technology than its defaults, so that picking it means something."""
+    key = schema.SECTIONS[technique]
+    defaults = {name: each.default for name, each in schema.SECTION_FIELDS[key].fields.items()}
+    return technique == "mig" or any(value != defaults.get(name, value) for name, value in rule.settings[technique].items())
+
+
+def _obstacle(gpu, rule, picked, available, why_not):
     if picked not in available:
         return f"strategy {picked} is not in this version"
     if picked not in gpu.capabilities:
-        return _lacks(gpu, picked)
+        return _lacks(gpu, picked, why_not)
     if picked in rule.switched_off:
         return f"{schema.SECTIONS[picked]}:enabled is false"
-    if picked == "mig" and not rule.settings["mig"]["entries"]:
+    if picked == "mig" and not rule.settings["mig"].get("entries"):
         # Nobody asked for MIG by name: an empty list here is no wish to remove what exists.
         return "no profiles are given"
     if picked == "vgpu" and not rule.settings["vgpu"]["profile"]:
         return "no vGPU profile is given"
+    if picked == "level-zero" and not _has_settings(rule, picked):
+        return "no partitions and no other level_zero settings are given"
     return ""
 
 
-def _lacks(gpu, technique):
+def _lacks(gpu, technique, why_not):
     model = gpu.model or f"{gpu.vendor} device {gpu.device_id}"
-    return f"{model} has no {schema.LABELS[technique]}"
+    why = why_not(gpu, technique)[0].rstrip(".")
+    return f"{model} has no {schema.LABELS[technique]}{f' ({why})' if why else ''}"
 
 
 def _named(policy, gpu):

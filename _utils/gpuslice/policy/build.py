@@ -60,7 +60,7 @@ class Policy(NamedTuple):
     :ivar vendor_detection: what finds the GPUs. :ivar auto_strategy: environment -> what strategy auto picks there.
     :ivar rules: the rules of single GPUs and models, in order. :ivar default: the rule of every other GPU.
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar reboot_required: whether a reboot may be scheduled.
-    :ivar validation: :ivar health_check: :ivar stop_units: :ivar unload_modules: as in the pillar.
+    :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
     :ivar integration: runtime, device_plugin, resource_limits.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
     :ivar digest: 16 hex digits that change exactly when the meaning of the policy does.
@@ -77,6 +77,7 @@ class Policy(NamedTuple):
     reboot_required: bool
     validation: bool
     health_check: bool
+    boot: bool
     stop_units: list
     unload_modules: list
     integration: dict
@@ -244,8 +245,26 @@ def _seconds(text):
     return float(number) * _SECOND_UNITS[unit]
 
 
+def section(technique, written):
+    """
+    Settings of a technology from arguments instead of a pillar, checked in the same way.
+
+    :param technique: such as ``level-zero``; :param written: keys of its section.
+    :return: only what was written. Raises :class:`errors.PolicyError` with every mistake; its paths begin at the section.
+    """
+    notes, key = Notes(), schema.SECTIONS[technique]
+    fields = {name: each for name, each in schema.SECTION_FIELDS[key].fields.items() if name != "enabled"}
+    made = check(schema.Field("map", fields=fields), written, key, notes)
+    if notes.mistakes:
+        raise errors.PolicyError(" ".join(notes.mistakes), mistakes=notes.mistakes)
+    return made
+
+
 def _check_settings(settings, strategy, path, notes):
     """What only matters to the technology that is in effect."""
+    level_zero = settings["level-zero"]
+    if strategy == "level-zero" and level_zero["vram_max_mib"] and not level_zero["vram_slice"]:
+        notes.wrong(f"{path}:level_zero:vram_max_mib", "is given without vram_slice; name the slice unit that is to be limited.")
     if strategy == "time-slicing":
         notes.warn(
             f"{path}:strategy",
@@ -255,6 +274,10 @@ def _check_settings(settings, strategy, path, notes):
         notes.wrong(f"{path}:time_slicing:slice_duration", "is no time at all; give a duration above 0, such as 100ms.")
     if strategy == "vgpu" and not settings["vgpu"]["profile"]:
         notes.wrong(f"{path}:vgpu:profile", "is empty, but the strategy is vgpu; name the vGPU type to create.")
+    sriov = settings["sriov"]
+    beyond = [number for number in sriov["vfs"] if int(number) > sriov["vf_count"]]
+    if strategy == "sriov" and beyond:
+        notes.wrong(f"{path}:sriov:vfs:{beyond[0]}", f"is beyond the {sriov['vf_count']} virtual functions of vf_count.")
     partition = settings["partition"]
     if strategy == "partition" and partition["compute"] == "SPX" and partition["memory"] != "NPS1":
         notes.wrong(f"{path}:partition:memory", f"is {partition['memory']}, but compute mode SPX goes with NPS1 only.")

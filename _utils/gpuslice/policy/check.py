@@ -81,6 +81,24 @@ def _check_list(field, value, path, notes):
     return made
 
 
+def _check_numbered(field, value, path, notes):
+    """A mapping by numbers from 1; YAML makes ints of them, JSON texts: both become texts."""
+    if not isinstance(value, dict):
+        notes.wrong(path, f"is {describe(value)}; a mapping by numbers from 1 is wanted.")
+        return WRONG
+    made = {}
+    for key, each in value.items():
+        number = key if type(key) is int else int(key) if isinstance(key, str) and key.isdigit() else 0
+        if number < 1 or str(number) in made:
+            why = "is given twice." if number else "is no number of a virtual function; they count from 1."
+            notes.wrong(f"{path}:{key}", why)
+            continue
+        checked = check(field.item, each, f"{path}:{key}", notes)
+        if checked is not WRONG:
+            made[str(number)] = checked
+    return made
+
+
 def _check_rules(field, value, path, notes):
     """Rules keep their place in the pillar under ``path``, because later messages name it."""
     if not isinstance(value, list | tuple):
@@ -191,8 +209,10 @@ def _check_device(field, value, path, notes):
 
 _CHECKS = {
     "map": _check_map,
+    "options": _check_map,
     "match": _check_match,
     "list": _check_list,
+    "numbered": _check_numbered,
     "rules": _check_rules,
     "profiles": lambda field, value, path, notes: profiles.check(value, path, notes),
     "bool": _check_bool,

@@ -23,11 +23,12 @@ class Field(NamedTuple):
     """
     One key of the pillar.
 
-    :ivar kind: map, match, list, rules, profiles, bool, int, text, glob, choice, pattern, uuid, address, device.
+    :ivar kind: map, options (a map of which only what is written counts), match, list, numbered (a mapping by numbers from 1),
+        rules, profiles, bool, int, text, glob, choice, pattern, uuid, address, device.
     :ivar doc: one sentence for users. :ivar default: value when the key is not written.
     :ivar choices: the allowed words of a choice. :ivar low: :ivar high: range of an int, both inclusive.
     :ivar pattern: regular expression of a text. :ivar example: shown when the text does not match it.
-    :ivar item: what the elements of a list are. :ivar fields: the keys of a map.
+    :ivar item: what the elements of a list or numbered mapping are. :ivar fields: the keys of a map.
     """
 
     kind: str
@@ -65,7 +66,7 @@ LABELS = {
     "passthrough": "passthrough",
 }
 STRATEGIES = ("none", "auto", *TECHNIQUES)
-ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest")
+ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
 VENDORS = ("nvidia", "amd", "intel")
 
 _ADDRESS = Field("address", "PCI address of a GPU, in quotes: YAML takes some unquoted ones for numbers.")
@@ -88,6 +89,48 @@ def _number(doc, default, low, high):
 
 def _choice(doc, default, *choices):
     return Field("choice", doc, default, choices=choices)
+
+
+#: Engine classes and their scheduling properties, as the kernel names them.
+ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
+_ENGINE = Field(
+    "options",
+    "Scheduling properties of one engine class.",
+    {},
+    fields={
+        "timeslice_duration_us": _number("Turn of one of equal contexts, in microseconds; 0: as at boot.", None, 0, 10**9),
+        "preempt_timeout_us": _number("Grace before a context is forced off, in microseconds; 0: as at boot.", None, 0, 10**9),
+        "job_timeout_ms": _number("When a job counts as hung, in milliseconds; 0: as at boot.", None, 0, 10**9),
+    },
+)
+
+
+#: What one virtual function may have of its own, and what all have in common.
+_TURN = {
+    "exec_quantum_ms": _number("How long it may run before others get a turn, in milliseconds; 0 is no limit.", None, 0, 100000),
+    "preempt_timeout_us": _number("Grace before it is forced off, in microseconds; 0 is no limit.", None, 0, 100000000),
+}
+_SCHEDULING = Field(
+    "options",
+    "Turns of all virtual functions; what is not written is as the profile has it.",
+    {},
+    fields={
+        **_TURN,
+        "priority": _choice("normal keeps the turn of an idle function, low gives it away.", None, "low", "normal"),
+    },
+)
+_VF = Field(
+    "options",
+    "What one virtual function gets.",
+    {},
+    fields={
+        "vram_mib": _number("Memory of the card, in MiB.", None, 1, 16777216),
+        "ggtt_mib": _number("Graphics address space, in MiB.", None, 1, 65536),
+        "contexts": _number("Contexts of the scheduler.", None, 1, 65535),
+        "doorbells": _number("Doorbells of the scheduler.", None, 1, 1024),
+        **_TURN,
+    },
+)
 
 
 def _section(doc, **fields):
@@ -120,6 +163,14 @@ SECTION_FIELDS = {
         vf_count=_number("Virtual functions to create; 0 removes them.", 4, 0, 256),
         pf_device=Field("address", "PCI address of the physical function; empty means the GPU itself.", ""),
         vf_devices=Field("list", "PCI addresses of the virtual functions that may be used; empty means all.", [], item=_ADDRESS),
+        profile=_choice(
+            "How the GPU is divided: auto (the vendor's preset where there is one, else fair), fair (the driver's equal shares), "
+            "or a scheduling policy of the vendor's presets.",
+            "auto", "auto", "fair", "Flexible_30fps", "Fixed_30fps", "BurstableQoS",
+        ),
+        autoprobe=_flag("true: the host's driver takes new virtual functions; false: they stay free for virtual machines."),
+        scheduling=_SCHEDULING,
+        vfs=Field("numbered", "What single virtual functions get, by their numbers from 1.", {}, item=_VF),
     ),
     "vgpu": _section(
         "Virtual GPUs for virtual machines.",
@@ -140,6 +191,20 @@ SECTION_FIELDS = {
             item=Field(
                 "pattern", "A device or a tile, in quotes.", pattern=TILE, example="a device or tile in quotes, like '0.1',"
             ),
+        ),
+        hierarchy=_choice(
+            "How programs see a card with tiles: one device with parts, or each tile as a device.",
+            "COMPOSITE", "COMPOSITE", "FLAT", "COMBINED",
+        ),
+        ccs_mode=_number("Compute engines that the compute slices are divided among; 0 leaves it as it is.", 0, 0, 64),
+        engines=Field(
+            "options", "Scheduling properties of each engine class; what is not written is left as it is.", {},
+            fields={name: _ENGINE for name in ENGINE_CLASSES},
+        ),
+        vram_max_mib=_number("Most memory of each GPU that vram_slice may have, in MiB; 0 is no limit.", 0, 0, 16777216),
+        vram_slice=Field(
+            "pattern", "Systemd slice unit whose services and containers get the limit.", "",
+            pattern=r"^([A-Za-z0-9:_.\\-]+\.slice)?$", example="a slice unit like gpu.slice",
         ),
     ),
 }
@@ -178,6 +243,7 @@ TOP = {
             bare_metal=_choice("On a host without virtual machines.", "mig", "none", *TECHNIQUES),
             virtual_host=_choice("On a host that runs virtual machines.", "sriov", "none", *TECHNIQUES),
             virtual_guest=_choice("In a virtual machine.", "time-slicing", "none", *TECHNIQUES),
+            container=_choice("In a container: its host has the GPUs and slices them.", "none", "none", *TECHNIQUES),
         ),
         **SECTION_FIELDS,
         devices=Field("rules", "Settings of single GPUs or models; the first that matches wins.", [], item=_RULE),
@@ -201,6 +267,7 @@ TOP = {
         reboot_required=_flag("true: a reboot may be scheduled when a change needs one; false: it is only reported."),
         validation=_flag("Read the hardware again after a change and compare.", True),
         health_check=_flag("Refuse to slice an unhealthy GPU, and check it again after.", True),
+        boot=_flag("true: a systemd unit brings the last verified layout back at each boot, before the consumers start."),
         stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again.", [], item=_UNIT),
         unload_modules=Field("list", "Kernel modules that may be unloaded for a reset; they are loaded again.", [], item=_MODULE),
     ),
@@ -229,7 +296,7 @@ def _json(each):
     made = _SHAPES[each.kind](each)
     if each.doc:
         made["description"] = each.doc
-    if each.default is not None and each.kind != "map":
+    if each.default is not None and each.kind not in ("map", "options", "numbered"):
         made["default"] = each.default
     return made
 
@@ -264,8 +331,14 @@ def _json_text(pattern):
 
 _SHAPES = {
     "map": _json_map,
+    "options": _json_map,
     "match": lambda each: {**_json_map(each), "minProperties": 1},
     "list": lambda each: {"type": "array", "items": _json(each.item)},
+    "numbered": lambda each: {
+        "type": "object",
+        "propertyNames": {"pattern": "^[1-9][0-9]*$"},
+        "additionalProperties": _json(each.item),
+    },
     "rules": _json_rules,
     "profiles": _json_profiles,
     "uuid": lambda each: _json_text(UUID),

@@ -51,9 +51,16 @@ display_mode      compute or graphics: a workstation board hides MIG in graphics
 vgpu_guest        true: a vGPU in a guest, whose MIG mode only its host can change (false)
 sriov_totalvfs    virtual functions that it can have (0); vf_device: their PCI device id; vf_offset: distance of the
                   first one's address (1); vf_driver: who binds them ("")
+numvfs            virtual functions that it begins with, such as those that gim makes when it is loaded (0)
+sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
 health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, recovery_action}``; the action is none,
                   gpu_reset, node_reboot, drain_p2p or drain_and_reset
 sysfs             more files of its PCI directory: ``{file: text}``; they can be written too ({})
+iommu_group       number of its IOMMU group, to share one with others (one of its own); devices in other_pci have it too
+engines           what the Intel driver shows of its engines: ``{tiles, cslices, classes, layout, refuses}``: tiles (1 or 2),
+                  compute slices of each (1: no ccs_mode file), engine classes (all), file layout xe or i915-backport (xe),
+                  and whether a change of the CCS mode is refused because the driver is in PF mode (false); without the key
+                  it shows nothing
 ================  ==================================================================================================
 
 A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, gpu, slice, ci, uses}``. It uses a whole
@@ -74,6 +81,8 @@ from gpuslice.sim import faults
 VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci")
 TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe")
+SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "prelim_iov", "iov", "none")
+ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
 NEWEST = 9999
 
@@ -329,7 +338,10 @@ def _subsystem(raw, path, mistakes):
     return value
 
 
-_OTHER_KEYS = ("address", "class", "vendor", "device", "subsystem_id", "name", "vendor_name", "driver", "numa_node", "revision")
+_OTHER_KEYS = (
+    "address", "class", "vendor", "device", "subsystem_id", "name", "vendor_name", "driver", "numa_node", "revision",
+    "iommu_group",
+)  # fmt: skip
 
 
 def _other(raw, path, mistakes):
@@ -345,13 +357,14 @@ def _other(raw, path, mistakes):
         "driver": mistakes.take(raw, path, "driver", str, ""),
         "numa_node": mistakes.take(raw, path, "numa_node", int, 0),
         "revision": _hex(raw, path, "revision", "00", mistakes, 2),
+        "iommu_group": mistakes.take(raw, path, "iommu_group", int, None),
     }
 
 
 _GPU_KEYS = (
     "model", "vendor", "device", "address", "uuid", "minor", "numa_node", "subsystem_id", "class", "revision", "name",
     "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "vgpu_guest", "sriov_totalvfs",
-    "vf_device", "vf_offset", "vf_driver", "health", "sysfs",
+    "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines",
 )  # fmt: skip
 
 
@@ -385,11 +398,33 @@ def _gpu(raw, path, host, minor, mistakes):
     about["sriov_totalvfs"] = mistakes.take(raw, path, "sriov_totalvfs", int, 0)
     about["vf_device"] = _hex(raw, path, "vf_device", about["device"], mistakes)
     about["vf_offset"] = mistakes.take(raw, path, "vf_offset", int, 1)
+    about["numvfs"] = mistakes.take(raw, path, "numvfs", int, 0)
+    if not 0 <= about["numvfs"] <= about["sriov_totalvfs"]:
+        mistakes.note(f"{path}.numvfs", f"{about['numvfs']} is not 0 to sriov_totalvfs, {about['sriov_totalvfs']}")
+    about["sriov_files"] = mistakes.take(raw, path, "sriov_files", str, "", SRIOV_FILES)
     about["vf_driver"] = mistakes.take(raw, path, "vf_driver", str, "")
     about["health"] = _health(raw.get("health"), f"{path}.health", mistakes)
     about["sysfs"] = _texts(raw.get("sysfs"), f"{path}.sysfs", mistakes)
     about["instances"] = _instances(raw, path, about, mistakes)
+    about["iommu_group"] = mistakes.take(raw, path, "iommu_group", int, None)
+    about["engines"] = _engines(raw.get("engines"), f"{path}.engines", mistakes) if "engines" in raw else None
     return about
+
+
+def _engines(raw, path, mistakes):
+    """Tiles, compute slices and engine classes of a GPU whose driver shows them."""
+    raw = mistakes.mapping(raw, path, ("tiles", "cslices", "classes", "layout", "refuses"))
+    classes = [str(name) for name in mistakes.listing(raw.get("classes"), f"{path}.classes")] or list(ENGINE_CLASSES)
+    for name in classes:
+        if name not in ENGINE_CLASSES:
+            mistakes.note(f"{path}.classes", f"{name!r} is none of {', '.join(ENGINE_CLASSES)}")
+    return {
+        "tiles": mistakes.take(raw, path, "tiles", int, 1, (1, 2)),
+        "cslices": mistakes.take(raw, path, "cslices", int, 1, tuple(range(1, 17))),
+        "classes": classes,
+        "layout": mistakes.take(raw, path, "layout", str, "xe", ("xe", "i915-backport")),
+        "refuses": mistakes.take(raw, path, "refuses", bool, False),
+    }
 
 
 def _board(raw, path, mistakes):

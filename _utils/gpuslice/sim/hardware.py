@@ -76,7 +76,7 @@ def _fresh(about):
         "pending": mode,
         "epoch": 0,
         "gis": {},
-        "numvfs": 0,
+        "numvfs": about.get("numvfs", 0),
         "autoprobe": 1,
         "health": dict(about["health"]),
     }
@@ -410,7 +410,8 @@ def reboot(state):
     state["boot"] += 1
     state["boot_id"] = description.made_uuid("", state["host"]["name"], "boot", state["boot"])
     state["processes"] = []
-    state["written"] = {}
+    # Files of the kernel and of /run are made anew, those of the disk stay.
+    state["written"] = {path: text for path, text in state["written"].items() if path.startswith("/etc/")}
     state["reboot_scheduled"] = ""
     for address, gpu in state["gpus"].items():
         reset(state, address)

@@ -2,6 +2,7 @@
 SimulatedHost: the door of :class:`gpuslice.host.Host` onto a machine that a YAML file describes.
 """
 
+import errno
 import hashlib
 import os
 import signal
@@ -115,8 +116,13 @@ class SimulatedHost(Host):
 
     def reboot(self):
         """Boot the machine anew: a new boot id, no instances, no processes; Hopper and later forget their MIG mode."""
+        from gpuslice.sim import sysfs
+
         with self.change() as state:
             hardware.reboot(state)
+            for extension in sysfs.extensions():
+                if hasattr(extension, "reboot"):
+                    extension.reboot(state)
 
     def add_fault(self, fault):
         """
@@ -326,14 +332,35 @@ class SimulatedHost(Host):
         self._around("store_write", work)
 
     # -- files of our own ----------------------------------------------------------------------------------------
+    def _of_machine(self, path):
+        """Whether a file is one of the simulated machine's own: those are not written on the machine that this runs on."""
+        path = os.path.abspath(path)
+        return path.startswith(("/etc/", "/run/")) and not path.startswith(os.path.join(os.path.abspath(self.state_dir), ""))
+
     def store_write(self, path, data):
-        self._around("store_write", lambda: super(SimulatedHost, self).store_write(path, data))
+        self._around("store_write", lambda: self._store_write(path, data))
+
+    def _store_write(self, path, data):
+        if not self._of_machine(path):
+            super().store_write(path, data)
+            return
+        with self.change() as state:
+            if not state["host"]["privileged"]:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            state["written"][path] = data
 
     def store_append(self, path, line):
         self._around("store_append", lambda: super(SimulatedHost, self).store_append(path, line))
 
     def store_remove(self, path):
-        self._around("store_remove", lambda: super(SimulatedHost, self).store_remove(path))
+        self._around("store_remove", lambda: self._store_remove(path))
+
+    def _store_remove(self, path):
+        if not self._of_machine(path):
+            super().store_remove(path)
+            return
+        with self.change() as state:
+            state["written"].pop(path, None)
 
     def boot_id(self):
         return self.state()["boot_id"]

@@ -15,7 +15,7 @@ from gpuslice.sim import hardware
 #: Modules that play further kernel drivers. Each has ``show(tree, state)``, which adds files with :meth:`Tree.file`,
 #: :meth:`Tree.link` and :meth:`Tree.dir`; ``write(state, path, text) -> bool``, which says whether the file was its own and
 #: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
-EXTENSIONS = ()
+EXTENSIONS = ("gpuslice.sim.amdgpu", "gpuslice.sim.vfio", "gpuslice.sim.xe_ccs", "gpuslice.sim.xe", "gpuslice.sim.gim")
 
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
@@ -77,8 +77,8 @@ class Tree:
         state = self.state
         card = 0
         functions = pci_functions(state)
-        for group, function in enumerate(functions):
-            address, driver = function["address"], function["driver"]
+        for function in functions:
+            address, driver, group = function["address"], function["driver"], group_of(functions, function["address"])
             base = f"{_DEVICES}/{address}"
             vendor, _, device = (function["subsystem_id"] or "0000:0000").partition(":")
             texts = {
@@ -240,6 +240,23 @@ def _mig_minors():
     return "\n".join(lines)
 
 
+def group_of(functions, address):
+    """
+    Number of the IOMMU group of a function: the described one, or one of its own.
+
+    :param functions: all functions of the machine, see :func:`pci_functions`.
+    """
+    told = {function["address"]: function.get("iommu_group") for function in functions}
+    if told[address] is not None:
+        return told[address]
+    free = (number for number in range(2 * len(functions) + 1) if number not in told.values())
+    for function in functions:
+        number = next(free) if told[function["address"]] is None else None
+        if function["address"] == address:
+            return number
+    raise KeyError(address)
+
+
 def pci_functions(state):
     """
     All PCI functions of a machine, by address: GPUs (``gpu`` true), their virtual functions and the other devices.
@@ -268,6 +285,7 @@ def _gpu_functions(state, address, gpu):
         )
     physical = {
         **common, "address": address, "device": about["device"], "driver": _loaded(state, about["driver"]), "gpu": True,
+        "iommu_group": about.get("iommu_group"),
         "files": files, "links": {},
     }  # fmt: skip
     functions = [physical]
@@ -312,6 +330,7 @@ def write(state, path, text, attached):
     path = os.path.normpath(path)
     if not state["host"]["privileged"]:
         raise _os_error(errno.EACCES, path)
+    _refuse_own_session(state, path, text.strip(), attached)
     if any(extension.write(state, path, text.strip()) for extension in extensions()):
         return
     bound = re.fullmatch(r"(/sys/bus/pci/devices/[0-9a-f:.]+)/driver/unbind", path)
@@ -335,6 +354,13 @@ def write(state, path, text, attached):
         state["written"][path] = "(null)" if name == "driver_override" and not text.strip() else text.rstrip("\n")
         return
     raise _os_error(errno.EACCES if Tree(state).exists(path) else errno.ENOENT, path)
+
+
+def _refuse_own_session(state, path, text, attached):
+    """This very process has the vendor's library open, so the driver can't let a GPU go."""
+    gpu = state["gpus"].get(text)
+    if attached and path.endswith("/unbind") and gpu and gpu["about"]["driver"] == "nvidia":
+        raise _os_error(errno.EBUSY, path)
 
 
 def _os_error(number, path):

@@ -280,6 +280,8 @@ def _xpu_smi(host, arguments):
 # -- units and modules -----------------------------------------------------------------------------------------------
 def _systemctl(host, arguments):
     """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were."""
+    if len(arguments) == 2 and arguments[0] in ("enable", "disable"):
+        return _enable(host, *arguments)
     if len(arguments) != 2 or arguments[0] not in ("stop", "start"):
         return _no_option("systemctl", arguments)
     verb, unit = arguments
@@ -293,12 +295,30 @@ def _systemctl(host, arguments):
     return NOTHING
 
 
+def _enable(host, verb, unit):
+    """``systemctl enable|disable UNIT`` of a unit file that was written to the machine."""
+    place = "/etc/systemd/system"
+    if not host.exists(f"{place}/{unit}"):
+        return Completed(1, "", f"Failed to {verb} unit: Unit file {unit} does not exist.\n")
+    with host.change() as state:
+        if not state["host"]["privileged"]:
+            return Completed(1, "", f"Failed to {verb} unit: Access denied\n")
+        for line in state["written"].get(f"{place}/{unit}", "").splitlines():
+            if line.startswith("WantedBy="):
+                link = f"{place}/{line.partition('=')[2]}.wants/{unit}"
+                state["written"].pop(link, None)
+                if verb == "enable":
+                    state["written"][link] = ""
+    return NOTHING
+
+
 def _modprobe(host, arguments):
     """``modprobe MODULE`` and ``modprobe -r MODULE``."""
     loading = len(arguments) == 1
     if not loading and (len(arguments) != 2 or arguments[0] != "-r"):
         return _no_option("modprobe", arguments)
-    name = arguments[-1]
+    # As modprobe does it: both spellings are the same module, and the kernel lists the one with underscores.
+    name = arguments[-1].replace("-", "_")
     with host.change() as state:
         if not loading and state["modules"].get(name):
             return Completed(1, "", f"modprobe: FATAL: Module {name} is in use.\n")

@@ -3,6 +3,9 @@ The technologies, one file each. A technique is a class with this shape; adding 
 
     name                                            'mig'
     supports(gpu) -> bool                           from what the hardware says
+    why_not(gpu) -> (sentence, bool)                optional: why a GPU is not supported, and whether that is the host's fault
+    gather([(gpu, settings)])                       optional: what is wanted of all GPUs, told before each is planned, for a
+                                                    technique whose GPUs can't change one by one
     observe(gpu) -> state                           what is there now
     layout(state) -> dict                           the state as plain data: what journal, history and changes carry
     words(layout) -> str                            a layout in a few words
@@ -25,7 +28,16 @@ from typing import NamedTuple
 from gpuslice import errors
 
 #: Name of each technique this version has, and where its class is.
-TECHNIQUES = {"mig": ("gpuslice.techniques.mig", "Mig")}
+TECHNIQUES = {
+    "mig": ("gpuslice.techniques.mig", "Mig"),
+    "level-zero": ("gpuslice.techniques.level_zero", "LevelZero"),
+    "partition": ("gpuslice.techniques.partition", "Partition"),
+    "sriov": ("gpuslice.techniques.sriov", "Sriov"),
+    "passthrough": ("gpuslice.techniques.passthrough", "Passthrough"),
+}
+
+#: Techniques that can't use every GPU with the capability of their name: what the hardware has may serve another one only.
+REFUSING = ("sriov",)
 
 
 class Rules(NamedTuple):

@@ -32,6 +32,24 @@ MEANINGS = {
     errno.ENODEV: (errors.DeviceNotFound, "the device is gone", "See 'dmesg' for what happened to it."),
 }
 
+#: Drivers that hand a whole PCI function to user space, such as a virtual machine: nothing can be sliced under them.
+VFIO_DRIVERS = ("vfio-pci", "xe-vfio-pci", "nvgrace-gpu-vfio-pci")
+
+
+def refuse_if_given_away(host, gpu):
+    """
+    Raise errors.ResourceConflict when the GPU is bound to a VFIO driver, under which only passthrough can work with it.
+
+    :param gpu: :class:`gpuslice.model.Gpu`; its driver is read anew, because a change may have moved it meanwhile.
+    """
+    driver = host.readlink(f"{DEVICES}/{gpu.address}/driver")
+    if driver in VFIO_DRIVERS:
+        raise errors.ResourceConflict(
+            f"The GPU is bound to {driver} for passthrough, so nothing else can be done with it.",
+            gpu.address,
+            f"Give it back to its own driver first: salt-call gpu_passthrough.release {gpu.address}",
+        )
+
 
 def text(host, path):
     """Text of a file without white space at its ends, None where it is not there or can't be read."""

@@ -67,6 +67,7 @@ class Mig:
 
     def observe(self, gpu):
         """Read the MIG mode and the instances. Raises errors.Unsupported where there is no MIG, errors.DriverError."""
+        kernel.refuse_if_given_away(self._host, gpu)
         mode = self.nvml.mig_mode(gpu.address)
         if mode is None:
             raise errors.Unsupported(f"{gpu.model} reports no MIG mode.", gpu.address, _why_no_mig(gpu))

@@ -1,0 +1,155 @@
+"""
+Drivers that are unbound and bound on a simulated machine: ``driver_override``, ``unbind``, ``bind``, ``drivers_probe``, and
+vfio-pci with the device nodes of IOMMU groups.
+
+A function goes back to the driver that its description gave it. A probe that no driver wants answers success, as the kernel's.
+"""
+
+import errno
+import os
+import re
+
+from gpuslice.sim import hardware
+from gpuslice.sim import sysfs
+
+DRIVER, MODULE = "vfio-pci", "vfio_pci"
+
+_DEVICES = "/sys/bus/pci/devices"
+_UNBIND_DEVICE = re.compile(r"/sys/bus/pci/devices/([0-9a-f:.]+)/driver/unbind")
+_OF_DRIVER = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")
+_USUAL = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}
+
+
+def show(tree, state):
+    """The driver's directory and the nodes of what it has."""
+    functions = sysfs.pci_functions(state)
+    if not _loaded(state, DRIVER):
+        return
+    tree.dir(f"/sys/bus/pci/drivers/{DRIVER}")
+    number = 0
+    for function in functions:
+        if function["driver"] != DRIVER or not state["host"]["iommu"]:
+            continue
+        base = f"{_DEVICES}/{function['address']}"
+        tree.file("/dev/vfio/vfio", "")
+        tree.file(f"/dev/vfio/{sysfs.group_of(functions, function['address'])}", "")
+        tree.dir(f"{base}/vfio-dev/vfio{number}")
+        tree.file(f"/dev/vfio/devices/vfio{number}", "")
+        number += 1
+
+
+def write(state, path, text):
+    """Unbinding and binding; says whether the file was one of these. Raises OSError as the kernel does."""
+    found = _UNBIND_DEVICE.fullmatch(path)
+    if found and _place(state, found[1]):
+        if text != found[1] or not _place(state, found[1])["driver"]:
+            raise _os_error(errno.ENODEV, path)
+        _unbind(state, found[1], path)
+        return True
+    found = _OF_DRIVER.fullmatch(path)
+    if found and (_place(state, text) or not _loaded(state, found[1])):
+        _driver_file(state, *found.groups(), text, path)
+        return True
+    if path == "/sys/bus/pci/drivers_probe" and _place(state, text):
+        _probe(state, text)
+        return True
+    return False
+
+
+def modprobe(state, module, loading):
+    """vfio_pci lets go of its functions when it is removed, unless a virtual machine holds one."""
+    if module != MODULE or loading:
+        return
+    for function in sysfs.pci_functions(state):
+        if function["driver"] == DRIVER and _place(state, function["address"]):
+            _unbind(state, function["address"], module)
+
+
+def reboot(state):
+    """After a boot every function has the driver that it always gets."""
+    for address in [*state["gpus"], *(device["address"] for device in state["host"]["other_pci"])]:
+        place = _place(state, address)
+        place["driver"] = place.get("own_driver", place["driver"])
+
+
+def _place(state, address):
+    """Where the driver of a function is kept, None for one that is not there (virtual functions are not played here)."""
+    if address in state["gpus"]:
+        return state["gpus"][address]["about"]
+    return next((device for device in state["host"]["other_pci"] if device["address"] == address), None)
+
+
+def _loaded(state, driver):
+    if driver == "nvidia":
+        return state["host"]["driver"]["loaded"]
+    if driver == DRIVER and MODULE in state["modules"]:
+        return True
+    known = [gpu["about"] for gpu in state["gpus"].values()] + state["host"]["other_pci"]
+    # A driver that had something when the machine began is loaded.
+    return any(driver in (place["driver"], place.get("own_driver")) for place in known)
+
+
+def _override(state, address):
+    found = state["written"].get(f"{_DEVICES}/{address}/driver_override", "(null)")
+    return "" if found == "(null)" else found
+
+
+def _unbind(state, address, path):
+    place = _place(state, address)
+    if place["driver"] == DRIVER and _group_is_open(state, address):
+        # The kernel would wait here until the virtual machine lets go, for ever perhaps: a test must fail instead.
+        raise _os_error(errno.EBUSY, path)
+    if place["driver"] == "nvidia" and hardware.holders(state, address):
+        raise _os_error(errno.EBUSY, path)
+    place.setdefault("own_driver", place["driver"])
+    place["driver"] = ""
+    gpu = state["gpus"].get(address)
+    if gpu:
+        gpu["gis"], gpu["numvfs"] = {}, 0
+        gpu["epoch"] += 1
+
+
+def _group_is_open(state, address):
+    node = f"/dev/vfio/{sysfs.group_of(sysfs.pci_functions(state), address)}"
+    return any(node in process["nodes"] for process in state["processes"])
+
+
+def _driver_file(state, driver, action, address, path):
+    if not _loaded(state, driver):
+        raise _os_error(errno.ENOENT, path)
+    place = _place(state, address)
+    if action == "unbind":
+        if place["driver"] != driver:
+            raise _os_error(errno.ENODEV, path)
+        _unbind(state, address, path)
+        return
+    if place["driver"]:
+        raise _os_error(errno.EBUSY, path)
+    if not _wants(state, driver, address):
+        raise _os_error(errno.ENODEV, path)
+    if driver == DRIVER and not state["host"]["iommu"]:
+        raise _os_error(errno.EINVAL, path)
+    place["driver"] = driver
+
+
+def _wants(state, driver, address):
+    """Whether a driver matches a function: by the override where there is one, else by its ids."""
+    override = _override(state, address)
+    return override == driver if override else _usual(state, address) == driver
+
+
+def _usual(state, address):
+    place = _place(state, address)
+    return place.get("own_driver") or _USUAL.get(place["vendor"], "")
+
+
+def _probe(state, address):
+    place = _place(state, address)
+    driver = _override(state, address) or _usual(state, address)
+    takes = _loaded(state, driver) and (driver != DRIVER or state["host"]["iommu"])
+    if not place["driver"] and takes:
+        place["driver"] = driver
+
+
+def _os_error(number, path):
+    return OSError(number, os.strerror(number), path)

@@ -1,0 +1,355 @@
+"""
+The drivers xe and i915 as PF drivers on a simulated machine: ``sriov_numvfs`` and the provisioning files of each layout.
+
+A GPU plays a part when its description has ``sriov_totalvfs`` and one of these drivers. ``sriov_files`` says which kernel it is:
+``sriov_admin`` (7.0), ``sriov_admin-6.19`` (without memory), ``debugfs``, ``debugfs-old``, ``prelim_iov`` or ``iov`` (the
+i915 backport), ``none``. An i915 with none is the kernel's own, which makes no virtual functions.
+"""
+
+import errno
+import os
+import re
+
+from gpuslice.sim import sysfs
+
+VENDOR = "8086"
+_DEVICES = "/sys/bus/pci/devices"
+_NUMVFS = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/sriov_numvfs")
+_BACKPORT = ("prelim_iov", "iov")
+_VRAM_ALIGN = 2 * 2**20
+_QUOTAS = ("vram", "ggtt", "contexts", "doorbells")
+_NAMES = {
+    "vram": "lmem_quota",
+    "ggtt": "ggtt_quota",
+    "contexts": "contexts_quota",
+    "doorbells": "doorbells_quota",
+    "eq": "exec_quantum_ms",
+    "pt": "preempt_timeout_us",
+}
+#: Turn that a recent driver gives each VF when it divides by itself: quantum in ms, timeout in us. The numbers are ours.
+_FAIR_TURN = {"eq": 16, "pt": 32000}
+
+
+def _gpus(state):
+    """(address, gpu, layout) of each GPU that plays a part."""
+    for address, gpu in state["gpus"].items():
+        about = gpu["about"]
+        if about["vendor"] == VENDOR and about["driver"] in ("xe", "i915") and about["sriov_totalvfs"]:
+            yield address, gpu, about.get("sriov_files") or ("sriov_admin" if about["driver"] == "xe" else "none")
+
+
+def _tiles(gpu):
+    from gpuslice.catalog import intel
+
+    return next((m["tiles"] or 1 for m in intel.MODELS.values() if gpu["about"]["device"] in m["device_ids"]), 1)
+
+
+def _now(gpu):
+    """What was written since the driver took the GPU: ``values`` ("VF/field/part" -> number), ``custom``, ``normal``."""
+    kept = gpu.get("xe_sriov")
+    if kept and kept["epoch"] == gpu["epoch"]:
+        return kept
+    return {"epoch": gpu["epoch"], "values": {}, "custom": False, "normal": False}
+
+
+def _get(now, *key):
+    return now["values"].get("/".join(map(str, key)), 0)
+
+
+def _set(now, value, *key):
+    name = "/".join(map(str, key))
+    if value:
+        now["values"][name] = value
+    else:
+        now["values"].pop(name, None)
+
+
+# -- which files ---------------------------------------------------------------------------------------------------------
+def _card(tree, address):
+    return next((name for name in tree.listdir(f"{_DEVICES}/{address}/drm") if name.startswith("card")), "card0")
+
+
+def _paths(tree, address, gpu, layout):
+    """path -> (VF, field, part) of every file that is a number; the part is a tile or an engine block."""
+    total = gpu["about"]["sriov_totalvfs"]
+    owners = range(total + 1)
+    if layout.startswith("sriov_admin"):
+        root = f"{_DEVICES}/{address}/sriov_admin"
+        names = {"eq": "exec_quantum_ms", "pt": "preempt_timeout_us"}
+        found = {f"{root}/{_who(n)}/profile/{name}": (n, field, 0) for n in owners for field, name in names.items()}
+        if layout == "sriov_admin" and gpu["about"]["memory_mib"]:
+            found.update({f"{root}/vf{n}/profile/vram_quota": (n, "vram", 0) for n in owners if n})
+        return found
+    if layout == "debugfs":
+        return _newer(f"/sys/kernel/debug/dri/{address}/sriov", owners)
+    if layout == "debugfs-old":
+        root = f"/sys/kernel/debug/dri/{_card(tree, address)[4:]}"
+        return {
+            f"{root}/gt{gt}/{_who(n)}/{name}": (n, field, gt)
+            for gt in (0, 1)
+            for n in owners
+            for field, name in _NAMES.items()
+            if (n or field in ("eq", "pt")) and (gt == 0 or field not in ("vram", "ggtt"))
+        }
+    if layout in _BACKPORT:
+        root = f"/sys/class/drm/{_card(tree, address)}/{layout}"
+        return {
+            f"{root}/{_who(n)}/gt{gt}/{name}": (n, field, gt)
+            for gt in range(_tiles(gpu))
+            for n in owners
+            for field, name in _NAMES.items()
+            if n or field in ("eq", "pt")
+        }
+    return {}
+
+
+def _newer(root, owners):
+    found = {}
+    for n in owners:
+        for field in ("vram", "ggtt"):
+            if n:
+                found[f"{root}/{_who(n)}/tile0/{'vram_quota' if field == 'vram' else 'ggtt_quota'}"] = (n, field, 0)
+        for gt in (0, 1):
+            for field in ("contexts", "doorbells", "eq", "pt"):
+                if n or field in ("eq", "pt"):
+                    found[f"{root}/{_who(n)}/tile0/gt{gt}/{_NAMES[field]}"] = (n, field, gt)
+    return found
+
+
+def _who(number):
+    return f"vf{number}" if number else "pf"
+
+
+def _idle_paths(tree, address, gpu, layout):
+    """Files that say 1 when a turn is kept for an idle function."""
+    if layout == "debugfs":
+        return [f"/sys/kernel/debug/dri/{address}/sriov/pf/tile0/gt{gt}/sched_if_idle" for gt in (0, 1)]
+    if layout == "debugfs-old":
+        return [f"/sys/kernel/debug/dri/{_card(tree, address)[4:]}/gt{gt}/pf/sched_if_idle" for gt in (0, 1)]
+    if layout in _BACKPORT:
+        root = f"/sys/class/drm/{_card(tree, address)}/{layout}"
+        return [f"{root}/pf/gt{gt}/policies/sched_if_idle" for gt in range(_tiles(gpu))]
+    return []
+
+
+def show(tree, state):
+    """Add the files of each GPU."""
+    for address, gpu, layout in _gpus(state):
+        now = _provisioned(gpu, layout)
+        for path, key in _paths(tree, address, gpu, layout).items():
+            tree.file(path, str(_get(now, *key)))
+        for path in _idle_paths(tree, address, gpu, layout):
+            tree.file(path, str(int(now["normal"])))
+        _show_rest(tree, address, gpu, layout, now)
+
+
+def _show_rest(tree, address, gpu, layout, now):
+    if layout.startswith("sriov_admin"):
+        root = f"{_DEVICES}/{address}/sriov_admin"
+        words = "low [normal]" if now["normal"] else "[low] normal"
+        tree.file(f"{root}/.bulk_profile/sched_priority", "")
+        tree.file(f"{root}/pf/profile/sched_priority", f"{words} high")
+        tree.link(f"{root}/pf/device", f"{_DEVICES}/{address}")
+        for number in range(1, gpu["about"]["sriov_totalvfs"] + 1):
+            tree.file(f"{root}/vf{number}/profile/sched_priority", words)
+    if layout == "debugfs":
+        tree.file(f"/sys/kernel/debug/dri/{address}/sriov/restore_auto_provisioning", "")
+    if layout in _BACKPORT:
+        root = f"/sys/class/drm/{_card(tree, address)}/{layout}"
+        tree.file(f"{root}/mode", "SR-IOV PF")
+        tree.file(f"{root}/pf/auto_provisioning", str(int(not now["custom"])))
+        for gt in range(_tiles(gpu)):
+            free = _total(gpu, layout, "vram") - sum(v for k, v in now["values"].items() if k.endswith(f"/vram/{gt}"))
+            tree.file(f"{root}/pf/gt{gt}/available/lmem_free", str(free))
+
+
+def _provisioned(gpu, layout):
+    """What is written, with the driver's division of VFs that the description begins with."""
+    now = _now(gpu)
+    if gpu["numvfs"] and not now["values"] and not now["custom"]:
+        # Who only looks must leave the machine's state as it is.
+        now = {**now, "values": {}}
+        _divide(gpu, layout, now, gpu["numvfs"])
+    return now
+
+
+# -- the driver's own division -------------------------------------------------------------------------------------------
+def _total(gpu, layout, field):
+    """What VFs can share of one tile or engine block."""
+    memory = max(gpu["about"]["memory_mib"] * 2**20 // _tiles(gpu) - 128 * 2**20, 0)
+    return {"vram": memory, "ggtt": 4 * 2**30 - 2**26, "contexts": 65535, "doorbells": 256}[field]
+
+
+def _power(number):
+    return 1 << (number.bit_length() - 1) if number > 0 else 0
+
+
+def _divide(gpu, layout, now, count):
+    """Equal shares for VFs that have none; a recent driver leaves memory alone that somebody gave out."""
+    given = any(_get(now, n, "vram", 0) for n in range(1, count + 1))
+    fair = {
+        "vram": _total(gpu, layout, "vram") // count // _VRAM_ALIGN * _VRAM_ALIGN,
+        "ggtt": _power(_total(gpu, layout, "ggtt") // 2**29 * 2**29 // count),
+        "contexts": _power(65535 // count),
+        "doorbells": _power(256 // (count + 1)),
+    }
+    parts = {"vram": range(_tiles(gpu)), "ggtt": range(_tiles(gpu))}
+    blocks = range(_tiles(gpu)) if layout in _BACKPORT or layout.startswith("sriov_admin") else (0, 1)
+    for n in range(1, count + 1):
+        for field, share in fair.items():
+            if field == "vram" and given:
+                continue
+            for part in parts.get(field, blocks):
+                _set(now, share, n, field, part)
+        if layout == "sriov_admin":
+            for field, value in _FAIR_TURN.items():
+                _set(now, value, n, field, 0)
+
+
+def _release(now, layout):
+    """
+    VFs are gone: what the driver divided it takes back, with the turns of the VFs; what was written stays. Older xe drivers know
+    no difference and take everything back.
+    """
+    if now["custom"] and layout != "debugfs-old":
+        return
+    now["custom"] = False
+    now["values"] = {key: value for key, value in now["values"].items() if key.startswith("0/")}
+
+
+# -- writing -------------------------------------------------------------------------------------------------------------
+def write(state, path, text):
+    """What the drivers do with a write; False for files that are not theirs. Raises OSError."""
+    counted = _NUMVFS.fullmatch(path)
+    tree = None
+    for address, gpu, layout in _gpus(state):
+        if counted and counted[1] == address:
+            _set_numvfs(state, gpu, layout, text, path)
+            return True
+        if counted or not path.startswith(("/sys/kernel/debug/dri/", "/sys/class/drm/", f"{_DEVICES}/{address}/sriov_admin/")):
+            continue
+        tree = tree or sysfs.Tree(state)
+        if _write_file(tree, address, gpu, layout, path, text):
+            return True
+    return False
+
+
+def _write_file(tree, address, gpu, layout, path, text):
+    now = _provisioned(gpu, layout)
+    key = _paths(tree, address, gpu, layout).get(path)
+    if key:
+        _set_value(gpu, layout, now, key, _int(path, text), path)
+    elif path in _idle_paths(tree, address, gpu, layout):
+        now["normal"] = bool(_int(path, text))
+    elif path.endswith("/sriov_admin/.bulk_profile/sched_priority"):
+        if text not in ("low", "normal"):
+            raise _os_error(errno.EINVAL, path)
+        now["normal"] = text == "normal"
+    elif re.search(r"/sriov_admin/vf\d+/profile/sched_priority\Z", path):
+        raise _os_error(errno.EOPNOTSUPP, path)
+    elif path.endswith(f"{address}/sriov/restore_auto_provisioning"):
+        _restore(gpu, now, path)
+    elif path.endswith("/pf/auto_provisioning"):
+        _switch(now, _int(path, text), path)
+    else:
+        return False
+    gpu["xe_sriov"] = now
+    return True
+
+
+def _set_value(gpu, layout, now, key, value, path):
+    number, field, part = key
+    if field in _QUOTAS:
+        if gpu["numvfs"] and not layout.startswith("sriov_admin"):
+            raise _os_error(errno.EBUSY, path)
+        if field == "vram":
+            value = -(-value // _VRAM_ALIGN) * _VRAM_ALIGN
+        others = sum(v for k, v in now["values"].items() if k.endswith(f"/{field}/{part}")) - _get(now, *key)
+        if others + value > _total(gpu, layout, field) * (_tiles(gpu) if layout.startswith("sriov_admin") else 1):
+            raise _os_error(errno.ENOSPC, path)
+        now["custom"] = not layout.startswith("sriov_admin")
+    _set(now, value, number, field, part)
+
+
+def _restore(gpu, now, path):
+    if gpu["numvfs"]:
+        raise _os_error(errno.EBUSY, path)
+    now["custom"] = False
+    now["values"] = {k: v for k, v in now["values"].items() if k.split("/")[0] == "0" or k.split("/")[1] not in _QUOTAS}
+
+
+def _switch(now, on, path):
+    if on and any(key.split("/")[1] in _QUOTAS for key in now["values"]):
+        raise _os_error(errno.ESTALE, path)
+    now["custom"] = not on
+
+
+def _set_numvfs(state, gpu, layout, text, path):
+    about = gpu["about"]
+    wanted = _int(path, text)
+    if wanted > about["sriov_totalvfs"]:
+        raise _os_error(errno.ERANGE, path)
+    if wanted == gpu["numvfs"]:
+        return
+    if about["driver"] == "i915" and layout == "none":
+        raise _os_error(errno.ENOENT, path)
+    if wanted and gpu["numvfs"]:
+        raise _os_error(errno.EBUSY, path)
+    now = _provisioned(gpu, layout)
+    if wanted:
+        _enable(gpu, layout, now, wanted, path)
+    else:
+        # The kernel would wait here until a virtual machine lets go, for ever perhaps: a test must fail instead.
+        if _held(state, gpu):
+            raise _os_error(errno.EBUSY, path)
+        _release(now, layout)
+    gpu["xe_sriov"] = now
+    gpu["numvfs"] = wanted
+
+
+def _enable(gpu, layout, now, count, path):
+    if _tiles(gpu) > 1 and count > 1 and count % 2:
+        raise _os_error(errno.EINVAL, path)
+    if layout == "debugfs-old":
+        # No mode is kept: a driver of that time divides where all VFs have nothing yet.
+        now["custom"] = any(key.split("/")[1] in _QUOTAS for key in now["values"])
+    fields = ("ggtt", "contexts", "doorbells") if layout.startswith("sriov_admin") else _QUOTAS
+    full = [sum(_get(now, n, field, part) for field in fields for part in (0, 1)) for n in range(1, count + 1)]
+    if now["custom"] and not all(full):
+        raise _os_error(errno.EINVAL, path)
+    if not now["custom"]:
+        if any(full):
+            raise _os_error(errno.EUCLEAN, path)
+        _divide(gpu, layout, now, count)
+
+
+def _held(state, gpu):
+    """Whether a process holds a node of one of the VFs."""
+    tree = sysfs.Tree(state)
+    base = f"{_DEVICES}/{gpu['about']['address']}"
+    nodes = set()
+    for name in tree.listdir(base):
+        if name.startswith("virtfn"):
+            nodes.add(f"/dev/vfio/{tree.readlink(f'{base}/{name}/iommu_group')}")
+            nodes |= {f"/dev/dri/{node}" for node in tree.listdir(f"{base}/{name}/drm")}
+    return any(node in nodes for process in state["processes"] for node in process["nodes"])
+
+
+def modprobe(state, module, loading):
+    """Removing a PF driver is not played."""
+
+
+def reboot(state):
+    """The drivers forget everything."""
+    for gpu in state["gpus"].values():
+        gpu.pop("xe_sriov", None)
+
+
+def _int(path, text):
+    if not re.fullmatch(r"\d+", text):
+        raise _os_error(errno.EINVAL, path)
+    return int(text)
+
+
+def _os_error(number, path):
+    return OSError(number, os.strerror(number), path)

@@ -1,0 +1,732 @@
+"""
+SR-IOV: virtual functions (VFs) of a GPU, by the PCI core's files and those of the driver.
+
+The PCI core's part is here. What each VF gets is written to files that :mod:`gpuslice.techniques.sriov_xe` and
+:mod:`gpuslice.techniques.sriov_i915` know; a host driver that makes its VFs while it is loaded is
+:mod:`gpuslice.techniques.sriov_gim`'s.
+
+Settings that :meth:`Sriov.plan` takes (one of): the keys of the pillar's section; ``{"vf_count": 0}``: none, and every file as
+the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. ``reload: True`` besides lets a driver be reloaded,
+``remove: True`` besides is content with what a driver makes by itself.
+"""
+
+import errno
+from types import MappingProxyType
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.catalog import amd
+from gpuslice.catalog import intel
+from gpuslice.costs import seconds
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques import device_nodes
+from gpuslice.techniques import kernel
+from gpuslice.techniques import sriov_files
+from gpuslice.techniques import sriov_i915
+from gpuslice.techniques import sriov_xe
+from gpuslice.techniques.kernel import DEVICES
+from gpuslice.techniques.sriov_files import QUOTAS
+from gpuslice.techniques.sriov_gim import Gim
+
+#: How long VFs that come late are waited for, in seconds between looks.
+_PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: What the kernel does with new VFs when nobody says otherwise.
+_AUTOPROBE = 1
+_DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
+
+
+class SriovState(NamedTuple):
+    """
+    What a PF is now.
+
+    :ivar driver: of the PF, "" for none; :ivar total: the most VFs; :ivar numvfs: VFs now; :ivar autoprobe: 0 or 1.
+    :ivar addresses: PCI addresses of the VFs, in order.
+    :ivar files: :class:`gpuslice.techniques.sriov_files.Files` or None; :ivar values: path -> value, without defaults.
+    :ivar option: number of VFs in our own module option, None where it is not there.
+    """
+
+    driver: str
+    total: int
+    numvfs: int
+    autoprobe: int
+    addresses: tuple = ()
+    files: object = None
+    values: dict = MappingProxyType({})
+    option: int | None = None
+
+
+class Goal(NamedTuple):
+    """
+    What is wanted.
+
+    :ivar provisioning: ``fair`` (the driver divides), ``custom`` (``values`` has all quotas), ``off`` (nothing is divided).
+    :ivar values: path -> value of every file that matters.
+    """
+
+    numvfs: int
+    autoprobe: int
+    provisioning: str
+    values: dict
+    note: str = ""
+
+
+class Sriov:
+    """SR-IOV on one host."""
+
+    name = "sriov"
+
+    def __init__(self, host):
+        self._host = host
+        self._files = {}
+        self._gim = Gim(host, self)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether the GPU can have VFs that somebody can be given as they are: NVIDIA's carry vGPUs and nothing else."""
+        return "sriov" in gpu.capabilities and gpu.vendor != "nvidia"
+
+    def why_not(self, gpu):
+        """Why a GPU has no VFs to give: (sentence, whether the configuration of the host is to blame)."""
+        if gpu.vendor == "nvidia":
+            return "its VFs are of use with NVIDIA vGPU only: use strategy vgpu, whose driver makes them.", False
+        if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs") and gpu.vendor == "intel":
+            return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {self._mend_total(gpu)}", True
+        return f"{(_why_not_amd if gpu.vendor == 'amd' else _why_not_intel)(gpu)}.", False
+
+    def _mend_total(self, gpu):
+        if gpu.driver == "xe":
+            return sriov_xe.why_none(self._host, gpu)
+        if gpu.driver == "i915":
+            return f"Boot with {sriov_i915.PARAMETERS} on the kernel's command line."
+        return "Load its driver."
+
+    def observe(self, gpu):
+        """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported."""
+        kernel.refuse_if_given_away(self._host, gpu)
+        base = f"{DEVICES}/{gpu.address}"
+        if not self._host.exists(base):
+            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        total = kernel.number(self._host, f"{base}/sriov_totalvfs")
+        if total is None:
+            raise errors.Unsupported(f"{gpu.model} has no virtual functions.", gpu.address, self._sentence(gpu))
+        files = self._files_of(gpu, total)
+        numvfs = kernel.number(self._host, f"{base}/sriov_numvfs") or 0
+        return SriovState(
+            self._host.readlink(f"{base}/driver"),
+            total,
+            numvfs,
+            kernel.number(self._host, f"{base}/sriov_drivers_autoprobe") or 0,
+            self._addresses(gpu),
+            files,
+            sriov_files.read(self._host, files) if files else {},
+            self._gim.option(gpu) if gpu.vendor == "amd" else None,
+        )
+
+    def _sentence(self, gpu):
+        why = self.why_not(gpu)[0]
+        return f"{why[:1].upper()}{why[1:]}{'' if why.endswith('.') else '.'}"
+
+    def _addresses(self, gpu):
+        base = f"{DEVICES}/{gpu.address}"
+        numbers = sorted(int(n[6:]) for n in self._host.listdir(base) if n.startswith("virtfn") and n[6:].isdigit())
+        return tuple(address for n in numbers if (address := self._host.readlink(f"{base}/virtfn{n}")))
+
+    def _files_of(self, gpu, total):
+        """The driver's files, found once in a run: there are hundreds on some GPUs. None where there are none."""
+        driver = self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
+        key = (gpu.address, driver)
+        if key in self._files:
+            return self._files[key]
+        found = None
+        if driver == "xe":
+            found = sriov_xe.find(self._host, gpu, total)
+        elif driver == "i915" and sriov_i915.root_of(self._host, gpu)[0]:
+            found = sriov_i915.find(self._host, gpu, total)
+        self._files[key] = found
+        return found
+
+    def layout(self, state):
+        """The state as plain data: every file that a step may write is in it."""
+        if state.driver == "gim" or state.option is not None:
+            return {"driver": state.driver, "numvfs": state.numvfs, "option": state.option}
+        found = {"driver": state.driver, "numvfs": state.numvfs, "autoprobe": state.autoprobe, "values": state.values}
+        if state.files:
+            found["files"] = state.files.layout
+            found["provisioning"] = sriov_files.provisioning(state.files, state.values, state.numvfs)
+        return found
+
+    def words(self, layout):
+        """A layout in a few words."""
+        number = layout["numvfs"]
+        told = f"{number} virtual function{'' if number == 1 else 's'}"
+        parts = sriov_files.told(layout.get("values", {}))
+        return "; ".join([told, *(f"{who}: {what}" for who, what in parts.items())])
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        found = {"vfs": layout["numvfs"]}
+        if "option" in layout:
+            return {**found, "driver": layout["driver"] or "none", "vf_num": layout["option"]}
+        found["autoprobe"] = bool(layout["autoprobe"])
+        if "provisioning" in layout:
+            found["provisioning"] = {"fair": "by the driver", "custom": "by quotas"}.get(layout["provisioning"], "equal")
+        return {**found, **sriov_files.told(layout["values"])}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None for a GPU without VFs."""
+        if not layout["numvfs"]:
+            return None
+        section = {"vf_count": layout["numvfs"]}
+        files = self._files.get((gpu.address, layout["driver"]))
+        if "autoprobe" in layout:
+            section.update(profile="fair", autoprobe=bool(layout["autoprobe"]))
+        if files:
+            vfs = _exported(files, layout)
+            section.update({"vfs": vfs} if vfs else {})
+        return {"strategy": "sriov", "sriov": section}
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout; what a change reloaded may be reloaded to undo it."""
+        may = any(step.args.get("reload") for step in begun or ())
+        return {"layout": dict(layout), **({"reload": True} if may else {})}
+
+    def health(self, gpu):
+        """Why this GPU should not be sliced now, as sentences."""
+        base = f"{DEVICES}/{gpu.address}"
+        if not self._host.exists(f"{base}/vendor"):
+            return ["it has fallen off the PCI bus"]
+        if self._host.exists(f"{base}/survivability_mode"):
+            return ["its driver runs in survivability mode: the firmware has to be repaired"]
+        return []
+
+    def holders(self, gpu):
+        """The processes that hold VFs of this GPU open."""
+        return self.held(self._addresses(gpu))
+
+    def held(self, functions):
+        """The processes that hold any of these functions open, by VFIO or by a driver of the host."""
+        nodes = [node for address in functions for node in _nodes(self._host, address)]
+        return kernel.holding(self._host, nodes) if nodes else []
+
+    def release(self):
+        """Forget what was found: a driver may be another one by the next look."""
+        self._files.clear()
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`.
+        :raises errors.Unsupported: driver, kernel or GPU can't. :raises errors.ResourceConflict: a VF that would go is in use.
+        :raises errors.ProfileMismatch: too many VFs, or more than there is for them.
+        """
+        if gpu.vendor == "nvidia":
+            raise errors.Unsupported(f"{gpu.model} can't have VFs by themselves.", gpu.address, self._sentence(gpu))
+        if "layout" not in settings:
+            settings = {**_DEFAULTS, **settings}
+            if settings["pf_device"] not in ("", gpu.address):
+                return self._elsewhere(gpu, state, settings["pf_device"])
+            self._check_numbers(gpu, state, settings)
+        if gpu.vendor == "amd":
+            return self._gim.plan(gpu, state, settings, rules)
+        goal = self._goal(gpu, state, settings)
+        if goal.numvfs and "layout" not in settings:
+            self._check_host(gpu, state, goal)
+        return self._planned(gpu, state, goal, rules)
+
+    def _elsewhere(self, gpu, state, wanted):
+        """The pillar has the VFs of one PF in mind, and this is another GPU."""
+        base = f"{DEVICES}/{wanted}"
+        if not self._host.exists(base):
+            raise errors.DeviceNotFound(f"sriov:pf_device names {wanted}, which this host does not have.", todo="Correct it.")
+        if self._host.exists(f"{base}/physfn"):
+            physical = self._host.readlink(f"{base}/physfn")
+            raise errors.PolicyError(
+                f"sriov:pf_device names {wanted}, which is a virtual function of {physical}.", todo=f"Name {physical} instead."
+            )
+        now = self.layout(state)
+        note = f"left as it is: sriov:pf_device is {wanted}"
+        return GpuPlan(gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), note=note)
+
+    def _check_numbers(self, gpu, state, settings):
+        count = settings["vf_count"]
+        if count > state.total:
+            known = self._mend_total(gpu) if not state.total else "Ask for that many, or for fewer."
+            raise errors.ProfileMismatch(
+                f"{count} virtual functions are wanted, and {gpu.model} can have {state.total} (sriov_totalvfs).",
+                gpu.address,
+                known,
+            )
+        if gpu.vendor == "intel" and _tiles(gpu, state) > 1 and count > 1 and count % 2:
+            raise errors.ProfileMismatch(
+                f"{count} virtual functions are wanted, and {gpu.model} has two tiles that share them: 1 or an even number.",
+                gpu.address,
+                f"Ask for {count - 1} or {count + 1}.",
+            )
+        beyond = sorted((number for number in settings["vfs"] if int(number) > count), key=int)
+        if beyond:
+            raise errors.PolicyError(
+                f"sriov:vfs has settings for {', '.join(f'vf{number}' for number in beyond)}, and vf_count is {count}.",
+                gpu.address,
+            )
+        self._check_named(gpu, state, settings)
+
+    def _check_named(self, gpu, state, settings):
+        possible = self._possible(gpu, settings["vf_count"])
+        strangers = [address for address in settings["vf_devices"] if address not in possible]
+        if strangers and possible:
+            raise errors.PolicyError(
+                f"sriov:vf_devices names {', '.join(strangers)}, which will not be among the virtual functions of the GPU.",
+                gpu.address,
+                f"They are {', '.join(possible)}.",
+            )
+
+    def _possible(self, gpu, count):
+        """Addresses that VFs will have, from the offset and stride that the device tells."""
+        base = f"{DEVICES}/{gpu.address}"
+        offset, stride = (kernel.number(self._host, f"{base}/sriov_{name}") for name in ("offset", "stride"))
+        if offset is None or stride is None:
+            return []
+        domain, bus, rest = gpu.address.split(":")
+        device, _, function = rest.partition(".")
+        first = (int(bus, 16) << 8 | int(device, 16) << 3 | int(function)) + offset
+        ids = [first + stride * number for number in range(count)]
+        return [f"{domain}:{i >> 8 & 0xFF:02x}:{i >> 3 & 0x1F:02x}.{i & 7}" for i in ids]
+
+    def _check_host(self, gpu, state, goal):
+        if state.driver == "i915" and state.files is None:
+            sriov_i915.find(self._host, gpu, state.total)
+        if state.driver not in ("xe", "i915"):
+            raise errors.DriverMissing(
+                f"Virtual functions are made by the driver xe or i915, and the GPU has {state.driver or 'none'}.",
+                gpu.address,
+                "Load it ('modprobe xe'), or see 'dmesg' for why it did not take the GPU.",
+            )
+        if not state.total:
+            raise errors.Unsupported(
+                f"The driver {state.driver} offers no virtual functions: sriov_totalvfs is 0.", gpu.address, self._mend_total(gpu)
+            )
+        # Functions that stay with the host's own driver work without; a virtual machine's do not.
+        if not goal.autoprobe and goal.numvfs != state.numvfs:
+            self.check_iommu(gpu)
+
+    def check_iommu(self, gpu):
+        """Raise errors.Unsupported where no virtual machine could be given a function."""
+        if self._host.listdir("/sys/class/iommu") and self._host.listdir("/sys/kernel/iommu_groups"):
+            return
+        raise errors.Unsupported(
+            "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
+            gpu.address,
+            "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'. "
+            "Virtual functions for containers need none: set sriov:autoprobe to true.",
+        )
+
+    def _goal(self, gpu, state, settings):
+        if "layout" in settings:
+            return _earlier(state, settings["layout"])
+        if not settings["vf_count"]:
+            values = {a.path: a.default for a in state.files.attributes if a.path in state.values} if state.files else {}
+            return Goal(0, _AUTOPROBE, "off", values)
+        found = sriov_files.wish(gpu, state.files, settings, self._usable(gpu, state))
+        values = sriov_files.values_of(state.files, found, settings["vf_count"]) if state.files else {}
+        kind = "custom" if found.quotas else "fair"
+        return Goal(settings["vf_count"], int(settings["autoprobe"]), kind, values, found.note)
+
+    def _usable(self, gpu, state):
+        """Bytes of memory that VFs can share, None when it is unknown."""
+        if state.files and state.files.switch and not state.numvfs:
+            told = sriov_i915.usable(self._host, state.files)
+            taken = sum(v for path, v in state.values.items() if path.endswith("lmem_quota"))
+            if told is not None:
+                return told + taken
+        return gpu.memory_mib * 2**20 - intel.XE_FAIR["vram_spare"] if gpu.memory_mib else None
+
+    def _planned(self, gpu, state, goal, rules):
+        anew = _must_be_made_anew(state, goal)
+        stops = Stops()
+        if anew and state.numvfs:
+            doing = f"{'remove' if not goal.numvfs else 'make anew'} its {state.numvfs} virtual functions"
+            kernel.refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)
+        steps = [*self.ending(gpu, stops)]
+        if anew:
+            steps += self._anew(gpu, state, goal)
+        else:
+            steps += self._autoprobe(gpu, state, goal)
+            steps += self._writes(gpu, state, goal, lambda a: not close(state, goal, a))
+        now = self.layout(state)
+        after = {**now, "numvfs": goal.numvfs, "autoprobe": goal.autoprobe, "values": _after(state, goal, anew)}
+        if "provisioning" in after:
+            after["provisioning"] = "fair" if goal.provisioning == "off" else goal.provisioning
+        going = tuple(f"vf{n}" for n in range(1, state.numvfs + 1)) if anew else ()
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            tuple(steps),
+            now,
+            after if steps else now,
+            self.shown(now),
+            self.shown(after if steps else now),
+            keeps=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if not anew),
+            destroys=going,
+            creates=tuple(f"vf{n}" for n in range(1, goal.numvfs + 1)) if anew else (),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            note=goal.note if steps else "",
+        )
+
+    def _anew(self, gpu, state, goal):
+        """VFs go, the files are written, VFs come: the only order that all drivers take."""
+        steps = [self.count_step(gpu, state, 0)] if state.numvfs else []
+        steps += self._division(gpu, state, goal)
+        scheduling = [a for a in self._attributes(state) if a.field not in QUOTAS and a.path in goal.values]
+        # A driver that divides by itself sets or clears the turns of VFs when it makes and removes them, and some take a VF whose
+        # turn was set for one that is provisioned already. Turns may be changed later: so they come after the VFs.
+        dividing = goal.provisioning == "fair" or (state.files and not state.files.complete)
+        late = [a for a in scheduling if 0 < a.owner <= goal.numvfs and dividing]
+        early = [a for a in scheduling if a not in late]
+        steps += [self._write(gpu, state, a, goal.values[a.path]) for a in early if self._has_to(state, goal, a)]
+        steps += self._autoprobe(gpu, state, goal)
+        steps += [self.count_step(gpu, state, goal.numvfs)] if goal.numvfs else []
+        return steps + [self._write(gpu, state, a, goal.values[a.path]) for a in late]
+
+    @staticmethod
+    def _has_to(state, goal, attribute):
+        """Removing VFs may have cleared what is there: only what nobody ever set needs no write."""
+        wanted = goal.values[attribute.path]
+        return wanted != attribute.default or attribute.path in state.values
+
+    def _attributes(self, state):
+        return state.files.attributes if state.files else ()
+
+    def _division(self, gpu, state, goal):
+        """Steps that hand the division to the driver, or take it from it."""
+        files = state.files
+        if files is None:
+            return []
+        quotas = [a for a in files.attributes if a.field in QUOTAS]
+        there = [a for a in quotas if a.path in state.values]
+        own = goal.provisioning == "custom"
+        switch = [] if not files.switch or state.values.get(files.switch) == int(not own) else [self._switch(gpu, files, not own)]
+        if not own:
+            divided = sriov_files.provisioning(files, state.values, state.numvfs) != "fair"
+            if files.restore and (there or goal.provisioning == "fair") and (divided or files.complete):
+                return [self._restore(gpu, files)]
+            # What the driver divided it takes back by itself when the VFs go.
+            return [self._write(gpu, state, a, 0) for a in there if divided] + switch
+        wanted = {a: goal.values.get(a.path, 0) for a in quotas}
+        # What becomes less comes first, or the rest would not fit.
+        order = sorted(wanted, key=lambda a: (wanted[a] >= state.values.get(a.path, 0), a.owner))
+        return switch + [self._write(gpu, state, a, wanted[a]) for a in order if wanted[a] or a in there]
+
+    def _autoprobe(self, gpu, state, goal):
+        if state.autoprobe == goal.autoprobe:
+            return []
+        words = "let the host's driver take new virtual functions" if goal.autoprobe else "leave new virtual functions unbound"
+        return [
+            self.step(
+                gpu, "set_autoprobe", {"value": goal.autoprobe}, words, "sysfs_write", undo=f"write {state.autoprobe} again"
+            )
+        ]
+
+    def _writes(self, gpu, state, goal, differs):
+        return [
+            self._write(gpu, state, a, goal.values[a.path])
+            for a in self._attributes(state)
+            if a.path in goal.values and differs(a)
+        ]
+
+    def _write(self, gpu, state, attribute, value):
+        old = state.values.get(attribute.path, attribute.default)
+        who = f"vf{attribute.owner}" if attribute.owner else "the PF"
+        words = f"set {attribute.field} of {who} to {sriov_files.amount(attribute.field, value)} ({attribute.path})"
+        args = {"path": attribute.path, "value": value}
+        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"set it to {old}")
+
+    def _switch(self, gpu, files, on):
+        words = "let the driver divide the GPU" if on else "stop the driver from dividing the GPU by itself"
+        args = {"path": files.switch, "value": int(on)}
+        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"write {int(not on)} to {files.switch}")
+
+    def _restore(self, gpu, files):
+        words = "give the division of the GPU back to the driver"
+        return self.step(gpu, "restore_division", {}, words, "sysfs_write", undo="writing the quotas again")
+
+    def count_step(self, gpu, state, count):
+        """The step that writes ``sriov_numvfs``."""
+        words = f"create {count} virtual functions" if count else f"remove {state.numvfs} virtual functions"
+        return self.step(
+            gpu,
+            "set_count",
+            {"count": count},
+            words,
+            "sriov_numvfs",
+            undo=f"{'remove them' if count else f'create {state.numvfs} virtual functions'}",
+            disrupts=() if count else state.addresses,
+            needs=() if count else ("idle",),
+        )
+
+    def step(self, gpu, action, args, words, cost, phase=SHAPE, undo="", disrupts=(), needs=()):
+        """A step of this technique."""
+        return Step(gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase)
+
+    def ending(self, gpu, stops):
+        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
+        return [
+            self.step(gpu, "end_process", {"pid": p.pid, "command": p.command}, f"end {p}", "end_process", PREPARE)
+            for p in stops.processes
+        ]
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The VFs as slices, with who uses them."""
+        return [self._slice(gpu, one) for one in self.functions(gpu, state)]
+
+    @staticmethod
+    def _slice(gpu, one):
+        return Slice(
+            gpu.address,
+            "vf",
+            f"vf{one['number']}",
+            one["address"],
+            one["vram_mib"],
+            None,
+            "",
+            tuple(one["device_nodes"]),
+            tuple(one["in_use_by"]),
+        )
+
+    def functions(self, gpu, state):
+        """The VFs as dicts: number, address, driver, iommu_group, what each may use, device_nodes, in_use_by."""
+        shares = sriov_files.shares(state.files, state.values, state.numvfs) if state.files else {}
+        found = []
+        for number, address in enumerate(state.addresses, 1):
+            told = dict(shares.get(number, {}))
+            vram = told.pop("vram", None)
+            nodes = _nodes(self._host, address)
+            found.append(
+                {
+                    "number": number,
+                    "address": address,
+                    "driver": self._host.readlink(f"{DEVICES}/{address}/driver"),
+                    "iommu_group": device_nodes.group(self._host, address),
+                    "vram_mib": vram // 2**20 if vram else None,
+                    **told,
+                    "device_nodes": nodes,
+                    "in_use_by": [process.as_dict() for process in kernel.holding(self._host, nodes)] if nodes else [],
+                }
+            )
+        return found
+
+    def report(self, gpu, state):
+        """The PF and its VFs as one dict, for users."""
+        found = {"gpu": gpu.address, "driver": state.driver, "total": state.total, "autoprobe": bool(state.autoprobe)}
+        found["files"] = state.files.layout if state.files else ""
+        found["provisioning"] = self.layout(state).get("provisioning", "")
+        return {**found, "vfs": self.functions(gpu, state)}
+
+    def drawing(self, gpu, state):
+        """The VFs as a line of text."""
+        return f"{state.numvfs} of {state.total} virtual functions"
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        owner = self._gim if step.action in self._gim.actions else self
+        getattr(owner, f"run_{step.action}")(gpu, **step.args)
+
+    def run_end_process(self, gpu, pid, command):
+        """End a process that holds a VF. Raises errors.ResourceConflict."""
+        if not self._host.end_process(pid, command):
+            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+
+    def run_set_autoprobe(self, gpu, value):
+        """Write ``sriov_drivers_autoprobe``."""
+        path = f"{DEVICES}/{gpu.address}/sriov_drivers_autoprobe"
+        kernel.write(self._host, gpu.address, path, value, f"write {value} to sriov_drivers_autoprobe")
+
+    def run_write_attribute(self, gpu, path, value):
+        """Write one of the driver's files."""
+        files = self._present(gpu)
+        kernel.write(self._host, gpu.address, f"{files.root}/{path}", value, f"write {value} to {path}", sriov_files.MEANINGS)
+
+    def run_restore_division(self, gpu):
+        """Let the driver divide the GPU again."""
+        files = self._present(gpu)
+        kernel.write(self._host, gpu.address, files.restore, 1, "give the division back to the driver", sriov_files.MEANINGS)
+
+    def _present(self, gpu):
+        files = self._files_of(gpu, kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_totalvfs") or 0)
+        if files is None:
+            raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, sriov_files.WHICH_KERNELS)
+        return files
+
+    def run_set_count(self, gpu, count):
+        """Write ``sriov_numvfs``, then look whether that many VFs are there."""
+        doing = f"create {count} virtual functions" if count else "remove the virtual functions"
+        path = f"{DEVICES}/{gpu.address}/sriov_numvfs"
+        kernel.write(self._host, gpu.address, path, count, doing, _NUMVFS)
+        self.wait_for(gpu, count)
+
+    def wait_for(self, gpu, count):
+        """
+        Wait for VFs that come late.
+
+        :raises errors.DriverError: after some seconds there are not as many as there should be.
+        """
+        told, there = self._counted(gpu)
+        for pause in _PATIENCE:
+            if told == there == count:
+                return
+            self._host.sleep(pause)
+            told, there = self._counted(gpu)
+        if not told == there == count:
+            raise errors.DriverError(
+                f"{count} virtual functions were asked for, the kernel says {told} and {there} are there.",
+                gpu.address,
+                "See 'dmesg': too little MMIO space or too few bus numbers are the usual reasons.",
+            )
+
+    def _counted(self, gpu):
+        addresses = self._addresses(gpu)
+        there = [address for address in addresses if self._host.exists(f"{DEVICES}/{address}")]
+        return kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs"), len(there)
+
+
+def _nodes(host, address):
+    """What a consumer of a VF opens: VFIO's node where a virtual machine is to have it, else the render node."""
+    driver = host.readlink(f"{DEVICES}/{address}/driver")
+    if driver in kernel.VFIO_DRIVERS:
+        return device_nodes.vfio(host, address)
+    return device_nodes.drm(host, address)
+
+
+def close(state, goal, attribute):
+    """Whether a file says what is wanted of it, as far as the driver's rounding lets it."""
+    return sriov_files.close(attribute.field, state.values.get(attribute.path, attribute.default), goal.values[attribute.path])
+
+
+def _must_be_made_anew(state, goal):
+    """Whether VFs have to go and come again: quotas are not changed under running ones."""
+    if goal.numvfs != state.numvfs:
+        return True
+    files = state.files
+    if files is None:
+        return False
+    if goal.provisioning == "custom":
+        return any(a.field in QUOTAS and a.path in goal.values and not close(state, goal, a) for a in files.attributes)
+    now = sriov_files.provisioning(files, state.values, state.numvfs)
+    return now == "custom"
+
+
+def _earlier(state, layout):
+    """The goal that an earlier layout is."""
+    numvfs, values, files = layout["numvfs"], layout.get("values", {}), state.files
+    if files is None or "provisioning" not in layout:
+        return Goal(numvfs, layout.get("autoprobe", _AUTOPROBE), "fair" if numvfs else "off", {})
+    everything = {a.path: values.get(a.path, a.default) for a in files.attributes}
+    if layout["provisioning"] == "fair":
+        quotas = {a.path for a in files.attributes if a.field in QUOTAS}
+        again = numvfs == state.numvfs and any(state.values.get(p, 0) != values.get(p, 0) for p in quotas)
+        if not again:
+            # The driver divides anew as it did: only what it does not decide is written.
+            left = {path: value for path, value in everything.items() if path not in quotas}
+            return Goal(numvfs, layout["autoprobe"], "fair" if numvfs else "off", left)
+    return Goal(numvfs, layout["autoprobe"], "custom", everything)
+
+
+def _after(state, goal, anew):
+    """The values that are expected afterwards, as far as they can be known before."""
+    if state.files is None:
+        return {}
+    by_path = state.files.by_path()
+    kept = {p: v for p, v in state.values.items() if not anew or p not in by_path or not by_path[p].owner}
+    made = {**kept, **{p: v for p, v in goal.values.items()}}
+    if state.files.switch:
+        made[state.files.switch] = int(goal.provisioning != "custom")
+    return {p: v for p, v in made.items() if p not in by_path or v != by_path[p].default}
+
+
+def _tiles(gpu, state):
+    return intel.MODELS.get(gpu.catalog_key, {}).get("tiles") or (state.files.tiles if state.files else 1)
+
+
+def _exported(files, layout):
+    """The pillar's ``vfs`` of a layout: turns of each VF, and its quotas where they were written."""
+    custom = layout.get("provisioning") == "custom"
+    made = {}
+    for number, mine in sriov_files.shares(files, layout["values"], layout["numvfs"]).items():
+        told = {field: mine[field] for field in ("exec_quantum_ms", "preempt_timeout_us") if mine.get(field)}
+        if custom:
+            told.update({key: mine[f] // unit for f, (key, unit) in sriov_files.PILLAR_QUOTAS.items() if mine.get(f, 0) >= unit})
+        if number and told:
+            made[str(number)] = told
+    return made
+
+
+def _why_not_intel(gpu):
+    model = intel.MODELS.get(gpu.catalog_key, {})
+    if model.get("class") == "arc-a":
+        return "Arc A GPUs have no SR-IOV on the chip; no driver can change that"
+    if model.get("class") == "arc-b":
+        return "consumer Arc B boards do not have the capability; Arc Pro B50, B60, B65 and B70 do"
+    if model.get("family") == "LNL":
+        return "Lunar Lake has no virtual functions"
+    if model.get("family") in ("MTL", "ARL"):
+        return "on Meteor Lake and Arrow Lake only the i915 of a long-term or community port makes virtual functions"
+    if model.get("sriov_drivers"):
+        return "the device shows no SR-IOV capability: switch SR-IOV, VT-d and Above-4G decoding on in the firmware"
+    return "the device has no SR-IOV capability"
+
+
+def _why_not_amd(gpu):
+    model = amd.MODELS.get(gpu.catalog_key, {})
+    if "sriov-hw-only" in model.get("features", ()):
+        return "its host driver is not public: clouds have it"
+    if "sriov-legacy" in model.get("features", ()):
+        return "its host driver was made for kernels of 2016 to 2019 only"
+    if gpu.catalog_key.startswith("mi308"):
+        return "no release of the host driver gim lists it"
+    if gpu.catalog_key.startswith("mi") and not model.get("sriov_host_driver"):
+        return "this Instinct has no virtual functions; MI210, MI300X, MI325X and the MI350 series have"
+    if model.get("sriov_host_driver"):
+        return "the device shows no SR-IOV capability: switch SR-IOV, ARI and the IOMMU on in the firmware"
+    return "workstation and consumer Radeon boards have no virtual functions"
+
+
+_NUMVFS = {
+    errno.ENOENT: (
+        errors.Unsupported,
+        "the driver of the GPU can't make virtual functions, or none is bound",
+        "The kernel's own i915 and amdgpu can't; see 'salt-call gpu_sriov.vfs' for the driver.",
+    ),
+    errno.ENOMEM: (
+        errors.DriverError,
+        "there is not enough MMIO space, or too few bus numbers",
+        "Switch Above-4G decoding and ARI on in the firmware, or boot with pci=realloc; 'dmesg' says which.",
+    ),
+    errno.EBUSY: (
+        errors.ResourceConflict,
+        "virtual functions are there already, in use, or the driver is locked",
+        "Stop their users; a compute engine split (ccs_mode) other than 1 also blocks them.",
+    ),
+    errno.ENOSPC: (
+        errors.ProfileMismatch,
+        "the GPU has not enough left for an equal share of each",
+        "Ask for fewer, or remove quotas that are still written ('salt-call gpu_sriov.remove_vfs').",
+    ),
+    errno.ERANGE: (errors.ProfileMismatch, "it is more than sriov_totalvfs", "Ask for fewer."),
+    errno.ENOSYS: (errors.Unsupported, "the function is no PF", "Name the physical function."),
+    errno.EUCLEAN: (
+        errors.ResourceConflict,
+        "some virtual functions have quotas and others have none",
+        "Remove them with 'salt-call gpu_sriov.remove_vfs' and run again.",
+    ),
+    errno.ECANCELED: (errors.Unhealthy, "the GPU is wedged", "Reset or reboot; see 'dmesg'."),
+}

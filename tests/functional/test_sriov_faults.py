@@ -1,0 +1,224 @@
+"""
+A change of virtual functions is stopped at every single write: by one that fails, and by ``kill -9`` before and after it. The GPU
+must end at the old layout or the new one, whichever files its driver has.
+"""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from gpuslice.engine import Engine
+
+FAIR = {"vf_count": 2, "profile": "fair", "autoprobe": True}
+UNEQUAL = {
+    "vf_count": 3,
+    "profile": "fair",
+    "scheduling": {"exec_quantum_ms": 20},
+    "vfs": {1: {"vram_mib": 8192, "preempt_timeout_us": 4000}},
+}
+GIM = [{"vendor": "amd", "device": "75a0", "address": address, "driver": "gim", "sriov_totalvfs": 8, "numvfs": 1, "vf_offset": 16}
+       for address in ("0000:33:00.0", "0000:c3:00.0")]  # fmt: skip
+
+
+B60 = {"vendor": "intel", "device": "e211", "address": "0000:03:00.0", "driver": "xe", "sriov_totalvfs": 4, "vf_driver": "xe"}
+FLEX = {"vendor": "intel", "device": "56c0", "address": "0000:3c:00.0", "driver": "i915", "sriov_totalvfs": 5}
+MAX = {**FLEX, "device": "0bd5", "address": "0000:29:00.0", "sriov_files": "prelim_iov"}
+#: name -> (host, its GPUs, old settings, new settings, writes of the change).
+CASES = {
+    "sriov_admin": ("arc-pro-b60", [B60], FAIR, UNEQUAL, 10),
+    "debugfs": ("arc-pro-b60", [{**B60, "sriov_files": "debugfs"}], FAIR, {**UNEQUAL, "vf_count": 2}, 21),
+    "debugfs from quotas to equal shares": (
+        "arc-pro-b60",
+        [{**B60, "sriov_files": "debugfs"}],
+        {**UNEQUAL, "vf_count": 2},
+        FAIR,
+        4,
+    ),
+    "debugfs-old": ("arc-pro-b60", [{**B60, "sriov_files": "debugfs-old"}], {**UNEQUAL, "vf_count": 2}, FAIR, 15),
+    "prelim_iov": ("flex170", [{**FLEX, "sriov_files": "prelim_iov"}], FAIR, {"vf_count": 2, "profile": "auto"}, 18),
+    "iov": ("flex170", [{**FLEX, "sriov_files": "iov"}], {"vf_count": 2, "profile": "Fixed_30fps"}, {"vf_count": 0}, 18),
+    "two tiles": ("max1550", [MAX], {"vf_count": 1, "profile": "fair"}, {"vf_count": 2, "profile": "auto"}, 27),
+}
+POINTS = [(name, nth) for name, case in CASES.items() for nth in range(1, case[-1] + 1)]
+
+
+def pillar(settings, **management):
+    return {
+        "containers_gpu_slicing": {"enabled": True, "strategy": "sriov", "sriov": settings},
+        "containers_gpu_state_management": management,
+    }
+
+
+def apply(config, wanted):
+    with Engine(config) as engine:
+        return engine.apply(wanted)
+
+
+def look(config):
+    """Layout of each GPU as the hardware has it."""
+    with Engine(config) as engine:
+        tool = engine.tools.get("sriov")
+        return {gpu.address: tool.layout(tool.observe(gpu)) for gpu in engine.gpus}
+
+
+def apply_in_child(config, wanted):
+    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            apply(config, wanted)
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+@pytest.fixture
+def prepared(simulated):
+    """``prepared(name)``: a host in the old layout: (host, configuration, layouts by GPU, the new pillar)."""
+
+    def make(name):
+        example, gpus, old, new, _ = CASES[name]
+        host = simulated(example, gpus=gpus)
+        config = {"simulate": host.description_path, "state_dir": host.state_dir}
+        result = apply(config, pillar(old))
+        assert result.ok, result.errors
+        assert apply(config, pillar(old)).plan.empty
+        return host, config, look(config), pillar(new)
+
+    return make
+
+
+def writes(host):
+    return next(f["seen"] for f in host.state()["faults"] if f["nth"] == 10**9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_write_of_the_change_is_tried(prepared, name):
+    host, config, before, new = prepared(name)
+    host.add_fault({"call": "write", "nth": 10**9, "lie": True})
+    result = apply(config, new)
+    assert result.ok, result.errors
+    assert writes(host) == CASES[name][-1]
+    assert look(config) != before
+    assert apply(config, new).plan.empty
+
+
+@pytest.mark.parametrize(("name", "nth"), POINTS)
+def test_a_write_that_fails_undoes_everything(prepared, name, nth):
+    host, config, before, new = prepared(name)
+    host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
+    result = apply(config, new)
+    told = " ".join(result.errors)
+    assert not result.ok
+    assert next(iter(before)) in told and "has been undone" in told
+    assert look(config) == before
+    assert apply(config, new).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("name", "nth"), POINTS)
+def test_kill_at_every_write_is_finished_by_the_next_run(prepared, name, nth, when):
+    host, config, _, new = prepared(name)
+    host.add_fault({"call": "write", "nth": nth, "kill": when})
+    assert apply_in_child(config, new) == signal.SIGKILL
+    result = apply(config, new)
+    assert result.ok, result.errors
+    assert "interrupted" in " ".join(result.warnings)
+    assert apply(config, new).plan.empty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "nth"), POINTS[::3])
+def test_kill_is_undone_by_a_run_that_wants_the_old(prepared, name, nth):
+    host, config, before, new = prepared(name)
+    host.add_fault({"call": "write", "nth": nth, "kill": "after"})
+    assert apply_in_child(config, new) == signal.SIGKILL
+    result = apply(config, pillar(CASES[name][2]))
+    assert result.ok, result.errors
+    assert look(config) == before
+
+
+# -- a driver that is reloaded -----------------------------------------------------------------------------------------
+EIGHT = pillar({"vf_count": 8}, unload_modules=["gim"])
+
+
+@pytest.fixture
+def gim(simulated):
+    """Two MI350X under gim with one VF each: (host, configuration, layouts)."""
+    host = simulated("mi210-gim", gpus=GIM)
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    return host, config, look(config)
+
+
+#: What a change of both GPUs calls: each writes the option, one reload serves both.
+GIM_POINTS = [("store_write", nth) for nth in (2, 3)] + [("run", nth) for nth in (1, 2)]
+
+
+def test_gim_is_reloaded_once_for_all_its_gpus(gim):
+    host, config, before = gim
+    for call in ("run", "write"):
+        host.add_fault({"call": call, "nth": 10**9, "lie": True})
+    result = apply(config, EIGHT)
+    assert result.ok, result.errors
+    assert {f["call"]: f["seen"] for f in host.state()["faults"]} == {"run": 2, "write": 0}
+    assert look(config) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
+    assert "vf_num=8,8" in host.read("/etc/modprobe.d/gpu-slicing-gim.conf")
+    assert apply(config, EIGHT).plan.empty
+    host.reboot()
+    assert apply(config, EIGHT).plan.empty
+
+
+@pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
+def test_gim_goes_back_when_something_fails(gim, call, nth):
+    host, config, before = gim
+    host.add_fault({"call": call, "nth": nth, "error": "EIO"})
+    result = apply(config, EIGHT)
+    assert not result.ok
+    assert "has been undone" in " ".join(result.errors), result.errors
+    assert look(config) == before
+    assert not host.exists("/etc/modprobe.d/gpu-slicing-gim.conf")
+    assert apply(config, EIGHT).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
+def test_gim_is_finished_after_a_kill(gim, call, nth, when):
+    host, config, before = gim
+    host.add_fault({"call": call, "nth": nth, "kill": when})
+    assert apply_in_child(config, EIGHT) == signal.SIGKILL
+    result = apply(config, EIGHT)
+    assert result.ok, result.errors
+    assert look(config) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
+def test_gim_is_undone_after_a_kill_when_something_else_is_wanted(gim, call, nth, when):
+    host, config, _ = gim
+    host.add_fault({"call": call, "nth": nth, "kill": when})
+    assert apply_in_child(config, EIGHT) == signal.SIGKILL
+    result = apply(config, pillar({"vf_count": 1}, unload_modules=["gim"]))
+    assert result.ok, result.errors
+    assert all(one["numvfs"] == 1 and one["driver"] == "gim" for one in look(config).values())
+
+
+def test_gim_that_may_not_be_reloaded_waits_for_a_reboot(gim):
+    host, config, before = gim
+    wanted = pillar({"vf_count": 8})
+    result = apply(config, wanted)
+    assert result.ok and sorted(result.reboot) == sorted(before)
+    assert look(config) == {gpu: {"driver": "gim", "numvfs": 1, "option": 8} for gpu in before}
+    again = apply(config, wanted)
+    assert again.ok and again.plan.empty and sorted(again.reboot) == sorted(before)
+    assert "may not be reloaded" in again.plan.text()
+    host.reboot()
+    done = apply(config, wanted)
+    assert done.ok and done.plan.empty and not done.reboot
+    assert {one["numvfs"] for one in look(config).values()} == {8}

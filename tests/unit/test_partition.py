@@ -1,0 +1,443 @@
+"""
+Partition modes of single GPUs: which pairs are legal, what a plan consists of, and what the kernel's files mean.
+"""
+
+import errno
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from gpuslice import errors
+from gpuslice import inventory
+from gpuslice.catalog import amd
+from gpuslice.sim import amdgpu
+from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques import Rules
+from gpuslice.techniques import kfd
+from gpuslice.techniques.partition import Partition
+
+FIRST, LAST = "0000:05:00.0", "0000:e5:00.0"
+RELOAD = Rules(unload_modules=("amdgpu",))
+COMPUTE, MEMORY = ("SPX", "DPX", "QPX", "CPX"), ("NPS1", "NPS2", "NPS4")
+LEGAL = sorted(f"{c}/{m}" for c, m in amd.MODELS["mi300x"]["legal_combinations"])
+FILES = {
+    "current_compute_partition": "SPX",
+    "available_compute_partition": "SPX, DPX, QPX, CPX",
+    "current_memory_partition": "NPS1",
+    "available_memory_partition": "NPS1, NPS2, NPS4",
+}
+GPU = {"vendor": "amd", "device": "74a1", "address": FIRST, "sysfs": FILES}
+
+
+def opened(host):
+    """(technique, GPU by address)."""
+    return Partition(host), {gpu.address: gpu for gpu in inventory.discover(host)}
+
+
+def planned(tool, gpu, settings, rules=RELOAD):
+    return tool.plan(gpu, tool.observe(gpu), settings, rules)
+
+
+def actions(plan):
+    return [step.action for step in plan.steps]
+
+
+@pytest.fixture
+def lone(simulated):
+    """``lone(files, **gpu)``: a host with one MI300X in no hive; files are laid over its own, None takes one away."""
+
+    def make(files=None, **changes):
+        sysfs = {name: text for name, text in {**FILES, **(files or {})}.items() if text is not None}
+        host = simulated("mi300x-8", gpus=[{**GPU, "sysfs": sysfs, **changes}])
+        tool, gpus = opened(host)
+        return host, tool, gpus[FIRST]
+
+    return make
+
+
+# -- what can be had -------------------------------------------------------------------------------------------------
+def test_what_the_driver_offers_is_the_table_of_the_catalog(lone):
+    _, tool, gpu = lone()
+    assert sorted(tool.available(gpu)["pairs"]) == LEGAL
+
+
+def test_the_files_win_over_the_catalog(lone):
+    _, tool, gpu = lone({"available_memory_partition": "NPS1, NPS4", "available_compute_partition": "SPX, CPX"})
+    assert tool.available(gpu)["pairs"] == ["SPX/NPS1", "CPX/NPS1", "CPX/NPS4"]
+    with pytest.raises(errors.ProfileMismatch, match="NPS2 with this driver and firmware") as caught:
+        planned(tool, gpu, {"compute": "CPX", "memory": "NPS2"})
+    assert "It has NPS1, NPS4" in str(caught.value)
+
+
+def test_without_a_choice_of_memory_modes_there_is_the_present_one(lone):
+    _, tool, gpu = lone({"available_memory_partition": None})
+    assert tool.available(gpu)["memory"] == ["NPS1"]
+
+
+def test_without_the_file_of_an_older_kernel_the_memory_mode_is_one(lone):
+    host, tool, gpu = lone({"available_memory_partition": None, "current_memory_partition": None})
+    assert tool.observe(gpu).memory == ""
+    assert actions(planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"})) == ["set_compute"]
+    tool.run(gpu, planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"}).steps[0])
+    assert host.read(f"/sys/bus/pci/devices/{FIRST}/current_compute_partition") == "CPX"
+    assert not planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"}).steps
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+@pytest.mark.parametrize("memory", MEMORY)
+def test_exactly_the_legal_pairs_are_planned(lone, compute, memory):
+    _, tool, gpu = lone()
+    wanted = {"compute": compute, "memory": memory}
+    if f"{compute}/{memory}" in LEGAL:
+        assert planned(tool, gpu, wanted).after == wanted
+        return
+    with pytest.raises(errors.ProfileMismatch, match=f"{compute}/{memory}") as caught:
+        planned(tool, gpu, wanted)
+    assert "CPX/NPS4" in str(caught.value) and FIRST in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "kind"), [("CPU", "compute"), (8, "compute"), ("4", "memory"), (True, "memory")])
+def test_words_that_are_no_modes_name_those_that_are(lone, word, kind):
+    _, tool, gpu = lone()
+    with pytest.raises(errors.PolicyError, match="Use one of"):
+        planned(tool, gpu, {kind: word})
+
+
+def test_a_part_with_four_dies_has_no_quarters(lone):
+    _, tool, gpu = lone({"available_compute_partition": "SPX, DPX, CPX"}, device="74a2")
+    with pytest.raises(errors.ProfileMismatch, match="no compute mode QPX.$|no compute mode QPX\\. It has SPX, DPX, CPX"):
+        planned(tool, gpu, {"compute": "QPX"})
+
+
+def test_an_apu_has_thirds_and_one_memory_mode(lone):
+    files = {"available_compute_partition": "SPX, TPX, CPX", "available_memory_partition": None}
+    host, tool, gpu = lone(files, device="74a0")
+    with pytest.raises(errors.ProfileMismatch, match="NPS4"):
+        planned(tool, gpu, {"compute": "TPX", "memory": "NPS4"})
+    tool.run(gpu, planned(tool, gpu, {"compute": "TPX", "memory": "NPS1"}).steps[0])
+    assert [part.compute_units for part in kfd.parts_of(host, FIRST)] == [76, 76, 76]
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+def test_the_order_is_memory_reload_compute(lone):
+    _, tool, gpu = lone()
+    plan = planned(tool, gpu, {"compute": "QPX", "memory": "NPS4"})
+    assert actions(plan) == ["set_memory", "reload", "confirm_memory", "set_compute"]
+    assert plan.steps[1].args == {"memory": {FIRST: "NPS4"}}
+    assert plan.unloads == ()
+    assert plan.drawing == ("|00000000| SPX/NPS1", "|00|11|22|33| QPX/NPS4")
+
+
+@pytest.mark.parametrize(("compute", "memory"), [("CPX", "NPS4"), ("DPX", "NPS2")])
+def test_what_the_driver_chooses_by_itself_needs_no_step(lone, compute, memory):
+    _, tool, gpu = lone()
+    assert "set_compute" not in actions(planned(tool, gpu, {"compute": compute, "memory": memory}))
+    assert planned(tool, gpu, {"memory": memory}).after["compute"] == compute
+
+
+def test_back_to_one_domain_the_driver_chooses_one_partition(lone):
+    _, tool, gpu = lone({"current_compute_partition": "CPX", "current_memory_partition": "NPS4"})
+    assert actions(planned(tool, gpu, {"compute": "SPX", "memory": "NPS1"})) == ["set_memory", "reload", "confirm_memory"]
+    assert actions(planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"}))[-1] == "set_compute"
+
+
+def test_without_permission_nothing_is_requested(lone):
+    _, tool, gpu = lone()
+    with pytest.raises(errors.ModeChangePending, match="unload_modules") as caught:
+        planned(tool, gpu, {"memory": "NPS4"}, Rules())
+    assert FIRST in str(caught.value) and "NPS1 is in force" in str(caught.value)
+    assert planned(tool, gpu, {"memory": "NPS4", "reload": True}, Rules()).steps
+    assert planned(tool, gpu, {"layout": {"compute": "CPX", "memory": "NPS4"}, "undo": True}, Rules()).steps
+
+
+def test_the_allocation_mode_is_put_back_and_else_forgotten(lone):
+    files = {"compute_partition_mem_alloc_mode": "ALL", "current_compute_partition": "CPX"}
+    host, tool, gpu = lone(files)
+    layout = tool.layout(tool.observe(gpu))
+    assert layout == {"compute": "CPX", "memory": "NPS1", "alloc": "ALL"}
+    assert not planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"}).steps
+    assert {part.memory_mib for part in kfd.parts_of(host, FIRST)} == {192 * 1024}
+    away = planned(tool, gpu, {"compute": "QPX", "memory": "NPS1"})
+    assert "evenly" in away.note and "alloc" not in away.after
+    tool.run(gpu, away.steps[0])
+    back = planned(tool, gpu, tool.settings_of(layout))
+    for step in back.steps:
+        tool.run(gpu, step)
+    assert tool.layout(tool.observe(gpu)) == layout == back.after
+
+
+def test_a_layout_is_json_and_asks_for_itself(lone):
+    _, tool, gpu = lone({"current_compute_partition": "QPX"})
+    layout = tool.layout(tool.observe(gpu))
+    assert not planned(tool, gpu, tool.settings_of(layout)).steps
+    assert tool.pillar(gpu, layout) == {"strategy": "partition", "partition": {"compute": "QPX", "memory": "NPS1"}}
+    assert tool.pillar(gpu, {"compute": "SPX", "memory": "NPS1"}) is None
+
+
+@given(st.lists(st.sampled_from(LEGAL), min_size=1, max_size=5))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_way_through_legal_pairs_ends_where_it_was_to_go(tmp_path_factory, host_description, pairs):
+    place = tmp_path_factory.mktemp("walk")
+    host = SimulatedHost(str(host_description(place, "mi300x-8", {"gpus": [GPU]})), str(place / "state"))
+    tool, gpus = opened(host)
+    for pair in pairs:
+        compute, memory = pair.split("/")
+        wanted = {"compute": compute, "memory": memory}
+        plan = planned(tool, gpus[FIRST], wanted)
+        for step in sorted(plan.steps, key=lambda step: step.phase):
+            tool.run(gpus[FIRST], step)
+        assert tool.layout(tool.observe(gpus[FIRST])) == plan.after == wanted
+        assert not planned(tool, gpus[FIRST], wanted).steps
+        parts = tool.slices(gpus[FIRST], tool.observe(gpus[FIRST]))
+        assert sum(part.memory_mib for part in parts) == 192 * 1024
+        assert sum(part.compute for part in parts) == pytest.approx(1)
+
+
+# -- the hive --------------------------------------------------------------------------------------------------------
+def test_the_last_gpu_of_a_hive_carries_request_and_reload(simulated):
+    tool, gpus = opened(simulated("mi300x-8"))
+    wanted = {"compute": "CPX", "memory": "NPS4"}
+    tool.gather([(gpu, wanted) for gpu in gpus.values()])
+    steps = {address: actions(planned(tool, gpu, wanted)) for address, gpu in gpus.items()}
+    assert steps.pop(LAST) == ["set_memory", "reload", "confirm_memory"]
+    assert set(map(tuple, steps.values())) == {("confirm_memory",)}
+
+
+def test_two_modes_in_one_hive_name_both(simulated):
+    tool, gpus = opened(simulated("mi300x-8"))
+    wanted = {address: {"compute": "CPX", "memory": "NPS4"} for address in gpus}
+    wanted[FIRST] = {"compute": "CPX", "memory": "NPS1"}
+    tool.gather([(gpu, wanted[address]) for address, gpu in gpus.items()])
+    with pytest.raises(errors.PolicyError, match=f"{FIRST} NPS1.*{LAST} NPS4"):
+        planned(tool, gpus[LAST], wanted[LAST])
+
+
+def test_a_part_of_a_hive_names_the_rest(simulated):
+    tool, gpus = opened(simulated("mi300x-8"))
+    wanted = {"compute": "CPX", "memory": "NPS4"}
+    tool.gather([(gpu, wanted) for address, gpu in gpus.items() if address != LAST])
+    with pytest.raises(errors.PolicyError, match=f"so {LAST} would change too"):
+        planned(tool, gpus[FIRST], wanted)
+
+
+def test_the_compute_mode_is_each_gpus_own(simulated):
+    tool, gpus = opened(simulated("mi300x-8"))
+    assert actions(planned(tool, gpus[FIRST], {"compute": "CPX", "memory": "NPS1"})) == ["set_compute"]
+
+
+def test_two_hives_need_two_requests_and_one_reload_and_a_third_keeps_its_mode(simulated):
+    boards = []
+    for number, bus in enumerate(("05", "15", "26", "36", "46")):
+        files = {**FILES, "xgmi_hive_info/xgmi_hive_id": str(1 + number // 2)}
+        boards.append({**GPU, "address": f"0000:{bus}:00.0", "sysfs": files})
+    boards[4]["sysfs"]["current_compute_partition"] = "DPX"
+    host = simulated("mi300x-8", gpus=boards)
+    tool, gpus = opened(host)
+    wanted = {a: {"memory": memory} for a, memory in zip(list(gpus)[:4], ("NPS4", "NPS4", "NPS2", "NPS2"), strict=True)}
+    tool.gather([(gpus[address], one) for address, one in wanted.items()])
+    plans = {address: planned(tool, gpus[address], one) for address, one in wanted.items()}
+    order = [(a[5:7], s.action) for a, plan in plans.items() for s in plan.steps if s.phase == 1]
+    assert order == [("15", "set_memory"), ("36", "set_memory"), ("36", "reload")]
+    assert "0000:46:00.0" in plans["0000:36:00.0"].note
+    for phase in (1, 2):
+        for address, plan in plans.items():
+            for step in plan.steps:
+                if step.phase == phase:
+                    tool.run(gpus[address], step)
+    assert [tool.layout(tool.observe(gpu)) for gpu in gpus.values()] == [
+        {"compute": "CPX", "memory": "NPS4"}, {"compute": "CPX", "memory": "NPS4"},
+        {"compute": "DPX", "memory": "NPS2"}, {"compute": "DPX", "memory": "NPS2"},
+        {"compute": "DPX", "memory": "NPS1"},
+    ]  # fmt: skip
+
+
+def test_gpus_of_an_unknown_hive_are_taken_for_one(simulated):
+    boards = [{**GPU, "address": address} for address in (FIRST, LAST)]
+    host = simulated("mi300x-8", gpus=boards)
+    tool = Partition(host)
+    assert tool.hive(FIRST) == [FIRST]
+    nodes = "/sys/class/kfd/kfd/topology/nodes"
+    silent = {f"{nodes}/{n}/properties": "simd_count 0" for n in (2, 3)}
+    host = simulated("mi300x-8", gpus=boards, files=silent)
+    assert Partition(host).hive(FIRST) == [FIRST, LAST]
+
+
+# -- who holds a GPU -------------------------------------------------------------------------------------------------
+def test_a_client_of_the_compute_driver_stops_a_change_and_is_named(simulated):
+    host = simulated("mi300x-8", processes=[{"pid": 41, "command": "train", "unit": "train.service", "nodes": ["/dev/kfd"]}])
+    tool, gpus = opened(host)
+    with pytest.raises(errors.ResourceConflict, match=r"pid 41 \(train, unit train.service\)") as caught:
+        planned(tool, gpus[FIRST], {"compute": "CPX"})
+    assert caught.value.holders[0]["pid"] == 41
+    allowed = planned(tool, gpus[FIRST], {"compute": "CPX"}, Rules(stop_units=("train.service",)))
+    assert allowed.stops == ("train.service",) and actions(allowed) == ["set_compute"]
+    forced = planned(tool, gpus[FIRST], {"compute": "CPX"}, Rules(force=True))
+    assert actions(forced) == ["end_process", "set_compute"]
+
+
+def test_a_client_whose_files_can_not_be_seen_is_known_to_the_driver(simulated):
+    host = simulated("mi300x-8", files={"/sys/class/kfd/kfd/proc/777/pasid": "1"})
+    tool, gpus = opened(host)
+    assert [process.pid for process in tool.holders(gpus[FIRST])] == [777]
+
+
+def test_a_render_node_of_another_gpu_stops_only_a_reload(simulated):
+    host = simulated("mi300x-8", processes=[{"pid": 41, "command": "ffmpeg", "nodes": ["/dev/dri/renderD136"]}])
+    tool, gpus = opened(host)
+    wanted = {"compute": "CPX", "memory": "NPS4"}
+    assert planned(tool, gpus[FIRST], {"compute": "CPX"}).steps
+    tool.gather([(gpu, wanted) for gpu in gpus.values()])
+    with pytest.raises(errors.ResourceConflict, match="reload amdgpu.*ffmpeg"):
+        planned(tool, gpus[FIRST], wanted)
+
+
+def test_an_invisible_user_of_the_module_stops_a_reload_before_the_request(simulated):
+    host = simulated("mi300x-8", gpus=[GPU], modules={"amdgpu": 1})
+    tool, gpus = opened(host)
+    with pytest.raises(errors.ResourceConflict, match="1 users that can't be seen"):
+        planned(tool, gpus[FIRST], {"memory": "NPS4"})
+    assert amdgpu.modes(host.state()["gpus"][FIRST])["requested"] == ""
+
+
+# -- what else can be there ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("driver", "kind", "words"),
+    [
+        ("gim", errors.Unsupported, "SR-IOV mode"),
+        ("vfio-pci", errors.ResourceConflict, "passthrough"),
+        ("pci-stub", errors.Unsupported, "pci-stub"),
+        ("", errors.DriverMissing, "modprobe amdgpu"),
+    ],
+)
+def test_another_driver_is_named(lone, driver, kind, words):
+    _, tool, gpu = lone(driver=driver)
+    with pytest.raises(kind, match=words) as caught:
+        tool.observe(gpu)
+    assert FIRST in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "words", "mendable"),
+    [
+        ("74a1", "too old", True),
+        ("740c", "each half of this card", False),
+        ("740f", "only the MI300 and MI350", False),
+        ("7448", "single compute die", False),
+        ("74b5", "virtual function", False),
+    ],
+)
+def test_the_reason_is_that_of_the_family(simulated, device, words, mendable):
+    tool, gpus = opened(simulated("mi300x-8", gpus=[{"vendor": "amd", "device": device, "address": FIRST}]))
+    assert not tool.supports(gpus[FIRST])
+    why, blames_host = tool.why_not(gpus[FIRST])
+    assert words in why and blames_host == mendable
+
+
+def test_uncorrected_errors_are_told_and_before_a_reload_those_of_the_hive(simulated):
+    sick = {**FILES, "xgmi_hive_info/xgmi_hive_id": "7", "ras/umc_err_count": "ue: 3\nce: 9"}
+    well = {**FILES, "xgmi_hive_info/xgmi_hive_id": "7", "ras/umc_err_count": "ue: 0\nce: 9"}
+    boards = [{**GPU, "sysfs": well}, {**GPU, "address": LAST, "sysfs": sick}]
+    tool, gpus = opened(simulated("mi300x-8", gpus=boards))
+    assert tool.health(gpus[FIRST]) == []
+    assert tool.health(gpus[LAST]) == ["3 uncorrected errors in umc since the driver was loaded"]
+    wanted = {"memory": "NPS4"}
+    tool.gather([(gpu, wanted) for gpu in gpus.values()])
+    planned(tool, gpus[FIRST], wanted)
+    assert LAST in tool.health(gpus[FIRST])[0]
+
+
+# -- what the driver answers -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        ("EPERM", errors.Unhealthy, "being reset"),
+        ("EINVAL", errors.DriverError, "refuses this mode"),
+        ("EIO", errors.DriverError, "KFD did not come back"),
+        ("ENOTSUP", errors.Unsupported, "virtual function"),
+        ("EACCES", errors.PermissionDenied, "reading only"),
+        ("EBUSY", errors.ResourceConflict, "can't be seen"),
+    ],
+)
+def test_each_errno_of_a_compute_change_is_a_sentence(lone, number, kind, words):
+    host, tool, gpu = lone()
+    [step] = planned(tool, gpu, {"compute": "CPX"}).steps
+    host.add_fault({"call": "write", "error": number, "times": 0})
+    with pytest.raises(kind, match=words) as caught:
+        tool.run(gpu, step)
+    assert FIRST in str(caught.value)
+    assert tool.observe(gpu).compute == "SPX"
+
+
+def test_a_client_that_has_just_ended_is_waited_for(lone):
+    host, tool, gpu = lone()
+    [step] = planned(tool, gpu, {"compute": "CPX"}).steps
+    host.add_fault({"call": "write", "error": "EBUSY", "times": 1})
+    tool.run(gpu, step)
+    assert tool.observe(gpu).compute == "CPX"
+
+
+@pytest.mark.parametrize(("number", "kind"), [("EINVAL", errors.DriverError), ("ENOTSUP", errors.Unsupported)])
+def test_each_errno_of_a_request_is_a_sentence_and_nothing_is_noted(lone, number, kind):
+    host, tool, gpu = lone()
+    step = planned(tool, gpu, {"memory": "NPS4"}).steps[0]
+    host.add_fault({"call": "write", "error": number})
+    with pytest.raises(kind, match="request memory mode NPS4"):
+        tool.run(gpu, step)
+    assert tool.observe(gpu).requested == ""
+
+
+def test_an_answer_without_an_effect_is_noticed_after_the_reload(lone):
+    host, tool, gpu = lone()
+    plan = planned(tool, gpu, {"memory": "NPS4"})
+    host.add_fault({"call": "write", "lie": True})
+    tool.run(gpu, plan.steps[0])
+    with pytest.raises(errors.ModeChangePending, match="VBIOS"):
+        tool.run(gpu, plan.steps[1])
+    assert tool.observe(gpu).loaded
+
+
+def test_a_request_that_waits_is_told(lone):
+    host, tool, gpu = lone()
+    tool.run(gpu, planned(tool, gpu, {"memory": "NPS4"}).steps[0])
+    assert tool.modes(gpu)["requested_memory"] == "NPS4"
+    assert "can't be withdrawn" in planned(tool, gpu, {"compute": "SPX", "memory": "NPS1"}).note
+    host.reboot()
+    assert tool.modes(gpu)["requested_memory"] == ""
+    assert tool.observe(gpu).memory == "NPS1"
+
+
+# -- the compute driver's topology -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("location", [0x501, 0x10000500])
+def test_both_forms_of_a_partitions_number_are_read(simulated, location):
+    node = "/sys/class/kfd/kfd/topology/nodes/9"
+    told = f"simd_count 152\nsimd_per_cu 4\ndomain 0\nlocation_id {location}\ndrm_render_minor 140\nhive_id 0\n"
+    bank = {f"{node}/mem_banks/0/properties": "size_in_bytes 25769803776\n"}
+    host = simulated("no-gpu", files={f"{node}/properties": told, **bank})
+    assert kfd.parts(host) == [kfd.Part("0000:05:00", 1, 140, 38, 24576, "")]
+
+
+def test_the_simulated_driver_refuses_as_the_kernel_does(simulated):
+    host = simulated("mi300x-8", processes=[{"pid": 41, "nodes": ["/dev/kfd"]}])
+    base = f"/sys/bus/pci/devices/{FIRST}"
+
+    def refusal(name, text):
+        with pytest.raises(OSError) as caught:
+            host.write(f"{base}/{name}", text)
+        return caught.value.errno
+
+    assert refusal("current_compute_partition", "TPX") == errno.EINVAL
+    assert refusal("current_compute_partition", "CPX") == errno.EBUSY
+    assert refusal("current_memory_partition", "NPS8") == errno.EINVAL
+    host.write(f"{base}/current_compute_partition", "SPX")
+    host.write(f"{base}/current_memory_partition", "NPS4")
+    host.write(f"{base}/current_memory_partition", "NPS1")
+    assert {amdgpu.modes(gpu)["requested"] for gpu in host.state()["gpus"].values()} == {"NPS4"}
+    assert host.run(["modprobe", "-r", "amdgpu"]).returncode == 1
+    host.remove_process(41)
+    assert host.run(["modprobe", "-r", "amdgpu"]).returncode == 0
+    assert not host.exists(f"{base}/current_compute_partition") and not host.exists("/dev/kfd")
+    assert host.run(["modprobe", "amdgpu"]).returncode == 0
+    assert {host.read(f"{base}/{name}") for name in ("current_compute_partition", "current_memory_partition")} == {"CPX", "NPS4"}
