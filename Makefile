@@ -1,5 +1,6 @@
 # Everything sets itself up: a machine needs make and Python 3.10 or newer, and access to a Python package index.
-#   make test            all tests             make lint        ruff, salt-lint, yamllint
+#   make test            the tests             make lint        ruff, salt-lint, yamllint
+#   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
 #   make test-salt3006   unit and functional tests on the older Salt
 # PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest.
@@ -23,10 +24,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test unit lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+.PHONY: help venv test test-slow unit lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
 
 help:
-	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
 
 # $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
 define make_venv
@@ -50,7 +51,10 @@ $(STAMP3006): requirements-salt3006.txt
 	    make PYTHON3006=/path/to/python3.10 test-salt3006)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
 unit: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_ARGS)
@@ -61,7 +65,7 @@ lint: $(STAMP)
 	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint
 
 test-salt3006: $(STAMP3006)
-	$(VENV3006)/bin/python -m pytest tests/unit tests/functional $(PYTEST_ARGS)
+	$(VENV3006)/bin/python -m pytest tests/unit tests/functional -m "not slow" $(PYTEST_ARGS)
 
 has-python-for-salt3006:
 	@test -n "$(PYTHON3006)"
