@@ -23,15 +23,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _call(name, function, kwargs):
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
-    try:
-        return {"name": name, "result": None, **__salt__[function](test=__opts__["test"])}
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-
-
 def enabled(name, **kwargs):
     """
     ``gpu-slicing.service`` is there, its content is current, and it is enabled: each boot brings the last verified layout of
@@ -46,7 +37,7 @@ def enabled(name, **kwargs):
 
         salt-call state.single gpu_boot.enabled slices test=True
     """
-    return _call(name, "gpu_boot.enable", kwargs)
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.enable"], test=__opts__["test"])
 
 
 def disabled(name, **kwargs):
@@ -62,4 +53,4 @@ def disabled(name, **kwargs):
 
         salt-call state.single gpu_boot.disabled slices
     """
-    return _call(name, "gpu_boot.disable", kwargs)
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.disable"], test=__opts__["test"])

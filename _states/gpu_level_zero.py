@@ -25,13 +25,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _call(name, function, *args, **kwargs):
-    try:
-        return {"name": name, "result": None, **__salt__[function](*args, test=__opts__["test"], **kwargs)}
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-
-
 def configured(
     name,
     partitions=None,
@@ -66,8 +59,6 @@ def configured(
 
         salt-call state.single gpu_level_zero.configured '0000:3a:00.0' ccs_mode=2
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
     wanted = {
         "partitions": partitions,
         "hierarchy": hierarchy,
@@ -76,4 +67,13 @@ def configured(
         "vram_max_mib": vram_max_mib,
         "vram_slice": vram_slice,
     }
-    return _call(name, "gpu_level_zero.configure", name if gpu is None else gpu, force=force, **wanted)
+    return front.state(
+        name,
+        kwargs,
+        CommandExecutionError,
+        __salt__["gpu_level_zero.configure"],
+        name if gpu is None else gpu,
+        force=force,
+        **wanted,
+        test=__opts__["test"],
+    )

@@ -24,13 +24,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _call(name, function, *args, **kwargs):
-    try:
-        return {"name": name, "result": None, **__salt__[function](*args, test=__opts__["test"], **kwargs)}
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-
-
 def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs):
     """
     A GPU has exactly this MIG layout; instances that it needs already are kept. MIG mode is enabled if it is not.
@@ -56,10 +49,18 @@ def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs)
 
         salt-call state.single gpu_mig.layout '0000:1b:00.0' profiles='["3g.40gb", "3g.40gb"]'
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
     target = name if gpu is None else gpu
-    return _call(name, "gpu_mig.apply_layout", target, profiles, force=force, compute_instances=compute_instances)
+    return front.state(
+        name,
+        kwargs,
+        CommandExecutionError,
+        __salt__["gpu_mig.apply_layout"],
+        target,
+        profiles,
+        force=force,
+        compute_instances=compute_instances,
+        test=__opts__["test"],
+    )
 
 
 def mode(name, enabled=True, force=False, gpu=None, **kwargs):
@@ -84,6 +85,13 @@ def mode(name, enabled=True, force=False, gpu=None, **kwargs):
 
         salt-call state.single gpu_mig.mode '0000:1b:00.0' enabled=False
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
-    return _call(name, "gpu_mig.set_mode", name if gpu is None else gpu, enabled, force=force)
+    return front.state(
+        name,
+        kwargs,
+        CommandExecutionError,
+        __salt__["gpu_mig.set_mode"],
+        name if gpu is None else gpu,
+        enabled,
+        force=force,
+        test=__opts__["test"],
+    )

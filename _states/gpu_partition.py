@@ -55,12 +55,6 @@ def mode(name, compute=None, memory=None, reload=False, force=False, gpu=None, *
 
         salt-call state.single gpu_partition.mode '0000:05:00.0' compute=CPX
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
-    try:
-        made = __salt__["gpu_partition.set_mode"](
-            name if gpu is None else gpu, compute, memory, reload=reload, force=force, test=__opts__["test"]
-        )
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-    return {"name": name, "result": None, **made}
+    wanted = {"compute": compute, "memory": memory, "reload": reload, "force": force}
+    target, test = name if gpu is None else gpu, __opts__["test"]
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_partition.set_mode"], target, **wanted, test=test)

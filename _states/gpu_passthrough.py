@@ -23,13 +23,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _call(name, function, *args, **kwargs):
-    try:
-        return {"name": name, "result": None, **__salt__[function](*args, test=__opts__["test"], **kwargs)}
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-
-
 def bound(name, force=False, gpu=None, **kwargs):
     """
     A GPU is bound to vfio-pci, so that a virtual machine can have it.
@@ -49,9 +42,15 @@ def bound(name, force=False, gpu=None, **kwargs):
 
         salt-call state.single gpu_passthrough.bound '0000:1b:00.0'
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
-    return _call(name, "gpu_passthrough.bind", name if gpu is None else gpu, force=force)
+    return front.state(
+        name,
+        kwargs,
+        CommandExecutionError,
+        __salt__["gpu_passthrough.bind"],
+        name if gpu is None else gpu,
+        force=force,
+        test=__opts__["test"],
+    )
 
 
 def released(name, force=False, gpu=None, **kwargs):
@@ -73,6 +72,12 @@ def released(name, force=False, gpu=None, **kwargs):
 
         salt-call state.single gpu_passthrough.released '0000:1b:00.0'
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
-    return _call(name, "gpu_passthrough.release", name if gpu is None else gpu, force=force)
+    return front.state(
+        name,
+        kwargs,
+        CommandExecutionError,
+        __salt__["gpu_passthrough.release"],
+        name if gpu is None else gpu,
+        force=force,
+        test=__opts__["test"],
+    )

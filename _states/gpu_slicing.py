@@ -23,10 +23,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _failed(name, err):
-    return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-
-
 def discovered(name, **kwargs):
     """
     The pillar is valid and this host has the GPUs that it names. Nothing is ever changed.
@@ -41,11 +37,11 @@ def discovered(name, **kwargs):
         salt-call state.single gpu_slicing.discovered gpus
     """
     if strangers := front.strangers(kwargs):
-        return _failed(name, strangers)
+        return front.failed(name, strangers)
     try:
         lines = __salt__["gpu_slicing.targets"]()
     except CommandExecutionError as err:
-        return _failed(name, err)
+        return front.failed(name, err)
     return {"name": name, "result": True, "changes": {}, "comment": "\n".join(lines)}
 
 
@@ -63,12 +59,7 @@ def converged(name, **kwargs):
 
         salt-call state.single gpu_slicing.converged gpus test=True
     """
-    if strangers := front.strangers(kwargs):
-        return _failed(name, strangers)
-    try:
-        return {"name": name, "result": None, **__salt__["gpu_slicing.apply"](test=__opts__["test"])}
-    except CommandExecutionError as err:
-        return _failed(name, err)
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=__opts__["test"])
 
 
 def validated(name, **kwargs):
@@ -85,11 +76,11 @@ def validated(name, **kwargs):
         salt-call state.single gpu_slicing.validated gpus
     """
     if strangers := front.strangers(kwargs):
-        return _failed(name, strangers)
+        return front.failed(name, strangers)
     try:
         found = __salt__["gpu_slicing.check"]()
     except CommandExecutionError as err:
-        return _failed(name, err)
+        return front.failed(name, err)
     if __opts__["test"] and found["changes"]:
         return {"name": name, "result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
     return {"name": name, "result": found["result"], "changes": {}, "comment": found["comment"]}
@@ -112,9 +103,9 @@ def exported(name, form="pillar", **kwargs):
         salt-call state.single gpu_slicing.exported /etc/gpu-slicing/now.yaml
     """
     if strangers := front.strangers(kwargs):
-        return _failed(name, strangers)
+        return front.failed(name, strangers)
     try:
         found = __salt__["gpu_slicing.export"](form)
     except CommandExecutionError as err:
-        return _failed(name, err)
+        return front.failed(name, err)
     return __states__["file.serialize"](name, dataset=found, serializer="yaml", makedirs=True)

@@ -73,12 +73,7 @@ def vfs(
 
         salt-call state.single gpu_sriov.vfs '0000:3c:00.0' count=5 profile=Flexible_30fps
     """
-    if strangers := front.strangers(kwargs):
-        return {"name": name, "result": False, "changes": {}, "comment": strangers}
     wanted = {"profile": profile, "autoprobe": autoprobe, "scheduling": scheduling, "vfs": vfs, "reload_driver": reload_driver}
     target = name if gpu is None else gpu
-    try:
-        done = __salt__["gpu_sriov.set_vfs"](target, count, force=force, test=__opts__["test"], **wanted)
-    except CommandExecutionError as err:
-        return {"name": name, "result": False, "changes": {}, "comment": str(err)}
-    return {"name": name, "result": None, **done}
+    given = {**wanted, "force": force, "test": __opts__["test"]}
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_sriov.set_vfs"], target, count, **given)

@@ -109,6 +109,26 @@ def strangers(kwargs):
     return f"Unknown argument{'s' if len(names) > 1 else ''} {', '.join(names)}: nothing was done." if names else ""
 
 
+def failed(name, why):
+    """The return of a state that did nothing, with the reason as its comment."""
+    return {"name": name, "result": False, "changes": {}, "comment": str(why)}
+
+
+def state(name, kwargs, refused, function, *args, **given):
+    """
+    The return of a state that is one execution function.
+
+    :param kwargs: what the state got beside its own arguments; nothing is done when a stranger is among it.
+    :param refused: Salt's exception class for a refusal; :param function: the execution function, for ``args`` and ``given``.
+    """
+    if unknown := strangers(kwargs):
+        return failed(name, unknown)
+    try:
+        return {"name": name, "result": None, **function(*args, **given)}
+    except refused as err:
+        return failed(name, err)
+
+
 def targets(engine, pillar):
     """What the pillar wants of each GPU, as lines of text."""
     wanted = engine.targets(engine.policy(pillar))

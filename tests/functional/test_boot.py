@@ -4,17 +4,17 @@ of its writes, by an error and by ``kill -9``.
 """
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 import yaml
 
 from gpuslice import boot
 from gpuslice.engine import Engine
+from tests.functional.crash import apply_in_child
+from tests.functional.crash import in_child
 
 GPUS = ("0000:1b:00.0", "0000:43:00.0")
 HOPPER = {"gpus": [{"model": "h100-80gb", "address": address} for address in GPUS], "processes": []}
@@ -190,15 +190,7 @@ def replay(config):
 
 def replay_in_child(config):
     """Replay in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            replay(config)
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return in_child(lambda: replay(config))
 
 
 @pytest.fixture
@@ -258,14 +250,7 @@ def test_a_change_that_is_killed_is_on_record_as_old_or_new_and_a_boot_brings_th
         assert engine.apply(pillar()).ok
     newer = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}}
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    child = os.fork()
-    if child == 0:
-        try:
-            with Engine(config) as engine:
-                engine.apply(newer)
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert apply_in_child(config, newer) == signal.SIGKILL
     host.clear_faults()
     host.reboot()
     answer = replay(config)

@@ -3,13 +3,13 @@ A change on eight GPUs is stopped at every single point: by a call that fails, a
 must end at the old layout or the new one, never between, and slices that stay must keep their UUIDs.
 """
 
-import os
 import signal
-import sys
 
 import pytest
 
 from gpuslice.engine import Engine
+from tests.functional.crash import apply
+from tests.functional.crash import apply_in_child
 
 OLD = {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}
 NEW = {"3g.20gb": 1, "1g.5gb": 4}
@@ -47,24 +47,6 @@ def look(config):
 def expected(profiles, addresses):
     names = sorted(name for name, count in profiles.items() for _ in range(count))
     return dict.fromkeys(addresses, names)
-
-
-def apply(config, wanted):
-    with Engine(config) as engine:
-        return engine.apply(wanted)
-
-
-def apply_in_child(config, wanted):
-    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(config, wanted)
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@ Level Zero as a user has it: from the pillar to files and settings, by hand, and
 ``kill -9``.
 """
 
-import os
 import signal
 
 import pytest
 import yaml
 
 from gpuslice.engine import Engine
+from tests.functional.crash import apply
+from tests.functional.crash import apply_in_child
 
 FLEX, MAX = "0000:8a:00.0", "0000:9a:00.0"
 FILES = "/etc/gpu-slicing/environment"
@@ -126,23 +127,6 @@ def test_bad_input_is_a_sentence_and_changes_nothing(minion, changes, section, w
 
 
 # -- stopped half way ----------------------------------------------------------------------------------------------------
-def apply(config, pillar):
-    with Engine(config) as engine:
-        return engine.apply(pillar)
-
-
-def apply_in_child(config, pillar):
-    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(config, pillar)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
 @pytest.fixture
 def prepared(simulated):
     """(host, minion configuration) of a machine in the old settings."""

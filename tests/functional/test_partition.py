@@ -4,13 +4,14 @@ at every single point of a change.
 """
 
 import copy
-import os
 import signal
 
 import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from tests.functional.crash import apply
+from tests.functional.crash import apply_in_child
 
 ADDRESSES = [f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6", "e5")]
 FIRST, LAST = ADDRESSES[0], ADDRESSES[-1]
@@ -303,23 +304,6 @@ def test_without_root_it_says_so(minion):
 
 
 # -- stopped at every point ------------------------------------------------------------------------------------------
-def apply(config, wanted):
-    with Engine(config) as engine:
-        return engine.apply(wanted)
-
-
-def apply_in_child(config, wanted):
-    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(config, wanted)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
 @pytest.fixture
 def prepared(simulated):
     """Eight GPUs in the old modes: (host, minion configuration)."""

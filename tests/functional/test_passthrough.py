@@ -3,13 +3,15 @@ Passthrough as a user has it: from the pillar to bound GPUs, by hand, and stoppe
 ``kill -9``.
 """
 
-import os
 import signal
 
 import pytest
 import yaml
 
 from gpuslice.engine import Engine
+from tests.functional.crash import apply
+from tests.functional.crash import apply_in_child
+from tests.functional.crash import in_child
 
 H100, MI300X, FLEX, MAX = GPUS = ("0000:1b:00.0", "0000:3d:00.0", "0000:8a:00.0", "0000:9a:00.0")
 OWN = dict(zip(GPUS, ("nvidia", "amdgpu", "xe", "i915"), strict=True))
@@ -115,23 +117,6 @@ def bench(simulated):
     return host, {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
-def apply(config, wanted):
-    with Engine(config) as engine:
-        return engine.apply(wanted)
-
-
-def apply_in_child(config, wanted):
-    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(config, wanted)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
 def is_old(host):
     return drivers(host) == OWN and _traces(host) == ("(null)", [])
 
@@ -197,13 +182,6 @@ def test_kill_of_a_release_is_finished(bench, nth, when, noted):
     if not noted:
         host.store_remove(f"/run/gpu-slicing/passthrough/{H100}")
     host.add_fault({"call": "write", "nth": nth, "kill": when})
-    child = os.fork()
-    if child == 0:
-        try:
-            release(config)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert in_child(lambda: release(config)) == signal.SIGKILL
     assert release(config).ok and is_old(host)
     assert release(config).plan.empty

@@ -4,11 +4,9 @@ simulated machines, through the engine's own door.
 """
 
 import json
-import os
 import pathlib
 import re
 import signal
-import sys
 
 import pytest
 
@@ -21,6 +19,7 @@ from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.functional import crash
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 #: Three A100 that are sliced alike: what the tests change, keep, and leave alone.
@@ -90,15 +89,7 @@ def recorded(host, wanted):
 
 def in_child(host, wanted):
     """Apply in a process that a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(host, wanted)
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return crash.in_child(lambda: apply(host, wanted))
 
 
 def slices(host):

@@ -3,13 +3,13 @@ A change of virtual functions is stopped at every single write: by one that fail
 must end at the old layout or the new one, whichever files its driver has.
 """
 
-import os
 import signal
-import sys
 
 import pytest
 
 from gpuslice.engine import Engine
+from tests.functional.crash import apply
+from tests.functional.crash import apply_in_child
 
 FAIR = {"vf_count": 2, "profile": "fair", "autoprobe": True}
 UNEQUAL = {
@@ -51,29 +51,11 @@ def pillar(settings, **management):
     }
 
 
-def apply(config, wanted):
-    with Engine(config) as engine:
-        return engine.apply(wanted)
-
-
 def look(config):
     """Layout of each GPU as the hardware has it."""
     with Engine(config) as engine:
         tool = engine.tools.get("sriov")
         return {gpu.address: tool.layout(tool.observe(gpu)) for gpu in engine.gpus}
-
-
-def apply_in_child(config, wanted):
-    """Apply in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            apply(config, wanted)
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""
+What tests share that kill a process in the middle of its work.
+"""
+
+import os
+import sys
+
+from gpuslice.engine import Engine
+
+
+def in_child(work):
+    """Do ``work()`` in a process of its own, which a fault may kill; returns the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def apply(config, wanted):
+    """Bring the host of a minion configuration to a pillar; returns :class:`gpuslice.reconcile.Result`."""
+    with Engine(config) as engine:
+        return engine.apply(wanted)
+
+
+def apply_in_child(config, wanted):
+    """:func:`apply` in a process of its own; returns what :func:`in_child` does."""
+    return in_child(lambda: apply(config, wanted))
