@@ -49,10 +49,10 @@ class Minion:
     A minion without a master.
 
     :param place: directory of everything that is its own. :param roots: its file roots. :param top: the SLS of its highstate.
-    :param config: ``gpu_slicing`` of its configuration.
+    :param config: ``gpu_slicing`` of its configuration. :param pillar: its pillar root, None for one GPU layout that all have.
     """
 
-    def __init__(self, place, roots=(), top="floor", config=None):
+    def __init__(self, place, roots=(), top="floor", config=None, pillar=None):
         self._config = place / "conf"
         self._config.mkdir(parents=True)
         pillar_root, state_root = place / "pillar", place / "floor"
@@ -66,7 +66,7 @@ class Minion:
             "file_client": "local",
             "log_level": "error",
             "file_roots": {"base": [*map(str, roots), str(state_root)]},
-            "pillar_roots": {"base": [str(pillar_root)]},
+            "pillar_roots": {"base": [str(pillar or pillar_root)]},
             # Slow on machines without a name server, and the same for all.
             "enable_fqdns_grains": False,
             "gpu_slicing": config or {},
