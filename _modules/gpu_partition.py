@@ -20,6 +20,13 @@ def __virtual__():
     return __virtualname__
 
 
+def _permitted(reload):
+    """Whether a driver may be loaded anew. A word that YAML does not take for a truth value permits nothing."""
+    if not isinstance(reload, bool):
+        raise CommandExecutionError(f"reload is {reload!r}; true or false is wanted.")
+    return reload
+
+
 def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
@@ -32,6 +39,8 @@ def _targets(engine, gpu, settings):
             raise CommandExecutionError("This host has no GPU with partition modes.")
     else:
         named = list(gpu) if isinstance(gpu, list | tuple) else [gpu]
+    if not named:
+        raise CommandExecutionError("No GPU is named: give a PCI address, a list of them, or all.")
     found = [engine.target("partition", one, settings) for one in named]
     return [target for _, target in sorted({target.gpu.address: target for target in found}.items())]
 
@@ -122,7 +131,7 @@ def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=Fal
     if compute is None and memory is None:
         raise CommandExecutionError("Give compute, memory or both; 'gpu_partition.modes' lists what a GPU has.")
     with _engine() as engine:
-        settings = {"compute": compute, "memory": memory, "reload": reload is True}
+        settings = {"compute": compute, "memory": memory, "reload": _permitted(reload)}
         return front.run(engine, _targets(engine, gpu, settings), test, force, __pillar__)
 
 

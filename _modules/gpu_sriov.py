@@ -19,6 +19,13 @@ def __virtual__():
     return __virtualname__
 
 
+def _permitted(reload_driver):
+    """Whether a driver may be loaded anew. A word that YAML does not take for a truth value permits nothing."""
+    if not isinstance(reload_driver, bool):
+        raise CommandExecutionError(f"reload_driver is {reload_driver!r}; true or false is wanted.")
+    return reload_driver
+
+
 def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
@@ -54,7 +61,7 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
         PCI address (quoted) or UUID.
 
     count
-        How many; 0 is as ``remove_vfs``.
+        How many; 0 removes them. AMD's gim always makes one: there, see ``remove_vfs``.
 
     profile
         ``auto`` (the vendor's preset where there is one, else fair), ``fair`` (the driver's equal shares), or a scheduling
@@ -71,7 +78,8 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
         exec_quantum_ms, preempt_timeout_us.
 
     reload_driver
-        Also reload a driver that makes its functions only then (AMD's gim); without it such a change waits for a reboot.
+        Also reload a driver that makes its functions only then (AMD's gim); without it such a change waits for a reboot. The
+        pillar allows the same with ``gim`` in ``containers_gpu_state_management:unload_modules``.
 
     force
         Also when functions are in use: their holders are ended.
@@ -91,9 +99,9 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     written.update({key: value for key, value in (("scheduling", scheduling), ("vfs", vfs)) if value is not None})
     with _engine() as engine:
         settings = policy.section("sriov", written)
-        if reload_driver:
+        if _permitted(reload_driver):
             settings["reload"] = True
-        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force)
+        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)
 
 
 def remove_vfs(gpu, reload_driver=False, force=False, test=False):
@@ -120,6 +128,6 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
 
         salt gpu7 gpu_sriov.remove_vfs '0000:3c:00.0'
     """
-    settings = {"vf_count": 0, "remove": True, **({"reload": True} if reload_driver else {})}
+    settings = {"vf_count": 0, "remove": True, **({"reload": True} if _permitted(reload_driver) else {})}
     with _engine() as engine:
-        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force)
+        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)

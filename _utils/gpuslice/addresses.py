@@ -20,6 +20,11 @@ def is_uuid(value):
     return isinstance(value, str) and _UUID.match(value.strip()) is not None
 
 
+def is_pci(value):
+    """Whether ``value`` is a text that spells a PCI address."""
+    return isinstance(value, str) and _ADDRESS.match(value.strip().lower()) is not None
+
+
 def normalize(value):
     """
     A PCI address in the kernel's form.

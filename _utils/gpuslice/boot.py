@@ -41,10 +41,12 @@ AFTER = (
     "nvidia-fabricmanager.service",
     "nvidia-vgpud.service",
     "nvidia-vgpu-mgr.service",
+    "nvidia-gridd.service",
     "nvidia-mig-manager.service",
 )
-#: Who uses slices, or describes them to users: containers, virtual machines, batch systems, monitors, and the minion, whose
-#: first highstate should find the host as it was. Services only: sockets and targets of the early boot would make a cycle.
+#: Who uses slices, or describes them to users: containers, virtual machines, batch systems, monitors, desktops, which would keep
+#: their GPU busy, and the minion, whose first highstate should find the host as it was. Services only: sockets and targets of
+#: the early boot would make a cycle.
 BEFORE = (
     "docker.service",
     "containerd.service",
@@ -64,6 +66,16 @@ BEFORE = (
     "dcgm-exporter.service",
     "slurmd.service",
     "nomad.service",
+    "k0scontroller.service",
+    "k0sworker.service",
+    "incus.service",
+    "lxd.service",
+    "pve-guests.service",
+    "display-manager.service",
+    "gdm.service",
+    "gdm3.service",
+    "lightdm.service",
+    "sddm.service",
     "salt-minion.service",
 )
 
@@ -286,14 +298,16 @@ class _Replay:
                 address,
                 f"Look for it with lspci; if it was taken out, run 'salt-call gpu_boot.forget {address}'.",
             )
-        if entry["model"] and gpu.model != entry["model"]:
+        ask = getattr(tool, "needs_driver", None)
+        needs_driver = ask(entry["layout"]) if ask else True
+        if not gpu.driver and needs_driver:
+            raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
+        if entry["model"] and not _is_same(gpu.model, entry["model"], gpu.catalog_key or needs_driver):
             raise errors.ForeignChange(
                 f"There is {gpu.model} now where {entry['model']} was, whose layout is not put on another model.",
                 address,
                 "Run 'salt-call state.apply gpu_slicing' to slice it as the pillar says.",
             )
-        if not gpu.driver:
-            raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
         if not tool.supports(gpu):
             raise errors.Unsupported(f"{gpu.model} can't do {tool.name}.", address, "See 'salt-call gpu.capabilities'.")
         tool.observe(gpu)
@@ -395,6 +409,14 @@ class _Replay:
         tool = self._engine.tools.get(entry["technique"])
         what = f"{tool.name} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
         return f"GPU {address}: {what}"
+
+
+def _is_same(model, known, is_named):
+    """
+    Whether a GPU is the model that is on record. A board that the catalog does not know has the name that its own driver gives
+    it; where that driver need not be there, the vendor's name, its first word, has to do.
+    """
+    return model == known if is_named else model.split()[:1] == known.split()[:1]
 
 
 def forget(engine, gpu, test=False):

@@ -22,6 +22,10 @@ COSTS = {
     "set_memory_partition": (0.1, "no public figure; only notes a request"),
     "reload_amdgpu": (90.0, "AMD's documentation of amd-smi: one to two minutes on eight GPUs"),
     "sriov_numvfs": (2.0, "no public figure; the kernel's write makes or removes all functions, and can take seconds"),
+    "sriov_manage": (15.0, "a container image of NVIDIA's driver waits 15 s by default, the vendor advises up to 30 s"),
+    "create_vgpu": (0.5, "no public figure; the driver reserves framebuffer"),
+    "remove_vgpu": (0.5, "no public figure"),
+    "restart_unit": (2.0, "no public figure; a small daemon that is told to stop and start"),
     "unload_gim": (30.0, "no public figure for this module; a public AMD tool waits 30 s for amdgpu"),
     "reset": (8.0, "no public figure for a reset that works; refusals return after 5 to 8 s"),
 }

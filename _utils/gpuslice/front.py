@@ -70,6 +70,10 @@ def run(engine, targets, test, force=None, permissions=None):
 
     :param permissions: the pillar, of which only the units and modules that may be stopped count.
     """
+    for name, value in (("force", force), ("test", test)):
+        # Any text counts as true to Python, "false" as well.
+        if not isinstance(value, bool | None):
+            raise errors.PolicyError(f"{name} is {value!r}; True or False is wanted.", todo="Nothing was done.")
     reconciler = engine.reconciler(force=force, permissions=permissions)
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 

@@ -97,13 +97,19 @@ class Host(ABC):
         """Reboot this host in a minute, telling its users why. Raises errors.ToolMissing, errors.ToolFailed."""
 
     # -- files of our own: journal, history, marker --------------------------------------------------------------
-    def store_write(self, path, data):
-        """Replace a file of ours as a whole and durably (temporary file, fsync, rename). ``data`` is text. Raises OSError."""
+    def store_write(self, path, data, mode=0o644):
+        """
+        Replace a file of ours as a whole and durably (temporary file, fsync, rename). Raises OSError.
+
+        :param data: its text.
+        :param mode: its permissions, whatever those of the file before were: nothing is written before the file has them, and at
+            no moment has it more.
+        """
         directory = os.path.dirname(path)
         os.makedirs(directory, mode=0o755, exist_ok=True)
         temporary = f"{path}.{os.getpid()}.new"
         try:
-            with open(temporary, "w", encoding="utf-8") as handle:
+            with open(_created(temporary, mode), "w", encoding="utf-8") as handle:
                 handle.write(data)
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -164,6 +170,23 @@ class Host(ABC):
             return ""
 
 
+def _created(path, mode):
+    """A handle of a new, empty file with exactly these permissions."""
+    try:
+        # One that a crash left behind may have others.
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        # The umask may have taken some away, which others who have to read the file would miss.
+        os.fchmod(handle, mode)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
 class RealHost(Host):
     """The machine that this runs on."""
 
@@ -210,17 +233,29 @@ class RealHost(Host):
         return pynvml
 
     def run(self, argv, timeout=60):
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
-            done = subprocess.run(
-                argv, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, stdin=subprocess.DEVNULL
-            )
+            process = subprocess.Popen(argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace")
         except FileNotFoundError as err:
             raise errors.ToolMissing(
                 f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
             ) from err
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as err:
+            self._abandon(process)
             raise errors.ToolFailed(f"'{' '.join(argv)}' did not end within {timeout} s.") from err
-        return Completed(done.returncode, done.stdout, done.stderr)
+        return Completed(process.returncode, stdout, stderr)
+
+    @staticmethod
+    def _abandon(process):
+        """Kill a program, and wait only a moment for its end: one that hangs in a driver can't be killed."""
+        process.kill()
+        try:
+            process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            for stream in (process.stdout, process.stderr):
+                stream.close()
 
     def processes(self):
         from gpuslice import holders

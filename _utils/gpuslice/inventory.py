@@ -165,19 +165,27 @@ def _gpu(host, address, udev, guest):
         virtual_functions=_virtual_functions(host, base, names),
     )
     gpu = replace(gpu, name=own_name or gpu.model, capabilities=_capabilities(host, gpu, known, names))
-    if _VGPU_NAME.search(told.get("model", "")) and guest():
+    if is_vgpu_name(told.get("model", "")) and guest():
         return _as_vgpu(gpu, told["model"], brand)
     return gpu
 
 
+def is_vgpu_name(name):
+    """Whether a product name is that of a vGPU, as a virtual machine has it, and not of a board: ``NVIDIA H100XM-10C``."""
+    return _VGPU_NAME.search(name) is not None
+
+
 def _as_vgpu(gpu, told, brand):
-    """A vGPU in a virtual machine: it has the id of the board, but neither its memory nor its MIG."""
+    """
+    A vGPU in a virtual machine: it has the id of the board, but neither its memory nor its MIG. What the capability vgpu means
+    here is that it needs a licence.
+    """
     return replace(
         gpu,
         model=_model({}, told, told, brand, gpu.device_id),
         catalog_key="",
         memory_mib=None,
-        capabilities=tuple(name for name in gpu.capabilities if name != "mig"),
+        capabilities=tuple(sorted({*gpu.capabilities, "vgpu"} - {"mig"})),
     )
 
 
@@ -240,11 +248,9 @@ def _virtual_functions(host, base, names):
     """Limits and addresses of virtual functions, in the order of their numbers."""
     links = sorted((name for name in names if re.match(r"virtfn\d+\Z", name)), key=lambda name: int(name[6:]))
     found = [host.readlink(f"{base}/{link}") for link in links]
-    total = enabled = 0
-    if "sriov_totalvfs" in names:
-        total = _number(_optional(host, f"{base}/sriov_totalvfs")) or 0
-        enabled = _number(_optional(host, f"{base}/sriov_numvfs")) or 0
-    return {"total": total, "enabled": enabled, "addresses": [address for address in found if address]}
+    total = (_number(_optional(host, f"{base}/sriov_totalvfs")) or 0) if "sriov_totalvfs" in names else 0
+    # The links are counted: to read sriov_numvfs waits, for ever perhaps, while a driver is letting the function go.
+    return {"total": total, "enabled": len(links), "addresses": [address for address in found if address]}
 
 
 def _nvidia_information(host, address):

@@ -14,8 +14,10 @@ def of_process(cachedir, pid=None):
     :param cachedir: the minion's cache directory; :param pid: process id, this process when None.
     :return: dict with ``jid``, ``fun`` and ``user``, each "" when not known. Never raises: a job without a name is still a job.
     """
+    if not cachedir:
+        return {"jid": "", "fun": "", "user": ""}
     pid = pid or os.getpid()
-    folder = os.path.join(cachedir or "", "proc")
+    folder = os.path.join(cachedir, "proc")
     try:
         names = sorted(os.listdir(folder), reverse=True)
     except OSError:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
 
+from gpuslice import addresses
+
 # Records without mutable defaults that nobody copies with dataclasses.replace are named tuples, here and elsewhere:
 # making the class costs an eighth of what a frozen dataclass costs, which every salt-call pays, and they hash and compare in C.
 
@@ -69,7 +71,7 @@ class Slice(NamedTuple):
 
     def as_dict(self):
         """As the dict that users of ``gpu.slices`` get."""
-        key = "address" if self.kind == "vf" else "uuid"
+        key = "address" if addresses.is_pci(self.identity) else "uuid"
         return {
             "gpu": self.gpu,
             "kind": self.kind,

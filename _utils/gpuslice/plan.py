@@ -51,6 +51,7 @@ class GpuPlan:
     :ivar drawing: the GPU's slots now and afterwards, a line each.
     :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
+    :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
     """
 
     gpu: str
@@ -69,6 +70,7 @@ class GpuPlan:
     unloads: tuple = ()
     waits: str = ""
     note: str = ""
+    wanted: bool = True
 
     @property
     def seconds(self):
@@ -161,7 +163,7 @@ class Plan:
         parts = [f"keeps {_slices(keeps)}", f"destroys {destroys}", f"creates {creates}"]
         parts += [f"changes a mode on {_gpus(modes)}"] if (modes := sum(1 for s in self.steps if s.action == "set_mode")) else []
         parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
-        parts += ["loads a driver anew"] if any(step.action == "reload" for step in self.steps) else []
+        parts += ["loads a driver anew"] if any(step.action in ("reload", "load_driver") for step in self.steps) else []
         return f"{_gpus(len(self.changing))} to change: {', '.join(parts)}; about {self.seconds:.1f} s."
 
     def text(self, steps=True):

@@ -324,7 +324,7 @@ class Reconciler:
         read = {gpu: layout for gpu, layout in after.items() if "error" not in layout}
         if outcome == "applied":
             number = self._journal.upcoming()
-            found = [p for p in result.plan.gpus if not p.steps and not p.waits]
+            found = [p for p in result.plan.gpus if not p.steps and not p.waits and p.wanted]
             noted = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in found}
             for gpu in (gpu for gpu in read if gpu not in self._doubtful):
                 awaits = entry.goal.get(gpu) if gpu in result.reboot else None
@@ -335,7 +335,7 @@ class Reconciler:
 
     def _remember_found(self, plan):
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
-        found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits}
+        found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits and p.wanted}
         try:
             if not self._verified.differs(found):
                 return

@@ -52,8 +52,25 @@ def _is_wanted(path):
 
 def _properties(pyudev, context, name):
     """The udev properties of a device as a plain dict, None when libudev does not see it."""
+    if not os.path.exists(f"{_SYSFS}/{name}/driver"):
+        # libudev reads uevent, which waits, perhaps for ever, while a driver is letting the device go; its link is gone then.
+        return _of_sysfs(name)
     try:
         device = pyudev.Devices.from_path(context, f"{_SYSFS}/{name}")
     except pyudev.DeviceNotFoundError:
         return None
     return {**{key: str(value) for key, value in device.properties.items()}, "SYSNAME": device.sys_name}
+
+
+def _of_sysfs(name):
+    """What udev would say of a device without its database: address, class and ids."""
+    texts = {}
+    for file in ("class", "vendor", "device"):
+        with open(f"{_SYSFS}/{name}/{file}", encoding="ascii") as handle:
+            texts[file] = handle.read().strip().removeprefix("0x").upper()
+    return {
+        "SYSNAME": name,
+        "PCI_SLOT_NAME": name,
+        "PCI_CLASS": texts["class"].lstrip("0"),
+        "PCI_ID": f"{texts['vendor']}:{texts['device']}",
+    }

@@ -291,7 +291,14 @@ def layouts(config):
 
 @pytest.mark.parametrize(
     ("example", "pillar_file"),
-    [("mi300x-8", "mi300x"), ("flex170", "flex170"), ("arc-pro-b60", "arc_pro_b60"), ("hgx-b200", "b200")],
+    [
+        ("mi300x-8", "mi300x"),
+        ("flex170", "flex170"),
+        ("arc-pro-b60", "arc_pro_b60"),
+        ("hgx-b200", "b200"),
+        ("mixed-vendors", "level_zero"),
+        ("mixed-vendors", "passthrough"),
+    ],
 )
 def test_what_the_examples_make_is_lost_at_a_reboot_and_comes_back(simulated, repo, example, pillar_file):
     wanted = yaml.safe_load((repo / "examples" / "pillar" / f"{pillar_file}.sls").read_text(encoding="utf-8"))

@@ -21,6 +21,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PF = "0000:3c:00.0"
 TOTAL = 7
+#: Name of the driver that has the GPU and no files of its own for its functions.
+DRIVER = os.environ.get("FAKE_DRIVER", "xe")
 BASE = f"/devices/pci0000:3a/{PF}"
 NUMVFS = f"/sys/bus/pci/devices/{PF}/sriov_numvfs"
 
@@ -47,17 +49,17 @@ def tree(numvfs):
 
     def function(address, device, extra):
         place = f"/devices/pci0000:3a/{address}"
-        uevent = f"DRIVER=xe\nPCI_CLASS=38000\nPCI_ID=8086:{device.upper()}\nPCI_SLOT_NAME={address}\n"
+        uevent = f"DRIVER={DRIVER}\nPCI_CLASS=38000\nPCI_ID=8086:{device.upper()}\nPCI_SLOT_NAME={address}\n"
         texts = {
             "vendor": "0x8086", "device": f"0x{device}", "class": "0x038000", "revision": "0x08", "numa_node": "0",
             "subsystem_vendor": "0x8086", "subsystem_device": "0x4905", "driver_override": "(null)", "uevent": uevent,
         }  # fmt: skip
         for name, text in {**texts, **extra}.items():
             found[f"{place}/{name}"] = text if isinstance(text, tuple) or text.endswith("\n") else text + "\n"
-        found[f"{place}/driver"] = ("../../../bus/pci/drivers/xe",)
+        found[f"{place}/driver"] = (f"../../../bus/pci/drivers/{DRIVER}",)
         found[f"{place}/subsystem"] = ("../../../bus/pci",)
         found[f"/bus/pci/devices/{address}"] = (f"../../../devices/pci0000:3a/{address}",)
-        found[f"/bus/pci/drivers/xe/{address}"] = (f"../../../../devices/pci0000:3a/{address}",)
+        found[f"/bus/pci/drivers/{DRIVER}/{address}"] = (f"../../../../devices/pci0000:3a/{address}",)
 
     files = {"sriov_totalvfs": f"{TOTAL}", "sriov_numvfs": f"{numvfs}", "sriov_drivers_autoprobe": "1", "sriov_offset": "1",
              "sriov_stride": "1", "sriov_vf_device": "56c0", "sriov_vf_total_msix": "0"}  # fmt: skip
@@ -247,6 +249,13 @@ class Inside:
             found.append([failed, self.apply(5)])
         return found
 
+    def unanswered(self):
+        """The driver has no answer for ``sriov_numvfs``, as the kernel's own i915: 0 -> 3, after a write of autoprobe."""
+        autoprobe = pathlib.Path(NUMVFS).parent / "sriov_drivers_autoprobe"
+        autoprobe.write_text("0")
+        self.orders({"2": "ENOENT"})
+        return {**self.apply(3), "autoprobe": autoprobe.read_text().strip()}
+
     def killed(self):
         """``kill -9`` before and after each write of 3 -> 5, then the same wish again, or the old one."""
         found = []
@@ -269,12 +278,12 @@ def inside(tmp_path):
     if why:
         pytest.skip(why)
 
-    def run(case):
+    def run(case, driver="xe"):
         (tmp_path / "state").mkdir()
         (tmp_path / "orders.json").write_text("{}", encoding="utf-8")
         path = os.pathsep.join([str(ROOT / "_utils"), *filter(None, [os.environ.get("PYTHONPATH")])])
         # libudev otherwise refuses files that are on no sysfs.
-        environment = {**os.environ, "PYTHONPATH": path, "SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
+        environment = {**os.environ, "PYTHONPATH": path, "SYSTEMD_DEVICE_VERIFY_SYSFS": "0", "FAKE_DRIVER": driver}
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT, "fuse"]
         command += [str(tmp_path), sys.executable, __file__, case]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
@@ -296,8 +305,9 @@ def test_the_files_refuse_what_the_kernel_refuses(inside):
     ]  # fmt: skip
 
 
-def test_virtual_functions_come_change_go_and_come_back_after_a_boot(inside):
-    found = inside("life")
+@pytest.mark.parametrize("driver", ["xe", "i915"])
+def test_virtual_functions_come_change_go_and_come_back_after_a_boot(inside, driver):
+    found = inside("life", driver)
     first, again, more = found["applied"]
     assert first["ok"] and first["changed"] and first["vfs"] == names(3), first
     assert again["ok"] and not again["steps"] and not again["changed"]
@@ -313,6 +323,13 @@ def test_a_write_that_fails_puts_the_virtual_functions_back(inside):
         assert not failed["ok"] and failed["vfs"] == names(3), failed
         assert PF in " ".join(failed["errors"]) and "undone" in " ".join(failed["errors"])
         assert after["ok"] and after["vfs"] == names(5)
+
+
+def test_a_driver_without_an_answer_is_told_with_those_that_have_one(inside):
+    found = inside("unanswered", "i915")
+    told = " ".join(found["errors"])
+    assert not found["ok"] and found["vfs"] == names(0) and found["autoprobe"] == "0"
+    assert PF in told and "undone" in told and "xe.force_probe=56c0" in told and "backports" in told
 
 
 def test_kill_before_and_after_each_write_is_mended_by_the_next_run(inside):

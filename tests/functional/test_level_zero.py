@@ -3,7 +3,12 @@ Level Zero as a user has it: from the pillar to files and settings, by hand, and
 ``kill -9``.
 """
 
+import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -189,3 +194,59 @@ def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, 
     result = apply(config, OLD)
     assert result.ok and "undone" in " ".join(result.warnings)
     assert machine(host) == AS_OLD
+
+
+# -- a slice that a boot took away, on real files ------------------------------------------------------------------------
+#: What systemd does: the groups of a slice are there when it was started, and no controller that it does not know is on.
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$@" >>"$CALLS"
+test "$2" != broken.slice || { echo "Failed to start $2: Unit not found." >&2; exit 5; }
+mkdir -p /sys/fs/cgroup/gpu.slice/gpu-batch.slice
+echo "cpu memory" >/sys/fs/cgroup/gpu.slice/cgroup.subtree_control
+"""
+INSIDE = """
+import json
+from gpuslice import errors
+from gpuslice.host import RealHost
+from gpuslice.model import Gpu
+from gpuslice.techniques import vram
+host, gpu = RealHost("/nonexistent"), Gpu("0000:8a:00.0", "intel", "56c0")
+with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as handle:
+    handle.write("cpu dmem")
+said = []
+for unit in ("broken.slice", "gpu-batch.slice", "gpu-batch.slice"):
+    try:
+        vram.open_slice(host, gpu, unit)
+        said.append("")
+    except errors.GpuSliceError as err:
+        said.append(str(err))
+levels = ["", "/gpu.slice"]
+print(json.dumps([said, [host.read("/sys/fs/cgroup" + level + "/cgroup.subtree_control") for level in levels]]))
+"""
+
+
+def test_a_slice_is_started_and_the_controller_switched_on_where_it_is_off(tmp_path, repo):
+    probe = ["unshare", "-m", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"]
+    if os.geteuid() or shutil.which("unshare") is None or subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("a mount namespace with a file system of its own over /sys/fs/cgroup is not allowed here")
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {
+        **os.environ, "CALLS": str(calls), "PYTHONPATH": str(repo / "_utils"), "PATH": f"{program.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    script = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "x", sys.executable, "-c", INSIDE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    said, controls = json.loads(done.stdout)
+    assert said == [
+        f"GPU {FLEX}: broken.slice could not be started: Failed to start broken.slice: Unit not found. "
+        "Correct vram_slice, or mend that.", "", "",
+    ]  # fmt: skip
+    # The first had it, so nothing was written there; a plain file keeps what was written over its beginning.
+    assert controls[0] == "cpu dmem" and controls[1].startswith("+dmem")
+    assert calls.read_text().splitlines() == ["start broken.slice", "start gpu-batch.slice"]

@@ -261,6 +261,15 @@ def test_by_hand_a_memory_mode_needs_the_hive_and_the_permission(minion):
     assert modes(amd.host) == every(("SPX", "NPS1"))
 
 
+def test_by_hand_nobody_is_named_and_nothing_is_permitted_by_a_strange_word(minion):
+    amd = minion("mi300x-8")
+    with pytest.raises(Exception, match="No GPU is named"):
+        amd.call("gpu_partition.set_mode", [], "CPX")
+    with pytest.raises(Exception, match="true or false"):
+        amd.call("gpu_partition.set_mode", "all", memory="NPS4", reload="maybe")
+    assert modes(amd.host) == every(("SPX", "NPS1"))
+
+
 @pytest.mark.parametrize("words", [{"compute": "CPU"}, {"memory": 4}, {}])
 def test_by_hand_nonsense_is_refused(minion, words):
     with pytest.raises(Exception, match="Use one of|Give compute"):

@@ -142,7 +142,7 @@ def test_a_write_that_fails_undoes_everything(bench, nth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("call", "nth"), [("write", nth) for nth in range(1, WRITES + 1)] + [("run", 1)])
+@pytest.mark.parametrize(("call", "nth"), [("write", nth) for nth in range(1, WRITES + 1)] + [("run", 1), ("store_write", 2)])
 def test_kill_is_finished_by_the_next_run(bench, call, nth, when):
     host, config = bench
     host.add_fault({"call": call, "nth": nth, "kill": when})
@@ -151,6 +151,8 @@ def test_kill_is_finished_by_the_next_run(bench, call, nth, when):
     assert result.ok and "interrupted" in " ".join(result.warnings)
     assert is_new(host)
     assert apply(config, ONE).plan.empty
+    # What it goes back to has survived as well.
+    assert release(config).ok and is_old(host)
 
 
 @pytest.mark.slow

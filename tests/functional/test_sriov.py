@@ -7,6 +7,7 @@ import json
 
 import pytest
 import yaml
+from salt.exceptions import CommandExecutionError
 
 FLEX, B60, MAX, MI210 = "0000:3c:00.0", "0000:03:00.0", "0000:29:00.0", "0000:33:00.0"
 
@@ -161,6 +162,19 @@ def test_a_gpu_that_can_not_is_refused_with_the_reason_of_its_family(minion, ven
     refused(one, pillar({}, devices=[rule]), FLEX, *words)
 
 
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("740c", "MI210, MI300X"), ("74a2", "no release of the host driver"), ("6929", "2016 to 2019"), ("73a1", "not public")],
+)
+def test_a_board_that_shows_the_capability_and_has_no_host_driver(minion, device, words):
+    """The family decides, whatever the device says and whichever driver has it."""
+    gpu = {"vendor": "amd", "device": device, "address": FLEX, "driver": "gim", "sriov_totalvfs": 8, "numvfs": 1}
+    one = minion("flex170", changes={"gpus": [gpu]})
+    refused(one, pillar({}, devices=[{"match": {"pci": FLEX}, "strategy": "sriov"}]), FLEX, words)
+    assert words in told(one, "gpu_sriov.set_vfs", FLEX, 1)
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 1})))
+
+
 def test_a_host_wide_strategy_leaves_gpus_alone_whose_functions_carry_vgpus(minion):
     stages = list(minion("hgx-h200").apply("gpu_slicing", pillar=pillar({"vf_count": 2})))
     assert all(state.result is not False for state in stages)
@@ -217,6 +231,7 @@ def test_not_root(minion):
         ("mi210-gim", {"vf_count": 2}, [MI210, "2 virtual functions", "can have 1"]),
         ("mi210-gim", {"vf_count": 0}, [MI210, "at least one"]),
         ("mi210-gim", {"vf_count": 1, "vfs": {1: {"vram_mib": 5}}}, [MI210, "every virtual function the same"]),
+        ("mi210-gim", {"vf_count": 1, "autoprobe": True}, [MI210, "leaves it unbound", "autoprobe"]),
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_fit_are_refused_with_the_numbers(minion, host, sriov, words):
@@ -246,6 +261,44 @@ def test_only_the_named_pf_is_changed(minion):
     stages = list(one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "pf_device": "0000:9a:00.0"})))
     assert all(state.result is not False for state in stages)
     assert [one.host.read(f"/sys/bus/pci/devices/{a}/sriov_numvfs") for a in (MAX, "0000:9a:00.0")] == ["0", "2"]
+    assert set(one.call("gpu_boot.status")["gpus"]) == {"0000:9a:00.0"}
+
+
+def test_force_is_true_or_false(minion):
+    with pytest.raises(CommandExecutionError, match="force is 'maybe'; True or False is wanted"):
+        minion("max1550").call("gpu_sriov.set_vfs", MAX, 2, force="maybe")
+
+
+def test_a_pf_that_another_rule_leaves_alone(minion):
+    """Nothing would be made, and nobody told."""
+    one = minion("max1550")
+    rule = {"match": {"pci": MAX}, "strategy": "sriov", "sriov": {"vf_count": 2, "pf_device": "0000:9a:00.0"}}
+    refused(one, pillar({}, devices=[rule]), MAX, "pf_device names 0000:9a:00.0, of which strategy sriov is not wanted")
+
+
+def test_one_list_names_the_functions_of_several_pfs(minion):
+    one = minion("max1550")
+    named = [f"0000:{bus}:00.{number}" for bus in ("29", "9a") for number in (1, 2)]
+    refused(one, pillar({"vf_count": 2, "vf_devices": [*named, "0000:9a:00.3"]}), "names 0000:9a:00.3", MAX)
+    refused(one, pillar({"vf_count": 2, "vf_devices": named, "pf_device": MAX}), "names 0000:9a:00.1, 0000:9a:00.2")
+    stages = one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "vf_devices": named}))
+    assert all(state.result is not False for state in stages)
+    assert [part["address"] for part in one.call("gpu_sriov.vfs", MAX)["vfs"]] == named[:2]
+
+
+def test_turns_of_functions_that_are_no_more_do_not_stay_behind(minion):
+    one = minion("flex170")
+    assert one.call("gpu_sriov.set_vfs", FLEX, 5)["result"]
+    done = one.call("gpu_sriov.set_vfs", FLEX, 2)
+    assert done["result"] and set(done["changes"][FLEX]["new"]) == {"vfs", "autoprobe", "provisioning", "pf", "vf1-vf2"}
+    assert one.host.read("/sys/class/drm/card0/prelim_iov/vf3/gt0/exec_quantum_ms") == "0"
+
+
+def test_the_priority_is_exported(minion):
+    one = minion("arc-pro-b60")
+    assert one.call("gpu_sriov.set_vfs", B60, 2, profile="fair", scheduling={"priority": "normal"})["result"]
+    exported = one.call("gpu_slicing.export")
+    assert exported["containers_gpu_slicing"]["devices"][0]["sriov"]["scheduling"] == {"priority": "normal"}
 
 
 # -- what is in use ------------------------------------------------------------------------------------------------------
@@ -267,6 +320,20 @@ def test_a_function_in_use_is_not_taken_from_its_virtual_machine(guest):
     refused(guest, wanted, B60, "pid 4711 (qemu-system-x86_64, unit machine-qemu.scope)")
     assert guest.call("gpu_sriov.vfs", B60)["vfs"][0]["in_use_by"][0]["pid"] == 4711
     assert guest.call("gpu.holders", B60)[0]["pid"] == 4711
+
+
+def test_idle_functions_that_were_bound_for_guests_are_told(guest):
+    guest.host.remove_process(4711)
+    planned = guest.call("gpu_sriov.set_vfs", B60, 4, profile="fair", autoprobe=True, test=True)
+    assert "0000:03:00.1, 0000:03:00.2: bound for virtual machines" in planned["comment"]
+
+
+def test_by_hand_a_unit_is_stopped_that_the_pillar_allows(guest):
+    allowed = {"containers_gpu_state_management": {"stop_units": ["machine-qemu.scope"]}}
+    assert guest.call("gpu_sriov.set_vfs", B60, 4, profile="fair", autoprobe=True)["result"] is False
+    guest.set_pillar(allowed)
+    done = guest.call("gpu_sriov.set_vfs", B60, 4, profile="fair", autoprobe=True)
+    assert done["result"], done
 
 
 def test_force_ends_the_holder(guest):
@@ -302,9 +369,60 @@ def test_a_number_that_does_not_divide_the_dies(minion, repo):
     refused(one, pillar({"vf_count": 3}), MI210, "8 compute dies", "1, 2, 4, 8")
 
 
-def test_another_file_sets_the_option(minion):
-    one = minion("mi210-gim", changes={"files": {"/etc/modprobe.d/amd.conf": "options gim vf_num=1\n"}})
-    refused(one, pillar({"vf_count": 1}), MI210, "/etc/modprobe.d/amd.conf", "vf_num")
+@pytest.mark.parametrize(
+    ("path", "text", "told"),
+    [
+        ("/etc/modprobe.d/amd.conf", "options gim vf_num=1", "/etc/modprobe.d/amd.conf sets vf_num"),
+        ("/usr/lib/modprobe.d/amd.conf", "options gim log_level=2 vf_num=1,1", "/usr/lib/modprobe.d/amd.conf sets vf_num"),
+        ("/etc/gim_config", "fb_option=0\nvf_num=1", "/etc/gim_config sets vf_num"),
+        ("/proc/cmdline", "quiet gim.vf_num=1", "the kernel's command line sets vf_num"),
+    ],
+)
+def test_another_place_sets_the_option(minion, path, text, told):
+    one = minion("mi210-gim", changes={"files": {path: text}})
+    refused(one, pillar({"vf_count": 1}), MI210, told)
+
+
+def test_gim_may_write_the_number_into_a_file_of_its_own(minion, repo):
+    gpus = board(repo, "mi210-gim", device="75a0", sriov_totalvfs=8, numvfs=2)
+    options = "# Written by GPU slicing.\n# 0000:33:00.0 2\n# 0000:c3:00.0 2\noptions gim vf_num=2,2\n"
+    files = {"/etc/modprobe.d/gpu-slicing-gim.conf": options, "/etc/gim_config": "vf_num=2,2"}
+    one = minion("mi210-gim", changes={"gpus": gpus, "files": files})
+    before = hardware(one)
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 2})))
+    assert hardware(one) == before
+    refused(one, pillar({"vf_count": 8}), MI210, "/etc/gim_config", "Move that file away")
+
+
+def test_none_are_wanted_and_another_driver_makes_none(minion, repo):
+    one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", driver="amdgpu", numvfs=0)})
+    before = hardware(one)
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 0})))
+    assert one.call("gpu_sriov.remove_vfs", MI210)["result"] and hardware(one) == before
+
+
+def test_an_option_is_taken_out_without_loading_the_driver(minion, repo):
+    path = "/etc/modprobe.d/gpu-slicing-gim.conf"
+    one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", device="75a0", sriov_totalvfs=8)})
+    assert one.call("gpu_sriov.set_vfs", MI210, 2, reload_driver=True)["result"]
+    assert one.host.run(["modprobe", "-r", "gim"]).returncode == 0
+    done = one.call("gpu_sriov.remove_vfs", MI210, reload_driver=True)
+    assert done["result"] and not one.host.exists(path), done
+    assert one.host.readlink(f"/sys/bus/pci/devices/{MI210}/driver") == ""
+
+
+def test_by_hand_gim_is_reloaded_where_the_pillar_allows_it(minion, repo):
+    one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", device="75a0", sriov_totalvfs=8)})
+    told = one.call("gpu_sriov.set_vfs", MI210, 4)["comment"]
+    assert "Reboot required" in told and "release notes name 1, 2, 8 only" in told
+    one.set_pillar({"containers_gpu_state_management": {"unload_modules": ["gim"]}})
+    assert one.call("gpu_sriov.set_vfs", MI210, 4)["result"]
+    assert len(one.call("gpu_sriov.vfs", MI210)["vfs"]) == 4
+
+
+def test_gim_without_an_iommu_is_not_sent_to_the_containers(minion):
+    comment = refused(minion("mi210-gim", changes={"iommu": False}), pillar({"vf_count": 1}), MI210, "IOMMU", "amd_iommu=on")
+    assert "autoprobe" not in comment
 
 
 def test_gim_by_hand_and_back(minion, repo):
@@ -315,6 +433,12 @@ def test_gim_by_hand_and_back(minion, repo):
     assert one.call("gpu_sriov.remove_vfs", MI210, reload_driver=True)["result"]
     assert [len(one.call("gpu_sriov.vfs", a)["vfs"]) for a in (MI210, "0000:c3:00.0")] == [1, 1]
     assert not one.host.exists("/etc/modprobe.d/gpu-slicing-gim.conf")
+
+
+@pytest.mark.parametrize("function", ["set_vfs", "remove_vfs"])
+def test_a_word_that_is_no_truth_value_permits_no_reload(minion, function):
+    count = [1] if function == "set_vfs" else []
+    assert "true or false" in told(minion("mi210-gim"), f"gpu_sriov.{function}", MI210, *count, reload_driver="maybe")
 
 
 # -- a kernel that does less than it says ------------------------------------------------------------------------------

@@ -125,6 +125,22 @@ def test_kill_is_undone_by_a_run_that_wants_the_old(prepared, name, nth):
     assert look(config) == before
 
 
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_the_pfs_own_priority_comes_back_too(simulated, nth):
+    """One file sets the priority of all functions, the PF's among them, which somebody may have set to another one."""
+    host = simulated("arc-pro-b60", gpus=[B60])
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    own = f"/sys/bus/pci/devices/{B60['address']}/sriov_admin/pf/profile/sched_priority"
+    host.write(own, "high")
+    before = look(config)
+    new = pillar({**FAIR, "scheduling": {"priority": "normal", "exec_quantum_ms": 20}})
+    host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
+    result = apply(config, new)
+    assert result.ok == (nth == 6), result.errors
+    assert host.read(own) == ("low [normal] high" if result.ok else "low normal [high]")
+    assert (look(config) == before) != result.ok
+
+
 # -- a driver that is reloaded -----------------------------------------------------------------------------------------
 EIGHT = pillar({"vf_count": 8}, unload_modules=["gim"])
 

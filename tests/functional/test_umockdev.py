@@ -134,3 +134,78 @@ def test_the_inventory_lists_two_gpus_and_the_function_of_one(seen):
     assert (mi300x["model"], mi300x["driver"], mi300x["numa_node"]) == ("AMD Instinct MI300X", "amdgpu", 1)
     assert mi300x["capabilities"] == ["partition", "sriov"]
     assert "errors" not in seen["facts"]
+
+
+# -- a GPU that comes and goes -------------------------------------------------------------------------------------------
+#: One process from beginning to end, as a minion is. The library is asked by its C functions, so that no bindings are needed.
+HOTPLUG = """
+import ctypes, json, sys
+from gpuslice import inventory
+from gpuslice.host import RealHost
+
+library = ctypes.CDLL("libumockdev.so.0")
+library.umockdev_testbed_new.restype = ctypes.c_void_p
+for name, count in (("add_from_string", 3), ("remove_device", 2), ("uevent", 3)):
+    getattr(library, "umockdev_testbed_" + name).argtypes = [ctypes.c_void_p] + [ctypes.c_char_p] * (count - 1)
+bed = library.umockdev_testbed_new()
+host, seen = RealHost(), []
+
+def look(what):
+    facts = inventory.facts(host)
+    udev = host.udev_pci()
+    seen.append({"after": what, "addresses": facts["addresses"], "capabilities": facts["capabilities"],
+                 "discovered": [gpu.address for gpu in inventory.discover(host)], "errors": facts.get("errors", []),
+                 "udev": None if udev is None else sorted(device["SYSNAME"] for device in udev)})
+
+def add(text):
+    assert library.umockdev_testbed_add_from_string(bed, text.encode(), None)
+
+devices = {text.split("\\n")[0].rpartition("/")[2]: text + "\\n\\n" for text in open(sys.argv[1]).read().strip().split("\\n\\n")}
+add(devices["0000:03:00.0"])
+look("the console's own video")
+add(devices["0000:81:00.0"])
+look("a GPU appeared")
+add(devices["0000:3c:00.0"] + devices["0000:3c:00.1"])
+look("another with a virtual function")
+for path in (b"/sys/devices/pci0000:80/0000:80:01.1/0000:81:00.0",):
+    library.umockdev_testbed_uevent(bed, path, b"remove")
+    library.umockdev_testbed_remove_device(bed, path)
+look("the first is gone")
+add(devices["0000:81:00.0"])
+look("and is back")
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def hotplugged(tmp_path_factory):
+    """What one process saw, one look after the other, while GPUs came and went."""
+    path = tmp_path_factory.mktemp("hotplug") / "gpus.umockdev"
+    path.write_text(DEVICES)
+    utils = os.path.join(os.path.dirname(__file__), "..", "..", "_utils")
+    environment = {**os.environ, "PYTHONPATH": os.path.abspath(utils), "PYTHONDONTWRITEBYTECODE": "1"}
+    argv = ["umockdev-wrapper", sys.executable, "-c", HOTPLUG, str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return {look["after"]: look for look in json.loads(done.stdout)}
+
+
+FLEX, MI300X, VIDEO = "0000:3c:00.0", "0000:81:00.0", "0000:03:00.0"
+
+
+@pytest.mark.parametrize(
+    ("after", "gpus", "capabilities"),
+    [
+        ("the console's own video", [], []),
+        ("a GPU appeared", [MI300X], ["partition", "sriov"]),
+        ("another with a virtual function", [FLEX, MI300X], ["level-zero", "partition", "sriov"]),
+        ("the first is gone", [FLEX], ["level-zero", "sriov"]),
+        ("and is back", [FLEX, MI300X], ["level-zero", "partition", "sriov"]),
+    ],
+)
+def test_the_inventory_of_one_process_follows_what_is_plugged_in_and_taken_out(hotplugged, after, gpus, capabilities):
+    seen = hotplugged[after]
+    assert seen["addresses"] == seen["discovered"] == gpus
+    assert seen["capabilities"] == capabilities and seen["errors"] == []
+    # libudev saw the same: the answer is not that of sysfs alone.
+    assert seen["udev"] == sorted([VIDEO, *gpus])

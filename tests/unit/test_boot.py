@@ -215,6 +215,60 @@ def test_another_model_at_the_same_address_is_left_alone(hopper):
     assert layouts(host) == {H100[0]: before[H100[0]], H100[1]: {"enabled": False, "instances": []}}
 
 
+# -- GPUs that were given away -------------------------------------------------------------------------------------------
+PASSED = {"containers_gpu_slicing": {"enabled": True, "strategy": "passthrough"}}
+
+
+def driver_of(host, address):
+    return host.readlink(f"/sys/bus/pci/devices/{address}/driver")
+
+
+@pytest.mark.parametrize("device", ["74a1", "fffe"], ids=["of the catalog", "that the catalog does not know"])
+def test_a_gpu_that_never_has_a_driver_is_given_away_again(simulated, device):
+    gpu = {"vendor": "amd", "device": device, "address": FIRST, "driver": ""}
+    host = simulated("mixed-vendors", gpus=[gpu])
+    assert apply(host, PASSED).ok
+    host.reboot()
+    assert driver_of(host, FIRST) == ""
+    answer = replay(host)
+    assert answer["result"] is True and driver_of(host, FIRST) == "vfio-pci", answer
+
+
+def test_a_gpu_is_given_away_before_its_own_driver_is_there_and_goes_back_to_that(simulated):
+    host = simulated("mixed-vendors", gpus=[{"model": "h100-80gb", "device": "2330", "address": FIRST}])
+    assert apply(host, PASSED).ok
+    host.reboot()
+    host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
+    assert replay(host)["result"] is True and driver_of(host, FIRST) == "vfio-pci"
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
+    assert driver_of(host, FIRST) == "nvidia"
+
+
+def test_a_gpu_that_was_given_back_is_waited_for_until_it_has_its_driver(simulated):
+    host = simulated("mixed-vendors", gpus=[{"model": "h100-80gb", "device": "2330", "address": FIRST}])
+    assert apply(host, PASSED).ok
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
+    host.reboot()
+    host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
+    assert "No driver is bound" in replay(host)["comment"] and boot.Attempts(host).failures(FIRST, entries(host)[FIRST]) == 0
+    host.write("/sys/bus/pci/drivers_probe", FIRST)
+    assert replay(host)["result"] is True and driver_of(host, FIRST) == "nvidia"
+
+
+def test_a_board_of_another_vendor_is_not_given_away(simulated):
+    host = simulated("mixed-vendors", gpus=[{"vendor": "amd", "device": "fffe", "address": FIRST}])
+    assert apply(host, PASSED).ok
+    record = verified.Verified(host)
+    record.note({FIRST: {**record.entries()[FIRST], "layout": {**record.entries()[FIRST]["layout"], "origin": "any"},
+                         "model": "NVIDIA GPU fffe"}})  # fmt: skip
+    host.reboot()
+    answer = replay(host)
+    assert answer["result"] is False and "where NVIDIA GPU fffe was" in answer["comment"]
+    assert driver_of(host, FIRST) == "amdgpu"
+
+
 def test_one_gpu_that_fails_does_not_keep_the_others_from_coming_back(hopper):
     host, before = hopper
     call = "nvmlDeviceCreateGpuInstanceWithPlacement"

@@ -223,8 +223,25 @@ def test_a_vgpu_in_a_guest_has_no_mig_and_not_the_memory_of_the_board(host):
     host.put("/proc/driver/nvidia/gpus/0000:02:01.0/information", "Model: \t GRID A100X-10C")
     host.put("/proc/driver/nvidia/gpus/0000:02:02.0/information", "Model: \t NVIDIA A100-SXM4-40GB")
     vgpu, passed_through = inventory.discover(host)
-    assert (vgpu.capabilities, vgpu.memory_mib, vgpu.model) == (("mps", "time-slicing"), None, "NVIDIA GRID A100X-10C")
-    assert "mig" in passed_through.capabilities
+    assert (vgpu.capabilities, vgpu.memory_mib, vgpu.model) == (("mps", "time-slicing", "vgpu"), None, "NVIDIA GRID A100X-10C")
+    assert "mig" in passed_through.capabilities and "vgpu" not in passed_through.capabilities
+
+
+@pytest.mark.parametrize(
+    ("name", "vgpu"),
+    [
+        ("NVIDIA H100XM-10C", True),
+        ("NVIDIA H100XM-1-10CME", True),
+        ("GRID T4-2B4", True),
+        ("NVIDIA RTX 6000D-4-48QMEALL", True),
+        ("NVIDIA A100-SXM4-40GB", False),
+        ("NVIDIA H100 80GB HBM3", False),
+        ("NVIDIA A100-PCIE-40GB MIG 1g.5gb", False),
+        ("", False),
+    ],
+)
+def test_the_name_of_a_vgpu_is_told_from_that_of_a_board(name, vgpu):
+    assert inventory.is_vgpu_name(name) is vgpu
 
 
 def test_a_virtual_function_in_a_guest_can_not_be_partitioned(host):
@@ -380,3 +397,12 @@ def test_containers(host, files, answer):
         host.put(path, text)
     assert inventory.is_container(host) is answer
     assert inventory.environment(host) == ("container" if answer else "bare_metal")
+
+
+def test_virtual_functions_are_counted_without_the_file_that_waits_for_a_driver_that_hangs(host, monkeypatch):
+    host.device("0000:3c:00.0", FLEX, driver="xe", vfs=2, total=31)
+    read = host.read
+    waiting = []
+    monkeypatch.setattr(host, "read", lambda path: waiting.append(path) if path.endswith("sriov_numvfs") else read(path))
+    assert one(host).virtual_functions == {"total": 31, "enabled": 2, "addresses": ["0000:3c:00.1", "0000:3c:00.2"]}
+    assert waiting == []

@@ -86,6 +86,15 @@ def test_the_mask_follows_the_hierarchy(bench, hierarchy, masks):
     assert {variables(host, name)["ZE_FLAT_DEVICE_HIERARCHY"] for name in names} == {hierarchy}
 
 
+def test_another_hierarchy_alone_renames_the_same_partitions(bench):
+    host, config = bench()
+    assert configure(config, MAX, partitions=["1.0", "1.1"]).ok
+    assert configure(config, MAX, hierarchy="FLAT").ok
+    assert [variables(host, f"{MAX}-tile{n}.env")["ZE_AFFINITY_MASK"] for n in (0, 1)] == ["1", "2"]
+    assert configure(config, MAX, hierarchy="FLAT").plan.empty
+    assert configure(config, FLEX, hierarchy="FLAT").plan.empty and len(host.listdir(FILES)) == 2
+
+
 @given(st.lists(st.integers(1, 2), min_size=1, max_size=6))
 def test_flat_masks_name_every_tile_once(tiles):
     parts = [(device, tile) for device, count in enumerate(tiles) for tile in range(count)]
@@ -126,6 +135,49 @@ def test_a_gpu_that_no_partition_names_is_told(bench):
     with Engine(config) as engine:
         made = engine.reconciler().plan([engine.level_zero_target(FLEX, partitions=["1.0"])])
     assert made.empty and "No partition names this GPU, which is device 0" in made.text()
+
+
+def test_a_media_block_of_an_integrated_gpu_is_no_tile(bench):
+    meteor_lake = "0000:00:02.0"
+    blocks = {f"{DEVICES}/{meteor_lake}/drm/card0/gt/gt{number}/id": f"{number}" for number in (0, 1)}
+    gpus = [
+        {"vendor": "intel", "device": "7d55", "address": meteor_lake, "driver": "i915"},
+        {"vendor": "intel", "device": "0bd5", "address": MAX, "driver": "i915",
+         "engines": {"tiles": 2, "cslices": 4, "layout": "i915-backport"}},
+    ]  # fmt: skip
+    host, config = bench(gpus=gpus, files=blocks)
+    refused(host, config, meteor_lake, errors.Unsupported, "single one", partitions=["0.1"])
+    assert configure(config, MAX, partitions=["1.1"], hierarchy="FLAT").ok
+    assert variables(host, f"{MAX}-tile1.env")["ZE_AFFINITY_MASK"] == "2"
+
+
+def test_a_tile_of_a_gpu_that_nobody_knows_is_refused(bench):
+    gpu = {"vendor": "intel", "device": "fffe", "address": FLEX, "driver": "i915"}
+    host, config = bench(gpus=[gpu])
+    refused(host, config, FLEX, errors.Unsupported, "neither the driver nor the catalog", partitions=["0.0"])
+    assert configure(config, FLEX, partitions=["0"]).ok
+
+
+def test_devices_count_by_the_numbers_of_their_addresses():
+    addresses = ["0000:8a:00.0", "0000:8a:00.1", "0001:02:00.0", "1000:02:00.0", "10000:01:00.0"]
+    assert sorted(sorted(addresses), key=level_zero._numbers) == addresses
+
+
+def test_a_file_that_cannot_be_read_is_named(bench):
+    host, config = bench(files={f"{FILES}/{FLEX}.env/inside": ""})
+    with Engine(config) as engine, pytest.raises(errors.StateDirUnusable, match=f"{FLEX}.env can't be read: Is a directory"):
+        gpu, tool = engine.technique("level-zero", FLEX)
+        tool.observe(gpu)
+
+
+def test_a_layout_is_told_in_words(bench):
+    _, config = bench()
+    wanted = {"partitions": ["0"], "ccs_mode": 2, "engines": {"ccs": {"job_timeout_ms": 900}}}
+    assert configure(config, FLEX, **wanted, vram_slice="gpu.slice", vram_max_mib=512).ok
+    with Engine(config) as engine:
+        gpu, tool = engine.technique("level-zero", FLEX)
+        told = tool.words(tool.layout(tool.observe(gpu)))
+    assert told == "partitions 0; CCS mode 2; job_timeout_ms 900 of tile0/gt0/ccs; at most 512 MiB for gpu.slice"
 
 
 def test_slices_are_the_partitions(bench):
@@ -297,8 +349,14 @@ def test_the_directory_of_a_slice_follows_its_name():
     ("address", "files", "wanted", "kind", "words"),
     [
         (FLEX, {}, {"vram_slice": "gpu.slice", "vram_max_mib": 20000}, errors.PolicyError, ["20000", "16384 MiB"]),
-        (FLEX, {}, {"vram_slice": "web.slice", "vram_max_mib": 1}, errors.Unsupported, ["web.slice", "systemctl start"]),
-        (FLEX, {"/sys/fs/cgroup/web.slice/x": ""}, {"vram_slice": "web.slice", "vram_max_mib": 1}, errors.Unsupported, ["+dmem"]),
+        (FLEX, {}, {"vram_slice": "web.slice", "vram_max_mib": 1}, errors.ResourceConflict, ["web.slice could not be started"]),
+        (
+            FLEX,
+            {"/sys/fs/cgroup/web.slice/x": ""},
+            {"vram_slice": "web.slice", "vram_max_mib": 1},
+            errors.ResourceConflict,
+            ["switch the controller dmem on for web.slice", "no cgroup version 2"],
+        ),
         (MAX, {}, {"vram_slice": "gpu.slice", "vram_max_mib": 1}, errors.Unsupported, ["driver i915", "xe"]),
         (FLEX, {}, {"vram_max_mib": 1}, errors.PolicyError, ["vram_slice"]),
         (FLEX, {}, {"vram_slice": "gpu.service", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
@@ -307,6 +365,17 @@ def test_the_directory_of_a_slice_follows_its_name():
 def test_a_limit_that_cannot_be_is_refused(bench, address, files, wanted, kind, words):
     host, config = bench(files=files)
     refused(host, config, address, kind, *words, **wanted)
+
+
+def test_the_controller_is_switched_on_in_every_group_above_a_slice(bench):
+    top, middle = "/sys/fs/cgroup/cgroup.subtree_control", "/sys/fs/cgroup/web.slice/cgroup.subtree_control"
+    files = {top: "cpu memory", middle: "memory", "/sys/fs/cgroup/web.slice/web-shop.slice/cpu.max": "max"}
+    host, config = bench(files=files)
+    result = configure(config, FLEX, vram_slice="web-shop.slice", vram_max_mib=64)
+    assert result.ok and [step.action for step in result.plan.steps] == ["slice", "vram"]
+    assert (host.read(top), host.read(middle)) == ("cpu memory dmem", "memory dmem")
+    assert host.read("/sys/fs/cgroup/web.slice/web-shop.slice/dmem.max") == f"{REGION} {64 * 2**20}"
+    assert configure(config, FLEX, vram_slice="web-shop.slice", vram_max_mib=64).plan.empty
 
 
 def test_an_older_kernel_is_named(simulated):

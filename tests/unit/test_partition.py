@@ -3,6 +3,9 @@ Partition modes of single GPUs: which pairs are legal, what a plan consists of, 
 """
 
 import errno
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck
@@ -369,6 +372,32 @@ def test_each_errno_of_a_compute_change_is_a_sentence(lone, number, kind, words)
         tool.run(gpu, step)
     assert FIRST in str(caught.value)
     assert tool.observe(gpu).compute == "SPX"
+
+
+def test_gpus_switch_one_after_the_other_because_the_driver_refuses_two_at_once(simulated):
+    host, busy, most = simulated("mi300x-8"), threading.Lock(), []
+
+    class OneAtATime(type(host)):
+        """A kernel that locks the compute driver for the time of a change."""
+
+        def write(self, path, text):
+            if not busy.acquire(blocking=False):
+                raise OSError(errno.EBUSY, "Device or resource busy", path)
+            try:
+                time.sleep(0.05)
+                most.append(path)
+                super().write(path, text)
+            finally:
+                busy.release()
+
+        def sleep(self, seconds):
+            """Nobody has so much patience that it helps."""
+
+    tool, gpus = opened(OneAtATime(host.description_path, host.state_dir))
+    plans = {address: planned(tool, gpu, {"compute": "CPX"}) for address, gpu in gpus.items()}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda address: tool.run(gpus[address], plans[address].steps[0]), gpus))
+    assert len(most) == 8 and {tool.observe(gpu).compute for gpu in gpus.values()} == {"CPX"}
 
 
 def test_a_client_that_has_just_ended_is_waited_for(lone):

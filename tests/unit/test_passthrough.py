@@ -182,7 +182,7 @@ def test_a_shared_group_is_refused_with_the_names_of_its_members(bench):
     assert "0000:1a:00.0" not in said
 
 
-@pytest.mark.parametrize("other", ["", "vfio-pci"])
+@pytest.mark.parametrize("other", ["", "vfio-pci", "pci-stub"])
 def test_a_group_is_clean_when_the_others_have_vfio_or_no_driver(bench, other):
     host, _ = bench()
     host, config = bench(**with_nic_in_the_group(host, other))
@@ -194,7 +194,7 @@ def test_a_group_is_clean_when_the_others_have_vfio_or_no_driver(bench, other):
 )
 def test_without_an_iommu_the_kernel_parameter_is_named(bench, pillar):
     host, config = bench(iommu=False)
-    refused(host, config, H100, "IOMMU of this host is off", "intel_iommu=on", "amd_iommu=on")
+    refused(host, config, H100, "IOMMU of this host is off", "intel_iommu=on", "amd_iommu=on", "Then reboot. See 'salt-call")
     with Engine(config) as engine, pytest.raises(errors.Unsupported, match="intel_iommu=on"):
         engine.plan({"containers_gpu_slicing": {"enabled": True, **pillar}})
 
@@ -252,6 +252,56 @@ def test_modes_that_would_be_lost_are_named(bench):
     refused(host, config, MI300X, "compute partition mode CPX")
     host.write(f"{DEVICES}/{FLEX}/tile0/gt0/ccs_mode", "2")
     refused(host, config, FLEX, "CCS mode 2")
+    backport = "0000:9a:00.0"
+    host.write(f"{DEVICES}/{backport}/drm/card4/gt/gt1/ccs_mode", "4")
+    refused(host, config, backport, "CCS mode 4")
+
+
+def test_mediated_devices_that_would_be_lost_are_named(bench):
+    device = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+    host, config = bench(files={f"{DEVICES}/{H100}/{device}/mdev_type/name": "NVIDIA H100-4C"})
+    refused(host, config, H100, "1 mediated device (vGPU)", "would be lost")
+
+
+# -- a driver that does not let go ---------------------------------------------------------------------------------------
+def test_who_opens_the_gpu_between_plan_and_unbinding_is_named_and_nothing_is_asked_of_the_driver(bench):
+    host, config = bench(modules={"vfio_pci": 0})
+    with Engine(config) as engine:
+        gpu, tool = engine.technique("passthrough", H100)
+        step = next(s for s in tool.plan(gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
+        host.add_process({"pid": 6, "command": "nvtop", "nodes": ["/dev/nvidia0"]})
+        with pytest.raises(errors.ResourceConflict, match=r"in use by pid 6 \(nvtop\)") as caught:
+            tool.run(gpu, step)
+    assert caught.value.holders[0]["pid"] == 6 and driver(host, H100) == "nvidia"
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_write_that_does_not_come_back_is_told_and_undone(bench, nth, bound):
+    host, config = bench()
+    if not bound:
+        assert change(config, H100).ok
+    before = driver(host, H100)
+    host.add_fault({"call": "write", "nth": nth, "error": "ETIMEDOUT"})
+    result = change(config, H100, bound=bound)
+    assert not result.ok and H100 in result.errors[0] and "has not answered within 60 s" in result.errors[0]
+    assert "reboot" in result.errors[0] and "undone" in " ".join(result.errors)
+    assert driver(host, H100) == before
+    assert change(config, H100, bound=bound).ok
+
+
+def test_a_driver_that_hangs_for_good_blocks_no_other_gpu(bench):
+    host, config = bench(files={"/sys/module/nvidia_drm/refcnt": "1"})
+    host.add_fault({"call": "write", "gpu": H100, "nth": 2, "times": 0, "error": "ETIMEDOUT"})
+    result = change(config, H100)
+    told = " ".join(result.errors)
+    assert not result.ok and "perhaps the module nvidia_drm" in told
+    assert f"GPU {H100} could not be put back to bound to nvidia" in told
+    # Nothing is left in the journal that a run for another GPU would have to undo first.
+    assert change(config, MI300X).ok and driver(host, MI300X) == "vfio-pci"
+    host.clear_faults()
+    assert change(config, H100).ok and change(config, H100, bound=False).ok
+    assert driver(host, H100) == "nvidia" and host.read(f"{DEVICES}/{H100}/driver_override") == "(null)"
 
 
 def test_without_the_module_the_words_of_modprobe_are_told(bench):
@@ -283,7 +333,9 @@ def test_a_write_that_fails_undoes_the_change(bench, nth, bound):
     assert change(config, H100, bound=bound).ok
 
 
-@pytest.mark.parametrize(("name", "kind"), [("EACCES", errors.PermissionDenied), ("ENODEV", errors.DriverError)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("EACCES", errors.PermissionDenied), ("ENODEV", errors.DriverError), ("EROFS", errors.PermissionDenied)]
+)
 def test_an_errno_is_told_as_a_sentence(bench, name, kind):
     host, config = bench(modules={"vfio_pci": 0})
     with Engine(config) as engine:

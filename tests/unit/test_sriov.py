@@ -116,6 +116,13 @@ def test_what_the_driver_divides_is_told_from_what_is_written(count):
     assert sriov_files.provisioning(there, {}, 0) == "fair"
 
 
+def test_rounding_is_no_difference_and_nothing_is_no_rounding():
+    mib = 2**20
+    assert sriov_files.close("vram", 100 * mib, 99 * mib) and not sriov_files.close("vram", 110 * mib, 99 * mib)
+    assert not sriov_files.close("vram", 0, mib) and sriov_files.close("vram", 0, 0)
+    assert not sriov_files.close("contexts", 1000, 1024)
+
+
 def test_a_switch_says_who_divides():
     there = files(switch="pf/auto_provisioning")
     assert sriov_files.provisioning(there, {"pf/auto_provisioning": 1}, 2) == "fair"
@@ -166,6 +173,105 @@ def test_the_files_are_picked_by_what_is_there(simulated, layout, name, attribut
     assert state.files.layout == name and attribute in state.files.by_path()
 
 
+def test_a_gt_without_memory_of_its_own_is_no_tile(simulated):
+    root, gpu = "/sys/class/drm/card0/prelim_iov", {"vendor": "intel", "device": "7d55", "address": "0000:3c:00.0"}
+    names = {"gt0": ("ggtt_quota", "contexts_quota", "doorbells_quota"), "gt1": ("contexts_quota", "doorbells_quota")}
+    paths = [f"{root}/vf{n}/{gt}/{name}" for n in (1, 2) for gt, listed in names.items() for name in listed]
+    paths += [f"{root}/pf/{gt}/exec_quantum_ms" for gt in names]
+    described = {"gpus": [{**gpu, "driver": "i915", "sriov_totalvfs": 2}], "files": dict.fromkeys(paths, "0")}
+    _, tool, one = opened(simulated("flex170", **described))
+    there = tool.observe(one).files
+    assert there.tiles == 1
+    wanted = {**PLAIN, "vfs": {"1": {"contexts": 100}, "2": {"contexts": 100}}}
+    values = sriov_files.values_of(there, sriov_files.wish(one, there, wanted, None), 2)
+    assert [values[f"vf{n}/{gt}/contexts_quota"] for n in (1, 2) for gt in ("gt0", "gt1")] == [100] * 4
+
+
+def blind(host, gone=(), broken=()):
+    """A simulated machine of which some files are missing (``gone``) or can't be read (``broken``)."""
+
+    class Machine(type(host)):
+        """The machine without these files."""
+
+        def exists(self, path):
+            return path.rpartition("/")[2] not in gone and super().exists(path)
+
+        def read(self, path):
+            if path.rpartition("/")[2] in (*gone, *broken):
+                raise OSError(5, "Input/output error", path)
+            return super().read(path)
+
+    return Machine(host.description_path, host.state_dir)
+
+
+@pytest.mark.parametrize("name", ["sriov_numvfs", "sriov_totalvfs"])
+def test_a_number_that_can_not_be_read_is_no_zero(simulated, name):
+    with pytest.raises(errors.DriverError, match=f"{name} can't be read") as caught:
+        Sriov(blind(simulated("arc-pro-b60"), broken=[name])).observe(B60)
+    assert B60.address in str(caught.value)
+
+
+def test_a_kernel_without_autoprobe_always_gives_functions_to_the_hosts_driver(simulated):
+    tool = Sriov(blind(simulated("arc-pro-b60"), gone=["sriov_drivers_autoprobe"]))
+    state = tool.observe(B60)
+    assert tool.report(B60, state)["autoprobe"] is True
+    plan = tool.plan(B60, state, {"vf_count": 2, "profile": "fair", "autoprobe": True})
+    assert [step.action for step in plan.steps] == ["set_count"]
+    with pytest.raises(errors.Unsupported, match=r"sriov_drivers_autoprobe is of Linux 4.13") as caught:
+        tool.plan(B60, state, {"vf_count": 2, "profile": "fair"})
+    assert B60.address in str(caught.value) and tool.plan(B60, state, {"vf_count": 0}).steps == ()
+
+
+@pytest.mark.parametrize(("offset", "stride"), [("0", "0"), ("4", "0")])
+def test_addresses_that_the_device_does_not_tell_before_are_checked_after(simulated, offset, stride):
+    told = {"sriov_offset": offset, "sriov_stride": stride}
+
+    class Silent(type(simulated("arc-pro-b60"))):
+        """A device whose offset and stride are zero while it has no functions, as the specification allows."""
+
+        def read(self, path):
+            return told.get(path.rpartition("/")[2]) or super().read(path)
+
+    host = simulated("arc-pro-b60")
+    tool = Sriov(Silent(host.description_path, host.state_dir))
+    wanted = {"vf_count": 2, "profile": "fair", "autoprobe": True, "vf_devices": ["0000:03:00.1", "0000:03:00.5"]}
+    for step in tool.plan(B60, tool.observe(B60), wanted).steps:
+        tool.run(B60, step)
+    with pytest.raises(errors.PolicyError, match="names 0000:03:00.5, .*They are 0000:03:00.1, 0000:03:00.2"):
+        tool.plan(B60, tool.observe(B60), wanted)
+    assert tool.plan(B60, tool.observe(B60), {**wanted, "vf_devices": ["0000:03:00.2"]}).steps == ()
+
+
+def test_a_function_that_was_lost_is_no_function(simulated):
+    host = simulated("arc-pro-b60")
+    tool, wanted = Sriov(host), {"vf_count": 2, "profile": "fair", "autoprobe": True}
+    for step in tool.plan(B60, tool.observe(B60), wanted).steps:
+        tool.run(B60, step)
+    assert tool.plan(B60, tool.observe(B60), wanted).steps == ()
+
+    class Lossy(type(host)):
+        """A machine on which somebody removed the second function from the bus."""
+
+        def exists(self, path):
+            return not path.endswith("devices/0000:03:00.2") and super().exists(path)
+
+    tool = Sriov(Lossy(host.description_path, host.state_dir))
+    assert tool.report(B60, tool.observe(B60))["vfs"][0]["address"] == "0000:03:00.1"
+    assert [step.args for step in tool.plan(B60, tool.observe(B60), wanted).steps] == [{"count": 0}, {"count": 2}]
+
+
+def test_equal_shares_that_are_far_too_small_are_told_and_left(simulated):
+    _, tool, one = opened(simulated("arc-pro-b60"))
+    for step in tool.plan(one, tool.observe(one), {"vf_count": 2, "vfs": {n: {"vram_mib": 4096} for n in ("1", "2")}}).steps:
+        tool.run(one, step)
+    plan = tool.plan(one, tool.observe(one), {"vf_count": 2})
+    assert plan.steps == () and "each has 4096 MiB, where equal shares would be about 12288 MiB" in plan.note
+    for count in (0, 2):
+        for step in tool.plan(one, tool.observe(one), {"vf_count": count}).steps:
+            tool.run(one, step)
+    assert tool.plan(one, tool.observe(one), {"vf_count": 2}).note == ""
+
+
 def test_functions_that_come_late_are_waited_for(simulated):
     host = simulated("arc-pro-b60", faults=[{"call": "write", "nth": 1, "lie": True}])
     waits = []
@@ -208,6 +314,9 @@ def test_waiting_has_an_end(simulated):
         ("ENOSPC", errors.ProfileMismatch),
         ("EUCLEAN", errors.ResourceConflict),
         ("ECANCELED", errors.Unhealthy),
+        ("ENODEV", errors.Unsupported),
+        ("EIO", errors.DriverError),
+        ("EROFS", errors.PermissionDenied),
         ("EPROTO", errors.DriverError),
     ],
 )

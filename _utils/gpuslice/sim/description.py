@@ -18,11 +18,14 @@ reset             how an Ampere GPU changes its MIG mode: ``auto``: setting the 
 virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
-tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe (lspci,
-                  nvidia-smi, systemctl, modprobe)
+tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe, sriov-manage
+                  (lspci, nvidia-smi, systemctl, modprobe)
+units             services of systemd that are installed and run, without using a GPU: ``[nvidia-gridd.service]``, the licence
+                  daemon of a guest, which reads its files when it starts ([])
 modules           further kernel modules that are loaded and how many use each: ``{nvidia_drm: 0}``; nvidia_drm stands in the
                   way of a GPU reset ({})
-latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci (0)
+latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci,
+                  sriov_manage (0)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
 processes         who uses them, see below ([])
@@ -49,8 +52,10 @@ instances         GPU instances at the start: ``"3g.40gb@0"``, ``"1g.10gb"`` (dr
 reset             as above, for this GPU only
 display_mode      compute or graphics: a workstation board hides MIG in graphics mode (compute)
 vgpu_guest        true: a vGPU in a guest, whose MIG mode only its host can change (false)
+vgpu              NVIDIA's vGPU manager has it, and this is its interface: ``vfio`` (needs sriov_totalvfs) or ``mdev``, which
+                  without sriov_totalvfs is in the GPU itself, as on Turing; see :mod:`gpuslice.sim.vgpu` ("": no manager)
 sriov_totalvfs    virtual functions that it can have (0); vf_device: their PCI device id; vf_offset: distance of the
-                  first one's address (1); vf_driver: who binds them ("")
+                  first one's address (1); vf_driver: who binds them (nvidia with vgpu, else "")
 numvfs            virtual functions that it begins with, such as those that gim makes when it is loaded (0)
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
 health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, recovery_action}``; the action is none,
@@ -79,8 +84,9 @@ from gpuslice import errors
 from gpuslice.sim import faults
 
 VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
-LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci")
-TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe")
+LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
+TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage")
+VGPU = ("mdev", "vfio")
 SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "prelim_iov", "iov", "none")
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
@@ -88,6 +94,7 @@ NEWEST = 9999
 
 _ADDRESS = re.compile(r"(?:[0-9a-f]{4}|[0-9a-f]{8}):[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_UNIT = re.compile(r"[A-Za-z0-9:_.@-]+\.service")
 _CLASSES = {"10de": "0x030200", "1002": "0x120000", "8086": "0x038000"}
 _DRIVERS = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}
 _VENDOR_WORDS = {"10de": "NVIDIA", "1002": "AMD", "8086": "Intel"}
@@ -205,7 +212,7 @@ def parse(text, path):
 
 _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "other_pci",
-    "gpus", "processes", "faults", "files", "modules",
+    "gpus", "processes", "faults", "files", "modules", "units",
 )  # fmt: skip
 
 
@@ -230,6 +237,7 @@ def _host(raw, default_name, mistakes):
         "latency": _latency(raw.get("latency"), mistakes),
         "files": _texts(raw.get("files"), "files", mistakes),
         "modules": _modules(raw.get("modules"), mistakes),
+        "units": _units(raw.get("units"), mistakes),
     }
     host["gpus"] = _gpus(raw.get("gpus"), host, mistakes)
     listed = mistakes.listing(raw.get("other_pci"), "other_pci")
@@ -303,6 +311,16 @@ def _modules(raw, mistakes):
     return {str(name): users for name, users in raw.items()}
 
 
+def _units(raw, mistakes):
+    found = []
+    for number, unit in enumerate(mistakes.listing(raw, "units")):
+        if isinstance(unit, str) and _UNIT.fullmatch(unit):
+            found.append(unit)
+        else:
+            mistakes.note(f"units[{number}]", f"{unit!r} is no unit such as nvidia-gridd.service")
+    return found
+
+
 def _texts(raw, path, mistakes):
     if raw is None:
         return {}
@@ -364,7 +382,7 @@ def _other(raw, path, mistakes):
 _GPU_KEYS = (
     "model", "vendor", "device", "address", "uuid", "minor", "numa_node", "subsystem_id", "class", "revision", "name",
     "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "vgpu_guest", "sriov_totalvfs",
-    "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines",
+    "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines", "vgpu",
 )  # fmt: skip
 
 
@@ -402,13 +420,28 @@ def _gpu(raw, path, host, minor, mistakes):
     if not 0 <= about["numvfs"] <= about["sriov_totalvfs"]:
         mistakes.note(f"{path}.numvfs", f"{about['numvfs']} is not 0 to sriov_totalvfs, {about['sriov_totalvfs']}")
     about["sriov_files"] = mistakes.take(raw, path, "sriov_files", str, "", SRIOV_FILES)
-    about["vf_driver"] = mistakes.take(raw, path, "vf_driver", str, "")
+    about["vgpu"] = _vgpu(raw, path, about, mistakes)
+    about["vf_driver"] = mistakes.take(raw, path, "vf_driver", str, "nvidia" if about["vgpu"] else "")
     about["health"] = _health(raw.get("health"), f"{path}.health", mistakes)
     about["sysfs"] = _texts(raw.get("sysfs"), f"{path}.sysfs", mistakes)
     about["instances"] = _instances(raw, path, about, mistakes)
     about["iommu_group"] = mistakes.take(raw, path, "iommu_group", int, None)
     about["engines"] = _engines(raw.get("engines"), f"{path}.engines", mistakes) if "engines" in raw else None
     return about
+
+
+def _vgpu(raw, path, about, mistakes):
+    """Interface of the vGPU manager, "" where there is none."""
+    interface = mistakes.take(raw, path, "vgpu", str, "", VGPU)
+    if not interface:
+        return ""
+    from gpuslice.sim import vgpu_types
+
+    if not vgpu_types.types_of(about["model"], about["device"]):
+        mistakes.note(f"{path}.vgpu", f"no vGPU types of {about['name']} are known")
+    if interface == "vfio" and not about["sriov_totalvfs"]:
+        mistakes.note(f"{path}.vgpu", "vfio needs sriov_totalvfs")
+    return interface
 
 
 def _engines(raw, path, mistakes):

@@ -16,7 +16,8 @@ Effects, of which one fault may have several:
 
 =========  =========================================================================================================
 foreign    list of ``{gpu, action, profile, start, enabled}``: another tool changes a GPU at this moment; the actions are
-           create_gi (with a compute instance), destroy_gi and set_mode
+           create_gi (with a compute instance), destroy_gi, set_mode and create_vgpu (``profile`` is the name of the type; on
+           the first free virtual function)
 lost       true: the GPU of the call (or ``gpu``) falls off the bus: GPU_IS_LOST from this call on
 kill       ``before`` or ``after``: this process gets SIGKILL before the call does anything, or when it is done
 error      the call fails: ``NVML_ERROR_UNKNOWN`` and its kin for NVML, ``ENOSPC``, ``EIO``, ... for files and programs
@@ -28,7 +29,7 @@ lie        true: the call answers that it succeeded and does nothing
 import errno
 
 KEYS = ("call", "gpu", "nth", "times", "error", "returns", "kill", "lost", "lie", "foreign", "match")
-ACTIONS = ("create_gi", "destroy_gi", "set_mode")
+ACTIONS = ("create_gi", "destroy_gi", "set_mode", "create_vgpu")
 _MATCH = ("call", "gpu", "nth", "times")
 _EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign")
 

@@ -99,7 +99,8 @@ def _described_instance(state, address, wanted):
         raise
 
 
-def _serial(state):
+def next_serial(state):
+    """A number that was never given before on this machine."""
     state["serial"] += 1
     return state["serial"]
 
@@ -242,7 +243,7 @@ def create_gi(state, address, profile_id, start=None, size=None):
         raise Refused(INSUFFICIENT_RESOURCES)
     identity = gi_identity(table.slots, chosen, profile.size)
     gpu["gis"][str(identity)] = {
-        "profile": profile.id, "start": chosen, "size": profile.size, "serial": _serial(state), "cis": {},
+        "profile": profile.id, "start": chosen, "size": profile.size, "serial": next_serial(state), "cis": {},
     }  # fmt: skip
     return identity
 
@@ -253,7 +254,7 @@ def destroy_gi(state, address, gi_id):
     gi = gpu["gis"].get(str(gi_id))
     if gi is None:
         raise Refused(NOT_FOUND)
-    if gi["cis"] or holders(state, address, gi_id):
+    if gi["cis"] or holders(state, address, gi_id) or _backs_vgpu(gpu, gi_id):
         raise Refused(IN_USE)
     del gpu["gis"][str(gi_id)]
 
@@ -317,7 +318,7 @@ def create_ci(state, address, gi_id, profile_id, start=None, size=None):
     if chosen is None:
         raise Refused(INSUFFICIENT_RESOURCES)
     identity = _lowest_free(gi["cis"])
-    serial = _serial(state)
+    serial = next_serial(state)
     gi["cis"][str(identity)] = {
         "profile": profile.id,
         "start": chosen,
@@ -340,7 +341,7 @@ def destroy_ci(state, address, gi_id, ci_id):
     gi = gpu["gis"].get(str(gi_id))
     if gi is None or str(ci_id) not in gi["cis"]:
         raise Refused(NOT_FOUND)
-    if holders(state, address, gi_id, ci_id):
+    if holders(state, address, gi_id, ci_id) or _backs_vgpu(gpu, gi_id):
         raise Refused(IN_USE)
     del gi["cis"][str(ci_id)]
 
@@ -377,6 +378,9 @@ def set_mode(state, address, mode):
     if mode == gpu["mode"]:
         gpu["pending"] = mode
         return SUCCESS
+    # The vGPU manager keeps the mode as long as virtual functions may carry what was made for it.
+    if vgpus(gpu) or (about.get("vgpu") and not mode and gpu["numvfs"]):
+        return IN_USE
     if about["resetless"]:
         if gpu["gis"] or holders(state, address, contexts=True):
             return IN_USE
@@ -425,6 +429,12 @@ def reboot(state):
 def foreign(state, change):
     """What another tool does to a GPU at this moment, as a fault describes it. What the driver refuses it, it does not do."""
     address, gpu = change["gpu"], state["gpus"][change["gpu"]]
+    if change["action"] == "create_vgpu":
+        # Not at the top: the rules of vGPUs build on these here.
+        from gpuslice.sim import vgpu_rules
+
+        vgpu_rules.foreign(state, address, change["profile"])
+        return
     try:
         if change["action"] == "set_mode":
             set_mode(state, address, int(change["enabled"]))
@@ -442,6 +452,32 @@ def foreign(state, change):
                 return
     except Refused:
         return
+
+
+# -- vGPUs -----------------------------------------------------------------------------------------------------------
+def vgpu_memory(gpu):
+    """
+    What the vGPU manager remembers of a GPU until the driver lets it go: ``vgpus``, ``heterogeneous`` and ``scheduler``. What is
+    added to it lasts when it is put into ``gpu["vgpu_memory"]``: an empty memory is not kept there.
+    """
+    kept = gpu.get("vgpu_memory")
+    if kept and kept["epoch"] == gpu["epoch"]:
+        return kept
+    return {"epoch": gpu["epoch"], "vgpus": [], "heterogeneous": 0, "scheduler": {}}
+
+
+def vgpus(gpu):
+    """The vGPUs of a GPU, see :func:`gpuslice.sim.vgpu_rules.create`."""
+    return vgpu_memory(gpu)["vgpus"]
+
+
+def _backs_vgpu(gpu, gi_id):
+    return any(vgpu["gi"] == int(gi_id) for vgpu in vgpus(gpu))
+
+
+def taken(state, address):
+    """Whether somebody or something keeps the driver from letting a GPU go: a process, or a vGPU."""
+    return bool(holders(state, address) or vgpus(state["gpus"][address]))
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

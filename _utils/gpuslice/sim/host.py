@@ -337,17 +337,18 @@ class SimulatedHost(Host):
         path = os.path.abspath(path)
         return path.startswith(("/etc/", "/run/")) and not path.startswith(os.path.join(os.path.abspath(self.state_dir), ""))
 
-    def store_write(self, path, data):
-        self._around("store_write", lambda: self._store_write(path, data))
+    def store_write(self, path, data, mode=0o644):
+        self._around("store_write", lambda: self._store_write(path, data, mode))
 
-    def _store_write(self, path, data):
+    def _store_write(self, path, data, mode):
         if not self._of_machine(path):
-            super().store_write(path, data)
+            super().store_write(path, data, mode)
             return
         with self.change() as state:
             if not state["host"]["privileged"]:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
             state["written"][path] = data
+            state.setdefault("modes", {})[path] = mode
 
     def store_append(self, path, line):
         self._around("store_append", lambda: super(SimulatedHost, self).store_append(path, line))
@@ -361,6 +362,7 @@ class SimulatedHost(Host):
             return
         with self.change() as state:
             state["written"].pop(path, None)
+            state.get("modes", {}).pop(path, None)
 
     def boot_id(self):
         return self.state()["boot_id"]

@@ -12,7 +12,6 @@ handles die with :meth:`SimulatedNvml.nvmlShutdown` and with a change of the MIG
 
 import collections
 import ctypes
-import functools
 import os
 import signal
 import threading
@@ -21,8 +20,9 @@ import types
 from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
+from gpuslice.sim.nvml_call import function as _function
+from gpuslice.sim.nvml_vgpu import VgpuFunctions
 
-_UNINITIALIZED = 1
 _NO_PERMISSION = 4
 _NOT_FOUND = 6
 _INSUFFICIENT_SIZE = 7
@@ -65,43 +65,7 @@ class _Handle:
         return (self.kind, self.address, self.epoch, self.gi_serial, self.ci_serial)
 
 
-def _function(since=0, latency="", before_init=False, lie=None):
-    """
-    Mark a method as one of NVML's functions: it is counted, wants nvmlInit, and meets the faults of the description.
-
-    :param since: first driver branch that has it.
-    :param latency: the operation whose latency it takes.
-    :param before_init: whether it works without nvmlInit.
-    :param lie: what it answers when it lies; None makes a handle of the kind that it would have made.
-    """
-
-    def decorate(body):
-        name = body.__name__
-
-        @functools.wraps(body)
-        def call(self, *args, **kwargs):
-            with self._lock:
-                self.calls[name] += 1
-            state = self._host.state()
-            if not before_init and not self._users:
-                raise self._error(_UNINITIALIZED)
-            if since > state["host"]["nvml_level"]:
-                raise self._error(_FUNCTION_NOT_FOUND)
-            try:
-                if state["faults"]:
-                    return self._with_faults(name, body, args, kwargs, lie, latency)
-                if latency:
-                    self._host.take(latency)
-                return body(self, *args, **kwargs)
-            except hardware.Refused as refused:
-                raise self._error(refused.code) from None
-
-        return call
-
-    return decorate
-
-
-class SimulatedNvml:
+class SimulatedNvml(VgpuFunctions):
     """
     The functions of pynvml for one simulated host, in one process.
 
@@ -478,6 +442,8 @@ class SimulatedNvml:
         about = self._device(handle)[1]["about"]
         if about["vgpu_guest"]:
             return 2
+        if about.get("vgpu"):
+            return 3
         return {"bare_metal": 0, "virtual_guest": 1, "virtual_host": 3}[self._host.state()["host"]["virtualization"]]
 
     @_function()

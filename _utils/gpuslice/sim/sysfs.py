@@ -15,8 +15,18 @@ from gpuslice.sim import hardware
 #: Modules that play further kernel drivers. Each has ``show(tree, state)``, which adds files with :meth:`Tree.file`,
 #: :meth:`Tree.link` and :meth:`Tree.dir`; ``write(state, path, text) -> bool``, which says whether the file was its own and
 #: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
-EXTENSIONS = ("gpuslice.sim.amdgpu", "gpuslice.sim.vfio", "gpuslice.sim.xe_ccs", "gpuslice.sim.xe", "gpuslice.sim.gim")
+#: It may have ``reboot(state)``, and ``gpu_of(state, path)``, the GPU that a file of another function concerns.
+EXTENSIONS = (
+    "gpuslice.sim.amdgpu",
+    "gpuslice.sim.vfio",
+    "gpuslice.sim.xe_ccs",
+    "gpuslice.sim.xe",
+    "gpuslice.sim.gim",
+    "gpuslice.sim.vgpu",
+    "gpuslice.sim.units",
+)
 
+_FIRST_VF_GROUP, _VF_GROUPS_EACH = 100, 256
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
 _DEVICE_FILE = re.compile(r"/sys/bus/pci/devices/([0-9a-f:.]+)/(.+)")
@@ -42,7 +52,7 @@ class Tree:
         self._pci()
         self._machine()
         self._nvidia()
-        loaded = {**({"nvidia": 0} if state["host"]["driver"]["loaded"] and state["gpus"] else {}), **state["modules"]}
+        loaded = {**dict.fromkeys(_nvidia_modules(state), 0), **state["modules"]}
         self.file("/proc/modules", "".join(f"{name} 65536 {users} - Live 0x0\n" for name, users in loaded.items()))
         for extension in extensions():
             extension.show(self, state)
@@ -59,9 +69,11 @@ class Tree:
         self.dir(parent or "/")
         self._dirs[parent or "/"].add(name)
 
-    def file(self, path, text):
-        """Add a file."""
+    def file(self, path, text, write_only=False):
+        """Add a file; reading one that is ``write_only`` fails."""
         self._files[path] = text
+        if write_only:
+            self._write_only.add(path)
         parent, _, name = path.rpartition("/")
         self.dir(parent)
         self._dirs[parent].add(name)
@@ -106,9 +118,10 @@ class Tree:
             for name, target in function.get("links", {}).items():
                 self.link(f"{base}/{name}", f"{_DEVICES}/{target}")
             if function.get("gpu"):
-                self.file(f"{base}/reset", "")
-                self._write_only.add(f"{base}/reset")
-            if driver and function["class"].startswith(("0x03", "0x12")) and driver != "vfio-pci":
+                self.file(f"{base}/reset", "", write_only=True)
+            # A virtual function that NVIDIA's vGPU manager has is no display device.
+            drawing = driver not in ("", "vfio-pci") and (function.get("gpu") or driver != "nvidia")
+            if drawing and function["class"].startswith(("0x03", "0x12")):
                 names = [f"card{card}"] + ([f"renderD{128 + card}"] if function.get("gpu") else [])
                 card += 1
                 for name in names:
@@ -174,7 +187,7 @@ class Tree:
         self.file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
 
     # -- reading -------------------------------------------------------------------------------------------------
-    def _real(self, path):
+    def real(self, path):
         """The path with the symbolic links inside it followed; the last component is left as it is."""
         path = os.path.normpath(path)
         if path in self._files or path in self._dirs or path in self._links:
@@ -183,12 +196,12 @@ class Tree:
         for count in range(2, len(parts)):
             target = self._links.get("/".join(parts[:count]))
             if target:
-                return self._real(target + "/" + "/".join(parts[count:]))
+                return self.real(target + "/" + "/".join(parts[count:]))
         return path
 
     def read(self, path):
         """Text of a file. Raises OSError."""
-        real = self._real(path)
+        real = self.real(path)
         if real in self._write_only:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         if real == "/proc/driver/nvidia-caps/mig-minors" and real in self._files:
@@ -201,22 +214,30 @@ class Tree:
 
     def listdir(self, path):
         """Sorted names in a directory, [] when it is not there."""
-        real = self._real(path)
+        real = self.real(path)
         real = self._links.get(real, real)
         return sorted(self._dirs.get(real, ()))
 
     def exists(self, path):
         """Whether the path is there."""
-        real = self._real(path)
+        real = self.real(path)
         return real in self._files or real in self._dirs or real in self._links
 
     def readlink(self, path):
         """Last component of a link's target, "" when it is no link."""
-        real = self._real(path)
+        real = self.real(path)
         parent, _, name = real.rpartition("/")
         if parent == _DEVICES and real in self._dirs:
             return name
         return os.path.basename(self._links.get(real, ""))
+
+
+def _nvidia_modules(state):
+    """NVIDIA's modules that are loaded."""
+    if not state["host"]["driver"]["loaded"] or not state["gpus"]:
+        return []
+    managed = any(gpu["about"].get("vgpu") for gpu in state["gpus"].values())
+    return ["nvidia", "nvidia_vgpu_vfio"] if managed else ["nvidia"]
 
 
 def _uevent(function):
@@ -294,9 +315,16 @@ def _gpu_functions(state, address, gpu):
         physical["links"][f"virtfn{number}"] = where
         functions.append({
             **common, "address": where, "device": about["vf_device"], "links": {"physfn": address},
-            "driver": about["vf_driver"] if gpu["autoprobe"] else "",
+            "driver": about["vf_driver"] if gpu["autoprobe"] else "", "iommu_group": vf_group(state, address, number),
         })  # fmt: skip
     return functions
+
+
+def vf_group(state, address, number):
+    """IOMMU group of a virtual function that may carry a vGPU, so that no other GPU's VFs change it; None for others."""
+    if not state["gpus"][address]["about"].get("vgpu"):
+        return None
+    return _FIRST_VF_GROUP + _VF_GROUPS_EACH * list(state["gpus"]).index(address) + number
 
 
 def _loaded(state, driver):
@@ -312,9 +340,12 @@ def vf_address(address, offset):
 
 
 def gpu_of(state, path):
-    """Address of the GPU whose file this is, "" for other files."""
+    """Address of the GPU that a file concerns, "" for other files."""
     found = _DEVICE_FILE.fullmatch(path)
-    return found.group(1) if found and found.group(1) in state["gpus"] else ""
+    if found and found.group(1) in state["gpus"]:
+        return found.group(1)
+    asked = (extension.gpu_of(state, path) for extension in extensions() if hasattr(extension, "gpu_of"))
+    return next(filter(None, asked), "")
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
@@ -400,7 +431,7 @@ def _set_autoprobe(state, address, text, path, attached):
 def _function_reset(state, address, text, path, attached):
     if _number(text, path) != 1:
         raise _os_error(errno.EINVAL, path)
-    if attached or hardware.holders(state, address):
+    if attached or hardware.taken(state, address):
         raise _os_error(errno.EBUSY, path)
     if state["gpus"][address]["about"]["reset"] == "never":
         raise _os_error(errno.ENOTTY, path)

@@ -9,6 +9,8 @@ from gpuslice.host import Completed
 from gpuslice.sim import description
 from gpuslice.sim import hardware
 from gpuslice.sim import sysfs
+from gpuslice.sim import units
+from gpuslice.sim import vgpu_rules
 
 NOTHING = Completed(0)
 
@@ -91,6 +93,8 @@ def _nvidia_smi(host, arguments):
         return _gpu_reset(host, addresses)
     if rest in (["-L"], ["--list-gpus"]):
         return _list_gpus(state, addresses)
+    if rest in (["-q"], ["--query"]):
+        return _report(state, addresses)
     if "--query-gpu" in options and not rest:
         return _query(state, addresses, options)
     return _no_option("nvidia-smi", arguments)
@@ -151,7 +155,7 @@ def _gpu_reset(host, addresses):
                 refused.append(f"  GPU {_bus_id(address)}: Not Supported\n")
             elif gpu["health"]["lost"]:
                 refused.append(f"  GPU {_bus_id(address)}: GPU is lost\n")
-            elif host.attached() or hardware.holders(state, address) or "nvidia_drm" in state["modules"]:
+            elif host.attached() or hardware.taken(state, address) or "nvidia_drm" in state["modules"]:
                 refused.append(f"  GPU {_bus_id(address)}: In use by another client\n")
         if not refused:
             for address in addresses:
@@ -177,6 +181,23 @@ def _list_gpus(state, addresses):
             name = hardware.ci_profile_by_id(gpu, gi, ci["profile"]).name
             lines.append(f"  MIG {name:<14} Device {index:>2}: (UUID: {ci['uuid']})")
     return Completed(0, "".join(line + "\n" for line in lines))
+
+
+def _report(state, addresses):
+    """The part of ``nvidia-smi -q`` that somebody here reads."""
+    lines = ["", "==============NVSMI LOG==============", "", _row("Driver Version", state["host"]["driver"]["version"])]
+    lines += [_row("Attached GPUs", len(_nvidia_addresses(state)))]
+    for address in addresses:
+        gpu = state["gpus"][address]
+        product, status = units.licence(state, gpu) or ("N/A", "N/A")
+        lines += [f"GPU {_bus_id(address)}", _row("    Product Name", gpu["about"]["name"])]
+        lines += [_row("    GPU UUID", gpu["about"]["uuid"]), "    vGPU Software Licensed Product"]
+        lines += [_row("        Product Name", product), _row("        License Status", status)]
+    return Completed(0, "".join(line + "\n" for line in lines))
+
+
+def _row(name, value):
+    return f"{name:<42}: {value}"
 
 
 def _mig_word(gpu, key):
@@ -226,6 +247,35 @@ def _query(state, addresses, options):
         values = [_FIELDS[field](state, address) for field in fields]
         lines.append(", ".join(v.removesuffix(" MiB") if "nounits" in form else v for v in values))
     return Completed(0, "".join(line + "\n" for line in lines))
+
+
+# -- sriov-manage ----------------------------------------------------------------------------------------------------
+def _sriov_manage(host, arguments):
+    """``sriov-manage -e|-d ADDRESS|ALL`` of NVIDIA's vGPU manager: all virtual functions of a GPU, or none."""
+    if len(arguments) != 2 or arguments[0] not in ("-e", "-d"):
+        return Completed(1, "Usage: sriov-manage <-e|-d> <ssss:bb:dd.f|ALL>\n")
+    state, enabled = host.state(), arguments[0] == "-e"
+    if not state["host"]["privileged"]:
+        return Completed(1, "sriov-manage must be run as root.\n")
+    able = [a for a, gpu in vgpu_rules.managed(state) if gpu["about"]["sriov_totalvfs"]]
+    address = description.normal_address(arguments[1])
+    if arguments[1].upper() != "ALL" and address not in able:
+        return Completed(1, f"{arguments[1]} is no GPU with virtual functions of the vGPU manager.\n")
+    host.take("sriov_manage")
+    told = [_switch_vfs(host, one, enabled) for one in able if arguments[1].upper() == "ALL" or one == address]
+    return Completed(int(any(failed for failed, _ in told)), "".join(text for _, text in told))
+
+
+def _switch_vfs(host, address, enabled):
+    """(whether it failed, text) of one GPU. Nothing is done, and nothing can fail, where the VFs are as they should be."""
+    word = "Enabling" if enabled else "Disabling"
+    with host.change() as state:
+        gpu = state["gpus"][address]
+        number = gpu["about"]["sriov_totalvfs"] if enabled else 0
+        if gpu["numvfs"] == number:
+            return False, f"{word} VFs on {address}: nothing to do\n"
+        problem = vgpu_rules.no_lock(address) if host.attached() else vgpu_rules.set_vfs(state, address, number)
+    return bool(problem), f"{word} VFs on {address}\n" + (f"{problem}\n" if problem else "")
 
 
 # -- the other vendors -----------------------------------------------------------------------------------------------
@@ -282,6 +332,14 @@ def _systemctl(host, arguments):
     """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were."""
     if len(arguments) == 2 and arguments[0] in ("enable", "disable"):
         return _enable(host, *arguments)
+    if len(arguments) == 2 and arguments[0] == "is-active":
+        return _is_active(host.state(), units.full_name(arguments[1]))
+    if len(arguments) == 2 and arguments[0] in ("start", "stop", "restart"):
+        unit = units.full_name(arguments[1])
+        if units.installed(host.state(), unit):
+            return _switch_unit(host, arguments[0], unit)
+        if arguments[0] == "restart":
+            return Completed(5, "", f"Failed to restart {unit}: Unit {unit} not found.\n")
     if len(arguments) != 2 or arguments[0] not in ("stop", "start"):
         return _no_option("systemctl", arguments)
     verb, unit = arguments
@@ -292,6 +350,24 @@ def _systemctl(host, arguments):
             return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not loaded.\n")
         state[source] = [process for process in state[source] if process["unit"] != unit]
         state[target] += moved
+    return NOTHING
+
+
+def _is_active(state, unit):
+    running = any(process["unit"] == unit for process in state["processes"])
+    found = running or units.active(state, unit)
+    return Completed(0, "active\n") if found else Completed(3, "inactive\n")
+
+
+def _switch_unit(host, verb, unit):
+    """``systemctl start|stop|restart`` of a unit that the description names."""
+    with host.change() as state:
+        if not state["host"]["privileged"]:
+            return Completed(4, "", f"Failed to {verb} {unit}: Access denied\n")
+        if verb == "stop":
+            units.stop(state, unit)
+        elif verb == "restart" or not units.active(state, unit):
+            units.start(state, unit)
     return NOTHING
 
 
@@ -336,5 +412,5 @@ def _modprobe(host, arguments):
 
 _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
-    "systemctl": _systemctl, "modprobe": _modprobe,
+    "systemctl": _systemctl, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
 }  # fmt: skip

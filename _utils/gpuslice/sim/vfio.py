@@ -97,10 +97,11 @@ def _override(state, address):
 def _unbind(state, address, path):
     place = _place(state, address)
     if place["driver"] == DRIVER and _group_is_open(state, address):
-        # The kernel would wait here until the virtual machine lets go, for ever perhaps: a test must fail instead.
-        raise _os_error(errno.EBUSY, path)
-    if place["driver"] == "nvidia" and hardware.holders(state, address):
-        raise _os_error(errno.EBUSY, path)
+        # The kernel waits here until the virtual machine lets go, for ever perhaps, which ETIMEDOUT stands for.
+        raise _os_error(errno.ETIMEDOUT, path)
+    if place["driver"] == "nvidia" and address in state["gpus"] and hardware.taken(state, address):
+        # So does this driver.
+        raise _os_error(errno.ETIMEDOUT, path)
     place.setdefault("own_driver", place["driver"])
     place["driver"] = ""
     gpu = state["gpus"].get(address)
@@ -129,7 +130,7 @@ def _driver_file(state, driver, action, address, path):
         raise _os_error(errno.ENODEV, path)
     if driver == DRIVER and not state["host"]["iommu"]:
         raise _os_error(errno.EINVAL, path)
-    place["driver"] = driver
+    _take(place, driver)
 
 
 def _wants(state, driver, address):
@@ -148,7 +149,13 @@ def _probe(state, address):
     driver = _override(state, address) or _usual(state, address)
     takes = _loaded(state, driver) and (driver != DRIVER or state["host"]["iommu"])
     if not place["driver"] and takes:
-        place["driver"] = driver
+        _take(place, driver)
+
+
+def _take(place, driver):
+    # A function that had no driver has none after a boot either.
+    place.setdefault("own_driver", place["driver"])
+    place["driver"] = driver
 
 
 def _os_error(number, path):

@@ -45,11 +45,14 @@ def _tiles(gpu):
 
 
 def _now(gpu):
-    """What was written since the driver took the GPU: ``values`` ("VF/field/part" -> number), ``custom``, ``normal``."""
+    """
+    What was written since the driver took the GPU: ``values`` ("VF/field/part" -> number), ``custom`` (quotas were), ``normal``
+    (the turn of an idle VF is kept), and ``pf``, the PF's own priority.
+    """
     kept = gpu.get("xe_sriov")
     if kept and kept["epoch"] == gpu["epoch"]:
         return kept
-    return {"epoch": gpu["epoch"], "values": {}, "custom": False, "normal": False}
+    return {"epoch": gpu["epoch"], "values": {}, "custom": False, "normal": False, "pf": "low"}
 
 
 def _get(now, *key):
@@ -140,6 +143,10 @@ def show(tree, state):
             tree.file(path, str(_get(now, *key)))
         for path in _idle_paths(tree, address, gpu, layout):
             tree.file(path, str(int(now["normal"])))
+        if gpu["about"]["driver"] == "i915":
+            # The vendor's and the community's i915 have an option that the kernel's own has not.
+            for name in ("force_probe", *(["max_vfs"] if layout in _BACKPORT else [])):
+                tree.file(f"/sys/module/i915/parameters/{name}", "")
         _show_rest(tree, address, gpu, layout, now)
 
 
@@ -147,8 +154,9 @@ def _show_rest(tree, address, gpu, layout, now):
     if layout.startswith("sriov_admin"):
         root = f"{_DEVICES}/{address}/sriov_admin"
         words = "low [normal]" if now["normal"] else "[low] normal"
-        tree.file(f"{root}/.bulk_profile/sched_priority", "")
-        tree.file(f"{root}/pf/profile/sched_priority", f"{words} high")
+        own = ("low", "normal", "high")
+        tree.file(f"{root}/.bulk_profile/sched_priority", "", write_only=True)
+        tree.file(f"{root}/pf/profile/sched_priority", " ".join(f"[{word}]" if word == now["pf"] else word for word in own))
         tree.link(f"{root}/pf/device", f"{_DEVICES}/{address}")
         for number in range(1, gpu["about"]["sriov_totalvfs"] + 1):
             tree.file(f"{root}/vf{number}/profile/sched_priority", words)
@@ -244,7 +252,11 @@ def _write_file(tree, address, gpu, layout, path, text):
     elif path.endswith("/sriov_admin/.bulk_profile/sched_priority"):
         if text not in ("low", "normal"):
             raise _os_error(errno.EINVAL, path)
-        now["normal"] = text == "normal"
+        now["normal"], now["pf"] = text == "normal", text
+    elif path.endswith("/sriov_admin/pf/profile/sched_priority"):
+        if text not in ("low", "normal", "high"):
+            raise _os_error(errno.EINVAL, path)
+        now["pf"] = text
     elif re.search(r"/sriov_admin/vf\d+/profile/sched_priority\Z", path):
         raise _os_error(errno.EOPNOTSUPP, path)
     elif path.endswith(f"{address}/sriov/restore_auto_provisioning"):

@@ -13,6 +13,7 @@ _DEVICES = "/sys/bus/pci/devices"
 _FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/(.+)")
 _PROPERTY = re.compile(r"(.+/engines/[a-z]+)/([a-z_]+)")
 _CAP = re.compile(r"/sys/fs/cgroup/.*dmem\.max")
+_CONTROL = re.compile(r"(/sys/fs/cgroup(?:/.+)?)/cgroup\.subtree_control")
 _CAPACITY = "/sys/fs/cgroup/dmem.capacity"
 #: Property -> (at boot, least, most).
 _PROPERTIES = {
@@ -78,6 +79,8 @@ def write(state, path, text):
     """What the drivers and the cgroup controller do with a write; False for files that are not theirs. Raises OSError."""
     if _CAP.fullmatch(path):
         return _set_cap(state, path, text)
+    if _CONTROL.fullmatch(path):
+        return _switch_on(state, path, text)
     found = _FILE.fullmatch(path)
     gpu = state["gpus"].get(found[1]) if found else None
     if gpu is None or not _plays(gpu):
@@ -143,6 +146,22 @@ def _set_cap(state, path, text):
             raise _os_error(errno.EINVAL, path)
         now[words[0]] = words[1]
     state["written"][path] = "\n".join(f"{region} {value}" for region, value in now.items())
+    return True
+
+
+def _switch_on(state, path, text):
+    """``+dmem`` gives the slices in this group their files."""
+    files = {**state["host"]["files"], **state["written"]}
+    if path not in files or _CAPACITY not in files:
+        raise _os_error(errno.ENOENT, path)
+    if text != "+dmem":
+        raise _os_error(errno.EINVAL, path)
+    state["written"][path] = " ".join(dict.fromkeys([*files[path].split(), "dmem"]))
+    group = _CONTROL.fullmatch(path)[1]
+    inside = {found[1] for name in files if (found := re.match(rf"{re.escape(group)}/([^/]+\.slice)/", name))}
+    regions = [line.split()[0] for line in files[_CAPACITY].splitlines() if line.strip()]
+    for name in inside:
+        state["written"].setdefault(f"{group}/{name}/dmem.max", "\n".join(f"{region} max" for region in regions))
     return True
 
 

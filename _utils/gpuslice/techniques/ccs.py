@@ -155,7 +155,7 @@ def wanted_properties(host, gpu, engines, now):
     for name, properties in engines.items():
         concerned = [where for where in there if where.rpartition("/")[2] == name]
         if not concerned and properties:
-            known = ", ".join(sorted({where.rpartition("/")[2] for where in there})) or "none, as only the driver xe has them"
+            known = ", ".join(sorted({where.rpartition("/")[2] for where in there})) or "none, as it needs the driver xe"
             raise errors.Unsupported(
                 f"Scheduling properties of the engine class {name} are wanted; this GPU has those of: {known}.",
                 gpu.address,

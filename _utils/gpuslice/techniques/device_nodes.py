@@ -36,7 +36,13 @@ def vfio(host, address):
     """What a virtual machine monitor opens: ``/dev/vfio/<group>`` and, where the kernel has it, the node of the device itself."""
     number = group(host, address)
     names = host.listdir(f"{DEVICES}/{address}/vfio-dev")
-    return ([f"/dev/vfio/{number}"] if number else []) + [f"/dev/vfio/devices/{name}" for name in names]
+    return ([_group_node(host, number)] if number else []) + [f"/dev/vfio/devices/{name}" for name in names]
+
+
+def _group_node(host, number):
+    """The node of a group; VFIO's mode without an IOMMU names it differently."""
+    unsafe = f"/dev/vfio/noiommu-{number}"
+    return unsafe if host.exists(unsafe) else f"/dev/vfio/{number}"
 
 
 def of(host, address):

@@ -22,6 +22,11 @@ MEANINGS = {
         "the kernel does not allow it",
         "Run as root; in a container or with Secure Boot it may be forbidden.",
     ),
+    errno.EROFS: (
+        errors.PermissionDenied,
+        "/sys can only be read here",
+        "In a container, run the minion on its host instead, or give the container /sys for writing.",
+    ),
     errno.ENOENT: (
         errors.Unsupported,
         "the kernel has no such file or no driver that answers it",
@@ -76,19 +81,33 @@ def write(host, gpu, path, value, doing, meanings=None):
     try:
         host.write(path, f"{value}")
     except OSError as err:
-        known = {**MEANINGS, **(meanings or {})}.get(err.errno)
-        kind, why, todo = known or (
-            errors.DriverError,
-            f"{err.strerror} ({errno.errorcode.get(err.errno, err.errno)})",
-            "See 'dmesg'.",
-        )
-        raise kind(f"Could not {doing}: {why}.", gpu, todo) from err
+        raise told(err, gpu, doing, meanings) from err
+
+
+def told(err, gpu, doing, meanings=None):
+    """The error of gpuslice.errors for an OSError; parameters as of :func:`write`."""
+    known = {**MEANINGS, **(meanings or {})}.get(err.errno)
+    unknown = (errors.DriverError, f"{err.strerror} ({errno.errorcode.get(err.errno, err.errno)})", "See 'dmesg'.")
+    kind, why, todo = known or unknown
+    return kind(f"Could not {doing}: {why}.", gpu, todo)
 
 
 def holding(host, nodes):
     """The processes that hold any of these device nodes open."""
     wanted = set(nodes)
     return [process for process in host.processes() if wanted & set(process.nodes)]
+
+
+def in_use(gpu, doing, held, unseen="a client that can't be seen from here"):
+    """
+    The error for what the kernel refused as it is in use, with the names of the holders.
+
+    :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes; :param unseen: who it is else.
+    """
+    names = "; ".join(map(str, held)) or unseen
+    return errors.ResourceConflict(
+        f"Could not {doing}: in use by {names}.", gpu, "Stop these and run again.", [process.as_dict() for process in held]
+    )
 
 
 def refuse_if_held(gpu, doing, held, rules, stops):

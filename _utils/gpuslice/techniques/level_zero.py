@@ -16,18 +16,17 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import intel
-from gpuslice.costs import seconds
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import ccs
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import kernel
 from gpuslice.techniques import vram
+from gpuslice.techniques.common import FileTechnique
 from gpuslice.techniques.kernel import DEVICES
 
 ENVIRONMENT = "/etc/gpu-slicing/environment"
@@ -53,13 +52,10 @@ class LevelZeroState(NamedTuple):
     vram: dict
 
 
-class LevelZero:
+class LevelZero(FileTechnique):
     """Level Zero on one host."""
 
     name = "level-zero"
-
-    def __init__(self, host):
-        self._host = host
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -68,7 +64,7 @@ class LevelZero:
 
     def why_not(self, gpu):
         """Why a GPU can't: (sentence, False)."""
-        return "it is the interface of Intel GPUs", False
+        return "it is the interface of Intel GPUs.", False
 
     def observe(self, gpu):
         """Read files and settings. Raises errors.ResourceConflict for a GPU that was given away."""
@@ -86,16 +82,26 @@ class LevelZero:
             match = _NAME.match(name)
             if match and match[1] == address:
                 # As store_write gets it: the host's read leaves out the last line break.
-                found[name] = self._host.read(f"{ENVIRONMENT}/{name}") + "\n"
+                found[name] = self._text(address, f"{ENVIRONMENT}/{name}") + "\n"
         return found
 
-    def layout(self, state):
-        """The state as plain data."""
-        return state._asdict()
+    def _text(self, address, path):
+        try:
+            return self._host.read(path)
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The environment file {path} can't be read: {err.strerror}.", address, "Mend or remove it, then run again."
+            ) from err
 
     def words(self, layout):
         """A layout in a few words."""
-        return "; ".join(f"{key} {value}" for key, value in self.shown(layout).items() if value) or "nothing set"
+        masks = ", ".join(_mask(text) or name for name, text in sorted(layout["files"].items()))
+        modes = "/".join(str(mode) for mode in sorted(set(layout["ccs"].values())))
+        found = [f"partitions {masks}" if masks else "", f"CCS mode {modes}" if modes else ""]
+        for where, values in sorted(layout["engines"].items()):
+            found += [f"{key} {value} of {where}" for key, value in values.items()]
+        found += [f"at most {sum(each.values()) // 2**20} MiB for {unit}" for unit, each in sorted(layout["vram"].items())]
+        return "; ".join(filter(None, found)) or "nothing set"
 
     def shown(self, layout):
         """A layout as users see it in changes."""
@@ -109,8 +115,7 @@ class LevelZero:
         """What a pillar says to get this layout, None where nothing is set."""
         made = {}
         if layout["files"]:
-            number = next((n for n, (address, _) in enumerate(self._devices()) if address == gpu.address), 0)
-            made["partitions"] = sorted(_partition(name, number) for name in layout["files"])
+            made["partitions"] = self._partitions(gpu.address, layout["files"])
             made["hierarchy"] = _variable(next(iter(layout["files"].values())), "ZE_FLAT_DEVICE_HIERARCHY") or "COMPOSITE"
         modes = set(layout["ccs"].values())
         if len(modes) == 1 and max(modes) > 1:
@@ -122,9 +127,10 @@ class LevelZero:
             made.update(vram_slice=unit, vram_max_mib=sum(regions.values()) // 2**20)
         return {"strategy": "level-zero", "level_zero": made} if made else None
 
-    def settings_of(self, layout, begun=None):
-        """Settings that ask for exactly this layout."""
-        return {"layout": dict(layout)}
+    def _partitions(self, address, files):
+        """Environment files as a pillar names their partitions."""
+        number = next((n for n, (one, _) in enumerate(self._devices()) if one == address), 0)
+        return sorted(_partition(name, number) for name in files)
 
     def health(self, gpu):
         """Why this GPU should not be set up now, as sentences."""
@@ -137,13 +143,10 @@ class LevelZero:
         held = kernel.holding(self._host, device_nodes.drm(self._host, gpu.address))
         return [process for process in held if process.pid != os.getpid()]
 
-    def release(self):
-        """Nothing is held open."""
-
     def _devices(self):
         """(PCI address, tiles) of each function that Level Zero lists, in the order of PCI addresses: its device numbers."""
         found = []
-        for address in self._host.listdir(DEVICES):
+        for address in sorted(self._host.listdir(DEVICES), key=_numbers):
             base = f"{DEVICES}/{address}"
             if kernel.text(self._host, f"{base}/vendor") != _VENDOR:
                 continue
@@ -153,12 +156,15 @@ class LevelZero:
         return found
 
     def _tiles(self, address):
-        """Tiles of a GPU: what the driver shows, else what the catalog knows; None when neither does."""
-        shown = ccs.tiles(self._host, address) or len(ccs.blocks(self._host, address))
+        """
+        Tiles of a GPU: what the driver xe shows, else what the catalog knows; None when neither does. The engine blocks that i915
+        shows tell nothing, as one may be for media only.
+        """
+        shown = ccs.tiles(self._host, address)
         if shown:
             return shown
         device = (kernel.text(self._host, f"{DEVICES}/{address}/device") or "").removeprefix("0x")
-        return next((model["tiles"] for model in intel.MODELS.values() if device in model["device_ids"]), 1)
+        return next((model["tiles"] for model in intel.MODELS.values() if device in model["device_ids"]), None)
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
@@ -175,7 +181,7 @@ class LevelZero:
             doing = f"set CCS mode {'/'.join(str(mode) for mode in sorted(set(changed.values())))}"
             kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
         steps = (
-            *(self._end_process(gpu, process) for process in stops.processes),
+            *self._end_processes(gpu, stops),
             *(self._ccs_step(gpu, block, state.ccs.get(block), mode) for block, mode in changed.items()),
             *self._engine_steps(gpu, state, goal),
             *self._vram_steps(gpu, state, goal),
@@ -186,8 +192,12 @@ class LevelZero:
     def _goal(self, gpu, state, settings):
         """The wanted state, and a remark for the plan."""
         files, remark = dict(state.files), ""
-        if settings.get("partitions") is not None:
-            files, remark = self._wanted_files(gpu, settings["partitions"], settings.get("hierarchy") or "COMPOSITE")
+        partitions, hierarchy = settings.get("partitions"), settings.get("hierarchy")
+        if partitions is None and hierarchy:
+            # The same ones, called by other numbers.
+            partitions = self._partitions(gpu.address, files)
+        if partitions is not None:
+            files, remark = self._wanted_files(gpu, partitions, hierarchy or "COMPOSITE")
         modes = dict(state.ccs)
         if settings.get("ccs_mode"):
             ccs.check_mode(self._host, gpu, modes, settings["ccs_mode"])
@@ -269,6 +279,11 @@ class LevelZero:
     def _vram_steps(self, gpu, state, goal):
         for unit in sorted({*state.vram, *goal.vram}):
             old, new = state.vram.get(unit, {}), goal.vram.get(unit, {})
+            if new and not vram.is_open(self._host, unit):
+                yield self._step(
+                    gpu, "slice", {"unit": unit}, f"start {unit} with the controller dmem", "sysfs_write", PREPARE,
+                    "nothing: a slice without limits takes nothing from anybody",
+                )  # fmt: skip
             for region in sorted(region for region in {*old, *new} if old.get(region) != new.get(region)):
                 value = new.get(region)
                 words = f"limit {unit} to {value // 2**20} MiB of {region}" if value else f"lift the limit of {unit} for {region}"
@@ -285,13 +300,6 @@ class LevelZero:
                 gpu, "file", {"name": name, "text": new}, f"{verb} the environment file {ENVIRONMENT}/{name}", "file_write",
                 SHAPE, "the former file again",
             )  # fmt: skip
-
-    def _end_process(self, gpu, process):
-        args = {"pid": process.pid, "command": process.command}
-        return self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
-
-    def _step(self, gpu, action, args, words, cost, phase, undo="", needs=()):
-        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
 
     def _gpu_plan(self, gpu, state, goal, steps, stops, remark):
         before, after = self.layout(state), self.layout(goal)
@@ -314,31 +322,19 @@ class LevelZero:
         )
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
-
-    def _run_end_process(self, gpu, pid, command):
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
-
     def _run_ccs_mode(self, gpu, block, mode):
         path, doing = f"{ccs.directory(self._host, gpu.address, block)}/ccs_mode", f"set CCS mode {mode} of {block}"
         try:
             kernel.write(self._host, gpu.address, path, mode, doing, ccs.CCS_MEANINGS)
         except errors.ResourceConflict as err:
-            held = self.holders(gpu)
-            names = "; ".join(map(str, held)) or "a program that can't be seen from here"
-            raise errors.ResourceConflict(
-                f"Could not {doing}: in use by {names}.",
-                gpu.address,
-                "Stop these and run again.",
-                [process.as_dict() for process in held],
-            ) from err
+            raise kernel.in_use(gpu.address, doing, self.holders(gpu)) from err
 
     def _run_property(self, gpu, where, key, value):
         path = ccs.property_path(gpu.address, where, key)
         kernel.write(self._host, gpu.address, path, value, f"set {key} of {where} to {value}", ccs.PROPERTY_MEANINGS)
+
+    def _run_slice(self, gpu, unit):
+        vram.open_slice(self._host, gpu, unit)
 
     def _run_vram(self, gpu, unit, region, limit):
         vram.write(self._host, gpu, unit, region, limit)
@@ -376,6 +372,11 @@ class LevelZero:
         modes = "/".join(str(mode) for mode in state.ccs.values())
         parts = ", ".join(_mask(text) for _, text in sorted(state.files.items()))
         return "; ".join(part for part in (f"CCS mode {modes}" if modes else "", f"partitions {parts}" if parts else "") if part)
+
+
+def _numbers(address):
+    """A PCI address as Level Zero compares them: by domain, bus, device and function."""
+    return [int(part, 16) for part in re.split("[:.]", address)]
 
 
 def _text(gpu, partition, devices, hierarchy):

@@ -16,6 +16,7 @@ withdrawn and a reboot forgets it, so nothing is requested before the driver may
 
 import errno
 import re
+import threading
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -97,6 +98,8 @@ class Partition:
         self._notes = Notes(host)
         self._settings = {}
         self._reloading = []
+        # GPUs change side by side, but older kernels lock the compute driver for one change and answer EBUSY to a second one.
+        self._switching = threading.Lock()
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -422,7 +425,8 @@ class Partition:
             raise errors.ModeChangePending(
                 f"{need}, which is not allowed. Nothing was requested: a reboot would forget it.",
                 gpu.address,
-                f"Add {MODULE} to containers_gpu_state_management:unload_modules; all GPUs of that driver must be idle then.",
+                f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload=True); all GPUs of that driver "
+                "must be idle then.",
             )
         held = self._all_holders()
         kernel.refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
@@ -690,19 +694,15 @@ class Partition:
         path, doing = self._path(address, _COMPUTE), f"set compute mode {compute}"
         for pause in (*_PATIENCE, None):
             try:
-                return kernel.write(self._host, address, path, compute, doing, _COMPUTE_ERRNOS)
+                with self._switching:
+                    kernel.write(self._host, address, path, compute, doing, _COMPUTE_ERRNOS)
+                return
             except errors.ResourceConflict as err:
                 held = self._holding([kfd.NODE, *self._nodes_of(address)])
                 if pause is None or held:
-                    who = "; ".join(map(str, held)) or "a process that can't be seen, or that ended a moment ago"
-                    raise errors.ResourceConflict(
-                        f"Could not {doing}: in use by {who}.",
-                        address,
-                        "Stop it and run again.",
-                        holders=[process.as_dict() for process in held],
-                    ) from err
+                    unseen = "a process that can't be seen, or that ended a moment ago"
+                    raise kernel.in_use(address, doing, held, unseen) from err
                 self._host.sleep(pause)
-        return None
 
     def _run_set_alloc(self, gpu, alloc):
         doing = f"set the memory allocation mode {alloc}"

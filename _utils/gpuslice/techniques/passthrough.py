@@ -13,18 +13,20 @@ import errno
 import os
 from typing import NamedTuple
 
+from gpuslice import addresses
 from gpuslice import errors
-from gpuslice.costs import seconds
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import bounded
+from gpuslice.techniques import ccs
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import kernel
+from gpuslice.techniques.common import FileTechnique
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.kernel import VFIO_DRIVERS
 
@@ -35,6 +37,8 @@ _ORIGINS = "/run/gpu-slicing/passthrough"
 #: Noted for a GPU that no driver had, and for one that is given back to whatever driver the kernel chooses.
 _NONE, _ANY = "none", "any"
 _BRIDGE = "0x06"
+#: Holds a function without ever touching it, so VFIO allows it in a group.
+_STUB = "pci-stub"
 _IOMMU_HINT = (
     "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' (Intel processors) or 'amd_iommu=on' (AMD), "
     "best together with 'iommu=pt'."
@@ -57,14 +61,10 @@ class PassthroughState(NamedTuple):
     origin: str
 
 
-class Passthrough:
+class Passthrough(FileTechnique):
     """Passthrough on one host."""
 
     name = "passthrough"
-
-    def __init__(self, host):
-        self._host = host
-
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
         """Whether the kernel has put the function into an IOMMU group."""
@@ -73,24 +73,26 @@ class Passthrough:
     def why_not(self, gpu):
         """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
         if self._iommu():
-            return "the kernel has put this function into no IOMMU group", False
-        return f"the IOMMU of this host is off. {_IOMMU_HINT}", True
+            return "the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.", False
+        return f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", True
 
     def _iommu(self):
         return bool(self._host.listdir("/sys/class/iommu")) and bool(self._host.listdir("/sys/kernel/iommu_groups"))
 
     def observe(self, gpu):
-        """Read driver and override. Raises errors.DeviceNotFound when the function is gone."""
+        """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
-        override = kernel.text(self._host, f"{base}/driver_override") or ""
+        driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
+        # A driver that is letting the function go no longer shows, and while it does not end, this file waits for it.
+        override = (kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or ""
         origin = kernel.text(self._host, _origin_file(gpu.address)) or ""
-        return PassthroughState(self._host.readlink(f"{base}/driver"), "" if override == "(null)" else override, origin)
+        return PassthroughState(driver, "" if override == "(null)" else override, origin)
 
-    def layout(self, state):
-        """The state as plain data."""
-        return state._asdict()
+    def needs_driver(self, layout):
+        """Whether the GPU must have a driver to be brought to a layout: one that is given away may have had none before."""
+        return layout["driver"] not in (*VFIO_DRIVERS, "")
 
     def words(self, layout):
         """A layout in a few words."""
@@ -105,21 +107,17 @@ class Passthrough:
         """What a pillar says to get this layout, None for a GPU that is not given away."""
         return {"strategy": "passthrough"} if layout["driver"] in VFIO_DRIVERS else None
 
-    def settings_of(self, layout, begun=None):
-        """Settings that ask for exactly this layout."""
-        return {"layout": dict(layout)}
-
     def health(self, gpu):
         """Why this GPU should not be handed over now, as sentences."""
         return [] if self._host.exists(f"{DEVICES}/{gpu.address}/vendor") else ["it has fallen off the PCI bus"]
 
     def holders(self, gpu):
         """The processes that hold this GPU open; not this one, which closes what it has before a driver is unbound."""
-        held = kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
-        return [process for process in held if process.pid != os.getpid()]
+        return [process for process in self._open(gpu) if process.pid != os.getpid()]
 
-    def release(self):
-        """Nothing is held open."""
+    def _open(self, gpu):
+        """All processes that hold it open."""
+        return kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
@@ -136,7 +134,7 @@ class Passthrough:
         if state.driver != goal.driver:
             self._check_change(gpu, state, goal, rules, stops)
         steps = (
-            *(self._end_process(gpu, process) for process in stops.processes),
+            *self._end_processes(gpu, stops),
             *self._prepare(gpu, state, goal),
             *self._rebind(gpu, state, goal),
         )
@@ -146,7 +144,7 @@ class Passthrough:
 
     def _check_iommu(self, gpu):
         if not self._iommu() or not device_nodes.group(self._host, gpu.address):
-            raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address, "Then reboot.")
+            raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address)
 
     def _check_change(self, gpu, state, goal, rules, stops):
         if goal.driver in VFIO_DRIVERS:
@@ -165,7 +163,7 @@ class Passthrough:
         for member in self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices"):
             driver = self._host.readlink(f"{DEVICES}/{member}/driver")
             is_bridge = (kernel.text(self._host, f"{DEVICES}/{member}/class") or "").startswith(_BRIDGE)
-            if member != gpu.address and driver and driver not in VFIO_DRIVERS and not is_bridge:
+            if member != gpu.address and driver and driver not in (*VFIO_DRIVERS, _STUB) and not is_bridge:
                 others.append(f"{member} ({driver})")
         if others:
             raise errors.ResourceConflict(
@@ -176,7 +174,7 @@ class Passthrough:
 
     def _check_slices(self, gpu, state):
         """Unbinding ends what the driver made, and undoing the change could not bring it back: it has to go by its own way."""
-        lost = [words for words in (self._vfs(gpu), self._instances(gpu), self._modes(gpu)) if words]
+        lost = [words for words in (self._vfs(gpu), self._instances(gpu), self._vgpus(gpu), self._modes(gpu)) if words]
         if lost:
             raise errors.ResourceConflict(
                 f"The GPU has {' and '.join(lost)}, which would be lost when {state.driver} lets it go.",
@@ -185,7 +183,7 @@ class Passthrough:
             )
 
     def _vfs(self, gpu):
-        count = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs") or 0
+        count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if name.startswith("virtfn"))
         return f"{count} virtual function{'' if count == 1 else 's'} enabled" if count else ""
 
     def _instances(self, gpu):
@@ -194,14 +192,15 @@ class Passthrough:
         count = sum(1 for name in names if name.startswith("gi"))
         return f"{count} GPU instance{'' if count == 1 else 's'} (MIG)" if count else ""
 
+    def _vgpus(self, gpu):
+        count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if addresses.is_uuid(name))
+        return f"{count} mediated device{'' if count == 1 else 's'} (vGPU)" if count else ""
+
     def _modes(self, gpu):
-        base = f"{DEVICES}/{gpu.address}"
-        mode = kernel.text(self._host, f"{base}/current_compute_partition") or "SPX"
+        mode = kernel.text(self._host, f"{DEVICES}/{gpu.address}/current_compute_partition") or "SPX"
         if mode != "SPX":
             return f"the compute partition mode {mode}"
-        tiles = [name for name in self._host.listdir(base) if name.startswith("tile")]
-        paths = [f"{base}/{tile}/{gt}/ccs_mode" for tile in tiles for gt in self._host.listdir(f"{base}/{tile}")]
-        split = [found for path in paths if (found := kernel.number(self._host, path) or 1) > 1]
+        split = [found for found in ccs.modes(self._host, gpu.address).values() if found > 1]
         return f"CCS mode {split[0]}" if split else ""
 
     def _prepare(self, gpu, state, goal):
@@ -246,13 +245,6 @@ class Passthrough:
             PREPARE if new else SHAPE, "put the former note back",
         )  # fmt: skip
 
-    def _end_process(self, gpu, process):
-        args = {"pid": process.pid, "command": process.command}
-        return self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
-
-    def _step(self, gpu, action, args, words, cost, phase, undo="", needs=()):
-        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
-
     def _gpu_plan(self, gpu, state, goal, steps, stops):
         was, becomes = state.driver in VFIO_DRIVERS, goal.driver in VFIO_DRIVERS
         part = (f"the whole GPU as /dev/vfio/{device_nodes.group(self._host, gpu.address)}",)
@@ -274,14 +266,6 @@ class Passthrough:
         )
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
-
-    def _run_end_process(self, gpu, pid, command):
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
-
     def _run_load(self, gpu, module):
         done = self._host.run(["modprobe", module])
         if done.returncode or not self._host.exists(f"{_DRIVERS}/{module}"):
@@ -302,21 +286,31 @@ class Passthrough:
     def _run_override(self, gpu, driver):
         # A line break alone clears it; an empty write would not reach the kernel.
         doing = f"reserve the function for {driver}" if driver else "clear driver_override"
-        kernel.write(self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver_override", driver or "\n", doing)
+        bounded.write(self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver_override", driver or "\n", doing)
 
     def _run_unbind(self, gpu, driver):
-        path = f"{DEVICES}/{gpu.address}/driver/unbind"
+        # Once begun it can't be stopped: a driver may wait for its users inside the kernel, some do for ever, and what another
+        # program or this one opened meanwhile must not become that. So it is looked for once more.
+        doing = f"unbind the GPU from {driver}"
+        if held := self._open(gpu):
+            raise kernel.in_use(gpu.address, doing, held)
         try:
-            kernel.write(self._host, gpu.address, path, gpu.address, f"unbind the GPU from {driver}", _MEANINGS)
+            bounded.write(
+                self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
+                {**_MEANINGS, errno.ENOENT: _MEANINGS[errno.ENODEV]},
+            )  # fmt: skip
         except errors.ResourceConflict as err:
-            held = self.holders(gpu)
-            names = "; ".join(map(str, held)) or "a client that can't be seen from here"
-            raise errors.ResourceConflict(
-                f"Could not unbind the GPU from {driver}: in use by {names}.",
-                gpu.address,
-                "Stop these and run again.",
-                [process.as_dict() for process in held],
-            ) from err
+            raise kernel.in_use(gpu.address, doing, self._open(gpu)) from err
+        except errors.Unhealthy as err:
+            raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err
+
+    def _suspects(self, gpu, driver):
+        """Who may keep the driver waiting, as a sentence after another; "" when nobody is known."""
+        held = [str(process) for process in self._open(gpu)]
+        # What it has open, for a console say, no process shows.
+        if driver == "nvidia" and self._host.exists("/sys/module/nvidia_drm"):
+            held.append("perhaps the module nvidia_drm")
+        return f" In use by {'; '.join(held)}." if held else ""
 
     def _run_bind(self, gpu, driver, reserved):
         """Through the override where there is one, as only that is sure to reach no other function; else by the driver's name."""
@@ -327,7 +321,7 @@ class Passthrough:
             f"Load it with 'modprobe {driver}', then run again.",
         )
         doing = f"bind the GPU to {driver or 'a driver'}"
-        kernel.write(self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing})
+        bounded.write(self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing})
         now = self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
         # The probe answers success also when no driver took the function.
         if now == driver or (driver is None and now and now not in VFIO_DRIVERS):
@@ -377,7 +371,8 @@ def _goal(state, settings):
     given_away = state.driver in VFIO_DRIVERS
     if settings.get("bound", True):
         # However it came to be bound (by us, or by ids at boot): it is as wanted.
-        return state if given_away else PassthroughState(_DRIVER, _DRIVER, state.driver or _NONE)
+        # Without a driver, but with a note: a change was interrupted after the unbinding.
+        return state if given_away else PassthroughState(_DRIVER, _DRIVER, state.driver or state.origin or _NONE)
     # Without a driver, but with a note: the way back was begun and not ended.
     interrupted = not state.driver and state.origin
     if not given_away and state.override not in VFIO_DRIVERS and not interrupted:

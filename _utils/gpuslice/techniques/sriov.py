@@ -3,19 +3,14 @@ SR-IOV: virtual functions (VFs) of a GPU, by the PCI core's files and those of t
 
 The PCI core's part is here. What each VF gets is written to files that :mod:`gpuslice.techniques.sriov_xe` and
 :mod:`gpuslice.techniques.sriov_i915` know; a host driver that makes its VFs while it is loaded is
-:mod:`gpuslice.techniques.sriov_gim`'s.
+:mod:`gpuslice.techniques.sriov_gim`'s. What of it needs no host is in :mod:`gpuslice.techniques.sriov_goal`.
 
 Settings that :meth:`Sriov.plan` takes (one of): the keys of the pillar's section; ``{"vf_count": 0}``: none, and every file as
 the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. ``reload: True`` besides lets a driver be reloaded,
 ``remove: True`` besides is content with what a driver makes by itself.
 """
 
-import errno
-from types import MappingProxyType
-from typing import NamedTuple
-
 from gpuslice import errors
-from gpuslice.catalog import amd
 from gpuslice.catalog import intel
 from gpuslice.costs import seconds
 from gpuslice.model import Slice
@@ -26,54 +21,20 @@ from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import device_nodes
+from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
 from gpuslice.techniques import sriov_files
+from gpuslice.techniques import sriov_gim
+from gpuslice.techniques import sriov_goal
 from gpuslice.techniques import sriov_i915
+from gpuslice.techniques import sriov_reasons
 from gpuslice.techniques import sriov_xe
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.sriov_files import QUOTAS
-from gpuslice.techniques.sriov_gim import Gim
 
 #: How long VFs that come late are waited for, in seconds between looks.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
-#: What the kernel does with new VFs when nobody says otherwise.
-_AUTOPROBE = 1
 _DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
-
-
-class SriovState(NamedTuple):
-    """
-    What a PF is now.
-
-    :ivar driver: of the PF, "" for none; :ivar total: the most VFs; :ivar numvfs: VFs now; :ivar autoprobe: 0 or 1.
-    :ivar addresses: PCI addresses of the VFs, in order.
-    :ivar files: :class:`gpuslice.techniques.sriov_files.Files` or None; :ivar values: path -> value, without defaults.
-    :ivar option: number of VFs in our own module option, None where it is not there.
-    """
-
-    driver: str
-    total: int
-    numvfs: int
-    autoprobe: int
-    addresses: tuple = ()
-    files: object = None
-    values: dict = MappingProxyType({})
-    option: int | None = None
-
-
-class Goal(NamedTuple):
-    """
-    What is wanted.
-
-    :ivar provisioning: ``fair`` (the driver divides), ``custom`` (``values`` has all quotas), ``off`` (nothing is divided).
-    :ivar values: path -> value of every file that matters.
-    """
-
-    numvfs: int
-    autoprobe: int
-    provisioning: str
-    values: dict
-    note: str = ""
 
 
 class Sriov:
@@ -84,20 +45,26 @@ class Sriov:
     def __init__(self, host):
         self._host = host
         self._files = {}
-        self._gim = Gim(host, self)
+        self._wanted = {}
+        self._gim = sriov_gim.Gim(host, self)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
-        """Whether the GPU can have VFs that somebody can be given as they are: NVIDIA's carry vGPUs and nothing else."""
-        return "sriov" in gpu.capabilities and gpu.vendor != "nvidia"
+        """
+        Whether the GPU can have VFs that somebody can be given as they are. NVIDIA's carry vGPUs and nothing else, and some of
+        AMD's boards show the capability though no host driver makes VFs of them.
+        """
+        return "sriov" in gpu.capabilities and gpu.vendor != "nvidia" and (gpu.vendor != "amd" or sriov_gim.serves(gpu))
 
     def why_not(self, gpu):
         """Why a GPU has no VFs to give: (sentence, whether the configuration of the host is to blame)."""
         if gpu.vendor == "nvidia":
             return "its VFs are of use with NVIDIA vGPU only: use strategy vgpu, whose driver makes them.", False
-        if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs") and gpu.vendor == "intel":
+        if gpu.vendor == "amd":
+            return f"{sriov_reasons.why_not_amd(gpu)}.", False
+        if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs"):
             return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {self._mend_total(gpu)}", True
-        return f"{(_why_not_amd if gpu.vendor == 'amd' else _why_not_intel)(gpu)}.", False
+        return f"{sriov_reasons.why_not_intel(gpu)}.", False
 
     def _mend_total(self, gpu):
         if gpu.driver == "xe":
@@ -112,30 +79,32 @@ class Sriov:
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
-        total = kernel.number(self._host, f"{base}/sriov_totalvfs")
-        if total is None:
+        if not self._host.exists(f"{base}/sriov_totalvfs"):
             raise errors.Unsupported(f"{gpu.model} has no virtual functions.", gpu.address, self._sentence(gpu))
-        files = self._files_of(gpu, total)
-        numvfs = kernel.number(self._host, f"{base}/sriov_numvfs") or 0
-        return SriovState(
-            self._host.readlink(f"{base}/driver"),
+        driver, total = self._host.readlink(f"{base}/driver"), self._count(gpu, "sriov_totalvfs")
+        addresses, files = functions.there(self._host, gpu.address), self._files_of(gpu, total)
+        return sriov_goal.SriovState(
+            driver,
             total,
-            numvfs,
-            kernel.number(self._host, f"{base}/sriov_drivers_autoprobe") or 0,
-            self._addresses(gpu),
+            # To read the number waits, for ever perhaps, while a driver is letting the GPU go; its link is gone by then.
+            self._count(gpu, "sriov_numvfs") if driver else len(addresses),
+            kernel.number(self._host, f"{base}/sriov_drivers_autoprobe"),
+            addresses,
             files,
             sriov_files.read(self._host, files) if files else {},
             self._gim.option(gpu) if gpu.vendor == "amd" else None,
         )
 
+    def _count(self, gpu, name):
+        """A number of the PCI core. One that can't be read is no zero: the VFs would be taken for gone."""
+        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}")
+        if found is None:
+            raise errors.DriverError(f"{name} can't be read.", gpu.address, "See 'dmesg' for what happened to the GPU.")
+        return found
+
     def _sentence(self, gpu):
         why = self.why_not(gpu)[0]
         return f"{why[:1].upper()}{why[1:]}{'' if why.endswith('.') else '.'}"
-
-    def _addresses(self, gpu):
-        base = f"{DEVICES}/{gpu.address}"
-        numbers = sorted(int(n[6:]) for n in self._host.listdir(base) if n.startswith("virtfn") and n[6:].isdigit())
-        return tuple(address for n in numbers if (address := self._host.readlink(f"{base}/virtfn{n}")))
 
     def _files_of(self, gpu, total):
         """The driver's files, found once in a run: there are hundreds on some GPUs. None where there are none."""
@@ -146,7 +115,7 @@ class Sriov:
         found = None
         if driver == "xe":
             found = sriov_xe.find(self._host, gpu, total)
-        elif driver == "i915" and sriov_i915.root_of(self._host, gpu)[0]:
+        elif driver == "i915":
             found = sriov_i915.find(self._host, gpu, total)
         self._files[key] = found
         return found
@@ -173,7 +142,7 @@ class Sriov:
         found = {"vfs": layout["numvfs"]}
         if "option" in layout:
             return {**found, "driver": layout["driver"] or "none", "vf_num": layout["option"]}
-        found["autoprobe"] = bool(layout["autoprobe"])
+        found["autoprobe"] = sriov_goal.hosts_driver_takes(layout["autoprobe"])
         if "provisioning" in layout:
             found["provisioning"] = {"fair": "by the driver", "custom": "by quotas"}.get(layout["provisioning"], "equal")
         return {**found, **sriov_files.told(layout["values"])}
@@ -185,10 +154,9 @@ class Sriov:
         section = {"vf_count": layout["numvfs"]}
         files = self._files.get((gpu.address, layout["driver"]))
         if "autoprobe" in layout:
-            section.update(profile="fair", autoprobe=bool(layout["autoprobe"]))
+            section.update(profile="fair", autoprobe=sriov_goal.hosts_driver_takes(layout["autoprobe"]))
         if files:
-            vfs = _exported(files, layout)
-            section.update({"vfs": vfs} if vfs else {})
+            section.update(sriov_goal.exported(files, layout))
         return {"strategy": "sriov", "sriov": section}
 
     def settings_of(self, layout, begun=None):
@@ -207,7 +175,7 @@ class Sriov:
 
     def holders(self, gpu):
         """The processes that hold VFs of this GPU open."""
-        return self.held(self._addresses(gpu))
+        return self.held(functions.there(self._host, gpu.address))
 
     def held(self, functions):
         """The processes that hold any of these functions open, by VFIO or by a driver of the host."""
@@ -219,6 +187,14 @@ class Sriov:
         self._files.clear()
 
     # -- planning ------------------------------------------------------------------------------------------------
+    def gather(self, targets):
+        """
+        Take note of what is wanted of all PFs before each is planned: the pillar names PFs and VFs in one place for all.
+
+        :param targets: list of (GPU, settings).
+        """
+        self._wanted = {gpu.address: (gpu, settings) for gpu, settings in targets}
+
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
         What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
@@ -251,9 +227,15 @@ class Sriov:
             raise errors.PolicyError(
                 f"sriov:pf_device names {wanted}, which is a virtual function of {physical}.", todo=f"Name {physical} instead."
             )
+        if self._wanted and wanted not in self._wanted:
+            raise errors.PolicyError(
+                f"sriov:pf_device names {wanted}, of which strategy sriov is not wanted, so no virtual function would be made.",
+                gpu.address,
+                f"Name one of {', '.join(self._wanted)}, or write the settings in a rule that matches {wanted}.",
+            )
         now = self.layout(state)
         note = f"left as it is: sriov:pf_device is {wanted}"
-        return GpuPlan(gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), note=note)
+        return GpuPlan(gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), note=note, wanted=False)
 
     def _check_numbers(self, gpu, state, settings):
         count = settings["vf_count"]
@@ -279,30 +261,32 @@ class Sriov:
         self._check_named(gpu, state, settings)
 
     def _check_named(self, gpu, state, settings):
-        possible = self._possible(gpu, settings["vf_count"])
-        strangers = [address for address in settings["vf_devices"] if address not in possible]
-        if strangers and possible:
+        own = self._possible(gpu, settings["vf_count"], state)
+        # One list may name the VFs of several PFs.
+        others = [one for one in self._wanted.values() if one[0].address != gpu.address and one[1].get("vf_count")]
+        mine = (self._possible(one, asked["vf_count"]) for one, asked in others if not asked.get("pf_device"))
+        possible = [own, *mine]
+        strangers = [address for address in settings["vf_devices"] if not any(address in found for found in possible)]
+        if strangers and all(possible):
             raise errors.PolicyError(
                 f"sriov:vf_devices names {', '.join(strangers)}, which will not be among the virtual functions of the GPU.",
                 gpu.address,
-                f"They are {', '.join(possible)}.",
+                f"They are {', '.join(own)}.",
             )
 
-    def _possible(self, gpu, count):
-        """Addresses that VFs will have, from the offset and stride that the device tells."""
-        base = f"{DEVICES}/{gpu.address}"
-        offset, stride = (kernel.number(self._host, f"{base}/sriov_{name}") for name in ("offset", "stride"))
-        if offset is None or stride is None:
-            return []
-        domain, bus, rest = gpu.address.split(":")
-        device, _, function = rest.partition(".")
-        first = (int(bus, 16) << 8 | int(device, 16) << 3 | int(function)) + offset
-        ids = [first + stride * number for number in range(count)]
-        return [f"{domain}:{i >> 8 & 0xFF:02x}:{i >> 3 & 0x1F:02x}.{i & 7}" for i in ids]
+    def _possible(self, gpu, count, state=None):
+        """
+        Addresses that VFs have, or will have; [] where the device does not tell.
+        """
+        if state and state.numvfs == count == len(state.addresses):
+            return list(state.addresses)
+        return functions.possible(self._host, gpu.address, count)
 
     def _check_host(self, gpu, state, goal):
-        if state.driver == "i915" and state.files is None:
-            sriov_i915.find(self._host, gpu, state.total)
+        if state.driver == "i915" and state.files is None and sriov_i915.is_the_kernels(self._host):
+            raise errors.Unsupported(
+                "Its driver is the kernel's own i915, which makes no virtual functions.", gpu.address, sriov_i915.others(gpu)
+            )
         if state.driver not in ("xe", "i915"):
             raise errors.DriverMissing(
                 f"Virtual functions are made by the driver xe or i915, and the GPU has {state.driver or 'none'}.",
@@ -313,31 +297,36 @@ class Sriov:
             raise errors.Unsupported(
                 f"The driver {state.driver} offers no virtual functions: sriov_totalvfs is 0.", gpu.address, self._mend_total(gpu)
             )
+        if not goal.autoprobe and state.autoprobe is None:
+            raise errors.Unsupported(
+                "This kernel can't leave virtual functions unbound: sriov_drivers_autoprobe is of Linux 4.13.",
+                gpu.address,
+                "Use a newer kernel, or set sriov:autoprobe to true and unbind them yourself.",
+            )
         # Functions that stay with the host's own driver work without; a virtual machine's do not.
         if not goal.autoprobe and goal.numvfs != state.numvfs:
-            self.check_iommu(gpu)
+            self.check_iommu(gpu, " Virtual functions for containers need none: set sriov:autoprobe to true.")
 
-    def check_iommu(self, gpu):
-        """Raise errors.Unsupported where no virtual machine could be given a function."""
+    def check_iommu(self, gpu, instead=""):
+        """Raise errors.Unsupported where no virtual machine could be given a function; ``instead``: what else may be done."""
         if self._host.listdir("/sys/class/iommu") and self._host.listdir("/sys/kernel/iommu_groups"):
             return
         raise errors.Unsupported(
             "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
             gpu.address,
-            "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'. "
-            "Virtual functions for containers need none: set sriov:autoprobe to true.",
+            f"Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'.{instead}",
         )
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
-            return _earlier(state, settings["layout"])
+            return sriov_goal.earlier(state, settings["layout"])
         if not settings["vf_count"]:
             values = {a.path: a.default for a in state.files.attributes if a.path in state.values} if state.files else {}
-            return Goal(0, _AUTOPROBE, "off", values)
+            return sriov_goal.Goal(0, sriov_goal.AUTOPROBE, "off", values)
         found = sriov_files.wish(gpu, state.files, settings, self._usable(gpu, state))
         values = sriov_files.values_of(state.files, found, settings["vf_count"]) if state.files else {}
         kind = "custom" if found.quotas else "fair"
-        return Goal(settings["vf_count"], int(settings["autoprobe"]), kind, values, found.note)
+        return sriov_goal.Goal(settings["vf_count"], int(settings["autoprobe"]), kind, values, found.note)
 
     def _usable(self, gpu, state):
         """Bytes of memory that VFs can share, None when it is unknown."""
@@ -349,7 +338,7 @@ class Sriov:
         return gpu.memory_mib * 2**20 - intel.XE_FAIR["vram_spare"] if gpu.memory_mib else None
 
     def _planned(self, gpu, state, goal, rules):
-        anew = _must_be_made_anew(state, goal)
+        anew = sriov_goal.must_be_made_anew(state, goal)
         stops = Stops()
         if anew and state.numvfs:
             doing = f"{'remove' if not goal.numvfs else 'make anew'} its {state.numvfs} virtual functions"
@@ -359,9 +348,9 @@ class Sriov:
             steps += self._anew(gpu, state, goal)
         else:
             steps += self._autoprobe(gpu, state, goal)
-            steps += self._writes(gpu, state, goal, lambda a: not close(state, goal, a))
+            steps += self._writes(gpu, state, goal, lambda a: not sriov_goal.close(state, goal, a))
         now = self.layout(state)
-        after = {**now, "numvfs": goal.numvfs, "autoprobe": goal.autoprobe, "values": _after(state, goal, anew)}
+        after = {**now, "numvfs": goal.numvfs, "autoprobe": goal.autoprobe, "values": sriov_goal.after(state, goal, anew)}
         if "provisioning" in after:
             after["provisioning"] = "fair" if goal.provisioning == "off" else goal.provisioning
         going = tuple(f"vf{n}" for n in range(1, state.numvfs + 1)) if anew else ()
@@ -378,8 +367,14 @@ class Sriov:
             destroys=going,
             creates=tuple(f"vf{n}" for n in range(1, goal.numvfs + 1)) if anew else (),
             stops=tuple(sorted(stops.units)) if steps else (),
-            note=goal.note if steps else "",
+            note=self._note(state, goal, going) if steps else sriov_goal.doubt(gpu, state, goal),
         )
+
+    def _note(self, state, goal, going):
+        drivers = {vf: self._host.readlink(f"{DEVICES}/{vf}/driver") for vf in state.addresses if going}
+        bound = [vf for vf, driver in drivers.items() if driver in kernel.VFIO_DRIVERS]
+        lost = f"{', '.join(bound)}: bound for virtual machines, as the new ones have to be again" if bound else ""
+        return "; ".join(filter(None, (goal.note, lost)))
 
     def _anew(self, gpu, state, goal):
         """VFs go, the files are written, VFs come: the only order that all drivers take."""
@@ -392,6 +387,7 @@ class Sriov:
         late = [a for a in scheduling if 0 < a.owner <= goal.numvfs and dividing]
         early = [a for a in scheduling if a not in late]
         steps += [self._write(gpu, state, a, goal.values[a.path]) for a in early if self._has_to(state, goal, a)]
+        steps += [self._write(gpu, state, a, a.default) for a in sriov_goal.leftover(state, goal)]
         steps += self._autoprobe(gpu, state, goal)
         steps += [self.count_step(gpu, state, goal.numvfs)] if goal.numvfs else []
         return steps + [self._write(gpu, state, a, goal.values[a.path]) for a in late]
@@ -418,15 +414,16 @@ class Sriov:
             divided = sriov_files.provisioning(files, state.values, state.numvfs) != "fair"
             if files.restore and (there or goal.provisioning == "fair") and (divided or files.complete):
                 return [self._restore(gpu, files)]
-            # What the driver divided it takes back by itself when the VFs go.
-            return [self._write(gpu, state, a, 0) for a in there if divided] + switch
+            # What the driver divided it takes back by itself when the VFs go; some drop what was written too.
+            kept = divided and (files.complete or not state.numvfs)
+            return [self._write(gpu, state, a, 0) for a in there if kept] + switch
         wanted = {a: goal.values.get(a.path, 0) for a in quotas}
         # What becomes less comes first, or the rest would not fit.
         order = sorted(wanted, key=lambda a: (wanted[a] >= state.values.get(a.path, 0), a.owner))
         return switch + [self._write(gpu, state, a, wanted[a]) for a in order if wanted[a] or a in there]
 
     def _autoprobe(self, gpu, state, goal):
-        if state.autoprobe == goal.autoprobe:
+        if goal.autoprobe is None or sriov_goal.hosts_driver_takes(state.autoprobe) == bool(goal.autoprobe):
             return []
         words = "let the host's driver take new virtual functions" if goal.autoprobe else "leave new virtual functions unbound"
         return [
@@ -444,7 +441,7 @@ class Sriov:
 
     def _write(self, gpu, state, attribute, value):
         old = state.values.get(attribute.path, attribute.default)
-        who = f"vf{attribute.owner}" if attribute.owner else "the PF"
+        who = f"vf{attribute.owner}" if attribute.owner else "all functions" if attribute.source else "the PF"
         words = f"set {attribute.field} of {who} to {sriov_files.amount(attribute.field, value)} ({attribute.path})"
         args = {"path": attribute.path, "value": value}
         return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"set it to {old}")
@@ -526,7 +523,8 @@ class Sriov:
 
     def report(self, gpu, state):
         """The PF and its VFs as one dict, for users."""
-        found = {"gpu": gpu.address, "driver": state.driver, "total": state.total, "autoprobe": bool(state.autoprobe)}
+        found = {"gpu": gpu.address, "driver": state.driver, "total": state.total}
+        found["autoprobe"] = sriov_goal.hosts_driver_takes(state.autoprobe)
         found["files"] = state.files.layout if state.files else ""
         found["provisioning"] = self.layout(state).get("provisioning", "")
         return {**found, "vfs": self.functions(gpu, state)}
@@ -571,7 +569,7 @@ class Sriov:
         """Write ``sriov_numvfs``, then look whether that many VFs are there."""
         doing = f"create {count} virtual functions" if count else "remove the virtual functions"
         path = f"{DEVICES}/{gpu.address}/sriov_numvfs"
-        kernel.write(self._host, gpu.address, path, count, doing, _NUMVFS)
+        kernel.write(self._host, gpu.address, path, count, doing, sriov_reasons.answers(gpu))
         self.wait_for(gpu, count)
 
     def wait_for(self, gpu, count):
@@ -594,9 +592,7 @@ class Sriov:
             )
 
     def _counted(self, gpu):
-        addresses = self._addresses(gpu)
-        there = [address for address in addresses if self._host.exists(f"{DEVICES}/{address}")]
-        return kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs"), len(there)
+        return kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs"), len(functions.there(self._host, gpu.address))
 
 
 def _nodes(host, address):
@@ -607,126 +603,5 @@ def _nodes(host, address):
     return device_nodes.drm(host, address)
 
 
-def close(state, goal, attribute):
-    """Whether a file says what is wanted of it, as far as the driver's rounding lets it."""
-    return sriov_files.close(attribute.field, state.values.get(attribute.path, attribute.default), goal.values[attribute.path])
-
-
-def _must_be_made_anew(state, goal):
-    """Whether VFs have to go and come again: quotas are not changed under running ones."""
-    if goal.numvfs != state.numvfs:
-        return True
-    files = state.files
-    if files is None:
-        return False
-    if goal.provisioning == "custom":
-        return any(a.field in QUOTAS and a.path in goal.values and not close(state, goal, a) for a in files.attributes)
-    now = sriov_files.provisioning(files, state.values, state.numvfs)
-    return now == "custom"
-
-
-def _earlier(state, layout):
-    """The goal that an earlier layout is."""
-    numvfs, values, files = layout["numvfs"], layout.get("values", {}), state.files
-    if files is None or "provisioning" not in layout:
-        return Goal(numvfs, layout.get("autoprobe", _AUTOPROBE), "fair" if numvfs else "off", {})
-    everything = {a.path: values.get(a.path, a.default) for a in files.attributes}
-    if layout["provisioning"] == "fair":
-        quotas = {a.path for a in files.attributes if a.field in QUOTAS}
-        again = numvfs == state.numvfs and any(state.values.get(p, 0) != values.get(p, 0) for p in quotas)
-        if not again:
-            # The driver divides anew as it did: only what it does not decide is written.
-            left = {path: value for path, value in everything.items() if path not in quotas}
-            return Goal(numvfs, layout["autoprobe"], "fair" if numvfs else "off", left)
-    return Goal(numvfs, layout["autoprobe"], "custom", everything)
-
-
-def _after(state, goal, anew):
-    """The values that are expected afterwards, as far as they can be known before."""
-    if state.files is None:
-        return {}
-    by_path = state.files.by_path()
-    kept = {p: v for p, v in state.values.items() if not anew or p not in by_path or not by_path[p].owner}
-    made = {**kept, **{p: v for p, v in goal.values.items()}}
-    if state.files.switch:
-        made[state.files.switch] = int(goal.provisioning != "custom")
-    return {p: v for p, v in made.items() if p not in by_path or v != by_path[p].default}
-
-
 def _tiles(gpu, state):
     return intel.MODELS.get(gpu.catalog_key, {}).get("tiles") or (state.files.tiles if state.files else 1)
-
-
-def _exported(files, layout):
-    """The pillar's ``vfs`` of a layout: turns of each VF, and its quotas where they were written."""
-    custom = layout.get("provisioning") == "custom"
-    made = {}
-    for number, mine in sriov_files.shares(files, layout["values"], layout["numvfs"]).items():
-        told = {field: mine[field] for field in ("exec_quantum_ms", "preempt_timeout_us") if mine.get(field)}
-        if custom:
-            told.update({key: mine[f] // unit for f, (key, unit) in sriov_files.PILLAR_QUOTAS.items() if mine.get(f, 0) >= unit})
-        if number and told:
-            made[str(number)] = told
-    return made
-
-
-def _why_not_intel(gpu):
-    model = intel.MODELS.get(gpu.catalog_key, {})
-    if model.get("class") == "arc-a":
-        return "Arc A GPUs have no SR-IOV on the chip; no driver can change that"
-    if model.get("class") == "arc-b":
-        return "consumer Arc B boards do not have the capability; Arc Pro B50, B60, B65 and B70 do"
-    if model.get("family") == "LNL":
-        return "Lunar Lake has no virtual functions"
-    if model.get("family") in ("MTL", "ARL"):
-        return "on Meteor Lake and Arrow Lake only the i915 of a long-term or community port makes virtual functions"
-    if model.get("sriov_drivers"):
-        return "the device shows no SR-IOV capability: switch SR-IOV, VT-d and Above-4G decoding on in the firmware"
-    return "the device has no SR-IOV capability"
-
-
-def _why_not_amd(gpu):
-    model = amd.MODELS.get(gpu.catalog_key, {})
-    if "sriov-hw-only" in model.get("features", ()):
-        return "its host driver is not public: clouds have it"
-    if "sriov-legacy" in model.get("features", ()):
-        return "its host driver was made for kernels of 2016 to 2019 only"
-    if gpu.catalog_key.startswith("mi308"):
-        return "no release of the host driver gim lists it"
-    if gpu.catalog_key.startswith("mi") and not model.get("sriov_host_driver"):
-        return "this Instinct has no virtual functions; MI210, MI300X, MI325X and the MI350 series have"
-    if model.get("sriov_host_driver"):
-        return "the device shows no SR-IOV capability: switch SR-IOV, ARI and the IOMMU on in the firmware"
-    return "workstation and consumer Radeon boards have no virtual functions"
-
-
-_NUMVFS = {
-    errno.ENOENT: (
-        errors.Unsupported,
-        "the driver of the GPU can't make virtual functions, or none is bound",
-        "The kernel's own i915 and amdgpu can't; see 'salt-call gpu_sriov.vfs' for the driver.",
-    ),
-    errno.ENOMEM: (
-        errors.DriverError,
-        "there is not enough MMIO space, or too few bus numbers",
-        "Switch Above-4G decoding and ARI on in the firmware, or boot with pci=realloc; 'dmesg' says which.",
-    ),
-    errno.EBUSY: (
-        errors.ResourceConflict,
-        "virtual functions are there already, in use, or the driver is locked",
-        "Stop their users; a compute engine split (ccs_mode) other than 1 also blocks them.",
-    ),
-    errno.ENOSPC: (
-        errors.ProfileMismatch,
-        "the GPU has not enough left for an equal share of each",
-        "Ask for fewer, or remove quotas that are still written ('salt-call gpu_sriov.remove_vfs').",
-    ),
-    errno.ERANGE: (errors.ProfileMismatch, "it is more than sriov_totalvfs", "Ask for fewer."),
-    errno.ENOSYS: (errors.Unsupported, "the function is no PF", "Name the physical function."),
-    errno.EUCLEAN: (
-        errors.ResourceConflict,
-        "some virtual functions have quotas and others have none",
-        "Remove them with 'salt-call gpu_sriov.remove_vfs' and run again.",
-    ),
-    errno.ECANCELED: (errors.Unhealthy, "the GPU is wedged", "Reset or reboot; see 'dmesg'."),
-}

@@ -164,7 +164,7 @@ def power_of_two(number):
 def close(field, value, wanted):
     """Whether a value is the wanted one, as far as the driver's rounding lets it be."""
     if field in _SLACK and wanted:
-        return isinstance(value, int) and abs(value - wanted) <= _SLACK[field]
+        return isinstance(value, int) and value > 0 and abs(value - wanted) <= _SLACK[field]
     return value == wanted
 
 
@@ -447,7 +447,7 @@ def told(values):
         where = " ".join(place for place in places if not _PLAIN.match(place))
         found.setdefault(who, []).append(f"{where + ' ' if where else ''}{name} {amount(name, value)}")
     order = sorted(found, key=lambda who: int(who[2:] or 0) if who != "pf" else 0)
-    return _grouped({who: ", ".join(sorted(found[who])) for who in order})
+    return _grouped({who: ", ".join(sorted(set(found[who]))) for who in order})
 
 
 def amount(name, value):

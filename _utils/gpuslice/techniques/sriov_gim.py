@@ -20,12 +20,23 @@ from gpuslice.techniques import kernel
 from gpuslice.techniques.kernel import DEVICES
 
 MODULE = "gim"
-FOLDER = "/etc/modprobe.d"
-OPTIONS = f"{FOLDER}/gpu-slicing-gim.conf"
+OPTIONS = "/etc/modprobe.d/gpu-slicing-gim.conf"
+#: Where modprobe reads options, and where gim keeps its own.
+_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+_OWN_CONFIG = "/etc/gim_config"
 _HEAD = "# Written by GPU slicing. Virtual functions of each GPU that was asked for; the option lists all GPUs in PCI order."
 _LINE = re.compile(r"^# ([0-9a-f:.]+) (\d+)$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*options\s+gim\s.*\bvf_num=", re.MULTILINE)
-_RELOAD = f"Add {MODULE} to containers_gpu_state_management:unload_modules to have it reloaded, or reboot."
+_RELOAD = (
+    f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload_driver=True) to have it reloaded, "
+    "or reboot."
+)
+
+
+def serves(gpu):
+    """Whether gim makes VFs of this model; True for one that is not in the catalog: then the driver has the last word."""
+    model = amd.MODELS.get(gpu.catalog_key)
+    return model is None or model["sriov_host_driver"] == MODULE
 
 
 class Gim:
@@ -67,7 +78,7 @@ class Gim:
         """As :meth:`gpuslice.techniques.sriov.Sriov.plan`, for a GPU that is gim's."""
         wanted, option = self._wanted(gpu, state, settings)
         may = bool(settings.get("reload")) or MODULE in rules.unload_modules
-        reloads = wanted != state.numvfs or state.driver != MODULE
+        reloads = wanted != state.numvfs or bool(wanted and not state.driver)
         if reloads and state.option == option and rules.awaits_reboot and not may:
             return self._waiting(gpu, state, wanted)
         stops = Stops()
@@ -75,8 +86,9 @@ class Gim:
         steps = [self._write(gpu, state, option, wanted, may)] if state.option != option or (reloads and may) else []
         if reloads:
             steps += self._reload(gpu, state, wanted, may, rules, stops)
-        now = self._technique.layout(state) if steps else self._after(state, state.numvfs, state.option)
-        after = self._after(state, wanted, option, MODULE)
+        now = self._technique.layout(state)
+        driver = state.driver if not reloads else MODULE if wanted else ""
+        after = {"driver": driver, "numvfs": wanted, "option": option}
         shown = self._technique.shown
         return GpuPlan(
             gpu.address,
@@ -94,28 +106,42 @@ class Gim:
             note=_preview(gpu, wanted) if steps else "",
         )
 
-    @staticmethod
-    def _after(state, numvfs, option, driver=None):
-        return {"driver": state.driver if driver is None else driver, "numvfs": numvfs, "option": option}
-
     def _wanted(self, gpu, state, settings):
         """(number of VFs, number in our file or None)."""
         if "layout" in settings:
-            return settings["layout"]["numvfs"], settings["layout"].get("option")
+            return self._earlier(gpu, state, settings["layout"])
         count = settings["vf_count"]
+        if not count and state.driver != MODULE:
+            # Only our option is left of what a gim made that is not there now.
+            return state.numvfs, None
         self._check_driver(gpu, state)
-        if settings["scheduling"] or settings["vfs"] or settings["profile"] not in ("auto", "fair"):
+        if settings["scheduling"] or settings["vfs"] or settings["autoprobe"] or settings["profile"] not in ("auto", "fair"):
             raise errors.Unsupported(
-                "The driver gim gives every virtual function the same; it has no profile, scheduling or vfs settings.",
+                "The driver gim gives every virtual function the same and leaves it unbound; it has no profile, scheduling, vfs "
+                "or autoprobe settings.",
                 gpu.address,
                 "Leave them out of the pillar.",
             )
         if not count:
             return self._none(gpu, state, settings)
         self._check_count(gpu, count)
-        self._check_others(gpu)
-        self._technique.check_iommu(gpu)
+        if (count, count) != (state.numvfs, state.option):
+            # gim may have written the number into its own file itself: only who wants another one is told of it.
+            self._check_others(gpu)
+            self._technique.check_iommu(gpu)
         return count, count
+
+    def _earlier(self, gpu, state, layout):
+        """What an earlier layout asks for. Raises errors.Unsupported for one of a time when another driver had the GPU."""
+        same = (layout["driver"], layout["numvfs"]) == (state.driver, state.numvfs)
+        if same or ("option" in layout and state.driver in ("", MODULE)):
+            return layout["numvfs"], layout.get("option")
+        raise errors.Unsupported(
+            f"The GPU is to have {layout['numvfs']} virtual functions under {layout['driver'] or 'no driver'}, and has "
+            f"{state.numvfs} under {state.driver or 'no driver'}.",
+            gpu.address,
+            "Only those of gim can be made again.",
+        )
 
     @staticmethod
     def _none(gpu, state, settings):
@@ -129,7 +155,7 @@ class Gim:
         return amd.GIM_VF_NUM[2], None
 
     def _check_driver(self, gpu, state):
-        if state.driver == MODULE or (not state.driver and (state.option is not None or not self._loaded() and self._knows())):
+        if state.driver == MODULE or (not state.driver and state.option is not None):
             return
         raise errors.Unsupported(
             f"Virtual functions of {gpu.model} are made by the host driver gim, and the GPU has {state.driver or 'no driver'}.",
@@ -137,9 +163,6 @@ class Gim:
             "Install gim, boot with modprobe.blacklist=amdgpu and the IOMMU on, and load it; partition modes of amdgpu and gim "
             "exclude each other.",
         )
-
-    def _knows(self):
-        return self._host.exists(f"/sys/module/{MODULE}")
 
     @staticmethod
     def _check_count(gpu, count):
@@ -159,18 +182,22 @@ class Gim:
             )
 
     def _check_others(self, gpu):
-        """Another file that sets the option would fight ours."""
-        for name in self._host.listdir(FOLDER):
-            path = f"{FOLDER}/{name}"
-            if path != OPTIONS and name.endswith(".conf") and _OPTION.search(kernel.text(self._host, path) or ""):
-                raise errors.Unsupported(
-                    f"{path} sets vf_num of gim already.", gpu.address, "Remove that line: the option is kept in one place only."
-                )
-        if re.search(r"^\s*vf_num\b", kernel.text(self._host, "/etc/gim_config") or "", re.MULTILINE):
+        """Another place that sets the option would fight ours."""
+        files = [f"{folder}/{name}" for folder in _FOLDERS for name in self._host.listdir(folder) if name.endswith(".conf")]
+        found = [path for path in files if path != OPTIONS and _OPTION.search(kernel.text(self._host, path) or "")]
+        if re.search(r"^\s*vf_num\b", kernel.text(self._host, _OWN_CONFIG) or "", re.MULTILINE):
             raise errors.Unsupported(
-                "/etc/gim_config sets vf_num of gim already.",
+                f"{_OWN_CONFIG} sets vf_num of gim already.",
                 gpu.address,
-                "Remove that line: the option is kept in one place only.",
+                f"Move that file away: gim writes its numbers only where it is there, and ours are in {OPTIONS}.",
+            )
+        if re.search(rf"\b{MODULE}\.vf_num=", kernel.text(self._host, "/proc/cmdline") or ""):
+            found.append("the kernel's command line")
+        if found:
+            raise errors.Unsupported(
+                f"{found[0]} sets vf_num of gim already.",
+                gpu.address,
+                f"Remove it there: the option is kept in {OPTIONS} only.",
             )
 
     def _reload(self, gpu, state, wanted, may, rules, stops):
@@ -192,7 +219,7 @@ class Gim:
             disrupts=affected,
             needs=("idle", "driver"),
         )
-        return [unload, load]
+        return [unload, load] if wanted else [unload]
 
     def _virtual(self, address):
         base = f"{DEVICES}/{address}"
@@ -293,7 +320,11 @@ class Gim:
 
 
 def _preview(gpu, count):
-    """A sentence where the number needs firmware that is not the usual one, or modes that go with it."""
+    """A sentence where the number needs firmware that is not the usual one, or modes that go with it, or is on no list."""
+    listed = amd.MODELS.get(gpu.catalog_key, {}).get("vf_profiles", ())
+    if listed and count not in [number for number, *_ in listed]:
+        numbers = ", ".join(str(number) for number, *_ in listed)
+        return f"the driver takes {count} virtual functions of {gpu.model}, but its release notes name {numbers} only"
     for number, compute, memory, preview in amd.MODELS.get(gpu.catalog_key, {}).get("vf_profiles", ()):
         if number == count and compute:
             modes = f"{count} virtual functions go with the modes {compute}/{memory} of gim"

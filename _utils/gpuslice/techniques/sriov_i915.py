@@ -36,14 +36,13 @@ def find(host, gpu, total):
     """
     The files of a GPU that i915 drives.
 
-    :param total: how many VFs it can have. :return: :class:`gpuslice.techniques.sriov_files.Files`.
-    :raises errors.Unsupported: this i915 makes no virtual functions, or does not run as a PF.
+    :param total: how many VFs it can have.
+    :return: :class:`gpuslice.techniques.sriov_files.Files`, None where there are none.
+    :raises errors.Unsupported: it does not run as a PF.
     """
     root, name = root_of(host, gpu)
     if not root:
-        raise errors.Unsupported(
-            "Its driver is the kernel's own i915, which makes no virtual functions.", gpu.address, _other(gpu)
-        )
+        return None
     mode = kernel.text(host, f"{root}/mode") or ""
     if mode and "PF" not in mode.split():
         raise errors.Unsupported(
@@ -55,7 +54,9 @@ def find(host, gpu, total):
     for directory in host.listdir(f"{root}/pf"):
         match = re.fullmatch(r"gt(\d*)", directory)
         if match:
-            listed += _gt(directory, int(match[1] or 0), total)
+            # A GT without memory and address space of its own is that of the media engines, on the first tile.
+            own = host.exists(f"{root}/vf1/{directory}/ggtt_quota") or host.exists(f"{root}/vf1/{directory}/lmem_quota")
+            listed += _gt(directory, int(match[1] or 0) if own else 0, total)
     switch = "pf/auto_provisioning"
     return Files(name, root, existing(host, root, listed), switch if host.exists(f"{root}/{switch}") else "")
 
@@ -68,11 +69,22 @@ def _gt(directory, tile, total):
     return listed
 
 
-def _other(gpu):
-    """Which driver would do it."""
-    drivers = intel.MODELS.get(gpu.catalog_key, {}).get("sriov_drivers", ())
+def is_the_kernels(host):
+    """
+    Whether the i915 that is loaded is that of the Linux kernel, by its module options: that one has no ``max_vfs``. False where
+    there is nothing to tell it by: then the write of ``sriov_numvfs`` tells it.
+    """
+    options = host.listdir("/sys/module/i915/parameters")
+    return "force_probe" in options and "max_vfs" not in options
+
+
+def others(gpu):
+    """Which driver makes the VFs of a GPU whose own does not, as a sentence."""
+    model = intel.MODELS.get(gpu.catalog_key, {})
+    drivers = model.get("sriov_drivers", ())
+    probe = f"the xe driver (xe.force_probe={gpu.device_id} i915.force_probe=!{gpu.device_id} on the kernel's command line)"
     ways = {
-        "xe": f"the xe driver (xe.force_probe={gpu.device_id} i915.force_probe=!{gpu.device_id} on the kernel's command line)",
+        "xe": probe if model.get("xe_force_probe") else "the xe driver of Linux 6.17 or later",
         "i915-backport": "the vendor's i915 backports (package intel-i915-dkms)",
         "i915-port": f"the i915 of a long-term or community port ({PARAMETERS})",
     }

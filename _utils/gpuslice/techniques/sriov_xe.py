@@ -44,7 +44,10 @@ def _admin(host, gpu, total, restore):
     if not host.exists(root):
         return None
     # The VFs' own priority files are read only: one file sets them all, and the PF's along with them.
-    listed = [Attribute(".bulk_profile/sched_priority", 0, "priority", source="vf1/profile/sched_priority")]
+    listed = [
+        Attribute(".bulk_profile/sched_priority", 0, "priority", source="vf1/profile/sched_priority"),
+        Attribute("pf/profile/sched_priority", 0, "priority"),
+    ]
     for owner in range(total + 1):
         where = f"vf{owner}" if owner else "pf"
         listed += [Attribute(f"{where}/profile/{name}", owner, field) for field, name in _PROFILE.items()]

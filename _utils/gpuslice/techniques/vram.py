@@ -13,6 +13,11 @@ _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
 }
+_CONTROL = "cgroup.subtree_control"
+_CONTROL_MEANINGS = {
+    errno.EBUSY: (errors.ResourceConflict, "processes run in that group itself", "Give them a service or scope of their own."),
+    errno.ENOENT: (errors.Unsupported, "this host has no cgroup version 2 with the controller dmem", "See vram_max_mib."),
+}
 _MIB = 2**20
 
 
@@ -58,7 +63,7 @@ def wanted(host, gpu, unit, mebibytes, now):
     The limits (see :func:`limits`) after a wish.
 
     :param unit: slice unit, "" leaves all; :param mebibytes: limit for the whole GPU, shared evenly by its tiles; 0 lifts it.
-    :raises errors.Unsupported: kernel, driver or slice have no such limit. :raises errors.PolicyError: more than there is.
+    :raises errors.Unsupported: kernel or driver have no such limit. :raises errors.PolicyError: more than there is.
     """
     if not unit:
         return dict(now)
@@ -83,24 +88,37 @@ def wanted(host, gpu, unit, mebibytes, now):
         raise errors.PolicyError(
             f"vram_max_mib is {mebibytes}, but the GPU has {sum(there.values()) // _MIB} MiB.", gpu.address, "Lower it."
         )
-    _check_slice(host, gpu, unit)
     share = mebibytes * _MIB // len(there)
     return {**others, unit: dict.fromkeys(there, share)}
 
 
-def _check_slice(host, gpu, unit):
+def is_open(host, unit):
+    """Whether a slice is there and can be limited. After a boot it often is not, until a service starts in it."""
+    return host.exists(f"{path_of(unit)}/dmem.max")
+
+
+def open_slice(host, gpu, unit):
+    """
+    Start a slice, and switch the controller on in the groups above it, which systemd does not know to do.
+
+    :raises errors.ToolFailed: systemd does not start it; errors.GpuSliceError: the kernel refuses.
+    """
     path = path_of(unit)
     if not host.exists(path):
-        raise errors.Unsupported(
-            f"The slice {unit} is not there ({path}).", gpu.address, f"Start it first: 'systemctl start {unit}'."
-        )
-    if not host.exists(f"{path}/dmem.max"):
-        above = path.rpartition("/")[0]
-        raise errors.Unsupported(
-            f"The controller dmem is not switched on for the slice {unit}.",
-            gpu.address,
-            f"Switch it on with 'echo +dmem > {above}/cgroup.subtree_control'.",
-        )
+        done = host.run(["systemctl", "start", unit])
+        if done.returncode or not host.exists(path):
+            said = " ".join((done.stderr or done.stdout).split()) or f"systemctl said nothing, but {path} is not there"
+            raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, "Correct vram_slice, or mend that.")
+    for above in _above(path):
+        if "dmem" not in (kernel.text(host, f"{above}/{_CONTROL}") or "").split():
+            doing = f"switch the controller dmem on for {unit} in {above}/{_CONTROL}"
+            kernel.write(host, gpu.address, f"{above}/{_CONTROL}", "+dmem", doing, _CONTROL_MEANINGS)
+
+
+def _above(path):
+    """The groups above a group, from the root on."""
+    parts = path.removeprefix(_ROOT).split("/")[1:]
+    return ["/".join([_ROOT, *parts[:count]]) for count in range(len(parts))]
 
 
 def write(host, gpu, unit, region, limit):

@@ -1,0 +1,96 @@
+"""
+Services of systemd that are installed on a simulated machine without using a GPU, and the one of them that does something:
+nvidia-gridd, the licence daemon of a guest with vGPUs. It reads its files when it starts, and only then.
+"""
+
+import re
+
+LICENCE_DAEMON = "nvidia-gridd.service"
+_PLACE = "/usr/lib/systemd/system"
+_CONFIGURATION = "/etc/nvidia/gridd.conf"
+_TOKENS = "/etc/nvidia/ClientConfigToken/"
+_SERVER = re.compile(r"^\s*ServerAddress\s*=\s*\S", re.MULTILINE)
+#: Series of a vGPU type -> the product that a licence is for.
+_PRODUCTS = {
+    "A": "NVIDIA Virtual Applications",
+    "B": "NVIDIA Virtual PC",
+    "C": "NVIDIA Virtual Compute Server",
+    "Q": "NVIDIA RTX Virtual Workstation",
+}
+
+
+def full_name(unit):
+    """Name of a unit with its kind, as systemctl completes it."""
+    return unit if "." in unit else f"{unit}.service"
+
+
+def installed(state, unit):
+    """Whether the description names this unit."""
+    return unit in state["host"].get("units", ())
+
+
+def show(tree, state):
+    """The files of the units."""
+    for unit in state["host"].get("units", ()):
+        tree.file(f"{_PLACE}/{unit}", f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
+
+
+def write(state, path, text):
+    """No file of the kernel is a unit's."""
+    return False
+
+
+def modprobe(state, module, loading):
+    """No module is a unit's."""
+
+
+def reboot(state):
+    """Every unit is enabled and starts."""
+    for unit in state["host"].get("units", ()):
+        start(state, unit)
+
+
+def active(state, unit):
+    """Whether an installed unit runs. All do on a machine that was just made."""
+    return unit in _running(state)
+
+
+def start(state, unit):
+    """Start a unit, or restart it; inside a change."""
+    running = _running(state)
+    running[unit] = _files(state, unit, state["written"])
+    state["running"] = running
+
+
+def stop(state, unit):
+    """Stop a unit; inside a change."""
+    running = _running(state)
+    running.pop(unit, None)
+    state["running"] = running
+
+
+def _running(state):
+    """Unit -> the files that it read when it started. What was there from the beginning read what is described."""
+    if "running" in state:
+        return dict(state["running"])
+    return {unit: _files(state, unit, {}) for unit in state["host"].get("units", ())}
+
+
+def _files(state, unit, written):
+    """The files that a unit reads, with their texts."""
+    files = {**state["host"]["files"], **written} if unit == LICENCE_DAEMON else {}
+    return {path: text for path, text in files.items() if path == _CONFIGURATION or _is_token(path)}
+
+
+def _is_token(path):
+    return path.startswith(_TOKENS) and path.endswith(".tok")
+
+
+def licence(state, gpu):
+    """(product, status) of a vGPU in a guest, as nvidia-smi words them; None for another GPU."""
+    series = re.search(r"-\d+([ABCQ])", gpu["about"]["name"])
+    if not gpu["about"]["vgpu_guest"] or not series:
+        return None
+    read = _running(state).get(LICENCE_DAEMON, {})
+    licensed = any(map(_is_token, read)) or _SERVER.search(read.get(_CONFIGURATION, ""))
+    return _PRODUCTS[series[1]], "Licensed (Expiry: 2030-1-31 11:32:22 GMT)" if licensed else "Unlicensed (Restricted)"

@@ -1,0 +1,30 @@
+"""
+Programs that the real host runs: what they say, when they are not there, and when they do not end.
+"""
+
+import sys
+
+import pytest
+
+from gpuslice import errors
+from gpuslice.host import RealHost
+
+#: Leaves a child behind that keeps the outputs open, as a program does which hangs in a driver: its end can't be waited for.
+CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '3']); print('begun', flush=True); sys.stdin.read()"
+
+
+def test_what_a_program_says_and_how_it_ends():
+    program = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    done = RealHost().run([sys.executable, "-c", program])
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_a_program_that_is_not_there_is_named():
+    with pytest.raises(errors.ToolMissing, match="no-such-program is not installed"):
+        RealHost().run(["no-such-program"])
+
+
+@pytest.mark.parametrize("program", ["import time; time.sleep(60)", CHILD + "; import time; time.sleep(60)"])
+def test_a_program_that_does_not_end_is_left_behind(program):
+    with pytest.raises(errors.ToolFailed, match="did not end within 1 s"):
+        RealHost().run([sys.executable, "-c", program], timeout=1)
