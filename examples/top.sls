@@ -13,15 +13,15 @@ base:
     - match: grain
     - pillar.a30
 
-  'G@gpu:models:NVIDIA?A100* and not G@gpu:models:NVIDIA?H100*':
+  'G@gpu:models:NVIDIA?A100* and not G@gpu:models:NVIDIA?H100* and not G@gpu:capabilities:vgpu':
     - match: compound
     - pillar.a100
 
-  'G@gpu:models:NVIDIA?H100* and not G@gpu:models:NVIDIA?A100*':
+  'G@gpu:models:NVIDIA?H100* and not G@gpu:models:NVIDIA?A100* and not G@gpu:capabilities:vgpu':
     - match: compound
     - pillar.h100
 
-  'G@gpu:models:NVIDIA?H100* and G@gpu:models:NVIDIA?A100*':
+  'G@gpu:models:NVIDIA?H100* and G@gpu:models:NVIDIA?A100* and not G@gpu:capabilities:vgpu':
     - match: compound
     - pillar.mixed
 
@@ -36,6 +36,15 @@ base:
   'gpu:models:NVIDIA RTX PRO 6000*':
     - match: grain
     - pillar.rtx_pro_6000
+
+  # Where NVIDIA's vGPU host driver is loaded, and in guests that have a vGPU: the grain has 'vgpu' only there.
+  'G@gpu:capabilities:vgpu and not G@gpu:virtualization:virtual_guest':
+    - match: compound
+    - pillar.vgpu_host
+
+  'G@gpu:capabilities:vgpu and G@gpu:virtualization:virtual_guest':
+    - match: compound
+    - pillar.vgpu_guest
 
   'G@gpu:models:AMD?Instinct?MI300X* and not G@gpu:vendors:nvidia':
     - match: compound

@@ -173,7 +173,7 @@ def test_a_uuid_that_is_not_there_is_named_with_those_that_are(pair):
 
 
 def test_a_technology_that_this_version_lacks_is_named(pair):
-    refused(pair, pillar(strategy="vgpu", mig={}, vgpu={"profile": "A100-1-5C"}), "vgpu", "mig")
+    refused(pair, pillar(strategy="mps", mig={}, mps={}), "mps", "mig")
 
 
 def test_arguments_that_a_state_does_not_know_are_no_silence(pair):

@@ -28,9 +28,15 @@ EXPECTED = {
     "mixed-vendors": {"0000:1b:00.0": FOUR, "0000:3d:00.0": ["SPX/NPS1"], "0000:8a:00.0": [], "0000:9a:00.0": []},
     "no-gpu": {},
     "rtx-pro-6000": ["1g.24gb", "1g.24gb", "2g.48gb+gfx"],
+    "vgpu-guest": ["H100XM-10C"],
+    "vgpu-host-mdev": {
+        "0000:3b:00.0": ["1g.10gb", "1g.10gb", "3g.40gb", "A100D-1-10C", "A100D-1-10C", "A100D-3-40C"],
+        "0000:86:00.0": ["T4-4Q", "T4-4Q", "T4-4Q"],
+    },
+    "vgpu-host-vfio": ["H100XM-10C"] * 8,
 }
 #: Hosts that the examples change; the others have nothing to slice.
-CHANGED = sorted(set(EXPECTED) - {"max1550", "mi210-gim", "no-gpu"})
+CHANGED = sorted(set(EXPECTED) - {"max1550", "no-gpu"})
 ROOTS = ("gpu_slicing", "states.gpu_slicing")
 
 
@@ -45,8 +51,9 @@ def example(minion, repo):
 
 
 def hardware(minion):
-    """The GPUs of the simulated host with everything that a change could touch, as text."""
-    return json.dumps(minion.host.state()["gpus"], sort_keys=True)
+    """The GPUs and files of the simulated host with everything that a change could touch, as text."""
+    state = minion.host.state()
+    return json.dumps([state["gpus"], state["written"]], sort_keys=True)
 
 
 def in_compute_mode(repo):

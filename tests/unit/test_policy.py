@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gpuslice import errors
 from gpuslice import policy
+from gpuslice import secret
 from gpuslice.policy import schema
 
 SLICING = "containers_gpu_slicing"
@@ -221,6 +222,139 @@ def test_settings_that_the_technology_in_effect_needs():
     assert "SPX goes with NPS1 only" in only_mistake(strategy="partition", partition={"memory": "NPS4"})
     assert "is no time at all" in only_mistake(strategy="time-slicing", time_slicing={"slice_duration": "0ms"})
     assert slicing(strategy="mig", vgpu={"profile": ""}, mig={"profiles": []}).warnings == []
+
+
+# -- vgpu ----------------------------------------------------------------------------------------------------------
+
+
+def vgpu(**keys):
+    """The settings of strategy vgpu with these keys."""
+    return slicing(strategy="vgpu", vgpu=keys).default.settings["vgpu"]
+
+
+def test_vgpu_needs_a_type_on_a_host_or_a_licence_in_a_guest():
+    found = only_mistake(strategy="vgpu", vgpu={"count": 2, "scheduler": "equal-share", "license_port": 7071, "feature": "vgpu"})
+    assert found.startswith(f"{SLICING}:vgpu:profile: is empty, but the strategy is vgpu")
+    assert "license_server" in found and "client_token" in found
+    for keys in ({"profile": "H100XM-10C"}, {"profiles": {"H100XM-10C": 1}}, {"license_server": "lic"}, {"client_token": "x"}):
+        made = vgpu(**keys)
+        assert {key: made[key] for key in keys} == ({"client_token": secret.Secret("x")} if "client_token" in keys else keys)
+    assert vgpu(profile="x") == {
+        "profile": "x", "count": 0, "profiles": {}, "scheduler": "", "license_server": "", "license_port": 7070,
+        "feature": "auto", "client_token": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["lic", "license.example.com", "a-b.c1", "10.0.0.7", "2001:db8::1", "::1", "1.example", "x" * 63, f"{'a.' * 126}b"],
+)
+def test_a_licence_server_is_a_host_name_or_an_address(server):
+    assert vgpu(license_server=server)["license_server"] == server
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "-a", "a-", "a..b", ".a", "a.", "a_b", "lic:7070", "[::1]", "http://lic", "10.0.0", "10.0.0.256", "1.2.3.4.5", "7070",
+        "x" * 64, f"{'a.' * 127}b", "lic server", "über.example", "2001:db8::g", "a/b",
+    ],
+)  # fmt: skip
+def test_what_is_no_licence_server(server):
+    found = only_mistake(strategy="vgpu", vgpu={"license_server": server, "profile": "x"})
+    assert found.startswith(f"{SLICING}:vgpu:license_server: is ")
+    assert "a host name such as 'license.example.com' or an IP address is wanted, without a port" in found
+
+
+@pytest.mark.parametrize("server", [7, None, ["lic"], True, " lic", "lic\n"])
+def test_a_licence_server_is_a_text(server):
+    assert only_mistake(vgpu={"license_server": server}).startswith(f"{SLICING}:vgpu:license_server: ")
+
+
+def test_one_type_or_several_but_not_both():
+    both = {"profile": "H100XM-10C", "profiles": {"H100XM-20C": 2}}
+    assert "is given, but so is profile" in only_mistake(strategy="vgpu", vgpu=both)
+    inherited = only_mistake(strategy="vgpu", vgpu=both, devices=[{"match": {"vendor": "nvidia"}}])
+    assert inherited.startswith(f"{SLICING}:vgpu:profiles: ")
+    counted = {"count": 2, "profiles": {"H100XM-20C": 2}}
+    assert only_mistake(strategy="vgpu", vgpu=counted).startswith(f"{SLICING}:vgpu:count: is given, but profiles has a count")
+    rule = {"match": {"vendor": "nvidia"}, "vgpu": both}
+    assert only_mistake(devices=[{**rule, "strategy": "vgpu"}]).startswith(f"{SLICING}:devices:0:vgpu:profiles: ")
+
+
+@pytest.mark.parametrize(
+    ("host", "rule", "expected"),
+    [
+        ({"profile": "a", "count": 4}, {"profiles": {"b": 1}}, ("", {"b": 1}, 0)),
+        ({"profiles": {"b": 1}}, {"profile": "a"}, ("a", {}, 0)),
+        ({"profiles": {"b": 1}}, {"profile": "a", "count": 2}, ("a", {}, 2)),
+        ({"profile": "a", "count": 4}, {"count": 2}, ("a", {}, 2)),
+        ({"profile": "a", "count": 4}, {"profile": "b"}, ("b", {}, 4)),
+        ({"profile": "a"}, {"profiles": {}}, ("a", {}, 0)),
+    ],
+)
+def test_a_rule_that_names_types_takes_the_place_of_the_hosts(host, rule, expected):
+    made = slicing(strategy="vgpu", vgpu=host, devices=[{"match": {"vendor": "nvidia"}, "vgpu": rule}]).rules[0].settings["vgpu"]
+    assert (made["profile"], made["profiles"], made["count"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("profiles", "place", "said"),
+    [
+        ([], "", "is a list; a mapping of name to count is wanted"),
+        ("H100XM-10C", "", "is the text 'H100XM-10C'; a mapping"),
+        ({"H100XM-10C": 0}, ":H100XM-10C", "is 0; it goes from 1 to 64"),
+        ({"H100XM-10C": "2"}, ":H100XM-10C", "Write it without quotes"),
+        ({"H100XM-10C": True}, ":H100XM-10C", "is the truth value true"),
+        ({5: 1}, ":5", "a name is wanted"),
+        ({"": 1}, ":", "a name is wanted"),
+    ],
+)
+def test_mistakes_in_types_and_counts(profiles, place, said):
+    found = only_mistake(vgpu={"profiles": profiles})
+    assert found.startswith(f"{SLICING}:vgpu:profiles{place}: ") and said in found
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJOTFMifQ.c2lnbmF0dXJl"
+
+
+def test_a_token_is_a_secret_that_no_look_at_the_policy_shows():
+    made = slicing(strategy="vgpu", vgpu={"client_token": f"{TOKEN}\n"}, devices=[{"match": {"vendor": "nvidia"}}])
+    assert made.default.settings["vgpu"]["client_token"].reveal() == TOKEN
+    assert made.rules[0].settings["vgpu"]["client_token"].reveal() == TOKEN
+    assert TOKEN not in repr(made) and secret.digest(TOKEN) in repr(made)
+    other = slicing(strategy="vgpu", vgpu={"client_token": f"{TOKEN}x"}, devices=[{"match": {"vendor": "nvidia"}}])
+    assert made.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"{TOKEN} {TOKEN}", f"{TOKEN}\n{TOKEN}", f"{TOKEN}\u00fc", f"{TOKEN}\x00", [TOKEN], {"a": TOKEN}, {TOKEN: 1}, (TOKEN,)],
+)
+def test_a_mistake_in_a_token_does_not_tell_it(value):
+    found = only_mistake(strategy="vgpu", vgpu={"client_token": value, "profile": "x"})
+    assert found.startswith(f"{SLICING}:vgpu:client_token: ") and "not shown here" in found
+    assert TOKEN not in found and TOKEN[:8] not in found
+
+
+def test_a_token_in_the_place_of_the_server_is_not_told_either():
+    found = only_mistake(vgpu={"license_server": TOKEN * 6})
+    assert TOKEN not in found and f"a text of {len(TOKEN) * 6} characters" in found
+
+
+def test_the_digest_of_a_token_is_not_taken_for_the_token():
+    assert "give the token itself" in only_mistake(vgpu={"client_token": secret.digest(TOKEN)})
+
+
+def test_an_argument_is_as_secret_as_the_pillar():
+    made = policy.section("vgpu", {"client_token": TOKEN, "license_server": "lic"})
+    assert made["client_token"].reveal() == TOKEN and TOKEN not in repr(made)
+    assert policy.section("vgpu", made) == made
+    with pytest.raises(errors.PolicyError) as caught:
+        policy.section("vgpu", {"client_token": f"{TOKEN} x"})
+    assert TOKEN not in str(caught.value)
 
 
 def test_what_is_allowed_but_dangerous_is_a_warning():

@@ -183,6 +183,32 @@ def test_auto_leaves_a_gpu_alone_where_its_pick_cannot_be_had(slicing, available
     assert said in made.reason
 
 
+@pytest.mark.parametrize(
+    ("environment", "vgpu", "obstacle"),
+    [
+        ("virtual_guest", {}, "neither license_server nor client_token is given"),
+        ("virtual_guest", {"profile": "x"}, "neither license_server nor client_token is given"),
+        ("virtual_guest", {"license_server": "lic"}, ""),
+        ("virtual_guest", {"client_token": "x"}, ""),
+        ("virtual_host", {"license_server": "lic"}, "no vGPU profile is given"),
+        ("virtual_host", {"profile": "x"}, ""),
+        ("virtual_host", {"profiles": {"x": 1}}, ""),
+    ],
+)
+def test_auto_takes_vgpu_where_a_host_is_told_types_and_a_guest_a_licence(environment, vgpu, obstacle):
+    gpu = replace(H100, capabilities=("time-slicing", "vgpu"))
+    keys = {"strategy": "auto", "auto_strategy": {environment: "vgpu"}, "vgpu": vgpu}
+    (made,) = targets(keys, gpus=[gpu], environment=environment)
+    assert made.technique == (None if obstacle else "vgpu")
+    assert obstacle in made.reason
+
+
+def test_auto_shares_a_vgpu_in_time_unless_it_is_told_to_license_it():
+    gpu = replace(H100, capabilities=("time-slicing", "vgpu"))
+    (made,) = targets({"strategy": "auto", "vgpu": {"license_server": "lic"}}, gpus=[gpu], environment="virtual_guest")
+    assert made.technique == "time-slicing"
+
+
 def test_a_rule_may_give_auto_back_what_the_host_took_from_it():
     keys = {"strategy": "auto", "mig": {"enabled": False, **MIG}}
     rule = {"match": {"model": "*H100*"}, "strategy": "auto", "mig": {"enabled": True}}

@@ -101,7 +101,7 @@ def _automatic(policy, gpu, rule, environment, available, why_not):
     why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
     if picked == "none":
         return Target(gpu, None, path=rule.path, reason=why)
-    obstacle = _obstacle(gpu, rule, picked, available, why_not)
+    obstacle = _obstacle(gpu, rule, picked, environment, available, why_not)
     if not obstacle:
         return Target(gpu, picked, rule.settings[picked], rule.path, why, automatic=True)
     instead = _fallback(gpu, rule, picked, environment, available, why_not)
@@ -117,7 +117,7 @@ def _fallback(gpu, rule, picked, environment, available, why_not):
         # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
     suiting = _FALLBACKS[environment] if picked in _FALLBACKS[environment] else ()
-    found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, available, why_not))
+    found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, environment, available, why_not))
     return next((name for name in found if _has_settings(rule, name)), "")
 
 
@@ -128,7 +128,7 @@ def _has_settings(rule, technique):
     return technique == "mig" or any(value != defaults.get(name, value) for name, value in rule.settings[technique].items())
 
 
-def _obstacle(gpu, rule, picked, available, why_not):
+def _obstacle(gpu, rule, picked, environment, available, why_not):
     if picked not in available:
         return f"strategy {picked} is not in this version"
     if picked not in gpu.capabilities:
@@ -138,11 +138,19 @@ def _obstacle(gpu, rule, picked, available, why_not):
     if picked == "mig" and not rule.settings["mig"].get("entries"):
         # Nobody asked for MIG by name: an empty list here is no wish to remove what exists.
         return "no profiles are given"
-    if picked == "vgpu" and not rule.settings["vgpu"]["profile"]:
-        return "no vGPU profile is given"
+    if picked == "vgpu":
+        return _no_vgpu(rule.settings["vgpu"], environment)
     if picked == "level-zero" and not _has_settings(rule, picked):
         return "no partitions and no other level_zero settings are given"
     return ""
+
+
+def _no_vgpu(settings, environment):
+    """What is missing for vgpu: types are chosen on a host, licences in its virtual machines."""
+    if environment == "virtual_guest":
+        given = any(settings[key] for key in schema.VGPU_LICENCE_KEYS)
+        return "" if given else "neither license_server nor client_token is given"
+    return "" if any(settings[key] for key in schema.VGPU_TYPE_KEYS) else "no vGPU profile is given"
 
 
 def _lacks(gpu, technique, why_not):

@@ -219,6 +219,7 @@ def _made_rule(match, strategy, slicing, written, path, off, notes):
         del filled["enabled"]
         settings[name] = filled
     _mig_settings(settings, strategy, slicing, written, path, notes)
+    _vgpu_settings(settings["vgpu"], slicing, written, path, notes)
     settings["time-slicing"]["slice_duration"] = _seconds(settings["time-slicing"]["slice_duration"])
     settings["passthrough"] = {}
     _check_settings(settings, strategy, path, notes)
@@ -238,6 +239,24 @@ def _mig_settings(settings, strategy, slicing, written, path, notes):
         return
     if strategy == "mig" and not own and "profiles" not in slicing.get("mig", {}):
         notes.warn(f"{path}:mig:profiles", "is not given, so MIG is switched on with no instances, and idle ones that exist go.")
+
+
+def _vgpu_settings(vgpu, slicing, written, path, notes):
+    """One type or several: what a rule says of the one takes the place of what the host says of the other."""
+    own = written.get("vgpu", {})
+    _check_types(slicing.get("vgpu", {}), SLICING, notes)
+    _check_types(own, path, notes)
+    if own.get("profiles"):
+        vgpu.update(profile="", count=0)
+    elif own.get("profile"):
+        vgpu["profiles"] = {}
+
+
+def _check_types(scope, path, notes):
+    if scope.get("profile") and scope.get("profiles"):
+        notes.wrong(f"{path}:vgpu:profiles", "is given, but so is profile; name the types in one of the two.")
+    elif scope.get("count") and scope.get("profiles"):
+        notes.wrong(f"{path}:vgpu:count", "is given, but profiles has a count for each type; remove it.")
 
 
 def _seconds(text):
@@ -272,8 +291,12 @@ def _check_settings(settings, strategy, path, notes):
         )
     if strategy == "time-slicing" and not settings["time-slicing"]["slice_duration"]:
         notes.wrong(f"{path}:time_slicing:slice_duration", "is no time at all; give a duration above 0, such as 100ms.")
-    if strategy == "vgpu" and not settings["vgpu"]["profile"]:
-        notes.wrong(f"{path}:vgpu:profile", "is empty, but the strategy is vgpu; name the vGPU type to create.")
+    if strategy == "vgpu" and not any(settings["vgpu"][key] for key in schema.VGPU_KEYS):
+        notes.wrong(
+            f"{path}:vgpu:profile",
+            "is empty, but the strategy is vgpu; name the vGPU type to create, or in a virtual machine its license_server or "
+            "client_token.",
+        )
     sriov = settings["sriov"]
     beyond = [number for number in sriov["vfs"] if int(number) > sriov["vf_count"]]
     if strategy == "sriov" and beyond:

@@ -2,16 +2,23 @@
 Walk a pillar along the schema's table: types, ranges, words and unknown keys, every mistake with its path.
 """
 
+import ipaddress
 import re
 
 from gpuslice import addresses
 from gpuslice import errors
+from gpuslice import secret
 from gpuslice.policy import profiles
+from gpuslice.policy import schema
 from gpuslice.policy.notes import describe
 from gpuslice.policy.notes import did_you_mean
 
 #: Returned for a value that is wrong, so that its key counts as not written.
 WRONG = object()
+
+#: Longest host name, and one of its parts (RFC 1123).
+_LONGEST = 253
+_LABEL = re.compile(r"(?!-)[0-9A-Za-z-]{1,63}(?<!-)")
 
 _TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off")
 _INDEX_KEYS = ("index", "idx", "minor", "gpu", "id", "device")
@@ -147,6 +154,61 @@ def _check_text(_, value, path, notes):
     return value
 
 
+def _check_secret(_, value, path, notes):
+    """A text that is never shown, also not to say what is wrong with it."""
+    if not isinstance(value, str):
+        notes.wrong(path, "is no text; put it in quotes. What it is now is not shown here.")
+        return WRONG
+    if isinstance(value, secret.Secret):
+        return value
+    text = value.strip()
+    if not re.search(schema.TOKEN, text):
+        notes.wrong(path, "has white space or a character in it that no token has; give it in one line. It is not shown here.")
+        return WRONG
+    if secret.is_digest(text):
+        notes.wrong(path, f"is {text}, which is how a token is called in messages; give the token itself.")
+        return WRONG
+    return secret.Secret(text) if text else ""
+
+
+def _check_server(field, value, path, notes):
+    checked = _check_text(field, value, path, notes)
+    if checked in ("", WRONG):
+        return checked
+    if _is_server(checked):
+        return checked
+    # A text of this length may be a token in the wrong place, and a message would show it.
+    told = describe(checked) if len(checked) <= _LONGEST else f"a text of {len(checked)} characters"
+    notes.wrong(path, f"is {told}; a host name such as 'license.example.com' or an IP address is wanted, without a port.")
+    return WRONG
+
+
+def _is_server(text):
+    """Whether it is an IPv4 or IPv6 address, or a host name of RFC 1123."""
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        labels = text.split(".")
+    # Only numbers between the dots: an address with a slip in it, since no top-level domain is a number.
+    return len(text) <= _LONGEST and not labels[-1].isdigit() and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _check_counts(field, value, path, notes):
+    if not isinstance(value, dict):
+        notes.wrong(path, f"is {describe(value)}; a mapping of name to count is wanted.")
+        return WRONG
+    made = {}
+    for name, count in value.items():
+        where = f"{path}:{name}"
+        if not isinstance(name, str) or not name.strip():
+            notes.wrong(where, f"is {describe(name)}; a name is wanted. Put it in quotes.")
+            continue
+        checked = _check_int(field, count, where, notes)
+        if checked is not WRONG:
+            made[name.strip()] = checked
+    return made
+
+
 def _check_match_text(field, value, path, notes):
     checked = _check_text(field, value, path, notes)
     if checked == "":
@@ -217,7 +279,10 @@ _CHECKS = {
     "profiles": lambda field, value, path, notes: profiles.check(value, path, notes),
     "bool": _check_bool,
     "int": _check_int,
+    "counts": _check_counts,
     "text": _check_text,
+    "secret": _check_secret,
+    "server": _check_server,
     "glob": _check_match_text,
     "choice": _check_choice,
     "pattern": _check_pattern,

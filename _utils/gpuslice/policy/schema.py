@@ -15,6 +15,10 @@ DURATION = r"^[0-9]+(\.[0-9]+)?(us|ms|s)$"
 ADDRESS = r"^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$"
 #: Roughly a GPU's UUID: for editors, the validator knows better.
 UUID = r"^(?!MIG-)(GPU-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]+)+$"
+#: Roughly a host name or an address: for editors, the validator knows better.
+SERVER = r"^[0-9A-Za-z.:-]*$"
+#: The characters that a token may have.
+TOKEN = r"^[\x21-\x7e]*\s*$"
 #: A device, or a tile of it, as Level Zero's affinity mask names them.
 TILE = r"^[0-9]+(\.[0-9]+)?$"
 
@@ -24,9 +28,10 @@ class Field(NamedTuple):
     One key of the pillar.
 
     :ivar kind: map, options (a map of which only what is written counts), match, list, numbered (a mapping by numbers from 1),
-        rules, profiles, bool, int, text, glob, choice, pattern, uuid, address, device.
+        rules, profiles, counts (a mapping of names to counts), bool, int, text, secret (a text that no message shows), server (a
+        host name or address), glob, choice, pattern, uuid, address, device.
     :ivar doc: one sentence for users. :ivar default: value when the key is not written.
-    :ivar choices: the allowed words of a choice. :ivar low: :ivar high: range of an int, both inclusive.
+    :ivar choices: the allowed words of a choice. :ivar low: :ivar high: range of an int or of counts, both inclusive.
     :ivar pattern: regular expression of a text. :ivar example: shown when the text does not match it.
     :ivar item: what the elements of a list or numbered mapping are. :ivar fields: the keys of a map.
     """
@@ -65,6 +70,10 @@ LABELS = {
     "level-zero": "Level Zero",
     "passthrough": "passthrough",
 }
+#: What vgpu can't do without: on a host one of the first, in a virtual machine one of the others.
+VGPU_TYPE_KEYS = ("profile", "profiles")
+VGPU_LICENCE_KEYS = ("license_server", "client_token")
+VGPU_KEYS = (*VGPU_TYPE_KEYS, *VGPU_LICENCE_KEYS)
 STRATEGIES = ("none", "auto", *TECHNIQUES)
 ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
 VENDORS = ("nvidia", "amd", "intel")
@@ -173,9 +182,22 @@ SECTION_FIELDS = {
         vfs=Field("numbered", "What single virtual functions get, by their numbers from 1.", {}, item=_VF),
     ),
     "vgpu": _section(
-        "Virtual GPUs for virtual machines.",
-        profile=Field("text", "Name of the vGPU type.", ""),
-        license_server=Field("text", "Host name or address of the licence server.", ""),
+        "Virtual GPUs for virtual machines, and their licence in a virtual machine.",
+        profile=Field("text", "Name of the vGPU type that each GPU of a host is divided into.", ""),
+        count=_number("How many vGPUs of profile each GPU gets; 0: as many as fit.", 0, 0, 64),
+        profiles=Field(
+            "counts", "vGPU types and how many of each, for GPUs that carry several; instead of profile.", {}, low=1, high=64
+        ),
+        scheduler=_choice(
+            "How vGPUs take turns on a GPU; empty leaves it as it is.", "", "", "best-effort", "equal-share", "fixed-share"
+        ),
+        license_server=Field("server", "Host name or address of the licence server, in a virtual machine.", ""),
+        license_port=_number("Port of the licence server.", 7070, 1, 65535),
+        feature=_choice(
+            "What is licensed in a virtual machine; auto leaves it to the driver.",
+            "auto", "auto", "vgpu", "workstation", "compute",
+        ),
+        client_token=Field("secret", "Text of the client configuration token, in a virtual machine.", ""),
     ),
     "partition": _section(
         "Compute and memory partition modes.",
@@ -341,11 +363,18 @@ _SHAPES = {
     },
     "rules": _json_rules,
     "profiles": _json_profiles,
+    "counts": lambda each: {
+        "type": "object",
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {"type": "integer", "minimum": each.low, "maximum": each.high},
+    },
     "uuid": lambda each: _json_text(UUID),
     "glob": lambda each: {"type": "string", "minLength": 1},
     "bool": lambda each: {"type": "boolean"},
     "int": lambda each: {"type": "integer", "minimum": each.low, "maximum": each.high},
     "text": lambda each: _json_text(""),
+    "secret": lambda each: {**_json_text(TOKEN), "writeOnly": True},
+    "server": lambda each: _json_text(SERVER),
     "choice": lambda each: {"enum": list(each.choices)},
     "pattern": lambda each: _json_text(each.pattern),
     "address": lambda each: _json_text(f"^$|{ADDRESS}" if each.default == "" else ADDRESS),

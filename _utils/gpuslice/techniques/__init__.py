@@ -3,6 +3,7 @@ The technologies, one file each. A technique is a class with this shape; adding 
 
     name                                            'mig'
     supports(gpu) -> bool                           from what the hardware says
+    needs_driver(layout) -> bool                    optional: whether the GPU must have a driver to be brought to a layout
     why_not(gpu) -> (sentence, bool)                optional: why a GPU is not supported, and whether that is the host's fault
     gather([(gpu, settings)])                       optional: what is wanted of all GPUs, told before each is planned, for a
                                                     technique whose GPUs can't change one by one
@@ -33,11 +34,12 @@ TECHNIQUES = {
     "level-zero": ("gpuslice.techniques.level_zero", "LevelZero"),
     "partition": ("gpuslice.techniques.partition", "Partition"),
     "sriov": ("gpuslice.techniques.sriov", "Sriov"),
+    "vgpu": ("gpuslice.techniques.vgpu", "Vgpus"),
     "passthrough": ("gpuslice.techniques.passthrough", "Passthrough"),
 }
 
 #: Techniques that can't use every GPU with the capability of their name: what the hardware has may serve another one only.
-REFUSING = ("sriov",)
+REFUSING = ("sriov", "vgpu")
 
 
 class Rules(NamedTuple):

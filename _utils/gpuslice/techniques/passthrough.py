@@ -26,6 +26,7 @@ from gpuslice.techniques import bounded
 from gpuslice.techniques import ccs
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import kernel
+from gpuslice.techniques import vgpu_slots
 from gpuslice.techniques.common import FileTechnique
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.kernel import VFIO_DRIVERS
@@ -193,6 +194,10 @@ class Passthrough(FileTechnique):
         return f"{count} GPU instance{'' if count == 1 else 's'} (MIG)" if count else ""
 
     def _vgpus(self, gpu):
+        found = vgpu_slots.slots(self._host, gpu.address) if gpu.vendor == "nvidia" else None
+        names = [vgpu.identity for vgpu in found.vgpus()] if found else []
+        if names:
+            return f"{len(names)} vGPU{'' if len(names) == 1 else 's'} ({', '.join(names)})"
         count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if addresses.is_uuid(name))
         return f"{count} mediated device{'' if count == 1 else 's'} (vGPU)" if count else ""
 
