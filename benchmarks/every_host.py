@@ -75,8 +75,17 @@ def nvml_calls(engine):
     return sum(used.calls.values()) if used else 0
 
 
-def measured(place, root, description, runs):
+def described(place, example):
+    """The description of an example host, with every board in the mode in which it can be sliced; returns its path."""
+    path = place / example.name
+    place.mkdir()
+    path.write_text(example.read_text(encoding="utf-8").replace("display_mode: graphics", "display_mode: compute"), "utf-8")
+    return path
+
+
+def measured(place, root, example, runs):
     """(ratio, seconds of the floor, result of :func:`in_process`, number of slices) of one host."""
+    description = described(place, example)
     config = {"simulate": str(description), "state_dir": str(place / "state")}
     roots = [root, root / "states"]
     minion = salt_overhead.Minion(place / "minion", roots, "gpu_slicing", config, pillar=converged.ROOT / "examples")

@@ -60,6 +60,10 @@ base:
     - match: compound
     - pillar.flex170
 
+  'G@gpu:models:Intel?Data?Center?GPU?Max* and G@gpu:capabilities:sriov':
+    - match: compound
+    - pillar.max1550
+
   'G@gpu:models:Intel?Arc?Pro?B60* and G@gpu:capabilities:sriov':
     - match: compound
     - pillar.arc_pro_b60

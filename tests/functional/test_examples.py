@@ -21,7 +21,7 @@ EXPECTED = {
     "flex170": ["vf1", "vf2", "vf3", "vf4", "vf5"],
     "hgx-b200": ["1c.3g.90gb", "1c.3g.90gb", "1c.3g.90gb", "3g.90gb"],
     "hgx-h200": ["1g.18gb"] * 7,
-    "max1550": [],
+    "max1550": ["vf1", "vf2"],
     "mi210-gim": ["vf1"],
     "mi300x-8": ["CPX/NPS4"] * 8,
     "mixed": {"0000:07:00.0": ["3g.40gb", "3g.40gb"], "0000:3b:00.0": [], "0000:82:00.0": ["1g.10gb"] * 7},
@@ -36,7 +36,7 @@ EXPECTED = {
     "vgpu-host-vfio": ["H100XM-10C"] * 8,
 }
 #: Hosts that the examples change; the others have nothing to slice.
-CHANGED = sorted(set(EXPECTED) - {"max1550", "no-gpu"})
+CHANGED = sorted(set(EXPECTED) - {"no-gpu"})
 ROOTS = ("gpu_slicing", "states.gpu_slicing")
 
 
