@@ -8,6 +8,7 @@ import gpuslice
 gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
+from gpuslice import errors
 from gpuslice import front
 from gpuslice import policy
 
@@ -37,7 +38,11 @@ def _license(gpu, settings, test):
         one, tool = engine.technique("vgpu", gpu)
         sharing = tool.sharing_licence(engine.gpus)
         if one not in sharing:
-            raise CommandExecutionError(f"GPU {one.address}: {one.model} is no vGPU of a guest; licences are set in guests.")
+            raise errors.Unsupported(
+                f"{one.model} is no vGPU of a guest; licences are set in guests.",
+                one.address,
+                "On a host, choose types with gpu_vgpu.set_vgpus.",
+            )
         checked = settings if "clear" in settings else policy.section("vgpu", settings)
         return front.run(engine, [engine.target("vgpu", each.address, checked) for each in sharing], test, False, __pillar__)
 

@@ -256,6 +256,7 @@ class RealHost(Host):
         except subprocess.TimeoutExpired:
             for stream in (process.stdout, process.stderr):
                 stream.close()
+            process.poll()
 
     def processes(self):
         from gpuslice import holders

@@ -127,8 +127,18 @@ class Nvml:
         """
         lib = self.open()
         self.calls[name] += 1
+        function = getattr(lib, name, None)
+        if function is None:
+            # An older binding lacks what a driver of its time lacked.
+            if FUNCTION_NOT_FOUND in quiet:
+                return None
+            raise errors.Unsupported(
+                f"Could not {doing or f'do {name}'}: the installed nvidia-ml-py is too old for it.",
+                gpu,
+                "Update it: salt-call pip.install nvidia-ml-py upgrade=True",
+            )
         try:
-            return getattr(lib, name)(*args)
+            return function(*args)
         except lib.NVMLError as err:
             if getattr(err, "value", None) in quiet:
                 return None

@@ -312,6 +312,8 @@ def test_the_states_test_apply_and_settle(minion):
         ("gpu_vgpu.set_vgpus", [H100], ["no type is named"]),
         ("gpu_vgpu.set_vgpus", [H100, "H100XM-20C", -1], ["count"]),
         ("gpu_vgpu.types", ["0000:00:00.0"], ["0000:00:00.0"]),
+        ("gpu_vgpu.set_license", [H100, "licence.example.com"], [f"GPU {H100}", "no vGPU of a guest", "gpu_vgpu.set_vgpus"]),
+        ("gpu_vgpu.clear_license", [H100], [f"GPU {H100}", "no vGPU of a guest"]),
     ],
 )
 def test_wrong_arguments_are_sentences(minion, function, args, words):
@@ -323,4 +325,5 @@ def test_wrong_arguments_are_sentences(minion, function, args, words):
     with pytest.raises(CommandExecutionError) as told:
         box.call(function, *args)
     assert all(word in str(told.value) for word in words), told.value
+    assert "Please report" not in str(told.value)
     assert machine(box.host) == before

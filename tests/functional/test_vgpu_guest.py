@@ -124,3 +124,5 @@ def test_a_host_has_no_licence_to_set(minion):
         minion("vgpu-host-vfio").call("gpu_vgpu.set_license", "0000:41:00.0", license_server="licence.example.com")
     with pytest.raises(CommandExecutionError, match="made on its host"):
         minion(GUEST).call("gpu_vgpu.remove", FIRST, SECOND)
+    with pytest.raises(CommandExecutionError, match="chosen on its host"):
+        minion(GUEST).call("gpu_vgpu.types", FIRST)

@@ -188,6 +188,14 @@ def test_a_token_is_written_for_the_daemon_and_the_one_before_is_kept_for_root(g
     machine(host)
 
 
+def test_a_token_that_a_crash_left_half_written_goes_with_the_next_change(guest):
+    host = guest()
+    left = f"{client_token.PATH}.4242.new"
+    host.store_write(left, TOKEN[:20])
+    assert apply(host, client_token=OTHER).ok
+    assert not host.exists(left) and host.read(client_token.PATH) == OTHER
+
+
 def test_everything_of_ours_goes_when_it_is_cleared_and_comes_back_when_that_is_undone(guest):
     host = guest()
     before = machine(host)

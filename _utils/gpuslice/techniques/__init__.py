@@ -28,13 +28,14 @@ from typing import NamedTuple
 
 from gpuslice import errors
 
-#: Name of each technique this version has, and where its class is.
+#: Name of each technique this version has, and where its class is. What a GPU has is told by the first that knows it, so one
+#: that stands on another (vGPUs with a MIG instance each) comes before it.
 TECHNIQUES = {
+    "vgpu": ("gpuslice.techniques.vgpu", "Vgpus"),
     "mig": ("gpuslice.techniques.mig", "Mig"),
     "level-zero": ("gpuslice.techniques.level_zero", "LevelZero"),
     "partition": ("gpuslice.techniques.partition", "Partition"),
     "sriov": ("gpuslice.techniques.sriov", "Sriov"),
-    "vgpu": ("gpuslice.techniques.vgpu", "Vgpus"),
     "passthrough": ("gpuslice.techniques.passthrough", "Passthrough"),
 }
 

@@ -17,6 +17,8 @@ _OURS = "client_configuration_token_gpu-slicing"
 PATH = f"{FOLDER}/{_OURS}.tok"
 #: The daemon reads files that end in .tok, so copies end otherwise; the digest in their names tells them apart.
 _KEPT = ".previous"
+#: How files end that are being written, see :meth:`gpuslice.host.Host.store_write`.
+_TEMPORARY = ".new"
 #: The vendor's guide to client licensing wants it so: all for the owner, and everybody may read it.
 _MODE = 0o744
 _KEPT_MODE = 0o600
@@ -92,6 +94,11 @@ class ClientToken:
         names = self._host.listdir(FOLDER)
         return [f"{FOLDER}/{name}" for name in names if name.startswith(f"{_OURS}.") and name.endswith(_KEPT)]
 
+    def _half_written(self):
+        """What a crash left of a file of ours that was being written: a token in it is a secret too."""
+        names = self._host.listdir(FOLDER)
+        return [f"{FOLDER}/{name}" for name in names if name.startswith(f"{_OURS}.") and name.endswith(_TEMPORARY)]
+
     def write(self, gpu, digest):
         """
         Make our file the token with this digest, "" for none; the one before is kept.
@@ -107,7 +114,7 @@ class ClientToken:
         if old:
             store(self._host, gpu, copy, old, _KEPT_MODE)
         store(self._host, gpu, PATH, new and new.reveal(), _MODE)
-        self._forget(path for path in self._copies() if path != copy)
+        self._forget(path for path in (*self._copies(), *self._half_written()) if path != copy)
 
     def _forget(self, paths):
         """Remove copies that are older than the last change. One that stays is tried again with the next."""

@@ -53,8 +53,10 @@ class Mig:
 
     name = "mig"
 
-    def __init__(self, host):
+    def __init__(self, host, looks_after_vgpus=False):
         self._host = host
+        # What manages vGPUs too removes those that stand on an instance before it; for all others they are in the way.
+        self._looks_after_vgpus = looks_after_vgpus
         self.nvml = Nvml(host)
         self._tables = {}
         self._gi_ids = {}
@@ -378,7 +380,33 @@ class Mig:
     def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
         return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, cost, phase)
 
+    def _refuse_if_under_vgpus(self, gpu, steps):
+        """The driver refuses that too, but late, and without a name."""
+        ended = {step.args["gi"] for step in steps if step.action.startswith("destroy")}
+        switching = any(step.action in ("set_mode", "reset") for step in steps)
+        if self._looks_after_vgpus or not (ended or switching):
+            return
+        # Here, so that a run without a change does not load it.
+        from gpuslice.techniques import vgpu_slots
+
+        slots = vgpu_slots.slots(self._host, gpu.address)
+        there = [vgpu for vgpu in (slots.vgpus() if slots else ()) if switching or vgpu.gi is None or vgpu.gi in ended]
+        if there:
+            raise errors.ResourceConflict(
+                f"A change of its MIG layout would end vGPUs of the GPU: {', '.join(vgpu.identity for vgpu in there)}.",
+                gpu.address,
+                f"Remove them (salt-call gpu_vgpu.remove {gpu.address}), or ask for other types with strategy vgpu.",
+            )
+        disabling = any(step.action == "set_mode" and not step.args["enabled"] for step in steps)
+        if disabling and slots and slots.carriers() != [gpu.address]:
+            raise errors.ResourceConflict(
+                "The GPU has virtual functions, with which the driver does not disable MIG mode.",
+                gpu.address,
+                f"Disable them first: salt-call gpu_vgpu.remove {gpu.address}",
+            )
+
     def _gpu_plan(self, gpu, state, table, change, steps, after, stops):
+        self._refuse_if_under_vgpus(gpu, steps)
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
         drawing = placement.draw_change(table, change) if steps and table else ()
         before = self.layout(state)

@@ -34,7 +34,6 @@ from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.mig import Mig
 from gpuslice.techniques.mig import MigState
 from gpuslice.techniques.vgpu_doing import Doing
-from gpuslice.techniques.vgpu_goal import NUMBERED
 from gpuslice.techniques.vgpu_goal import Goal
 from gpuslice.techniques.vgpu_guest import Guest
 from gpuslice.techniques.vgpu_slots import Vgpu
@@ -68,7 +67,7 @@ class Vgpus:
 
     def __init__(self, host):
         self._host = host
-        self._mig = Mig(host)
+        self._mig = Mig(host, looks_after_vgpus=True)
         self._guest = Guest(host)
         self._doing = Doing(host, self._mig.nvml, self.holders, self._slots)
         self._types = {}
@@ -169,12 +168,18 @@ class Vgpus:
         return {**found, **self._mig.shown(layout["mig"])} if "mig" in layout else found
 
     def pillar(self, gpu, layout):
-        """What a pillar says to get this layout, None for a GPU without vGPUs."""
+        """What a pillar says to get this layout, None for a GPU without vGPUs. Raises errors.PolicyError: a type has no name."""
         if "license" in layout:
             return self._guest.pillar(gpu, layout)
         counts = _counts(layout["vgpus"])
         if not counts:
             return None
+        if odd := [name for name in counts if vgpu_slots.is_numbered(name)]:
+            raise errors.PolicyError(
+                f"It carries a vGPU of {odd[0]}, for which the driver has no name, so that no pillar can ask for it.",
+                gpu.address,
+                "Remove that vGPU first: salt-call gpu_vgpu.vgpus shows where it is.",
+            )
         section = {"profile": next(iter(counts)), "count": sum(counts.values())} if len(counts) == 1 else {"profiles": counts}
         if layout.get("scheduler", _FRESH["scheduler"]) != _FRESH["scheduler"]:
             section["scheduler"] = layout["scheduler"]
@@ -186,9 +191,7 @@ class Vgpus:
             return self._guest.settings_of(layout, begun)
         found = {"layout": layout}
         if begun is not None:
-            places = [[step.args["at"], step.args["uuid"]] for step in begun if step.action == "create_vgpu"]
-            # Functions that were known by their numbers were not there before: whatever they carry goes with them.
-            found.update({} if any(at.startswith(NUMBERED) for at, _ in places) else {"created": places})
+            found["created"] = [[step.args["at"], step.args["uuid"]] for step in begun if step.action == "create_vgpu"]
         if "mig" in layout:
             mine = None if begun is None else [step for step in begun if step.technique == self._mig.name]
             found["mig"] = self._mig.settings_of(layout["mig"], mine)
@@ -321,7 +324,7 @@ class Vgpus:
             return []
         slots = self._slots(gpu)
         places = {vgpu.at for vgpu in listed} if state.total else set()
-        made = [tuple(place) for place in settings["created"]]
+        made = [(self._doing.function(gpu, at), uuid) for at, uuid in settings["created"]]
 
         def is_ours(vgpu):
             # One on a function that was not there when it was planned got its UUID when it was made.
@@ -350,6 +353,8 @@ class Vgpus:
         heterogeneous, scheduler = self._modes(state, goal, anew=off or on)
         shaping = off or heterogeneous is not None or scheduler is not None
         keep = () if shaping else self._standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
+        if not ends:
+            self._refuse_if_taken(gpu, state, goal, keep, mode, rules, stops)
         going = [vgpu for vgpu in state.vgpus if vgpu not in keep]
         self._refuse_if_used(gpu, going, rules, stops)
         steps = [
@@ -379,6 +384,18 @@ class Vgpus:
         profile = self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
         told = {other.gi for other in state.vgpus}
         return [gi.id for gi in state.mig.instances if gi.id not in told and (not profile or gi.profile == profile.name)]
+
+    def _refuse_if_taken(self, gpu, state, goal, keep, mode, rules, stops):
+        """A GPU instance that is there already may carry a vGPU to come, unless somebody else works on it."""
+        if state.mig is None or not state.mig.instances or len(goal.vgpus) == len(keep):
+            return
+        ended = {step.args["gi"] for step in _steps(mode) if step.action == "destroy_gi"}
+        behind = {vgpu.gi for vgpu in keep}
+        free = {gi.id: gi for gi in state.mig.instances if gi.id not in ended | behind}
+        for (number, _), held in (self._mig.users.of_instances(gpu) if free else {}).items():
+            if number in free:
+                doing = f"give GPU instance {free[number].profile} at {free[number].start} to a vGPU"
+                kernel.refuse_if_held(gpu.address, doing, held, rules, stops)
 
     def _mig_steps(self, gpu, state, settings, rules, stops):
         if settings is None or state is None:
@@ -531,8 +548,10 @@ class Vgpus:
     def creatable(self, gpu):
         """
         The types of a GPU for users: name -> ``memory_mib``, ``max``, ``mig_profile`` where it has one, and ``creatable``:
-        whether a vGPU of it can be made now.
+        whether a vGPU of it can be made now. Raises errors.Unsupported in a guest.
         """
+        if self._in_guest(gpu):
+            raise errors.Unsupported("This is a vGPU in a guest; its type was chosen on its host.", gpu.address)
         slots = self._slots(gpu)
         now = {name for function in (slots.carriers() if slots else ()) for name in slots.creatable(function)}
         table = self._mig.table(gpu) if self._mig.supports(gpu) else None

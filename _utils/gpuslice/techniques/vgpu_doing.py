@@ -88,7 +88,7 @@ class Doing:
 
     def _await_interface(self, gpu, at):
         for pause in (*_PATIENCE, None):
-            slots, function = self._slots(gpu), self._address(gpu, at)
+            slots, function = self._slots(gpu), self.function(gpu, at)
             if slots and function in slots.carriers():
                 return slots, function
             if pause is None:
@@ -100,8 +100,8 @@ class Doing:
             "See 'dmesg | grep NVRM' and the service nvidia-vgpu-mgr.",
         )
 
-    def _address(self, gpu, at):
-        """The function that is meant by an address or a number, "" while it is not there."""
+    def function(self, gpu, at):
+        """PCI address of the function that is meant by an address or a number, "" while it is not there."""
         number = at.removeprefix(NUMBERED)
         if number == at:
             return at

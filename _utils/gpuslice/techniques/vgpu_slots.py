@@ -160,17 +160,24 @@ class Vfio(Slots):
 
     def create(self, vgpu):
         """Make a vGPU on its function. Raises an error of gpuslice.errors; ForeignChange where another one is there."""
-        path, taken = self._current(vgpu.at), self._number(vgpu.at)
-        if taken != _NONE:
+        self._refuse_if_other(vgpu.at, _NONE)
+        number, path = self.refuse_if_not_creatable(vgpu.type, vgpu.at), self._current(vgpu.at)
+        try:
+            kernel.write(self._host, self._gpu, path, number, f"make vGPU {vgpu.type} on {vgpu.at}", {**_MEANINGS, **_TAKEN})
+        finally:
+            # Whatever the driver answered: an undo must not remove what came in between.
+            self._refuse_if_other(vgpu.at, number)
+        if self._number(vgpu.at) != number:
+            raise errors.ValidationFailed(f"The driver took vGPU type {vgpu.type} for {vgpu.at}, and it is not there.", self._gpu)
+
+    def _refuse_if_other(self, function, ours):
+        found = self._number(function)
+        if found not in (_NONE, ours):
             raise errors.ForeignChange(
-                f"Virtual function {vgpu.at} already carries a vGPU, {self._name(taken)}.",
+                f"Virtual function {function} already carries a vGPU, {self._name(found)}.",
                 self._gpu,
                 "Another tool made it; run again.",
             )
-        number = self.refuse_if_not_creatable(vgpu.type, vgpu.at)
-        kernel.write(self._host, self._gpu, path, number, f"make vGPU {vgpu.type} on {vgpu.at}", {**_MEANINGS, **_TAKEN})
-        if self._number(vgpu.at) != number:
-            raise errors.ValidationFailed(f"The driver took vGPU type {vgpu.type} for {vgpu.at}, and it is not there.", self._gpu)
 
     def remove(self, vgpu):
         """Remove a vGPU; one that is gone already counts as removed."""
@@ -265,3 +272,8 @@ class Mdev(Slots):
 def _numbered(number):
     """How a type is called whose name nobody tells."""
     return f"type {number}"
+
+
+def is_numbered(name):
+    """Whether a type is called by its number, because nobody tells its name."""
+    return re.fullmatch(r"type \d+", name) is not None

@@ -68,12 +68,14 @@ class VgpuTypes(Mapping):
         return self._names[number]
 
     def _numbers(self):
-        """The numbers of all types, also while none can be made; those that were met already come first."""
-        yield from tuple(self._names)
+        """The numbers of all types, also while none can be made; before these are listed, those that were met already."""
+        met = tuple(self._names)
         if self._listed is None:
+            yield from met
             handle = self._nvml.handle(self._gpu)
             self._listed = tuple(self._call("nvmlDeviceGetSupportedVgpus", handle, quiet=_QUIET) or ())
         yield from self._listed
+        yield from met
 
     def __iter__(self):
         names = (self.name(number) for number in self._numbers())
