@@ -18,7 +18,7 @@ ROOT = HERE.parent.parent
 KERNELS = ROOT / "build" / "kernel"
 
 #: Seconds for the whole virtual machine, which two busy processors emulate.
-LIMIT = 180
+LIMIT = 300
 
 _PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86", "cpio": "cpio", "busybox": "busybox-static", "modprobe": "kmod", "depmod": "kmod",
