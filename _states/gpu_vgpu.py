@@ -3,12 +3,12 @@ States for NVIDIA vGPU, beside the pillar-driven ``gpu_slicing.converged``.
 
 .. code-block:: yaml
 
-    0000:41:00.0:
+    "0000:41:00.0":
       gpu_vgpu.present:
         - profile: H100XM-10C
         - count: 4
 
-    0000:06:00.0:
+    "0000:06:00.0":
       gpu_vgpu.licensed:
         - license_server: licence.example.com
 """
