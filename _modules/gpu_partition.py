@@ -20,13 +20,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _permitted(reload):
-    """Whether a driver may be loaded anew. A word that YAML does not take for a truth value permits nothing."""
-    if not isinstance(reload, bool):
-        raise CommandExecutionError(f"reload is {reload!r}; true or false is wanted.")
-    return reload
-
-
 def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
@@ -131,7 +124,7 @@ def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=Fal
     if compute is None and memory is None:
         raise CommandExecutionError("Give compute, memory or both; 'gpu_partition.modes' lists what a GPU has.")
     with _engine() as engine:
-        settings = {"compute": compute, "memory": memory, "reload": _permitted(reload)}
+        settings = {"compute": compute, "memory": memory, "reload": front.truth("reload", reload)}
         return front.run(engine, _targets(engine, gpu, settings), test, force, __pillar__)
 
 

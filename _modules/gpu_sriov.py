@@ -19,13 +19,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _permitted(reload_driver):
-    """Whether a driver may be loaded anew. A word that YAML does not take for a truth value permits nothing."""
-    if not isinstance(reload_driver, bool):
-        raise CommandExecutionError(f"reload_driver is {reload_driver!r}; true or false is wanted.")
-    return reload_driver
-
-
 def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
@@ -99,7 +92,7 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     written.update({key: value for key, value in (("scheduling", scheduling), ("vfs", vfs)) if value is not None})
     with _engine() as engine:
         settings = policy.section("sriov", written)
-        if _permitted(reload_driver):
+        if front.truth("reload_driver", reload_driver):
             settings["reload"] = True
         return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)
 
@@ -128,6 +121,7 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
 
         salt gpu7 gpu_sriov.remove_vfs '0000:3c:00.0'
     """
-    settings = {"vf_count": 0, "remove": True, **({"reload": True} if _permitted(reload_driver) else {})}
     with _engine() as engine:
+        reload = {"reload": True} if front.truth("reload_driver", reload_driver) else {}
+        settings = {"vf_count": 0, "remove": True, **reload}
         return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)

@@ -64,16 +64,26 @@ def done(result):
     return {**answer, "warnings": result.warnings} if result.warnings else answer
 
 
+def truth(name, value):
+    """
+    An argument that permits something, True or False. Any text counts as true to Python, "false" as well.
+
+    :raises errors.PolicyError: it is something else.
+    """
+    if not isinstance(value, bool):
+        wanted = "True or False is wanted, which YAML writes as true or false"
+        raise errors.PolicyError(f"{name} is {value!r}; {wanted}.", todo="Nothing was done.")
+    return value
+
+
 def run(engine, targets, test, force=None, permissions=None):
     """
     Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
 
     :param permissions: the pillar, of which only the units and modules that may be stopped count.
     """
-    for name, value in (("force", force), ("test", test)):
-        # Any text counts as true to Python, "false" as well.
-        if not isinstance(value, bool | None):
-            raise errors.PolicyError(f"{name} is {value!r}; True or False is wanted.", todo="Nothing was done.")
+    truth("force", force is not None and force)
+    truth("test", test)
     reconciler = engine.reconciler(force=force, permissions=permissions)
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 

@@ -78,6 +78,16 @@ class GpuPlan:
         return sum(step.seconds for step in self.steps)
 
     @classmethod
+    def unchanged(cls, gpu, technique, layout, shown, **why):
+        """
+        The plan of a GPU to which nothing is done.
+
+        :param gpu: :class:`gpuslice.model.Gpu`; :param layout: of the GPU now; :param shown: the same as users see it.
+        :param why: ``waits``, ``note`` and ``wanted``.
+        """
+        return cls(gpu.address, technique, gpu.model, before=layout, after=layout, old=shown, new=shown, **why)
+
+    @classmethod
     def from_dict(cls, data):
         """The plan that JSON made ``data`` of."""
         tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing", "stops", "unloads")}

@@ -3,7 +3,6 @@ AMD partition modes from the pillar to the hardware: through the states, by hand
 at every single point of a change.
 """
 
-import copy
 import signal
 
 import pytest
@@ -12,6 +11,9 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from tests.functional.crash import apply
 from tests.functional.crash import apply_in_child
+from tests.functional.stages import machine
+from tests.functional.stages import refused
+from tests.functional.stages import stages
 
 ADDRESSES = [f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6", "e5")]
 FIRST, LAST = ADDRESSES[0], ADDRESSES[-1]
@@ -31,12 +33,6 @@ def rule(address, **changes):
     return {"match": {"pci": address}, **changes}
 
 
-def machine(host):
-    """Everything of the simulated hardware that a change could touch."""
-    state = copy.deepcopy(host.state())
-    return {key: value for key, value in state.items() if key not in ("faults", "serial", "written")}
-
-
 def modes(host):
     """PCI address -> (compute, memory) as sysfs has it."""
     names = ("current_compute_partition", "current_memory_partition")
@@ -45,28 +41,6 @@ def modes(host):
 
 def every(pair, **others):
     return {**dict.fromkeys(ADDRESSES, pair), **others}
-
-
-def stages(minion, wanted, test=False):
-    """Run the stages; returns (all went well, comments, changes of all)."""
-    states = list(minion.apply("gpu_slicing", pillar=wanted, test=test))
-    assert not isinstance(states[0], str), states
-    changes = {}
-    for state in states:
-        changes.update(state.changes)
-    return all(state.result is not False for state in states), "\n".join(state.comment for state in states), changes
-
-
-def refused(minion, wanted, *words):
-    """The stages fail with these words, and nothing is changed."""
-    before = machine(minion.host)
-    well, comment, changes = stages(minion, wanted)
-    assert not well and not changes
-    assert "Traceback" not in comment
-    for word in words:
-        assert word in comment
-    assert machine(minion.host) == before
-    return comment
 
 
 # -- from the pillar -------------------------------------------------------------------------------------------------

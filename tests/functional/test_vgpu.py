@@ -2,9 +2,12 @@
 NVIDIA vGPU on a host, from the pillar to the hardware: through the stages, by hand, with everything that can be wrong.
 """
 
-import copy
 
 import pytest
+
+from tests.functional.stages import machine
+from tests.functional.stages import refused
+from tests.functional.stages import stages
 
 VFIO, MDEV = "vgpu-host-vfio", "vgpu-host-mdev"
 H100, OTHER, A100, T4 = "0000:41:00.0", "0000:a1:00.0", "0000:3b:00.0", "0000:86:00.0"
@@ -25,34 +28,6 @@ def only(gpu, **vgpu):
     """The pillar that asks for vGPUs on one GPU alone."""
     management = vgpu.pop("management", {})
     return pillar([{"match": {"pci": gpu}, "strategy": "vgpu", "vgpu": vgpu}], management=management)
-
-
-def machine(host):
-    """Everything of the simulated hardware that a change could touch."""
-    state = copy.deepcopy(host.state())
-    return {key: value for key, value in state.items() if key not in ("faults", "serial", "written")}
-
-
-def stages(minion, wanted, test=False):
-    """Run the stages; returns (all went well, comments, changes of all)."""
-    states = list(minion.apply("gpu_slicing", pillar=wanted, test=test))
-    assert not isinstance(states[0], str), states
-    changes = {}
-    for state in states:
-        changes.update(state.changes)
-    return all(state.result is not False for state in states), "\n".join(state.comment for state in states), changes
-
-
-def refused(minion, wanted, *words):
-    """The stages fail with these words, and nothing is changed."""
-    before = machine(minion.host)
-    well, comment, changes = stages(minion, wanted)
-    assert not well and not changes, comment
-    assert "Traceback" not in comment
-    for word in words:
-        assert word in comment, comment
-    assert machine(minion.host) == before
-    return comment
 
 
 def vgpus(minion, gpu):

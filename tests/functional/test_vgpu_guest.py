@@ -7,6 +7,8 @@ import json
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.functional.stages import stages as run_stages
+
 GUEST, FIRST, SECOND = "vgpu-guest", "0000:06:00.0", "0000:07:00.0"
 CONFIGURATION = "/etc/nvidia/gridd.conf"
 TOKEN_FILE = "/etc/nvidia/ClientConfigToken/client_configuration_token_gpu-slicing.tok"
@@ -24,13 +26,9 @@ def files(minion):
 
 
 def stages(minion, wanted, test=False):
-    """Run the stages; returns (all went well, comments, changes of all)."""
+    """Run the stages with the pillar where a user has it; returns (all went well, comments, changes of all)."""
     minion.set_pillar(wanted)
-    states = list(minion.apply("gpu_slicing", test=test))
-    changes = {}
-    for state in states:
-        changes.update(state.changes)
-    return all(state.result is not False for state in states), "\n".join(state.comment for state in states), changes
+    return run_stages(minion, {}, test)
 
 
 def test_a_server_is_set_once_and_stays(minion):

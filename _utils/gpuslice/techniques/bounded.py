@@ -81,7 +81,7 @@ print(answer)
 """
 
 
-_TODO = "End whatever uses the GPU and see 'dmesg'; if it does not go on then, only a reboot of this host frees the GPU."
+_ADVICE = "End whatever uses the GPU and see 'dmesg'; if it does not go on then, only a reboot of this host frees the GPU."
 
 
 class _Hangs(Exception):
@@ -104,7 +104,7 @@ def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=
             f"Could not {doing}: the kernel has not answered within {seconds:g} s, and what it was asked for can't be taken "
             f"back ({err}).",
             gpu,
-            _TODO,
+            _ADVICE,
         ) from err
     except OSError as err:
         raise kernel.told(err, gpu, doing, meanings) from err
@@ -120,7 +120,9 @@ def text(host, gpu, path, seconds=_LOOK, locks=LOCKS):
         return _ask(host, path, "", seconds, f"{locks}/{gpu}").strip()
     except _Hangs as err:
         raise errors.Unhealthy(
-            f"The kernel does not tell {path}: somebody has asked for something that its driver does not end ({err}).", gpu, _TODO
+            f"The kernel does not tell {path}: somebody has asked for something that its driver does not end ({err}).",
+            gpu,
+            _ADVICE,
         ) from err
     except OSError:
         return None

@@ -2,10 +2,10 @@
 What techniques have in common that work through the kernel's files and hold nothing open: their steps, and ending processes.
 """
 
-from gpuslice import errors
 from gpuslice.costs import seconds
 from gpuslice.plan import PREPARE
 from gpuslice.plan import Step
+from gpuslice.techniques import kernel
 
 
 class FileTechnique:
@@ -42,5 +42,4 @@ class FileTechnique:
             yield self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
 
     def _run_end_process(self, gpu, pid, command):
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+        kernel.end_process(self._host, gpu.address, pid, command)

@@ -110,6 +110,37 @@ def in_use(gpu, doing, held, unseen="a client that can't be seen from here"):
     )
 
 
+def end_process(host, gpu, pid, command):
+    """
+    End a process that is in the way.
+
+    :param gpu: PCI address; :param command: what it was when it was seen. :raises errors.ResourceConflict: it did not end.
+    """
+    if not host.end_process(pid, command):
+        raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu, "Stop it by hand and run again.")
+
+
+def iommu_is_on(host):
+    """Whether the kernel translates for devices, without which no virtual machine can be given one."""
+    return bool(host.listdir("/sys/class/iommu")) and bool(host.listdir("/sys/kernel/iommu_groups"))
+
+
+def refuse_without_iommu(host, gpu, instead=""):
+    """
+    Raise errors.Unsupported where no virtual machine could be given a virtual function.
+
+    :param gpu: PCI address; :param instead: a sentence on what else may be done.
+    """
+    if iommu_is_on(host):
+        return
+    advice = "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'."
+    raise errors.Unsupported(
+        "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
+        gpu,
+        f"{advice} {instead}".rstrip(),
+    )
+
+
 def refuse_if_held(gpu, doing, held, rules, stops):
     """
     Let the holders be stopped where the rules allow it, else name them.

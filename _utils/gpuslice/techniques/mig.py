@@ -432,9 +432,7 @@ class Mig:
             f"MIG mode is {_on(state.current)} and becomes {_on(state.pending)} at the next reboot: this host can't reset the GPU"
         )
         now = self.layout(state)
-        return GpuPlan(
-            gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), waits="reboot", note=note
-        )
+        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits="reboot", note=note)
 
     def wish(self, gpu, name, start):
         """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
@@ -564,8 +562,7 @@ class Mig:
         )
 
     def _run_end_process(self, gpu, pid, command):
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+        kernel.end_process(self._host, gpu.address, pid, command)
 
     def _run_destroy_ci(self, gpu, gi, ci):
         self.nvml.destroy_ci(gpu.address, gi, ci)

@@ -591,8 +591,7 @@ class Partition:
         getattr(self, f"_run_{step.action}")(gpu, **step.args)
 
     def _run_end_process(self, gpu, pid, command):
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+        kernel.end_process(self._host, gpu.address, pid, command)
 
     def _run_set_memory(self, gpu, memory):
         if self._memory_of(gpu.address) == memory:

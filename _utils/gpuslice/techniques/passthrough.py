@@ -73,12 +73,9 @@ class Passthrough(FileTechnique):
 
     def why_not(self, gpu):
         """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
-        if self._iommu():
+        if kernel.iommu_is_on(self._host):
             return "the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.", False
         return f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", True
-
-    def _iommu(self):
-        return bool(self._host.listdir("/sys/class/iommu")) and bool(self._host.listdir("/sys/kernel/iommu_groups"))
 
     def observe(self, gpu):
         """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
@@ -144,7 +141,7 @@ class Passthrough(FileTechnique):
         return self._gpu_plan(gpu, state, goal, steps, stops)
 
     def _check_iommu(self, gpu):
-        if not self._iommu() or not device_nodes.group(self._host, gpu.address):
+        if not kernel.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
             raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address)
 
     def _check_change(self, gpu, state, goal, rules, stops):

@@ -235,7 +235,7 @@ class Sriov:
             )
         now = self.layout(state)
         note = f"left as it is: sriov:pf_device is {wanted}"
-        return GpuPlan(gpu.address, self.name, gpu.model, (), now, now, self.shown(now), self.shown(now), note=note, wanted=False)
+        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), note=note, wanted=False)
 
     def _check_numbers(self, gpu, state, settings):
         count = settings["vf_count"]
@@ -305,17 +305,8 @@ class Sriov:
             )
         # Functions that stay with the host's own driver work without; a virtual machine's do not.
         if not goal.autoprobe and goal.numvfs != state.numvfs:
-            self.check_iommu(gpu, " Virtual functions for containers need none: set sriov:autoprobe to true.")
-
-    def check_iommu(self, gpu, instead=""):
-        """Raise errors.Unsupported where no virtual machine could be given a function; ``instead``: what else may be done."""
-        if self._host.listdir("/sys/class/iommu") and self._host.listdir("/sys/kernel/iommu_groups"):
-            return
-        raise errors.Unsupported(
-            "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
-            gpu.address,
-            f"Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'.{instead}",
-        )
+            instead = "Virtual functions for containers need none: set sriov:autoprobe to true."
+            kernel.refuse_without_iommu(self._host, gpu.address, instead)
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
@@ -541,8 +532,7 @@ class Sriov:
 
     def run_end_process(self, gpu, pid, command):
         """End a process that holds a VF. Raises errors.ResourceConflict."""
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+        kernel.end_process(self._host, gpu.address, pid, command)
 
     def run_set_autoprobe(self, gpu, value):
         """Write ``sriov_drivers_autoprobe``."""

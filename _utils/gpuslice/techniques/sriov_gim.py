@@ -128,7 +128,7 @@ class Gim:
         if (count, count) != (state.numvfs, state.option):
             # gim may have written the number into its own file itself: only who wants another one is told of it.
             self._check_others(gpu)
-            self._technique.check_iommu(gpu)
+            kernel.refuse_without_iommu(self._host, gpu.address)
         return count, count
 
     def _earlier(self, gpu, state, layout):
@@ -247,9 +247,8 @@ class Gim:
 
     def _waiting(self, gpu, state, wanted):
         now = self._technique.layout(state)
-        shown = self._technique.shown(now)
         note = f"the GPU has {state.numvfs} virtual functions and gets {wanted} at the next reboot: {MODULE} may not be reloaded"
-        return GpuPlan(gpu.address, self._technique.name, gpu.model, (), now, now, shown, shown, waits="reboot", note=note)
+        return GpuPlan.unchanged(gpu, self._technique.name, now, self._technique.shown(now), waits="reboot", note=note)
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def run_write_option(self, gpu, number, count, reload):

@@ -10,6 +10,7 @@ Settings that :meth:`Vgpus.plan` takes (one of): the keys of the pillar's sectio
 function; ``{"layout": {...}}``: exactly this earlier layout; ``created`` besides: places of what a change to be undone made.
 """
 
+from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -234,12 +235,8 @@ class Vgpus:
         if not isinstance(state, VgpuState):
             return self._guest.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
-        if goal.create and state.total and not self._host.listdir("/sys/class/iommu"):
-            raise errors.Unsupported(
-                "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
-                gpu.address,
-                "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'.",
-            )
+        if goal.create and state.total:
+            kernel.refuse_without_iommu(self._host, gpu.address)
         return self._planned(gpu, state, goal, rules)
 
     def _goal(self, gpu, state, settings):
@@ -475,8 +472,7 @@ class Vgpus:
 
     def _waiting(self, gpu, state, mode):
         now = self.layout(state)
-        shown = self.shown(now)
-        return GpuPlan(gpu.address, self.name, gpu.model, (), now, now, shown, shown, waits=mode.waits, note=mode.note)
+        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits=mode.waits, note=mode.note)
 
     def _gpu_plan(self, gpu, state, goal, keep, steps, mode, stops):
         before = self.layout(state)
@@ -622,10 +618,7 @@ class Vgpus:
 
 def _counts(vgpus):
     """Type -> count, in order of names."""
-    found = {}
-    for name, _, _ in sorted(vgpus):
-        found[name] = found.get(name, 0) + 1
-    return found
+    return dict(sorted(Counter(name for name, _, _ in vgpus).items()))
 
 
 def _tells_modes(state):

@@ -69,8 +69,7 @@ class Doing:
     # -- steps ---------------------------------------------------------------------------------------------------
     def run_end_process(self, gpu, pid, command):
         """End a process. Raises errors.ResourceConflict."""
-        if not self._host.end_process(pid, command):
-            raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu.address, "Stop it by hand and run again.")
+        kernel.end_process(self._host, gpu.address, pid, command)
 
     def run_remove_vgpu(self, gpu, type, at, uuid):
         """Remove a vGPU. Raises errors.ResourceConflict: somebody has begun to use it."""
