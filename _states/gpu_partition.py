@@ -53,7 +53,7 @@ def mode(name, compute=None, memory=None, reload=False, force=False, gpu=None, *
 
     .. code-block:: bash
 
-        salt-call state.single gpu_partition.mode '0000:05:00.0' compute=CPX
+        salt-call state.single gpu_partition.mode "'0000:05:00.0'" compute=CPX
     """
     wanted = {"compute": compute, "memory": memory, "reload": reload, "force": force}
     target, test = name if gpu is None else gpu, __opts__["test"]

@@ -63,7 +63,7 @@ def present(name, profile=None, count=None, profiles=None, scheduler=None, force
 
     .. code-block:: bash
 
-        salt-call state.single gpu_vgpu.present '0000:41:00.0' profile=H100XM-10C count=4
+        salt-call state.single gpu_vgpu.present "'0000:41:00.0'" profile=H100XM-10C count=4
     """
     wanted = {"profile": profile, "count": count, "profiles": profiles, "scheduler": scheduler, "force": force}
     return _run(name, kwargs, "gpu_vgpu.set_vgpus", gpu, **wanted)
@@ -86,7 +86,7 @@ def absent(name, force=False, gpu=None, **kwargs):
 
     .. code-block:: bash
 
-        salt-call state.single gpu_vgpu.absent '0000:41:00.0'
+        salt-call state.single gpu_vgpu.absent "'0000:41:00.0'"
     """
     return _run(name, kwargs, "gpu_vgpu.remove", gpu, force=force)
 
@@ -117,7 +117,7 @@ def licensed(name, license_server=None, license_port=None, feature=None, client_
 
     .. code-block:: bash
 
-        salt-call state.single gpu_vgpu.licensed '0000:06:00.0' license_server=licence.example.com
+        salt-call state.single gpu_vgpu.licensed "'0000:06:00.0'" license_server=licence.example.com
     """
     wanted = {"license_server": license_server, "license_port": license_port, "feature": feature, "client_token": client_token}
     return _run(name, kwargs, "gpu_vgpu.set_license", gpu, **wanted)

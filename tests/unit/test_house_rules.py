@@ -7,6 +7,7 @@ import ast
 import io
 import pathlib
 import re
+import shlex
 import tokenize
 
 import pytest
@@ -294,3 +295,16 @@ def test_rule_docstring_sees_functions_classes_and_methods():
 def test_rule_quotes_sees_keys_items_and_values():
     text = "a: 0000:41:00.0\nb: ['0000:c1:00.0', 0000:c1:00.0]\n0000:07:00.0: {x: \"0000:07:00.0\"}\n"
     assert unquoted_addresses(text) == ["line 1: 0000:41:00.0", "line 2: 0000:c1:00.0", "line 3: 0000:07:00.0"]
+
+
+def state_names_that_are_no_text(text):
+    """Names in examples of ``state.single`` that Salt refuses: it reads an address of digits as a number, and wants a text."""
+    commands = [shlex.split(line) for line in text.splitlines() if "salt-call state.single " in line]
+    names = [command[command.index("state.single") + 2] for command in commands]
+    return [name for name in names if not isinstance(yaml.safe_load(name), str)]
+
+
+def test_examples_of_state_single_name_a_text():
+    for path in (*python_files(ROOT / "_states"), ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        assert not state_names_that_are_no_text(path.read_text(encoding="utf-8")), shown(path)
+    assert state_names_that_are_no_text("salt-call state.single gpu_mig.mode '0000:41:00.0' enabled=False") == ["0000:41:00.0"]
