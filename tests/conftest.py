@@ -12,6 +12,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from tests import needs
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Salt's own way to run from a checkout: "-m <repo>" would take the folder of SLS files, states/, for the state modules.
 LOADER_DIRS = {
@@ -34,6 +36,32 @@ def salt_factories_config():
     root = tempfile.mkdtemp(prefix="gs-", dir="/tmp")
     yield {"code_dir": str(ROOT), "root_dir": root, "start_timeout": 60, "slow_stop": False}
     shutil.rmtree(root, ignore_errors=True)
+
+
+def _left_out(config):
+    """Why tests of this run were not run, one reason for each."""
+    reports = config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
+    return [report.longrepr[2].removeprefix("Skipped: ") for report in reports]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """In CI, a test that was left out for want of a package is a failure."""
+    if exitstatus == pytest.ExitCode.OK and needs.breaks_ci(_left_out(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what was not run, and which package brings it, below everything else."""
+    yield
+    reasons = _left_out(config)
+    if not reasons:
+        return
+    terminalreporter.section("not run")
+    for line in needs.not_run(reasons):
+        terminalreporter.line(line)
+    if missing := needs.breaks_ci(reasons):
+        terminalreporter.line(f"This run fails: CI is set, and {needs.KNOWN_MISSING} does not name {' '.join(missing)}.")
 
 
 def pytest_unconfigure(config):

@@ -7,16 +7,16 @@ This very file is all three: the test, the file system (``serve``), and what the
 
 import ctypes.util
 import errno
-import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from tests import needs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PF = "0000:3c:00.0"
@@ -29,14 +29,12 @@ NUMVFS = f"/sys/bus/pci/devices/{PF}/sriov_numvfs"
 
 def missing():
     """Why the file system can't be mounted here, naming what is missing; "" when it can."""
-    if importlib.util.find_spec("mfusepy") is None:
-        return "mfusepy (PyPI) is missing"
     if not (ctypes.util.find_library("fuse3") or ctypes.util.find_library("fuse")):
-        return "libfuse (package libfuse3-3 or libfuse2) is missing"
+        return needs.said({"libfuse3-3": "libfuse"})
     if not os.path.exists("/dev/fuse") or not os.path.isdir("/sys/bus/pci"):
         return "/dev/fuse or /sys/bus/pci is missing"
-    if shutil.which("unshare") is None:
-        return "unshare (package util-linux) is missing"
+    if why := needs.lacking("unshare"):
+        return why
     if os.geteuid() or subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "x", "/mnt"], capture_output=True).returncode:
         return "a mount namespace of its own is not allowed here"
     return ""
@@ -274,14 +272,12 @@ class Inside:
 @pytest.fixture
 def inside(tmp_path):
     """``inside("life")``: what that method of :class:`Inside` answers."""
-    why = missing()
-    if why:
-        pytest.skip(why)
+    needs.require(missing())
 
     def run(case, driver="xe"):
         (tmp_path / "state").mkdir()
         (tmp_path / "orders.json").write_text("{}", encoding="utf-8")
-        path = os.pathsep.join([str(ROOT / "_utils"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), str(ROOT / "_utils"), *filter(None, [os.environ.get("PYTHONPATH")])])
         # libudev otherwise refuses files that are on no sysfs.
         environment = {**os.environ, "PYTHONPATH": path, "SYSTEMD_DEVICE_VERIFY_SYSFS": "0", "FAKE_DRIVER": driver}
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT, "fuse"]

@@ -5,7 +5,6 @@ Level Zero as a user has it: from the pillar to files and settings, by hand, and
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from gpuslice.engine import Engine
+from tests import needs
 from tests.functional.crash import apply
 from tests.functional.crash import apply_in_child
 
@@ -228,8 +228,7 @@ print(json.dumps([said, [host.read("/sys/fs/cgroup" + level + "/cgroup.subtree_c
 
 def test_a_slice_is_started_and_the_controller_switched_on_where_it_is_off(tmp_path, repo):
     probe = ["unshare", "-m", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"]
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare (package util-linux) is missing")
+    needs.require(needs.lacking("unshare"))
     if os.geteuid() or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("a mount namespace with a file system of its own over /sys/fs/cgroup is not allowed here")
     program = tmp_path / "bin" / "systemctl"

@@ -6,7 +6,6 @@ holds it to that documentation, the second runs the project on it.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,15 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests import fake_nvml
+from tests import needs
 from tests.fake_nvml import A100
 from tests.fake_nvml import H100
 
-pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not fake_nvml.has_compiler(), reason="gcc is not installed (package gcc)"),
-]
+pytestmark = [pytest.mark.slow, needs.programs("gcc")]
 
 
 @pytest.fixture(scope="session")
@@ -516,10 +511,7 @@ with Engine({{"state_dir": {str(self.state_dir)!r}}}) as engine:
 
 @pytest.fixture
 def minion(machine, tmp_path):
-    if not SALT_CALL.exists():
-        pytest.skip("salt is not installed beside this Python")
-    if not shutil.which("umockdev-run"):
-        pytest.skip("umockdev-run is not installed (package umockdev)")
+    needs.require(needs.lacking("umockdev-run"))
     directory = tmp_path / "minion"
     directory.mkdir()
     return Minion(machine, directory)

@@ -5,15 +5,14 @@ of its own, as umockdev works by preloading a library.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-pytest.importorskip("pyudev")
+from tests import needs
 
-pytestmark = pytest.mark.skipif(shutil.which("umockdev-run") is None, reason="umockdev-run is not installed")
+pytestmark = needs.programs("umockdev-run")
 
 DEVICES = """\
 P: /devices/pci0000:80/0000:80:01.1/0000:81:00.0
@@ -117,7 +116,7 @@ def test_the_detected_are_those_of_a_gpu_vendor(seen):
     assert seen["detected"] == ["0000:3c:00.0", "0000:81:00.0"]
 
 
-@pytest.mark.skipif(shutil.which("lspci") is None, reason="lspci is not installed")
+@needs.programs("lspci")
 def test_the_real_lspci_tells_the_same_gpus_and_each_virtual_function(seen):
     assert seen["lspci"] == ["0000:3c:00.0", "0000:3c:00.1", "0000:81:00.0"]
 

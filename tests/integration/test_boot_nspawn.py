@@ -9,7 +9,6 @@ GPUs when it starts, and that boot's own journal tells the order.
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 
 from gpuslice import boot
 from gpuslice.engine import Engine
+from tests import needs
 
 pytestmark = pytest.mark.slow
 
@@ -92,9 +92,8 @@ ExecStopPost=/bin/systemctl --no-block exit 0
 
 def missing():
     """Why a boot is not possible here, naming what is missing; "" when it is."""
-    for program, package in (("systemd-nspawn", "systemd-container"), ("systemctl", "systemd"), ("unshare", "util-linux")):
-        if shutil.which(program) is None:
-            return f"{program} (package {package}) is missing"
+    if why := needs.lacking("systemd-nspawn", "systemctl", "unshare"):
+        return why
     if os.geteuid():
         return "a boot in a container needs root"
     probe = 'mount -t tmpfs none "$1" && cd "$1" && mkdir u w r && mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r'
@@ -127,9 +126,7 @@ class Booted:
 @pytest.fixture
 def booted(tmp_path, host_description, loader_dirs):
     """``booted(faults)``: a boot after which the simulated host had these faults; a :class:`Booted`."""
-    why = missing()
-    if why:
-        pytest.skip(why)
+    needs.require(missing())
 
     def run(faults=()):
         from gpuslice.sim.host import SimulatedHost

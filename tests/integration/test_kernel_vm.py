@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from tests import kernel
+from tests import needs
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +20,7 @@ MI300X, FLEX, H100 = "0010:00:00.0", "0010:00:04.0", "0010:00:08.0"
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     """(answers of ``tests/kernel/inside.py`` by case, all that the machine said)."""
-    why = kernel.missing()
-    if why:
-        pytest.skip(why)
+    needs.require(kernel.missing())
     return kernel.boot(kernel.build(tmp_path_factory.mktemp("kernel")))
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,13 +15,11 @@ import time
 import pytest
 import yaml
 
-SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-TOOLS = {"ssh": "openssh-client", "scp": "openssh-client", "ssh-keygen": "openssh-client", "ssh-keyscan": "openssh-client"}
-MISSING = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)} | (set() if SSHD else {"openssh-server"}))
+from tests import needs
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+    needs.programs("ssh", "scp", "ssh-keygen", "ssh-keyscan", "sshd", "python3"),
     pytest.mark.skipif(os.geteuid() != 0, reason="sshd lets root in only where it runs as root"),
 ]
 
@@ -66,7 +63,7 @@ def port(place):
     (place / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()), encoding="utf-8")
     # The directory that sshd gives up its rights in: distributions make it when the service starts.
     pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    server = subprocess.Popen([SSHD, "-D", "-f", str(place / "sshd_config"), "-E", str(place / "sshd.log")])
+    server = subprocess.Popen([needs.path("sshd"), "-D", "-f", str(place / "sshd_config"), "-E", str(place / "sshd.log")])
     try:
         _learn_host_key(place, number)
         yield number
@@ -115,12 +112,11 @@ def _configure(place, delivered, port, description):
 @pytest.fixture(scope="module")
 def salt_ssh(place, port, delivered, repo, example_host):
     """``salt_ssh("gpu.map")`` runs the real salt-ssh and returns what the node answered."""
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     usable = subprocess.run(
         ["python3", "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, env={"PATH": SYSTEM_PATH}
     )
     if usable.returncode or tuple(map(int, usable.stdout.split())) < (3, 10):
-        pytest.skip("the system has no Python 3.10 or newer (package python3)")
+        pytest.skip(needs.said({"python3": "3.10 or newer"}))
     _configure(place, delivered, port, example_host("dgx-h100"))
     program = pathlib.Path(sys.executable).parent / "salt-ssh"
     # Where salt-ssh finds the engine that it takes along: an installed wheel would do as well.

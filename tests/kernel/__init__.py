@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 
+from tests import needs
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 KERNELS = ROOT / "build" / "kernel"
@@ -20,10 +22,6 @@ KERNELS = ROOT / "build" / "kernel"
 #: Seconds for the whole virtual machine, which two busy processors emulate.
 LIMIT = 300
 
-_PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86", "cpio": "cpio", "busybox": "busybox-static", "modprobe": "kmod", "depmod": "kmod",
-    "make": "make", "gcc": "gcc",
-}  # fmt: skip
 #: What has to be there before / can be seen; all other modules are loaded from there.
 _EARLY = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 _OURS = ("fake_gpus", "amdgpu", "xe", "nvidia")
@@ -61,19 +59,14 @@ def release():
 
 def missing():
     """Why no virtual machine can be had here, naming what is missing; "" when one can."""
-    for program, package in _PROGRAMS.items():
-        if _program(program) is None:
-            return f"{program} (package {package}) is missing"
-    busybox = subprocess.run(["ldd", _program("busybox")], capture_output=True, text=True, check=False)
+    if why := needs.lacking("qemu-system-x86_64", "cpio", "busybox", "modprobe", "depmod", "make", "gcc"):
+        return why
+    busybox = subprocess.run(["ldd", needs.path("busybox")], capture_output=True, text=True, check=False)
     if busybox.returncode == 0:
-        return "busybox needs libraries (package busybox-static has one that does not)"
+        return needs.said({"busybox-static": "busybox that needs no libraries"})
     if not release():
-        return "no kernel in build/kernel: tests/kernel/fetch unpacks it (package linux-headers-amd64 of Linux 6.1)"
-    return "" if _headers().is_dir() else f"{_headers()} (package linux-headers-{release()}) is missing"
-
-
-def _program(name):
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        return needs.said({"linux-headers-amd64": "of Linux 6.1; tests/kernel/fetch then unpacks the kernel into build/kernel"})
+    return "" if _headers().is_dir() else needs.said({f"linux-headers-{release()}": str(_headers())})
 
 
 def _headers():
@@ -100,14 +93,14 @@ def build(place):
         target = tree / release() / "updates" / f"{name}.ko"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(sources / f"{name}.ko", target)
-    _run([_program("depmod"), "-b", str(place / "tree"), release()])
+    _run([needs.path("depmod"), "-b", str(place / "tree"), release()])
     _pack(place, _early_modules(place / "tree"))
     return place
 
 
 def _early_modules(tree):
     """Paths of the modules that are loaded first, in that order and without doubles."""
-    command = [_program("modprobe"), "-d", str(tree), "-S", release(), "--show-depends"]
+    command = [needs.path("modprobe"), "-d", str(tree), "-S", release(), "--show-depends"]
     rows = [row for name in _EARLY for row in _run([*command, name]).splitlines()]
     return list(dict.fromkeys(row.split()[1] for row in rows if row.startswith("insmod ")))
 
@@ -116,7 +109,7 @@ def _pack(place, early):
     """Write the initial file system."""
     content = place / "initrd.d"
     (content / "bin").mkdir(parents=True)
-    shutil.copy(_program("busybox"), content / "bin" / "busybox")
+    shutil.copy(needs.path("busybox"), content / "bin" / "busybox")
     for path in early:
         shutil.copy(path, content)
     told = {

@@ -5,7 +5,6 @@ What a boot brings back: the record of verified layouts, the replay of it, its l
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from gpuslice import boot
 from gpuslice import errors
 from gpuslice import verified
 from gpuslice.engine import Engine
+from tests import needs
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
@@ -425,7 +425,7 @@ def verified_by_systemd(directory, text):
     return done.returncode, done.stdout + done.stderr
 
 
-needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze (package systemd) is missing")
+needs_analyze = needs.programs("systemd-analyze")
 
 
 @needs_analyze
@@ -529,17 +529,17 @@ def shown_file(name):
     return next(part["contents"] for part in found if "contents" in part)
 
 
-@pytest.mark.skipif(shutil.which("modprobe") is None, reason="modprobe (package kmod) is missing")
+@needs.programs("modprobe")
 @pytest.mark.parametrize(("extra", "complaint"), [("", ""), ("optoins xe max_vfs=8\n", "ignoring bad line")])
 def test_modprobe_reads_the_options_that_the_documentation_shows(tmp_path, extra, complaint):
     (tmp_path / "gpu-slicing.conf").write_text(shown_file("gpu-slicing.conf") + extra, encoding="utf-8")
-    command = ["modprobe", "--showconfig", "-C", str(tmp_path)]
+    command = [needs.path("modprobe"), "--showconfig", "-C", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert "options xe max_vfs=8" in done.stdout and "options nvidia NVreg_RestrictProfilingToAdminUsers=0" in done.stdout
     assert (complaint in done.stderr) if complaint else (done.stderr == "")
 
 
-@pytest.mark.skipif(shutil.which("udevadm") is None, reason="udevadm (package udev) is missing")
+@needs.programs("udevadm")
 @pytest.mark.parametrize("bad", ["", 'SUBSYSTEM=="drm", GROUPE="render"\n'])
 def test_udev_reads_the_rules_that_the_documentation_shows(tmp_path, bad):
     rules = tmp_path / "70-gpu-slicing.rules"
