@@ -41,11 +41,11 @@ def pillar(profiles):
     return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
 
 
-def deliver(place):
-    """Copy what Salt delivers of the checkout to a directory, so that its bytecode can be kept there; returns it."""
+def deliver(place, checkout=ROOT):
+    """Copy what Salt delivers of a checkout to a directory, so that its bytecode can be kept there; returns it."""
     target = pathlib.Path(place) / "root"
     for folder in ("_grains", "_modules", "_states", "_utils", "states"):
-        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(checkout / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 
@@ -55,10 +55,12 @@ def environment():
     return {key: value for key, value in os.environ.items() if key not in left_out}
 
 
-def describe(place, gpus=8, latency=None):
-    """Write the description of a host with so many GPUs; returns the engine's configuration for it."""
-    host = copy.deepcopy(yaml.safe_load(EXAMPLE.read_text(encoding="utf-8")))
-    host["gpus"] = host["gpus"][:gpus]
+def describe(place, gpus=8, latency=None, example=EXAMPLE):
+    """Write the description of a host with so many GPUs, up to 16; returns the engine's configuration for it."""
+    host = copy.deepcopy(yaml.safe_load(example.read_text(encoding="utf-8")))
+    # A second board of eight, in a PCI domain of its own.
+    second = [{**gpu, "address": f"0001{gpu['address'][4:]}", "uuid": f"GPU-1{gpu['uuid'][5:]}"} for gpu in host["gpus"]]
+    host["gpus"] = [*host["gpus"], *second][:gpus]
     host["latency"].update(latency or {})
     place = pathlib.Path(place)
     place.mkdir(parents=True, exist_ok=True)
@@ -86,6 +88,22 @@ def uuids(config):
         return {part["uuid"] for part in engine.slices()}
 
 
+class CountedReads:
+    """Counts how often a host is asked for a file, a directory or a link."""
+
+    def __init__(self, host):
+        self.count = 0
+        for name in ("read", "listdir", "exists", "readlink"):
+            setattr(host, name, self._counted(getattr(host, name)))
+
+    def _counted(self, function):
+        def call(*args):
+            self.count += 1
+            return function(*args)
+
+        return call
+
+
 class Clock:
     """Milliseconds of named parts, one after the other."""
 
@@ -111,7 +129,7 @@ def sample(root, config):
     """
     The parts of one converged run in this process, which must be a fresh one.
 
-    :return: ``{"parts": {name: ms}, "calls": {stage: {NVML function: count}}}``.
+    :return: ``{"parts": {name: ms}, "calls": {stage: {NVML function: count}}, "reads": {stage: files asked for}}``.
     """
     for name in SALT:
         try:
@@ -145,11 +163,11 @@ def sample(root, config):
 
     clock.lap("the simulation: import of its NVML")
     clock.parts.update(_run(config, Engine))
-    return {"parts": clock.parts, "calls": _count(config, Engine)}
+    return {"parts": clock.parts, **_count(config, Engine)}
 
 
 def _run(config, engine_class):
-    """Milliseconds of the parts of one plan."""
+    """Milliseconds of the parts of one plan, which must find nothing to do on all GPUs of the description."""
     clock = Clock()
     with engine_class(config) as engine:
         clock.lap("open the engine")
@@ -164,45 +182,43 @@ def _run(config, engine_class):
         clock.lap("observe")
         plans = [tool.plan(t.gpu, state, t.settings) for t, state in zip(targets, states, strict=True)]
         clock.lap("plan")
-    if found != 8 or any(made.steps for made in plans):
+    described = yaml.safe_load(pathlib.Path(config["simulate"]).read_text(encoding="utf-8"))["gpus"]
+    if found != len(described) or any(made.steps for made in plans):
         raise SystemExit("The host is not converged.")
     return clock.parts
 
 
 def _count(config, engine_class):
-    """NVML calls of what a highstate does: the targets, then apply, then the check of the outcome."""
-    calls = {}
+    """NVML calls and reads of files of what a highstate does: the targets, then apply, then the check of the outcome."""
+    calls, reads = {}, {}
     for stage in ("discovery", "slicing", "validation"):
         with engine_class(config) as engine:
+            counted = CountedReads(engine.host)
             if stage == "discovery":
                 engine.targets(engine.policy(pillar(CONVERGED)))
             elif stage == "slicing":
                 engine.apply(pillar(CONVERGED))
             else:
                 engine.plan(pillar(CONVERGED))
-            calls[stage] = dict(engine.tools.get("mig").nvml.calls)
-    return calls
+            calls[stage], reads[stage] = dict(engine.tools.get("mig").nvml.calls), counted.count
+    return {"calls": calls, "reads": reads}
 
 
-def sampled(root, config, runs):
-    """``runs`` samples, each from a process of its own."""
+def sampled(root, config):
+    """One :func:`sample`, from a process of its own."""
     argv = [sys.executable, __file__, "--sample", str(root), json.dumps(config)]
-    found = []
-    # The first one compiles.
-    for number in range(runs + 1):
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment(), check=False)
-        if done.returncode:
-            raise SystemExit(f"A sample failed: {done.stderr.strip()}")
-        if number:
-            found.append(json.loads(done.stdout))
-    return found
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        raise SystemExit(f"A sample failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
 
 
 def breakdown(place, runs):
     """Print the parts of a converged run and the NVML calls that it makes."""
     root, config = deliver(place), describe(place)
     bring(config, CONVERGED)
-    samples = sampled(root, config, runs)
+    # The first one compiles.
+    samples = [sampled(root, config) for _ in range(runs + 1)][1:]
     rows = {name: [one["parts"][name] for one in samples] for name in samples[0]["parts"]}
     ours = [name for name in rows if "simulation" not in name]
     grain = [name for name in rows if name.startswith("grain")]

@@ -30,22 +30,6 @@ CALLS = {"converged": ("host", ["gpu_slicing"]), "floor": ("host", ["floor"])}
 PLANS = 5
 
 
-class CountedReads:
-    """Counts how often a host is asked for a file, a directory or a link."""
-
-    def __init__(self, host):
-        self.count = 0
-        for name in ("read", "listdir", "exists", "readlink"):
-            setattr(host, name, self._counted(getattr(host, name)))
-
-    def _counted(self, function):
-        def call(*args):
-            self.count += 1
-            return function(*args)
-
-        return call
-
-
 def in_process(config, wanted):
     """(milliseconds of the grain, of a plan, reads of files, NVML calls) for a converged host."""
     from gpuslice import inventory
@@ -54,12 +38,12 @@ def in_process(config, wanted):
     grains, plans, reads, calls = [], [], 0, 0
     for _ in range(PLANS):
         with Engine(config) as engine:
-            counted = CountedReads(engine.host)
+            counted = converged.CountedReads(engine.host)
             begun = time.perf_counter()
             inventory.facts(engine.host)
             grains.append((time.perf_counter() - begun) * 1000)
         with Engine(config) as engine:
-            counted = CountedReads(engine.host)
+            counted = converged.CountedReads(engine.host)
             begun = time.perf_counter()
             plan = engine.plan(wanted)
             plans.append((time.perf_counter() - begun) * 1000)
