@@ -28,6 +28,8 @@ LOADER_DIRS = {
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+# Files that tests put into a state directory by hand are refused where a user's own umask lets his group write them.
+os.umask(0o022)
 
 
 @pytest.fixture(scope="session")

@@ -140,8 +140,7 @@ class Attempts:
 
     def _read(self):
         try:
-            with open(self.path, encoding="utf-8") as handle:
-                found = json.load(handle)
+            found = json.loads(self._host.store_read(self.path))
             tried = {str(key): dict(known) for key, known in found["tried"].items()}
             return {"tried": tried, "last": found.get("last")}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

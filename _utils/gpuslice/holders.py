@@ -150,3 +150,29 @@ def end_process(pid, command, root="/proc"):
 
 def _is_still(pid, command, root):
     return _command(f"{root}/{pid}") == command
+
+
+def of_lock(handle):
+    """
+    Who holds a lock file on this very machine.
+
+    :param handle: the file as it is open here, which does not count.
+    :return: pids; where the kernel does not tell who holds it and who only waits, of all that have it open.
+    """
+    lock, holding, opening = os.fstat(handle), [], []
+    for pid in sorted(int(name) for name in _names("/proc") if name.isdigit()):
+        for number in _names(f"/proc/{pid}/fd"):
+            if (pid, number) == (os.getpid(), str(handle)) or not _is_file(lock, f"/proc/{pid}/fd/{number}"):
+                continue
+            opening.append(pid)
+            # proc_pid_fdinfo(5): a line for each lock that this very descriptor holds.
+            if "\nlock:" in _text(f"/proc/{pid}/fdinfo/{number}"):
+                holding.append(pid)
+    return list(dict.fromkeys(holding or opening))
+
+
+def _is_file(info, path):
+    try:
+        return os.path.samestat(info, os.stat(path))
+    except OSError:
+        return False

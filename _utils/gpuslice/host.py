@@ -11,6 +11,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from gpuslice import errors
+from gpuslice import store
 
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
 
@@ -36,6 +37,8 @@ class Host(ABC):
     """
 
     simulated = False
+    #: What changes files of our own; see :class:`gpuslice.store.Disk`.
+    disk = store.Disk()
 
     def __init__(self, state_dir=DEFAULT_STATE_DIR):
         self.state_dir = state_dir
@@ -97,51 +100,54 @@ class Host(ABC):
         """Reboot this host in a minute, telling its users why. Raises errors.ToolMissing, errors.ToolFailed."""
 
     # -- files of our own: journal, history, marker --------------------------------------------------------------
+    def store_read(self, path, undecodable="strict"):
+        """
+        Text of a file in the state directory. Raises OSError, ValueError where it is no UTF-8, errors.StateDirUnusable where
+        another user had or can have a hand in it.
+
+        :param undecodable: what becomes of bytes that are no UTF-8, as :func:`open` takes it as ``errors``.
+        """
+        self._check_place(path)
+        return store.read(path, undecodable)
+
+    def store_names(self, path):
+        """Sorted names in a directory below the state directory, [] where there is none. Raises errors.StateDirUnusable."""
+        self._check_place(os.path.join(path, ""))
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
     def store_write(self, path, data, mode=0o644):
         """
-        Replace a file of ours as a whole and durably (temporary file, fsync, rename). Raises OSError.
+        Replace a file of ours as a whole and durably (temporary file, fsync, rename). Raises OSError, and
+        errors.StateDirUnusable for a state directory in which another user has a hand.
 
         :param data: its text.
         :param mode: its permissions, whatever those of the file before were: nothing is written before the file has them, and at
             no moment has it more.
         """
-        directory = os.path.dirname(path)
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.new"
-        try:
-            with open(_created(temporary, mode), "w", encoding="utf-8") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-        self._sync_directory(directory)
+        self._check_place(path)
+        store.write(self.disk, path, data, mode)
 
     def store_append(self, path, line):
-        """Add a line to a file of ours, on the disk before this returns. Raises OSError."""
-        with open(path, "a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        """Add a line to a file of ours, on the disk before this returns. Raises as :meth:`store_write`."""
+        self._check_place(path)
+        store.append(self.disk, path, line)
 
     def store_remove(self, path):
-        """Remove a file of ours; it need not be there. Raises OSError."""
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            return
-        self._sync_directory(os.path.dirname(path))
+        """Remove a file of ours; it need not be there. Raises as :meth:`store_write`."""
+        self._check_place(path)
+        store.remove(self.disk, path)
 
-    @staticmethod
-    def _sync_directory(directory):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    def _check_place(self, path):
+        """Other files of ours lie in directories of the system, whose permissions are the system's matter."""
+        if self._in_state_dir(path):
+            store.check_directory(self.state_dir)
+            store.check_directory(os.path.dirname(path))
+
+    def _in_state_dir(self, path):
+        return os.path.abspath(path).startswith(os.path.join(os.path.abspath(self.state_dir), ""))
 
     def mark_reboot_required(self):
         """
@@ -158,6 +164,10 @@ class Host(ABC):
         """Seconds since the epoch."""
         return time.time()
 
+    def monotonic(self):
+        """Seconds since some moment, for waiting: unlike :meth:`now` it does not jump when the clock is set."""
+        return time.monotonic()
+
     def sleep(self, seconds):
         """Wait."""
         time.sleep(seconds)
@@ -168,23 +178,6 @@ class Host(ABC):
             return self.read("/proc/sys/kernel/random/boot_id")
         except OSError:
             return ""
-
-
-def _created(path, mode):
-    """A handle of a new, empty file with exactly these permissions."""
-    try:
-        # One that a crash left behind may have others.
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        # The umask may have taken some away, which others who have to read the file would miss.
-        os.fchmod(handle, mode)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
 
 
 class RealHost(Host):

@@ -82,8 +82,7 @@ class Journal:
     def unfinished(self):
         """The :class:`Entry` of a change that did not end, or None. Raises errors.JournalDamaged."""
         try:
-            with open(self._head, encoding="utf-8") as handle:
-                entry = _entry(json.load(handle))
+            entry = _entry(json.loads(self._host.store_read(self._head)))
         except FileNotFoundError:
             return None
         except PermissionError as err:
@@ -100,8 +99,7 @@ class Journal:
 
     def _begun(self, key):
         try:
-            with open(self._steps, encoding="utf-8", errors="replace") as handle:
-                lines = handle.read().splitlines()
+            lines = self._host.store_read(self._steps, undecodable="replace").splitlines()
         except FileNotFoundError:
             return []
         found = []
@@ -161,8 +159,7 @@ class Journal:
     def generation(self, number):
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
         try:
-            with open(self._file(number), encoding="utf-8") as handle:
-                found = json.load(handle)
+            found = json.loads(self._host.store_read(self._file(number)))
             if not isinstance(found, dict):
                 raise ValueError("it holds no generation")
             return {**found, "generation": int(number)}
@@ -175,10 +172,7 @@ class Journal:
             ) from err
 
     def _numbers(self):
-        try:
-            names = os.listdir(self._history)
-        except OSError:
-            return []
+        names = self._host.store_names(self._history)
         return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
 
     def _file(self, number):

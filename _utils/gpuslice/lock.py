@@ -9,22 +9,27 @@ import time
 from contextlib import contextmanager
 
 from gpuslice import errors
+from gpuslice import holders
+from gpuslice import store
 
 #: How long to wait for another change before refusing, in seconds.
 PATIENCE = 2.0
+#: Who may open the lock may hold it, so nobody else may even read it.
+_MODE = 0o600
 
 
 @contextmanager
 def held(state_dir, who, jid="", patience=PATIENCE):
     """
-    Hold the host's lock. Raises errors.LockHeld naming the holder, errors.StateDirUnusable when there is no place for it.
+    Hold the host's lock. Raises errors.LockHeld naming the holder, errors.StateDirUnusable when there is no place for it that is
+    ours alone.
 
     :param who: who asks, for the message that others get; :param jid: Salt's job id.
     :param patience: seconds to wait for another holder.
     """
     handle = _open(state_dir)
     try:
-        _acquire(handle, patience)
+        _acquire(handle, os.path.join(state_dir, "lock"), patience)
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()}).encode(), 0)
         yield
@@ -34,16 +39,21 @@ def held(state_dir, who, jid="", patience=PATIENCE):
 
 def _open(state_dir):
     try:
-        os.makedirs(state_dir, mode=0o755, exist_ok=True)
-        return os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        store.make_directory(store.Disk(), state_dir)
+        store.check_directory(state_dir)
+        handle = store.opened(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT, _MODE)
     except OSError as err:
         raise errors.StateDirUnusable(
             f"The state directory {state_dir} can't be used ({err.strerror}), so no change can be made safely.",
             todo="Run as root, make it writable, or set gpu_slicing:state_dir in the minion configuration.",
         ) from err
+    if os.fstat(handle).st_mode & 0o777 != _MODE:
+        # An older version let everybody open it.
+        os.fchmod(handle, _MODE)
+    return handle
 
 
-def _acquire(handle, patience):
+def _acquire(handle, path, patience):
     end = time.monotonic() + patience
     while True:
         try:
@@ -52,18 +62,35 @@ def _acquire(handle, patience):
         except OSError as err:
             if time.monotonic() >= end:
                 raise errors.LockHeld(
-                    f"Another change of GPU slices is going on on this host: {_holder(handle)}.",
+                    f"Another change of GPU slices is going on on this host: {_holder(handle, path)}.",
                     todo="Wait for it to end and run again.",
                 ) from err
         time.sleep(0.05)
 
 
-def _holder(handle):
+def _holder(handle, path):
+    """
+    Who holds the lock, in words. The one who took it writes its name into it, which stays when it has ended: then the kernel
+    knows better who has it now, such as a program that inherited it, or somebody who opened it in an older version's days.
+    """
+    named, written = _written(handle)
+    pids = holders.of_lock(handle)
+    if named in pids:
+        return written
+    if found := [process for pid in pids if (process := holders.process(pid))]:
+        return ", ".join(map(str, found))
+    if holders.process(named):
+        return written
+    return f"{written}, which has ended; 'fuser {path}' names who has it now"
+
+
+def _written(handle):
+    """(pid, words) of the holder as it wrote itself into the lock."""
     # Whoever took it a moment ago has not written its name yet, and an older version may have written another form.
     try:
         info = json.loads(os.pread(handle, 4096, 0))
         job = f", job {info['jid']}" if info.get("jid") else ""
         since = time.strftime("%H:%M:%S", time.localtime(info["since"]))
-        return f"{info['who']} (pid {info['pid']}{job}) since {since}"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "its holder left no name"
+        return int(info["pid"]), f"{info['who']} (pid {info['pid']}{job}) since {since}"
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None, "its holder left no name"

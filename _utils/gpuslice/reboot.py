@@ -38,8 +38,7 @@ class RebootLedger:
 
     def _entries(self):
         try:
-            with open(self._path, encoding="utf-8") as handle:
-                found = json.load(handle)
+            found = json.loads(self._host.store_read(self._path))
             return {gpu: entry for gpu, entry in found.items() if {"boot_id", "reboots"} <= entry.keys()}
         except (OSError, ValueError, AttributeError):
             # Without the ledger a refused reset is tried once more, which is harmless.

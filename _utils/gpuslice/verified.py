@@ -32,8 +32,7 @@ class Verified:
         :raises errors.JournalDamaged: the file can't be used; :raises errors.StateDirUnusable: it can't be read.
         """
         try:
-            with open(self.path, encoding="utf-8") as handle:
-                found = json.load(handle)
+            found = json.loads(self._host.store_read(self.path))
             return {address: _checked(entry) for address, entry in found["gpus"].items()}
         except FileNotFoundError:
             return {}

@@ -9,6 +9,7 @@ import signal
 from contextlib import contextmanager
 
 from gpuslice import errors
+from gpuslice import store
 from gpuslice.host import DEFAULT_STATE_DIR
 from gpuslice.host import REBOOT_NAME
 from gpuslice.host import REBOOT_PACKAGES
@@ -46,7 +47,11 @@ class SimulatedHost(Host):
         self._nvml = None
         self._files = None
         self.name = self._name(text)
-        self._file = state_file.StateFile(os.path.join(str(state_dir), "simulated", f"{self.name}.json"))
+        place = os.path.join(str(state_dir), "simulated")
+        for directory in (str(state_dir), place):
+            # The machine's own file and lock are written there, which a link of another user's would lead elsewhere.
+            store.check_directory(directory)
+        self._file = state_file.StateFile(os.path.join(place, f"{self.name}.json"))
         if self._file.read() is None:
             self._file.create(self._build)
 
@@ -335,7 +340,7 @@ class SimulatedHost(Host):
     def _of_machine(self, path):
         """Whether a file is one of the simulated machine's own: those are not written on the machine that this runs on."""
         path = os.path.abspath(path)
-        return path.startswith(("/etc/", "/run/")) and not path.startswith(os.path.join(os.path.abspath(self.state_dir), ""))
+        return path.startswith(("/etc/", "/run/")) and not self._in_state_dir(path)
 
     def store_write(self, path, data, mode=0o644):
         self._around("store_write", lambda: self._store_write(path, data, mode))

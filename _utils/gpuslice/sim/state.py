@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 
 from gpuslice import errors
+from gpuslice import store
 
 #: Raised when the content of the file changes its form.
 FORMAT = 1
@@ -119,11 +120,11 @@ class StateFile:
             os.close(handle)
 
     def _open_lock(self):
-        path, flags = self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        path, flags = self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             return os.open(path, flags, 0o644)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            store.make_directory(store.Disk(), os.path.dirname(path))
             return os.open(path, flags, 0o644)
 
     def _save(self, state):

@@ -53,8 +53,7 @@ class Notes:
     def _read(self):
         nothing = {"requested": {}, "unloaded": False, "kept": {}}
         try:
-            with open(self._path, encoding="utf-8") as handle:
-                found = json.load(handle)
+            found = json.loads(self._host.store_read(self._path))
             return {key: found[key] for key in nothing} if found["boot_id"] == self._host.boot_id() else nothing
         except (OSError, ValueError, KeyError, TypeError):
             # Without notes the driver is looked at as it is, and a missing one is reported.
