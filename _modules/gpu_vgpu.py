@@ -174,9 +174,8 @@ def set_type(gpu, function, profile, force=False, test=False):
         salt kvm3 gpu_vgpu.set_type '0000:41:00.0' '0000:41:00.4' H100XM-10C
     """
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
-        settings = tool.with_type(one, function, profile)
-        return front.run(engine, [engine.target("vgpu", gpu, settings)], test, force, __pillar__)
+        difference = {"set_type": [function, profile]}
+        return front.run(engine, [engine.target("vgpu", gpu, {"difference": difference})], test, force, __pillar__)
 
 
 def remove(gpu, vgpu="all", force=False, test=False):
@@ -204,8 +203,7 @@ def remove(gpu, vgpu="all", force=False, test=False):
         salt kvm3 gpu_vgpu.remove '0000:41:00.0' '0000:41:00.4'
     """
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
-        settings = {"remove": True} if vgpu == "all" else tool.without(one, vgpu)
+        settings = {"remove": True} if vgpu == "all" else {"difference": {"remove": vgpu}}
         return front.run(engine, [engine.target("vgpu", gpu, settings)], test, force, __pillar__)
 
 

@@ -32,7 +32,11 @@ _RIVALS = ("nvidia-mig-manager.service",)
 
 
 class Target(NamedTuple):
-    """What one GPU is to become; ``technique`` None leaves it alone for the ``reason``."""
+    """
+    What one GPU is to become; ``technique`` None leaves it alone for the ``reason``.
+
+    ``settings`` are the technique's, or ``{"difference": ...}``: what its ``settle`` turns into settings under the lock.
+    """
 
     gpu: object
     technique: str | None
@@ -287,10 +291,7 @@ class Engine:
 
     def cleared_target(self, gpu):
         """A target that takes back everything that was set for Level Zero on one GPU."""
-        one, tool = self.technique("level-zero", gpu)
-        layout = tool.layout(tool.observe(one))
-        bare = {"files": {}, "ccs": dict.fromkeys(layout["ccs"], 1), "engines": {}, "vram": {}}
-        return Target(one, tool.name, tool.settings_of(bare))
+        return self.target("level-zero", gpu, {"clear": True})
 
     def layout_target(self, gpu, profiles, compute_instances=1):
         """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
@@ -308,37 +309,21 @@ class Engine:
         """
         A target that brings a GPU's pending mode into force, which may need a reset.
 
-        :raises errors.Unsupported: no mode change is pending: resetting such a GPU would only end what runs on it.
+        Without one it is refused when it is planned: resetting such a GPU would only end what runs on it.
         """
-        one, tool = self.mig(gpu)
-        state = tool.observe(one)
-        if state.current == state.pending:
-            raise errors.Unsupported("No mode change is pending, so a reset is not needed and not done.", one.address)
-        return Target(one, "mig", {"enabled": state.pending})
+        one, _ = self.mig(gpu)
+        return Target(one, "mig", {"difference": {"reset": True}})
 
     def added_target(self, gpu, profile, start=None):
         """A target with one more instance than there is; everything else stays where it is."""
-        one, tool = self.mig(gpu)
-        layout = self._layout_with_mig_on(one, tool)
+        one, _ = self.mig(gpu)
         [(name, pinned, _)] = policies.entries([profile])
-        wish = tool.wish(one, name, start if start is not None else pinned)
-        return Target(one, "mig", {"layout": {**layout, "instances": [*layout["instances"], wish]}})
+        return Target(one, "mig", {"difference": {"create": [name, start if start is not None else pinned]}})
 
     def removed_target(self, gpu, instance):
         """A target with one instance less: ``instance`` is a MIG UUID, ``profile@start`` or ``all``."""
-        one, tool = self.mig(gpu)
-        layout = self._layout_with_mig_on(one, tool)
-        left = [] if instance == "all" else tool.without(one, instance)
-        return Target(one, "mig", {"layout": {**layout, "instances": left}})
-
-    @staticmethod
-    def _layout_with_mig_on(gpu, tool):
-        layout = tool.layout(tool.observe(gpu))
-        if not layout["enabled"]:
-            raise errors.Unsupported(
-                "MIG mode is disabled.", gpu.address, f"Enable it first: salt-call gpu_mig.set_mode {gpu.address} True"
-            )
-        return layout
+        one, _ = self.mig(gpu)
+        return Target(one, "mig", {"difference": {"destroy": instance}})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):

@@ -24,7 +24,8 @@ class Entry:
     """
     A change that was begun.
 
-    :ivar before: layout of each GPU before it; :ivar goal: layout wanted of each; both by PCI address.
+    :ivar before: layout of each GPU before it; :ivar goal: settings wanted of each; both by PCI address.
+    :ivar wishes: what was asked of the GPUs of which a difference to what was there was asked; ``goal`` is what it came to.
     :ivar techniques: technique of each GPU; :ivar pauses: [kind, name] of the units and modules that are stopped for it.
     :ivar earlier: steps (plain data) that an interrupted attempt, which this change finishes, had begun.
     :ivar steps: steps of this attempt that were begun, as (GPU, number).
@@ -39,6 +40,7 @@ class Entry:
     before: dict
     goal: dict
     techniques: dict
+    wishes: dict = field(default_factory=dict)
     pauses: list = field(default_factory=list)
     earlier: list = field(default_factory=list)
     steps: list = field(default_factory=list)
@@ -59,7 +61,7 @@ def _entry(data):
         time.localtime(entry.time + 0)  # None would be the present time
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as err:
         raise ValueError(f"it has another form than this version writes: {err}") from err
-    for name in ("before", "goal", "techniques"):
+    for name in ("before", "goal", "techniques", "wishes"):
         if not isinstance(getattr(entry, name), dict):
             raise ValueError(f"its {name} is no mapping")
     if not all(isinstance(layout, dict) and gpu in entry.techniques for gpu, layout in entry.before.items()):

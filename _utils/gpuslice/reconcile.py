@@ -116,6 +116,8 @@ class Reconciler:
         ``Plan.blocked``.
         """
         plans, blocked, mistakes = [], [], []
+        if _differ(targets):
+            targets = self._settled(targets, self._journal.unfinished())
         self._gather(targets)
         for target in targets:
             if target.technique is None:
@@ -146,6 +148,23 @@ class Reconciler:
             except errors.GpuSliceError as err:
                 found[target.gpu.address] = err
         return found
+
+    def _settled(self, targets, entry=None):
+        """
+        The targets with what they come to now: a wish may be a difference to what is there (one instance more), which says what
+        is wanted only under the lock, when nobody else changes the host.
+
+        :param entry: an interrupted change: if it asked for the same, what that came to holds, or one wish would be met twice.
+        """
+        finishing = entry if entry and _asks_for_all(targets, entry) else None
+        return [self._settle(target, finishing) if "difference" in target.settings else target for target in targets]
+
+    def _settle(self, target, finishing):
+        address, wish = target.gpu.address, target.settings["difference"]
+        if finishing and address in finishing.wishes:
+            return target._replace(settings=finishing.goal[address])
+        technique = self._tools.get(target.technique)
+        return target._replace(settings=technique.settle(target.gpu, technique.observe(target.gpu), wish))
 
     def _gather(self, targets):
         """Tell a technique whose GPUs can't change one by one what is wanted of all of them."""
@@ -185,8 +204,9 @@ class Reconciler:
             skipped = [] if plan.empty else ["apply_strategy is skip: nothing was changed, though a change is wanted."]
             return Result(plan, warnings=skipped, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         if not self._journal.unfinished():
-            plan = self.plan(targets)
-            if plan.empty:
+            # Not by the journal: one that another run began since is not an interrupted one.
+            plan = self.plan(self._settled(targets))
+            if plan.empty and not self._journal.unfinished():
                 self._tidy(plan, _waiting(plan))
                 self._remember_found(plan)
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
@@ -196,6 +216,8 @@ class Reconciler:
     def _apply_locked(self, targets):
         begun = time.monotonic()
         entry, warnings = self._recover(targets)
+        wishes = {t.gpu.address: t.settings["difference"] for t in targets if "difference" in t.settings}
+        targets = self._settled(targets, entry)
         plan = self.plan(targets)
         result = Result(plan, errors=[why for _, why in plan.blocked], warnings=warnings, reboot=_waiting(plan))
         gpus = {t.gpu.address: t.gpu for t in targets}
@@ -205,13 +227,14 @@ class Reconciler:
             return result
         before = {**{p.gpu: p.before for p in plan.changing}, **(entry.before if entry else {})}
         goal = {t.gpu.address: t.settings for t in targets if t.gpu.address in before}
-        made = self._entry(plan, before, goal, {p.gpu: p.technique for p in plan.gpus if p.gpu in before}, entry)
+        wishes = {address: wish for address, wish in wishes.items() if address in before}
+        made = self._entry(plan, before, goal, wishes, {p.gpu: p.technique for p in plan.gpus if p.gpu in before}, entry)
         self._journal.begin(made)
         self._change(plan, targets, gpus, made, result)
         result.seconds = round(time.monotonic() - begun, 2)
         return result
 
-    def _entry(self, plan, before, goal, techniques, interrupted):
+    def _entry(self, plan, before, goal, wishes, techniques, interrupted):
         pauses = [["unit", name] for name in plan.stops] + [["kernel module", name] for name in plan.unloads]
         return Entry(
             time=self._host.now(),
@@ -222,6 +245,7 @@ class Reconciler:
             plan=plan.as_dict(),
             before=before,
             goal=goal,
+            wishes=wishes,
             techniques=techniques,
             pauses=pauses + [pause for pause in (interrupted.pauses if interrupted else []) if pause not in pauses],
             earlier=[asdict(step) for _, step in _begun(interrupted)] if interrupted else [],
@@ -621,10 +645,7 @@ class Reconciler:
         if entry is None:
             return None, []
         told = _told(entry)
-        wanted = {t.gpu.address: t.settings for t in targets if t.technique}
-        if all(gpu in wanted and _same(wanted[gpu], goal) for gpu, goal in entry.goal.items()) and self._can_finish(
-            targets, entry
-        ):
+        if _asks_for_all(targets, entry) and self._can_finish(targets, entry):
             return entry, [f"{told}; it is finished now."]
         self._tell(f"{told}; it is undone first")
         gpus = {t.gpu.address: t.gpu for t in targets}
@@ -647,8 +668,12 @@ class Reconciler:
         ]
 
     def _can_finish(self, targets, entry):
-        blocked = dict(self.plan(targets).blocked)
-        return not any(gpu in blocked for gpu in entry.before)
+        plan = self.plan(targets)
+        if any(gpu in entry.before for gpu, _ in plan.blocked):
+            return False
+        # Who asked for a difference never meant to end what came since.
+        meant = {made.gpu: made.destroys for made in Plan.from_dict(entry.plan).gpus}
+        return all(set(made.destroys) <= set(meant.get(made.gpu, ())) for made in plan.gpus if made.gpu in entry.wishes)
 
     def _others(self, entry, gpus):
         """GPUs of an interrupted change that the present request does not reach."""
@@ -657,6 +682,23 @@ class Reconciler:
         from gpuslice import inventory
 
         return {gpu.address: gpu for gpu in inventory.discover(self._host)}
+
+
+def _differ(targets):
+    """Whether any of these wishes is a difference to what is there."""
+    return any("difference" in target.settings for target in targets)
+
+
+def _asks_for_all(targets, entry):
+    """Whether these targets ask for all that an interrupted change wanted."""
+    wanted = {t.gpu.address: t.settings for t in targets if t.technique}
+    return all(gpu in wanted and _asks_for(wanted[gpu], entry, gpu) for gpu in entry.goal)
+
+
+def _asks_for(settings, entry, gpu):
+    """Whether settings ask for what an interrupted change wanted of a GPU, in the words of then or in what they came to."""
+    difference = {"difference": entry.wishes[gpu]} if gpu in entry.wishes else None
+    return _same(settings, entry.goal[gpu]) or (difference is not None and _same(settings, difference))
 
 
 def _told(entry):

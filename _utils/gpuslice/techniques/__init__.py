@@ -7,6 +7,8 @@ The technologies, one file each. A technique is a class with this shape; adding 
     why_not(gpu) -> (sentence, bool)                optional: why a GPU is not supported, and whether that is the host's fault
     gather([(gpu, settings)])                       optional: what is wanted of all GPUs, told before each is planned, for a
                                                     technique whose GPUs can't change one by one
+    settle(gpu, state, difference) -> settings      optional: what a difference to what is there (one instance more) comes to,
+                                                    asked under the lock: settings ``{"difference": ...}`` are never planned
     observe(gpu) -> state                           what is there now
     layout(state) -> dict                           the state as plain data: what journal, history and changes carry
     words(layout) -> str                            a layout in a few words

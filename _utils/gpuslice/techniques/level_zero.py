@@ -6,8 +6,8 @@ Partitions are no object of the kernel. Each is a file of environment variables,
 settings of the hardware go with it: CCS mode, scheduling properties, and a limit of device memory for a systemd slice.
 
 Settings that :meth:`LevelZero.plan` takes: ``partitions`` (a list such as ``["0", "1.1"]``; None leaves the files),
-``hierarchy``, ``ccs_mode`` and ``engines`` (0 and {} leave them), ``vram_max_mib`` with ``vram_slice``; or ``{"layout": {...}}``:
-exactly this.
+``hierarchy``, ``ccs_mode`` and ``engines`` (0 and {} leave them), ``vram_max_mib`` with ``vram_slice``; or ``{"clear": True}``:
+nothing set; or ``{"layout": {...}}``: exactly this.
 """
 
 import os
@@ -191,6 +191,8 @@ class LevelZero(FileTechnique):
 
     def _goal(self, gpu, state, settings):
         """The wanted state, and a remark for the plan."""
+        if settings.get("clear"):
+            return LevelZeroState({}, dict.fromkeys(state.ccs, 1), {}, {}), ""
         files, remark = dict(state.files), ""
         partitions, hierarchy = settings.get("partitions"), settings.get("hierarchy")
         if partitions is None and hierarchy:

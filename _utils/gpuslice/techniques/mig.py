@@ -9,6 +9,9 @@ Settings that :meth:`Mig.plan` takes (one of):
     exactly this earlier layout, placements included;
 ``{"enabled": bool}``
     only the MIG mode; instances stay as they are where the mode does.
+
+Differences that :meth:`Mig.settle` turns into such settings (one of): ``{"create": [profile, start or None]}``,
+``{"destroy": a MIG UUID, profile@start or all}``, ``{"reset": True}`` (the mode that is pending).
 """
 
 from typing import NamedTuple
@@ -152,6 +155,27 @@ class Mig:
         return self.users.of_gpu(gpu)
 
     # -- planning ------------------------------------------------------------------------------------------------
+    def settle(self, gpu, state, difference):
+        """
+        Settings for what a difference makes of ``state``; everything else stays where it is.
+
+        :raises errors.DeviceNotFound: what is to go is not there. :raises errors.ProfileMismatch: there is no such profile.
+        :raises errors.Unsupported: MIG mode is off, or no mode change is pending.
+        """
+        if "reset" in difference:
+            if state.current == state.pending:
+                raise errors.Unsupported("No mode change is pending, so a reset is not needed and not done.", gpu.address)
+            return {"enabled": state.pending}
+        if not state.current:
+            raise errors.Unsupported(
+                "MIG mode is disabled.", gpu.address, f"Enable it first: salt-call gpu_mig.set_mode {gpu.address} True"
+            )
+        layout = self.layout(state)
+        if "create" in difference:
+            return {"layout": {**layout, "instances": [*layout["instances"], self._one_more(gpu, *difference["create"])]}}
+        left = self._without(gpu, state, difference["destroy"])
+        return {"layout": {**layout, "instances": self.layout(state._replace(instances=left))["instances"]}}
+
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
         What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
@@ -434,31 +458,33 @@ class Mig:
         now = self.layout(state)
         return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits="reboot", note=note)
 
-    def wish(self, gpu, name, start):
+    def _one_more(self, gpu, name, start):
         """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
         profile, ci = self._resolve(gpu, name)
         return [profile.name, start, [[(ci or profile).name, None]]]
 
-    def without(self, gpu, instance):
+    def _without(self, gpu, state, name):
         """
-        The instances of a layout without one, named by MIG UUID or as ``profile@start``.
+        The GPU instances that are left without one, named as ``profile@start`` with all in it, or by the MIG UUID of a compute
+        instance: the GPU instance around it goes with the last one in it.
 
         :raises errors.DeviceNotFound: the GPU has no such instance.
         """
-        state = self.observe(gpu)
-        uuids = {gi.start: self._uuids(gpu, gi) for gi in state.instances} if str(instance).startswith("MIG-") else {}
-        left = [
-            gi for gi in state.instances if instance != f"{gi.profile}@{gi.start}" and instance not in uuids.get(gi.start, ())
-        ]
-        if len(left) == len(state.instances):
+        if name == "all":
+            return ()
+        uuids = self.nvml.mig_devices(gpu.address) if str(name).startswith("MIG-") else {}
+        gone = {ids for ids, (_, uuid) in uuids.items() if uuid == name}
+        named = [gi for gi in state.instances if name == f"{gi.profile}@{gi.start}" or any(gi.id == of for of, _ in gone)]
+        if len(named) != 1 or len(gone) > 1:
             there = ", ".join(f"{gi.profile}@{gi.start}" for gi in state.instances) or "none"
+            problem = "There is no instance" if not named else "There is more than one instance"
             raise errors.DeviceNotFound(
-                f"There is no instance {instance}; there are: {there}.", gpu.address, "Name one of these, or a MIG UUID."
+                f"{problem} {name}; there are: {there}.", gpu.address, "Name one of these, or a MIG UUID."
             )
-        return self.layout(MigState(True, True, tuple(left)))["instances"]
-
-    def _uuids(self, gpu, gi):
-        return [uuid for (gi_id, _), (_, uuid) in self.nvml.mig_devices(gpu.address).items() if gi_id == gi.id]
+        [found] = named
+        stay = tuple(ci for ci in found.cis if gone and (found.id, ci.id) not in gone)
+        kept = (gi if gi is not found else gi._replace(cis=stay) for gi in state.instances if gi is not found or stay)
+        return tuple(kept)
 
     def _resolve(self, gpu, name):
         aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}

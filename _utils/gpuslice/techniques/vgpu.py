@@ -8,6 +8,9 @@ of :class:`gpuslice.techniques.mig.Mig`.
 
 Settings that :meth:`Vgpus.plan` takes (one of): the keys of the pillar's section; ``{"remove": True}``: no vGPU and no virtual
 function; ``{"layout": {...}}``: exactly this earlier layout; ``created`` besides: places of what a change to be undone made.
+
+Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set_type": [function, profile]}``,
+``{"remove": UUID or function}``.
 """
 
 from collections import Counter
@@ -224,6 +227,18 @@ class Vgpus:
         self._mig.release()
 
     # -- planning ------------------------------------------------------------------------------------------------
+    def settle(self, gpu, state, difference):
+        """
+        Settings for what a difference makes of ``state``; all other vGPUs stay as they are.
+
+        :raises errors.Unsupported: the GPU is a vGPU itself; and what :meth:`_with_type` and :meth:`_without` raise.
+        """
+        if not isinstance(state, VgpuState):
+            raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
+        if "remove" in difference:
+            return self._without(gpu, state, difference["remove"])
+        return self._with_type(gpu, state, *difference["set_type"])
+
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
         What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
@@ -562,15 +577,15 @@ class Vgpus:
         """Those of these GPUs that are vGPUs of this guest: what one of them is to have, all are to have."""
         return [gpu for gpu in gpus if self.supports(gpu) and self._in_guest(gpu)]
 
-    def with_type(self, gpu, function, profile):
+    def _with_type(self, gpu, state, function, profile):
         """
-        Settings for the present layout with one more vGPU.
+        Settings for the layout of ``state`` with one more vGPU.
 
         :param function: PCI address of the virtual function that carries it, or of a GPU that carries all.
         :raises errors.ProfileMismatch: no such type. :raises errors.DeviceNotFound: the GPU has no such function.
         :raises errors.PolicyError: no PCI address. :raises errors.ResourceConflict: there is no room for the type now.
         """
-        state, layout = self._live_layout(gpu)
+        layout = self.layout(state)
         function, _ = addresses.normalize(function)
         found = vgpu_types.resolve(gpu, profile, self.types(gpu))
         slots = self._slots(gpu)
@@ -584,25 +599,19 @@ class Vgpus:
         others = [entry for entry in layout["vgpus"] if entry[1] != function or function == gpu.address]
         return {"layout": {**layout, "vgpus": [*others, [found.name, function, slots.uuid(function, taken)]]}}
 
-    def without(self, gpu, vgpu):
+    def _without(self, gpu, state, vgpu):
         """
-        Settings for the present layout without one vGPU, named by UUID or by the address of its function.
+        Settings for the layout of ``state`` without one vGPU, named by UUID or by the address of its function.
 
         :raises errors.DeviceNotFound: the GPU has no such vGPU.
         """
-        _, layout = self._live_layout(gpu)
+        layout = self.layout(state)
         vgpu = vgpu.strip().lower() if addresses.is_uuid(vgpu) else addresses.normalize(vgpu)[0]
         left = [entry for entry in layout["vgpus"] if vgpu not in (entry[2] or entry[1], entry[1])]
         if len(left) == len(layout["vgpus"]):
             there = ", ".join(uuid or at for _, at, uuid in layout["vgpus"]) or "none"
             raise errors.DeviceNotFound(f"There is no vGPU {vgpu}; there are: {there}.", gpu.address, "Name one of these.")
         return {"layout": {**layout, "vgpus": left}}
-
-    def _live_layout(self, gpu):
-        state = self.observe(gpu)
-        if not isinstance(state, VgpuState):
-            raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
-        return state, self.layout(state)
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu, step):
