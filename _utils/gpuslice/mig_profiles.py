@@ -4,9 +4,13 @@ MIG profile names: their grammar, and how a name that a user wrote is found in t
 A name is ``[<C>c.]<G>g.<GB>gb[+attribute[,attribute]|-me][@start]``. ``3g.40gb`` is a GPU instance of three compute slices,
 ``1c.3g.40gb`` a compute instance of one slice inside such an instance, and ``@4`` pins the GPU instance to the memory slice
 where it begins. Nothing here touches hardware.
+
+A driver update can rename profiles (GB200: ``1g.24gb`` and ``1g.23gb``). A name therefore means compute slices, attributes and a
+share of the memory, and is found by these where the driver does not have it literally.
 """
 
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from dataclasses import replace
@@ -22,6 +26,8 @@ PATTERN = (
     r"(?:\+([A-Za-z.]+(?:,[A-Za-z.]+)*)|(-[Mm][Ee]))?(?:@(0|[1-9][0-9]*))?$"
 )
 _NAME = re.compile(PATTERN)
+#: How much the memory that a driver counts a board with differs from one version to the next (GB200: 186 and 189 GB).
+_COUNTED = 0.025
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def resolve(name, table, aliases, gpu=""):
 
     :param name: profile name as the user wrote it; a pin is ignored here.
     :param table: :class:`gpuslice.model.MigTable` of the GPU.
-    :param aliases: ``{name that another driver version gives: name in the table}``.
+    :param aliases: ``{name that another driver version gives: name in the catalog}``; the table may have either.
     :param gpu: PCI address, for the message.
     :return: ``(GiProfile, CiProfile or None)``; None where the name means the whole GPU instance. Raises
         :class:`errors.ProfileMismatch` for a name that this GPU does not have or that is no profile name at all.
@@ -133,20 +139,90 @@ def resolve(name, table, aliases, gpu=""):
 
 
 def _gpu_instance(wanted, table, aliases):
-    for profile in table.profiles:
-        if parse(profile.name) == wanted:
-            return profile
+    """The profile that is meant by a name: of this driver, of another version that the catalog knows, or of any other."""
+    named = {_parsed(profile.name): profile for profile in table.profiles}
+    if wanted in named:
+        return named[wanted]
     for other, ours in (aliases or {}).items():
-        if parse(other) == wanted:
-            return table.profile(ours)
-    return None
+        pair = (parse(other), parse(ours))
+        if wanted in pair:
+            found = named.get(pair[0]) or named.get(pair[1])
+            if found:
+                return found
+    return _same_share(wanted, table)
+
+
+def _parsed(name):
+    """A driver's own name taken apart, None for one that has a form of its own."""
+    try:
+        return parse(name).gpu_instance
+    except ValueError:
+        return None
+
+
+def _same_share(wanted, table):
+    """
+    The profile that has the compute slices and the attributes of a name, and the share of the memory that its GB are: drivers
+    count the memory of a board a little differently from version to version, and their names follow.
+    """
+    whole = next((_parsed(profile.name) for profile in table.profiles if profile.size == table.slots), None)
+    if whole is None:
+        return None
+    fitting = []
+    for profile in table.profiles:
+        name = _parsed(profile.name)
+        if name is None or (name.slices, name.attributes) != (wanted.slices, wanted.attributes):
+            continue
+        share = whole.gb * profile.size / table.slots
+        if _rounded(share * (1 - _COUNTED)) <= wanted.gb <= _rounded(share * (1 + _COUNTED)):
+            fitting.append((abs(name.gb - wanted.gb), profile.enum, profile))
+    return min(fitting)[2] if fitting else None
+
+
+def _rounded(gigabytes):
+    return math.floor(gigabytes + 0.5)
+
+
+def renamed(instances, table, aliases):
+    """
+    The instances of an earlier layout under the names that a driver gives them now.
+
+    :param instances: ``[[profile, start, [[compute instance, start]]]]``; :param table: :class:`gpuslice.model.MigTable` of the
+        GPU; :param aliases: as of :func:`resolve`.
+    :return: the same with the table's names. What the GPU does not have keeps its name, so that an error can tell it.
+    """
+    return [_renamed(instance, table, aliases) for instance in instances]
+
+
+def _renamed(instance, table, aliases):
+    name, start, cis = instance
+    wanted = _parsed(name)
+    found = _gpu_instance(wanted, table, aliases) if wanted else None
+    if found is None:
+        return [name, start, cis]
+    return [found.name, start, [[_ci_name(ci, found), ci_start] for ci, ci_start in cis]]
+
+
+def _ci_name(name, instance):
+    try:
+        wanted = parse(name)
+    except ValueError:
+        # One of those that recent drivers have beside the plain ones.
+        return name
+    if wanted.whole:
+        return instance.name
+    found = _plain_ci(instance, wanted.ci_slices)
+    return found.name if found else name
+
+
+def _plain_ci(instance, slices):
+    """Drivers list some sizes twice (a variant with a higher enum); the plain one is what every driver can create."""
+    return min((ci for ci in instance.cis if ci.slices == slices), key=lambda ci: ci.enum, default=None)
 
 
 def _compute_instance(wanted, instance, gpu):
-    fitting = [ci for ci in instance.cis if ci.slices == wanted.ci_slices]
-    if fitting:
-        # Drivers list some sizes twice (a variant with a higher enum); the plain one is what every driver can create.
-        return min(fitting, key=lambda ci: ci.enum)
+    if found := _plain_ci(instance, wanted.ci_slices):
+        return found
     sizes = ", ".join(ci.name for ci in sorted(instance.cis, key=lambda ci: ci.slices))
     raise errors.ProfileMismatch(
         f"The GPU instance profile {instance.name} has no compute instance of {wanted.ci_slices} slices.",
@@ -167,7 +243,7 @@ def _offer(table):
 
 def _nearest(wanted, table):
     """The table's name with the same number of slices and the closest memory, else the most similar text; "" for none."""
-    same = [parse(profile.name) for profile in table.profiles if profile.slices == wanted.slices]
+    same = [name for name in map(_parsed, (p.name for p in table.profiles)) if name and name.slices == wanted.slices]
     if same:
         return str(min(same, key=lambda name: (name.attributes != wanted.attributes, abs(name.gb - wanted.gb))))
     near = difflib.get_close_matches(str(wanted.gpu_instance), [profile.name for profile in table.profiles], 1, 0)
@@ -184,7 +260,7 @@ def wishes(entries, table, aliases, compute_instances=1, gpu=""):
 
     :param entries: ``[(profile name without a pin, start or None, count)]``, as :func:`gpuslice.policy.entries` returns.
     :param table: :class:`gpuslice.model.MigTable` of the GPU.
-    :param aliases: ``{name that another driver version gives: name in the table}``.
+    :param aliases: as of :func:`resolve`.
     :param compute_instances: compute instances in each GPU instance that is asked for as a whole; 1 is the one that fills it.
     :param gpu: PCI address, for messages.
     :return: list of :class:`gpuslice.placement.Wish` with the table's names. Raises :class:`errors.ProfileMismatch`.

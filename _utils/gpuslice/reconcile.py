@@ -271,7 +271,7 @@ class Reconciler:
     def _end(self, entry, gpus, outcome, result):
         """Start what was stopped, close the journal and write the history."""
         after = self._layouts(entry, gpus)
-        result.changes = self._seen_changes(entry, after)
+        result.changes = self._seen_changes(entry, after, gpus)
         result.errors += self._resume(entry)
         self._remember(entry, after, gpus, outcome, result)
         if outcome != "left":
@@ -354,7 +354,8 @@ class Reconciler:
                 awaits = entry.goal.get(gpu) if gpu in result.reboot else None
                 noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], read[gpu], gpus[gpu], number, awaits)
         else:
-            noted = self._undone(entry.techniques, {g: one for g, one in read.items() if _same(one, entry.before[g])}, gpus)
+            back = {gpu: one for gpu, one in read.items() if self._is_as_before(entry, gpus[gpu], one)}
+            noted = self._undone(entry.techniques, back, gpus)
         result.warnings += self._note_verified(noted)
 
     def _remember_found(self, plan):
@@ -562,11 +563,11 @@ class Reconciler:
                 found[address] = {"error": str(err)}
         return found
 
-    def _seen_changes(self, entry, layouts):
+    def _seen_changes(self, entry, layouts, gpus):
         found = {}
         for gpu, after in layouts.items():
             shown = self._tools.get(entry.techniques[gpu]).shown
-            if not _same(entry.before[gpu], after):
+            if not self._is_as_before(entry, gpus[gpu], after):
                 found[gpu] = {"old": shown(entry.before[gpu]), "new": after if "error" in after else shown(after)}
         return found
 
@@ -620,7 +621,7 @@ class Reconciler:
         technique = self._tools.get(entry.techniques[address])
         try:
             now = technique.layout(technique.observe(gpus[address]))
-            if _same(now, layout):
+            if self._is_as_before(entry, gpus[address], now):
                 return None
             left = self._plan_restore(entry, address, layout, gpus).steps
         except errors.GpuSliceError as err:
@@ -628,6 +629,16 @@ class Reconciler:
         if left:
             return errors.ValidationFailed(f"It has {technique.words(now)}.", address)
         return errors.ForeignChange(f"It has {technique.words(now)}: what another tool made meanwhile is not destroyed.", address)
+
+    def _is_as_before(self, entry, gpu, now):
+        """Whether a GPU has the layout that it had before a change, also where the driver calls it otherwise by now."""
+        before, technique = entry.before[gpu.address], self._tools.get(entry.techniques[gpu.address])
+        if _same(now, before):
+            return True
+        try:
+            return hasattr(technique, "translated") and _same(now, technique.translated(gpu, before))
+        except errors.GpuSliceError:
+            return False
 
     def _what_is_left(self, gpu, err, entry):
         words = self._tools.get(entry.techniques[gpu]).words(entry.before[gpu])

@@ -9,9 +9,11 @@ key               meaning (default)
 ================  ==================================================================================================
 name              name of the machine and of its state file: letters, digits, ``.``, ``_``, ``-`` (the file's name)
 title             what the machine is, for people ("")
-driver            ``{version, loaded, library, library_version}`` of the NVIDIA driver: whether the module is loaded
-                  (true), whether NVML is ``present`` or ``missing`` (present), and NVML's version (that of the
-                  module; another one is a mismatch)
+driver            ``{version, loaded, library, library_version, renames}`` of the NVIDIA driver: whether the module is loaded
+                  (true), whether NVML is ``present`` or ``missing`` (present), NVML's version (that of the module;
+                  another one is a mismatch), and what it calls profiles and vGPU types otherwise than the catalog,
+                  ``{1g.23gb: 1g.24gb}`` ({}). A description that differs from that of a machine only in ``driver`` and
+                  ``nvml_level`` is an update of the driver: the machine goes on with what it has
 privileged        false: calls and writes that need root are refused (true)
 reset             how an Ampere GPU changes its MIG mode: ``auto``: setting the mode resets an idle GPU; ``tool``: it
                   stays pending until ``nvidia-smi --gpu-reset``; ``never``: that is refused too, as in a VM (auto)
@@ -258,13 +260,14 @@ def _unique(values, what, mistakes):
 
 
 def _driver(raw, mistakes):
-    raw = mistakes.mapping(raw, "driver", ("version", "loaded", "library", "library_version"))
+    raw = mistakes.mapping(raw, "driver", ("version", "loaded", "library", "library_version", "renames"))
     version = mistakes.take(raw, "driver", "version", str, "580.95.05")
     return {
         "version": version,
         "loaded": mistakes.take(raw, "driver", "loaded", bool, True),
         "library": mistakes.take(raw, "driver", "library", str, "present", ("present", "missing")),
         "library_version": mistakes.take(raw, "driver", "library_version", str, version),
+        "renames": _texts(raw.get("renames"), "driver.renames", mistakes, "names"),
     }
 
 
@@ -321,11 +324,11 @@ def _units(raw, mistakes):
     return found
 
 
-def _texts(raw, path, mistakes):
+def _texts(raw, path, mistakes, keys="files"):
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        mistakes.note(path, "must be a mapping of files to texts")
+        mistakes.note(path, f"must be a mapping of {keys} to texts")
         return {}
     return {str(key): str(value) for key, value in raw.items()}
 

@@ -5,6 +5,9 @@ All functions work on a state (see :func:`build`) and raise :class:`Refused`. NV
 them alike, so that they can't disagree.
 """
 
+import hashlib
+import json
+
 from gpuslice.catalog import nvidia
 from gpuslice.model import CiProfile
 from gpuslice.sim import description
@@ -24,6 +27,10 @@ INSUFFICIENT_RESOURCES = 23
 _GI_SINCE = {8: 525, 9: 525, 10: 570, 11: 570, 12: 570, 13: 575, 14: 575, 15: 575, 16: 575, 17: 575}
 #: Driver branches from which the two extra compute instance profiles of the A100 are listed.
 _EXTRA_CI_SINCE = 550
+
+
+#: Keys of a description that an update of the driver changes.
+OF_DRIVER = ("driver", "nvml_level")
 
 
 class Refused(Exception):
@@ -49,6 +56,7 @@ def build(described, digest, serial=0, boot=0):
     state = {
         "format": state_file.FORMAT,
         "digest": digest,
+        "machine": machine(described),
         "host": host,
         "serial": serial,
         "boot": boot + 1,
@@ -66,6 +74,12 @@ def build(described, digest, serial=0, boot=0):
             _described_instance(state, about["address"], wanted)
     state["processes"] = described["processes"]
     return state
+
+
+def machine(described):
+    """What tells a described machine from another one, its driver aside."""
+    rest = {key: value for key, value in described.items() if key not in OF_DRIVER}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _fresh(about):

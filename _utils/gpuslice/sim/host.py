@@ -100,12 +100,25 @@ class SimulatedHost(Host):
         if state is None:
             self._file.create(self._build)
             state = self._file.read()
-        if state.get("digest") != self._digest or state.get("format") != state_file.FORMAT:
+        changed = state.get("digest") != self._digest or state.get("format") != state_file.FORMAT
+        if changed and self._driver_updated(state):
+            return self._file.read()
+        if changed:
             raise errors.PolicyError(
                 f"The host description {self.description_path} changed since the simulated host '{self.name}' was made.",
                 todo=f"Reset the simulated host: call SimulatedHost.reset, or remove {self._file.path}.",
             )
         return state
+
+    def _driver_updated(self, state):
+        """Take over a description that differs from the machine's in its driver only; returns whether it does."""
+        described = description.parse(self._text(), self.description_path)
+        if state.get("format") != state_file.FORMAT or state.get("machine") != hardware.machine(described):
+            return False
+        with self._file.change() as newest:
+            newest["digest"] = self._digest
+            newest["host"].update({key: described[key] for key in hardware.OF_DRIVER})
+        return True
 
     @contextmanager
     def change(self):

@@ -692,8 +692,14 @@ class SimulatedNvml(VgpuFunctions):
         info.jpegCount, info.ofaCount = profile.engines[3:]
         info.memorySizeMB = profile.memory_mib or 0
         if version == 2:
-            info.name = f"MIG {profile.name}".encode()
+            info.name = f"MIG {self._named(profile.name)}".encode()
         return info
+
+    def _named(self, name):
+        """What this driver calls a profile of the catalog, a compute instance's by the name of its GPU instance."""
+        renames = self._host.state()["host"]["driver"]["renames"]
+        part, dot, whole = name.partition("c.")
+        return f"{part}{dot}{renames.get(whole, whole)}" if dot else renames.get(name, name)
 
     @_function(since=470)
     def nvmlDeviceGetGpuInstancePossiblePlacements(self, device, profileId, placementsRef, countRef):
@@ -790,7 +796,7 @@ class SimulatedNvml(VgpuFunctions):
         info.multiprocessorCount = (parent.sm or 0) * found.slices // parent.slices
         self._engines(info, parent)
         if version == 2:
-            info.name = f"MIG {found.name}".encode()
+            info.name = f"MIG {self._named(found.name)}".encode()
         return info
 
     @_function(since=525)

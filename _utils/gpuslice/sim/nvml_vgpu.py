@@ -78,7 +78,7 @@ class VgpuFunctions:
     @function()
     def nvmlVgpuTypeGetName(self, vgpuTypeId):
         """Name with its maker."""
-        return self._kind(vgpuTypeId)[1].name
+        return types.told(self._host.state(), self._kind(vgpuTypeId)[1])
 
     @function()
     def nvmlVgpuTypeGetClass(self, vgpuTypeId):

@@ -54,7 +54,8 @@ def _vfio(tree, state, address, function):
     gpu = state["gpus"][address]
     base = f"{_DEVICES}/{function}/nvidia"
     vgpu = rules.carried(gpu, function)
-    lines = [f"{kind.id:<5} : {kind.name}" for kind in types.types(gpu) if rules.available(state, address, function, kind)]
+    able = [kind for kind in types.types(gpu) if rules.available(state, address, function, kind)]
+    lines = [f"{kind.id:<5} : {types.told(state, kind)}" for kind in able]
     tree.file(f"{base}/creatable_vgpu_types", "\n".join(["ID    : vGPU Name", *lines]))
     tree.file(f"{base}/current_vgpu_type", str(vgpu["type"] if vgpu else 0))
     tree.file(f"{base}/gpu_instance_id", str(_NO_INSTANCE if not vgpu or vgpu["gi"] is None else vgpu["gi"]))
@@ -76,7 +77,7 @@ def _mdev(tree, state, address, function):
     tree.dir(_MDEVS)
     for kind in types.types(gpu):
         base = f"{device}/mdev_supported_types/nvidia-{kind.id}"
-        tree.file(f"{base}/name", kind.name)
+        tree.file(f"{base}/name", types.told(state, kind))
         tree.file(f"{base}/description", f"framebuffer={kind.gigabytes * 1024}M, max_instance={rules.most(gpu, kind)}")
         tree.file(f"{base}/available_instances", str(rules.available(state, address, function, kind)))
         tree.file(f"{base}/device_api", "vfio-pci")

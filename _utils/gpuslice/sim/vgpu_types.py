@@ -110,6 +110,11 @@ def by_id(gpu, number):
     return next((kind for kind in types(gpu) if kind.id == number), None)
 
 
+def told(state, kind):
+    """What the driver of a machine calls a type."""
+    return state["host"]["driver"]["renames"].get(kind.name, kind.name)
+
+
 def by_name(gpu, name):
     """The type of that name, with or without its maker; None where the board has none."""
     return next((kind for kind in types(gpu) if name in (kind.name, kind.name.partition(" ")[2])), None)

@@ -15,6 +15,7 @@ The technologies, one file each. A technique is a class with this shape; adding 
     shown(layout) -> dict                           a layout as users see it in changes
     pillar(gpu, layout) -> dict or None             strategy and settings that describe it, None when it slices nothing
     settings_of(layout, begun) -> dict              settings that ask for exactly this layout (undo, rollback)
+    translated(gpu, layout) -> dict                 optional: an earlier layout in the words that the driver has for it now
     plan(gpu, state, settings, rules) -> GpuPlan
     run(gpu, step)                                  carry out one step
     health(gpu) -> [sentence]                       why the GPU should not be sliced now

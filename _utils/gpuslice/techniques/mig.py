@@ -141,6 +141,16 @@ class Mig:
             return {"layout": layout}
         return {"layout": layout, "created": [step.args["start"] for step in begun if step.action == "create_gi"]}
 
+    def translated(self, gpu, layout):
+        """
+        An earlier layout under the names that the driver has for profiles now: an update of the driver can rename them.
+
+        Raises errors.Unsupported, errors.DriverError: the profiles can't be asked for.
+        """
+        if not layout.get("instances"):
+            return layout
+        return {**layout, "instances": mig_profiles.renamed(layout["instances"], self.table(gpu), _aliases(gpu))}
+
     def release(self):
         """End the NVML session: our own handles count as clients of the GPU."""
         self.nvml.close()
@@ -203,16 +213,16 @@ class Mig:
 
     def _wishes(self, gpu, settings, table, existing):
         if "layout" in settings:
+            earlier = self.translated(gpu, settings["layout"])["instances"]
             found = [
                 # A GPU instance that had no compute instance (left by a partial create) gets none.
                 placement.Wish(profile, start, tuple((name, ci_start) for name, ci_start in cis) or None)
-                for profile, start, cis in settings["layout"]["instances"]
+                for profile, start, cis in earlier
             ]
-            return found + _foreign_wishes(settings, table, existing)
+            return found + (_foreign_wishes(gpu, settings["created"], earlier, table, existing) if "created" in settings else [])
         if "entries" in settings:
-            aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
             entries = [tuple(entry) for entry in settings["entries"]]
-            return mig_profiles.wishes(entries, table, aliases, settings.get("compute_instances", 1), gpu.address)
+            return mig_profiles.wishes(entries, table, _aliases(gpu), settings.get("compute_instances", 1), gpu.address)
         return [placement.Wish(i.profile, i.start, i.cis or None) for i in existing]
 
     def _solve(self, gpu, state, table, wishes, rules, stops):
@@ -487,8 +497,7 @@ class Mig:
         return tuple(kept)
 
     def _resolve(self, gpu, name):
-        aliases = nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
-        return mig_profiles.resolve(name, self.table(gpu), aliases, gpu.address)
+        return mig_profiles.resolve(name, self.table(gpu), _aliases(gpu), gpu.address)
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
@@ -626,15 +635,25 @@ def _ended(state, change):
     return [(gi.id, ci.id) for gi in state.instances for ci in gi.cis if gi.start in gone or (gi.start, ci.name, ci.start) in cis]
 
 
-def _foreign_wishes(settings, table, existing):
+def _foreign_wishes(gpu, created, earlier, table, existing):
     """When a change is undone: wishes that keep what another tool made meanwhile, where the earlier layout leaves room for it."""
-    if "created" not in settings:
-        return []
     taken = set()
-    for profile, start, _ in settings["layout"]["instances"]:
-        taken.update(range(start, start + table.profile(profile).size))
-    foreign = [i for i in existing if i.start not in settings["created"] and taken.isdisjoint(range(i.start, i.start + i.size))]
+    for name, start, _ in earlier:
+        profile = table.profile(name)
+        if profile is None:
+            raise errors.ForeignChange(
+                f"It had {name} before the change, which it can't have any more.",
+                gpu.address,
+                "If another GPU has taken its place, run 'salt-call state.apply gpu_slicing' to slice it as the pillar says.",
+            )
+        taken.update(range(start, start + profile.size))
+    foreign = [i for i in existing if i.start not in created and taken.isdisjoint(range(i.start, i.start + i.size))]
     return [placement.Wish(i.profile, i.start, i.cis or None) for i in foreign]
+
+
+def _aliases(gpu):
+    """What other driver versions call the profiles of this model, as far as the catalog knows it."""
+    return nvidia.aliases(gpu.catalog_key) if gpu.catalog_key else {}
 
 
 def _wanted_mode(settings):

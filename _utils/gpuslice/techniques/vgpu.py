@@ -201,6 +201,14 @@ class Vgpus:
             found["mig"] = self._mig.settings_of(layout["mig"], mine)
         return found
 
+    def translated(self, gpu, layout):
+        """An earlier layout under the names that the driver has for types and MIG profiles now. Raises errors.DriverError."""
+        if "vgpus" not in layout:
+            return layout
+        types = self.types(gpu)
+        found = {**layout, "vgpus": [[vgpu_types.renamed(name, types), *place] for name, *place in layout["vgpus"]]}
+        return {**found, "mig": self._mig.translated(gpu, layout["mig"])} if "mig" in layout else found
+
     def gather(self, wanted):
         """Tell the guest's side what is wanted of all its GPUs: they share one licence."""
         self._guest.gather([(gpu, settings) for gpu, settings in wanted if self._in_guest(gpu)])
@@ -319,7 +327,7 @@ class Vgpus:
         }
 
     def _earlier(self, gpu, state, settings):
-        layout = settings["layout"]
+        layout = self.translated(gpu, settings["layout"])
         listed = [Vgpu(*entry) for entry in layout["vgpus"]]
         there = {vgpu[:3]: vgpu for vgpu in state.vgpus}
         keep = [there[vgpu[:3]] for vgpu in listed if vgpu[:3] in there]

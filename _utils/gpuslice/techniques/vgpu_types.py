@@ -21,6 +21,10 @@ _NO_PROFILE = 0xFFFFFFFF
 _MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?", re.IGNORECASE)
 #: How the name of a type ends that has a GPU instance: a driver without the call for its profile tells no more than that.
 _BACKED = re.compile(r"-\d+-\d+[ABCQ]")
+#: A name in lower case taken apart. The code of the board is its last word.
+_PARTS = re.compile(r"(?:.* )?(?P<code>[^ ]+?)(?:-(?P<slices>\d+))?-(?P<gb>\d+)(?P<series>[a-z].*)?")
+#: How much the memory differs with which two driver versions count one type.
+_COUNTED = 0.05
 _UNTOLD = -1
 _QUIET = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 
@@ -116,12 +120,13 @@ def resolve(gpu, name, types):
     """
     The type of that name, with or without its maker, in any case.
 
-    :param gpu: :class:`gpuslice.model.Gpu`; :param types: :class:`VgpuTypes`.
+    The board may be written in full or by its code, ``RTX Pro 6000 Blackwell DC-24Q`` or ``DC-24Q``.
+
     :raises errors.ProfileMismatch: the GPU has no such type; the message names those that it has.
     :raises errors.Unsupported: the driver tells of none at all.
     """
     wanted = plain(name).lower()
-    found = next((known for known in types if known.lower() == wanted), None)
+    found = _find(wanted, types)
     if found:
         return types[found]
     if not types:
@@ -134,3 +139,28 @@ def resolve(gpu, name, types):
     raise errors.ProfileMismatch(
         f"{gpu.model} has no vGPU type {plain(name)}.{hint}", gpu.address, f"It has {', '.join(types)}."
     )
+
+
+def renamed(name, types):
+    """The name that the driver has now for a type of that name; the name itself where it has no such type."""
+    return _find(plain(name).lower(), types) or name
+
+
+def _find(wanted, types):
+    """
+    Name of the type that is meant by one in lower case: literally, else by the code of its board, its slices and its series, with
+    a memory that another driver version may count a little differently (GB200: ``1-24C`` and ``1-23C``).
+    """
+    for known in types:
+        if known.lower() == wanted:
+            return known
+    if not (mine := _PARTS.fullmatch(wanted)):
+        return None
+    near = []
+    for known in types:
+        theirs = _PARTS.fullmatch(known.lower())
+        if theirs and all(mine[part] == theirs[part] for part in ("code", "slices", "series")):
+            ours, other = int(mine["gb"]), int(theirs["gb"])
+            if abs(ours - other) <= _COUNTED * max(ours, other):
+                near.append((abs(ours - other), known))
+    return min(near)[1] if near else None
