@@ -94,7 +94,8 @@ def _wrong(place, what):
 def truth(name, value):
     """Something is permitted or not: True or False. Any text counts as true to Python, "false" as well, and 0 as false."""
     if not isinstance(value, bool):
-        raise _wrong(name, f"is {describe(value)}; True or False is wanted, which YAML writes as true or false")
+        shown = repr(value[:_SHOWN]) if isinstance(value, str) else describe(value)
+        raise _wrong(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
 
 
 def whole(name, value, low=0, high=_LARGEST):
@@ -109,7 +110,7 @@ def whole(name, value, low=0, high=_LARGEST):
 def seconds(name, value, high=600):
     """A time in seconds, which may have a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-        raise _wrong(name, f"is {describe(value)}; a number of seconds from 0 to {high} is wanted")
+        raise _wrong(name, f"must be a number of seconds from 0 to {high}, and is {describe(value)}")
 
 
 def text(name, value):
@@ -134,7 +135,7 @@ def gpus(name, value):
         return
     named = value if isinstance(value, list | tuple) else [value]
     if not named:
-        raise _wrong(name, "names no GPU; give a PCI address, a list of them, or all")
+        raise errors.PolicyError("No GPU is named: give a PCI address, a list of them, or all.", todo="Nothing was done.")
     for each in named:
         address(name, each)
 
@@ -167,7 +168,7 @@ _KINDS = {
     "autoprobe": truth,
     "ccs_mode": as_in_pillar,
     "client_token": secret,
-    "compute": text,
+    "compute": as_in_pillar,
     "compute_instances": partial(whole, low=1, high=8),
     "count": as_in_pillar,
     "enabled": truth,
@@ -184,7 +185,7 @@ _KINDS = {
     "instance": text,
     "license_port": as_in_pillar,
     "license_server": as_in_pillar,
-    "memory": text,
+    "memory": as_in_pillar,
     "partitions": as_in_pillar,
     "pillar": mapping,
     "profile": text,

@@ -59,7 +59,7 @@ def test_a_time_is_a_number_of_seconds():
     for value in (0, 0.5, 600):
         arguments.check(wait=value)
     for value in (True, -1, 601, float("nan"), "60", None):
-        with pytest.raises(errors.PolicyError, match="^wait is "):
+        with pytest.raises(errors.PolicyError, match="^wait (must be|is) "):
             arguments.check(wait=value)
 
 
