@@ -63,6 +63,10 @@ class ResourceConflict(GpuSliceError):
         return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders)))
 
 
+class InUse(ResourceConflict):
+    """Driver or kernel answered a step with "in use"."""
+
+
 class ModeChangePending(GpuSliceError):
     """A mode change needs a reset or a reboot that was not possible or not allowed."""
 

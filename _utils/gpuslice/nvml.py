@@ -427,12 +427,12 @@ class Nvml:
         if gi:
             self.call("nvmlGpuInstanceDestroy", gi, gpu=gpu, doing=f"destroy GPU instance {gi_id}", quiet=(NOT_FOUND,))
 
-    def mig_devices(self, gpu):
+    def mig_devices(self, gpu, anew=False):
         """
         The MIG devices as a dict (GPU instance id, compute instance id) -> (handle, UUID), as they were when the instances were
-        read. Indices may have holes.
+        read, or as they are now (``anew``). Indices may have holes.
         """
-        if gpu not in self._mig_devices:
+        if anew or gpu not in self._mig_devices:
             self._mig_devices[gpu] = self._list_mig_devices(gpu)
         return self._mig_devices[gpu]
 
@@ -467,7 +467,7 @@ class Nvml:
                 handle,
                 gpu=gpu,
                 doing="list the processes",
-                quiet=(NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND, INVALID_ARGUMENT),
+                quiet=(NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, FUNCTION_NOT_FOUND, INVALID_ARGUMENT),
             )
             found.update(process.pid for process in listed or ())
         return sorted(found)
@@ -551,7 +551,7 @@ _MEANINGS = {
         "the loaded kernel driver and the NVML library have different versions",
         "Reboot, or unload and reload the nvidia modules.",
     ),
-    IN_USE: (errors.ResourceConflict, "it is in use", "Stop its consumers and run again."),
+    IN_USE: (errors.InUse, "it is in use", "Stop its users and run again."),
     INSUFFICIENT_RESOURCES: (
         errors.ForeignChange,
         "the place is occupied or out of resources",

@@ -27,6 +27,7 @@ from gpuslice.plan import Plan
 from gpuslice.plan import Step
 from gpuslice.reboot import RebootLedger
 from gpuslice.techniques import Rules
+from gpuslice.techniques import newcomers
 from gpuslice.verified import Verified
 from gpuslice.verified import entry as verified_entry
 
@@ -168,6 +169,10 @@ class Reconciler:
 
     def _gather(self, targets):
         """Tell a technique whose GPUs can't change one by one what is wanted of all of them."""
+        for tool in self._tools.made():
+            # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
+            if forget := getattr(tool, "forget_users", None):
+                forget()
         for name in dict.fromkeys(t.technique for t in targets if t.technique):
             if gather := getattr(self._tools.get(name), "gather", None):
                 gather([(t.gpu, t.settings) for t in targets if t.technique == name])
@@ -471,17 +476,19 @@ class Reconciler:
 
     def _run_phase(self, made, gpu, phase, entry, lines):
         technique = self._tools.get(made.technique)
+        lookout = newcomers.Lookout(self._host, technique, gpu, made, entry)
         for number, step in enumerate(made.steps, 1):
             if step.phase != phase:
                 continue
             if self._stop.is_set():
                 return None
             try:
+                lookout.before(number)
                 if entry:
                     with self._writing:
                         self._journal.step(entry, gpu.address, number)
                 lines.put(f"{gpu.address} step {number}/{len(made.steps)}: {step.words}")
-                technique.run(gpu, step)
+                newcomers.carry_out(self._host, technique, gpu, step)
             except errors.RebootNeeded as err:
                 return err
             except errors.GpuSliceError as err:

@@ -20,6 +20,8 @@ The technologies, one file each. A technique is a class with this shape; adding 
     run(gpu, step)                                  carry out one step
     health(gpu) -> [sentence]                       why the GPU should not be sliced now
     holders(gpu) -> [Process]                       who holds it open
+    in_the_way(gpu, steps) -> [Process]             who uses, at this moment, what any of these steps ends
+    forget_users()                                  optional: ask anew who uses what, for a technique that keeps the answer
     slices(gpu, state) -> [Slice]                   what consumers can be given
     release()                                       close what holds a GPU open
 """

@@ -12,6 +12,9 @@ STOP_OR_FORCE = (
     "or set containers_gpu_state_management:apply_strategy to force."
 )
 
+#: Who uses something where nobody is in sight.
+UNSEEN = "a client that can't be seen from here"
+
 DEVICES = "/sys/bus/pci/devices"
 
 #: What an errno means where a technique knows nothing better: (class, why, what to do).
@@ -32,7 +35,7 @@ MEANINGS = {
         "the kernel has no such file or no driver that answers it",
         "Check the driver and the kernel version.",
     ),
-    errno.EBUSY: (errors.ResourceConflict, "it is in use", "Stop its users and run again."),
+    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
     errno.EINVAL: (errors.DriverError, "the driver refuses this value", "See 'dmesg' for the driver's own words."),
     errno.ENODEV: (errors.DeviceNotFound, "the device is gone", "See 'dmesg' for what happened to it."),
 }
@@ -98,15 +101,15 @@ def holding(host, nodes):
     return [process for process in host.processes() if wanted & set(process.nodes)]
 
 
-def in_use(gpu, doing, held, unseen="a client that can't be seen from here"):
+def in_use(gpu, doing, held):
     """
     The error for what the kernel refused as it is in use, with the names of the holders.
 
-    :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes; :param unseen: who it is else.
+    :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes, [] where none can be seen.
     """
-    names = "; ".join(map(str, held)) or unseen
-    return errors.ResourceConflict(
-        f"Could not {doing}: in use by {names}.", gpu, "Stop these and run again.", [process.as_dict() for process in held]
+    names = "; ".join(map(str, held)) or UNSEEN
+    return errors.InUse(
+        f"Could not {doing}: in use by {names}.", gpu, "Stop these and run again.", [one.as_dict() for one in held]
     )
 
 

@@ -143,6 +143,10 @@ class LevelZero(FileTechnique):
         held = kernel.holding(self._host, device_nodes.drm(self._host, gpu.address))
         return [process for process in held if process.pid != os.getpid()]
 
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends: a CCS mode needs the whole GPU."""
+        return self.holders(gpu) if any(step.action == "ccs_mode" for step in steps) else []
+
     def _devices(self):
         """(PCI address, tiles) of each function that Level Zero lists, in the order of PCI addresses: its device numbers."""
         found = []
@@ -328,7 +332,7 @@ class LevelZero(FileTechnique):
         path, doing = f"{ccs.directory(self._host, gpu.address, block)}/ccs_mode", f"set CCS mode {mode} of {block}"
         try:
             kernel.write(self._host, gpu.address, path, mode, doing, ccs.CCS_MEANINGS)
-        except errors.ResourceConflict as err:
+        except errors.InUse as err:
             raise kernel.in_use(gpu.address, doing, self.holders(gpu)) from err
 
     def _run_property(self, gpu, where, key, value):

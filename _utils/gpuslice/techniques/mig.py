@@ -36,6 +36,7 @@ from gpuslice.policy import export
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import kernel
+from gpuslice.techniques import newcomers
 from gpuslice.techniques.mig_users import Users
 
 _RESET_TIMEOUT = 120
@@ -156,13 +157,38 @@ class Mig:
         self.nvml.close()
         self.users.forget()
 
+    def forget_users(self):
+        """Ask anew who uses what when that is needed next."""
+        self.users.forget()
+
     def health(self, gpu):
         """Why this GPU should not be sliced now, as sentences."""
         return health.nvidia(self.nvml, gpu)
 
     def holders(self, gpu):
         """The processes that hold this GPU open."""
-        return self.users.of_gpu(gpu)
+        return self._users_now().of_gpu(gpu)
+
+    def _users_now(self):
+        """The users as they are now: what was seen for the plan is shared by GPUs that change side by side, and gets old."""
+        return Users(self._host, self.nvml)
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        users, actions = self._users_now(), {step.action for step in steps}
+        current, pending = self.nvml.mig_mode(gpu.address) or (False, False)
+        switches = any(step.action == "set_mode" and step.args["enabled"] != current for step in steps)
+        # The driver may have done the reset with the mode change: nothing is left to be ended then.
+        resets = "reset" in actions and (switches or current != pending)
+        found = users.of_gpu(gpu, any_client=resets) if switches or resets else []
+        ended = {(step.args["gi"], step.args.get("ci")) for step in steps if step.action in ("destroy_ci", "destroy_gi")}
+        if ended:
+            # Some may have gone by steps of this very change.
+            self.nvml.mig_devices(gpu.address, anew=True)
+        for (gi, ci), held in (users.of_instances(gpu) if ended else {}).items():
+            if not ended.isdisjoint({(gi, ci), (gi, None)}):
+                found += held
+        return found
 
     # -- planning ------------------------------------------------------------------------------------------------
     def settle(self, gpu, state, difference):
@@ -295,6 +321,7 @@ class Mig:
             seconds("set_mode"),
             PREPARE,
             undo=f"{'disable' if wanted else 'enable'} MIG mode",
+            needs=() if state.current == wanted else ("idle",),
         )
         if state.current == wanted:
             return [set_mode]
@@ -559,10 +586,7 @@ class Mig:
             return
         word = "enable" if enabled else "disable"
         if status == IN_USE:
-            held = self.users.of_gpu(gpu) or ["a client that can't be seen from here"]
-            raise errors.ResourceConflict(
-                f"Could not {word} MIG mode: in use by {'; '.join(map(str, held))}.", gpu.address, "Stop these and run again."
-            )
+            raise errors.InUse(f"Could not {word} MIG mode: it is in use.", gpu.address, "Stop these and run again.")
         raise errors.ModeChangePending(
             f"Could not {word} MIG mode: the driver answered status {status} and it is still {_on(current)}.", gpu.address
         )
@@ -582,9 +606,11 @@ class Mig:
             return
         if any(words in said.lower() for words in _RESET_REFUSED):
             raise self._reboot_needed(gpu, pending, said)
-        held = "; ".join(map(str, self.users.of_gpu(gpu))) or "unknown; a loaded nvidia_drm module also blocks it"
+        held = "; ".join(map(str, self.holders(gpu)))
+        if not held:
+            held = f"{kernel.UNSEEN}; {newcomers.usually(self._host, gpu)}, or a loaded module nvidia_drm"
         raise errors.ModeChangePending(
-            f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} Holders: {held}.",
+            f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} In use by {held}.",
             gpu.address,
             "Stop these and run again.",
         )
@@ -600,16 +626,19 @@ class Mig:
         kernel.end_process(self._host, gpu.address, pid, command)
 
     def _run_destroy_ci(self, gpu, gi, ci):
-        self.nvml.destroy_ci(gpu.address, gi, ci)
+        self._patiently(lambda: self.nvml.destroy_ci(gpu.address, gi, ci))
 
     def _run_destroy_gi(self, gpu, gi):
-        # The driver can say "in use" for some tenths of a second after the last compute instance went.
+        self._patiently(lambda: self.nvml.destroy_gi(gpu.address, gi))
+
+    def _patiently(self, destroy):
+        """The driver can say "in use" for some tenths of a second after a process or the last compute instance went."""
         for pause in (0.1, 0.3, 1.0):
             try:
-                return self.nvml.destroy_gi(gpu.address, gi)
-            except errors.ResourceConflict:
+                return destroy()
+            except errors.InUse:
                 self._host.sleep(pause)
-        return self.nvml.destroy_gi(gpu.address, gi)
+        return destroy()
 
     def _run_create_gi(self, gpu, profile, start):
         found = self._live_profile(gpu, profile)

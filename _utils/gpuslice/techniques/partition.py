@@ -252,6 +252,12 @@ class Partition:
         """Processes that stand in the way of a change of the compute mode: clients of the compute driver or of this GPU."""
         return self._holding([kfd.NODE, *self._nodes_of(gpu.address)])
 
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if any(step.action in ("set_memory", "reload") for step in steps):
+            return self._all_holders()
+        return self.holders(gpu) if any(step.action == "set_compute" for step in steps) else []
+
     def _nodes_of(self, address):
         own = [f"/dev/dri/{name}" for name in self._host.listdir(f"{kernel.DEVICES}/{address}/drm")]
         return [*own, *(part.render_node for part in kfd.parts_of(self._host, address) if part.render_node)]
@@ -696,11 +702,10 @@ class Partition:
                 with self._switching:
                     kernel.write(self._host, address, path, compute, doing, _COMPUTE_ERRNOS)
                 return
-            except errors.ResourceConflict as err:
+            except errors.InUse as err:
                 held = self._holding([kfd.NODE, *self._nodes_of(address)])
                 if pause is None or held:
-                    unseen = "a process that can't be seen, or that ended a moment ago"
-                    raise kernel.in_use(address, doing, held, unseen) from err
+                    raise kernel.in_use(address, doing, held) from err
                 self._host.sleep(pause)
 
     def _run_set_alloc(self, gpu, alloc):

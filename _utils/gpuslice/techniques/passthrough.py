@@ -50,7 +50,7 @@ _MEANINGS = {
         "the driver does not take this function, or lost it meanwhile",
         "See 'dmesg', and the driver's 'driver_override' in sysfs.",
     ),
-    errno.EBUSY: (errors.ResourceConflict, "it is in use", "Stop its users and run again."),
+    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
 }
 
 
@@ -112,6 +112,10 @@ class Passthrough(FileTechnique):
     def holders(self, gpu):
         """The processes that hold this GPU open; not this one, which closes what it has before a driver is unbound."""
         return [process for process in self._open(gpu) if process.pid != os.getpid()]
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        return self.holders(gpu) if any(step.action == "unbind" for step in steps) else []
 
     def _open(self, gpu):
         """All processes that hold it open."""
@@ -301,7 +305,7 @@ class Passthrough(FileTechnique):
                 self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
                 {**_MEANINGS, errno.ENOENT: _MEANINGS[errno.ENODEV]},
             )  # fmt: skip
-        except errors.ResourceConflict as err:
+        except errors.InUse as err:
             raise kernel.in_use(gpu.address, doing, self._open(gpu)) from err
         except errors.Unhealthy as err:
             raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err

@@ -177,6 +177,13 @@ class Sriov:
         """The processes that hold VFs of this GPU open."""
         return self.held(functions.there(self._host, gpu.address))
 
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if any(step.action == "unload_driver" for step in steps):
+            return self.held(self._gim.all_virtual())
+        removes = any(step.action == "set_count" and not step.args["count"] for step in steps)
+        return self.holders(gpu) if removes else []
+
     def held(self, functions):
         """The processes that hold any of these functions open, by VFIO or by a driver of the host."""
         nodes = [node for address in functions for node in _nodes(self._host, address)]

@@ -225,9 +225,13 @@ class Gim:
         base = f"{DEVICES}/{address}"
         return [self._host.readlink(f"{base}/{n}") for n in self._host.listdir(base) if n.startswith("virtfn")]
 
+    def all_virtual(self):
+        """Addresses of the virtual functions of all GPUs of the driver: a reload takes them together."""
+        return [vf for address in self._functions() for vf in self._virtual(address)]
+
     def _refuse_users(self, gpu, wanted, rules, stops):
         """A reload takes the VFs of every GPU: none may be a virtual machine's."""
-        functions = [vf for address in self._functions() for vf in self._virtual(address)]
+        functions = self.all_virtual()
         doing = f"reload {MODULE} for {wanted} virtual functions, which removes those of all its GPUs"
         kernel.refuse_if_held(gpu.address, doing, self._technique.held(functions), rules, stops)
         bound = [vf for vf in functions if self._host.readlink(f"{DEVICES}/{vf}/driver") in kernel.VFIO_DRIVERS]
@@ -315,7 +319,9 @@ class Gim:
         done = self._host.run(command, timeout=120)
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
-            raise errors.DriverError(f"Could not {doing}: {said}", gpu.address, "Shut down the guests, and see 'dmesg'.")
+            held = "; ".join(map(str, self._technique.held(self.all_virtual())))
+            in_use = f" In use by {held}." if held else ""
+            raise errors.DriverError(f"Could not {doing}: {said}{in_use}", gpu.address, "Shut down the guests, and see 'dmesg'.")
 
 
 def _preview(gpu, count):

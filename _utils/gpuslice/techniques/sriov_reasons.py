@@ -62,7 +62,7 @@ _NUMVFS = {
         "Switch Above-4G decoding and ARI on in the firmware, or boot with pci=realloc; 'dmesg' says which.",
     ),
     errno.EBUSY: (
-        errors.ResourceConflict,
+        errors.InUse,
         "virtual functions are there already, in use, or the driver is locked",
         "Stop their users; a compute engine split (ccs_mode) other than 1 also blocks them.",
     ),

@@ -227,8 +227,24 @@ class Vgpus:
             found.update({process.pid: process for process in self._users(slots, vgpu)})
         return [found[pid] for pid in sorted(found)]
 
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if self._in_guest(gpu):
+            return []
+        slots, found = self._slots(gpu), self._mig.in_the_way(gpu, steps)
+        if any(step.action == "set_functions" for step in steps):
+            found += self._mig.holders(gpu)
+        for step in steps:
+            if slots and step.action == "remove_vgpu":
+                found += self._users(slots, Vgpu(step.args["type"], step.args["at"], step.args["uuid"]))
+        return found
+
     def _users(self, slots, vgpu):
         return kernel.holding(self._host, slots.nodes(vgpu))
+
+    def forget_users(self):
+        """Ask anew who uses what when that is needed next."""
+        self._mig.forget_users()
 
     def release(self):
         """End the NVML session: our own handles count as clients of the GPU."""

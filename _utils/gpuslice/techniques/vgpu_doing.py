@@ -10,6 +10,7 @@ from gpuslice.nvml import NOT_FOUND
 from gpuslice.nvml import NOT_SUPPORTED
 from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
+from gpuslice.techniques import newcomers
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.vgpu_goal import NUMBERED
 from gpuslice.techniques.vgpu_goal import SCHEDULERS
@@ -131,7 +132,8 @@ class Doing:
 
     def _held(self, gpu):
         try:
-            return "; ".join(map(str, self._holders(gpu))) or "nobody that can be seen from here"
+            held = "; ".join(map(str, self._holders(gpu)))
+            return held or f"nobody that can be seen from here; {newcomers.usually(self._host, gpu)}"
         except errors.GpuSliceError as err:
             # The tool may have left the GPU without a driver: what it said itself is to be told all the same.
             return f"that can't be told ({err.what})"
