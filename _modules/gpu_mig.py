@@ -9,7 +9,6 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
-_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_mig"
 
 
@@ -23,7 +22,6 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
-@_checked
 def profiles(gpu):
     """
     The MIG profiles of a GPU.
@@ -45,7 +43,6 @@ def profiles(gpu):
         return tool.profiles(one)
 
 
-@_checked
 def mode(gpu):
     """
     The MIG mode of a GPU.
@@ -67,7 +64,6 @@ def mode(gpu):
         return {"current": state.current, "pending": state.pending}
 
 
-@_checked
 def set_mode(gpu, enabled, force=False, test=False):
     """
     Enable or disable MIG mode. Disabling destroys the instances first. On GPUs that need it, only this GPU is reset.
@@ -92,11 +88,12 @@ def set_mode(gpu, enabled, force=False, test=False):
 
         salt gpu7 gpu_mig.set_mode '0000:1b:00.0' True
     """
+    if not isinstance(enabled, bool):
+        raise CommandExecutionError(f"enabled must be True or False, not {enabled!r}.")
     with _engine() as engine:
         return front.run(engine, [engine.mode_target(gpu, enabled)], test, force)
 
 
-@_checked
 def instances(gpu):
     """
     The instances of a GPU.
@@ -117,10 +114,10 @@ def instances(gpu):
         return engine.slices(one.address)
 
 
-@_checked
 def create(gpu, profile, start=None, force=False, test=False):
     """
-    Create one more instance; the others stay as they are.
+    Create one more instance; the others stay as they are. Two calls make two, also when they come at once; one that was killed
+    and is asked for again is finished.
 
     gpu
         PCI address or UUID.
@@ -149,16 +146,16 @@ def create(gpu, profile, start=None, force=False, test=False):
         return front.run(engine, [engine.added_target(gpu, profile, start)], test, force)
 
 
-@_checked
 def destroy(gpu, instance, force=False, test=False):
     """
-    Destroy one instance with its compute instances.
+    Destroy one instance. One that is not there any more when its turn comes is refused.
 
     gpu
         PCI address or UUID.
 
     instance
-        MIG UUID, ``profile@start`` as ``gpu_slicing.plan`` prints it, or ``all``.
+        MIG UUID: that compute instance, and its GPU instance when it was the last one in it. ``profile@start`` as
+        ``gpu_slicing.plan`` prints it: that GPU instance with all in it. Or ``all``.
 
     force
         Also when it is in use.
@@ -178,7 +175,6 @@ def destroy(gpu, instance, force=False, test=False):
         return front.run(engine, [engine.removed_target(gpu, instance)], test, force)
 
 
-@_checked
 def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     """
     Give a GPU exactly this layout, keeping every instance that it needs already.

@@ -75,5 +75,5 @@ def configured(
         name if gpu is None else gpu,
         force=force,
         **wanted,
-        test=front.testing(__opts__),
+        test=__opts__["test"],
     )

@@ -98,6 +98,23 @@ class Change:
         return [(new.start, *ci) for old, new in self.keep for ci in new.cis if ci not in old.cis]
 
     @property
+    def kept_cis(self):
+        """CIs that stay: a list of ``(profile of the GI, start of the GI, CI profile name, start of the CI)``."""
+        return [(new.profile, new.start, *ci) for old, new in self.keep for ci in new.cis if ci in old.cis]
+
+    @property
+    def gone_cis(self):
+        """All CIs that go, those of GIs that go with them too; as :attr:`kept_cis`."""
+        staying = [(new.profile, new.start, *ci) for old, new in self.keep for ci in old.cis if ci not in new.cis]
+        return [(old.profile, old.start, *ci) for old in self.destroy for ci in old.cis] + staying
+
+    @property
+    def new_cis(self):
+        """All CIs that come, those of GIs that come too; as :attr:`kept_cis`."""
+        staying = [(new.profile, new.start, *ci) for old, new in self.keep for ci in new.cis if ci not in old.cis]
+        return [(new.profile, new.start, *ci) for new in self.create for ci in new.cis] + staying
+
+    @property
     def empty(self):
         """Whether nothing is to do."""
         return not (self.destroy or self.create or self.destroy_cis or self.create_cis)
@@ -113,14 +130,16 @@ class InUse(errors.ResourceConflict):
     Every legal layout would destroy something that is in use.
 
     :ivar instances: the :class:`Instance` whose busy CIs the least disruptive layout would destroy.
+    :ivar cis: these CIs, each ``(start of the GI, CI profile name, start of the CI)``: others in the same GI may well stay.
     """
 
-    def __init__(self, what, gpu="", todo="", holders=(), instances=()):
+    def __init__(self, what, gpu="", todo="", holders=(), instances=(), cis=()):
         self.instances = list(instances)
+        self.cis = list(cis)
         super().__init__(what, gpu, todo, holders)
 
     def __reduce__(self):
-        return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders), tuple(self.instances)))
+        return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders), tuple(self.instances), tuple(self.cis)))
 
 
 def solve(table, existing, wishes, force=False):
@@ -214,13 +233,16 @@ def draw(table, instances, marks=None):
     """
     One line of ASCII for the GPU's memory slices: ``[3g.40gb            |1g.10gb|1g.10gb|   -   |   -   ]``.
 
+    Where a GI is not filled by a single CI, its compute slices follow: ``3g.40gb(1c - 1c)``.
+
     :param table: :class:`gpuslice.model.MigTable`.
     :param instances: iterable of :class:`Instance` or :class:`Placed`, known to the table or not.
-    :param marks: dict from ``(profile, start)`` to a character that is put before the name.
+    :param marks: dict from ``(profile, start)`` to a character that is put before the name, and from ``(profile, start, CI
+        profile name, start of the CI)`` to one that is put before the CI's.
     :return: the line. Instances that overlap one already drawn, or lie outside, are named after the bracket.
     """
     instances = tuple(instances)
-    return _draw(table, instances, marks or {}, _cell_width(instances, marks or {}))
+    return _draw(table, instances, marks or {}, _cell_width(table, instances, marks or {}))
 
 
 def draw_change(table, change):
@@ -228,15 +250,19 @@ def draw_change(table, change):
     A change as two lines: kept instances are marked ``=``, destroyed ones ``x``, created ones ``+``.
 
     :param table: :class:`gpuslice.model.MigTable`.
-    :param change: :class:`Change`. A kept GI is marked ``=`` also when CIs inside it change.
+    :param change: :class:`Change`. A kept GI is marked ``=`` also when CIs inside it change, which are marked then.
     :return: ``(before, after)``, drawn with the same width.
     """
     before = {(old.profile, old.start): "=" for old, _ in change.keep}
     before.update({(old.profile, old.start): "x" for old in change.destroy})
     after = {(new.profile, new.start): "=" for _, new in change.keep}
     after.update({(new.profile, new.start): "+" for new in change.create})
+    for one, other in change.keep:
+        if set(one.cis) != set(other.cis):
+            before.update({(one.profile, one.start, *ci): "=" if ci in other.cis else "x" for ci in one.cis})
+            after.update({(one.profile, one.start, *ci): "=" if ci in one.cis else "+" for ci in other.cis})
     old = (*(pair[0] for pair in change.keep), *change.destroy)
-    width = max(_cell_width(old, before), _cell_width(change.layout, after))
+    width = max(_cell_width(table, old, before), _cell_width(table, change.layout, after))
     return _draw(table, old, before, width), _draw(table, change.layout, after, width)
 
 
@@ -633,13 +659,15 @@ def _does_not_fit(board, wishes):
 def _in_use(lost, change, wishes):
     """The error for a change that destroys something in use."""
     staying = {id(old): new for old, new in change.keep}
-    parts = []
+    parts, cis = [], []
     for item in lost:
         place = f"{item.profile} at memory slice {item.start}"
         if id(item) not in staying:
             parts.append(place)
+            cis += [(item.start, *ci) for ci in item.busy]
             continue
         gone = [ci for ci in item.busy if ci not in staying[id(item)].cis]
+        cis += [(item.start, *ci) for ci in gone]
         parts += [f"compute instance {name} at compute slice {start} of {place}" for name, start in gone]
     wanted = _listed([(wish.profile, wish.start) for wish in wishes]) or "no instance at all"
     return InUse(
@@ -647,6 +675,7 @@ def _in_use(lost, change, wishes):
         f"{', '.join(parts)}.",
         todo="Stop what uses it, or change what is wanted so that it can stay, or allow to force the change.",
         instances=lost,
+        cis=cis,
     )
 
 
@@ -655,9 +684,27 @@ def _text(item, marks):
     return marks.get((item.profile, item.start), "") + item.profile
 
 
-def _cell_width(instances, marks):
+def _inside(table, item, marks):
+    """The compute slices of a GI with its CIs, ``(1c - 1c)``; "" for a GI that one CI fills, unless that comes or goes."""
+    marked = [(name, start, marks.get((item.profile, item.start, name, start), "")) for name, start in item.cis]
+    if [(name, mark) for name, _, mark in marked] == [(item.profile, "")]:
+        return ""
+    profile = table.profile(item.profile)
+    slices = {ci.name: ci.slices for ci in profile.cis} if profile else {}
+    cells, position = [], 0
+    for name, start, mark in sorted(marked, key=lambda ci: ci[1]):
+        cells += ["-"] * (start - position)
+        size = slices.get(name) or int((re.match(r"\d+", name) or ["1"])[0])
+        cells.append(f"{mark}{size}c")
+        position = start + size
+    cells += ["-"] * ((profile.slices if profile else _named_slices(item)) - position)
+    return f"({' '.join(cells)})"
+
+
+def _cell_width(table, instances, marks):
     """Characters a memory slice needs so that every name fits into its slices and the bars between them."""
-    widths = [-(-(len(_text(item, marks)) - max(item.size, 1) + 1) // max(item.size, 1)) for item in instances]
+    texts = [(len(_text(item, marks) + _inside(table, item, marks)), max(item.size, 1)) for item in instances]
+    widths = [-(-(length - size + 1) // size) for length, size in texts]
     return max([_MIN_CELL, *widths])
 
 
@@ -669,7 +716,7 @@ def _draw(table, instances, marks, width):
             outside.append(f"{_text(item, marks)}@{item.start}")
             continue
         cells += ["-".center(width)] * (item.start - position)
-        cells.append(_text(item, marks).ljust(size * width + size - 1))
+        cells.append((_text(item, marks) + _inside(table, item, marks)).ljust(size * width + size - 1))
         position = item.start + size
     cells += ["-".center(width)] * (table.slots - position)
     line = "[" + "|".join(cells) + "]"

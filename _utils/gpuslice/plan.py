@@ -48,6 +48,7 @@ class GpuPlan:
     :ivar before: the technique's layout of the GPU now; :ivar after: what it will be. Plain data.
     :ivar old, new: the same as users see it.
     :ivar keeps: words for each slice that stays; :ivar destroys, creates: for each that goes and comes.
+    :ivar destroys_empty, creates_empty: for what goes and comes that holds no slice, such as a GPU instance without any.
     :ivar drawing: the GPU's slots now and afterwards, a line each.
     :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
@@ -65,6 +66,8 @@ class GpuPlan:
     keeps: tuple = ()
     destroys: tuple = ()
     creates: tuple = ()
+    destroys_empty: tuple = ()
+    creates_empty: tuple = ()
     drawing: tuple = ()
     stops: tuple = ()
     unloads: tuple = ()
@@ -91,6 +94,8 @@ class GpuPlan:
     def from_dict(cls, data):
         """The plan that JSON made ``data`` of."""
         tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing", "stops", "unloads")}
+        # An older version's journal does not have them.
+        tuples.update({name: tuple(data.get(name, ())) for name in ("destroys_empty", "creates_empty")})
         return cls(**{**data, **tuples, "steps": tuple(Step.from_dict(step) for step in data["steps"])})
 
 
@@ -165,12 +170,9 @@ class Plan:
         if self.empty:
             waiting = [gpu.gpu for gpu in self.gpus if gpu.waits]
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
-        keeps, destroys, creates = (
-            sum(len(getattr(g, what)) for g in self.changing) for what in ("keeps", "destroys", "creates")
-        )
         # Drivers are unbound and bound in this phase too, which is no reset.
         resets = sum(1 for step in self.steps if step.action == "reset")
-        parts = [f"keeps {_slices(keeps)}", f"destroys {destroys}", f"creates {creates}"]
+        parts = [_counts(self.changing, "slice")]
         parts += [f"changes a mode on {_gpus(modes)}"] if (modes := sum(1 for s in self.steps if s.action == "set_mode")) else []
         parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
         parts += ["loads a driver anew"] if any(step.action in ("reload", "load_driver") for step in self.steps) else []
@@ -190,9 +192,7 @@ def _gpu_lines(gpu, steps):
     head = f"{gpu.gpu} {gpu.model} ({gpu.technique})"
     if not gpu.steps:
         return [f"{head}: {gpu.note or 'already as wanted'}"]
-    lines = [
-        f"{head}: keeps {len(gpu.keeps)}, destroys {len(gpu.destroys)}, creates {len(gpu.creates)}, about {gpu.seconds:.1f} s"
-    ]
+    lines = [f"{head}: {_counts([gpu])}, about {gpu.seconds:.1f} s"]
     if len(gpu.drawing) == 2:
         lines += [f"  now    {gpu.drawing[0]}", f"  after  {gpu.drawing[1]}"]
     lines += [f"  {number}. {step.words}" for number, step in enumerate(gpu.steps, 1)] if steps else []
@@ -201,9 +201,23 @@ def _gpu_lines(gpu, steps):
     return lines + ([f"  {gpu.note}"] if gpu.note else [])
 
 
+def _counts(gpus, noun=""):
+    """How many slices these plans keep, destroy and create, and what of it holds none: that goes and comes too."""
+
+    def total(what):
+        return sum(len(getattr(gpu, what)) for gpu in gpus)
+
+    def also(what):
+        return f" and {_many(empty, 'empty instance')}" if (empty := total(what)) else ""
+
+    keeps = _many(total("keeps"), noun) if noun else total("keeps")
+    destroys, creates = f"{total('destroys')}{also('destroys_empty')}", f"{total('creates')}{also('creates_empty')}"
+    return f"keeps {keeps}, destroys {destroys}, creates {creates}"
+
+
+def _many(count, noun):
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _gpus(count):
-    return f"{count} GPU{'' if count == 1 else 's'}"
-
-
-def _slices(count):
-    return f"{count} slice{'' if count == 1 else 's'}"
+    return _many(count, "GPU")

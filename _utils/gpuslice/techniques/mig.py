@@ -261,16 +261,18 @@ class Mig:
             busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
             change = placement.solve(table, [_instance(gi, busy) for gi in state.instances], wishes, force=rules.force)
         except placement.InUse as err:
-            raise self._in_use(gpu, state, {instance.start for instance in err.instances}, busy) from err
+            raise self._in_use(gpu, state, set(err.cis), busy) from err
         except errors.ProfileMismatch as err:
             raise type(err)(err.what, err.gpu or gpu.address, err.todo) from err
         for key in _ended(state, change):
             stops.add(users.get(key, ()), rules)
         return change
 
-    def _in_use(self, gpu, state, starts, busy):
-        held = [(gi, p) for gi in state.instances if gi.start in starts for ci in gi.cis for p in busy.get((gi.id, ci.id), ())]
-        names = ", ".join(dict.fromkeys(f"{gi.profile} at {gi.start}" for gi, _ in held))
+    def _in_use(self, gpu, state, cis, busy):
+        """The error for compute instances ``(start of the GPU instance, name, start)`` that would have to go, of those in use."""
+        gone = [(gi, ci) for gi in state.instances for ci in gi.cis if (gi.start, ci.name, ci.start) in cis]
+        held = [((gi.profile, gi.start, ci.name, ci.start), p) for gi, ci in gone for p in busy.get((gi.id, ci.id), ())]
+        names = ", ".join(dict.fromkeys(device_words(*place) for place, _ in held))
         who = "; ".join(dict.fromkeys(str(p) for _, p in held))
         return errors.ResourceConflict(
             f"The wanted layout needs {names} to go, which is in use by {who}.",
@@ -299,7 +301,7 @@ class Mig:
         users = self.users.of_instances(gpu) if state.instances else {}
         busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
         if busy and not rules.force:
-            raise self._in_use(gpu, state, {gi.start for gi in state.instances}, busy)
+            raise self._in_use(gpu, state, {(gi.start, ci.name, ci.start) for gi in state.instances for ci in gi.cis}, busy)
         for held in users.values():
             stops.add(held, rules)
         mode_steps = self._mode_steps(gpu, state, False, rules, stops)
@@ -480,9 +482,11 @@ class Mig:
             after,
             self.shown(before),
             self.shown(after),
-            keeps=tuple(f"{placed.profile} at {placed.start}" for _, placed in change.keep),
-            destroys=tuple(f"{instance.profile} at {instance.start}" for instance in change.destroy),
-            creates=tuple(f"{placed.profile} at {placed.start}" for placed in change.create),
+            keeps=tuple(device_words(*ci) for ci in change.kept_cis),
+            destroys=tuple(device_words(*ci) for ci in change.gone_cis),
+            creates=tuple(device_words(*ci) for ci in change.new_cis),
+            destroys_empty=tuple(f"{old.profile} at {old.start}" for old in change.destroy if not old.cis),
+            creates_empty=tuple(f"{new.profile} at {new.start}" for new in change.create if not new.cis),
             drawing=tuple(drawing),
             stops=tuple(sorted(stops.units)) if steps else (),
             unloads=tuple(sorted(stops.modules)) if steps else (),
@@ -695,6 +699,11 @@ def _instance(gi, busy=None):
     cis = tuple((ci.name, ci.start) for ci in gi.cis)
     used = tuple((ci.name, ci.start) for ci in gi.cis if busy and (gi.id, ci.id) in busy)
     return placement.Instance(gi.profile, gi.start, gi.size, cis, used)
+
+
+def device_words(profile, start, ci, ci_start):
+    """``3g.40gb at 4``; for a compute instance that does not fill its GPU instance ``1c.3g.40gb at 0 of 3g.40gb at 4``."""
+    return f"{profile} at {start}" if ci == profile else f"{ci} at {ci_start} of {profile} at {start}"
 
 
 def _instance_words(profile, start, cis):

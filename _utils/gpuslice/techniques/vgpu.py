@@ -37,6 +37,7 @@ from gpuslice.techniques import vgpu_types
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.mig import Mig
 from gpuslice.techniques.mig import MigState
+from gpuslice.techniques.mig import device_words
 from gpuslice.techniques.vgpu_doing import Doing
 from gpuslice.techniques.vgpu_goal import Goal
 from gpuslice.techniques.vgpu_guest import Guest
@@ -383,9 +384,10 @@ class Vgpus:
         on = functions and (not state.numvfs or switching)
         if off or on:
             # The driver is bound anew, which ends every GPU instance: planned as what it is.
-            ends, mode = self._rebinding(gpu, state, goal, rules, stops)
+            bare, mode = self._rebinding(gpu, state, goal, rules, stops)
         else:
-            ends = ()
+            bare = None
+        ends = _steps(bare)
         heterogeneous, scheduler = self._modes(state, goal, anew=off or on)
         shaping = off or heterogeneous is not None or scheduler is not None
         keep = () if shaping else self._standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
@@ -405,7 +407,7 @@ class Vgpus:
             *(step for step in _steps(mode) if step.action.startswith("create")),
             *(self._create(gpu, vgpu) for vgpu in goal.vgpus if vgpu not in keep),
         ]
-        return self._gpu_plan(gpu, state, goal, keep, steps, mode, stops)
+        return self._gpu_plan(gpu, state, goal, keep, steps, (bare, mode), stops)
 
     def _standing(self, gpu, state, keep, steps):
         """Those of these vGPUs that keep their GPU instance. The others are made anew, as are those of which that is not sure."""
@@ -416,10 +418,13 @@ class Vgpus:
         """Ids of the GPU instances of which one is behind a vGPU."""
         if vgpu.gi is not None:
             return [vgpu.gi]
-        found = self.types(gpu).get(vgpu.type)
-        profile = self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
+        profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
         told = {other.gi for other in state.vgpus}
         return [gi.id for gi in state.mig.instances if gi.id not in told and (not profile or gi.profile == profile.name)]
+
+    def _profile(self, gpu, found):
+        """The MIG profile of which a vGPU type has an instance to itself; None for no type or one without."""
+        return self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
 
     def _refuse_if_taken(self, gpu, state, goal, keep, mode, rules, stops):
         """A GPU instance that is there already may carry a vGPU to come, unless somebody else works on it."""
@@ -442,14 +447,14 @@ class Vgpus:
         return made
 
     def _rebinding(self, gpu, state, goal, rules, stops):
-        """(steps that end the GPU instances, plan for MIG that begins without any)."""
+        """(plan that ends the GPU instances, None where there are none; plan for MIG that begins without any)."""
         held = self._mig.users.of_gpu(gpu, any_client=True)
         kernel.refuse_if_held(gpu.address, "bind its driver anew for its virtual functions", held, rules, stops)
         if state.mig is None:
-            return (), None
+            return None, None
         bare = state.mig._replace(instances=())
         cleared = {"layout": {**self._mig.layout(state.mig), "instances": []}}
-        ends = self._mig_steps(gpu, state.mig, cleared, rules, stops).steps if state.mig.instances else ()
+        ends = self._mig_steps(gpu, state.mig, cleared, rules, stops) if state.mig.instances else None
         wanted = goal.mig or {"layout": self._mig.layout(bare)}
         return ends, self._mig_steps(gpu, bare, wanted, rules, stops)
 
@@ -513,7 +518,9 @@ class Vgpus:
         now = self.layout(state)
         return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits=mode.waits, note=mode.note)
 
-    def _gpu_plan(self, gpu, state, goal, keep, steps, mode, stops):
+    def _gpu_plan(self, gpu, state, goal, keep, steps, migs, stops):
+        """:param migs: plans for MIG that were taken into ``steps``, one after the other; None for one that there is not."""
+        mode = migs[-1]
         before = self.layout(state)
         after = {**before, "vgpus": [list(vgpu[:3]) for vgpu in goal.vgpus]}
         if state.total:
@@ -528,6 +535,7 @@ class Vgpus:
             after = {name: value for name, value in after.items() if name not in _FRESH}
         after = after if steps else before
         there = [vgpu for vgpu in state.vgpus if vgpu in keep]
+        stay, go, come = self._bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
         return GpuPlan(
             gpu.address,
             self.name,
@@ -537,13 +545,39 @@ class Vgpus:
             after,
             self.shown(before),
             self.shown(after),
-            keeps=tuple(f"{vgpu.type} at {vgpu.identity}" for vgpu in there),
-            destroys=tuple(f"{vgpu.type} at {vgpu.identity}" for vgpu in state.vgpus if vgpu not in there),
-            creates=tuple(f"{vgpu.type} at {vgpu.identity}" for vgpu in goal.vgpus if vgpu not in there),
-            drawing=mode.drawing if mode is not None and steps else (),
+            keeps=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in there), *stay),
+            destroys=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in state.vgpus if vgpu not in there), *go),
+            creates=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in goal.vgpus if vgpu not in there), *come),
+            drawing=_drawing(migs) if steps else (),
             stops=tuple(sorted(stops.units)) if steps else (),
             unloads=tuple(sorted(stops.modules)) if steps else (),
         )
+
+    def _bare_devices(self, gpu, state, goal, keep, steps):
+        """
+        Words for MIG devices that stay, go and come, as far as no vGPU stands on them: with a vGPU it is the vGPU that counts.
+        """
+        ended = {(step.args["gi"], step.args["ci"]) for step in steps if step.action == "destroy_ci"}
+        under = self._under_vgpus(gpu, state)
+        there = [(gi, ci) for gi in state.mig.instances if gi.id not in under for ci in gi.cis] if state.mig else []
+        words = {(gi.id, ci.id): device_words(gi.profile, gi.start, ci.name, ci.start) for gi, ci in there}
+        come = [step.args for step in steps if step.action == "create_ci"]
+        for vgpu in (vgpu for vgpu in goal.vgpus if come and vgpu not in keep):
+            profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
+            mine = next((args for args in come if profile and args["profile"] == profile.name), None)
+            come = [args for args in come if args is not mine]
+        return (
+            [told for ids, told in words.items() if ids not in ended],
+            [told for ids, told in words.items() if ids in ended],
+            [device_words(args["profile"], args["start"], args["ci"], args["ci_start"]) for args in come],
+        )
+
+    def _under_vgpus(self, gpu, state):
+        """Ids of the GPU instances on which vGPUs stand. Where the driver does not tell, the first that it may be."""
+        found = set()
+        for vgpu in state.vgpus if state.mig else ():
+            found.update([number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found][:1])
+        return found
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
@@ -554,7 +588,7 @@ class Vgpus:
         return [self._slice(gpu, slots, vgpu, types.get(vgpu.type)) for vgpu in state.vgpus]
 
     def _slice(self, gpu, slots, vgpu, found):
-        profile = self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
+        profile = self._profile(gpu, found)
         return Slice(
             gpu.address,
             self.name,
@@ -657,6 +691,12 @@ def _counts(vgpus):
 def _tells_modes(state):
     """Whether the driver would tell modes of vGPUs that take turns if it had any."""
     return bool(state.numvfs or not state.total) and not (state.mig and state.mig.current)
+
+
+def _drawing(plans):
+    """The slots before the first of these plans and after the last, of those that draw any."""
+    drawn = [made.drawing for made in plans if made is not None and made.drawing]
+    return (drawn[0][0], drawn[-1][1]) if drawn else ()
 
 
 def _steps(mode):
