@@ -111,12 +111,14 @@ def targets(pillar=None):
 
 def validate(pillar=None):
     """
-    Check the pillar itself: every mistake at once, each with its pillar path. The hardware is not read.
+    Check the pillar itself: every mistake at once, each with its pillar path. What the GPUs have is not read; a rule that
+    matches no GPU of this host is a warning.
 
     pillar
         A dict with the ``containers_gpu_*`` keys to check instead of the minion's pillar.
 
-    Returns a dict with ``result`` and the list ``mistakes``; ``salt-call`` exits with 1 for a pillar that is not valid.
+    Returns a dict with ``result``, the list ``mistakes`` and, where there are any, the list ``warnings``; ``salt-call`` exits
+    with 1 for a pillar that is not valid.
 
     CLI Example:
 
@@ -124,7 +126,7 @@ def validate(pillar=None):
 
         salt 'gpu*' gpu_slicing.validate
     """
-    return front.validated(pillar or __pillar__)
+    return front.validated(pillar or __pillar__, __opts__)
 
 
 def rollback(generation=None, test=False):

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import inventory
 from gpuslice.journal import Journal
@@ -301,7 +302,7 @@ class _Replay:
         needs_driver = ask(entry["layout"]) if ask else True
         if not gpu.driver and needs_driver:
             raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
-        if entry["model"] and not _is_same(gpu.model, entry["model"], gpu.catalog_key or needs_driver):
+        if entry["model"] and not _is_same(gpu, entry["model"], gpu.catalog_key or needs_driver):
             raise errors.ForeignChange(
                 f"There is {gpu.model} now where {entry['model']} was, whose layout is not put on another model.",
                 address,
@@ -410,12 +411,12 @@ class _Replay:
         return f"GPU {address}: {what}"
 
 
-def _is_same(model, known, is_named):
+def _is_same(gpu, known, is_named):
     """
     Whether a GPU is the model that is on record. A board that the catalog does not know has the name that its own driver gives
     it; where that driver need not be there, the vendor's name, its first word, has to do.
     """
-    return model == known if is_named else model.split()[:1] == known.split()[:1]
+    return known in catalog.names(gpu) if is_named else gpu.model.split()[:1] == known.split()[:1]
 
 
 def forget(engine, gpu, test=False):

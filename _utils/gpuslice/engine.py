@@ -226,12 +226,20 @@ class Engine:
     def plan(self, pillar):
         """The plan that a pillar leads to on this host."""
         policy = self.policy(pillar)
-        return self.reconciler(policy).plan(self.targets(policy))
+        return self._remarked(self.reconciler(policy).plan(self.targets(policy)), policy)
+
+    def remarks(self, policy):
+        """What is odd about a policy on this host and no mistake, as sentences. No device is opened for it."""
+        return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)]
+
+    def _remarked(self, plan, policy):
+        return replace(plan, notes=(*plan.notes, *self.remarks(policy)))
 
     def apply(self, pillar):
         """Bring the host to its pillar. Returns :class:`gpuslice.reconcile.Result`."""
         policy = self.policy(pillar)
         result = self.reconciler(policy).apply(self.targets(policy))
+        result.plan = self._remarked(result.plan, policy)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))

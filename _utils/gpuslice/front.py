@@ -88,13 +88,25 @@ def run(engine, targets, test, force=None, permissions=None):
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 
 
-def validated(pillar):
-    """A dict: ``result`` whether the pillar is valid, and ``mistakes``, each a sentence with its path."""
+def validated(pillar, opts):
+    """
+    A dict: ``result`` whether the pillar is valid, ``mistakes``, each a sentence with its path, and ``warnings`` where there are
+    any. Which GPUs there are is read from the system's files, and what they have is not read at all.
+
+    :param opts: ``__opts__`` of the loader file.
+    """
     try:
-        policy.parse(dict(pillar))
+        parsed = policy.parse(dict(pillar))
     except errors.PolicyError as err:
         return {"result": False, "mistakes": err.mistakes or [str(err)]}
-    return {"result": True, "mistakes": []}
+    answer = {"result": True, "mistakes": []}
+    try:
+        with Engine(opts.get("gpu_slicing")) as made:
+            odd = policy.unmatched(parsed, made.gpus)
+    except errors.GpuSliceError as err:
+        odd = [f"Whether each rule matches a GPU of this host can't be told: {err}"]
+    warnings = [*parsed.warnings, *odd]
+    return {**answer, "warnings": warnings} if warnings else answer
 
 
 def announcer(opts, salt):
@@ -145,12 +157,13 @@ def state(name, kwargs, refused, function, *args, **given):
 
 def targets(engine, pillar):
     """What the pillar wants of each GPU, as lines of text."""
-    wanted = engine.targets(engine.policy(pillar))
+    wanted = engine.targets(checked := engine.policy(pillar))
     if not engine.gpus:
         return ["This host has no GPU."]
     if not wanted:
         return [f"containers_gpu_slicing:enabled is false: {len(engine.gpus)} GPUs are left alone."]
-    return [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in wanted]
+    lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in wanted]
+    return lines + engine.remarks(checked)
 
 
 _COLUMNS = ("GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")

@@ -408,8 +408,8 @@ def select(gpus, method="auto", devices=()):
     :param gpus: GPUs of the host. :param method: ``auto`` (all) or ``manual`` (only those in ``devices``).
     :param devices: PCI addresses in any form that :func:`gpuslice.addresses.normalize` takes, or UUIDs of GPUs.
     :return: (gpus in the order of the host, warnings).
-    :raises errors.DeviceNotFound: one of the devices is not on the host. :raises errors.PolicyError: not an address, or
-        an unknown method.
+    :raises errors.DeviceNotFound: one of the devices is not on the host. :raises errors.PolicyError: not an address, the UUID of
+        more than one GPU, or an unknown method.
     """
     if method == "auto":
         return list(gpus), []
@@ -418,7 +418,7 @@ def select(gpus, method="auto", devices=()):
     wanted, warnings, missing = set(), [], []
     for device in devices:
         if addresses.is_uuid(device):
-            address = next((gpu.address for gpu in gpus if gpu.uuid.lower() == device.strip().lower()), None)
+            address = address_of(gpus, device)
         else:
             address, warning = addresses.normalize(device)
             warnings += [warning] if warning else []
@@ -429,6 +429,22 @@ def select(gpus, method="auto", devices=()):
     if missing:
         raise _not_found(gpus, missing)
     return [gpu for gpu in gpus if gpu.address in wanted], warnings
+
+
+def address_of(gpus, uuid, where=""):
+    """
+    PCI address of the GPU with that UUID, None where no GPU has it.
+
+    :param where: pillar path of the UUID, for the message. :raises errors.PolicyError: two GPUs have it, as boards do that were
+        flashed with one image, or virtual machines that were cloned: which one is meant can't be told.
+    """
+    found = [gpu.address for gpu in gpus if gpu.uuid and gpu.uuid.lower() == uuid.strip().lower()]
+    if len(found) > 1:
+        raise errors.PolicyError(
+            f"{f'{where} names ' if where else ''}{uuid.strip()}, which is the UUID of {' and '.join(found)}.",
+            todo="Name the GPU by its PCI address instead.",
+        )
+    return found[0] if found else None
 
 
 def _not_found(gpus, missing):

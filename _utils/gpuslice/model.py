@@ -21,7 +21,8 @@ class Gpu:
     :ivar vendor: ``nvidia``, ``amd`` or ``intel``.
     :ivar device_id: PCI device id, four lower-case hex digits.
     :ivar subsystem_id: ``vvvv:dddd`` of the subsystem, lower case, "" when unknown.
-    :ivar model: product name with its vendor, ``NVIDIA A100-SXM4-40GB``: what ``match: {model: ...}`` is compared with.
+    :ivar model: product name with its vendor, ``NVIDIA A100-SXM4-40GB``, as the catalog has it. ``match: {model: ...}`` is
+        compared with it, with ``name`` and with former names of the catalog.
     :ivar name: what the system itself calls the device (driver or PCI database); the model where it has no name.
     :ivar catalog_key: the catalog's entry, ``a100-40gb``; "" for a GPU the catalog does not know.
     :ivar memory_mib: memory of the board in MiB as the catalog has it, None when unknown.

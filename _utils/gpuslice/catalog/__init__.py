@@ -12,12 +12,29 @@ from functools import cache
 VENDORS = {"10de": ("nvidia", "NVIDIA"), "1002": ("amd", "AMD"), "8086": ("intel", "Intel")}
 
 
-def _models(vendor_id):
+def _module(vendor_id):
     """
-    The table of a vendor in :data:`VENDORS`. It is imported when a device of that vendor is met: a host has the GPUs of one
+    The tables of a vendor in :data:`VENDORS`. They are imported when a device of that vendor is met: a host has the GPUs of one
     vendor or none, and the tables are most of what the grain would have to load (or to compile, as Salt removes bytecode).
     """
-    return importlib.import_module(f"{__name__}.{VENDORS[vendor_id][0]}").MODELS
+    return importlib.import_module(f"{__name__}.{VENDORS[vendor_id][0]}")
+
+
+def _models(vendor_id):
+    return _module(vendor_id).MODELS
+
+
+def names(gpu):
+    """
+    The names under which a pillar or a record may mean a model: the catalog's, the system's own, and those that earlier versions
+    of the catalog had. ``gpu``: :class:`gpuslice.model.Gpu`.
+    """
+    found = {gpu.model, gpu.name}
+    if gpu.vendor != "nvidia" or not gpu.catalog_key:
+        return found
+    found.update(f"NVIDIA {name}" for name in _module("10de").former_names(gpu.device_id))
+    # The driver prints these without their maker.
+    return found | {name.removeprefix("NVIDIA ") for name in found if name.startswith(("NVIDIA Tesla ", "NVIDIA Quadro "))}
 
 
 @cache
@@ -53,8 +70,10 @@ def lookup(vendor_id, device_id, subsystem_id=""):
     candidates = _index(vendor_id).get(device_id) if vendor_id in VENDORS else None
     if not candidates:
         return None
-    models = _models(vendor_id)
+    module, models = _module(vendor_id), _models(vendor_id)
     key, product, is_vf = _choose(models, candidates, subsystem_id)
+    if key and hasattr(module, "product"):
+        product = module.product(key, device_id, subsystem_id)
     entry = models.get(key, {})
     names = [key] if key else [name for name, _, _ in candidates]
     vendor, brand = VENDORS[vendor_id]

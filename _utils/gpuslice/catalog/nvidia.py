@@ -9,7 +9,8 @@ Columns of :data:`MODELS`:
 
 ==================  ===========================================================================================
 title               the boards that the entry covers, for people
-device_ids          PCI device id (four lower-case hex digits) -> product name as the driver prints it, without "NVIDIA"
+device_ids          PCI device id (four lower-case hex digits) -> product name as the driver prints it, without "NVIDIA"; the
+                    subsystem may decide otherwise, see :func:`product`
 subsystem_ids       device halves of the PCI subsystem id that select this entry where boards share a device id; () = any
 architecture        ``volta``, ``ampere``, ``hopper``, ...
 compute_capability  CUDA compute capability, ``"8.0"``
@@ -207,7 +208,13 @@ MODELS = {
     },
     "h100-80gb": {
         "title": "H100 80GB (SXM5, PCIe) and H800 80GB",
-        "device_ids": {"2330": "H100 80GB HBM3", "2331": "H100 PCIe", "2336": "H100", "2322": "H800 PCIe", "2324": "H800"},
+        "device_ids": {
+            "2330": "H100 80GB HBM3",
+            "2331": "H100 PCIe",
+            "2336": "H100 80GB HBM2e",
+            "2322": "H800 PCIe",
+            "2324": "H800",
+        },
         "subsystem_ids": (),
         "architecture": "hopper", "compute_capability": "9.0",
         "memory_gb": 80, "total_mib": 81559,
@@ -219,7 +226,7 @@ MODELS = {
     },
     "h100-94gb": {
         "title": "H100 NVL 94GB, H100 SXM5 94GB, H800 NVL 94GB",
-        "device_ids": {"2321": "H100 NVL", "2339": "H100 94GB HBM3", "233a": "H800 NVL"},
+        "device_ids": {"2321": "H100 NVL", "2339": "H100", "233a": "H800 NVL"},
         "subsystem_ids": (),
         "architecture": "hopper", "compute_capability": "9.0",
         "memory_gb": 94, "total_mib": 95830,
@@ -234,7 +241,7 @@ MODELS = {
         "device_ids": {
             "2338": "H100 96GB HBM3",
             "233d": "H100 96GB",
-            "2342": "GH200 96GB",
+            "2342": "GH200 120GB",
             "2345": "GH200",
             "2329": "H20",
             "230e": "H20 NVL16",
@@ -338,10 +345,31 @@ MODELS = {
     },
 }
 
+#: (PCI device id, device half of the PCI subsystem id) -> product name, where the driver prints another one than for the rest of
+#: the boards with that device id. GH200 are named after the memory of their processor.
+_NAMES_BY_SUBSYSTEM = {
+    ("1fb0", "1485"): "DGX Display",
+    ("20b0", "1450"): "A100-PG509-200",
+    ("20b2", "1625"): "PG509-210",
+    ("20f5", "179a"): "A800 80GB PCIe LC",
+    ("2342", "1809"): "GH200 480GB",
+}
+
+#: PCI device id -> names that this catalog had for it before. Pillars and records may have them.
+_FORMER_NAMES = {
+    "20b0": ("A100-SXM4-40GB",),
+    "20b2": ("A100-SXM4-80GB",),
+    "20f5": ("A800 80GB PCIe",),
+    "2336": ("H100",),
+    "2339": ("H100 94GB HBM3",),
+    "2342": ("GH200 96GB",),
+}
+
 #: Boards without MIG: key -> (product names by device id, subsystem ids, architecture, compute capability, memory in GB).
 _BOARDS_WITHOUT_MIG = {
     "a10": ({"2236": "A10"}, (), "ampere", "8.6", 24),
     "a10g": ({"2237": "A10G"}, (), "ampere", "8.6", 24),
+    "a10m": ({"2238": "A10M"}, (), "ampere", "8.6", 20),
     "a16": ({"25b6": "A16"}, ("14a9",), "ampere", "8.6", 16),
     "a2": ({"25b6": "A2"}, ("157e",), "ampere", "8.6", 16),
     "a40": ({"2235": "A40"}, (), "ampere", "8.6", 48),
@@ -366,6 +394,7 @@ _BOARDS_WITHOUT_MIG = {
     "rtx-4000-ada": ({"27b2": "RTX 4000 Ada Generation", "27b0": "RTX 4000 SFF Ada Generation"}, (), "ada", "8.9", 20),
     "rtx-4500-ada": ({"27b1": "RTX 4500 Ada Generation"}, (), "ada", "8.9", 24),
     "rtx-5000-ada": ({"26b2": "RTX 5000 Ada Generation"}, (), "ada", "8.9", 32),
+    "rtx-5880-ada": ({"26b3": "RTX 5880 Ada Generation"}, (), "ada", "8.9", 48),
     "rtx-6000-ada": ({"26b1": "RTX 6000 Ada Generation"}, (), "ada", "8.9", 48),
     "rtx-a2000-12gb": ({"2571": "RTX A2000 12GB"}, (), "ampere", "8.6", 12),
     "rtx-a2000-6gb": ({"2531": "RTX A2000"}, (), "ampere", "8.6", 6),
@@ -374,6 +403,7 @@ _BOARDS_WITHOUT_MIG = {
     "rtx-a5000": ({"2231": "RTX A5000"}, (), "ampere", "8.6", 24),
     "rtx-a5500": ({"2233": "RTX A5500"}, (), "ampere", "8.6", 24),
     "rtx-a6000": ({"2230": "RTX A6000"}, (), "ampere", "8.6", 48),
+    "t1000": ({"1fb0": "T1000"}, (), "turing", "7.5", 4),
     "t4": ({"1eb8": "Tesla T4"}, (), "turing", "7.5", 16),
     "t40": ({"1e38": "Tesla T40 24GB"}, (), "turing", "7.5", 24),
     "titan-rtx": ({"1e02": "TITAN RTX"}, (), "turing", "7.5", 24),
@@ -696,6 +726,17 @@ def mig_table(key):
         for name, enum, identity, slices, size, starts, count, memory, sm, engines in MIG_PROFILES[key]
     )
     return MigTable(model["slots"], model["compute"], profiles)
+
+
+def product(key, device_id, subsystem_id=""):
+    """Name of a model's board as the driver prints it, without "NVIDIA"; ``subsystem_id`` is ``vvvv:dddd``, "" when unknown."""
+    other = _NAMES_BY_SUBSYSTEM.get((device_id, subsystem_id.lower().rpartition(":")[2]))
+    return other or MODELS[key]["device_ids"][device_id]
+
+
+def former_names(device_id):
+    """Names, without "NVIDIA", that earlier versions of this catalog gave the boards with that PCI device id."""
+    return _FORMER_NAMES.get(device_id, ())
 
 
 def profile_names(key):

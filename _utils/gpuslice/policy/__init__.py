@@ -7,6 +7,7 @@ layout in any form that users write, ``export_rules`` goes the other way.
 
 from gpuslice.policy.assign import Target
 from gpuslice.policy.assign import targets
+from gpuslice.policy.assign import unmatched
 from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
@@ -29,4 +30,5 @@ __all__ = [
     "parse",
     "section",
     "targets",
+    "unmatched",
 ]

@@ -6,7 +6,10 @@ import fnmatch
 from dataclasses import dataclass
 from dataclasses import field
 
+from gpuslice import addresses
+from gpuslice import catalog
 from gpuslice import errors
+from gpuslice import inventory
 from gpuslice.model import Gpu
 from gpuslice.policy import schema
 from gpuslice.policy.build import DISCOVERY
@@ -55,7 +58,8 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES, why_not=None
     :param why_not: function of a GPU and a technology that it lacks: (why, whether the host's configuration is to blame instead
         of the hardware). Then it is a mistake also where only a host-wide strategy reached the GPU.
     :return: one :class:`Target` for each GPU, in their order. Raises :class:`errors.DeviceNotFound` when the policy names GPUs
-        that are not there, and :class:`errors.Unsupported` when one that it names, or this version, can't do what is wanted.
+        that are not there, :class:`errors.PolicyError` when a UUID means two of them, and :class:`errors.Unsupported` when a GPU
+        that it names, or this version, can't do what is wanted.
     """
     if not policy.enabled:
         return [Target(gpu, None, reason=f"{SLICING}:enabled is false") for gpu in gpus]
@@ -69,6 +73,23 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES, why_not=None
         sentences = dict.fromkeys(text for _, text in refused)
         raise errors.Unsupported(" ".join(sentences), address, "Change the strategy in the pillar.")
     return made
+
+
+def unmatched(policy, gpus):
+    """
+    A sentence for each rule that holds for no GPU of this host: a typing mistake in it would leave its GPUs as they are.
+
+    :param gpus: all GPUs of the host. A host without any has nothing to compare with.
+    """
+    if not policy.enabled or not gpus:
+        return []
+    blind = any(not gpu.uuid for gpu in gpus)
+    here = ", ".join(dict.fromkeys(gpu.model for gpu in gpus))
+    return [
+        f"{rule.path} matches no GPU of this host, which has {here}."
+        for rule in policy.rules
+        if not any(_matches(rule.match, gpu) for gpu in gpus) and not (blind and "uuid" in rule.match)
+    ]
 
 
 def _target(policy, gpu, environment, available, refused, why_not):
@@ -172,7 +193,9 @@ def _matches(match, gpu):
             return False
         if key == "vendor" and gpu.vendor != wanted:
             return False
-        if key in ("model", "name") and not _like(getattr(gpu, key), wanted):
+        if key == "name" and not _like(gpu.name, wanted):
+            return False
+        if key == "model" and not any(_like(name, wanted) for name in catalog.names(gpu)):
             return False
     return True
 
@@ -184,20 +207,30 @@ def _like(text, pattern):
 
 def _check_present(policy, gpus):
     """Every GPU that is named by address or UUID must be there: a typing mistake would silently leave a GPU unsliced."""
-    addresses = {gpu.address for gpu in gpus}
-    uuids = {gpu.uuid.lower() for gpu in gpus if gpu.uuid}
-    missing = [
-        f"{DISCOVERY}:devices names {each}" for each in policy.devices if each not in addresses and each.lower() not in uuids
-    ]
+    there = {gpu.address for gpu in gpus}
+    missing = [f"{DISCOVERY}:devices names {each}" for each in policy.devices if not _is_there(each, there, gpus)]
     for rule in policy.rules:
         address, uuid = rule.match.get("pci"), rule.match.get("uuid")
         # In manual mode such a rule was warned about and has no effect.
-        if address and address not in addresses and (policy.method == "auto" or address in policy.devices):
+        if address and address not in there and (policy.method == "auto" or address in policy.devices):
             missing.append(f"{rule.path}:match:pci names {address}")
-        if uuid and uuid.lower() not in uuids:
+        if uuid and not _is_known(uuid, gpus, rule):
             missing.append(f"{rule.path}:match:uuid names {uuid}")
     if missing:
         raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=_inventory(gpus))
+
+
+def _is_known(uuid, gpus, rule):
+    if "pci" in rule.match:
+        # With an address beside it, a UUID that two GPUs have still means one of them.
+        return any(gpu.uuid.lower() == uuid.lower() for gpu in gpus)
+    return inventory.address_of(gpus, uuid, f"{rule.path}:match:uuid") is not None
+
+
+def _is_there(device, there, gpus):
+    if addresses.is_uuid(device):
+        return inventory.address_of(gpus, device, f"{DISCOVERY}:devices") is not None
+    return device in there
 
 
 def _inventory(gpus):

@@ -41,7 +41,7 @@ A GPU:
 model             key of the catalog, such as ``a100-40gb``; or give vendor and device
 vendor, device    PCI ids, four hexadecimal digits (those of the model's first board); vendor may be nvidia, amd, intel
 address           PCI address, needed
-uuid              ``GPU-...`` (made from the host's name and the address)
+uuid              ``GPU-...`` (made from the host's name and the address); two GPUs may say the same, as it happens
 minor             number of the device node ``/dev/nvidia<minor>`` (position among the NVIDIA GPUs listed)
 numa_node         (0)
 subsystem_id      ``vvvv:dddd`` ("")
@@ -396,7 +396,6 @@ def _gpus(raw, host, mistakes):
         gpu = _gpu(entry, f"gpus[{number}]", host, minor, mistakes)
         minor += gpu["vendor"] == "10de"
         found.append(gpu)
-    _unique([g["uuid"] for g in found], "UUID", mistakes)
     return sorted(found, key=lambda g: g["address"])
 
 
@@ -485,7 +484,7 @@ def _board(raw, path, mistakes):
     model = nvidia.MODELS.get(key, {})
     if model and device not in model["device_ids"]:
         mistakes.note(f"{path}.device", f"{device!r} is no board of {key}: {', '.join(model['device_ids'])}")
-    product = model.get("device_ids", {}).get(device, "")
+    product = nvidia.product(key, device, subsystem) if device in model.get("device_ids", {}) else ""
     known = {} if model else _looked_up(vendor, device, subsystem)
     default_name = f"NVIDIA {product}" if product else known.get("name") or f"{_VENDOR_WORDS.get(vendor, vendor)} {device}"
     memory = model.get("total_mib") or (model.get("memory_gb") or 0) * 1024 or known.get("memory_mib") or 0
