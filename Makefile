@@ -3,6 +3,7 @@
 #   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
 #   make test-salt3006   unit and functional tests on the older Salt
+#   make mutation        which share of small defects the tests notice, by file
 # PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest.
 
 USABLE := import sys, venv; sys.exit(not sys.version_info >= (3, 10))
@@ -22,12 +23,13 @@ STAMP := $(VENV)/.installed
 STAMP3006 := $(VENV3006)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+MUTATION_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow unit lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+.PHONY: help venv test test-slow unit mutation lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
 
 # $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
 define make_venv
@@ -58,6 +60,10 @@ test-slow: $(STAMP)
 
 unit: $(STAMP)
 	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+
+# An hour or two on two processors: what each test reaches is learned first, and kept in build/mutation.
+mutation: $(STAMP)
+	$(VENV)/bin/python -m tests.mutation $(MUTATION_ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .

@@ -9,6 +9,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu"
 
 
@@ -22,6 +23,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def devices():
     """
     The GPUs of this host, as in the grain ``gpu``, each with its UUID and live state.
@@ -38,6 +40,7 @@ def devices():
         return engine.devices()
 
 
+@_checked
 def device(gpu):
     """
     One GPU of this host.
@@ -58,6 +61,7 @@ def device(gpu):
         return next(found for found in engine.devices() if found["address"] == address)
 
 
+@_checked
 def slices(gpu=None):
     """
     The slices that consumers can be given.
@@ -78,6 +82,7 @@ def slices(gpu=None):
         return engine.slices(gpu)
 
 
+@_checked
 def capabilities():
     """
     Which slicing technologies each GPU can do.
@@ -94,6 +99,7 @@ def capabilities():
         return {gpu.address: list(gpu.capabilities) for gpu in engine.gpus}
 
 
+@_checked
 def holders(gpu):
     """
     The processes that hold a GPU open, with systemd unit and container.
@@ -113,6 +119,7 @@ def holders(gpu):
         return engine.holders(gpu)
 
 
+@_checked
 def health(gpu=None):
     """
     What is wrong with the GPUs: off the bus, owed reset, uncorrected ECC errors, failed row remapping.
@@ -132,6 +139,7 @@ def health(gpu=None):
         return engine.health(gpu)
 
 
+@_checked
 def map_(gpu=None):
     """
     The memory slices of each GPU, drawn as a line of text. A GPU instance that is not filled by one compute instance has its
@@ -152,6 +160,7 @@ def map_(gpu=None):
         return engine.maps(gpu)
 
 
+@_checked
 def table(gpu=None):
     """
     The slices as a table for people.
@@ -171,6 +180,7 @@ def table(gpu=None):
         return front.table(engine.slices(gpu))
 
 
+@_checked
 def reset(gpu, test=False):
     """
     Reset a GPU that owes one because its mode change is pending. Any other GPU is refused: a reset ends everything on it.

@@ -15,6 +15,7 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import boot
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_boot"
 
 
@@ -32,6 +33,7 @@ def _unit(engine):
     return boot.unit_text(os.path.dirname(os.path.abspath(__opts__["conf_file"])), engine.host.state_dir)
 
 
+@_checked
 def replay(test=False, wait=60, force=False):
     """
     Bring every GPU back to its last verified layout. What is right already is kept, what is in use is never ended, and the host
@@ -55,12 +57,11 @@ def replay(test=False, wait=60, force=False):
         salt-call --local gpu_boot.replay
         salt 'gpu*' gpu_boot.replay test=True
     """
-    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= 600:
-        raise CommandExecutionError(f"wait must be a number of seconds from 0 to 600, not {wait!r}.")
     with _engine() as engine:
         return boot.replay(engine, test, wait, force)
 
 
+@_checked
 def status():
     """
     What a boot would bring back, how the last replay ended, and whether the unit is enabled. Nothing is changed.
@@ -78,6 +79,7 @@ def status():
         return boot.status(engine, _unit(engine))
 
 
+@_checked
 def forget(gpu, test=False):
     """
     Bring a GPU back no more at a boot, until a layout of it is verified again. What it has now stays.
@@ -100,6 +102,7 @@ def forget(gpu, test=False):
         return boot.forget(engine, gpu, test)
 
 
+@_checked
 def enable(test=False):
     """
     Write ``gpu-slicing.service`` and enable it, so that every boot brings the slices back.
@@ -119,6 +122,7 @@ def enable(test=False):
         return boot.enable(engine, _unit(engine), test)
 
 
+@_checked
 def disable(test=False):
     """
     Remove ``gpu-slicing.service``: a boot brings no slices back.
@@ -138,6 +142,7 @@ def disable(test=False):
         return boot.disable(engine, test)
 
 
+@_checked
 def cmdline():
     """
     Which parameters the running kernel lacks for IOMMU and SR-IOV. Nothing is changed.

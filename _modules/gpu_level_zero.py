@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_level_zero"
 
 
@@ -23,6 +24,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def status(gpu):
     """
     What is set on a GPU.
@@ -45,6 +47,7 @@ def status(gpu):
         return {**tool.shown(tool.layout(state)), "environment": tool.environment(state)}
 
 
+@_checked
 def configure(
     gpu,
     partitions=None,
@@ -108,6 +111,7 @@ def configure(
         return front.run(engine, [target], test, force)
 
 
+@_checked
 def clear(gpu, force=False, test=False):
     """
     Take back everything that was set: environment files, CCS mode, scheduling properties, limits of memory.

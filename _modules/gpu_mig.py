@@ -9,6 +9,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_mig"
 
 
@@ -22,6 +23,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def profiles(gpu):
     """
     The MIG profiles of a GPU.
@@ -43,6 +45,7 @@ def profiles(gpu):
         return tool.profiles(one)
 
 
+@_checked
 def mode(gpu):
     """
     The MIG mode of a GPU.
@@ -64,6 +67,7 @@ def mode(gpu):
         return {"current": state.current, "pending": state.pending}
 
 
+@_checked
 def set_mode(gpu, enabled, force=False, test=False):
     """
     Enable or disable MIG mode. Disabling destroys the instances first. On GPUs that need it, only this GPU is reset.
@@ -88,12 +92,11 @@ def set_mode(gpu, enabled, force=False, test=False):
 
         salt gpu7 gpu_mig.set_mode '0000:1b:00.0' True
     """
-    if not isinstance(enabled, bool):
-        raise CommandExecutionError(f"enabled must be True or False, not {enabled!r}.")
     with _engine() as engine:
         return front.run(engine, [engine.mode_target(gpu, enabled)], test, force)
 
 
+@_checked
 def instances(gpu):
     """
     The instances of a GPU.
@@ -114,6 +117,7 @@ def instances(gpu):
         return engine.slices(one.address)
 
 
+@_checked
 def create(gpu, profile, start=None, force=False, test=False):
     """
     Create one more instance; the others stay as they are. Two calls make two, also when they come at once; one that was killed
@@ -146,6 +150,7 @@ def create(gpu, profile, start=None, force=False, test=False):
         return front.run(engine, [engine.added_target(gpu, profile, start)], test, force)
 
 
+@_checked
 def destroy(gpu, instance, force=False, test=False):
     """
     Destroy one instance. One that is not there any more when its turn comes is refused.
@@ -175,6 +180,7 @@ def destroy(gpu, instance, force=False, test=False):
         return front.run(engine, [engine.removed_target(gpu, instance)], test, force)
 
 
+@_checked
 def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     """
     Give a GPU exactly this layout, keeping every instance that it needs already.

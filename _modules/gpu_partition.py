@@ -11,6 +11,8 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import errors
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
+_checked_all = front.checked(CommandExecutionError, gpu="gpus")
 __virtualname__ = "gpu_partition"
 
 
@@ -32,12 +34,11 @@ def _targets(engine, gpu, settings):
             raise CommandExecutionError("This host has no GPU with partition modes.")
     else:
         named = list(gpu) if isinstance(gpu, list | tuple) else [gpu]
-    if not named:
-        raise CommandExecutionError("No GPU is named: give a PCI address, a list of them, or all.")
     found = [engine.target("partition", one, settings) for one in named]
     return [target for _, target in sorted({target.gpu.address: target for target in found}.items())]
 
 
+@_checked
 def modes(gpu=None):
     """
     The partition modes of GPUs.
@@ -69,6 +70,7 @@ def modes(gpu=None):
         return found
 
 
+@_checked
 def partitions(gpu):
     """
     The partitions of a GPU.
@@ -89,6 +91,7 @@ def partitions(gpu):
         return [part.as_dict() for part in tool.slices(one, tool.observe(one))]
 
 
+@_checked_all
 def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=False):
     """
     Set the compute mode, the memory mode, or both.
@@ -124,10 +127,11 @@ def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=Fal
     if compute is None and memory is None:
         raise CommandExecutionError("Give compute, memory or both; 'gpu_partition.modes' lists what a GPU has.")
     with _engine() as engine:
-        settings = {"compute": compute, "memory": memory, "reload": front.truth("reload", reload)}
+        settings = {"compute": compute, "memory": memory, "reload": reload}
         return front.run(engine, _targets(engine, gpu, settings), test, force, __pillar__)
 
 
+@_checked_all
 def reset(gpu, reload=False, force=False, test=False):
     """
     Remove the partitions: compute mode SPX and memory mode NPS1, one GPU in one piece.

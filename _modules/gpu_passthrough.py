@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_passthrough"
 
 
@@ -23,6 +24,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def status(gpu):
     """
     What driver has a GPU, and with what it shares its IOMMU group.
@@ -44,6 +46,7 @@ def status(gpu):
         return {**tool.shown(tool.layout(tool.observe(one))), "group": tool.group(one)}
 
 
+@_checked
 def bind(gpu, force=False, test=False):
     """
     Give a GPU to virtual machines: bind it to vfio-pci. Refused while the GPU is in use or sliced, or its IOMMU group is shared
@@ -70,6 +73,7 @@ def bind(gpu, force=False, test=False):
         return front.run(engine, [engine.target("passthrough", gpu, {"bound": True})], test, force)
 
 
+@_checked
 def release(gpu, force=False, test=False):
     """
     Take a GPU back from virtual machines: bind it to the driver that it had before. Refused while a virtual machine has it.

@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_slicing"
 
 
@@ -25,6 +26,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def plan(pillar=None):
     """
     Show what would be done to bring this host to its pillar; nothing is changed.
@@ -41,9 +43,10 @@ def plan(pillar=None):
         salt 'gpu*' gpu_slicing.plan
     """
     with _engine() as engine:
-        return engine.plan(pillar or __pillar__).text()
+        return engine.plan(front.pillar(pillar, __pillar__)).text()
 
 
+@_checked
 def apply(pillar=None, test=False):
     """
     Bring this host to its pillar.
@@ -66,10 +69,11 @@ def apply(pillar=None, test=False):
     """
     with _engine() as engine:
         if test:
-            return front.planned(engine.plan(pillar or __pillar__))
-        return front.done(engine.apply(pillar or __pillar__))
+            return front.planned(engine.plan(front.pillar(pillar, __pillar__)))
+        return front.done(engine.apply(front.pillar(pillar, __pillar__)))
 
 
+@_checked
 def check(pillar=None):
     """
     Read the hardware and compare it with the pillar; nothing is changed.
@@ -86,10 +90,11 @@ def check(pillar=None):
         salt 'gpu*' gpu_slicing.check
     """
     with _engine() as engine:
-        found = front.planned(engine.plan(pillar or __pillar__))
+        found = front.planned(engine.plan(front.pillar(pillar, __pillar__)))
         return {**found, "result": found.get("result", False)}
 
 
+@_checked
 def targets(pillar=None):
     """
     What the pillar wants of each GPU of this host, and why; the slices themselves are not read.
@@ -106,9 +111,10 @@ def targets(pillar=None):
         salt 'gpu*' gpu_slicing.targets
     """
     with _engine() as engine:
-        return front.targets(engine, pillar or __pillar__)
+        return front.targets(engine, front.pillar(pillar, __pillar__))
 
 
+@_checked
 def validate(pillar=None):
     """
     Check the pillar itself: every mistake at once, each with its pillar path. What the GPUs have is not read; a rule that
@@ -126,9 +132,10 @@ def validate(pillar=None):
 
         salt 'gpu*' gpu_slicing.validate
     """
-    return front.validated(pillar or __pillar__, __opts__)
+    return front.validated(front.pillar(pillar, __pillar__), __opts__)
 
 
+@_checked
 def rollback(generation=None, test=False):
     """
     Bring back an earlier layout of the GPUs that a change touched.
@@ -152,6 +159,7 @@ def rollback(generation=None, test=False):
         return front.run(engine, engine.rollback_targets(generation), test, permissions=__pillar__)
 
 
+@_checked
 def history(full=False):
     """
     The last changes of this host, oldest first.
@@ -171,6 +179,7 @@ def history(full=False):
         return [entry if full else front.brief(entry) for entry in engine.history()]
 
 
+@_checked
 def export(form="pillar"):
     """
     Describe what this host has now, to adopt a host that was sliced by hand: put the pillar under version control, and the

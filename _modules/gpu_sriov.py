@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import front
 from gpuslice import policy
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_sriov"
 
 
@@ -23,6 +24,7 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+@_checked
 def vfs(gpu):
     """
     The virtual functions of a GPU.
@@ -45,6 +47,7 @@ def vfs(gpu):
         return tool.report(one, tool.observe(one))
 
 
+@_checked
 def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=None, reload_driver=False, force=False, test=False):
     """
     Give a GPU this number of virtual functions. Where their number or memory changes, all are made anew, for which none may be in
@@ -92,11 +95,12 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     written.update({key: value for key, value in (("scheduling", scheduling), ("vfs", vfs)) if value is not None})
     with _engine() as engine:
         settings = policy.section("sriov", written)
-        if front.truth("reload_driver", reload_driver):
+        if reload_driver:
             settings["reload"] = True
         return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)
 
 
+@_checked
 def remove_vfs(gpu, reload_driver=False, force=False, test=False):
     """
     Remove all virtual functions of a GPU, and give its division back to the driver.
@@ -122,6 +126,6 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
         salt gpu7 gpu_sriov.remove_vfs '0000:3c:00.0'
     """
     with _engine() as engine:
-        reload = {"reload": True} if front.truth("reload_driver", reload_driver) else {}
+        reload = {"reload": True} if reload_driver else {}
         settings = {"vf_count": 0, "remove": True, **reload}
         return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)

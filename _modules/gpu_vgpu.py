@@ -12,6 +12,7 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice import policy
 
+_checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_vgpu"
 
 
@@ -47,6 +48,7 @@ def _license(gpu, settings, test):
         return front.run(engine, [engine.target("vgpu", each.address, checked) for each in sharing], test, False, __pillar__)
 
 
+@_checked
 def types(gpu):
     """
     The vGPU types of a GPU of a host.
@@ -68,6 +70,7 @@ def types(gpu):
         return tool.creatable(one)
 
 
+@_checked
 def status(gpu):
     """
     The vGPUs of a GPU of a host, or in a guest the licence of its vGPU.
@@ -89,6 +92,7 @@ def status(gpu):
         return tool.status(one)
 
 
+@_checked
 def vgpus(gpu):
     """
     The vGPUs of a GPU, with who uses them.
@@ -110,6 +114,7 @@ def vgpus(gpu):
         return [part.as_dict() for part in tool.slices(one, tool.observe(one))]
 
 
+@_checked
 def set_vgpus(gpu, profile=None, count=None, profiles=None, scheduler=None, force=False, test=False):
     """
     Give a GPU these vGPUs and no others; those of a wanted type stay.
@@ -146,6 +151,7 @@ def set_vgpus(gpu, profile=None, count=None, profiles=None, scheduler=None, forc
     return _set(gpu, test, force, profile=profile, count=count, profiles=profiles, scheduler=scheduler)
 
 
+@_checked
 def set_type(gpu, function, profile, force=False, test=False):
     """
     Make a vGPU of this type on one virtual function; the others stay as they are.
@@ -178,6 +184,7 @@ def set_type(gpu, function, profile, force=False, test=False):
         return front.run(engine, [engine.target("vgpu", gpu, {"difference": difference})], test, force, __pillar__)
 
 
+@_checked
 def remove(gpu, vgpu="all", force=False, test=False):
     """
     Remove one vGPU, or all of a GPU together with its virtual functions.
@@ -207,6 +214,7 @@ def remove(gpu, vgpu="all", force=False, test=False):
         return front.run(engine, [engine.target("vgpu", gpu, settings)], test, force, __pillar__)
 
 
+@_checked
 def set_license(gpu, license_server=None, license_port=None, feature=None, client_token=None, test=False):
     """
     In a guest: tell the licence service its server, or give it a client configuration token. All vGPUs of a guest share it.
@@ -241,6 +249,7 @@ def set_license(gpu, license_server=None, license_port=None, feature=None, clien
     return _license(gpu, {key: value for key, value in wanted.items() if value is not None}, test)
 
 
+@_checked
 def clear_license(gpu, test=False):
     """
     In a guest: take back what was set of the licence.

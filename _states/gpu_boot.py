@@ -37,7 +37,7 @@ def enabled(name, **kwargs):
 
         salt-call state.single gpu_boot.enabled slices test=True
     """
-    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.enable"], test=__opts__["test"])
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.enable"], test=front.testing(__opts__))
 
 
 def disabled(name, **kwargs):
@@ -53,4 +53,4 @@ def disabled(name, **kwargs):
 
         salt-call state.single gpu_boot.disabled slices
     """
-    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.disable"], test=__opts__["test"])
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_boot.disable"], test=front.testing(__opts__))

@@ -75,5 +75,5 @@ def configured(
         name if gpu is None else gpu,
         force=force,
         **wanted,
-        test=__opts__["test"],
+        test=front.testing(__opts__),
     )

@@ -59,7 +59,7 @@ def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs)
         profiles,
         force=force,
         compute_instances=compute_instances,
-        test=__opts__["test"],
+        test=front.testing(__opts__),
     )
 
 
@@ -93,5 +93,5 @@ def mode(name, enabled=True, force=False, gpu=None, **kwargs):
         name if gpu is None else gpu,
         enabled,
         force=force,
-        test=__opts__["test"],
+        test=front.testing(__opts__),
     )

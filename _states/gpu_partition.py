@@ -56,5 +56,5 @@ def mode(name, compute=None, memory=None, reload=False, force=False, gpu=None, *
         salt-call state.single gpu_partition.mode "'0000:05:00.0'" compute=CPX
     """
     wanted = {"compute": compute, "memory": memory, "reload": reload, "force": force}
-    target, test = name if gpu is None else gpu, __opts__["test"]
+    target, test = name if gpu is None else gpu, front.testing(__opts__)
     return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_partition.set_mode"], target, **wanted, test=test)

@@ -49,7 +49,7 @@ def bound(name, force=False, gpu=None, **kwargs):
         __salt__["gpu_passthrough.bind"],
         name if gpu is None else gpu,
         force=force,
-        test=__opts__["test"],
+        test=front.testing(__opts__),
     )
 
 
@@ -79,5 +79,5 @@ def released(name, force=False, gpu=None, **kwargs):
         __salt__["gpu_passthrough.release"],
         name if gpu is None else gpu,
         force=force,
-        test=__opts__["test"],
+        test=front.testing(__opts__),
     )

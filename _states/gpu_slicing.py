@@ -59,7 +59,7 @@ def converged(name, **kwargs):
 
         salt-call state.single gpu_slicing.converged gpus test=True
     """
-    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=__opts__["test"])
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=front.testing(__opts__))
 
 
 def validated(name, **kwargs):
@@ -81,7 +81,7 @@ def validated(name, **kwargs):
         found = __salt__["gpu_slicing.check"]()
     except CommandExecutionError as err:
         return front.failed(name, err)
-    if __opts__["test"] and found["changes"]:
+    if front.testing(__opts__) and found["changes"]:
         return {"name": name, "result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
     return {"name": name, "result": found["result"], "changes": {}, "comment": found["comment"]}
 

@@ -75,5 +75,5 @@ def vfs(
     """
     wanted = {"profile": profile, "autoprobe": autoprobe, "scheduling": scheduling, "vfs": vfs, "reload_driver": reload_driver}
     target = name if gpu is None else gpu
-    given = {**wanted, "force": force, "test": __opts__["test"]}
+    given = {**wanted, "force": force, "test": front.testing(__opts__)}
     return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_sriov.set_vfs"], target, count, **given)

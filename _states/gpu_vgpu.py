@@ -31,7 +31,7 @@ def __virtual__():
 
 def _run(name, kwargs, function, gpu, **given):
     target = name if gpu is None else gpu
-    return front.state(name, kwargs, CommandExecutionError, __salt__[function], target, **given, test=__opts__["test"])
+    return front.state(name, kwargs, CommandExecutionError, __salt__[function], target, **given, test=front.testing(__opts__))
 
 
 def present(name, profile=None, count=None, profiles=None, scheduler=None, force=False, gpu=None, **kwargs):

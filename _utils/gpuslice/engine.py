@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from gpuslice import addresses
+from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import inventory
 from gpuslice import job
@@ -117,12 +118,12 @@ class Engine:
     def slices(self, gpu=None):
         """Every slice, as dicts. A GPU that can't be read is told in the log and has none."""
         found, told = [], set()
-        for one in [self.gpu(gpu)] if gpu else self.gpus:
+        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
             for tool in self.techniques_of(one):
                 try:
                     found += [part.as_dict() for part in tool.slices(one, tool.observe(one))]
                 except errors.GpuSliceError as err:
-                    if gpu and not found:
+                    if gpu is not None and not found:
                         raise
                     if str(err) not in told:
                         log.warning("%s", err)
@@ -132,7 +133,7 @@ class Engine:
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text."""
         found = {}
-        for one in [self.gpu(gpu)] if gpu else self.gpus:
+        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
             for tool in self.techniques_of(one):
                 try:
                     drawing = tool.drawing(one, tool.observe(one))
@@ -145,7 +146,7 @@ class Engine:
     def health(self, gpu=None):
         """PCI address -> reasons why the GPU should not be sliced now; [] for a healthy one."""
         found = {}
-        for one in [self.gpu(gpu)] if gpu else self.gpus:
+        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
             for tool in self.techniques_of(one):
                 try:
                     reasons = tool.health(one)
@@ -304,8 +305,7 @@ class Engine:
     def layout_target(self, gpu, profiles, compute_instances=1):
         """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
         one, _ = self.mig(gpu)
-        if not isinstance(compute_instances, int) or isinstance(compute_instances, bool) or compute_instances < 1:
-            raise errors.PolicyError(f"compute_instances must be a whole number from 1 on, not {compute_instances!r}.")
+        arguments.check(compute_instances=compute_instances)
         return Target(one, "mig", {"entries": policies.entries(profiles), "compute_instances": compute_instances})
 
     def mode_target(self, gpu, enabled):
@@ -346,6 +346,8 @@ class Engine:
             (one that failed and was put back did not).
         :raises errors.PolicyError: there is no such generation; :raises errors.DeviceNotFound: a GPU of it is gone.
         """
+        if generation is not None:
+            arguments.check(generation=generation)
         journal = Journal(self.host)
         past = journal.history()
         if not past:
@@ -380,14 +382,13 @@ class Engine:
 
         :raises errors.PolicyError: another form.
         """
+        arguments.check(form=form)
         if form == "pillar":
             sections = {gpu.address: self._in_effect(gpu) for gpu in self.gpus}
             return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
-        if form == "mig-parted":
-            mig = self.tools.get("mig")
-            layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
-            return policies.export_mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
-        raise errors.PolicyError(f"There is no export form '{form}'.", todo="Use pillar or mig-parted.")
+        mig = self.tools.get("mig")
+        layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
+        return policies.export_mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
 
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""

@@ -3,10 +3,13 @@ What every loader file does around the engine: open it with the minion's options
 results as Salt shows them. Salt's classes are handed in, so that nothing here imports Salt.
 """
 
+import functools
+import inspect
 import logging
 import time
 from contextlib import contextmanager
 
+from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.engine import Engine
@@ -64,16 +67,42 @@ def done(result):
     return {**answer, "warnings": result.warnings} if result.warnings else answer
 
 
-def truth(name, value):
+def checked(refused, **kinds):
     """
-    An argument that permits something, True or False. Any text counts as true to Python, "false" as well.
+    A decorator for execution functions: before anything else each argument is checked by its name, see :mod:`gpuslice.arguments`.
 
-    :raises errors.PolicyError: it is something else.
+    :param refused: Salt's exception class for a refusal.
+    :param kinds: argument -> the name whose kind it has, where that is not its own.
     """
-    if not isinstance(value, bool):
-        wanted = "True or False is wanted, which YAML writes as true or false"
-        raise errors.PolicyError(f"{name} is {value!r}; {wanted}.", todo="Nothing was done.")
-    return value
+
+    def decorate(function):
+        signature = inspect.signature(function)
+
+        # Salt reads the arguments of what is wrapped.
+        @functools.wraps(function)
+        def call(*args, **given):
+            for name, value in signature.bind(*args, **given).arguments.items():
+                if value is None and signature.parameters[name].default is None:
+                    continue
+                try:
+                    arguments.check(**{kinds.get(name, name): value})
+                except errors.PolicyError as err:
+                    raise refused(str(err)) from err
+            return function(*args, **given)
+
+        return call
+
+    return decorate
+
+
+def testing(opts):
+    """Whether a state only says what it would do. Salt knows "not given" as well, which is no."""
+    return False if opts.get("test") is None else opts["test"]
+
+
+def pillar(given, own):
+    """The pillar to go by: the minion's own where none was given. An empty one is one too, which wants nothing."""
+    return own if given is None else given
 
 
 def run(engine, targets, test, force=None, permissions=None):
@@ -82,8 +111,6 @@ def run(engine, targets, test, force=None, permissions=None):
 
     :param permissions: the pillar, of which only the units and modules that may be stopped count.
     """
-    truth("force", force is not None and force)
-    truth("test", test)
     reconciler = engine.reconciler(force=force, permissions=permissions)
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 

@@ -13,6 +13,8 @@ import tokenize
 import pytest
 import yaml
 
+from gpuslice import arguments
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ENGINE = ROOT / "_utils" / "gpuslice"
 LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
@@ -309,3 +311,25 @@ def test_examples_of_state_single_name_a_text():
     for path in (*python_files(ROOT / "_states"), ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         assert not state_names_that_are_no_text(path.read_text(encoding="utf-8")), shown(path)
     assert state_names_that_are_no_text("salt-call state.single gpu_mig.mode '0000:41:00.0' enabled=False") == ["0000:41:00.0"]
+
+
+def unchecked_arguments(tree):
+    """Public functions of an execution module whose arguments are not checked, and arguments of which no kind is known."""
+    wrong = []
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        names = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+        if "_checked" not in {ast.unparse(each).removesuffix("_all") for each in node.decorator_list}:
+            wrong.append(f"{node.name} is not decorated with front.checked")
+        wrong += [f"{node.name}: gpuslice.arguments knows no kind of {name}" for name in names if not arguments.known(name)]
+    return wrong
+
+
+def test_every_argument_of_an_execution_function_is_checked_by_its_name():
+    assert broken(python_files(ROOT / "_modules"), unchecked_arguments) == []
+
+
+def test_rule_arguments_sees_a_missing_check_and_an_unknown_name():
+    source = "@_checked\ndef good(gpu, test=False):\n    pass\ndef bad(gpu):\n    pass\n@_checked\ndef odd(sesam):\n    pass\n"
+    assert len(unchecked_arguments(parsed(source))) == 2

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gpuslice import arguments
 from gpuslice import errors
 from gpuslice.policy import profiles
 from gpuslice.policy import schema
@@ -143,9 +144,18 @@ def _top(pillar, notes):
             notes.wrong(key, f"is not a known key. Did you mean '{near}'?")
     found = {}
     for key, each in schema.TOP.items():
-        value = check(each, pillar[key], key, notes) if key in pillar else {}
+        value = check(each, _possible(pillar[key], key), key, notes) if key in pillar else {}
         found[key] = {} if value is WRONG else value
     return found
+
+
+def _possible(value, path):
+    """A value that can be looked into to its end. Raises errors.PolicyError for one that is no setting at all."""
+    try:
+        arguments.refuse_odd(value, path)
+    except errors.PolicyError as err:
+        raise errors.PolicyError(str(err), mistakes=[str(err)]) from err
+    return value
 
 
 def _filled(each, written):
@@ -273,7 +283,7 @@ def section(technique, written):
     """
     notes, key = Notes(), schema.SECTIONS[technique]
     fields = {name: each for name, each in schema.SECTION_FIELDS[key].fields.items() if name != "enabled"}
-    made = check(schema.Field("map", fields=fields), written, key, notes)
+    made = check(schema.Field("map", fields=fields), _possible(written, key), key, notes)
     if notes.mistakes:
         raise errors.PolicyError(" ".join(notes.mistakes), mistakes=notes.mistakes)
     return made

@@ -8,9 +8,10 @@ import re
 from gpuslice import addresses
 from gpuslice import errors
 from gpuslice import secret
+from gpuslice.arguments import describe
+from gpuslice.arguments import printable
 from gpuslice.policy import profiles
 from gpuslice.policy import schema
-from gpuslice.policy.notes import describe
 from gpuslice.policy.notes import did_you_mean
 
 #: Returned for a value that is wrong, so that its key counts as not written.
@@ -95,7 +96,7 @@ def _check_numbered(field, value, path, notes):
         return WRONG
     made = {}
     for key, each in value.items():
-        number = key if type(key) is int else int(key) if isinstance(key, str) and key.isdigit() else 0
+        number = int(key) if type(key) is int or (isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key)) else 0
         if number < 1 or str(number) in made:
             why = "is given twice." if number else "is no number of a virtual function; they count from 1."
             notes.wrong(f"{path}:{key}", why)
@@ -147,6 +148,9 @@ def _check_int(field, value, path, notes):
 def _check_text(_, value, path, notes):
     if not isinstance(value, str):
         notes.wrong(path, f"is {describe(value)}; a text is wanted. Put it in quotes.")
+        return WRONG
+    if value != printable(value) and "\n" not in value:
+        notes.wrong(path, f"is {describe(value)}, which has a character in it that can't be printed.")
         return WRONG
     if value != value.strip() or "\n" in value:
         notes.wrong(path, "begins or ends with white space, or has a line break in it; write it without.")

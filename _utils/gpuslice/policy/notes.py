@@ -4,6 +4,8 @@ What is found while a pillar is read: mistakes and warnings, each with the pilla
 
 import difflib
 
+from gpuslice.arguments import printable
+
 
 class Notes:
     """Collects ``path: sentence`` lines; the same line is kept once, because a rule inherits the host's mistakes."""
@@ -22,26 +24,9 @@ class Notes:
 
     @staticmethod
     def _add(lines, path, text):
-        line = f"{path}: {text}"
+        line = printable(f"{path}: {text}")
         if line not in lines:
             lines.append(line)
-
-
-def describe(value):
-    """A value in words, with its type, so that a text '8' and a number 8 can be told apart in a message."""
-    if value is None:
-        return "empty"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text '{value}'"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return f"a {type(value).__name__}"
 
 
 def nearest(word, words, cutoff=0.6):

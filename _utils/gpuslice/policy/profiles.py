@@ -4,13 +4,16 @@ The three forms in which a MIG layout is written, and the one form that the engi
 
 import re
 
+from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import mig_profiles
+from gpuslice.arguments import describe
 from gpuslice.policy.notes import Notes
-from gpuslice.policy.notes import describe
 
 #: More instances than this of one profile is a slip of the finger on any GPU there is.
 MOST = 64
+#: Longer than any profile name with all that may stand around it.
+_LONGEST = 64
 
 
 def entries(profiles, gpu_instance_count=1, path="profiles"):
@@ -23,6 +26,7 @@ def entries(profiles, gpu_instance_count=1, path="profiles"):
     :return: ``[(canonical name without a pin, start or None, count)]`` in the order of first mention; equal ones are joined.
         Raises :class:`errors.PolicyError` with every mistake.
     """
+    arguments.refuse_odd(profiles, path)
     notes = Notes()
     written = check([profiles] if isinstance(profiles, str) else profiles, path, notes)
     if type(gpu_instance_count) is not int or not 1 <= gpu_instance_count <= MOST:
@@ -54,6 +58,9 @@ def check(value, path, notes):
 
 
 def _name(text, path, notes):
+    if isinstance(text, str) and len(text) > _LONGEST:
+        notes.wrong(path, f"is {describe(text)}, which is too long for a profile name.")
+        return None
     try:
         return mig_profiles.parse(text)
     except ValueError as err:
