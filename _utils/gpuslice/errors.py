@@ -111,6 +111,10 @@ class ToolFailed(GpuSliceError):
     """A program was run and failed, or printed what it should not."""
 
 
+class ToolHangs(ToolFailed):
+    """A program was run and has not ended in time; it was killed, or waits where it can't be."""
+
+
 class DriverError(GpuSliceError):
     """The vendor's driver or library refused a call."""
 

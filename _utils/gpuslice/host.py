@@ -9,6 +9,7 @@ import time
 from abc import ABC
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import store
@@ -42,6 +43,18 @@ class Host(ABC):
 
     def __init__(self, state_dir=DEFAULT_STATE_DIR):
         self.state_dir = state_dir
+
+    @cached_property
+    def limits(self):
+        """What may take how long in this run, and which GPUs hang: :class:`gpuslice.limits.Limits`."""
+        # Here, so that the grain does not load it.
+        from gpuslice.limits import Limits
+
+        return Limits(self.patience)
+
+    def patience(self):
+        """By how much every limit of time is multiplied."""
+        return 1.0
 
     # -- files of the kernel -------------------------------------------------------------------------------------
     @abstractmethod
@@ -77,7 +90,7 @@ class Host(ABC):
 
     @abstractmethod
     def run(self, argv, timeout=60):
-        """Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolFailed."""
+        """Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolHangs."""
 
     @abstractmethod
     def processes(self):
@@ -226,6 +239,9 @@ class RealHost(Host):
         return pynvml
 
     def run(self, argv, timeout=60):
+        # Here, so that the grain does not load it.
+        from gpuslice import lock
+
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
             process = subprocess.Popen(argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace")
@@ -233,11 +249,14 @@ class RealHost(Host):
             raise errors.ToolMissing(
                 f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
             ) from err
+        lock.waits(process, f"'{' '.join(argv)}' to end", time.monotonic())
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as err:
             self._abandon(process)
-            raise errors.ToolFailed(f"'{' '.join(argv)}' did not end within {timeout} s.") from err
+            raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
+        finally:
+            lock.goes_on(process)
         return Completed(process.returncode, stdout, stderr)
 
     @staticmethod

@@ -1,10 +1,14 @@
 """
 One change at a time on a host: a file lock that the kernel frees when its holder dies.
+
+The file says who holds it, and what that run waits for once it waits for long: one that hangs in a driver is found out by those
+that it keeps waiting.
 """
 
 import fcntl
 import json
 import os
+import threading
 import time
 from contextlib import contextmanager
 
@@ -16,6 +20,15 @@ from gpuslice import store
 PATIENCE = 2.0
 #: Who may open the lock may hold it, so nobody else may even read it.
 _MODE = 0o600
+#: Seconds of waiting after which a holder may hang.
+_LONG = 60
+_HANGS = " It may hang: see 'dmesg' for what the driver says, and 'salt-call gpu_slicing.recover' for what is left to do."
+#: Bytes that are written each time: what stood there before is longer at times, and a reader must never meet half of both.
+_WIDTH = 2048
+
+_telling = threading.Lock()
+#: The lock that this process holds, (handle, what its file says), and what it waits for, key -> (since, words).
+_mine, _waits = None, {}
 
 
 @contextmanager
@@ -31,10 +44,55 @@ def held(state_dir, who, jid="", patience=PATIENCE):
     try:
         _acquire(handle, os.path.join(state_dir, "lock"), patience)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()}).encode(), 0)
+        _take(handle, {"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()})
         yield
     finally:
+        _leave(handle)
         os.close(handle)
+
+
+def waits(key, words, since):
+    """
+    Let those who find the lock of this process held know what it waits for. It may hold none.
+
+    :param key: for :func:`goes_on`; :param words: such as "GPU 0000:07:00.0: create ..."; :param since: of time.monotonic().
+    """
+    with _telling:
+        _waits[key] = (since, words)
+        _tell()
+
+
+def goes_on(key):
+    """What :func:`waits` told is over. It need not have been told."""
+    with _telling:
+        if _waits.pop(key, None):
+            _tell()
+
+
+def _take(handle, info):
+    global _mine
+    with _telling:
+        _mine = (handle, info)
+        _tell()
+
+
+def _leave(handle):
+    global _mine
+    with _telling:
+        if _mine and _mine[0] == handle:
+            _mine = None
+
+
+def _tell():
+    """Write who holds the lock, and what it waits for longest."""
+    if _mine is None:
+        return
+    handle, info = _mine
+    if _waits:
+        # The monotonic clock is one for all processes of a boot.
+        since, words = min(_waits.values())
+        info = {**info, "waits_for": words[:500], "waits_since": since}
+    os.pwrite(handle, json.dumps(info).encode().ljust(_WIDTH), 0)
 
 
 def _open(state_dir):
@@ -61,9 +119,10 @@ def _acquire(handle, path, patience):
             return
         except OSError as err:
             if time.monotonic() >= end:
+                holder, hangs = _holder(handle)
                 raise errors.LockHeld(
                     f"Another change of GPU slices is going on on this host: {_holder(handle, path)}.",
-                    todo="Wait for it to end and run again.",
+                    todo="Wait for it to end and run again." + (_HANGS if _waited(handle)[0] >= _LONG else ""),
                 ) from err
         time.sleep(0.05)
 
@@ -76,7 +135,7 @@ def _holder(handle, path):
     named, written = _written(handle)
     pids = holders.of_lock(handle)
     if named in pids:
-        return written
+        return written + _waited(handle)[1]
     if found := [process for pid in pids if (process := holders.process(pid))]:
         return ", ".join(map(str, found))
     if holders.process(named):
@@ -94,3 +153,13 @@ def _written(handle):
         return int(info["pid"]), f"{info['who']} (pid {info['pid']}{job}) since {since}"
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None, "its holder left no name"
+
+
+def _waited(handle):
+    """How many seconds the holder has waited for one thing as it wrote itself into the lock, and that in words; (0, "")."""
+    try:
+        info = json.loads(os.pread(handle, 4096, 0))
+        seconds = max(0, round(time.monotonic() - info["waits_since"]))
+        return seconds, f"; it waits for {info['waits_for']}, for {seconds} s"
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return 0, ""

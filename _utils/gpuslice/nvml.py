@@ -4,15 +4,19 @@ NVML in Python's terms: ctypes arrays, enum-versus-id and missing functions of o
 Facts: NVML's header and the nvidia-ml-py binding. The profile *enum* is what one loops over, the profile *id* is what every
 other call wants; an occupied placement is INSUFFICIENT_RESOURCES, there is no "already exists"; ``nvmlDeviceSetMigMode``
 answers "in use" and "reset required" by its return value and raises only for a failed call.
+
+Every call has a limit of time, see :mod:`gpuslice.limits`: a driver in trouble answers none, and no signal ends the waiting.
 """
 
 import ctypes
+import functools
 import math
 import threading
 from collections import Counter
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice import limits
 from gpuslice.model import CiProfile
 from gpuslice.model import GiProfile
 from gpuslice.model import MigTable
@@ -75,6 +79,16 @@ class GiState(NamedTuple):
     cis: tuple
 
 
+def _whole(method):
+    """A method whose calls are one piece of work, handed to another thread once and not call by call."""
+
+    @functools.wraps(method)
+    def handed(self, *args, **kwargs):
+        return self._host.limits.within(method, self, *args, **kwargs)
+
+    return handed
+
+
 class Nvml:
     """
     One NVML session on a host. It is opened by the first call that needs it and ended by :meth:`close`.
@@ -94,7 +108,16 @@ class Nvml:
 
     # -- session -------------------------------------------------------------------------------------------------
     def open(self):
-        """The library with its session begun. Raises errors.DriverMissing, DriverMismatch, PermissionDenied, DriverError."""
+        """
+        The library with its session begun.
+
+        :raises errors.DriverMissing: :raises errors.DriverMismatch: :raises errors.PermissionDenied: :raises errors.DriverError:
+        :raises errors.Unhealthy: the driver does not answer.
+        """
+        # Outside of the lock, which one that hangs never gives back.
+        return self._lib or self._host.limits.call(limits.BEGIN, "", "begin an NVML session", self._begin)
+
+    def _begin(self):
         with self._opening:
             if self._lib is None:
                 lib = self._host.nvml()
@@ -113,8 +136,11 @@ class Nvml:
         lib, self._lib = self._lib, None
         self._handles.clear()
         self._mig_devices.clear()
+        if self._host.limits.left_behind():
+            # It still uses the library, which must not be taken from under it.
+            return
         try:
-            lib.nvmlShutdown()
+            self._host.limits.call(limits.CHANGE, "", "end the NVML session", lib.nvmlShutdown)
         except lib.NVMLError as err:
             raise translate(err, "", "end the NVML session") from err
 
@@ -124,26 +150,35 @@ class Nvml:
 
         :param gpu: PCI address for error messages; :param doing: what this is for, completing "could not ...".
         :param quiet: error codes that are an answer here: they are returned as None.
+        :raises errors.Unhealthy: it does not come back; nothing is asked of this GPU any more.
         """
         lib = self.open()
-        self.calls[name] += 1
+        doing = doing or f"do {name}"
         function = getattr(lib, name, None)
         if function is None:
+            self.calls[name] += 1
             # An older binding lacks what a driver of its time lacked.
             if FUNCTION_NOT_FOUND in quiet:
                 return None
             raise errors.Unsupported(
-                f"Could not {doing or f'do {name}'}: the installed nvidia-ml-py is too old for it.",
+                f"Could not {doing}: the installed nvidia-ml-py is too old for it.",
                 gpu,
                 "Update it: salt-call pip.install nvidia-ml-py upgrade=True",
             )
         try:
-            return function(*args)
+            return self._ask(gpu, doing, function, name, *args)
         except lib.NVMLError as err:
             if getattr(err, "value", None) in quiet:
                 return None
-            raise translate(err, gpu, doing or f"do {name}") from err
+            raise translate(err, gpu, doing) from err
 
+    def _ask(self, gpu, doing, function, name, *args, **kwargs):
+        """One call, as it is; raises what it raises."""
+        self.calls[name] += 1
+        seconds = limits.READ if "Get" in name else limits.CHANGE
+        return self._host.limits.call(seconds, gpu, doing, function, *args, **kwargs)
+
+    @_whole
     def handle(self, gpu):
         """NVML's handle of the GPU at that PCI address. Raises errors.DeviceNotFound when NVML does not know it."""
         known = self._handles.get(gpu)
@@ -162,6 +197,7 @@ class Nvml:
         return found
 
     # -- facts ---------------------------------------------------------------------------------------------------
+    @_whole
     def mig_mode(self, gpu):
         """(current, pending) MIG mode as booleans, None where the GPU or driver has no MIG."""
         found = self.call(
@@ -173,32 +209,38 @@ class Nvml:
         )
         return None if found is None else (bool(found[0]), bool(found[1]))
 
+    @_whole
     def set_mig_mode(self, gpu, enabled):
         """Set the MIG mode. Returns NVML's activation status: 0, RESET_REQUIRED, IN_USE or NOT_SUPPORTED."""
-        status = self.call(
-            "nvmlDeviceSetMigMode",
-            self.handle(gpu),
-            int(enabled),
-            gpu=gpu,
-            doing=f"{'enable' if enabled else 'disable'} MIG mode",
-        )
-        # Handles mean nothing after a mode change.
-        self._handles.pop(gpu, None)
-        self._mig_devices.pop(gpu, None)
-        return status
+        try:
+            return self.call(
+                "nvmlDeviceSetMigMode",
+                self.handle(gpu),
+                int(enabled),
+                gpu=gpu,
+                doing=f"{'enable' if enabled else 'disable'} MIG mode",
+            )
+        finally:
+            # Handles mean nothing after a mode change, which a driver may have made though it says no.
+            self._handles.pop(gpu, None)
+            self._mig_devices.pop(gpu, None)
 
+    @_whole
     def uuid(self, gpu):
         """The GPU's UUID, ``GPU-...``."""
         return _text(self.call("nvmlDeviceGetUUID", self.handle(gpu), gpu=gpu, doing="read the UUID"))
 
+    @_whole
     def minor(self, gpu):
         """N of ``/dev/nvidiaN``."""
         return self.call("nvmlDeviceGetMinorNumber", self.handle(gpu), gpu=gpu, doing="read the device minor number")
 
+    @_whole
     def index(self, gpu):
         """NVML's index of the GPU: it moves between boots, so it names a GPU only for tools that know nothing else."""
         return self.call("nvmlDeviceGetIndex", self.handle(gpu), gpu=gpu, doing="read the index")
 
+    @_whole
     def is_vgpu_guest(self, gpu):
         """Whether this is a vGPU in a guest, whose MIG layout only the host can change."""
         mode = self.call(
@@ -210,6 +252,7 @@ class Nvml:
         )
         return mode == 2
 
+    @_whole
     def field(self, gpu, field_id):
         """Value of an NVML field as an int, None where this driver does not know it."""
         values = self.call(
@@ -225,6 +268,7 @@ class Nvml:
         return values[0].value.uiVal
 
     # -- profiles ------------------------------------------------------------------------------------------------
+    @_whole
     def table(self, gpu, known=None):
         """
         The MIG profiles that the driver reports for this GPU, None where it reports none (older drivers while MIG is off).
@@ -245,10 +289,11 @@ class Nvml:
 
     def _profiles(self, handle, gpu, version, known):
         lib, found = self.open(), []
+        name = "nvmlDeviceGetGpuInstanceProfileInfo"
+        ask = getattr(lib, name)
         for enum in range(_MAX_ENUM):
-            self.calls["nvmlDeviceGetGpuInstanceProfileInfo"] += 1
             try:
-                info = lib.nvmlDeviceGetGpuInstanceProfileInfo(handle, enum, version=version)
+                info = self._ask(gpu, "read the MIG profiles", ask, name, handle, enum, version=version)
             except lib.NVMLError as err:
                 code = getattr(err, "value", None)
                 if code in (INVALID_ARGUMENT, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH):
@@ -294,6 +339,7 @@ class Nvml:
         return tuple(start for start, _ in found), (found[0][1] if found else 0)
 
     # -- instances -----------------------------------------------------------------------------------------------
+    @_whole
     def instances(self, gpu, table):
         """
         The GPU instances that exist, with their compute instances, ordered by placement.
@@ -370,21 +416,25 @@ class Nvml:
             if ci
         ]
 
+    @_whole
     def gi_handle(self, gpu, gi_id):
         """Handle of a GPU instance by its id, None when it is gone."""
         return self.call(
             "nvmlDeviceGetGpuInstanceById", self.handle(gpu), gi_id, gpu=gpu, doing="find a GPU instance", quiet=(NOT_FOUND,)
         )
 
+    @_whole
     def create_gi(self, gpu, profile, start):
-        """Create a GPU instance exactly there; returns its id."""
+        """Create a GPU instance there; returns its id, and the memory slice where the driver says that it is."""
         doing = f"create GPU instance {profile.name} at memory slice {start}"
         place = self.open().c_nvmlGpuInstancePlacement_t(start, profile.size)
         gi = self.call(
             "nvmlDeviceCreateGpuInstanceWithPlacement", self.handle(gpu), profile.id, ctypes.byref(place), gpu=gpu, doing=doing
         )
-        return self.call("nvmlGpuInstanceGetInfo", gi, gpu=gpu, doing=doing).id
+        made = self.call("nvmlGpuInstanceGetInfo", gi, gpu=gpu, doing=doing)
+        return made.id, made.placement.start
 
+    @_whole
     def create_ci(self, gpu, gi_id, ci, start):
         """Create a compute instance in a GPU instance. Drivers that can't place one are asked to choose; the caller re-reads."""
         doing = f"create compute instance {ci.name} at compute slice {start}"
@@ -406,6 +456,7 @@ class Nvml:
         if made is None:
             self.call("nvmlGpuInstanceCreateComputeInstance", gi, ci.id, gpu=gpu, doing=doing)
 
+    @_whole
     def destroy_ci(self, gpu, gi_id, ci_id):
         """Destroy a compute instance; one that is gone already counts as destroyed."""
         gi = self.gi_handle(gpu, gi_id)
@@ -421,12 +472,14 @@ class Nvml:
                 quiet=(NOT_FOUND,),
             )
 
+    @_whole
     def destroy_gi(self, gpu, gi_id):
         """Destroy a GPU instance that has no compute instances left; one that is gone already counts as destroyed."""
         gi = self.gi_handle(gpu, gi_id)
         if gi:
             self.call("nvmlGpuInstanceDestroy", gi, gpu=gpu, doing=f"destroy GPU instance {gi_id}", quiet=(NOT_FOUND,))
 
+    @_whole
     def mig_devices(self, gpu, anew=False):
         """
         The MIG devices as a dict (GPU instance id, compute instance id) -> (handle, UUID), as they were when the instances were
@@ -458,6 +511,7 @@ class Nvml:
             found[(gi, ci)] = (device, _text(self.call("nvmlDeviceGetUUID", device, gpu=gpu, doing="read a MIG device's UUID")))
         return found
 
+    @_whole
     def pids(self, handle, gpu):
         """Process ids with a compute or graphics context on a GPU or MIG device."""
         found = set()

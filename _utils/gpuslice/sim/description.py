@@ -28,6 +28,7 @@ modules           further kernel modules that are loaded and how many use each: 
                   way of a GPU reset ({})
 latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci,
                   sriov_manage (0)
+patience          by how much every limit of time is multiplied, so that nobody waits long for what hangs (1)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
 processes         who uses them, see below ([])
@@ -213,7 +214,8 @@ def parse(text, path):
 
 
 _HOST_KEYS = (
-    "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "other_pci",
+    "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
+    "other_pci",
     "gpus", "processes", "faults", "files", "modules", "units",
 )  # fmt: skip
 
@@ -237,6 +239,7 @@ def _host(raw, default_name, mistakes):
         "nvml_level": _level(raw, driver["version"], mistakes),
         "tools": _tools(raw, mistakes),
         "latency": _latency(raw.get("latency"), mistakes),
+        "patience": mistakes.take(raw, "", "patience", _NUMBER, 1),
         "files": _texts(raw.get("files"), "files", mistakes),
         "modules": _modules(raw.get("modules"), mistakes),
         "units": _units(raw.get("units"), mistakes),

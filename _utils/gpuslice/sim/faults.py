@@ -22,16 +22,20 @@ lost       true: the GPU of the call (or ``gpu``) falls off the bus: GPU_IS_LOST
 kill       ``before`` or ``after``: this process gets SIGKILL before the call does anything, or when it is done
 error      the call fails: ``NVML_ERROR_UNKNOWN`` and its kin for NVML, ``ENOSPC``, ``EIO``, ... for files and programs
 returns    an NVML error name that the call returns instead of raising, as nvmlDeviceSetMigMode does
+hang       seconds for which the call waits in the driver before it does its work: it does it also when its caller has given up,
+           but for a program, which is killed
+elsewhere  a memory slice where the driver makes an instance, not where it was asked to (NVML's create functions with a
+           placement), or what it takes a write for, such as the number of another vGPU type
 lie        true: the call answers that it succeeded and does nothing
 =========  =========================================================================================================
 """
 
 import errno
 
-KEYS = ("call", "gpu", "nth", "times", "error", "returns", "kill", "lost", "lie", "foreign", "match")
+KEYS = ("call", "gpu", "nth", "times", "error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "match")
 ACTIONS = ("create_gi", "destroy_gi", "set_mode", "create_vgpu")
 _MATCH = ("call", "gpu", "nth", "times")
-_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign")
+_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere")
 
 #: NVML's error codes by name, so that a description can be checked without pynvml.
 NVML_CODES = {
@@ -79,7 +83,7 @@ def parse(raw, path, known, mistakes):
     call = mistakes.take(raw, path, "call", str, "")
     if not call:
         mistakes.note(f"{path}.call", "is missing")
-    if not any(raw.get(effect) for effect in _EFFECTS):
+    if not any(raw.get(effect) not in (None, False, "", []) for effect in _EFFECTS):
         mistakes.note(path, f"has no effect; give one of {', '.join(_EFFECTS)}")
     fault = {
         "call": call,
@@ -91,12 +95,16 @@ def parse(raw, path, known, mistakes):
         "kill": mistakes.take(raw, path, "kill", str, "", ("before", "after")),
         "lost": mistakes.take(raw, path, "lost", bool, False),
         "lie": mistakes.take(raw, path, "lie", bool, False),
+        "hang": mistakes.take(raw, path, "hang", (int, float), 0),
+        "elsewhere": mistakes.take(raw, path, "elsewhere", int, None),
         "foreign": [
             _foreign(entry, f"{path}.foreign[{n}]", known, mistakes)
             for n, entry in enumerate(mistakes.listing(raw.get("foreign"), f"{path}.foreign"))
         ],
         "seen": 0,
     }
+    if fault["elsewhere"] is not None and call != "write" and not call.endswith("WithPlacement"):
+        mistakes.note(f"{path}.elsewhere", "is for write and for NVML functions with a placement")
     names = NVML_CODES if call.startswith("nvml") else _ERRNOS
     if fault["error"] and fault["error"] not in names:
         what = "an NVML error such as NVML_ERROR_UNKNOWN" if names is NVML_CODES else "an errno such as ENOSPC"

@@ -195,7 +195,7 @@ class SimulatedHost(Host):
         """
         Count a call for the faults, and do what happens before it: foreign changes, a lost GPU, a kill.
 
-        :return: the faults that hit this call; errors, lies and a kill afterwards are the caller's part.
+        :return: the faults that hit this call; waiting, errors, lies and a kill afterwards are the caller's part.
         """
         if not any(faults.concerns(f, call, gpu) and not faults.spent(f) for f in self.state()["faults"]):
             return []
@@ -210,14 +210,32 @@ class SimulatedHost(Host):
             os.kill(os.getpid(), signal.SIGKILL)
         return hits
 
-    def _around(self, call, work, gpu=""):
-        """Do ``work`` of a file operation with the faults that hit it. Raises OSError."""
+    def linger(self, hits, most=None):
+        """Wait as long as these faults make a call wait. Raises TimeoutError after ``most`` seconds."""
+        seconds = max((fault.get("hang", 0) for fault in hits), default=0)
+        if most is not None and seconds > most:
+            self.sleep(most)
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        if seconds:
+            self.sleep(seconds)
+
+    def patience(self):
+        return self.state()["host"].get("patience", 1)
+
+    def _around(self, call, work, gpu="", most=None):
+        """
+        Do ``work`` of a file operation with the faults that hit it, for ``most`` seconds. Raises OSError.
+
+        What a fault has the machine do instead is given to ``work``.
+        """
         hits = self.hit(call, gpu)
+        self.linger(hits, most)
         for fault in hits:
             if fault["error"]:
                 number = faults.errno_of(fault["error"])
                 raise OSError(number, os.strerror(number))
-        answer = None if any(fault["lie"] for fault in hits) else work()
+        instead = [fault["elsewhere"] for fault in hits if fault.get("elsewhere") is not None]
+        answer = None if any(fault["lie"] for fault in hits) else work(*instead[:1])
         if any(fault["kill"] == "after" for fault in hits):
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
@@ -246,9 +264,9 @@ class SimulatedHost(Host):
     def write(self, path, text):
         from gpuslice.sim import sysfs
 
-        def work():
+        def work(instead=text):
             with self.change() as state:
-                sysfs.write(state, path, text, self.attached())
+                sysfs.write(state, path, f"{instead}", self.attached())
 
         self._around("write", work, sysfs.gpu_of(self.state(), path))
 
@@ -283,11 +301,11 @@ class SimulatedHost(Host):
             return tools.run(self, list(argv))
 
         try:
-            return self._around("run", work) or tools.NOTHING
+            return self._around("run", work, most=timeout * self.patience()) or tools.NOTHING
         except FileNotFoundError as err:
             raise tools.missing(argv[0]) from err
         except TimeoutError as err:
-            raise errors.ToolFailed(f"'{' '.join(argv)}' did not end within {timeout} s.") from err
+            raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
         except OSError as err:
             raise errors.ToolFailed(f"'{' '.join(argv)}' failed: {err.strerror}.") from err
 

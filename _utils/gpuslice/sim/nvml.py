@@ -114,6 +114,7 @@ class SimulatedNvml(VgpuFunctions):
 
     def _with_faults(self, name, body, args, kwargs, lie, latency):
         hits = self._host.hit(name, self._gpu_of(args))
+        self._host.linger(hits)
         errors = [fault["error"] for fault in hits if fault["error"]]
         if errors:
             raise self._error(faults.NVML_CODES[errors[0]])
@@ -124,6 +125,10 @@ class SimulatedNvml(VgpuFunctions):
             self._host.take(latency)
         if any(fault["lie"] for fault in hits):
             return self._liar(name, args) if lie is None else lie
+        for fault in hits:
+            if fault.get("elsewhere") is not None:
+                asked = self._target(args[-1])
+                args = (*args[:-1], ctypes.byref(type(asked)(fault["elsewhere"], asked.size)))
         answer = body(self, *args, **kwargs)
         if any(fault["kill"] == "after" for fault in hits):
             os.kill(os.getpid(), signal.SIGKILL)

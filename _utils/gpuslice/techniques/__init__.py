@@ -111,3 +111,4 @@ class Toolbox:
         """Close everything that holds a GPU open."""
         for technique in self._made.values():
             technique.release()
+        self._host.limits.rest()

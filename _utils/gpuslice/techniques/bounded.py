@@ -11,14 +11,23 @@ While it waits it holds the lock of the function, which others then wait for tha
 """
 
 import errno
+import fcntl
+import logging
 import os
 import sys
+import time
 
 from gpuslice import errors
+from gpuslice import limits
+from gpuslice import lock
 from gpuslice.techniques import kernel
+
+log = logging.getLogger(__name__)
 
 #: Seconds for a driver to let a function go or to take it. No public figure; a GPU that is shut down or started needs some.
 PATIENCE = 60.0
+#: Seconds for a driver to divide a GPU anew, which resets it.
+DIVIDING = limits.CHANGE
 #: Seconds for a file to be read that only waits where something hangs.
 _LOOK = 10.0
 #: Seconds for an earlier request to the same function to come back.
@@ -81,33 +90,34 @@ print(answer)
 """
 
 
-_ADVICE = "End whatever uses the GPU and see 'dmesg'; if it does not go on then, only a reboot of this host frees the GPU."
-
-
 class _Hangs(Exception):
     """The kernel does not answer; its argument says who waits in it, in words."""
 
 
-def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=LOCKS):
+def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=LOCKS, there=None):
     """
-    As :func:`gpuslice.techniques.kernel.write`, but gives up after some time.
+    As :func:`gpuslice.techniques.kernel.write`, for what a driver may take long for or never do; costs some ten milliseconds.
 
     :param gpu: PCI address of the function that is written to; only one write to it is under way at any time.
     :param doing: completes "could not ..."; :param seconds: how long the kernel may take.
     :param locks: directory for a file that tells whether an earlier write is still under way.
+    :param there: function that tells whether the hardware is as asked: it is believed rather than an errno.
     :raises errors.Unhealthy: it takes longer; the request stays with the kernel. Others as ``kernel.write``.
     """
+    key = object()
+    lock.waits(key, f"GPU {gpu}: {doing}", time.monotonic())
     try:
-        _ask(host, path, f"{value}", seconds, f"{locks}/{gpu}")
+        _ask(host, gpu, doing, path, f"{value}", seconds, locks)
     except _Hangs as err:
-        raise errors.Unhealthy(
-            f"Could not {doing}: the kernel has not answered within {seconds:g} s, and what it was asked for can't be taken "
-            f"back ({err}).",
-            gpu,
-            _ADVICE,
-        ) from err
+        raise limits.hanging(gpu, doing, seconds, "the kernel", err) from err
     except OSError as err:
-        raise kernel.told(err, gpu, doing, meanings) from err
+        found = kernel.told(err, gpu, doing, meanings)
+        # Of what another tool made instead it has been said so.
+        if there is None or isinstance(found, errors.ForeignChange) or not there():
+            raise found from err
+        log.warning("%s It was done all the same.", found.what)
+    finally:
+        lock.goes_on(key)
 
 
 def text(host, gpu, path, seconds=_LOOK, locks=LOCKS):
@@ -117,22 +127,47 @@ def text(host, gpu, path, seconds=_LOOK, locks=LOCKS):
     :raises errors.Unhealthy: it takes longer: somebody asked the driver for something that it does not do.
     """
     try:
-        return _ask(host, path, "", seconds, f"{locks}/{gpu}").strip()
+        return _ask(host, gpu, f"read {path}", path, "", seconds, locks).strip()
     except _Hangs as err:
-        raise errors.Unhealthy(
-            f"The kernel does not tell {path}: somebody has asked for something that its driver does not end ({err}).",
-            gpu,
-            _ADVICE,
-        ) from err
+        raise _untold(gpu, path, err) from err
     except OSError:
         return None
 
 
-def _ask(host, path, text, seconds, lock):
+def refuse_if_waiting(host, gpu, locks=LOCKS):
+    """
+    Raise errors.Unhealthy where the GPU hangs, in this run or since an earlier one wrote to it: whoever only reads a file of it
+    may wait as well, and for ever.
+    """
+    host.limits.refuse(gpu)
+    if host.simulated:
+        return
+    try:
+        held = os.open(f"{locks}/{gpu}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        waiting = os.pread(held, 20, 0).decode(errors="replace") or "0"
+        raise _untold(gpu, "what the GPU is like", f"process {waiting} still waits in it") from err
+    finally:
+        os.close(held)
+
+
+def _untold(gpu, what, why):
+    return errors.Unhealthy(
+        f"The kernel does not tell {what}: somebody has asked for something that its driver does not end ({why}).",
+        gpu,
+        limits.ADVICE,
+    )
+
+
+def _ask(host, gpu, doing, path, text, seconds, locks):
     """Write in another process, or read where there is no text; returns what was read. Raises OSError as the kernel answers."""
     if host.simulated or not sys.executable:
-        return _at_once(host, path, text)
-    argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, path, text, lock, f"{seconds}", f"{_TURN}"]
+        return _in_thread(host, gpu, doing, path, text, seconds)
+    argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, path, text, f"{locks}/{gpu}", f"{seconds}", f"{_TURN}"]
     try:
         done = host.run(argv, timeout=seconds + 2 * _TURN + 10)
     except errors.ToolFailed as err:
@@ -149,10 +184,10 @@ def _ask(host, path, text, seconds, lock):
     return number
 
 
-def _at_once(host, path, text):
-    """Nothing waits in a simulated kernel: it answers ETIMEDOUT instead."""
+def _in_thread(host, gpu, doing, path, text, seconds):
+    """Nothing waits where no signal is heard in a simulated kernel, which also answers ETIMEDOUT for what would."""
     try:
-        return host.write(path, text) if text else host.read(path)
+        return host.limits.call(seconds, gpu, doing, *((host.write, path, text) if text else (host.read, path)))
     except TimeoutError as err:
         if not host.simulated:
             raise

@@ -4,8 +4,13 @@ finding out who holds a device node.
 """
 
 import errno
+import logging
 
 from gpuslice import errors
+from gpuslice import limits
+from gpuslice import numbers
+
+log = logging.getLogger(__name__)
 
 STOP_OR_FORCE = (
     "Stop these, name their units in containers_gpu_state_management:stop_units, "
@@ -67,22 +72,37 @@ def text(host, path):
         return None
 
 
-def number(host, path):
-    """Text of a file as an int, None where it is not there or no number."""
+def number(host, path, most=2**64 - 1):
+    """
+    Text of a file as an int, None where it is not there, can't be read or is empty.
+
+    :param most: what it can be at most. :raises errors.DriverError: there is something else, which can't be true.
+    """
     found = text(host, path)
-    return int(found) if found is not None and found.lstrip("-").isdigit() else None
+    if not found:
+        return None
+    told_number = numbers.whole(found, most)
+    if told_number is None:
+        raise errors.DriverError(
+            f"{path} says '{found[:40]}', which can't be true: it is a whole number of at most {most}.",
+            todo="See 'dmesg' for what the driver says.",
+        )
+    return told_number
 
 
 def write(host, gpu, path, value, doing, meanings=None):
     """
-    Write a file of the kernel.
+    Write a file of the kernel, whose driver answers in a moment; for what may take longer there is :mod:`.bounded`.
+
+    It is written in a thread that can be left behind (some hundredths of a millisecond) and not in a process (some ten
+    milliseconds): there are hundreds of such files on some GPUs.
 
     :param gpu: PCI address for the message; :param doing: what it is for, completing "could not ...".
     :param meanings: errno -> (class, why, what to do), before :data:`MEANINGS`.
-    :raises errors.GpuSliceError: of the class that the errno stands for.
+    :raises errors.Unhealthy: it is not answered. :raises errors.GpuSliceError: of the class that the errno stands for.
     """
     try:
-        host.write(path, f"{value}")
+        host.limits.call(limits.CHANGE, gpu, doing, host.write, path, f"{value}")
     except OSError as err:
         raise told(err, gpu, doing, meanings) from err
 

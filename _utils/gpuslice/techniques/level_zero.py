@@ -22,6 +22,7 @@ from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import bounded
 from gpuslice.techniques import ccs
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import kernel
@@ -68,6 +69,7 @@ class LevelZero(FileTechnique):
 
     def observe(self, gpu):
         """Read files and settings. Raises errors.ResourceConflict for a GPU that was given away."""
+        bounded.refuse_if_waiting(self._host, gpu.address)
         kernel.refuse_if_given_away(self._host, gpu)
         return LevelZeroState(
             self._files(gpu.address),

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import health
+from gpuslice import limits
 from gpuslice import mig_profiles
 from gpuslice import placement
 from gpuslice.catalog import nvidia
@@ -64,6 +65,8 @@ class Mig:
         self.nvml = Nvml(host)
         self._tables = {}
         self._gi_ids = {}
+        # (GPU, where an instance was to be) -> where the driver made it instead.
+        self._astray = {}
         self.users = Users(host, self.nvml)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -73,7 +76,11 @@ class Mig:
 
     def observe(self, gpu):
         """Read the MIG mode and the instances. Raises errors.Unsupported where there is no MIG, errors.DriverError."""
+        self._host.limits.refuse(gpu.address)
         kernel.refuse_if_given_away(self._host, gpu)
+        return self._host.limits.within(self._observe, gpu)
+
+    def _observe(self, gpu):
         mode = self.nvml.mig_mode(gpu.address)
         if mode is None:
             raise errors.Unsupported(f"{gpu.model} reports no MIG mode.", gpu.address, _why_no_mig(gpu))
@@ -140,7 +147,9 @@ class Mig:
         """
         if begun is None:
             return {"layout": layout}
-        return {"layout": layout, "created": [step.args["start"] for step in begun if step.action == "create_gi"]}
+        made = [(step.gpu, step.args["start"]) for step in begun if step.action == "create_gi"]
+        astray = (place for asked in made for place in self._astray.get(asked, ()))
+        return {"layout": layout, "created": sorted({start for _, start in made}.union(astray))}
 
     def translated(self, gpu, layout):
         """
@@ -584,7 +593,12 @@ class Mig:
         getattr(self, f"_run_{step.action}")(gpu, **step.args)
 
     def _run_set_mode(self, gpu, enabled):
-        status = self.nvml.set_mig_mode(gpu.address, enabled)
+        try:
+            status = self.nvml.set_mig_mode(gpu.address, enabled)
+        except errors.DriverError:
+            if not self._mode_is(gpu, enabled):
+                raise
+            return
         current, pending = self.nvml.mig_mode(gpu.address)
         if pending == enabled and (current == enabled or status in (0, RESET_REQUIRED, IN_USE)):
             return
@@ -605,9 +619,16 @@ class Mig:
             done = self._host.run(command, timeout=_RESET_TIMEOUT)
         except errors.ToolMissing as err:
             raise self._reboot_needed(gpu, pending, "nvidia-smi is not installed") from err
-        said = " ".join((done.stdout + " " + done.stderr).split())
+        except errors.ToolHangs as err:
+            raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, "reset it", _RESET_TIMEOUT)) from err
         if done.returncode == 0:
             return
+        # What is there counts, not what the program says of it.
+        there = self._mode_is(gpu, pending)
+        self.release()
+        if there:
+            return
+        said = " ".join((done.stdout + " " + done.stderr).split())
         if any(words in said.lower() for words in _RESET_REFUSED):
             raise self._reboot_needed(gpu, pending, said)
         held = "; ".join(map(str, self.holders(gpu)))
@@ -618,6 +639,13 @@ class Mig:
             gpu.address,
             "Stop these and run again.",
         )
+
+    def _mode_is(self, gpu, wanted):
+        """Whether a mode is in force."""
+        try:
+            return self.nvml.mig_mode(gpu.address) == (wanted, wanted)
+        except errors.DriverError:
+            return False
 
     def _reboot_needed(self, gpu, pending, why):
         return errors.RebootNeeded(
@@ -646,7 +674,16 @@ class Mig:
 
     def _run_create_gi(self, gpu, profile, start):
         found = self._live_profile(gpu, profile)
-        self._gi_ids[(gpu.address, start)] = self.nvml.create_gi(gpu.address, found, start)
+        number, place = self.nvml.create_gi(gpu.address, found, start)
+        if place != start:
+            # An undo that goes by where it was to be would take it for another tool's.
+            self._astray.setdefault((gpu.address, start), set()).add(place)
+            raise errors.DriverError(
+                f"{found.name} was to be made at memory slice {start}, and the driver made it at {place}.",
+                gpu.address,
+                "See 'dmesg | grep NVRM' for the driver's own words.",
+            )
+        self._gi_ids[(gpu.address, start)] = number
 
     def _run_create_ci(self, gpu, profile, start, ci, ci_start):
         found = self._live_profile(gpu, profile)

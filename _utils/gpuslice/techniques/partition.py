@@ -32,6 +32,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import bounded
 from gpuslice.techniques import kernel
 from gpuslice.techniques import kfd
 from gpuslice.techniques.partition_notes import Notes
@@ -128,6 +129,7 @@ class Partition:
 
         :raises errors.Unsupported: another driver has the GPU, or the kernel is too old; :raises errors.DriverMissing: none has.
         """
+        bounded.refuse_if_waiting(self._host, gpu.address)
         driver = self._host.readlink(f"{kernel.DEVICES}/{gpu.address}/driver")
         if driver != MODULE:
             return self._without_driver(gpu, driver)
@@ -609,7 +611,7 @@ class Partition:
         mates = self.hive(address)
         self._notes.request(mates, memory)
         try:
-            kernel.write(
+            bounded.write(
                 self._host, address, self._path(address, _MEMORY), memory, f"request memory mode {memory}", _MEMORY_ERRNOS
             )
         except errors.GpuSliceError:
@@ -665,7 +667,9 @@ class Partition:
 
     def _load(self, gpu):
         """Load the driver, and give GPUs outside of the change the compute mode that they had."""
-        if why := self._modprobe(MODULE):
+        why = self._modprobe(MODULE)
+        # What is there counts, not what the program says of it.
+        if why and not self._addresses():
             raise errors.DriverMissing(
                 f"{MODULE} was unloaded and could not be loaded again: {why}.",
                 gpu.address,
@@ -700,7 +704,16 @@ class Partition:
         for pause in (*_PATIENCE, None):
             try:
                 with self._switching:
-                    kernel.write(self._host, address, path, compute, doing, _COMPUTE_ERRNOS)
+                    bounded.write(
+                        self._host,
+                        address,
+                        path,
+                        compute,
+                        doing,
+                        _COMPUTE_ERRNOS,
+                        seconds=bounded.DIVIDING,
+                        there=lambda: self._read(address, _COMPUTE) == compute,
+                    )
                 return
             except errors.InUse as err:
                 held = self._holding([kfd.NODE, *self._nodes_of(address)])
@@ -710,7 +723,7 @@ class Partition:
 
     def _run_set_alloc(self, gpu, alloc):
         doing = f"set the memory allocation mode {alloc}"
-        kernel.write(self._host, gpu.address, self._path(gpu.address, _ALLOC), alloc, doing, _COMPUTE_ERRNOS)
+        bounded.write(self._host, gpu.address, self._path(gpu.address, _ALLOC), alloc, doing, _COMPUTE_ERRNOS)
 
 
 def _mode(gpu, kind, value):

@@ -80,6 +80,7 @@ class Passthrough(FileTechnique):
     def observe(self, gpu):
         """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
         base = f"{DEVICES}/{gpu.address}"
+        bounded.refuse_if_waiting(self._host, gpu.address)
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
         driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
@@ -274,7 +275,8 @@ class Passthrough(FileTechnique):
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_load(self, gpu, module):
         done = self._host.run(["modprobe", module])
-        if done.returncode or not self._host.exists(f"{_DRIVERS}/{module}"):
+        # What is there counts, not what the program says of it.
+        if not self._host.exists(f"{_DRIVERS}/{module}"):
             said = " ".join((done.stderr or done.stdout).split()) or "modprobe said nothing, but the driver is not there"
             raise errors.DriverMissing(
                 f"The kernel module {module} can't be loaded: {said}.", gpu.address, "Install the kernel's modules for VFIO."
@@ -292,7 +294,11 @@ class Passthrough(FileTechnique):
     def _run_override(self, gpu, driver):
         # A line break alone clears it; an empty write would not reach the kernel.
         doing = f"reserve the function for {driver}" if driver else "clear driver_override"
-        bounded.write(self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver_override", driver or "\n", doing)
+        path = f"{DEVICES}/{gpu.address}/driver_override"
+        wanted = (driver,) if driver else ("", "(null)")
+        bounded.write(
+            self._host, gpu.address, path, driver or "\n", doing, there=lambda: kernel.text(self._host, path) in wanted
+        )
 
     def _run_unbind(self, gpu, driver):
         # Once begun it can't be stopped: a driver may wait for its users inside the kernel, some do for ever, and what another
@@ -304,11 +310,15 @@ class Passthrough(FileTechnique):
             bounded.write(
                 self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
                 {**_MEANINGS, errno.ENOENT: _MEANINGS[errno.ENODEV]},
+                there=lambda: not self._driver(gpu),
             )  # fmt: skip
         except errors.InUse as err:
             raise kernel.in_use(gpu.address, doing, self._open(gpu)) from err
         except errors.Unhealthy as err:
             raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err
+
+    def _driver(self, gpu):
+        return self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
 
     def _suspects(self, gpu, driver):
         """Who may keep the driver waiting, as a sentence after another; "" when nobody is known."""
@@ -327,8 +337,11 @@ class Passthrough(FileTechnique):
             f"Load it with 'modprobe {driver}', then run again.",
         )
         doing = f"bind the GPU to {driver or 'a driver'}"
-        bounded.write(self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing})
-        now = self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
+        bounded.write(
+            self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing},
+            there=lambda: bool(driver) and self._driver(gpu) == driver,
+        )  # fmt: skip
+        now = self._driver(gpu)
         # The probe answers success also when no driver took the function.
         if now == driver or (driver is None and now and now not in VFIO_DRIVERS):
             return

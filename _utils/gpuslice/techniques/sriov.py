@@ -20,6 +20,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import bounded
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
@@ -34,6 +35,10 @@ from gpuslice.techniques.sriov_files import QUOTAS
 
 #: How long VFs that come late are waited for, in seconds between looks.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: The field of the PCI capability that numbers them has 16 bits (PCIe base specification).
+_MOST_VFS = 2**16 - 1
+#: Seconds that each VF may take to come, its driver included where that is bound at once.
+_EACH = 5
 _DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
 
 
@@ -74,7 +79,8 @@ class Sriov:
         return "Load its driver."
 
     def observe(self, gpu):
-        """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported."""
+        """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported, errors.Unhealthy: the kernel hangs."""
+        bounded.refuse_if_waiting(self._host, gpu.address)
         kernel.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):
@@ -97,7 +103,7 @@ class Sriov:
 
     def _count(self, gpu, name):
         """A number of the PCI core. One that can't be read is no zero: the VFs would be taken for gone."""
-        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}")
+        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}", _MOST_VFS)
         if found is None:
             raise errors.DriverError(f"{name} can't be read.", gpu.address, "See 'dmesg' for what happened to the GPU.")
         return found
@@ -554,10 +560,11 @@ class Sriov:
     def run_restore_division(self, gpu):
         """Let the driver divide the GPU again."""
         files = self._present(gpu)
-        kernel.write(self._host, gpu.address, files.restore, 1, "give the division back to the driver", sriov_files.MEANINGS)
+        doing = "give the division back to the driver"
+        bounded.write(self._host, gpu.address, files.restore, 1, doing, sriov_files.MEANINGS, seconds=bounded.DIVIDING)
 
     def _present(self, gpu):
-        files = self._files_of(gpu, kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_totalvfs") or 0)
+        files = self._files_of(gpu, self._count(gpu, "sriov_totalvfs"))
         if files is None:
             raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, sriov_files.WHICH_KERNELS)
         return files
@@ -566,7 +573,16 @@ class Sriov:
         """Write ``sriov_numvfs``, then look whether that many VFs are there."""
         doing = f"create {count} virtual functions" if count else "remove the virtual functions"
         path = f"{DEVICES}/{gpu.address}/sriov_numvfs"
-        kernel.write(self._host, gpu.address, path, count, doing, sriov_reasons.answers(gpu))
+        bounded.write(
+            self._host,
+            gpu.address,
+            path,
+            count,
+            doing,
+            sriov_reasons.answers(gpu),
+            seconds=bounded.DIVIDING + _EACH * count,
+            there=lambda: self._counted(gpu) == (count, count),
+        )
         self.wait_for(gpu, count)
 
     def wait_for(self, gpu, count):

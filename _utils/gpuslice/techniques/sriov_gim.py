@@ -11,6 +11,7 @@ import threading
 
 from gpuslice import errors
 from gpuslice import inventory
+from gpuslice import limits
 from gpuslice.catalog import amd
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -25,7 +26,7 @@ OPTIONS = "/etc/modprobe.d/gpu-slicing-gim.conf"
 _FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _OWN_CONFIG = "/etc/gim_config"
 _HEAD = "# Written by GPU slicing. Virtual functions of each GPU that was asked for; the option lists all GPUs in PCI order."
-_LINE = re.compile(r"^# ([0-9a-f:.]+) (\d+)$", re.MULTILINE)
+_LINE = re.compile(r"^# ([0-9a-f:.]+) ([0-9]{1,9})$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*options\s+gim\s.*\bvf_num=", re.MULTILINE)
 _RELOAD = (
     f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload_driver=True) to have it reloaded, "
@@ -298,14 +299,14 @@ class Gim:
         if self._in_force(gpu, count) or not self._loaded():
             return
         self._allow(gpu, count, allowed)
-        self._modprobe(gpu, ["modprobe", "-r", MODULE], f"unload {MODULE}")
+        self._modprobe(gpu, ["modprobe", "-r", MODULE], f"unload {MODULE}", False)
 
     def run_load_driver(self, gpu, count, allowed):
         """Load gim and see whether it made the VFs. Raises errors.RebootNeeded, errors.DriverError."""
         if self._in_force(gpu, count):
             return
         self._allow(gpu, count, allowed)
-        self._modprobe(gpu, ["modprobe", MODULE], f"load {MODULE}")
+        self._modprobe(gpu, ["modprobe", MODULE], f"load {MODULE}", True)
         self._technique.wait_for(gpu, count)
 
     @staticmethod
@@ -315,9 +316,14 @@ class Gim:
                 f"The GPU gets {count} virtual functions when {MODULE} is loaded the next time.", gpu.address, _RELOAD
             )
 
-    def _modprobe(self, gpu, command, doing):
-        done = self._host.run(command, timeout=120)
-        if done.returncode:
+    def _modprobe(self, gpu, command, doing, loaded):
+        try:
+            done = self._host.run(command, timeout=120)
+        except errors.ToolHangs as err:
+            # It makes the VFs of all GPUs; which of these it is at, nobody knows.
+            raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, doing, 120, "modprobe")) from err
+        # What is there counts, not what the program says of it.
+        if done.returncode and self._loaded() != loaded:
             said = " ".join((done.stderr or done.stdout).split())
             held = "; ".join(map(str, self._technique.held(self.all_virtual())))
             in_use = f" In use by {held}." if held else ""

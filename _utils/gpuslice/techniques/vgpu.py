@@ -30,6 +30,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques import bounded
 from gpuslice.techniques import kernel
 from gpuslice.techniques import vgpu_goal
 from gpuslice.techniques import vgpu_slots
@@ -108,6 +109,7 @@ class Vgpus:
         """Read functions, vGPUs, modes and GPU instances. Raises errors.DeviceNotFound, errors.DriverError."""
         if self._in_guest(gpu):
             return self._guest.observe(gpu)
+        bounded.refuse_if_waiting(self._host, gpu.address)
         kernel.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):

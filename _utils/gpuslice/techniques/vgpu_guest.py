@@ -98,6 +98,7 @@ class Guest:
     # -- facts ---------------------------------------------------------------------------------------------------
     def observe(self, gpu):
         """Read the files and ask for the daemon. Raises errors.StateDirUnusable, errors.ResourceConflict, errors.ToolFailed."""
+        self._host.limits.refuse(gpu.address)
         kernel.refuse_if_given_away(self._host, gpu)
         return GuestState(
             client_token.read(self._host, gpu, CONFIGURATION),

@@ -17,6 +17,8 @@ from abc import abstractmethod
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice import numbers
+from gpuslice.techniques import bounded
 from gpuslice.techniques import device_nodes
 from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
@@ -26,9 +28,10 @@ from gpuslice.techniques.vgpu_types import plain
 _MDEVS = "/sys/bus/mdev/devices"
 _TYPES = "mdev_supported_types"
 _NONE = 0
-_TYPE_LINE = re.compile(r"^[ \t]*(\d+)[ \t]*:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
-_TYPE_NUMBER = re.compile(r"-(\d+)\Z")
+_TYPE_LINE = re.compile(r"^[ \t]*([0-9]{1,9})[ \t]*:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_TYPE_NUMBER = re.compile(r"-([0-9]{1,9})\Z")
 _NO_GI = 0xFFFFFFFF
+_NVRM = "See 'dmesg | grep NVRM' for the driver's own words."
 #: So that a host gives a mediated device the same UUID each time: virtual machines refer to it.
 _NAMESPACE = uuid.UUID("6f2f0c4e-7a4b-5d0c-9a31-0d5f5f3f9c11")
 
@@ -149,9 +152,10 @@ class Vfio(Slots):
             return _NONE
         except OSError as err:
             raise kernel.told(err, self._gpu, doing) from err
-        if not told.isdigit():
-            raise errors.DriverError(f"Could not {doing}: the driver says '{told}'.", self._gpu, "See 'dmesg | grep NVRM'.")
-        return int(told)
+        number = numbers.whole(told)
+        if number is None or number < 0:
+            raise errors.DriverError(f"Could not {doing}: the driver says '{told[:40]}'.", self._gpu, _NVRM)
+        return number
 
     def creatable(self, function):
         """What this function could become now: it shrinks as its siblings are taken. See :meth:`Slots.creatable`."""
@@ -163,12 +167,29 @@ class Vfio(Slots):
         self._refuse_if_other(vgpu.at, _NONE)
         number, path = self.refuse_if_not_creatable(vgpu.type, vgpu.at), self._current(vgpu.at)
         try:
-            kernel.write(self._host, self._gpu, path, number, f"make vGPU {vgpu.type} on {vgpu.at}", {**_MEANINGS, **_TAKEN})
-        finally:
+            bounded.write(
+                self._host,
+                self._gpu,
+                path,
+                number,
+                f"make vGPU {vgpu.type} on {vgpu.at}",
+                {**_MEANINGS, **_TAKEN},
+                there=lambda: self._number(vgpu.at) == number,
+            )
+        except errors.Unhealthy:
+            # Even to look would wait.
+            raise
+        except errors.GpuSliceError:
             # Whatever the driver answered: an undo must not remove what came in between.
             self._refuse_if_other(vgpu.at, number)
-        if self._number(vgpu.at) != number:
-            raise errors.ValidationFailed(f"The driver took vGPU type {vgpu.type} for {vgpu.at}, and it is not there.", self._gpu)
+            raise
+        found = self._number(vgpu.at)
+        if found != number:
+            # It answers EBUSY where another tool was faster, so that this is ours, and an undo removes it.
+            there = f"it made {self._name(found)}" if found else "it is not there"
+            raise errors.ValidationFailed(
+                f"The driver took vGPU type {vgpu.type} for {vgpu.at}, and {there}.", self._gpu, _NVRM
+            )
 
     def _refuse_if_other(self, function, ours):
         found = self._number(function)
@@ -188,7 +209,15 @@ class Vfio(Slots):
             raise errors.ForeignChange(
                 f"Could not {doing}: it carries {self._name(number)} now, which another tool made.", self._gpu, "Run again."
             )
-        kernel.write(self._host, self._gpu, self._current(vgpu.at), _NONE, doing, _MEANINGS)
+        bounded.write(
+            self._host,
+            self._gpu,
+            self._current(vgpu.at),
+            _NONE,
+            doing,
+            _MEANINGS,
+            there=lambda: self._number(vgpu.at) == _NONE,
+        )
 
     def nodes(self, vgpu):
         """What a virtual machine opens to have this vGPU."""
@@ -240,16 +269,42 @@ class Mdev(Slots):
         """Make a mediated device. Raises an error of gpuslice.errors."""
         kind = self.refuse_if_not_creatable(vgpu.type, vgpu.at)
         path = f"{DEVICES}/{vgpu.at}/{_TYPES}/{kind}/create"
-        kernel.write(self._host, self._gpu, path, vgpu.uuid, f"make vGPU {vgpu.type} on {vgpu.at}", _MEANINGS)
+        bounded.write(
+            self._host,
+            self._gpu,
+            path,
+            vgpu.uuid,
+            f"make vGPU {vgpu.type} on {vgpu.at}",
+            _MEANINGS,
+            there=lambda: self._type_of(vgpu) == kind,
+        )
         if not self._host.exists(f"{_MDEVS}/{vgpu.uuid}"):
-            raise errors.ValidationFailed(f"The driver took vGPU {vgpu.type} {vgpu.uuid}, and it is not there.", self._gpu)
+            raise errors.ValidationFailed(
+                f"The driver took vGPU {vgpu.type} {vgpu.uuid}, and it is not there.", self._gpu, _NVRM
+            )
+        if (found := self._type_of(vgpu)) not in (kind, ""):
+            raise errors.ValidationFailed(
+                f"The driver took vGPU {vgpu.type} {vgpu.uuid}, and it made {self._named(vgpu.at, found)[0]}.", self._gpu, _NVRM
+            )
+
+    def _type_of(self, vgpu):
+        """What the driver calls the type of a mediated device, "" where it is not there."""
+        return self._host.readlink(f"{_MDEVS}/{vgpu.uuid}/mdev_type")
 
     def remove(self, vgpu):
         """Remove a mediated device; one that is gone already counts as removed."""
         if not self._host.exists(f"{_MDEVS}/{vgpu.uuid}"):
             return
         path = f"{_MDEVS}/{vgpu.uuid}/remove"
-        kernel.write(self._host, self._gpu, path, "1", f"remove vGPU {vgpu.uuid} of type {vgpu.type}", _MEANINGS)
+        bounded.write(
+            self._host,
+            self._gpu,
+            path,
+            "1",
+            f"remove vGPU {vgpu.uuid} of type {vgpu.type}",
+            _MEANINGS,
+            there=lambda: not self._host.exists(f"{_MDEVS}/{vgpu.uuid}"),
+        )
 
     def nodes(self, vgpu):
         """What a virtual machine opens to have this vGPU: the node of its group or, on newer kernels, that of the device."""

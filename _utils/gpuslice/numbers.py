@@ -1,0 +1,16 @@
+"""
+Whole numbers in what a kernel, a driver or a program says.
+"""
+
+import re
+
+# Only these digits: int() takes those of all scripts, isdigit() also superscripts, which int() refuses, and texts of some
+# thousand digits make int() fail.
+_WHOLE = re.compile(r"-?[0-9]{1,25}")
+
+
+def whole(text, most=2**64 - 1):
+    """The number that a text is, with white space around it; None for any other text and for more than ``most``."""
+    found = _WHOLE.fullmatch(text.strip())
+    number = int(found[0]) if found else None
+    return None if number is None or abs(number) > most else number
