@@ -119,7 +119,6 @@ def _acquire(handle, path, patience):
             return
         except OSError as err:
             if time.monotonic() >= end:
-                holder, hangs = _holder(handle)
                 raise errors.LockHeld(
                     f"Another change of GPU slices is going on on this host: {_holder(handle, path)}.",
                     todo="Wait for it to end and run again." + (_HANGS if _waited(handle)[0] >= _LONG else ""),
@@ -134,12 +133,13 @@ def _holder(handle, path):
     """
     named, written = _written(handle)
     pids = holders.of_lock(handle)
+    at_work = written + _waited(handle)[1]
     if named in pids:
-        return written + _waited(handle)[1]
+        return at_work
     if found := [process for pid in pids if (process := holders.process(pid))]:
         return ", ".join(map(str, found))
     if holders.process(named):
-        return written
+        return at_work
     return f"{written}, which has ended; 'fuser {path}' names who has it now"
 
 
