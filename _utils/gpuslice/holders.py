@@ -1,16 +1,28 @@
 """
 Who holds GPU device nodes open: read from /proc, without any vendor's library.
+
+A device is known by its number, not by the path that it was opened by: a container may have the second GPU under the name of the
+first, and a node may have been removed, renamed or made elsewhere.
 """
 
 import os
 import re
 import signal
+import stat
 import time
 
 from gpuslice.model import Process
 
 #: Nodes below the device directory that belong to GPUs.
 _NODES = re.compile(r"(?:nvidia(?!-caps)[^/]*|nvidia-caps/[^/]+|nvidia-caps-imex-channels/[^/]+|dri/[^/]+|kfd|vfio/.+)\Z")
+
+#: Drivers of these nodes, as /proc/devices calls them.
+_DRIVERS = re.compile(r"(?:nvidia.*|drm|kfd|vfio(?:-dev)?)\Z")
+#: The number of what is no device.
+NO_DEVICE = "0:0"
+#: File systems of this machine alone that can have device nodes.
+_LOCAL = frozenset("devtmpfs tmpfs ramfs rootfs overlay ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs squashfs erofs".split())
+_MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 _CONTAINERS = (
     # Scopes of systemd's cgroup driver: docker-<id>.scope, libpod-<id>.scope, cri-containerd-<id>.scope, crio-<id>.scope.
@@ -21,27 +33,41 @@ _CONTAINERS = (
 _LXC = re.compile(r"lxc\.payload\.(.+)\Z")
 
 
-def scan_proc(root="/proc", dev="/dev"):
+def scan_proc(root="/proc", dev="/dev", majors=None):
     """
     Processes that hold GPU device nodes open.
 
     :param root: the proc file system; :param dev: the directory of the device nodes.
+    :param majors: major numbers of GPU drivers, those that /proc/devices tells when None.
     :return: list of :class:`gpuslice.model.Process` in the order of their pids. Processes that end while they are read, and
         those of other users where this one is not root, are left out.
     """
     pids = sorted(int(name) for name in _names(root) if name.isdigit())
-    found = (_process(f"{root}/{pid}", pid, dev + "/") for pid in pids)
+    majors = _majors(_text(f"{root}/devices")) if majors is None else majors
+    mounts = _mounts_for_devices(root, pids)
+    found = (_process(f"{root}/{pid}", pid, dev + "/", majors, mounts) for pid in pids)
     return [process for process in found if process is not None]
 
 
-def _process(base, pid, dev):
+def _process(base, pid, dev, majors, mounts):
     """The process if it holds a GPU's node, else None."""
-    targets = (_target(f"{base}/fd/{name}") for name in _names(f"{base}/fd"))
-    nodes = {target for target in targets if target.startswith(dev) and _NODES.match(target[len(dev) :])}
-    if not nodes:
+    opened = sorted({found for name in _names(f"{base}/fd") if (found := _opened(base, name, dev, majors, mounts))})
+    if not opened:
         return None
-    unit, container = parse_cgroup(_text(f"{base}/cgroup"))
-    return Process(pid, _command(base), unit, container, tuple(sorted(nodes)))
+    nodes, numbers = zip(*opened, strict=True)
+    return Process(pid, _command(base), *parse_cgroup(_text(f"{base}/cgroup")), nodes, numbers)
+
+
+def _opened(base, name, dev, majors, mounts):
+    """(path, device number) of a descriptor of a GPU's node, None for any other."""
+    link = f"{base}/fd/{name}"
+    path = _target(link)
+    named = path.startswith(dev) and _NODES.match(path[len(dev) :])
+    if not path.startswith("/") or not (path.startswith(dev) or _mount_of(f"{base}/fdinfo/{name}") in mounts):
+        return None
+    number = device_number(link)
+    # One of these names that can't be asked, as it was closed this moment, is taken for what it is called.
+    return (path, number) if named or _major(number) in majors else None
 
 
 def process(pid, root="/proc"):
@@ -57,6 +83,62 @@ def _target(link):
         return os.readlink(link).removesuffix(" (deleted)")
     except OSError:
         return ""
+
+
+def device_number(path):
+    """``major:minor`` of a character device, by its node or a link to it; ``0:0`` for another file, "" where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if stat.S_ISCHR(found.st_mode) else NO_DEVICE
+
+
+def _major(number):
+    return int(number.partition(":")[0]) if number else 0
+
+
+def _majors(text):
+    """Major numbers of the GPU drivers in /proc/devices."""
+    rows = (line.split() for line in text.partition("Block devices")[0].splitlines())
+    return {int(row[0]) for row in rows if len(row) == 2 and row[0].isdigit() and _DRIVERS.match(row[1])}
+
+
+def _mounts_for_devices(root, pids):
+    """
+    Ids of the mounts, in all namespaces, on which a device node can be opened and where a file can be asked for its kind without
+    waiting for anybody: a network file system whose server is gone would keep us for ever.
+    """
+    seen, found = set(), set()
+    for pid in pids:
+        namespace = _target(f"{root}/{pid}/ns/mnt")
+        if namespace and namespace not in seen:
+            seen.add(namespace)
+            found.update(_local_mounts(_text(f"{root}/{pid}/mountinfo")))
+    return found
+
+
+def _local_mounts(text):
+    """Ids out of a mountinfo file, see proc(5): id, parent, device, root, mount point, options, ..., "-", type, ..."""
+    for line in text.splitlines():
+        fields, _, kind = line.partition(" - ")
+        words = fields.split()
+        if len(words) > 5 and kind.split()[:1] and kind.split()[0] in _LOCAL and "nodev" not in words[5].split(","):
+            yield words[0]
+
+
+def _mount_of(path):
+    """Id of the mount that a descriptor's file is on, by its fdinfo file; "" where it is not told."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Without Python's text layer: a database server has ten thousands of these.
+            found = _MOUNT_ID.search(os.read(handle, 256))
+        finally:
+            os.close(handle)
+    except OSError:
+        return ""
+    return found[1].decode() if found else ""
 
 
 def parse_cgroup(text):

@@ -77,6 +77,10 @@ class Host(ABC):
     def readlink(self, path):
         """Last component of a symbolic link's target, "" when it is no link."""
 
+    @abstractmethod
+    def device_number(self, path):
+        """``major:minor`` of a character device's node, "" where there is none."""
+
     # -- the rest of the world -----------------------------------------------------------------------------------
     @abstractmethod
     def udev_pci(self):
@@ -222,6 +226,12 @@ class RealHost(Host):
             return os.path.basename(os.readlink(path))
         except OSError:
             return ""
+
+    def device_number(self, path):
+        from gpuslice import holders
+
+        number = holders.device_number(path)
+        return "" if number == holders.NO_DEVICE else number
 
     def udev_pci(self):
         from gpuslice import udev

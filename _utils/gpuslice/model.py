@@ -92,7 +92,8 @@ class Process(NamedTuple):
 
     :ivar unit: systemd unit, "" when it belongs to none.
     :ivar container: container id (its first 12 characters) or name, "" outside containers.
-    :ivar nodes: the /dev paths that it holds open.
+    :ivar nodes: the device nodes that it holds open, by the names that they have where it runs.
+    :ivar numbers: device number of each of them, ``226:128``; "" where it can't be told, ``0:0`` for what is no device.
     """
 
     pid: int
@@ -100,6 +101,17 @@ class Process(NamedTuple):
     unit: str = ""
     container: str = ""
     nodes: tuple = ()
+    numbers: tuple = ()
+
+    def has_open(self, node, number):
+        """
+        Whether it holds a device open. Its number decides: a container may have any GPU under the name of any other.
+
+        :param node: the device's path on the host; :param number: its device number, "" where it is not known. Where one of
+            the two numbers is not known, the names are compared.
+        """
+        theirs = self.numbers or ("",) * len(self.nodes)
+        return any(found == number if found and number else name == node for name, found in zip(self.nodes, theirs, strict=True))
 
     def __str__(self):
         where = [f"unit {self.unit}"] if self.unit else []

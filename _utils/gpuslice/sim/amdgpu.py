@@ -93,7 +93,7 @@ def show(tree, state):
     tree.dir(f"/sys/module/{MODULE}/holders")
     if MODULE not in state["modules"]:
         tree.file("/proc/modules", tree.read("/proc/modules") + f"\n{MODULE} 65536 {len(clients)} - Live 0x0\n")
-    tree.file("/dev/kfd", "")
+    tree.node("/dev/kfd")
     tree.dir(f"{_KFD}/proc")
     for process in clients:
         if "/dev/kfd" in process["nodes"]:
@@ -129,7 +129,7 @@ def _spare_node(tree, part, card):
     for name in (f"card{card}", f"renderD{128 + card}"):
         tree.dir(f"{base}/drm/{name}")
         tree.file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
-        tree.file(f"/dev/dri/{name}", "")
+        tree.node(f"/dev/dri/{name}")
 
 
 def _topology(tree, number, address, gpu, minors):

@@ -71,9 +71,10 @@ engines           what the Intel driver shows of its engines: ``{tiles, cslices,
                   it shows nothing
 ================  ==================================================================================================
 
-A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, gpu, slice, ci, uses}``. It uses a whole
+A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, shown_as, gpu, slice, ci, uses}``. It uses a whole
 ``gpu`` (an address), or one ``slice`` of it (``"3g.40gb@0"``) and there one compute instance ``ci`` (0); several with
-``uses: [{gpu, slice, ci}]``; or it holds just the device ``nodes`` listed. ``type`` is compute, graphics or monitor
+``uses: [{gpu, slice, ci}]``; or it holds just the device ``nodes`` listed. ``shown_as: {node: name}`` are nodes that have
+other names where it runs, as they may in a container. ``type`` is compute, graphics or monitor
 (compute); a monitor has no context on the GPU, so it blocks a reset (also the one that is a part of an Ampere mode change)
 and nothing else. A ``stubborn`` one does not end when it is asked to, nor when it is killed, as one that hangs in the
 driver (false).
@@ -564,7 +565,10 @@ def split_slice(text):
     return profile, int(start) if start.isdigit() else None
 
 
-_PROCESS_KEYS = ("pid", "command", "unit", "container", "type", "memory_mib", "stubborn", "nodes", "gpu", "slice", "ci", "uses")
+_PROCESS_KEYS = (
+    "pid", "command", "unit", "container", "type", "memory_mib", "stubborn", "nodes", "gpu", "slice", "ci", "uses",
+    "shown_as",
+)  # fmt: skip
 
 
 def process(raw, path, known, mistakes):
@@ -588,6 +592,10 @@ def process(raw, path, known, mistakes):
             mistakes.note(f"{path}.gpu", f"{use.get('gpu')!r} is no GPU of this host")
         part = mistakes.take(use, path, "slice", str, "")
         found.append({"gpu": address, "slice": part, "ci": mistakes.take(use, path, "ci", int, 0)})
+    shown = raw.get("shown_as") or {}
+    if not isinstance(shown, dict):
+        mistakes.note(f"{path}.shown_as", "must be a mapping")
+        shown = {}
     pid = mistakes.take(raw, path, "pid", int, 0)
     if pid <= 0:
         mistakes.note(f"{path}.pid", "is missing")
@@ -601,4 +609,5 @@ def process(raw, path, known, mistakes):
         "stubborn": mistakes.take(raw, path, "stubborn", bool, False),
         "nodes": [str(node) for node in mistakes.listing(raw.get("nodes"), f"{path}.nodes")],
         "uses": found,
+        "shown_as": {str(node): str(name) for node, name in shown.items()},
     }

@@ -261,6 +261,11 @@ class SimulatedHost(Host):
     def readlink(self, path):
         return self._tree().readlink(path)
 
+    def device_number(self, path):
+        from gpuslice.sim import sysfs
+
+        return sysfs.device_number(path) if self._tree().exists(path) else ""
+
     def write(self, path, text):
         from gpuslice.sim import sysfs
 
@@ -311,9 +316,20 @@ class SimulatedHost(Host):
 
     def processes(self):
         state = self.state()
-        return [
-            Process(p["pid"], p["command"], p["unit"], p["container"], tuple(self._nodes(state, p))) for p in state["processes"]
-        ]
+        return [self._process(state, process) for process in state["processes"]]
+
+    def _process(self, state, process):
+        from gpuslice.sim import sysfs
+
+        nodes, shown = self._nodes(state, process), process.get("shown_as", {})
+        return Process(
+            process["pid"],
+            process["command"],
+            process["unit"],
+            process["container"],
+            tuple(shown.get(node, node) for node in nodes),
+            tuple(sysfs.device_number(node) for node in nodes),
+        )
 
     @staticmethod
     def _nodes(state, process):

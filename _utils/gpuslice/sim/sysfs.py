@@ -26,6 +26,17 @@ EXTENSIONS = (
     "gpuslice.sim.units",
 )
 
+#: Device nodes with the minor in their name, and the major of their driver.
+_MAJORS = (
+    (re.compile(r"/dev/dri/(?:card|renderD)(\d+)"), 226),
+    (re.compile(r"/dev/nvidia(\d+)"), 195),
+    (re.compile(r"/dev/nvidia-caps/nvidia-cap(\d+)"), 235),
+    (re.compile(r"/dev/vfio/(\d+)"), 243),
+    (re.compile(r"/dev/vfio/devices/vfio(\d+)"), 244),
+)
+#: The kernel's class of nodes whose number is told in sysfs.
+_CLASSES = (("/dev/dri/", "drm"), ("/dev/kfd", "kfd"), ("/dev/vfio/devices/", "vfio-dev"), ("/dev/vfio/", "vfio"))
+
 _FIRST_VF_GROUP, _VF_GROUPS_EACH = 100, 256
 _DEVICES = "/sys/bus/pci/devices"
 _DRIVERS = "/sys/bus/pci/drivers"
@@ -36,6 +47,14 @@ _DRIVER_FILE = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")
 def extensions():
     """The modules named in :data:`EXTENSIONS`."""
     return [importlib.import_module(name) for name in EXTENSIONS]
+
+
+def device_number(node):
+    """``major:minor`` of a device node by its name, "" for one that has no number here."""
+    for pattern, major in _MAJORS:
+        if found := pattern.fullmatch(node):
+            return f"{major}:{found[1]}"
+    return "241:0" if node == "/dev/kfd" else ""
 
 
 class Tree:
@@ -77,6 +96,14 @@ class Tree:
         parent, _, name = path.rpartition("/")
         self.dir(parent)
         self._dirs[parent].add(name)
+
+    def node(self, path):
+        """Add a device node, and the file that tells its number."""
+        self.file(path, "")
+        number = device_number(path)
+        kind = next((name for prefix, name in _CLASSES if path.startswith(prefix)), "")
+        if number and kind:
+            self.file(f"/sys/class/{kind}/{path.rpartition('/')[2]}/dev", number)
 
     def link(self, path, target):
         """Add a symbolic link to an absolute path."""
@@ -128,7 +155,7 @@ class Tree:
                     self.file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
                     self.link(f"/sys/class/drm/{name}/device", base)
                     self.dir(f"{base}/drm/{name}")
-                    self.file(f"/dev/dri/{name}", "")
+                    self.node(f"/dev/dri/{name}")
 
     def _machine(self):
         host = self.state["host"]

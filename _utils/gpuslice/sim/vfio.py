@@ -32,9 +32,9 @@ def show(tree, state):
             continue
         base = f"{_DEVICES}/{function['address']}"
         tree.file("/dev/vfio/vfio", "")
-        tree.file(f"/dev/vfio/{sysfs.group_of(functions, function['address'])}", "")
+        tree.node(f"/dev/vfio/{sysfs.group_of(functions, function['address'])}")
         tree.dir(f"{base}/vfio-dev/vfio{number}")
-        tree.file(f"/dev/vfio/devices/vfio{number}", "")
+        tree.node(f"/dev/vfio/devices/vfio{number}")
         number += 1
 
 

@@ -67,7 +67,7 @@ def _vfio(tree, state, address, function):
 
 def _node(tree, vgpu):
     tree.file("/dev/vfio/vfio", "")
-    tree.file(f"/dev/vfio/{vgpu['group']}", "")
+    tree.node(f"/dev/vfio/{vgpu['group']}")
 
 
 def _mdev(tree, state, address, function):

@@ -5,6 +5,7 @@ finding out who holds a device node.
 
 import errno
 import logging
+import re
 
 from gpuslice import errors
 from gpuslice import limits
@@ -115,10 +116,44 @@ def told(err, gpu, doing, meanings=None):
     return kind(f"Could not {doing}: {why}.", gpu, todo)
 
 
-def holding(host, nodes):
-    """The processes that hold any of these device nodes open."""
-    wanted = set(nodes)
-    return [process for process in host.processes() if wanted & set(process.nodes)]
+#: Where the kernel tells the device number of a node: a file of sysfs, or a driver in /proc/devices with the minor in the name.
+_NUMBER_FILES = (
+    (re.compile(r"/dev/dri/(\w+)"), "/sys/class/drm/{}/dev"),
+    (re.compile(r"/dev/(kfd)"), "/sys/class/kfd/{}/dev"),
+    (re.compile(r"/dev/vfio/devices/(\w+)"), "/sys/class/vfio-dev/{}/dev"),
+    (re.compile(r"/dev/vfio/([\w-]+)"), "/sys/class/vfio/{}/dev"),
+)
+_NUMBER_DRIVERS = (
+    (re.compile(r"/dev/nvidia(\d+)"), ("nvidia", "nvidia-frontend")),
+    (re.compile(r"/dev/nvidia-caps/nvidia-cap(\d+)"), ("nvidia-caps",)),
+)
+
+
+def device_number(host, node):
+    """
+    ``major:minor`` of a device node of this host, "" where nothing tells it.
+
+    The kernel is asked for it rather than the node: where this runs in a container, a node of that name may be another GPU's.
+    """
+    for pattern, path in _NUMBER_FILES:
+        if found := pattern.fullmatch(node):
+            return text(host, path.format(found[1])) or host.device_number(node)
+    for pattern, drivers in _NUMBER_DRIVERS:
+        if found := pattern.fullmatch(node):
+            majors = re.findall(rf"^\s*(\d+) (?:{'|'.join(drivers)})$", text(host, "/proc/devices") or "", re.MULTILINE)
+            return f"{majors[0]}:{found[1]}" if majors else host.device_number(node)
+    return host.device_number(node)
+
+
+def holding(host, nodes, processes=None):
+    """
+    The processes that hold any of these device nodes open, under whatever name.
+
+    :param processes: all processes of the host that hold any, where they were looked for already.
+    """
+    wanted = [(node, device_number(host, node)) for node in nodes]
+    found = host.processes() if processes is None else processes
+    return [process for process in found if any(process.has_open(*device) for device in wanted)]
 
 
 def in_use(gpu, doing, held):

@@ -5,6 +5,7 @@ Who uses a GPU or a MIG device: contexts that NVML tells of, and processes that 
 import os
 
 from gpuslice.model import Process
+from gpuslice.techniques import kernel
 
 #: The persistence daemon hands the GPU over by itself on a mode change or reset.
 _POLITE = ("nvidia-persistenced",)
@@ -31,7 +32,7 @@ class Users:
         found = {}
         for (gi, ci), (device, _) in self._nvml.mig_devices(gpu.address).items():
             node = self.cap_nodes(minor, gi, ci)[1]
-            holders = {p.pid: p for p in self._scan() if node and node in p.nodes}
+            holders = {p.pid: p for p in self._holding(node)} if node else {}
             for pid in self._nvml.pids(device, gpu.address):
                 holders.setdefault(pid, self._process(pid))
             holders.pop(os.getpid(), None)
@@ -46,8 +47,7 @@ class Users:
         """
         found = {pid: self._process(pid) for pid in self._nvml.pids(self._nvml.handle(gpu.address), gpu.address)}
         if any_client:
-            node = f"/dev/nvidia{self._nvml.minor(gpu.address)}"
-            found.update({p.pid: p for p in self._scan() if node in p.nodes})
+            found.update({p.pid: p for p in self._holding(f"/dev/nvidia{self._nvml.minor(gpu.address)}")})
         return [p for pid, p in sorted(found.items()) if pid != os.getpid() and not p.command.split(" ")[0].endswith(_POLITE)]
 
     def cap_nodes(self, minor, gi, ci):
@@ -64,6 +64,10 @@ class Users:
         held = next((p for p in self._scan() if p.pid == pid), None)
         # A context needs no open node that we could see: the process may live in another mount or pid namespace.
         return held or self._host.process(pid) or Process(pid, "a process that can't be seen from here")
+
+    def _holding(self, node):
+        number = kernel.device_number(self._host, node)
+        return [process for process in self._scan() if process.has_open(node, number)]
 
     def _scan(self):
         if self._processes is None:

@@ -557,6 +557,7 @@ class Partition:
         return [self._slice(gpu, state, part, total, processes) for part in parts]
 
     def _slice(self, gpu, state, part, total, processes):
+        held = kernel.holding(self._host, [part.render_node] if part.render_node else [], processes)
         nodes = tuple(node for node in (kfd.NODE, part.render_node) if node)
         return Slice(
             gpu.address,
@@ -567,7 +568,7 @@ class Partition:
             round(part.compute_units / total, 3),
             f"{part.index}:1",
             nodes,
-            tuple(p.as_dict() for p in processes if part.render_node and part.render_node in p.nodes),
+            tuple(process.as_dict() for process in held),
         )
 
     def drawing(self, gpu, state):

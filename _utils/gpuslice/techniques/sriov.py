@@ -506,6 +506,7 @@ class Sriov:
     def functions(self, gpu, state):
         """The VFs as dicts: number, address, driver, iommu_group, what each may use, device_nodes, in_use_by."""
         shares = sriov_files.shares(state.files, state.values, state.numvfs) if state.files else {}
+        processes = self._host.processes() if state.addresses else []
         found = []
         for number, address in enumerate(state.addresses, 1):
             told = dict(shares.get(number, {}))
@@ -520,7 +521,7 @@ class Sriov:
                     "vram_mib": vram // 2**20 if vram else None,
                     **told,
                     "device_nodes": nodes,
-                    "in_use_by": [process.as_dict() for process in kernel.holding(self._host, nodes)] if nodes else [],
+                    "in_use_by": [process.as_dict() for process in kernel.holding(self._host, nodes, processes)],
                 }
             )
         return found
