@@ -140,16 +140,25 @@ def test_mig_table_is_made_once():
 @pytest.mark.parametrize("key", sorted(amd.MODELS))
 def test_amd_combinations_use_the_modes_of_the_model(key):
     model = amd.MODELS[key]
-    for compute, memory in model["legal_combinations"]:
-        assert compute in model["compute_partitions"]
-        assert memory in model["memory_partitions"]
-        assert memory in amd.MEMORY_BY_COMPUTE_MODE[compute]
+    expected = {
+        (compute, memory)
+        for compute in model["compute_partitions"]
+        for memory in model["memory_partitions"]
+        if memory in amd.memory_modes_with(compute, model["architecture"])
+    }
+    assert set(model["legal_combinations"]) == expected
     assert set(model["validated_combinations"]) <= set(model["legal_combinations"])
     assert ("partition" in model["capabilities"]) == bool(model["compute_partitions"])
     if model["compute_partitions"]:
         assert model["compute_partitions"] == amd.COMPUTE_MODES_BY_XCC[model["xcc"]]
         assert amd.DEFAULT_MODE in model["legal_combinations"]
     assert all(1 <= count <= model["max_vfs"] for count, *_ in model["vf_profiles"])
+
+
+def test_amd_boards_of_the_newer_generation_have_smaller_parts_in_two_domains():
+    assert {"QPX/NPS2", "CPX/NPS2"} <= {"/".join(pair) for pair in amd.MODELS["mi355x"]["legal_combinations"]}
+    assert "NPS2" not in amd.memory_modes_with("QPX", "gfx942")
+    assert "NPS2" not in amd.memory_modes_with("QPX", "gfx950", newer_driver=False)
 
 
 @pytest.mark.parametrize("key", sorted(key for key, model in amd.MODELS.items() if model["compute_partitions"]))

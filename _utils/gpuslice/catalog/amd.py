@@ -23,7 +23,8 @@ max_vfs                 the most virtual functions; 0 when none are known
 vf_profiles             (number of virtual functions, compute mode, memory mode, needs preview firmware)
 compute_partitions      compute modes that the driver takes; () where the GPU can't be partitioned
 memory_partitions       memory modes that the driver takes
-legal_combinations      (compute mode, memory mode) that the driver takes on bare metal
+legal_combinations      (compute mode, memory mode) that a new driver takes on bare metal, for people; the engine asks
+                        :func:`memory_modes_with`, as memory modes are what the driver finds in the firmware
 validated_combinations  the vendor's narrower list of them
 ======================  =======================================================================================
 """
@@ -143,7 +144,10 @@ _MODELS = {
         "features": ("compute-partition", "cu-mask", "dmem-cgroup", "memory-partition", "sriov"), "sriov_host_driver": "gim",
         "max_vfs": 8, "vf_profiles": ((1, "SPX", "NPS1", False), (2, "DPX", "NPS2", True), (8, "CPX", "NPS2", True)),
         "compute_partitions": ("SPX", "DPX", "QPX", "CPX"), "memory_partitions": ("NPS1", "NPS2"),
-        "legal_combinations": (("SPX", "NPS1"), ("DPX", "NPS1"), ("DPX", "NPS2"), ("QPX", "NPS1"), ("CPX", "NPS1")),
+        "legal_combinations": (
+            ("SPX", "NPS1"), ("DPX", "NPS1"), ("DPX", "NPS2"), ("QPX", "NPS1"), ("QPX", "NPS2"), ("CPX", "NPS1"),
+            ("CPX", "NPS2"),
+        ),
         "validated_combinations": (("SPX", "NPS1"), ("DPX", "NPS2")),
     },
     "mi355x": {
@@ -153,7 +157,10 @@ _MODELS = {
         "features": ("compute-partition", "cu-mask", "dmem-cgroup", "memory-partition", "sriov"), "sriov_host_driver": "gim",
         "max_vfs": 8, "vf_profiles": ((1, "SPX", "NPS1", False), (2, "DPX", "NPS2", True), (8, "CPX", "NPS2", True)),
         "compute_partitions": ("SPX", "DPX", "QPX", "CPX"), "memory_partitions": ("NPS1", "NPS2"),
-        "legal_combinations": (("SPX", "NPS1"), ("DPX", "NPS1"), ("DPX", "NPS2"), ("QPX", "NPS1"), ("CPX", "NPS1")),
+        "legal_combinations": (
+            ("SPX", "NPS1"), ("DPX", "NPS1"), ("DPX", "NPS2"), ("QPX", "NPS1"), ("QPX", "NPS2"), ("CPX", "NPS1"),
+            ("CPX", "NPS2"),
+        ),
         "validated_combinations": (("SPX", "NPS1"), ("DPX", "NPS2")),
     },
     "mi50-mi60": {
@@ -255,7 +262,7 @@ COMPUTE_MODES_BY_XCC = {
     8: ("SPX", "DPX", "QPX", "CPX"),
 }
 
-#: Compute mode -> memory modes that the driver takes with it on bare metal.
+#: Compute mode -> memory modes that every version of the driver takes with it on bare metal (linux, aqua_vanjaram.c).
 MEMORY_BY_COMPUTE_MODE = {
     "SPX": ("NPS1",),
     "DPX": ("NPS1", "NPS2"),
@@ -264,14 +271,26 @@ MEMORY_BY_COMPUTE_MODE = {
     "CPX": ("NPS1", "NPS4"),
 }
 
-#: Combinations that exist for virtual functions only.
-VF_ONLY_COMBINATIONS = (("CPX", "NPS2"),)
+#: Architecture -> what newer versions of the driver, those with ``compute_partition_config``, take beside that.
+FURTHER_MEMORY_MODES = {"gfx950": {"QPX": ("NPS2",), "CPX": ("NPS2",)}}
 
 #: The ``vf_num`` option of the gim driver: smallest, largest, default. It must divide the number of accelerator dies.
 GIM_VF_NUM = (1, 31, 1)
 
 #: Module option ``user_partt_mode`` of amdgpu -> compute mode ("" = the driver decides).
 USER_PARTITION_MODE = {-2: "", 0: "SPX", 1: "DPX", 2: "TPX", 3: "QPX", 4: "CPX"}
+
+
+def memory_modes_with(compute, architecture, newer_driver=True):
+    """
+    The memory modes that go with a compute mode, whether or not the board has them all.
+
+    :param compute: ``SPX`` and so on. :param architecture: ``gfx942`` and so on, "" for an unknown one.
+    :param newer_driver: whether amdgpu has ``compute_partition_config``; older ones know one table for all architectures.
+    :return: tuple of memory modes; NPS1 alone for a compute mode that nobody knows.
+    """
+    further = FURTHER_MEMORY_MODES.get(architecture, {}).get(compute, ()) if newer_driver else ()
+    return MEMORY_BY_COMPUTE_MODE.get(compute, ("NPS1",)) + further
 
 
 def partition_size(key, mode):

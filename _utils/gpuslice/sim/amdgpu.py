@@ -4,6 +4,11 @@ What amdgpu and the compute driver KFD show on a simulated machine, and how they
 A GPU plays a part when its description has the driver's own files under ``sysfs``: ``current_compute_partition``,
 ``available_compute_partition`` and so on. A host without them has an older kernel. ``xgmi_hive_info/xgmi_hive_id`` says which
 GPUs are joined. Files of the driver vanish while it is not loaded.
+
+The description lists in ``available_compute_partition`` all modes of the board. What the machine shows there is up to its driver
+(``partition_files`` of the GPU): a newer one shows those that are valid in the memory mode of now, and has all of them in
+``compute_partition_config/supported_xcp_configs``; beside that, ``supported_nps_configs`` has the memory modes of the one compute
+mode that ``xcp_config`` selects. An older one shows all of them always.
 """
 
 import errno
@@ -16,12 +21,19 @@ MODULE = "amdgpu"
 _DEVICES = "/sys/bus/pci/devices"
 _KFD = "/sys/class/kfd/kfd"
 _COMPUTE, _MEMORY, _ALLOC = "current_compute_partition", "current_memory_partition", "compute_partition_mem_alloc_mode"
-_FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/({_COMPUTE}|{_MEMORY}|{_ALLOC})")
+_AVAILABLE, _CONFIG = "available_compute_partition", "compute_partition_config"
+_SELECTOR = f"{_CONFIG}/xcp_config"
+_FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/({_COMPUTE}|{_MEMORY}|{_ALLOC}|{_SELECTOR})")
 _HIVE = "xgmi_hive_info/xgmi_hive_id"
 _NODES = re.compile(r"/dev/(?:kfd|dri/.+)")
 #: Partition nodes that the driver makes for each GPU beside its own, used or not.
 _SPARE_NODES = 7
 _SIMD_PER_CU = 4
+#: Compute mode -> memory modes, as a newer driver has them (linux, aqua_vanjaram.c); gfx950 has NPS2 with two of them besides.
+_COMPATIBLE = {
+    "SPX": ("NPS1",), "DPX": ("NPS1", "NPS2"), "TPX": ("NPS1", "NPS4"), "QPX": ("NPS1", "NPS4"), "CPX": ("NPS1", "NPS4"),
+}  # fmt: skip
+_COMPATIBLE_GFX950 = {**_COMPATIBLE, "QPX": ("NPS1", "NPS2", "NPS4"), "CPX": ("NPS1", "NPS2", "NPS4")}
 
 
 def _catalog():
@@ -41,13 +53,16 @@ def _partitionable(gpu):
 
 
 def modes(gpu):
-    """What a GPU has now: ``compute``, ``memory``, ``alloc``, and ``requested``, the memory mode of the next load or ""."""
+    """What a GPU has now: ``compute``, ``memory``, ``alloc``, ``requested``, the memory mode of the next load or
+    "", and ``selected``, the compute mode that the driver's table shows.
+    """
     files = gpu["about"]["sysfs"]
     described = {
         "compute": files.get(_COMPUTE, ""),
         "memory": files.get(_MEMORY, "NPS1"),
         "alloc": files.get(_ALLOC, ""),
         "requested": "",
+        "selected": files.get(_COMPUTE, ""),
         "files": None,
     }
     return {**described, **gpu.get(MODULE, {})}
@@ -63,9 +78,29 @@ def _model(gpu):
     return next(found, {"cu": 64, "xcc": None, "memory_gb": None})
 
 
-def _available(gpu, kind, fallback):
-    text = gpu["about"]["sysfs"].get(f"available_{kind}_partition", fallback)
-    return [word for word in re.split(r"[,\s]+", text) if word]
+def _described(gpu, name):
+    return re.findall(r"\b(?:[SDTQC]PX|NPS\d)\b", gpu["about"]["sysfs"].get(name, ""))
+
+
+def _supported(gpu):
+    """All compute modes of the board."""
+    return _described(gpu, f"{_CONFIG}/supported_xcp_configs") or _described(gpu, _AVAILABLE)
+
+
+def _is_newer(gpu):
+    return gpu["about"]["partition_files"] == "supported"
+
+
+def _is_valid(gpu, compute, memory):
+    """Whether the driver takes a compute mode in a memory mode."""
+    if compute not in _supported(gpu):
+        return False
+    if _is_newer(gpu):
+        return memory in (_COMPATIBLE_GFX950 if _model(gpu).get("architecture") == "gfx950" else _COMPATIBLE)[compute]
+    domains = int(memory[3:])
+    if compute == "CPX":
+        return (_model(gpu)["xcc"] or 1) % domains == 0
+    return domains in {"SPX": (1,), "DPX": (1, 2), "TPX": (1, 3), "QPX": (1, 4)}[compute]
 
 
 def _count(gpu, mode):
@@ -78,7 +113,7 @@ def automatic(gpu, memory):
     if domains == 1:
         return "SPX"
     if domains in (dies, dies // 2):
-        return "TPX" if "TPX" in _available(gpu, "compute", "") else "CPX"
+        return "TPX" if "TPX" in _supported(gpu) else "CPX"
     return "DPX"
 
 
@@ -118,6 +153,24 @@ def _partition_files(tree, address, gpu):
     for name, value in ((_COMPUTE, now["compute"]), (_MEMORY, now["memory"]), (_ALLOC, now["alloc"])):
         if name in gpu["about"]["sysfs"]:
             tree.file(f"{_DEVICES}/{address}/{name}", value)
+    if _AVAILABLE in gpu["about"]["sysfs"] and _is_newer(gpu):
+        _lists(tree, f"{_DEVICES}/{address}", gpu, now)
+
+
+def _lists(tree, base, gpu, now):
+    """What a newer driver tells of the modes that can be had."""
+    valid = [mode for mode in _described(gpu, _AVAILABLE) if _is_valid(gpu, mode, now["memory"])]
+    tree.file(f"{base}/{_AVAILABLE}", _list(valid))
+    tree.file(f"{base}/{_CONFIG}/supported_xcp_configs", _list(_supported(gpu)))
+    tree.file(f"{base}/{_SELECTOR}", now["selected"])
+    switchable = _described(gpu, "available_memory_partition")
+    if switchable:
+        memory = [mode for mode in switchable if _is_valid(gpu, now["selected"], mode)]
+        tree.file(f"{base}/{_CONFIG}/supported_nps_configs", _list(memory))
+
+
+def _list(modes):
+    return ", ".join(modes) or "Not supported"
 
 
 def _render_minors(tree, address):
@@ -173,10 +226,15 @@ def write(state, path, text):
     """What the driver does with a write; False for files that are not its own. Raises OSError."""
     found = _FILE.fullmatch(path)
     gpu = state["gpus"].get(found.group(1)) if found else None
-    if gpu is None or gpu["about"]["driver"] != MODULE or found.group(2) not in gpu["about"]["sysfs"]:
+    if gpu is None or gpu["about"]["driver"] != MODULE or not _has(gpu, found.group(2)):
         return False
-    {_COMPUTE: _set_compute, _MEMORY: _set_memory, _ALLOC: _set_alloc}[found.group(2)](state, gpu, text.upper(), path)
+    writers = {_COMPUTE: _set_compute, _MEMORY: _set_memory, _ALLOC: _set_alloc, _SELECTOR: _select}
+    writers[found.group(2)](state, gpu, text.upper(), path)
     return True
+
+
+def _has(gpu, name):
+    return name in gpu["about"]["sysfs"] or (name == _SELECTOR and _is_newer(gpu) and _AVAILABLE in gpu["about"]["sysfs"])
 
 
 def _os_error(number, path):
@@ -185,8 +243,9 @@ def _os_error(number, path):
 
 def _set_compute(state, gpu, wanted, path):
     now = _own(gpu)
-    offered = ",".join(_catalog().COMPUTE_MODES_BY_XCC.get(_model(gpu)["xcc"], ("SPX",)))
-    if wanted not in _available(gpu, "compute", offered) or now["memory"] not in _catalog().MEMORY_BY_COMPUTE_MODE[wanted]:
+    if _AVAILABLE not in gpu["about"]["sysfs"]:
+        raise _os_error(errno.EACCES, path)
+    if not _is_valid(gpu, wanted, now["memory"]):
         raise _os_error(errno.EINVAL, path)
     if wanted == now["compute"]:
         return
@@ -199,7 +258,7 @@ def _set_compute(state, gpu, wanted, path):
 def _set_memory(state, gpu, wanted, path):
     if "available_memory_partition" not in gpu["about"]["sysfs"]:
         raise _os_error(errno.EACCES, path)
-    if wanted not in _available(gpu, "memory", ""):
+    if wanted not in _described(gpu, "available_memory_partition"):
         raise _os_error(errno.EINVAL, path)
     # A request can't be withdrawn by asking for what is there: the driver takes that for nothing to do.
     if wanted == modes(gpu)["memory"]:
@@ -211,6 +270,12 @@ def _set_memory(state, gpu, wanted, path):
 def _hive(state, gpu):
     hive = gpu["about"]["sysfs"].get(_HIVE)
     return [g for _, g in _bound(state) if g is gpu or (hive and g["about"]["sysfs"].get(_HIVE) == hive)]
+
+
+def _select(state, gpu, wanted, path):
+    if wanted not in _supported(gpu):
+        raise _os_error(errno.EINVAL, path)
+    _own(gpu)["selected"] = wanted
 
 
 def _set_alloc(state, gpu, wanted, path):
@@ -247,7 +312,7 @@ def _load(state):
         if now["files"] is not None:
             gpu["about"]["sysfs"], now["files"] = now["files"], None
         if _partitionable(gpu):
-            now["compute"] = automatic(gpu, now["memory"])
+            now["compute"] = now["selected"] = automatic(gpu, now["memory"])
             now["alloc"] = "EVEN" if now["alloc"] else ""
 
 

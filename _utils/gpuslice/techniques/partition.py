@@ -42,6 +42,9 @@ _DRIVER = f"/sys/bus/pci/drivers/{MODULE}"
 _RELOAD_TIMEOUT = 600
 _COMPUTE, _MEMORY = "current_compute_partition", "current_memory_partition"
 _ALLOC = "compute_partition_mem_alloc_mode"
+#: A newer driver has all modes of the board here, and beside it a table of one compute mode, which ``xcp_config`` selects.
+_CONFIG = "compute_partition_config"
+_SUPPORTED, _AVAILABLE = f"{_CONFIG}/supported_xcp_configs", "available_compute_partition"
 _KNOWN = {"compute": ("SPX", "DPX", "TPX", "QPX", "CPX"), "memory": ("NPS1", "NPS2", "NPS4", "NPS8")}
 _DMESG = "See 'dmesg' for the driver's own words."
 _IN_RESET = (errors.Unhealthy, "the GPU is being reset", "Wait for the end of the reset and run again; 'dmesg' tells its cause.")
@@ -183,21 +186,64 @@ class Partition:
         """
         The modes that this GPU has, as the driver tells them, else as the catalog does.
 
-        :return: dict: ``compute`` and ``memory`` are lists; ``pairs`` the combinations, as ``CPX/NPS4``.
+        :return: dict: ``compute`` and ``memory`` are lists; ``pairs`` the combinations, as ``CPX/NPS4``. All of them are empty
+            where the modes can't be switched, as in a virtual machine.
         """
-        model = amd.MODELS.get(gpu.catalog_key, {})
-        compute = self._listed(gpu, "available_compute_partition") or list(model.get("compute_partitions", ()))
-        memory = self._listed(gpu, "available_memory_partition")
-        if not memory:
-            # The driver has the list only where there is a choice.
-            read_only = self._host.exists(self._path(gpu.address, _MEMORY))
-            memory = [self._memory_of(gpu.address) or "NPS1"] if read_only else list(model.get("memory_partitions", ("NPS1",)))
-        pairs = [f"{c}/{m}" for c in compute for m in memory if m in amd.MEMORY_BY_COMPUTE_MODE.get(c, ("NPS1",))]
-        return {"compute": compute, "memory": memory, "pairs": pairs}
+        compute, memory = self._compute_modes(gpu), self._memory_modes(gpu)
+        together = self._memory_modes_by_compute(gpu, compute)
+        return {"compute": compute, "memory": memory, "pairs": [f"{c}/{m}" for c in compute for m in memory if m in together[c]]}
+
+    def _compute_modes(self, gpu):
+        """
+        The compute modes of this board with all its memory modes. ``available_compute_partition`` has those that are valid now:
+        every one in NPS1 and, in a newer driver, fewer in the others.
+        """
+        known = amd.MODELS.get(gpu.catalog_key, {}).get("compute_partitions", ())
+        if not self._is_bound(gpu.address):
+            return list(known)
+        told = self._listed(gpu, _SUPPORTED)
+        if told is not None:
+            return told
+        told = self._listed(gpu, _AVAILABLE)
+        if told is None:
+            # The driver has this file wherever the modes can be switched.
+            return []
+        return told if self._memory_now(gpu) == "NPS1" else [*told, *(mode for mode in known if mode not in told)]
+
+    def _memory_modes(self, gpu):
+        if not self._is_bound(gpu.address):
+            return list(amd.MODELS.get(gpu.catalog_key, {}).get("memory_partitions", ("NPS1",)))
+        # The driver has the list only where there is a choice.
+        return self._listed(gpu, "available_memory_partition") or [self._memory_now(gpu)]
+
+    def _memory_modes_by_compute(self, gpu, compute):
+        """
+        Compute mode -> the memory modes that go with it. Of most pairs the driver says nothing, so there its rules count, which
+        are the architecture's; what it says of the memory mode of now and of the compute mode that its own table shows, wins.
+        """
+        newer = self._listed(gpu, _SUPPORTED) is not None
+        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
+        found = {mode: amd.memory_modes_with(mode, architecture, newer) for mode in compute}
+        if not newer:
+            return found
+        shown = kernel.text(self._host, self._path(gpu.address, f"{_CONFIG}/xcp_config"))
+        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
+        if told and shown in found:
+            found[shown] = tuple(told)
+        now, valid = self._memory_now(gpu), self._listed(gpu, _AVAILABLE)
+        # An empty list is no list: the driver makes it when it first switches the mode.
+        return {mode: _with(modes, now, mode in valid) if valid else modes for mode, modes in found.items()}
+
+    def _is_bound(self, address):
+        return self._host.readlink(f"{kernel.DEVICES}/{address}/driver") == MODULE
+
+    def _memory_now(self, gpu):
+        return self._memory_of(gpu.address) or amd.DEFAULT_MODE[1]
 
     def _listed(self, gpu, name):
-        told = kernel.text(self._host, self._path(gpu.address, name)) or ""
-        return [word.upper() for word in re.split(r"[,\s]+", told) if word]
+        """The modes in a file, None where there is no such file. The driver writes "Not supported" where there are none."""
+        told = kernel.text(self._host, self._path(gpu.address, name))
+        return None if told is None else re.findall(r"\b(?:[SDTQC]PX|NPS\d)\b", told.upper())
 
     def layout(self, state):
         """The state as plain data."""
@@ -358,9 +404,11 @@ class Partition:
         """
         undo, stops = bool(settings.get("undo")), Stops()
         wanted = self._wanted(gpu, state, settings)
+        if not undo:
+            # What is put back was there.
+            self._refuse_illegal(gpu, state, wanted)
         if not state.loaded:
             return self._plan_unloaded(gpu, state, wanted, undo)
-        self._refuse_illegal(gpu, state, wanted)
         steps, now = [], state.compute
         if wanted.memory != state.memory:
             changing = self._changing_memory(gpu, wanted.memory, undo)
@@ -400,13 +448,23 @@ class Partition:
         if domains == 1:
             return "SPX"
         if domains in (dies, dies // 2):
-            return "TPX" if "TPX" in self.available(gpu)["compute"] else "CPX"
+            return "TPX" if "TPX" in self._compute_modes(gpu) else "CPX"
         return "DPX"
 
     def _refuse_illegal(self, gpu, state, wanted):
-        have = self.available(gpu)
+        """Refuse a pair that this board does not have. It is judged by the memory mode in which the compute mode is wanted."""
         if (wanted.compute, wanted.memory) == (state.compute, state.memory):
             return
+        have = self.available(gpu)
+        if not have["compute"] and not state.loaded:
+            # A board that the catalog does not know, and no driver that could be asked.
+            return
+        if not have["compute"]:
+            raise errors.Unsupported(
+                f"The modes of {gpu.model} can't be switched: its driver lists none in {_AVAILABLE}.",
+                gpu.address,
+                _NOT_SWITCHABLE[2],
+            )
         for kind in ("compute", "memory"):
             mode = getattr(wanted, kind)
             if mode and mode not in have[kind] and mode != getattr(state, kind):
@@ -415,7 +473,7 @@ class Partition:
                     gpu.address,
                     f"It has {', '.join(have[kind])}; combinations: {', '.join(have['pairs'])}.",
                 )
-        pair = f"{wanted.compute}/{wanted.memory or 'NPS1'}"
+        pair = f"{wanted.compute}/{wanted.memory or amd.DEFAULT_MODE[1]}"
         if pair not in have["pairs"]:
             raise errors.ProfileMismatch(
                 f"{gpu.model} has no combination {pair}.", gpu.address, f"It has {', '.join(have['pairs'])}."
@@ -734,6 +792,12 @@ def _mode(gpu, kind, value):
     if isinstance(value, str) and value.upper() in _KNOWN[kind]:
         return value.upper()
     raise errors.PolicyError(f"{value!r} is no {kind} mode.", gpu.address, f"Use one of {', '.join(_KNOWN[kind])}.")
+
+
+def _with(modes, mode, wanted):
+    """A tuple of modes, in which this one is or is not."""
+    others = tuple(other for other in modes if other != mode)
+    return (*others, mode) if wanted else others
 
 
 def _alloc(layout):
