@@ -470,3 +470,188 @@ def test_the_simulated_driver_refuses_as_the_kernel_does(simulated):
     assert not host.exists(f"{base}/current_compute_partition") and not host.exists("/dev/kfd")
     assert host.run(["modprobe", "amdgpu"]).returncode == 0
     assert {host.read(f"{base}/{name}") for name in ("current_compute_partition", "current_memory_partition")} == {"CPX", "NPS4"}
+
+
+# -- every way between two combinations, on every board and with both ages of the driver --------------------------------------
+BOARDS = sorted(key for key, model in amd.MODELS.items() if model["compute_partitions"])
+AGES = ("supported", "available")
+#: What the driver of now takes on bare metal, written by hand from its source (linux, aqua_vanjaram.c).
+TAKEN = {
+    "mi300a": "SPX/NPS1 TPX/NPS1 CPX/NPS1",
+    "mi300x": "SPX/NPS1 DPX/NPS1 DPX/NPS2 QPX/NPS1 QPX/NPS4 CPX/NPS1 CPX/NPS4",
+    "mi300x-hf": "SPX/NPS1 DPX/NPS1 DPX/NPS2 QPX/NPS1 QPX/NPS4 CPX/NPS1 CPX/NPS4",
+    "mi308x": "SPX/NPS1 DPX/NPS1 CPX/NPS1 CPX/NPS4",
+    "mi308x-hf": "SPX/NPS1 DPX/NPS1 CPX/NPS1 CPX/NPS4",
+    "mi325x": "SPX/NPS1 DPX/NPS1 DPX/NPS2 QPX/NPS1 QPX/NPS4 CPX/NPS1 CPX/NPS4",
+    "mi350p": "SPX/NPS1 DPX/NPS1 CPX/NPS1",
+    "mi350x": "SPX/NPS1 DPX/NPS1 DPX/NPS2 QPX/NPS1 QPX/NPS2 CPX/NPS1 CPX/NPS2",
+    "mi355x": "SPX/NPS1 DPX/NPS1 DPX/NPS2 QPX/NPS1 QPX/NPS2 CPX/NPS1 CPX/NPS2",
+}
+#: What an older driver does not take.
+NEW_ONLY = {"QPX/NPS2", "CPX/NPS2"}
+
+
+def combinations_of(board, age):
+    return [pair for pair in TAKEN[board].split() if age == "supported" or pair not in NEW_ONLY]
+
+
+def board_in(simulated, board, age, pair):
+    """A host with one such board in these modes: (host, technique, GPU)."""
+    model = amd.MODELS[board]
+    compute, memory = pair.split("/")
+    files = {
+        "current_compute_partition": compute,
+        "available_compute_partition": ", ".join(model["compute_partitions"]),
+        "current_memory_partition": memory,
+    }
+    if len(model["memory_partitions"]) > 1:
+        files["available_memory_partition"] = ", ".join(model["memory_partitions"])
+    gpu = {"vendor": "amd", "device": min(model["device_ids"]), "address": FIRST, "sysfs": files, "partition_files": age}
+    host = simulated("mi300x-8", gpus=[gpu])
+    tool, gpus = opened(host)
+    return host, tool, gpus[FIRST]
+
+
+def brought(tool, gpu, settings):
+    """Plan and carry out; returns the layout that is there then."""
+    plan = planned(tool, gpu, settings)
+    for step in sorted(plan.steps, key=lambda step: step.phase):
+        tool.run(gpu, step)
+    assert tool.layout(tool.observe(gpu)) == plan.after
+    return plan.after
+
+
+@pytest.mark.parametrize("age", AGES)
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_combination_is_reached_from_every_other_and_put_back(simulated, board, age):
+    for before in combinations_of(board, age):
+        host, tool, gpu = board_in(simulated, board, age, before)
+        assert sorted(tool.available(gpu)["pairs"]) == sorted(combinations_of(board, age))
+        there = tool.layout(tool.observe(gpu))
+        for after in combinations_of(board, age):
+            compute, memory = after.split("/")
+            assert brought(tool, gpu, {"compute": compute, "memory": memory}) == {"compute": compute, "memory": memory}
+            # A rollback or a boot asks for a layout, an undo for one with leave to do what the change did.
+            assert brought(tool, gpu, tool.settings_of(there)) == there
+            brought(tool, gpu, {"compute": compute, "memory": memory})
+            assert brought(tool, gpu, tool.settings_of(there, [])) == there
+
+
+@pytest.mark.parametrize("age", AGES)
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_other_combination_is_refused_from_everywhere_and_those_there_are_are_named(simulated, board, age):
+    there = combinations_of(board, age)
+    for before in there:
+        host, tool, gpu = board_in(simulated, board, age, before)
+        state = host.state()
+        for compute in ("SPX", "DPX", "TPX", "QPX", "CPX"):
+            for memory in ("NPS1", "NPS2", "NPS4", "NPS8"):
+                if f"{compute}/{memory}" in there:
+                    continue
+                with pytest.raises(errors.ProfileMismatch, match=there[-1]) as caught:
+                    planned(tool, gpu, {"compute": compute, "memory": memory})
+                assert FIRST in str(caught.value)
+        assert host.state() == state
+
+
+@pytest.mark.parametrize(
+    ("age", "pair", "listed"),
+    [
+        ("supported", "SPX/NPS1", "SPX, DPX, QPX, CPX"),
+        ("supported", "CPX/NPS4", "QPX, CPX"),
+        ("supported", "DPX/NPS2", "DPX"),
+        ("available", "CPX/NPS4", "SPX, DPX, QPX, CPX"),
+    ],
+)
+def test_the_simulated_driver_lists_modes_as_the_real_one(simulated, age, pair, listed):
+    host, _, _ = board_in(simulated, "mi300x", age, pair)
+    base = f"/sys/bus/pci/devices/{FIRST}"
+    assert host.read(f"{base}/available_compute_partition") == listed
+    assert host.exists(f"{base}/compute_partition_config") == (age == "supported")
+    if age == "available":
+        return
+    assert host.read(f"{base}/compute_partition_config/supported_xcp_configs") == "SPX, DPX, QPX, CPX"
+    for compute, memory in (("SPX", "NPS1"), ("DPX", "NPS1, NPS2"), ("CPX", "NPS1, NPS4")):
+        host.write(f"{base}/compute_partition_config/xcp_config", compute)
+        assert host.read(f"{base}/compute_partition_config/supported_nps_configs") == memory
+    with pytest.raises(OSError):
+        host.write(f"{base}/compute_partition_config/xcp_config", "TPX")
+    assert host.read(f"{base}/current_compute_partition") == pair[:3]
+
+
+# -- what the driver's lists mean ------------------------------------------------------------------------------------------
+CONFIG = "compute_partition_config"
+
+
+def told(simulated, **files):
+    """A host whose files say just this; ``config`` stands for the folder of a newer driver."""
+    base = f"/sys/bus/pci/devices/{FIRST}"
+    texts = {name.replace("config_", f"{CONFIG}/", 1): text for name, text in files.items()}
+    sysfs = {name: text for name, text in {**FILES, **texts}.items() if text is not None}
+    gpu = {**GPU, "sysfs": sysfs, "partition_files": "available"}
+    host = simulated("mi300x-8", gpus=[gpu], files={f"{base}/{name}": text for name, text in sysfs.items() if "/" in name})
+    tool, gpus = opened(host)
+    return tool, gpus[FIRST]
+
+
+def test_what_is_valid_now_wins_over_the_rules(simulated):
+    lists = {"config_supported_xcp_configs": "SPX, DPX, QPX, CPX"}
+    now = {"current_compute_partition": "DPX", "current_memory_partition": "NPS2"}
+    tool, gpu = told(simulated, available_compute_partition="DPX, CPX", **now, **lists)
+    pairs = tool.available(gpu)["pairs"]
+    assert "CPX/NPS2" in pairs and "QPX/NPS2" not in pairs and "SPX/NPS1" in pairs
+    tool, gpu = told(simulated, available_compute_partition="SPX, CPX", **lists)
+    assert "QPX/NPS1" not in tool.available(gpu)["pairs"] and "QPX/NPS4" in tool.available(gpu)["pairs"]
+
+
+def test_the_table_of_the_selected_mode_wins_over_the_rules(simulated):
+    lists = {"config_supported_xcp_configs": "SPX, DPX, QPX, CPX", "config_xcp_config": "CPX"}
+    tool, gpu = told(simulated, config_supported_nps_configs="NPS1, NPS2", **lists)
+    pairs = tool.available(gpu)["pairs"]
+    assert "CPX/NPS2" in pairs and "CPX/NPS4" not in pairs and "QPX/NPS4" in pairs
+
+
+@pytest.mark.parametrize("words", ["Not supported", "UNKNOWN", ""])
+def test_words_for_nothing_are_no_modes(simulated, words):
+    tool, gpu = told(simulated, available_compute_partition=words, available_memory_partition=words)
+    assert tool.available(gpu) == {"compute": [], "memory": ["NPS1"], "pairs": []}
+    with pytest.raises(errors.Unsupported, match="lists none in available_compute_partition") as caught:
+        planned(tool, gpu, {"compute": "CPX"})
+    assert FIRST in str(caught.value)
+    assert not planned(tool, gpu, {"compute": "SPX", "memory": "NPS1"}).steps
+
+
+def test_a_list_that_the_driver_did_not_make_yet_is_no_list(simulated):
+    """It is made when the mode is switched first, and the driver takes the modes all the same."""
+    lists = {"config_supported_xcp_configs": "SPX, DPX, QPX, CPX", "config_supported_nps_configs": "Not supported"}
+    tool, gpu = told(simulated, available_compute_partition="Not supported", config_xcp_config="SPX", **lists)
+    assert sorted(tool.available(gpu)["pairs"]) == LEGAL
+
+
+def test_a_board_whose_table_of_modes_is_empty_has_none(simulated):
+    tool, gpu = told(simulated, config_supported_xcp_configs="Not supported")
+    with pytest.raises(errors.Unsupported):
+        planned(tool, gpu, {"compute": "CPX"})
+
+
+def test_without_a_list_the_modes_can_not_be_switched(simulated):
+    """So it is in a virtual machine; the driver's answer to a write would come too late."""
+    tool, gpu = told(simulated, available_compute_partition=None)
+    with pytest.raises(errors.Unsupported, match="can't be switched"):
+        planned(tool, gpu, {"compute": "CPX"})
+
+
+def test_a_way_back_from_a_mode_that_only_an_older_driver_took(simulated):
+    host, tool, gpu = board_in(simulated, "mi300x", "available", "CPX/NPS2")
+    there = tool.layout(tool.observe(gpu))
+    assert brought(tool, gpu, {"compute": "SPX", "memory": "NPS1"}) == {"compute": "SPX", "memory": "NPS1"}
+    assert brought(tool, gpu, tool.settings_of(there, [])) == there
+
+
+def test_a_wish_is_judged_while_the_driver_is_unloaded_too(simulated):
+    host, tool, gpu = board_in(simulated, "mi300x", "supported", "SPX/NPS1")
+    tool._notes.unload({})
+    assert host.run(["modprobe", "-r", "amdgpu"]).returncode == 0
+    with pytest.raises(errors.ProfileMismatch, match="QPX/NPS2"):
+        planned(tool, gpu, {"compute": "QPX", "memory": "NPS2"})
+    assert brought(tool, gpu, {"compute": "QPX", "memory": "NPS4"}) == {"compute": "QPX", "memory": "NPS4"}

@@ -61,7 +61,7 @@ sriov_totalvfs    virtual functions that it can have (0); vf_device: their PCI d
                   first one's address (1); vf_driver: who binds them (nvidia with vgpu, else "")
 numvfs            virtual functions that it begins with, such as those that gim makes when it is loaded (0)
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
-partition_files   what amdgpu lists of its partition modes: ``supported``, as a newer driver, or ``available``, as an older one; see
+partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``available`` as an older one; see
                   :mod:`gpuslice.sim.amdgpu` (supported)
 health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, recovery_action}``; the action is none,
                   gpu_reset, node_reboot, drain_p2p or drain_and_reset
