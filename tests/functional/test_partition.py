@@ -374,3 +374,113 @@ def test_a_driver_that_does_not_let_go_is_told_with_what_stays_behind(prepared):
     assert "can't be withdrawn" in " ".join(result.errors)
     with Engine(config) as engine:
         assert "NPS4 was requested" in engine.plan(pillar(*OLD)).text()
+
+
+# -- between two combinations that the driver does not list at the same time -------------------------------------------------
+SPLIT, WHOLE = ("CPX", "NPS4"), ("SPX", "NPS1")
+
+
+@pytest.fixture
+def split(simulated):
+    """Eight GPUs in CPX/NPS4, where the driver lists QPX and CPX only: (host, minion configuration)."""
+    host = simulated("mi300x-8")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    assert apply(config, pillar(*SPLIT, **RELOAD)).ok
+    assert modes(host) == every(SPLIT)
+    assert host.read(f"/sys/bus/pci/devices/{FIRST}/available_compute_partition") == "QPX, CPX"
+    return host, config
+
+
+@pytest.mark.parametrize("goal", [WHOLE, ("DPX", "NPS2"), ("DPX", "NPS1"), ("QPX", "NPS4")])
+def test_a_split_hive_goes_anywhere_and_a_rollback_brings_it_back(split, goal):
+    host, config = split
+    result = apply(config, pillar(*goal, **RELOAD))
+    assert result.ok, result.errors
+    assert modes(host) == every(goal)
+    with Engine(config) as engine:
+        assert engine.reconciler(engine.policy(pillar(*goal, **RELOAD))).apply(engine.rollback_targets()).ok
+    assert modes(host) == every(SPLIT)
+
+
+@pytest.mark.parametrize(("call", "nth"), [("write", 1), ("run", 1), ("run", 2)])
+def test_a_split_hive_that_could_not_be_made_whole_is_split_again(split, call, nth):
+    host, config = split
+    host.add_fault({"call": call, "nth": nth, "error": "EIO"})
+    result = apply(config, pillar(*WHOLE, **RELOAD))
+    assert not result.ok and modes(host) == every(SPLIT)
+    assert apply(config, pillar(*WHOLE, **RELOAD)).ok
+    assert modes(host) == every(WHOLE)
+
+
+def test_a_split_hive_is_reset_by_hand(minion):
+    amd = minion("mi300x-8", pillar=pillar(*SPLIT, **RELOAD))
+    assert stages(amd, pillar(*SPLIT, **RELOAD))[0]
+    assert amd.call("gpu_partition.modes", FIRST)[FIRST]["available"]["compute"] == ["SPX", "DPX", "QPX", "CPX"]
+    tested = amd.call("gpu_partition.reset", "all", reload=True, test=True)
+    assert tested["changes"] and modes(amd.host) == every(SPLIT)
+    assert amd.call("gpu_partition.reset", "all", reload=True)["result"] is True
+    assert modes(amd.host) == every(WHOLE)
+
+
+# -- the last look before a memory mode is requested -------------------------------------------------------------------------
+def moment(host, words, happens):
+    """A listener to the steps of a change: right before the first with these words, something happens."""
+    waiting = [happens]
+
+    def told(line):
+        if words in line and waiting:
+            waiting.pop()(host)
+
+    return told
+
+
+def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):
+    host, config = prepared
+    late = moment(host, "request memory mode", lambda machine: machine.add_process(JOB))
+    with Engine(config, progress=late) as engine:
+        result = engine.apply(pillar(*NEW, **RELOAD))
+    said = " ".join(result.errors)
+    assert not result.ok and "pid 500 (python3 train.py" in said and "Nothing was requested" in said
+    assert modes(host) == every(OLD)
+    # Nothing waits: a reload for another reason, such as a reboot of the driver, brings the old mode.
+    host.remove_process(500)
+    with Engine(config) as engine:
+        told = [engine.technique("partition", address)[1].modes(engine.gpu(address)) for address in ADDRESSES]
+    assert {one["requested_memory"] for one in told} == {""}
+    assert host.run(["modprobe", "-r", "amdgpu"]).returncode == host.run(["modprobe", "amdgpu"]).returncode == 0
+    assert {memory for _, memory in modes(host).values()} == {OLD[1]}
+
+
+def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepared):
+    host, config = prepared
+    written = []
+
+    def other_tool(machine):
+        machine.write(f"/sys/bus/pci/devices/{FIRST}/current_memory_partition", "NPS4")
+        for argv in (["modprobe", "-r", "amdgpu"], ["modprobe", "amdgpu"]):
+            assert machine.run(argv).returncode == 0
+        machine.add_fault({"call": "run", "error": "EIO", "times": 0})
+        written.append(machine.state()["faults"])
+
+    with Engine(config, progress=moment(host, "request memory mode", other_tool)) as engine:
+        result = engine.apply(pillar(*NEW, **RELOAD))
+    assert written and result.ok, result.errors
+    assert modes(host) == every(NEW)
+
+
+def test_what_was_requested_of_another_hive_before_is_told(simulated):
+    boards = []
+    for number, address in enumerate(ADDRESSES):
+        files = dict(zip(("current_compute_partition", "current_memory_partition"), WHOLE, strict=True))
+        files.update(available_compute_partition="SPX, DPX, QPX, CPX", available_memory_partition="NPS1, NPS2, NPS4")
+        files["xgmi_hive_info/xgmi_hive_id"] = str(1 + number // 4)
+        boards.append({"vendor": "amd", "device": "74a1", "address": address, "sysfs": files})
+    host = simulated("mi300x-8", gpus=boards)
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    late = moment(host, f"{LAST}", lambda machine: machine.add_process(JOB))
+    with Engine(config, progress=late) as engine:
+        result = engine.apply(pillar(*NEW, **RELOAD))
+    said = " ".join(result.errors)
+    assert not result.ok and "pid 500" in said
+    assert f"coming with the next reload of amdgpu: NPS4 of {FIRST}" in said and "Nothing was requested" not in said
+    assert modes(host) == every(WHOLE)

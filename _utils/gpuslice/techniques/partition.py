@@ -683,10 +683,18 @@ class Partition:
         if users or modules:
             held = "; ".join(map(str, self._all_holders()))
             raise errors.ResourceConflict(
-                f"{MODULE} can't be unloaded: {f'in use by {held}' if held else _users(users, modules)}. Nothing was requested.",
+                f"{MODULE} can't be unloaded: {f'in use by {held}' if held else _users(users, modules)}. {self._requested_before()}",
                 gpu.address,
                 "End that use and run again.",
             )
+
+    def _requested_before(self):
+        """What was requested of other hives, which can't be withdrawn."""
+        waiting = {address: mode for address in self._partitioned() if (mode := self._notes.requested(address))}
+        if not waiting:
+            return "Nothing was requested."
+        told = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
+        return f"Requested before that, and coming with the next reload of {MODULE}: {told}."
 
     def _run_reload(self, gpu, memory):
         if self._notes.unloaded:
