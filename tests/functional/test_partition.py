@@ -9,6 +9,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.sim.host import SimulatedHost
 from tests.functional.crash import apply
 from tests.functional.crash import apply_in_child
 from tests.functional.stages import machine
@@ -423,22 +424,30 @@ def test_a_split_hive_is_reset_by_hand(minion):
 
 
 # -- the last look before a memory mode is requested -------------------------------------------------------------------------
-def moment(host, words, happens):
-    """A listener to the steps of a change: right before the first with these words, something happens."""
-    waiting = [happens]
+class Late(SimulatedHost):
+    """A machine on which something happens right before the first step of a GPU is carried out: it was just written down."""
 
-    def told(line):
-        if words in line and waiting:
-            waiting.pop()(host)
+    happens, gpu = None, ""
 
-    return told
+    def store_append(self, path, text):
+        super().store_append(path, text)
+        if self.happens and self.gpu in text:
+            happens, self.happens = self.happens, None
+            happens(self)
+
+
+def applied_late(config, wanted, gpu, happens):
+    """Apply a pillar; right before the first step of this GPU, ``happens(host)`` is called."""
+    with Engine(config) as engine:
+        engine.host = Late(config["simulate"], config["state_dir"])
+        engine.host.gpu, engine.host.happens = gpu, happens
+        engine.tools = type(engine.tools)(engine.host)
+        return engine.apply(wanted)
 
 
 def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):
     host, config = prepared
-    late = moment(host, "request memory mode", lambda machine: machine.add_process(JOB))
-    with Engine(config, progress=late) as engine:
-        result = engine.apply(pillar(*NEW, **RELOAD))
+    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500 (python3 train.py" in said and "Nothing was requested" in said
     assert modes(host) == every(OLD)
@@ -453,18 +462,15 @@ def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_mad
 
 def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepared):
     host, config = prepared
-    written = []
 
     def other_tool(machine):
         machine.write(f"/sys/bus/pci/devices/{FIRST}/current_memory_partition", "NPS4")
         for argv in (["modprobe", "-r", "amdgpu"], ["modprobe", "amdgpu"]):
             assert machine.run(argv).returncode == 0
         machine.add_fault({"call": "run", "error": "EIO", "times": 0})
-        written.append(machine.state()["faults"])
 
-    with Engine(config, progress=moment(host, "request memory mode", other_tool)) as engine:
-        result = engine.apply(pillar(*NEW, **RELOAD))
-    assert written and result.ok, result.errors
+    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, other_tool)
+    assert result.ok, result.errors
     assert modes(host) == every(NEW)
 
 
@@ -477,9 +483,7 @@ def test_what_was_requested_of_another_hive_before_is_told(simulated):
         boards.append({"vendor": "amd", "device": "74a1", "address": address, "sysfs": files})
     host = simulated("mi300x-8", gpus=boards)
     config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    late = moment(host, f"{LAST}", lambda machine: machine.add_process(JOB))
-    with Engine(config, progress=late) as engine:
-        result = engine.apply(pillar(*NEW, **RELOAD))
+    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500" in said
     assert f"coming with the next reload of amdgpu: NPS4 of {FIRST}" in said and "Nothing was requested" not in said
