@@ -445,17 +445,21 @@ def applied_late(config, wanted, gpu, happens):
         return engine.apply(wanted)
 
 
+def requested(config):
+    """The memory modes that wait for a reload, as users are told them."""
+    with Engine(config) as engine:
+        return {engine.technique("partition", address)[1].modes(engine.gpu(address))["requested_memory"] for address in ADDRESSES}
+
+
 def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):
     host, config = prepared
     result = applied_late(config, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500 (python3 train.py" in said and "Nothing was requested" in said
     assert modes(host) == every(OLD)
-    # Nothing waits: a reload for another reason, such as a reboot of the driver, brings the old mode.
+    # Nothing waits: a reload for another reason brings the old mode.
     host.remove_process(500)
-    with Engine(config) as engine:
-        told = [engine.technique("partition", address)[1].modes(engine.gpu(address)) for address in ADDRESSES]
-    assert {one["requested_memory"] for one in told} == {""}
+    assert requested(config) == {""}
     assert host.run(["modprobe", "-r", "amdgpu"]).returncode == host.run(["modprobe", "amdgpu"]).returncode == 0
     assert {memory for _, memory in modes(host).values()} == {OLD[1]}
 
@@ -471,7 +475,7 @@ def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepa
 
     result = applied_late(config, pillar(*NEW, **RELOAD), LAST, other_tool)
     assert result.ok, result.errors
-    assert modes(host) == every(NEW)
+    assert modes(host) == every(NEW) and requested(config) == {""}
 
 
 def test_what_was_requested_of_another_hive_before_is_told(simulated):

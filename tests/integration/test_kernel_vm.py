@@ -194,6 +194,8 @@ def test_the_memory_mode_changes_by_a_real_reload_of_the_driver(answer):
     assert refused(held, MI300X, "reload amdgpu", f"in use by pid {held['pid']} (") and held["modes"] == ["SPX", "NPS1"]
     assert made(found["changed"]) and found["changed"]["modes"] == ["QPX", "NPS4"]
     assert any(step.startswith("reload amdgpu") for step in found["changed"]["steps"])
+    assert found["listed"] == ["QPX, CPX", "SPX, DPX, QPX, CPX"]
+    assert found["available"]["pairs"] == ["SPX/NPS1", "DPX/NPS1", "QPX/NPS1", "QPX/NPS4", "CPX/NPS1", "CPX/NPS4"]
     assert unchanged(found["again"])
     assert made(found["back"]) and found["back"]["modes"] == ["SPX", "NPS1"]
 

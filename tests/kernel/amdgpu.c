@@ -2,7 +2,8 @@
 /*
  * The partition files of amdgpu on an MI300X, written from what its users see. The compute mode changes at once, if nobody has a
  * node of the GPU open. A memory mode is a request, carried out when the driver lets go of the GPU; the mode then decides the
- * compute mode that the driver begins with. There is no compute driver (KFD), and as with the real one no virtual functions.
+ * compute mode that the driver begins with. As newer drivers do, it lists the compute modes that are valid in the memory mode of
+ * now, and all in compute_partition_config. There is no compute driver (KFD), and as with the real one no virtual functions.
  */
 #include <linux/module.h>
 
@@ -12,6 +13,8 @@ struct gpu {
 	struct pci_dev *pdev;
 	struct mutex lock;
 	const struct mode *mode;
+	/* Whose memory modes compute_partition_config shows. */
+	const struct mode *selected;
 	u8 requested;
 };
 
@@ -63,11 +66,63 @@ static ssize_t current_compute_partition_store(struct device *dev, struct device
 }
 static DEVICE_ATTR_RW(current_compute_partition);
 
+/* The compute modes that go with one of these memory modes. */
+static ssize_t list_modes(char *buf, u8 domains)
+{
+	const char *sep = "";
+	ssize_t size = 0;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		if (!(modes[i].domains & domains))
+			continue;
+		size += sysfs_emit_at(buf, size, "%s%s", sep, modes[i].name);
+		sep = ", ";
+	}
+	return size + sysfs_emit_at(buf, size, "\n");
+}
+
 static ssize_t available_compute_partition_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "SPX, DPX, QPX, CPX\n");
+	return list_modes(buf, BIT(memory_mode(to_pci_dev(dev))));
 }
 static DEVICE_ATTR_RO(available_compute_partition);
+
+static ssize_t supported_xcp_configs_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return list_modes(buf, 0xff);
+}
+static DEVICE_ATTR_RO(supported_xcp_configs);
+
+static ssize_t xcp_config_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct gpu *gpu = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%s\n", gpu->selected->name);
+}
+
+static ssize_t xcp_config_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct gpu *gpu = dev_get_drvdata(dev);
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		if (!sysfs_streq(buf, modes[i].name))
+			continue;
+		gpu->selected = &modes[i];
+		return count;
+	}
+	return -EINVAL;
+}
+static DEVICE_ATTR_RW(xcp_config);
+
+static ssize_t supported_nps_configs_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct gpu *gpu = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, gpu->selected->domains & BIT(4) ? "NPS1, NPS4\n" : "NPS1\n");
+}
+static DEVICE_ATTR_RO(supported_nps_configs);
 
 static ssize_t current_memory_partition_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
@@ -101,7 +156,17 @@ static struct attribute *partition_attrs[] = {
 	&dev_attr_available_memory_partition.attr,
 	NULL,
 };
-ATTRIBUTE_GROUPS(partition);
+
+static struct attribute *config_attrs[] = {
+	&dev_attr_supported_xcp_configs.attr,
+	&dev_attr_xcp_config.attr,
+	&dev_attr_supported_nps_configs.attr,
+	NULL,
+};
+
+static const struct attribute_group partition_group = { .attrs = partition_attrs };
+static const struct attribute_group config_group = { .name = "compute_partition_config", .attrs = config_attrs };
+static const struct attribute_group *partition_groups[] = { &partition_group, &config_group, NULL };
 
 static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
@@ -112,6 +177,7 @@ static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	gpu->pdev = pdev;
 	mutex_init(&gpu->lock);
 	gpu->mode = memory_mode(pdev) == 4 ? &modes[3] : &modes[0];
+	gpu->selected = gpu->mode;
 	pci_set_drvdata(pdev, gpu);
 	return fake_gpus_add_nodes(pdev, THIS_MODULE);
 }

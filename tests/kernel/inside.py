@@ -19,6 +19,7 @@ from gpuslice.engine import Engine
 from gpuslice.host import RealHost
 
 MI300X, FLEX, H100 = "0010:00:00.0", "0010:00:04.0", "0010:00:08.0"
+XCP = "compute_partition_config"
 STATE, CONF = "/run/state", pathlib.Path("/run/conf")
 CONFIG = {"state_dir": STATE}
 CODE = pathlib.Path(__file__).resolve().parent.parent
@@ -287,6 +288,10 @@ def case_partition_memory():
     with Held("/dev/dri/renderD128") as holder:
         found["held"] = {**partition(compute="QPX", memory="NPS4", reload=True), "pid": holder.pid}
     found["changed"] = partition(compute="QPX", memory="NPS4", reload=True)
+    found["listed"] = [read(MI300X, name) for name in ("available_compute_partition", f"{XCP}/supported_xcp_configs")]
+    with Engine(CONFIG) as engine:
+        one, tool = engine.technique("partition", MI300X)
+        found["available"] = tool.available(one)
     found["again"] = partition(compute="QPX", memory="NPS4", reload=True)
     return {**found, "back": partition(compute="SPX", memory="NPS1", reload=True)}
 

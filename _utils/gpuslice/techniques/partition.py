@@ -682,8 +682,9 @@ class Partition:
         users, modules = kfd.module_users(self._host, MODULE)
         if users or modules:
             held = "; ".join(map(str, self._all_holders()))
+            why = f"in use by {held}" if held else _users(users, modules)
             raise errors.ResourceConflict(
-                f"{MODULE} can't be unloaded: {f'in use by {held}' if held else _users(users, modules)}. {self._requested_before()}",
+                f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
                 gpu.address,
                 "End that use and run again.",
             )
