@@ -19,6 +19,10 @@
 static int fail;
 module_param(fail, int, 0600);
 
+/* As every xe that makes virtual functions has it; here it limits nothing. */
+static uint max_vfs;
+module_param(max_vfs, uint, 0400);
+
 /* One function's directory "profile"; number 0 is the PF. */
 struct profile {
 	struct kobject kobj;

@@ -3,7 +3,8 @@ The drivers xe and i915 as PF drivers on a simulated machine: ``sriov_numvfs`` a
 
 A GPU plays a part when its description has ``sriov_totalvfs`` and one of these drivers. ``sriov_files`` says which kernel it is:
 ``sriov_admin`` (7.0), ``sriov_admin-6.19`` (without memory), ``debugfs``, ``debugfs-old``, ``prelim_iov`` or ``iov`` (the
-i915 backport), ``none``. An i915 with none is the kernel's own, which makes no virtual functions.
+i915 backport), ``none`` (no files; an i915 with none is the kernel's own, which makes no virtual functions), ``no-pf`` (an early
+xe, which makes none either). A driver that makes some has the module option ``max_vfs``.
 """
 
 import errno
@@ -119,6 +120,10 @@ def _newer(root, owners):
     return found
 
 
+def _is_pf_driver(driver, layout):
+    return layout in _BACKPORT if driver == "i915" else layout != "no-pf"
+
+
 def _who(number):
     return f"vf{number}" if number else "pf"
 
@@ -143,10 +148,9 @@ def show(tree, state):
             tree.file(path, str(_get(now, *key)))
         for path in _idle_paths(tree, address, gpu, layout):
             tree.file(path, str(int(now["normal"])))
-        if gpu["about"]["driver"] == "i915":
-            # The vendor's and the community's i915 have an option that the kernel's own has not.
-            for name in ("force_probe", *(["max_vfs"] if layout in _BACKPORT else [])):
-                tree.file(f"/sys/module/i915/parameters/{name}", "")
+        driver = gpu["about"]["driver"]
+        for name in ("force_probe", *(["max_vfs"] if _is_pf_driver(driver, layout) else [])):
+            tree.file(f"/sys/module/{driver}/parameters/{name}", "")
         _show_rest(tree, address, gpu, layout, now)
 
 
@@ -303,7 +307,7 @@ def _set_numvfs(state, gpu, layout, text, path):
         raise _os_error(errno.ERANGE, path)
     if wanted == gpu["numvfs"]:
         return
-    if about["driver"] == "i915" and layout == "none":
+    if not _is_pf_driver(about["driver"], layout):
         raise _os_error(errno.ENOENT, path)
     if wanted and gpu["numvfs"]:
         raise _os_error(errno.EBUSY, path)

@@ -226,6 +226,8 @@ class Sriov:
         if gpu.vendor == "amd":
             return self._gim.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
+        if goal.numvfs:
+            self._check_driver(gpu, state)
         if goal.numvfs and "layout" not in settings:
             self._check_host(gpu, state, goal)
         return self._planned(gpu, state, goal, rules)
@@ -295,21 +297,21 @@ class Sriov:
             return list(state.addresses)
         return functions.possible(self._host, gpu.address, count)
 
-    def _check_host(self, gpu, state, goal):
-        if state.driver == "i915" and state.files is None and sriov_i915.is_the_kernels(self._host):
-            raise errors.Unsupported(
-                "Its driver is the kernel's own i915, which makes no virtual functions.", gpu.address, sriov_i915.others(gpu)
-            )
+    def _check_driver(self, gpu, state):
         if state.driver not in ("xe", "i915"):
             raise errors.DriverMissing(
                 f"Virtual functions are made by the driver xe or i915, and the GPU has {state.driver or 'none'}.",
                 gpu.address,
                 "Load it ('modprobe xe'), or see 'dmesg' for why it did not take the GPU.",
             )
+        if state.files is None:
+            sriov_reasons.refuse_driver_without_functions(self._host, gpu, state.driver)
         if not state.total:
             raise errors.Unsupported(
                 f"The driver {state.driver} offers no virtual functions: sriov_totalvfs is 0.", gpu.address, self._mend_total(gpu)
             )
+
+    def _check_host(self, gpu, state, goal):
         if not goal.autoprobe and state.autoprobe is None:
             raise errors.Unsupported(
                 "This kernel can't leave virtual functions unbound: sriov_drivers_autoprobe is of Linux 4.13.",

@@ -69,15 +69,6 @@ def _gt(directory, tile, total):
     return listed
 
 
-def is_the_kernels(host):
-    """
-    Whether the i915 that is loaded is that of the Linux kernel, by its module options: that one has no ``max_vfs``. False where
-    there is nothing to tell it by: then the write of ``sriov_numvfs`` tells it.
-    """
-    options = host.listdir("/sys/module/i915/parameters")
-    return "force_probe" in options and "max_vfs" not in options
-
-
 def others(gpu):
     """Which driver makes the VFs of a GPU whose own does not, as a sentence."""
     model = intel.MODELS.get(gpu.catalog_key, {})

@@ -42,6 +42,26 @@ def why_not_amd(gpu):
     return "workstation and consumer Radeon boards have no virtual functions"
 
 
+def refuse_driver_without_functions(host, gpu, driver):
+    """
+    Refuse a driver that makes no virtual functions, as its module options tell: all that do have ``max_vfs`` (xe, the vendor's and
+    the community's i915), and the i915 of the Linux kernel has not. Otherwise the kernel would answer ENOENT, in the middle of a
+    change. A driver whose options can't be seen is not judged.
+
+    :param driver: ``xe`` or ``i915``. :raises errors.Unsupported:
+    """
+    options = host.listdir(f"/sys/module/{driver}/parameters")
+    if not options or "max_vfs" in options:
+        return
+    if driver == "i915":
+        raise errors.Unsupported(
+            "Its driver is the kernel's own i915, which makes no virtual functions.", gpu.address, sriov_i915.others(gpu)
+        )
+    raise errors.Unsupported(
+        f"Its driver {driver} is too old to make virtual functions: it has no option max_vfs.", gpu.address, "Use a newer kernel."
+    )
+
+
 def answers(gpu):
     """errno of a write to ``sriov_numvfs`` -> (class, why, what to do), as :func:`gpuslice.techniques.kernel.write` takes it."""
     if gpu.vendor != "intel":
