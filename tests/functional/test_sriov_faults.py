@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
+from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.sim.host import SimulatedHost
 from tests.functional.crash import apply
 from tests.functional.crash import apply_in_child
 
@@ -139,6 +141,119 @@ def test_the_pfs_own_priority_comes_back_too(simulated, nth):
     assert result.ok == (nth == 6), result.errors
     assert host.read(own) == ("low [normal] high" if result.ok else "low normal [high]")
     assert (look(config) == before) != result.ok
+
+
+# -- what the driver made of a quota -----------------------------------------------------------------------------------
+MIB = 2**20
+#: name -> (host, its GPU); each has a layout with memory of each function.
+MEMORY = {
+    "sriov_admin": ("arc-pro-b60", B60),
+    "debugfs": ("arc-pro-b60", {**B60, "sriov_files": "debugfs"}),
+    "prelim_iov": ("flex170", {**FLEX, "sriov_files": "prelim_iov"}),
+}
+
+
+class Generous(SimulatedHost):
+    """A machine whose driver gives memory in pieces of a size of its own, whatever was asked for."""
+
+    piece = 1024 * MIB
+
+    def write(self, path, text):
+        if path.endswith(("vram_quota", "lmem_quota")):
+            text = str(-(-int(text) // self.piece) * self.piece)
+        super().write(path, text)
+
+
+@pytest.fixture(params=sorted(MEMORY))
+def memory(request, simulated):
+    """(host, configuration) of a machine without virtual functions."""
+    example, gpu = MEMORY[request.param]
+    host = simulated(example, gpus=[gpu])
+    return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+
+
+def shares(config):
+    """MiB of each virtual function, as consumers are told."""
+    with Engine(config) as engine:
+        return [part["memory_mib"] for part in engine.slices()]
+
+
+def applied_on(config, machine, wanted):
+    """Apply a pillar on a machine of another class than the simulated one."""
+    with Engine(config) as engine:
+        engine.host = machine(config["simulate"], config["state_dir"])
+        engine.tools = type(engine.tools)(engine.host)
+        return engine.apply(wanted)
+
+
+#: An odd number of MiB, which every driver rounds, and shares of an odd part of the rest.
+ODD = {"vf_count": 3, "profile": "fair", "vfs": {1: {"vram_mib": 5333}, 2: {"vram_mib": 5333}, 3: {"vram_mib": 2001}}}
+
+
+def test_what_the_driver_rounds_is_what_was_wanted(memory):
+    host, config = memory
+    result = apply(config, pillar(ODD))
+    assert result.ok, result.errors
+    assert shares(config) == [5334, 5334, 2002]
+    assert apply(config, pillar(ODD)).plan.empty
+
+
+def test_a_share_that_is_no_whole_piece_is_rounded_down_so_that_all_fit(memory):
+    host, config = memory
+    wanted = {"vf_count": 4, "profile": "fair", "vfs": {1: {"vram_mib": 5333}}}
+    result = apply(config, pillar(wanted))
+    assert result.ok, result.errors
+    first, *others = shares(config)
+    assert first == 5334 and len(set(others)) == 1 and others[0] % 2 == 0
+    assert apply(config, pillar(wanted)).plan.empty
+
+
+def test_a_quota_that_the_driver_made_otherwise_is_noticed_and_undone(memory):
+    host, config = memory
+    before = look(config)
+    result = applied_on(config, Generous, pillar(ODD))
+    told = " ".join(result.errors)
+    assert not result.ok and "is not as wanted" in told and "6144 MiB" in told and "5333 MiB" in told
+    assert next(iter(before)) in told and "has been undone" in told
+    assert look(config) == before
+
+
+def test_a_quota_that_was_not_written_is_noticed_and_undone(memory):
+    host, config = memory
+    before = look(config)
+    host.add_fault({"call": "write", "nth": 10**9, "lie": True})
+    assert apply(config, pillar(ODD)).ok
+    every = writes(host)
+    assert apply(config, pillar({"vf_count": 0})).ok and look(config) == before
+    host.clear_faults()
+    noticed = 0
+    for nth in range(1, every + 1):
+        host.add_fault({"call": "write", "nth": nth, "lie": True})
+        result = apply(config, pillar(ODD))
+        host.clear_faults()
+        # Whatever was answered: what it says of the hardware is so.
+        assert not result.ok or shares(config) == [5334, 5334, 2002]
+        noticed += not result.ok
+        assert apply(config, pillar({"vf_count": 0})).ok
+    assert noticed >= 3
+
+
+def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_can(simulated):
+    host = simulated("max1550", gpus=[MAX])
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    before = host.state()
+    wanted = {"vf_count": 1, "profile": "fair", "vfs": {1: {"vram_mib": 4097, "contexts": 1025, "doorbells": 8, "ggtt_mib": 512}}}
+    with pytest.raises(errors.ProfileMismatch, match=r"1025 contexts.*2 tiles.*Give 1024 or 1026") as caught:
+        apply(config, pillar(wanted))
+    assert MAX["address"] in str(caught.value)
+    assert host.state() == before
+    wanted["vfs"][1]["contexts"] = 1026
+    result = apply(config, pillar(wanted))
+    assert result.ok, result.errors
+    assert apply(config, pillar(wanted)).plan.empty
+    values = look(config)[MAX["address"]]["values"]
+    assert [values[f"vf1/gt{tile}/contexts_quota"] for tile in (0, 1)] == [513, 513]
+    assert [values[f"vf1/gt{tile}/lmem_quota"] // MIB for tile in (0, 1)] == [2050, 2050]
 
 
 # -- a driver that is reloaded -----------------------------------------------------------------------------------------

@@ -297,6 +297,8 @@ def _quotas(gpu, files, preset, count, own, usable):
         if given:
             asked[number] = given
     _need_quotas(gpu, files, asked)
+    if count == 1:
+        _refuse_remainder(gpu, files, asked.get(1, {}))
     if not asked and (preset is None or not files.complete or not set(QUOTAS) - {"vram"} <= files.fields()):
         return {}, "the driver divides the GPU's memory equally" if preset else ""
     fields = files.fields() & set(QUOTAS)
@@ -325,6 +327,17 @@ def _need_quotas(gpu, files, asked):
         )
     names = ", ".join(PILLAR_QUOTAS[field][0] for field in missing)
     raise errors.Unsupported(f"The kernel's {files.layout} files have none to set {names}.", gpu.address, WHICH_KERNELS)
+
+
+def _refuse_remainder(gpu, files, given):
+    """A single VF has every tile, and of each the same number of pieces. Memory is rounded by the driver anyway."""
+    for field, value in given.items():
+        if field in ("contexts", "doorbells") and value % files.tiles:
+            raise errors.ProfileMismatch(
+                f"vf1 is to have {value} {field}, which can't be divided equally among the {files.tiles} tiles of {gpu.model}.",
+                gpu.address,
+                f"Give {value - value % files.tiles} or {value - value % files.tiles + files.tiles}.",
+            )
 
 
 def _totals(files, usable):

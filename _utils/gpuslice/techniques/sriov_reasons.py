@@ -44,9 +44,9 @@ def why_not_amd(gpu):
 
 def refuse_driver_without_functions(host, gpu, driver):
     """
-    Refuse a driver that makes no virtual functions, as its module options tell: all that do have ``max_vfs`` (xe, the vendor's and
-    the community's i915), and the i915 of the Linux kernel has not. Otherwise the kernel would answer ENOENT, in the middle of a
-    change. A driver whose options can't be seen is not judged.
+    Refuse a driver that makes no virtual functions, as its module options tell: all that do have ``max_vfs`` (xe, the vendor's
+    and the community's i915), and the i915 of the Linux kernel has not. Otherwise the kernel would answer ENOENT, in the middle
+    of a change. A driver whose options can't be seen is not judged.
 
     :param driver: ``xe`` or ``i915``. :raises errors.Unsupported:
     """
