@@ -192,6 +192,25 @@ def test_the_kernels_own_i915(minion, repo):
     refused(one, pillar({"vf_count": 2}), FLEX, "kernel's own i915", "xe.force_probe=56c0", "backports")
 
 
+def test_a_driver_that_makes_no_functions_is_refused_in_test_mode_and_by_hand(minion, repo):
+    i915 = minion("flex170", changes={"gpus": board(repo, "flex170", sriov_files="none")})
+    xe = minion("arc-pro-b60", changes={"gpus": board(repo, "arc-pro-b60", sriov_files="no-pf")})
+    for one, gpu, words in ((i915, FLEX, "kernel's own i915"), (xe, B60, "no option max_vfs")):
+        before = hardware(one)
+        stages = list(one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "autoprobe": True}), test=True))
+        comment = next(state.comment for state in stages if state.result is False)
+        assert gpu in comment and words in comment and "ENOENT" not in comment
+        assert words in told(one, "gpu_sriov.set_vfs", gpu, 2, autoprobe=True, test=True)
+        assert hardware(one) == before
+
+
+def test_a_kernel_without_the_option_of_the_older_ones_is_known_as_well(minion, repo):
+    """Which other options a module has says nothing: a kernel that knows no force_probe makes no functions either."""
+    gpus = board(repo, "flex170", sriov_files="none", sriov_totalvfs=0, sysfs={"sriov_totalvfs": "31", "sriov_numvfs": "0"})
+    one = minion("flex170", changes={"gpus": gpus, "files": {"/sys/module/i915/parameters/modeset": "-1"}})
+    refused(one, pillar({"vf_count": 2, "autoprobe": True}), FLEX, "kernel's own i915")
+
+
 def test_the_driver_does_not_run_as_a_pf(minion):
     one = minion("flex170", changes={"files": {"/sys/class/drm/card0/prelim_iov/mode": "native"}})
     refused(one, pillar({"vf_count": 2}), FLEX, "mode 'native'", "i915.max_vfs")

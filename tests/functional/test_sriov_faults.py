@@ -256,6 +256,24 @@ def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_
     assert [values[f"vf1/gt{tile}/lmem_quota"] // MIB for tile in (0, 1)] == [2050, 2050]
 
 
+# -- a driver that makes no virtual functions ----------------------------------------------------------------------------
+@pytest.mark.parametrize(("able", "unable"), [({**FLEX, "sriov_files": "prelim_iov"}, "none"), (B60, "no-pf"), (B60, "")])
+def test_an_earlier_layout_is_refused_in_the_plan_when_the_driver_makes_no_functions_now(simulated, able, unable):
+    """Another kernel was booted: a rollback or a boot must not find out by the answer to a write."""
+    host = simulated("flex170", gpus=[able])
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    assert apply(config, pillar(FAIR)).ok
+    layout = look(config)[able["address"]]
+    now = {**able, "sriov_files": unable} if unable else {**able, "driver": ""}
+    other = simulated("flex170", gpus=[now])
+    with Engine({"simulate": other.description_path, "state_dir": other.state_dir}) as engine:
+        gpu, tool = engine.gpu(able["address"]), engine.tools.get("sriov")
+        with pytest.raises((errors.Unsupported, errors.DriverMissing), match="[Vv]irtual functions") as caught:
+            tool.plan(gpu, tool.observe(gpu), tool.settings_of(layout))
+        assert able["address"] in str(caught.value)
+        assert not tool.plan(gpu, tool.observe(gpu), tool.settings_of(tool.layout(tool.observe(gpu)))).steps
+
+
 # -- a driver that is reloaded -----------------------------------------------------------------------------------------
 EIGHT = pillar({"vf_count": 8}, unload_modules=["gim"])
 

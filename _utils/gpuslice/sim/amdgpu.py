@@ -83,7 +83,9 @@ def _described(gpu, name):
 
 
 def _supported(gpu):
-    """All compute modes of the board."""
+    """All compute modes of the board; a description without any list means those of its number of dies."""
+    if _AVAILABLE not in gpu["about"]["sysfs"]:
+        return _catalog().COMPUTE_MODES_BY_XCC.get(_model(gpu)["xcc"], ("SPX",))
     return _described(gpu, f"{_CONFIG}/supported_xcp_configs") or _described(gpu, _AVAILABLE)
 
 
@@ -243,8 +245,6 @@ def _os_error(number, path):
 
 def _set_compute(state, gpu, wanted, path):
     now = _own(gpu)
-    if _AVAILABLE not in gpu["about"]["sysfs"]:
-        raise _os_error(errno.EACCES, path)
     if not _is_valid(gpu, wanted, now["memory"]):
         raise _os_error(errno.EINVAL, path)
     if wanted == now["compute"]:
