@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import inventory
+from gpuslice import journal_check
 from gpuslice.journal import Journal
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
@@ -141,10 +142,10 @@ class Attempts:
 
     def _read(self):
         try:
-            found = json.loads(self._host.store_read(self.path))
-            tried = {str(key): dict(known) for key, known in found["tried"].items()}
-            return {"tried": tried, "last": found.get("last")}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            found = self._host.store_load(self.path)
+            journal_check.attempts(found)
+            return found
+        except (OSError, ValueError):
             # A count that is lost lets a layout be tried a few times more, which ends as well.
             return {"tried": {}, "last": None}
 

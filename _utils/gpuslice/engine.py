@@ -14,6 +14,7 @@ from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import inventory
 from gpuslice import job
+from gpuslice import journal_check
 from gpuslice import policy as policies
 from gpuslice.host import open_host
 from gpuslice.journal import Journal
@@ -357,8 +358,11 @@ class Engine:
             record, layouts = next(changing, past[-1]), "before"
         else:
             record, layouts = journal.generation(generation), "after"
-        if not isinstance(record.get(layouts), dict) or not isinstance(record.get("techniques"), dict):
-            raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {record.get('error', 'incomplete')}.")
+        try:
+            journal_check.outcome(record, layouts)
+        except ValueError as err:
+            why = record.get("error") or f"{err}."
+            raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {why}") from err
         by_address = {gpu.address: gpu for gpu in self.gpus}
         gone = [address for address in record[layouts] if address not in by_address]
         if gone:

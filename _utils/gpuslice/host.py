@@ -3,6 +3,7 @@ Host: the only door to the outside world. The engine reads and changes a machine
 so that a described machine (:mod:`gpuslice.sim`) can stand in for a real one.
 """
 
+import json
 import os
 import subprocess
 import time
@@ -126,6 +127,13 @@ class Host(ABC):
         """
         self._check_place(path)
         return store.read(path, undecodable)
+
+    def store_load(self, path):
+        """What the JSON in a file in the state directory says. Raises as :meth:`store_read`; ValueError where it is no JSON."""
+        try:
+            return json.loads(self.store_read(path))
+        except RecursionError as err:
+            raise ValueError("it is nested too deeply") from err
 
     def store_names(self, path):
         """Sorted names in a directory below the state directory, [] where there is none. Raises errors.StateDirUnusable."""

@@ -7,11 +7,11 @@ A change first writes what it is about to do and what was there before (``journa
 
 import json
 import os
-import time
 from dataclasses import dataclass
 from dataclasses import field
 
 from gpuslice import errors
+from gpuslice import journal_check
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 
@@ -54,19 +54,16 @@ class Entry:
 def _entry(data):
     """The entry that :meth:`Journal.begin` wrote. Raises a ValueError that says what is wrong with anything else."""
     try:
+        journal_check.entry(data)
         entry = Entry(**data)
         Plan.from_dict(entry.plan)
         [Step.from_dict(step) for step in entry.earlier]
-        [(kind, name) for kind, name in entry.pauses]
-        time.localtime(entry.time + 0)  # None would be the present time
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as err:
+        return entry
+    except ValueError as err:
         raise ValueError(f"it has another form than this version writes: {err}") from err
-    for name in ("before", "goal", "techniques", "wishes"):
-        if not isinstance(getattr(entry, name), dict):
-            raise ValueError(f"its {name} is no mapping")
-    if not all(isinstance(layout, dict) and gpu in entry.techniques for gpu, layout in entry.before.items()):
-        raise ValueError("its before is incomplete")
-    return entry
+    except (TypeError, KeyError, AttributeError) as err:
+        # Python's words may quote what stands there, and nobody knows what that is.
+        raise ValueError("it has another form than this version writes") from err
 
 
 class Journal:
@@ -84,7 +81,8 @@ class Journal:
     def unfinished(self):
         """The :class:`Entry` of a change that did not end, or None. Raises errors.JournalDamaged."""
         try:
-            entry = _entry(json.loads(self._host.store_read(self._head)))
+            entry = _entry(self._host.store_load(self._head))
+            entry.steps = self._begun(entry)
         except FileNotFoundError:
             return None
         except PermissionError as err:
@@ -96,10 +94,10 @@ class Journal:
                 f"The journal of an unfinished change, {self._head}, can't be read ({err}), so what it did is not known.",
                 todo="Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file and run again.",
             ) from err
-        entry.steps = self._begun(entry.key)
         return entry
 
-    def _begun(self, key):
+    def _begun(self, entry):
+        """The steps that were begun, up to a line that tells of none. Raises OSError."""
         try:
             lines = self._host.store_read(self._steps, undecodable="replace").splitlines()
         except FileNotFoundError:
@@ -108,11 +106,14 @@ class Journal:
         for line in lines:
             try:
                 of, gpu, number = json.loads(line)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 # The last line may be cut short by the crash: then its step was not begun, as the line comes first.
                 break
-            if of == key and isinstance(gpu, str) and isinstance(number, int):
-                found.append((gpu, number))
+            if of != entry.key:
+                continue
+            if not journal_check.has_step(entry.plan, gpu, number):
+                break
+            found.append((gpu, number))
         return found
 
     def begin(self, entry):
@@ -161,9 +162,8 @@ class Journal:
     def generation(self, number):
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
         try:
-            found = json.loads(self._host.store_read(self._file(number)))
-            if not isinstance(found, dict):
-                raise ValueError("it holds no generation")
+            found = self._host.store_load(self._file(number))
+            journal_check.generation(found)
             return {**found, "generation": int(number)}
         except FileNotFoundError as err:
             known = ", ".join(map(str, self._numbers())) or "none yet"

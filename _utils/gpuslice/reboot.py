@@ -5,6 +5,8 @@ Which GPUs wait for a reboot: kept on disk, so that a reset which was refused is
 import json
 import os
 
+from gpuslice import journal_check
+
 
 class RebootLedger:
     """The GPUs whose mode change comes into force only at a reboot."""
@@ -38,8 +40,9 @@ class RebootLedger:
 
     def _entries(self):
         try:
-            found = json.loads(self._host.store_read(self._path))
-            return {gpu: entry for gpu, entry in found.items() if {"boot_id", "reboots"} <= entry.keys()}
-        except (OSError, ValueError, AttributeError):
+            found = self._host.store_load(self._path)
+            journal_check.waiting(found)
+            return found
+        except (OSError, ValueError):
             # Without the ledger a refused reset is tried once more, which is harmless.
             return {}

@@ -10,6 +10,7 @@ import json
 import os
 
 from gpuslice import errors
+from gpuslice import journal_check
 
 FILE = "verified.json"
 _FORMAT = 1
@@ -32,8 +33,9 @@ class Verified:
         :raises errors.JournalDamaged: the file can't be used; :raises errors.StateDirUnusable: it can't be read.
         """
         try:
-            found = json.loads(self._host.store_read(self.path))
-            return {address: _checked(entry) for address, entry in found["gpus"].items()}
+            found = self._host.store_load(self.path)["gpus"]
+            journal_check.verified(found)
+            return {address: _complete(entry) for address, entry in found.items()}
         except FileNotFoundError:
             return {}
         except PermissionError as err:
@@ -98,12 +100,9 @@ def entry(technique, layout, when, generation=None, model="", awaits=None, rules
     }
 
 
-def _checked(found):
-    """An entry from the file with what an older version left out. Raises ValueError."""
-    if not isinstance(found.get("technique"), str) or not isinstance(found.get("layout"), dict):
-        raise ValueError("an entry has no technique or no layout")
-    rules = found.get("rules") or {}
-    return {**entry(found["technique"], found["layout"], 0), **found, "rules": {**PLAIN_RULES, **rules}}
+def _complete(found):
+    """An entry from the file with what an older version left out."""
+    return {**entry(found["technique"], found["layout"], 0), **found, "rules": {**PLAIN_RULES, **found.get("rules", {})}}
 
 
 def _changed(old, new):

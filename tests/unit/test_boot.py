@@ -23,6 +23,7 @@ from tests import needs
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
 HOPPER = [{"model": "h100-80gb", "address": address} for address in H100]
+EMPTY = {"enabled": False, "instances": []}
 LAYOUT = ["3g.40gb@4", "2g.20gb@0", "1g.10gb@2"]
 
 
@@ -210,7 +211,7 @@ def test_a_gpu_that_appears_late_is_waited_for(hopper):
 def test_another_model_at_the_same_address_is_left_alone(hopper):
     host, before = hopper
     record = verified.Verified(host)
-    record.note({H100[1]: {**record.entries()[H100[1]], "layout": {}, "model": "NVIDIA A100-SXM4-40GB"}})
+    record.note({H100[1]: {**record.entries()[H100[1]], "layout": EMPTY, "model": "NVIDIA A100-SXM4-40GB"}})
     answer = replay(host)
     assert answer["result"] is False and "where NVIDIA A100-SXM4-40GB was" in answer["comment"]
     assert layouts(host) == {H100[0]: before[H100[0]], H100[1]: {"enabled": False, "instances": []}}

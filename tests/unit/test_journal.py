@@ -15,9 +15,12 @@ from gpuslice.host import RealHost
 from gpuslice.journal import GENERATIONS
 from gpuslice.journal import Entry
 from gpuslice.journal import Journal
+from gpuslice.plan import GpuPlan
 from gpuslice.plan import Plan
+from gpuslice.plan import Step
 
 GPU = "0000:07:00.0"
+STEPS = tuple(Step(GPU, "mig", "create_gi", {"profile": "1g.5gb", "start": start}, f"create at {start}") for start in (1, 2, 3))
 
 
 def entry(**changes):
@@ -27,7 +30,7 @@ def entry(**changes):
         "jid": "20260101000000000000",
         "pid": 4711,
         "boot_id": "boot-1",
-        "plan": json.loads(json.dumps(Plan().as_dict())),
+        "plan": json.loads(json.dumps(Plan((GpuPlan(GPU, "mig", steps=STEPS),)).as_dict())),
         "before": {GPU: {"enabled": True, "instances": [["1g.5gb", 0, [["1g.5gb", 0]]]]}},
         "goal": {GPU: {"entries": [["1g.5gb", None, 2]]}},
         "techniques": {GPU: "mig"},

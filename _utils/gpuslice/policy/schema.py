@@ -80,8 +80,8 @@ VENDORS = ("nvidia", "amd", "intel")
 
 _ADDRESS = Field("address", "PCI address of a GPU, in quotes: YAML takes some unquoted ones for numbers.")
 _DEVICE = Field("device", "PCI address in quotes, or UUID of a GPU.")
-_UNIT = Field("pattern", "Systemd unit.", pattern=r"^[A-Za-z0-9:_.@\\-]+\.[a-z]+$", example="a unit like dcgm.service")
-_MODULE = Field("pattern", "Kernel module.", pattern=r"^[A-Za-z0-9_-]+$", example="a module name like vfio_pci")
+_UNIT = Field("pattern", "Systemd unit.", pattern=r"^(?!-)[A-Za-z0-9:_.@\\-]+\.[a-z]+$", example="a unit like dcgm.service")
+_MODULE = Field("pattern", "Kernel module.", pattern=r"^(?!-)[A-Za-z0-9_-]+$", example="a module name like vfio_pci")
 
 
 def _map(doc, **fields):

@@ -8,6 +8,7 @@ import os
 import threading
 
 from gpuslice import errors
+from gpuslice import journal_check
 
 
 class Notes:
@@ -53,9 +54,10 @@ class Notes:
     def _read(self):
         nothing = {"requested": {}, "unloaded": False, "kept": {}}
         try:
-            found = json.loads(self._host.store_read(self._path))
+            found = self._host.store_load(self._path)
+            journal_check.notes(found)
             return {key: found[key] for key in nothing} if found["boot_id"] == self._host.boot_id() else nothing
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             # Without notes the driver is looked at as it is, and a missing one is reported.
             return nothing
 

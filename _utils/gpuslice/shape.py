@@ -1,0 +1,141 @@
+"""
+What plain data that comes from a file must look like. A shape is a function of a value and its path that raises a ValueError
+which says where something is wrong; it never quotes the value, since nobody knows what that is.
+"""
+
+import math
+import re
+
+
+def text(pattern=""):
+    """A text; with a regular expression one that it fits as a whole."""
+
+    def check(value, path):
+        if not isinstance(value, str):
+            raise ValueError(f"{path} is no text")
+        # Compiled when first needed: most runs look at few of all shapes.
+        if pattern and not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError(f"{path} is a text of another form")
+
+    return check
+
+
+def whole(low=0, high=2**63):
+    """A whole number in a range, both ends included."""
+
+    def check(value, path):
+        # True is an int to Python.
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{path} is no whole number from {low} to {high}")
+
+    return check
+
+
+def moment(value, path):
+    """Seconds since the epoch."""
+    last = 253402300799  # of the year 9999, the last that can be shown
+    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= last:
+        raise ValueError(f"{path} is no time")
+
+
+def truth(value, path):
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{path} is neither true nor false")
+
+
+def anything(value, path):
+    """Whatever it is."""
+
+
+def maybe(shape):
+    """Nothing, or something of this shape."""
+    return lambda value, path: None if value is None else shape(value, path)
+
+
+def either(*shapes):
+    """Something of one of these shapes; of the complaints the last one counts."""
+
+    def check(value, path):
+        for shape in shapes[:-1]:
+            try:
+                return shape(value, path)
+            except ValueError:
+                continue
+        return shapes[-1](value, path)
+
+    return check
+
+
+def listing(shape):
+    """A list of any length, each element of this shape."""
+
+    def check(value, path):
+        _is(list | tuple, value, path, "list")
+        for place, each in enumerate(value):
+            shape(each, f"{path}:{place}")
+
+    return check
+
+
+def row(*shapes):
+    """A list of as many elements as there are shapes."""
+
+    def check(value, path):
+        _is(list | tuple, value, path, "list")
+        if len(value) != len(shapes):
+            raise ValueError(f"{path} has {len(value)} elements instead of {len(shapes)}")
+        for place, (shape, each) in enumerate(zip(shapes, value, strict=True)):
+            shape(each, f"{path}:{place}")
+
+    return check
+
+
+def table(key, shape):
+    """A mapping whose keys and values have a shape each."""
+
+    def check(value, path):
+        _is(dict, value, path, "mapping")
+        for name, each in value.items():
+            key(name, f"a key of {path}")
+            shape(each, f"{path}:{name}")
+
+    return check
+
+
+def record(required, optional=None):
+    """A mapping with these keys (name -> shape), and no others."""
+    known = {**required, **(optional or {})}
+
+    def check(value, path):
+        _is(dict, value, path, "mapping")
+        _has(required, value, path)
+        for name, each in value.items():
+            if name not in known:
+                raise ValueError(f"{path} has a key that is not known")
+            known[name](each, f"{path}:{name}")
+
+    return check
+
+
+def parts(shapes, needed=()):
+    """A mapping in which those of these keys that are there have their shape, and some are; others are not looked at."""
+
+    def check(value, path):
+        _is(dict, value, path, "mapping")
+        _has(needed, value, path)
+        for name, shape in shapes.items():
+            if name in value:
+                shape(value[name], f"{path}:{name}")
+
+    return check
+
+
+def _has(names, value, path):
+    if missing := [name for name in names if name not in value]:
+        raise ValueError(f"{path} has no {', '.join(missing)}")
+
+
+def _is(kind, value, path, word):
+    if not isinstance(value, kind):
+        raise ValueError(f"{path} is no {word}")
