@@ -232,7 +232,7 @@ class Engine:
 
     def remarks(self, policy):
         """What is odd about a policy on this host and no mistake, as sentences. No device is opened for it."""
-        return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)]
+        return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)] + policies.absent(policy, self.gpus)
 
     def _remarked(self, plan, policy):
         return replace(plan, notes=(*plan.notes, *self.remarks(policy)))

@@ -13,6 +13,7 @@ from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.engine import Engine
+from gpuslice.techniques import TECHNIQUES
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ def validated(pillar, opts):
         parsed = policy.parse(dict(pillar))
     except errors.PolicyError as err:
         return {"result": False, "mistakes": err.mistakes or [str(err)]}
+    if mistakes := policy.lacking(parsed, tuple(TECHNIQUES)):
+        return {"result": False, "mistakes": mistakes}
     answer = {"result": True, "mistakes": []}
     try:
         with Engine(opts.get("gpu_slicing")) as made:

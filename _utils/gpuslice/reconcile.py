@@ -188,6 +188,7 @@ class Reconciler:
         state = technique.observe(target.gpu)
         rules = self._options.rules(self._ledger.waiting(target.gpu.address))
         made = technique.plan(target.gpu, state, target.settings, rules)
+        _refuse_silence(target, made)
         if made.steps and self._options.health_check and (reasons := technique.health(target.gpu)):
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
@@ -729,6 +730,17 @@ def _begun(entry):
     planned = {p.gpu: p for p in Plan.from_dict(entry.plan).gpus}
     earlier = [Step.from_dict(step) for step in entry.earlier]
     return [(step.gpu, step) for step in earlier] + [(gpu, planned[gpu].steps[number - 1]) for gpu, number in entry.steps]
+
+
+def _refuse_silence(target, made):
+    """What is there already must not go because of a default: whoever wants that says so."""
+    silent = getattr(target, "silent", "")
+    if silent and made.destroys:
+        raise errors.PolicyError(
+            f"{silent} is not given, and its default would end what is there: {', '.join(made.destroys)}.",
+            made.gpu,
+            "Write what is wanted, also where it is the default.",
+        )
 
 
 def _together(mistakes):

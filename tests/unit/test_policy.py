@@ -52,6 +52,28 @@ def test_an_empty_pillar_is_valid_and_does_nothing():
     assert (made.rules, made.warnings) == ((), [])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("gpu_slicing", {"enabled": True}, SLICING),
+        ("gpu-slicing", {"strategy": "mig", "other": 1}, SLICING),
+        ("gpu_slicng", {"devices": []}, SLICING),
+        ("GPU_Slicing", {"mig": {}}, SLICING),
+        ("container-gpu-slicing", {}, SLICING),
+        ("containers-gpu-slicing", 7, SLICING),
+        ("gpu_state_management", {"boot": True}, "containers_gpu_state_management"),
+        ("gpu_discovery", {"method": "auto"}, "containers_gpu_discovery"),
+    ],
+)
+def test_a_key_without_its_first_word_is_named_as_the_mistake(key, value, near):
+    assert mistakes({key: value}) == [f"{key}: is not a known key. Did you mean '{near}'?"]
+
+
+@pytest.mark.parametrize("others", [{"gpu_slicing": {"simulate": "x"}}, {"gpu_burn": {"enabled": True}}, {"gpu_slicing": []}])
+def test_a_key_of_somebody_else_is_none_of_ours(others):
+    assert policy.parse(others).enabled is False
+
+
 def test_keys_of_others_are_left_alone_and_misspelt_ones_are_not():
     assert policy.parse({"gpu_slicing": 1, "containers": {}, "users": [], 5: 6}).enabled is False
     for key in ("container_gpu_slicing", "containers_gpu_slicng", "containers_gpu_discovry", "containers_GPU_slicing"):
@@ -185,11 +207,11 @@ def test_a_function_checks_the_count_too(count):
     ("keys", "strategy"),
     [
         ({}, "none"),
-        ({"strategy": "mig"}, "mig"),
-        ({"strategy": "mig", "mig": {"enabled": True}}, "mig"),
-        ({"strategy": "mig", "sriov": {"enabled": False}}, "mig"),
-        ({"mig": {"enabled": True}}, "mig"),
-        ({"strategy": "none", "mig": {"enabled": True}}, "mig"),
+        ({"strategy": "mig", "mig": {"profiles": []}}, "mig"),
+        ({"strategy": "mig", "mig": {"enabled": True, "profiles": []}}, "mig"),
+        ({"strategy": "mig", "mig": {"mode": "disabled"}, "sriov": {"enabled": False}}, "mig"),
+        ({"mig": {"enabled": True, "profiles": []}}, "mig"),
+        ({"strategy": "none", "mig": {"enabled": True, "profiles": []}}, "mig"),
         ({"strategy": "auto", "mig": {"enabled": True}}, "auto"),
         ({"strategy": "auto", "mig": {"enabled": False}}, "auto"),
         ({"strategy": "passthrough"}, "passthrough"),
@@ -212,10 +234,53 @@ def test_a_strategy_that_is_switched_off_in_writing_is_a_contradiction(strategy)
     assert found[0].startswith(f"{SLICING}:{key}:enabled: is false, but the strategy is {strategy}.")
 
 
+@pytest.mark.parametrize("written", [{}, {"mig": {}}, {"mig": {"mode": "enabled"}}, {"mig": {"gpu_instance_count": 2}}])
+def test_mig_without_a_word_on_profiles_is_a_mistake(written):
+    found = only_mistake(strategy="mig", **written)
+    assert found.startswith(f"{SLICING}:mig:profiles: is not given")
+    assert "profiles: []" in found and "mode: disabled" in found
+
+
+def test_mig_says_explicitly_that_nothing_is_wanted():
+    assert slicing(strategy="mig", mig={"profiles": []}).default.settings["mig"]["entries"] == []
+    assert slicing(strategy="mig", mig={"profiles": {}}).default.settings["mig"]["entries"] == []
+    assert slicing(strategy="mig", mig={"mode": "disabled"}).default.settings["mig"] == {"enabled": False}
+    assert slicing(strategy="auto").default.settings["mig"]["entries"] == []
+
+
+def test_a_rule_inherits_the_profiles_of_the_host_and_else_needs_its_own():
+    rule = {"match": {"vendor": "nvidia"}, "strategy": "mig"}
+    assert slicing(mig={"profiles": ["1g.10gb"]}, devices=[rule]).rules[0].settings["mig"]["entries"] == [("1g.10gb", None, 1)]
+    assert only_mistake(devices=[rule]).startswith(f"{SLICING}:devices:0:mig:profiles: is not given")
+    assert slicing(devices=[{**rule, "mig": {"profiles": []}}]).rules[0].settings["mig"]["entries"] == []
+    assert slicing(devices=[{**rule, "mig": {"mode": "disabled"}}]).rules[0].settings["mig"] == {"enabled": False}
+
+
+@pytest.mark.parametrize(
+    ("keys", "silent"),
+    [
+        ({}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
+        ({"sriov": {"profile": "fair"}}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
+        ({"sriov": {"vf_count": 4}}, {"mig", "vgpu", "partition", "level-zero"}),
+        ({"partition": {"memory": "NPS1"}}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
+        ({"partition": {"compute": "SPX"}, "vgpu": {"profiles": {"x": 1}}}, {"mig", "sriov", "level-zero"}),
+        ({"level_zero": {"partitions": []}, "mig": {"profiles": []}}, {"sriov", "vgpu", "partition"}),
+    ],
+)
+def test_a_rule_knows_which_technologies_were_not_spoken_of(keys, silent):
+    assert slicing(**keys).default.silent.keys() == silent
+    rule = {"match": {"model": "x"}, "strategy": "none", **keys}
+    assert slicing(devices=[rule]).rules[0].silent.keys() == silent
+    inherited = slicing(**keys, devices=[{"match": {"model": "x"}, "strategy": "none"}]).rules[0]
+    assert inherited.silent.keys() == silent
+    assert all(path.startswith(f"{SLICING}:devices:0:") for path in inherited.silent.values())
+
+
 def test_two_technologies_at_once_are_a_contradiction():
-    assert "is true, but so is containers_gpu_slicing:mig:enabled" in only_mistake(mig={"enabled": True}, mps={"enabled": True})
-    assert f"is true, but {SLICING}:strategy is mig" in only_mistake(strategy="mig", mps={"enabled": True})
-    rule = {"match": {"vendor": "amd"}, "mig": {"enabled": True}, "mps": {"enabled": True}}
+    mig = {"enabled": True, "profiles": []}
+    assert "is true, but so is containers_gpu_slicing:mig:enabled" in only_mistake(mig=mig, mps={"enabled": True})
+    assert f"is true, but {SLICING}:strategy is mig" in only_mistake(strategy="mig", mig=mig, mps={"enabled": True})
+    rule = {"match": {"vendor": "amd"}, "mig": mig, "mps": {"enabled": True}}
     assert only_mistake(devices=[rule]).startswith(f"{SLICING}:devices:0:mps:enabled: ")
 
 
@@ -361,7 +426,8 @@ def test_an_argument_is_as_secret_as_the_pillar():
 
 def test_what_is_allowed_but_dangerous_is_a_warning():
     assert "no memory isolation" in slicing(strategy="time-slicing").warnings[0]
-    assert "MIG is switched on with no instances" in slicing(strategy="mig").warnings[0]
+    [warning] = policy.parse({SLICING: {"enabled": False, "strategy": "mig"}}).warnings
+    assert warning.startswith(f"{SLICING}:mig:profiles: is not given, and without any profile every idle instance would go.")
     rule = {"match": {"vendor": "nvidia"}, "mig": {"profiles": ["1g.10gb"]}}
     assert "its strategy is none, so they have no effect" in slicing(devices=[rule]).warnings[0]
     assert "no GPU is touched" in policy.parse({"containers_gpu_discovery": {"method": "manual"}}).warnings[0]
@@ -407,7 +473,8 @@ def test_a_rule_may_choose_a_technology_that_the_host_switched_off():
 
 
 def test_a_rule_that_switches_the_inherited_strategy_off_is_a_contradiction():
-    found = only_mistake(strategy="mig", devices=[{"match": {"model": "x"}, "mig": {"enabled": False}}])
+    rules = [{"match": {"model": "x"}, "mig": {"enabled": False}}]
+    found = only_mistake(strategy="mig", mig={"profiles": []}, devices=rules)
     assert found.startswith(f"{SLICING}:devices:0:mig:enabled: is false, but the strategy is mig.")
     assert "strategy: none" in found
 

@@ -138,6 +138,74 @@ def test_gpus_that_are_not_there_are_named_with_what_is():
         targets({}, discovery={"method": "manual", "devices": ["0000:98:00.0"]})
 
 
+ABSENT, ABSENT_UUID = "0000:99:00.0", "GPU-00000000-d33d-2b2c-524d-9e3d8d2b8a77"
+
+
+def parsed(*rules, discovery=None, **slicing):
+    """The policy of a pillar with these rules."""
+    made = {SLICING: {"enabled": True, "strategy": "mps", "devices": list(rules), **slicing}}
+    return policy.parse({**made, "containers_gpu_discovery": discovery or {}})
+
+
+@pytest.mark.parametrize("match", [{"pci": ABSENT}, {"uuid": ABSENT_UUID}, {"uuid": ABSENT_UUID.lower()}])
+def test_a_gpu_that_is_optional_may_be_absent_and_is_reported(match):
+    made = parsed({"match": match, "strategy": "none", "optional": True})
+    found = policy.targets(made, HOST, "bare_metal")
+    assert [each.technique for each in found] == ["mps", "mps", None]
+    assert policy.absent(made, HOST) == [f"{list(match.values())[0]}: absent, which {SLICING}:devices:0:optional allows"]
+    assert made.warnings == []
+
+
+def test_an_optional_gpu_that_is_there_is_as_any_other():
+    made = parsed({"match": {"pci": H100.address}, "strategy": "mig", "mig": MIG, "optional": True})
+    assert [each.technique for each in policy.targets(made, HOST, "bare_metal")] == ["mig", "mps", None]
+    assert policy.absent(made, HOST) == []
+
+
+@pytest.mark.parametrize("optional", [{}, {"optional": False}])
+def test_any_other_gpu_must_be_there_and_the_message_says_how_it_need_not(optional):
+    made = parsed({"match": {"pci": ABSENT}, "strategy": "none", **optional})
+    with pytest.raises(errors.DeviceNotFound, match=f"names {ABSENT}: this host has no such GPU.*optional: true"):
+        policy.targets(made, HOST, "bare_metal")
+    assert policy.absent(made, HOST) == []
+
+
+def test_one_gpu_that_must_be_there_is_not_excused_by_another():
+    rules = [{"match": {"pci": ABSENT}, "optional": True}, {"match": {"pci": "0000:98:00.0"}}]
+    with pytest.raises(errors.DeviceNotFound) as caught:
+        policy.targets(parsed(*rules), HOST, "bare_metal")
+    assert "0000:98:00.0" in str(caught.value) and ABSENT not in str(caught.value)
+
+
+def test_what_an_optional_rule_names_may_be_absent_from_a_manual_discovery_too():
+    discovery = {"method": "manual", "devices": [H100.address, ABSENT]}
+    made = parsed({"match": {"pci": ABSENT}, "optional": True}, discovery=discovery)
+    assert [each.technique for each in policy.targets(made, HOST, "bare_metal")] == ["mps", None, None]
+    assert len(policy.absent(made, HOST)) == 1
+    with pytest.raises(errors.DeviceNotFound, match=f"containers_gpu_discovery:devices names {ABSENT}"):
+        policy.targets(parsed(discovery=discovery), HOST, "bare_metal")
+
+
+def test_nobody_is_absent_while_slicing_is_off():
+    assert policy.absent(parsed({"match": {"pci": ABSENT}, "optional": True}, enabled=False), HOST) == []
+
+
+def test_optional_means_something_only_where_one_gpu_is_named():
+    made = parsed({"match": {"model": "*H200*"}, "optional": True})
+    assert made.warnings[0].startswith(f"{SLICING}:devices:0:optional: has no effect: only a GPU that match names by pci or uuid")
+    with pytest.raises(errors.PolicyError, match="optional: is the text 'yes'"):
+        parsed({"match": {"pci": ABSENT}, "optional": "yes"})
+
+
+def test_the_pillar_itself_tells_what_this_version_lacks():
+    rules = [{"match": {"vendor": "amd"}, "strategy": "time-slicing"}, {"match": {"vendor": "intel"}, "strategy": "level-zero"}]
+    found = policy.lacking(parsed(*rules), ("mig", "level-zero"))
+    assert [each.split(": ")[0] for each in found] == [f"{SLICING}:strategy", f"{SLICING}:devices:0:strategy"]
+    assert all("not in this version; it has mig, level-zero." in each for each in found)
+    assert policy.lacking(parsed(*rules, enabled=False), ("mig",)) == []
+    assert policy.lacking(policy.parse({SLICING: {"enabled": True, "strategy": "auto"}}), ("mig",)) == []
+
+
 def test_a_rule_for_a_gpu_outside_a_manual_discovery_is_not_looked_for():
     discovery = {"method": "manual", "devices": ["0000:1b:00.0"]}
     rules = [{"match": {"pci": "0000:99:00.0"}, "strategy": "none"}]

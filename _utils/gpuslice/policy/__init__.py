@@ -6,6 +6,8 @@ layout in any form that users write, ``export_rules`` goes the other way.
 """
 
 from gpuslice.policy.assign import Target
+from gpuslice.policy.assign import absent
+from gpuslice.policy.assign import lacking
 from gpuslice.policy.assign import targets
 from gpuslice.policy.assign import unmatched
 from gpuslice.policy.build import Policy
@@ -22,10 +24,12 @@ __all__ = [
     "Policy",
     "Rule",
     "Target",
+    "absent",
     "entries",
     "export_mig_parted",
     "export_rules",
     "json_schema",
+    "lacking",
     "mig_section",
     "parse",
     "section",

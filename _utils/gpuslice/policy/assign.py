@@ -25,6 +25,7 @@ class Target:
     :ivar settings: the technology's settings, as in :class:`gpuslice.policy.Rule`; {} when the GPU is left alone.
     :ivar path: pillar path of the rule that decided. :ivar reason: why, in words.
     :ivar automatic: whether strategy auto chose the technology, so that nobody has written it down.
+    :ivar silent: pillar path of the key that would say what is to be there, where it is not written; else "".
     """
 
     gpu: Gpu
@@ -33,6 +34,7 @@ class Target:
     path: str = SLICING
     reason: str = ""
     automatic: bool = False
+    silent: str = ""
 
 
 #: What strategy auto takes on a GPU that lacks the technology of ``auto_strategy``, in this order, where the pillar has
@@ -88,8 +90,20 @@ def unmatched(policy, gpus):
     return [
         f"{rule.path} matches no GPU of this host, which has {here}."
         for rule in policy.rules
-        if not any(_matches(rule.match, gpu) for gpu in gpus) and not (blind and "uuid" in rule.match)
+        if not rule.optional and not any(_matches(rule.match, gpu) for gpu in gpus) and not (blind and "uuid" in rule.match)
     ]
+
+
+def lacking(policy, available):
+    """A line with its pillar path for each strategy of an enabled policy that this version does not have."""
+    if not policy.enabled:
+        return []
+    rules = [rule for rule in (policy.default, *policy.rules) if rule.strategy not in ("none", "auto", *available)]
+    return [f"{rule.path}:strategy: {_not_in_version(rule, available)}" for rule in rules]
+
+
+def _not_in_version(rule, available):
+    return f"strategy {rule.strategy} is not in this version; it has {', '.join(available)}."
 
 
 def _target(policy, gpu, environment, available, refused, why_not):
@@ -101,13 +115,17 @@ def _target(policy, gpu, environment, available, refused, why_not):
     if rule.strategy == "auto":
         return _automatic(policy, gpu, rule, environment, available, why_not)
     if rule.strategy not in available:
-        refused.append(("", f"{rule.path}: strategy {rule.strategy} is not in this version; it has {', '.join(available)}."))
+        refused.append(("", f"{rule.path}: {_not_in_version(rule, available)}"))
     elif rule.strategy not in gpu.capabilities:
         text, mendable = _lacks(gpu, rule.strategy, why_not), why_not(gpu, rule.strategy)[1]
         if not mendable and not rule.names_a_gpu and policy.method == "auto":
             return Target(gpu, None, path=rule.path, reason=f"not applicable: {text}")
         refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants strategy {rule.strategy}, but {text}."))
-    return Target(gpu, rule.strategy, rule.settings[rule.strategy], rule.path, f"strategy {rule.strategy} ({rule.path})")
+    return _chosen(gpu, rule, rule.strategy, f"strategy {rule.strategy} ({rule.path})")
+
+
+def _chosen(gpu, rule, technique, why, automatic=False):
+    return Target(gpu, technique, rule.settings[technique], rule.path, why, automatic, rule.silent.get(technique, ""))
 
 
 def _automatic(policy, gpu, rule, environment, available, why_not):
@@ -124,11 +142,11 @@ def _automatic(policy, gpu, rule, environment, available, why_not):
         return Target(gpu, None, path=rule.path, reason=why)
     obstacle = _obstacle(gpu, rule, picked, environment, available, why_not)
     if not obstacle:
-        return Target(gpu, picked, rule.settings[picked], rule.path, why, automatic=True)
+        return _chosen(gpu, rule, picked, why, automatic=True)
     instead = _fallback(gpu, rule, picked, environment, available, why_not)
     if instead:
         why = f"auto picks {instead} on {environment} instead of {picked} ({SLICING}:auto_strategy), because {obstacle}"
-        return Target(gpu, instead, rule.settings[instead], rule.path, why, automatic=True)
+        return _chosen(gpu, rule, instead, why, automatic=True)
     return Target(gpu, None, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
 
 
@@ -205,19 +223,36 @@ def _like(text, pattern):
     return fnmatch.fnmatchcase(text.lower(), pattern.lower().replace("[", "[[]"))
 
 
+def absent(policy, gpus):
+    """A sentence for each GPU that a rule names, that is not there, and that need not be: its rule is optional."""
+    if not policy.enabled:
+        return []
+    return [f"{named}: absent, which {path}:optional allows" for path, named, excused in _missing(policy, gpus) if excused]
+
+
 def _check_present(policy, gpus):
     """Every GPU that is named by address or UUID must be there: a typing mistake would silently leave a GPU unsliced."""
-    there = {gpu.address for gpu in gpus}
-    missing = [f"{DISCOVERY}:devices names {each}" for each in policy.devices if not _is_there(each, there, gpus)]
+    missing = [f"{path} names {named}" for path, named, excused in _missing(policy, gpus) if not excused]
+    if missing:
+        allow = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
+        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=f"{_inventory(gpus)} {allow}")
+
+
+def _missing(policy, gpus):
+    """(path, name, whether it may be absent) of each GPU that is named and not there."""
+    there, found = {gpu.address for gpu in gpus}, []
     for rule in policy.rules:
         address, uuid = rule.match.get("pci"), rule.match.get("uuid")
         # In manual mode such a rule was warned about and has no effect.
         if address and address not in there and (policy.method == "auto" or address in policy.devices):
-            missing.append(f"{rule.path}:match:pci names {address}")
+            found.append((rule, "pci"))
         if uuid and not _is_known(uuid, gpus, rule):
-            missing.append(f"{rule.path}:match:uuid names {uuid}")
-    if missing:
-        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=_inventory(gpus))
+            found.append((rule, "uuid"))
+    excused = {rule.match[key].lower() for rule, key in found if rule.optional}
+    listed = [each for each in policy.devices if each.lower() not in excused and not _is_there(each, there, gpus)]
+    return [(f"{DISCOVERY}:devices", each, False) for each in listed] + [
+        (rule.path if rule.optional else f"{rule.path}:match:{key}", rule.match[key], rule.optional) for rule, key in found
+    ]
 
 
 def _is_known(uuid, gpus, rule):

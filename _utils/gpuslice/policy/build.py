@@ -22,6 +22,7 @@ DISCOVERY = "containers_gpu_discovery"
 SLICING = "containers_gpu_slicing"
 INTEGRATION = "containers_gpu_container_integration"
 MANAGEMENT = "containers_gpu_state_management"
+_PREFIX = "containers_"
 
 _ONE_AT_A_TIME = "a GPU has one technology at a time."
 _SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -37,6 +38,8 @@ class Rule(NamedTuple):
         and ``compute_instances``; for time-slicing ``slice_duration`` is in seconds; else the pillar's own keys.
     :ivar path: where it is written in the pillar.
     :ivar switched_off: technologies with ``enabled: false`` in writing, which strategy auto must not pick.
+    :ivar silent: technology -> pillar path of the key that would say what is to be there and is not written.
+    :ivar optional: whether a GPU that ``match`` names may be absent.
     """
 
     match: dict
@@ -44,6 +47,8 @@ class Rule(NamedTuple):
     settings: dict
     path: str
     switched_off: tuple = ()
+    silent: dict = {}
+    optional: bool = False
 
     @property
     def names_a_gpu(self):
@@ -138,15 +143,26 @@ def _top(pillar, notes):
     if not isinstance(pillar, Mapping):
         text = "The pillar is not a mapping."
         raise errors.PolicyError(text, mistakes=[text])
-    for key in pillar:
-        near = nearest(key, schema.TOP, 0.85) if isinstance(key, str) and key not in schema.TOP else ""
-        if near:
+    for key, value in pillar.items():
+        if near := _meant(key, value):
             notes.wrong(key, f"is not a known key. Did you mean '{near}'?")
     found = {}
     for key, each in schema.TOP.items():
         value = check(each, _possible(pillar[key], key), key, notes) if key in pillar else {}
         found[key] = {} if value is WRONG else value
     return found
+
+
+def _meant(key, value):
+    """The one of our keys that another key of the pillar was meant to be, "" for a key of somebody else."""
+    if not isinstance(key, str) or key in schema.TOP:
+        return ""
+    if near := nearest(key, schema.TOP, 0.85):
+        return near
+    # Without its first word the name may be another's, unless what stands below it is ours.
+    shortened = nearest(key, [name.removeprefix(_PREFIX) for name in schema.TOP], 0.9)
+    ours = schema.TOP[_PREFIX + shortened].fields if shortened else ()
+    return _PREFIX + shortened if isinstance(value, Mapping) and any(name in ours for name in value) else ""
 
 
 def _possible(value, path):
@@ -218,7 +234,11 @@ def _rule(written, slicing, host, notes):
     sections = [key for key in schema.SECTION_FIELDS if key in written]
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
-    return _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
+    rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
+    optional, named = written.get("optional", False), bool({"pci", "uuid"} & rule.match.keys())
+    if optional and not named:
+        notes.warn(f"{path}:optional", "has no effect: only a GPU that match names by pci or uuid has to be there.")
+    return rule._replace(optional=optional and named)
 
 
 def _made_rule(match, strategy, slicing, written, path, off, notes):
@@ -233,7 +253,17 @@ def _made_rule(match, strategy, slicing, written, path, off, notes):
     settings["time-slicing"]["slice_duration"] = _seconds(settings["time-slicing"]["slice_duration"])
     settings["passthrough"] = {}
     _check_settings(settings, strategy, path, notes)
-    return Rule(match, strategy, settings, path, off)
+    return Rule(match, strategy, settings, path, off, _silent(slicing, written, path))
+
+
+def _silent(slicing, written, path):
+    """Technology -> path of its decisive key, for those of which none is written."""
+    found = {}
+    for name, keys in schema.DECISIVE.items():
+        section = schema.SECTIONS[name]
+        if not any(key in scope.get(section, {}) for scope in (slicing, written) for key in keys):
+            found[name] = f"{path}:{section}:{keys[0]}"
+    return found
 
 
 def _mig_settings(settings, strategy, slicing, written, path, notes):
@@ -248,7 +278,12 @@ def _mig_settings(settings, strategy, slicing, written, path, notes):
             notes.wrong(f"{path}:mig:mode", "is disabled, but profiles are given; write 'profiles: []' or drop it.")
         return
     if strategy == "mig" and not own and "profiles" not in slicing.get("mig", {}):
-        notes.warn(f"{path}:mig:profiles", "is not given, so MIG is switched on with no instances, and idle ones that exist go.")
+        note = notes.wrong if slicing.get("enabled") else notes.warn
+        note(
+            f"{path}:mig:profiles",
+            "is not given, and without any profile every idle instance would go. Name the profiles; write 'profiles: []' for a "
+            "GPU without instances, or 'mode: disabled' to switch MIG off.",
+        )
 
 
 def _vgpu_settings(vgpu, slicing, written, path, notes):

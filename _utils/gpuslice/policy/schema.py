@@ -74,6 +74,14 @@ LABELS = {
 VGPU_TYPE_KEYS = ("profile", "profiles")
 VGPU_LICENCE_KEYS = ("license_server", "client_token")
 VGPU_KEYS = (*VGPU_TYPE_KEYS, *VGPU_LICENCE_KEYS)
+#: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
+DECISIVE = {
+    "mig": ("profiles",),
+    "sriov": ("vf_count",),
+    "vgpu": VGPU_TYPE_KEYS,
+    "partition": ("compute",),
+    "level-zero": ("partitions",),
+}
 STRATEGIES = ("none", "auto", *TECHNIQUES)
 ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
 VENDORS = ("nvidia", "amd", "intel")
@@ -245,6 +253,7 @@ _RULE = Field(
     fields={
         "match": Field("match", "Which GPUs: all the keys given must fit.", fields=MATCH_FIELDS),
         "strategy": _choice("As containers_gpu_slicing:strategy.", "none", *STRATEGIES),
+        "optional": _flag("true: the GPU that match names by pci or uuid may be absent; the others are sliced all the same."),
         **SECTION_FIELDS,
     },
 )

@@ -1,0 +1,133 @@
+"""
+What a pillar does not say: no default of a technology ends what is there, and a GPU that need not be there keeps no other from
+its slices.
+"""
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import errors
+from gpuslice.engine import Engine
+
+SLICING = "containers_gpu_slicing"
+
+
+def config(host):
+    return {"simulate": host.description_path, "state_dir": host.state_dir}
+
+
+def apply(host, wanted, management=None):
+    pillar = {SLICING: {"enabled": True, **wanted}, "containers_gpu_state_management": management or {}}
+    with Engine(config(host)) as engine:
+        return engine.apply(pillar)
+
+
+def slices(host):
+    with Engine(config(host)) as engine:
+        return engine.slices()
+
+
+CPX = {"strategy": "partition", "partition": {"compute": "CPX"}}
+#: Host, what makes slices on it, the same strategy without the word that decides, that word's path.
+SILENT = {
+    "vfs": ("flex170", {"strategy": "sriov", "sriov": {"vf_count": 2}}, {"strategy": "sriov"}, "sriov:vf_count"),
+    "vfs by auto": (
+        "flex170",
+        {"strategy": "sriov", "sriov": {"vf_count": 2}},
+        {"strategy": "auto", "auto_strategy": {"bare_metal": "sriov", "virtual_host": "sriov"}},
+        "sriov:vf_count",
+    ),
+    "partitions": ("mi300x-8", CPX, {"strategy": "partition"}, "partition:compute"),
+    "partitions, only memory": (
+        "mi300x-8",
+        CPX,
+        {"strategy": "partition", "partition": {"memory": "NPS1"}},
+        "partition:compute",
+    ),
+    "environments": (
+        "max1550",
+        {"strategy": "level-zero", "level_zero": {"partitions": ["0", "1"]}},
+        {"strategy": "level-zero", "level_zero": {"hierarchy": "FLAT"}},
+        "level_zero:partitions",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SILENT)
+def test_no_default_ends_what_is_there(simulated, what):
+    name, made, silent, path = SILENT[what]
+    host = simulated(name)
+    assert apply(host, made).ok
+    before, state = slices(host), host.state()
+    with pytest.raises(errors.PolicyError, match=f"{SLICING}:{path} is not given, and its default would end what is there"):
+        apply(host, silent)
+    assert slices(host) == before and host.state() == state
+
+
+def test_a_default_is_good_where_nothing_is_there(simulated):
+    host = simulated("flex170")
+    assert apply(host, {"strategy": "sriov"}).ok
+    assert len(slices(host)) == 4 * len({part["gpu"] for part in slices(host)}) > 0
+    assert apply(host, {"strategy": "sriov"}).plan.empty
+    # In writing it may end what is there.
+    assert apply(host, {"strategy": "sriov", "sriov": {"vf_count": 2}}).ok
+    assert apply(host, {"strategy": "sriov", "sriov": {"vf_count": 4}}).ok
+
+
+def test_mig_without_profiles_is_refused_and_an_empty_list_is_a_word(simulated):
+    host = simulated("dgx-h100")
+    assert apply(host, {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}).ok
+    before = slices(host)
+    for silent in ({}, {"mig": {}}, {"mig": {"mode": "enabled"}}):
+        with pytest.raises(errors.PolicyError, match=f"{SLICING}:mig:profiles: is not given"):
+            apply(host, {"strategy": "mig", **silent})
+    assert slices(host) == before != []
+    assert apply(host, {"strategy": "mig", "mig": {"profiles": []}}).ok
+    assert slices(host) == []
+
+
+@pytest.mark.parametrize("match", [{"pci": "0000:99:00.0"}, {"uuid": "GPU-00000000-d33d-2b2c-524d-9e3d8d2b8a77"}])
+def test_a_gpu_that_may_be_absent_is_reported_and_the_others_are_sliced(simulated, match):
+    host = simulated("dgx-h100")
+    [named] = match.values()
+    wanted = {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}
+    rule = {"match": match, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}
+    with pytest.raises(errors.DeviceNotFound, match="optional: true"):
+        apply(host, {**wanted, "devices": [rule]})
+    assert slices(host) == []
+    result = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
+    line = f"{named}: absent, which {SLICING}:devices:0:optional allows"
+    assert result.ok and line in result.plan.text()
+    assert len(slices(host)) == len({part["gpu"] for part in slices(host)}) == 8
+    again = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
+    assert again.plan.empty and line in again.plan.text()
+
+
+def test_what_is_absent_is_told_by_every_function_that_tells_of_the_pillar(minion):
+    rule = {"match": {"pci": "0000:99:00.0"}, "strategy": "none", "optional": True}
+    pillar = {SLICING: {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.40gb"]}, "devices": [rule]}}
+    on = minion("dgx-h100", pillar=pillar)
+    line = f"0000:99:00.0: absent, which {SLICING}:devices:0:optional allows"
+    assert line in on.call("gpu_slicing.targets")
+    assert line in on.call("gpu_slicing.plan").splitlines()
+    assert line in on.call("gpu_slicing.apply")["comment"]
+    checked = on.call("gpu_slicing.check")
+    assert checked["result"] is True and line in checked["comment"]
+    assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar)] == [True] * 3
+
+
+@pytest.mark.parametrize("strategy", ["time-slicing", "mps"])
+def test_validate_refuses_what_plan_would_refuse_for_the_version(minion, strategy):
+    on = minion("dgx-h100", pillar={SLICING: {"enabled": True, "strategy": strategy}})
+    found = on.call("gpu_slicing.validate")
+    assert found["result"] is False and f"strategy {strategy} is not in this version" in found["mistakes"][0]
+    with pytest.raises(CommandExecutionError, match="not in this version"):
+        on.call("gpu_slicing.plan")
+
+
+def test_a_pillar_under_a_wrong_name_is_no_silence(minion):
+    on = minion("dgx-h100")
+    wrong = {"gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}}
+    assert f"Did you mean '{SLICING}'?" in on.call("gpu_slicing.validate", pillar=wrong)["mistakes"][0]
+    stages = list(on.apply("gpu_slicing", pillar=wrong))
+    assert stages[0].result is False and f"Did you mean '{SLICING}'?" in stages[0].comment
