@@ -5,8 +5,6 @@ A systemd unit calls :func:`replay` without a master and without a pillar. It wa
 names those that are gone, and never tries a layout again and again that fails: see :class:`Attempts`. It never reboots a host.
 """
 
-import hashlib
-import json
 import os
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import NamedTuple
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import inventory
-from gpuslice import journal_check
+from gpuslice.attempts import Attempts
 from gpuslice.journal import Journal
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
@@ -29,8 +27,8 @@ _SYSTEMD_RUNS = "/run/systemd/system"
 
 #: Seconds to wait for GPUs that are not ready yet, between two looks, and for one more to come before the others are done.
 PATIENCE, POLL, SETTLE = 60.0, 0.5, 3.0
-#: A layout that failed this often within :data:`DAY` seconds is not tried again by itself.
-LIMIT, DAY = 3, 86400.0
+#: A layout that failed this often within a day is not tried again by itself.
+LIMIT = 3
 #: Seconds that systemd gives the whole unit: the wait, and resets of many GPUs one after the other.
 _UNIT_TIMEOUT = 900
 
@@ -83,8 +81,9 @@ BEFORE = (
 
 #: Conditions that may pass while drivers load; any other error is told at once.
 _PASSING = (errors.DriverMissing, errors.DeviceNotFound, errors.Unsupported)
-#: The whole host can't be changed now, so trying GPU by GPU is in vain.
-_HOST_WIDE = (errors.LockHeld, errors.StateDirUnusable, errors.JournalDamaged, errors.RollbackFailed)
+#: The whole host can't be changed now, so trying GPU by GPU is in vain; of the first two, nothing was begun either.
+_NOT_BEGUN = (errors.LockHeld, errors.JournalDamaged)
+_HOST_WIDE = (*_NOT_BEGUN, errors.StateDirUnusable, errors.RollbackFailed)
 
 
 class Target(NamedTuple):
@@ -94,75 +93,6 @@ class Target(NamedTuple):
     technique: str
     settings: dict
     reason: str = ""
-
-
-class Attempts:
-    """
-    The loop guard, ``boot.json`` in the state directory: which layout was tried on which GPU, and how the last replay ended.
-
-    An attempt is written down before it begins and struck off when it succeeded. One that takes the machine down with it is
-    therefore counted, and a host that crashes in its own replay comes up without one after :data:`LIMIT` boots.
-    """
-
-    def __init__(self, host):
-        self._host = host
-        self.path = os.path.join(host.state_dir, "boot.json")
-
-    def failures(self, address, entry):
-        """How often this layout was begun on this GPU within the last day and did not end well."""
-        known = self._read()["tried"].get(address, {})
-        if known.get("digest") != _digest(entry):
-            return 0
-        return sum(1 for when in known.get("times", ()) if self._host.now() - when < DAY)
-
-    def begin(self, entries):
-        """Count an attempt at these entries (by PCI address). Raises errors.StateDirUnusable: uncounted, none is made."""
-        data, now = self._read(), self._host.now()
-        for address, entry in entries.items():
-            known = data["tried"].get(address, {})
-            old = known.get("times", []) if known.get("digest") == _digest(entry) else []
-            data["tried"][address] = {"digest": _digest(entry), "times": [t for t in old if now - t < DAY] + [now]}
-        self._write(data)
-
-    def succeeded(self, addresses):
-        """These GPUs are as they should be: what failed before counts no more. Raises errors.StateDirUnusable."""
-        data = self._read()
-        if any(address in data["tried"] for address in addresses):
-            data["tried"] = {address: known for address, known in data["tried"].items() if address not in addresses}
-            self._write(data)
-
-    def last(self):
-        """How the last replay ended: ``time``, ``boot_id``, ``result``, ``comment``; None when there was none."""
-        return self._read()["last"]
-
-    def ended(self, result, comment):
-        """Note how a replay ended. Raises errors.StateDirUnusable."""
-        last = {"time": self._host.now(), "boot_id": self._host.boot_id(), "result": result, "comment": comment}
-        self._write({**self._read(), "last": last})
-
-    def _read(self):
-        try:
-            found = self._host.store_load(self.path)
-            journal_check.attempts(found)
-            return found
-        except (OSError, ValueError):
-            # A count that is lost lets a layout be tried a few times more, which ends as well.
-            return {"tried": {}, "last": None}
-
-    def _write(self, data):
-        try:
-            self._host.store_write(self.path, json.dumps(data, indent=1) + "\n")
-        except OSError as err:
-            raise errors.StateDirUnusable(
-                f"The count of replays could not be written to {self.path}: {err.strerror}.",
-                todo="Free space or mend its permissions, then run 'salt-call gpu_boot.replay'; without the count none is made.",
-            ) from err
-
-
-def _digest(entry):
-    """Tells one layout of a GPU from another."""
-    said = json.dumps([entry["technique"], entry["layout"], entry["awaits"]], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 # -- replaying -------------------------------------------------------------------------------------------------------
@@ -189,6 +119,7 @@ class _Replay:
         self._attempts = Attempts(self._host)
         self._entries = Verified(self._host).entries()
         self._lines, self._failed, self._changes, self._warnings = {}, {}, {}, []
+        self._begun = None
 
     def run(self, test, wait):
         """See :func:`replay`."""
@@ -246,25 +177,26 @@ class _Replay:
     def _all(self, wait):
         """Replay what is ready; go on looking for the rest until the time is over."""
         left = dict(self._entries)
-        end = self._host.now() + wait
-        grown, count = self._host.now(), 0
+        # The clock of a host that boots is often set meanwhile, by hours or years, so time is not told by it.
+        end = self._host.monotonic() + wait
+        grown, count = self._host.monotonic(), 0
         while left:
             targets, obstacles = self._look(left)
-            over = self._host.now() >= end or not any(isinstance(err, _PASSING) for err in obstacles.values())
+            over = self._host.monotonic() >= end or not any(isinstance(err, _PASSING) for err in obstacles.values())
             if not over:
                 # GPUs that can't change one by one wait for each other.
                 late = {self._entries[address]["technique"] for address in obstacles}
                 targets = {a: t for a, t in targets.items() if t.technique not in late or not self._is_joint(t.technique)}
             if len(targets) != count:
-                grown, count = self._host.now(), len(targets)
-            if targets and (over or self._host.now() - grown >= SETTLE):
+                grown, count = self._host.monotonic(), len(targets)
+            if targets and (over or self._host.monotonic() - grown >= SETTLE):
                 self._group(list(targets.values()))
                 left = {address: entry for address, entry in left.items() if address not in targets}
                 count = 0
             if over:
                 self._failed.update((address, str(err)) for address, err in obstacles.items())
                 return
-            self._host.sleep(min(POLL, max(0.0, end - self._host.now())))
+            self._host.sleep(min(POLL, max(0.0, end - self._host.monotonic())))
 
     def _confirm(self):
         """Read everything again: what is said to be back must be there when all is over."""
@@ -351,7 +283,7 @@ class _Replay:
         if not changing and not (interrupted and wanted):
             return
         begun = [t.gpu.address for t in wanted if interrupted or t.gpu.address in changing]
-        self._attempts.begin({address: self._entries[address] for address in begun})
+        self._begun = self._attempts.begin({address: self._entries[address] for address in begun})
         err = self._apply(wanted)
         parts = self._parts(wanted)
         if err is None or len(parts) == 1 or isinstance(err, _HOST_WIDE):
@@ -378,6 +310,8 @@ class _Replay:
             result = self._reconciler(targets).apply(targets)
         except errors.GpuSliceError as err:
             self._failed.update(dict.fromkeys(addresses, str(err)))
+            if isinstance(err, _NOT_BEGUN):
+                self._withdraw(addresses)
             return err
         self._warnings += [line for line in result.warnings if line not in self._warnings]
         self._changes.update(result.changes)
@@ -392,6 +326,13 @@ class _Replay:
         self._attempts.succeeded(addresses)
         return None
 
+    def _withdraw(self, addresses):
+        """An attempt that met only a held lock did not fail: whoever has the lock may be bringing the slices back."""
+        try:
+            self._attempts.withdraw(addresses, self._begun)
+        except errors.StateDirUnusable as err:
+            self._warnings.append(str(err))
+
     def _reconciler(self, targets):
         """A reconciler with the rules that were in force when these layouts were verified."""
         rules = {t.gpu.address: self._entries[t.gpu.address]["rules"] for t in targets}
@@ -402,6 +343,10 @@ class _Replay:
             unload_modules=tuple(sorted({name for rule in rules.values() for name in rule["unload_modules"]})),
             health_check=all(rule["health_check"] for rule in rules.values()),
             rules_noted=rules,
+            # What is started again (by an interrupted change that is undone or finished here too) may itself come after this very
+            # replay in the boot: its start would wait for our end, and we for its. So it is queued. Leaving it to the boot alone
+            # would not do: a replay by hand has no boot that starts anything.
+            awaits_units=False,
         )
         return Reconciler(self._host, self._engine.tools, options)
 

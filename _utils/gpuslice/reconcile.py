@@ -18,6 +18,7 @@ from dataclasses import field
 
 from gpuslice import errors
 from gpuslice import lock
+from gpuslice.attempts import Attempts
 from gpuslice.journal import Entry
 from gpuslice.journal import Journal
 from gpuslice.plan import PREPARE
@@ -64,6 +65,8 @@ class Options:
 
     stop_units: tuple = ()
     unload_modules: tuple = ()
+    #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
+    awaits_units: bool = True
     #: PCI address -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
     rules_noted: dict = field(default_factory=dict)
 
@@ -106,6 +109,7 @@ class Reconciler:
         self._journal = Journal(host)
         self._ledger = RebootLedger(host)
         self._verified = Verified(host)
+        self._attempts = Attempts(host)
         self._doubtful = set()
         self._stop = threading.Event()
         self._writing = threading.Lock()
@@ -336,7 +340,8 @@ class Reconciler:
         found = []
         for kind, name in reversed(entry.pauses):
             self._tell(f"starting {kind} {name}")
-            if why := self._command([*_RESUME[kind], name]):
+            queued = ["--no-block"] if kind == "unit" and not self._options.awaits_units else []
+            if why := self._command([*_RESUME[kind], *queued, name]):
                 found.append(f"The {kind} {name} was stopped for this change and could not be started again: {why}")
         return found
 
@@ -359,6 +364,7 @@ class Reconciler:
             for gpu in (gpu for gpu in read if gpu not in self._doubtful):
                 awaits = entry.goal.get(gpu) if gpu in result.reboot else None
                 noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], read[gpu], gpus[gpu], number, awaits)
+            result.warnings += self._clear_count(noted)
         else:
             back = {gpu: one for gpu, one in read.items() if self._is_as_before(entry, gpus[gpu], one)}
             noted = self._undone(entry.techniques, back, gpus)
@@ -368,13 +374,22 @@ class Reconciler:
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
         found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits and p.wanted}
         try:
-            if not self._verified.differs(found):
+            if not self._verified.differs(found) and not self._attempts.counts(found):
                 return
             with lock.held(self._host.state_dir, self._options.who, self._options.jid, patience=0):
                 self._verified.note(found)
+                self._attempts.succeeded(found)
         except (OSError, errors.GpuSliceError) as err:
             # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
             log.info("the verified layouts were not noted: %s", err)
+
+    def _clear_count(self, gpus):
+        """What a boot tried in vain on these GPUs counts no more. Returns a sentence when that could not be written."""
+        try:
+            self._attempts.succeeded(gpus)
+        except errors.StateDirUnusable as err:
+            return [str(err)]
+        return []
 
     def _undone(self, techniques, layouts, gpus):
         """

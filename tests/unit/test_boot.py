@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import yaml
@@ -16,9 +17,12 @@ from hypothesis import strategies as st
 
 from gpuslice import boot
 from gpuslice import errors
+from gpuslice import lock
 from gpuslice import verified
+from gpuslice.attempts import DAY
 from gpuslice.engine import Engine
 from tests import needs
+from tests.functional import crash
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
@@ -320,7 +324,7 @@ def test_the_count_ends_after_a_day_and_begins_anew_with_another_layout(hopper):
     assert attempts.failures(H100[0], entry) == 3
     assert attempts.failures(H100[0], {**entry, "layout": {"enabled": False, "instances": []}}) == 0
     data = json.loads(pathlib.Path(attempts.path).read_text())
-    data["tried"][H100[0]]["times"] = [when - boot.DAY for when in data["tried"][H100[0]]["times"]]
+    data["tried"][H100[0]]["times"] = [when - DAY for when in data["tried"][H100[0]]["times"]]
     pathlib.Path(attempts.path).write_text(json.dumps(data))
     assert attempts.failures(H100[0], entry) == 0
 
@@ -341,6 +345,180 @@ def test_without_a_place_for_the_count_nothing_is_tried(hopper):
     with pytest.raises(errors.StateDirUnusable, match="count of replays"):
         replay(host)
     assert all(not found["instances"] for found in layouts(host).values())
+
+
+# -- what is no failed attempt ---------------------------------------------------------------------------------------
+CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
+
+
+def failures(host):
+    return {address: boot.Attempts(host).failures(address, entry) for address, entry in entries(host).items()}
+
+
+def failed_often(host):
+    """Let the layout of the first GPU fail until it is given up."""
+    host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
+    for _ in range(boot.LIMIT):
+        assert replay(host)["result"] is False
+        host.reboot()
+    host.clear_faults()
+    assert failures(host)[H100[0]] == boot.LIMIT and "failed 3 times" in replay(host)["comment"]
+
+
+@pytest.mark.parametrize("jump", [7200, -7200])
+def test_a_clock_that_is_set_while_it_waits_makes_the_wait_neither_shorter_nor_longer(hopper, jump):
+    host, before = hopper
+    with host.change() as state:
+        late = state["gpus"].pop(H100[1])
+
+    def appear():
+        host.set_clock(jump)
+        time.sleep(1)
+        with host.change() as state:
+            state["gpus"][H100[1]] = late
+
+    timer = threading.Timer(0.5, appear)
+    timer.start()
+    begun = time.monotonic()
+    try:
+        answer = replay(host, wait=30)
+    finally:
+        timer.join()
+    assert answer["result"] is True, answer
+    assert layouts(host) == before and time.monotonic() - begun < 25
+
+
+def test_a_clock_that_is_set_back_does_not_make_it_wait_for_ever(hopper):
+    host, _ = hopper
+    with host.change() as state:
+        state["gpus"].pop(H100[1])
+    timer = threading.Timer(0.3, host.set_clock, [-7200])
+    timer.start()
+    begun = time.monotonic()
+    try:
+        answer = replay(host, wait=2)
+    finally:
+        timer.join()
+    assert answer["result"] is False and "is not there" in answer["comment"] and time.monotonic() - begun < 25
+
+
+def test_a_replay_that_only_met_a_held_lock_is_no_failed_attempt(hopper):
+    host, before = hopper
+    for _ in range(boot.LIMIT + 1):
+        with lock.held(host.state_dir, "a highstate"):
+            answer = replay(host)
+        assert answer["result"] is False and "Another change" in answer["comment"] and "a highstate" in answer["comment"]
+    assert set(failures(host).values()) == {0}
+    assert replay(host)["result"] is True and layouts(host) == before
+
+
+def test_a_held_lock_takes_back_no_attempt_that_did_fail(hopper):
+    host, _ = hopper
+    boot.Attempts(host).begin(entries(host))
+    with lock.held(host.state_dir, "a highstate"):
+        replay(host)
+    assert set(failures(host).values()) == {1}
+
+
+def test_a_journal_that_can_not_be_read_is_no_failed_attempt(hopper):
+    host, before = hopper
+    journal = pathlib.Path(host.state_dir, "journal.json")
+    journal.write_text("{")
+    for _ in range(boot.LIMIT + 1):
+        with pytest.raises(errors.JournalDamaged):
+            replay(host)
+    journal.unlink()
+    assert set(failures(host).values()) == {0}
+    assert replay(host)["result"] is True and layouts(host) == before
+
+
+def test_a_later_apply_that_succeeds_clears_the_count_as_the_message_promises(hopper):
+    host, before = hopper
+    failed_often(host)
+    assert apply(host, pillar(LAYOUT)).ok and layouts(host) == before
+    assert failures(host)[H100[0]] == 0
+    host.reboot()
+    assert replay(host)["result"] is True and layouts(host) == before
+
+
+def test_an_apply_that_finds_all_as_wanted_clears_the_count_too(hopper):
+    host, before = hopper
+    assert replay(host)["result"] is True
+    for _ in range(boot.LIMIT):
+        boot.Attempts(host).begin(entries(host))
+    result = apply(host, pillar(LAYOUT))
+    assert result.plan.empty and set(failures(host).values()) == {0} and layouts(host) == before
+
+
+def test_an_apply_that_fails_clears_no_count(hopper):
+    host, _ = hopper
+    failed_often(host)
+    host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
+    assert not apply(host, pillar(LAYOUT)).ok
+    assert failures(host)[H100[0]] == boot.LIMIT
+
+
+def test_attempts_of_a_time_still_to_come_do_not_count(hopper):
+    host, before = hopper
+    host.set_clock(10 * DAY)
+    for _ in range(boot.LIMIT):
+        boot.Attempts(host).begin(entries(host))
+    assert set(failures(host).values()) == {boot.LIMIT}
+    host.set_clock(-10 * DAY)
+    assert set(failures(host).values()) == {0}
+    boot.Attempts(host).begin(entries(host))
+    # Nor do they once that time has come: they were struck off.
+    host.set_clock(10 * DAY)
+    assert set(failures(host).values()) == {0}
+    assert replay(host)["result"] is True and layouts(host) == before
+
+
+# -- units that themselves wait for the replay -------------------------------------------------------------------------
+DCGM = "nvidia-dcgm.service"
+WITH_DCGM = {"pid": 77, "command": "nv-hostengine", "unit": DCGM, "container": "", "gpu": H100[0], "slice": "2g.20gb@0"}
+
+
+@pytest.mark.parametrize("reached", [1, 2, 4], ids=["undone", "half undone", "nearly finished"])
+def test_no_unit_is_started_in_a_way_that_waits_for_the_replay_itself(hopper, reached):
+    """A change that stopped DCGM was killed, and the boot's replay deals with it: its start waits for the end of the replay."""
+    host, before = hopper
+    assert replay(host)["result"] is True
+    host.add_process(WITH_DCGM)
+    host.add_fault({"call": "nvmlGpuInstanceDestroy", "nth": reached, "kill": "after"})
+    wanted = pillar(["7g.80gb"], stop_units=[DCGM])
+    assert crash.in_child(lambda: apply(host, wanted)) == 9
+    stopped = host.state()["stopped"]
+    assert [process["unit"] for process in stopped] == [DCGM]
+    host.clear_faults()
+    host.reboot(ordered_after_us=[DCGM])
+    answer = replay(host)
+    assert answer["result"] is True and "did not end" not in json.dumps(answer), answer
+    assert layouts(host) == before
+    assert [process["unit"] for process in host.state()["processes"]] == [DCGM]
+    assert not pathlib.Path(host.state_dir, "journal.json").exists()
+
+
+def test_an_apply_still_waits_for_the_units_that_it_starts_again(hopper):
+    host, _ = hopper
+    assert replay(host)["result"] is True
+    host.add_process(WITH_DCGM)
+    with host.change() as state:
+        state["ordered_after_us"] = [DCGM]
+    result = apply(host, pillar(["7g.80gb"], stop_units=[DCGM]))
+    assert not result.ok and "did not end within" in " ".join(result.errors)
+
+
+# -- the last look -------------------------------------------------------------------------------------------------------
+def test_what_another_tool_changes_right_after_the_replay_is_told(hopper):
+    """The history is written after the change was verified, and everything is read once more when all is over."""
+    host, _ = hopper
+    theirs = {"gpu": H100[0], "action": "create_gi", "profile": "1g.10gb", "start": 3}
+    # Writes: the count, the journal, the count again, the history.
+    host.add_fault({"call": "store_write", "nth": 4, "foreign": [theirs]})
+    answer = replay(host)
+    assert answer["result"] is False
+    assert f"GPU {H100[0]}" in answer["comment"] and "not as verified when read again" in answer["comment"]
+    assert [fault["seen"] for fault in host.state()["faults"]] == [4]
 
 
 def test_another_writer_at_boot_is_warned_of(simulated):

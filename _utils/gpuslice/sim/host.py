@@ -132,12 +132,18 @@ class SimulatedHost(Host):
         self._described = None
         self._file.replace(self._build)
 
-    def reboot(self):
-        """Boot the machine anew: a new boot id, no instances, no processes; Hopper and later forget their MIG mode."""
+    def reboot(self, ordered_after_us=()):
+        """
+        Boot the machine anew: a new boot id, no instances, no processes; Hopper and later forget their MIG mode.
+
+        :param ordered_after_us: units whose start by systemd waits for the end of what runs now, as in a replay of a boot:
+            starting one without ``--no-block`` ends by the time limit.
+        """
         from gpuslice.sim import sysfs
 
         with self.change() as state:
             hardware.reboot(state)
+            state["ordered_after_us"] = list(ordered_after_us)
             for extension in sysfs.extensions():
                 if hasattr(extension, "reboot"):
                     extension.reboot(state)
@@ -418,3 +424,12 @@ class SimulatedHost(Host):
 
     def boot_id(self):
         return self.state()["boot_id"]
+
+    def now(self):
+        """The time of this machine, off by what :meth:`set_clock` was told."""
+        return super().now() + self.state().get("clock", 0)
+
+    def set_clock(self, seconds):
+        """Set the machine's clock forward, or back for a negative number; what passes is still told by :meth:`monotonic`."""
+        with self.change() as state:
+            state["clock"] = state.get("clock", 0) + seconds

@@ -329,7 +329,12 @@ def _xpu_smi(host, arguments):
 
 # -- units and modules -----------------------------------------------------------------------------------------------
 def _systemctl(host, arguments):
-    """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were."""
+    """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were. ``start`` may have ``--no-block``."""
+    if len(arguments) > 1 and arguments[0] == "start" and "--no-block" in arguments:
+        arguments = [word for word in arguments if word != "--no-block"]
+    elif arguments[:1] == ["start"] and units.full_name(arguments[-1]) in host.state().get("ordered_after_us", ()):
+        # Its start waits for ours to end, and we would wait for it.
+        raise TimeoutError
     if len(arguments) == 2 and arguments[0] in ("enable", "disable"):
         return _enable(host, *arguments)
     if len(arguments) == 2 and arguments[0] == "is-active":
