@@ -112,9 +112,17 @@ def test_a_board_is_called_as_the_driver_calls_it(device, subsystems, name):
 def test_the_boards_without_a_row_are_those_that_the_list_leaves_out():
     listed = {device for device, *_ in ROWS}
     left = {device for model in nvidia.MODELS.values() for device in model["device_ids"]} - listed
-    # Older than the published driver, or boards for single customers.
-    known = {"1e38", "20b1", "20b8", "20b9", "2337", "2338", "233d", "2345", "26b8"}
+    # Older than the published driver, boards for single customers, and an integrated GPU.
+    known = {"1e38", "20b1", "20b8", "20b9", "2337", "2338", "233d", "2345", "26b8", "2b00"}
     assert {device for device in left if device >= "1e02"} == known
+
+
+def test_an_integrated_gpu_on_the_pci_bus_is_known_to_have_mig_and_no_memory_of_its_own(simulated):
+    board = {"vendor": "nvidia", "device": "2b00", "address": FIRST, "class": "0x030000"}
+    host = simulated("dgx-h100", gpus=[board], processes=[])
+    [thor] = gpus(host)
+    assert (thor.model, thor.memory_mib, "mig" in thor.capabilities) == ("NVIDIA Thor", None, True)
+    assert nvidia.mig_table("thor") is None
 
 
 def matches(gpu, model):

@@ -125,7 +125,7 @@ def test_boards_that_draw_have_more_series_and_older_ones_another_maker():
     names = {kind.name for kind in vgpu_types.types_of("t4", "1eb8")}
     assert {"GRID T4-8Q", "GRID T4-1B", "GRID T4-4A", "GRID T4-16C"} <= names
     names = {kind.name for kind in vgpu_types.types_of("rtx-pro-6000-96gb", "2bb5")}
-    assert {"NVIDIA DC-96Q", "NVIDIA DC-1-24CGFX", "NVIDIA DC-2-48CNOME", "NVIDIA DC-1-24CMEALL"} <= names
+    assert {f"NVIDIA RTX Pro 6000 Blackwell DC-{rest}" for rest in ("96Q", "2B", "1-24C", "1-2B", "2-48A", "4-32Q")} <= names
     assert vgpu_types.types_of("a100x-80gb", "20b8") == () == vgpu_types.types_of("a10", "2236")
 
 

@@ -14,7 +14,7 @@ device_ids          PCI device id (four lower-case hex digits) -> product name a
 subsystem_ids       device halves of the PCI subsystem id that select this entry where boards share a device id; () = any
 architecture        ``volta``, ``ampere``, ``hopper``, ...
 compute_capability  CUDA compute capability, ``"8.0"``
-memory_gb           memory of the board as its name says it, in GB
+memory_gb           memory of the board as its name says it, in GB; None where it shares that of the host
 total_mib           what the driver typically reports as total memory, in MiB; None when unknown
 mig                 whether the board has MIG
 mode_change         what a change of the MIG mode needs: ``gpu_reset`` or ``nothing``; "" without MIG
@@ -342,6 +342,19 @@ MODELS = {
         "min_driver": "575.51.03",
         "profile_min_driver": {},
         "vgpu_prefix": {"2bb5": "DC"},
+    },
+    # Integrated, but a PCI device all the same (Jetson Linux from 38 on); its memory is the host's, so its profiles say 0gb.
+    "thor": {
+        "title": "Jetson Thor integrated GPU",
+        "device_ids": {"2b00": "Thor"},
+        "subsystem_ids": (),
+        "architecture": "blackwell", "compute_capability": "11.0",
+        "memory_gb": None, "total_mib": None,
+        "mig": True, "mode_change": "nothing", "mode_survives": "driver_unload",
+        "slots": None, "compute": 3, "max_instances": 2, "graphics": True, "placements": "unknown",
+        "min_driver": "",
+        "profile_min_driver": {},
+        "vgpu_prefix": {},
     },
 }
 

@@ -105,6 +105,14 @@ class VgpuFunctions:
             raise hardware.Refused(hardware.INVALID_ARGUMENT)
         return rules.most(gpu, kind)
 
+    @function(since=580)
+    def nvmlVgpuTypeGetMaxInstancesPerGpuInstance(self, vgpuTypeId):
+        """How many of a type a GPU instance can have; pynvml fills the struct of the library."""
+        gpu, kind = self._kind(vgpuTypeId)
+        if not kind.profile:
+            raise hardware.Refused(hardware.NOT_SUPPORTED)
+        return rules.per_instance(gpu, kind)
+
     # -- vGPUs in use --------------------------------------------------------------------------------------------
     @function()
     def nvmlDeviceGetActiveVgpus(self, handle):

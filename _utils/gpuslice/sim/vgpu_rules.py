@@ -8,6 +8,7 @@ Without the heterogeneous mode all vGPUs that take turns on a GPU have one size 
 sum does: that real boards give each size fixed places is not played here.
 """
 
+from gpuslice.catalog import nvidia
 from gpuslice.sim import hardware
 from gpuslice.sim import sysfs
 from gpuslice.sim import vgpu_types
@@ -53,7 +54,7 @@ def room(state, address, kind):
     """How many more vGPUs of a :class:`gpuslice.sim.vgpu_types.VgpuType` the GPU has room for, functions aside."""
     gpu = state["gpus"][address]
     if kind.profile:
-        return len(_free_instances(state, address, kind.profile)) if gpu["mode"] else 0
+        return sum(_free_instances(state, address, kind).values()) if gpu["mode"] else 0
     if gpu["mode"]:
         return 0
     board = vgpu_types.board_gb(gpu["about"])
@@ -65,15 +66,27 @@ def room(state, address, kind):
     return board // kind.gigabytes - len(sizes)
 
 
-def _free_instances(state, address, profile):
-    """Ids of the GPU instances of a profile that have a compute instance, back no vGPU, and are used by nobody."""
-    gpu = state["gpus"][address]
-    taken = {vgpu["gi"] for vgpu in hardware.vgpus(gpu)}
-    return sorted(
-        int(gi_id)
-        for gi_id, gi in gpu["gis"].items()
-        if gi["profile"] == profile.id and gi["cis"] and int(gi_id) not in taken and not hardware.holders(state, address, gi_id)
-    )
+def per_instance(gpu, kind):
+    """How many vGPUs of a type take turns on one GPU instance."""
+    model = gpu["about"]["model"]
+    share = vgpu_types.board_gb(gpu["about"]) * kind.profile.size / nvidia.mig_table(model).slots
+    return max(1, int(share // kind.gigabytes))
+
+
+def _free_instances(state, address, kind):
+    """
+    Id of each GPU instance that can back a vGPU of a type -> how many more: it has a compute instance, is used by nobody, and
+    backs vGPUs of this size only. Those that back some already come first.
+    """
+    gpu, found = state["gpus"][address], {}
+    for gi_id, gi in gpu["gis"].items():
+        number = int(gi_id)
+        there = [vgpu_types.by_id(gpu, vgpu["type"]) for vgpu in hardware.vgpus(gpu) if vgpu["gi"] == number]
+        free = per_instance(gpu, kind) - len(there)
+        fits = gi["profile"] == kind.profile.id and gi["cis"] and all(other.gigabytes == kind.gigabytes for other in there)
+        if fits and free > 0 and not hardware.holders(state, address, number):
+            found[number] = (not there, free)
+    return {number: found[number][1] for number in sorted(found, key=lambda number: (found[number][0], number))}
 
 
 def available(state, address, function, kind):
@@ -88,7 +101,8 @@ def available(state, address, function, kind):
 def most(gpu, kind):
     """How many vGPUs of a type an empty GPU can have."""
     if kind.profile:
-        return kind.profile.count
+        number = kind.profile.count * per_instance(gpu, kind)
+        return min(number, gpu["about"]["sriov_totalvfs"] or number)
     number = vgpu_types.board_gb(gpu["about"]) // kind.gigabytes
     return min(number, gpu["about"]["sriov_totalvfs"] or number)
 
@@ -121,7 +135,7 @@ def create(state, address, function, kind, uuid=""):
     """
     gpu = state["gpus"][address]
     kept = hardware.vgpu_memory(gpu)
-    instances = _free_instances(state, address, kind.profile) if kind.profile else [None]
+    instances = list(_free_instances(state, address, kind)) if kind.profile else [None]
     places = {vgpu["place"] for vgpu in kept["vgpus"]}
     kept["vgpus"].append({
         "function": function,

@@ -3,7 +3,9 @@ The vGPU types of a simulated board: ``<board>-<GB><series>`` for those that tak
 ``<board>-<slices>-<GB><series>`` for those that have a MIG instance to themselves.
 
 The names follow NVIDIA's pattern and the boards' codes of the catalog. Which sizes a board has is computed and may differ from
-the real list in a size or two; the numbers of the types are made up, and are different for each kind of board.
+the real list in a size or two, but for the RTX PRO 6000, whose list is that of the driver's published sources: its names are
+long, its MIG instances are those that can draw, and several vGPUs of one size can take turns on one of them. The numbers of the
+types are made up, and are different for each kind of board.
 """
 
 import re
@@ -16,7 +18,16 @@ from gpuslice.model import GiProfile
 #: Codes of boards without MIG, which the catalog's table does not have. Their names begin with GRID.
 _OLDER = {"1eb8": "T4"}
 #: Boards that draw: their types have the series for workstations, desktops and applications too.
-_DRAWING = ("T4", "DC")
+_DRAWING = ("T4",)
+#: How a driver writes the code of a board in the names of its types, where it says more.
+_LONG_CODES = {"DC": "RTX Pro 6000 Blackwell DC"}
+#: Types of the RTX PRO 6000: compute slices (0: of the GPU without MIG) -> sizes in GB of each series.
+_RTX_PRO_6000 = {
+    0: {"C": (96, 48, 32, 24, 16, 12, 8), "QA": (96, 48, 32, 24, 16, 12, 8, 6, 4, 3), "B": (2,)},
+    1: {"C": (24, 12, 8), "QA": (24, 12, 8, 6, 4, 3, 2), "B": (2,)},
+    2: {"CQA": (48, 24, 16, 12)},
+    4: {"CQA": (96, 48, 32, 24)},
+}
 _CLASSES = {"C": "Compute", "Q": "Quadro", "B": "NVS", "A": "NVS"}
 _ATTRIBUTES = {"me": "ME", "-me": "NOME", "me.all": "MEALL", "gfx": "GFX"}
 #: Into how many parts a board is divided. Whole numbers of GB come out of those that halve it again and again only by rounding.
@@ -66,6 +77,8 @@ def _sizes(total, least):
 
 def _shapes(model, code):
     """(rest of the name, series, GB, profile) of each type, in the order of the numbers."""
+    if code == "DC":
+        return _shapes_of_rtx_pro_6000(model)
     total = nvidia.MODELS[model]["memory_gb"]
     found = [(f"{size}C", "C", size, None) for size in _sizes(total, 4)]
     if code in _DRAWING:
@@ -78,6 +91,17 @@ def _shapes(model, code):
         suffix = "".join(_ATTRIBUTES[attribute] for attribute in profile.attributes)
         found.append((f"{slices}-{size}C{suffix}", "C", int(size), profile))
     return found
+
+
+def _shapes_of_rtx_pro_6000(model):
+    drawing = {profile.slices: profile for profile in nvidia.mig_table(model).profiles if profile.attributes == ("gfx",)}
+    return [
+        (f"{slices}-{size}{series}" if slices else f"{size}{series}", series, size, drawing.get(slices))
+        for slices, sizes in _RTX_PRO_6000.items()
+        for letters, listed in sizes.items()
+        for series in letters
+        for size in listed
+    ]
 
 
 @cache
@@ -93,8 +117,9 @@ def types_of(model, device):
         return ()
     first = _FIRST_NUMBER + _NUMBERS_EACH * _codes().index(code)
     maker = "GRID" if device in _OLDER else "NVIDIA"
+    board = _LONG_CODES.get(code, code)
     return tuple(
-        VgpuType(first + place, f"{maker} {code}-{rest}", series, size, profile)
+        VgpuType(first + place, f"{maker} {board}-{rest}", series, size, profile)
         for place, (rest, series, size, profile) in enumerate(_shapes(model, code))
     )
 
@@ -116,5 +141,5 @@ def told(state, kind):
 
 
 def by_name(gpu, name):
-    """The type of that name, with or without its maker; None where the board has none."""
-    return next((kind for kind in types(gpu) if name in (kind.name, kind.name.partition(" ")[2])), None)
+    """The type of that name, with or without its maker and with the code of its board alone; None where the board has none."""
+    return next((kind for kind in types(gpu) if name in (kind.name, kind.name.partition(" ")[2], kind.name.split()[-1])), None)

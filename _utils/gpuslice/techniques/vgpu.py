@@ -13,6 +13,7 @@ Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set
 ``{"remove": UUID or function}``.
 """
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
@@ -288,7 +289,7 @@ class Vgpus:
             return self._earlier(gpu, state, settings)
         slots = self._slots(gpu)
         carriers = vgpu_goal.room(self._host, gpu, state, slots)
-        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers)
+        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._most(gpu, found))
         stay, missing = vgpu_goal.kept(state, counts, lambda vgpu: bool(self._users(slots, vgpu)))
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
@@ -304,6 +305,14 @@ class Vgpus:
         mig = self._instances(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
         return Goal(tuple(stay), create, True, True if mixed else None, scheduler, mig)
 
+    def _most(self, gpu, found):
+        """How many vGPUs of a type a GPU can have. A driver may count those that share a MIG instance as one."""
+        if found.gi_profile is None or found.most is None or not self._mig.supports(gpu):
+            return found.most
+        profile = self._mig.table(gpu).by_id(found.gi_profile)
+        each = self.types(gpu).per_instance(found, profile) if profile else 1
+        return found.most if each == 1 else max(found.most, each * profile.count)
+
     def _check_scheduler(self, gpu, state, scheduler, backed):
         if scheduler and backed:
             raise errors.Unsupported(
@@ -317,7 +326,10 @@ class Vgpus:
             )
 
     def _instances(self, gpu, state, counts, stay):
-        """Settings for MIG: the instances behind vGPUs that stay, where they are, and one for each that is to come."""
+        """
+        Settings for MIG: the instances behind vGPUs that stay, where they are, and as many more as those to come need. vGPUs of
+        different types share none: the driver puts only those of one size together.
+        """
         if state.mig is None:
             raise errors.Unsupported(f"{counts[0][0].name} needs MIG, which {gpu.model} does not have.", gpu.address)
         table = self._mig.table(gpu)
@@ -333,8 +345,11 @@ class Vgpus:
                     gpu.address,
                     "Ask for a type without a MIG instance, or take a newer driver.",
                 )
-            have = sum(1 for vgpu in stay if vgpu.type == found.name and vgpu.gi in there)
-            missing[profile.name] = missing.get(profile.name, 0) + count - have
+            placed = [vgpu.gi for vgpu in stay if vgpu.type == found.name and vgpu.gi in there]
+            each = self.types(gpu).per_instance(found, profile)
+            # What is free on the instances that stay is filled first.
+            left = max(0, count - len(set(placed)) * each)
+            missing[profile.name] = missing.get(profile.name, 0) + math.ceil(left / each)
         return {
             "layout": {
                 "enabled": True,

@@ -48,12 +48,13 @@ def room(host, gpu, state, slots):
     return len(_carriers(host, gpu, state, slots))
 
 
-def wanted(gpu, settings, types, carriers=None):
+def wanted(gpu, settings, types, carriers=None, most=lambda found: found.most):
     """
     How many of which type.
 
     :param settings: ``profile`` and ``count``, or ``profiles``; :param types: :class:`.vgpu_types.VgpuTypes`.
-    :param carriers: result of :func:`room`. :return: list of (:class:`gpuslice.techniques.vgpu_types.VgpuType`, count).
+    :param carriers: result of :func:`room`; :param most: function of a type that tells how many of it the GPU can have.
+    :return: list of (:class:`gpuslice.techniques.vgpu_types.VgpuType`, count).
     :raises errors.ProfileMismatch: a type is unknown, or they don't fit together. :raises errors.Unsupported: none is named.
     """
     named = dict(settings.get("profiles") or {})
@@ -66,6 +67,7 @@ def wanted(gpu, settings, types, carriers=None):
     counts = Counter()
     for name, count in named.items():
         found = vgpu_types.resolve(gpu, name, types)
+        found = found._replace(most=most(found))
         counts[found] += count or _as_many_as_fit(gpu, found, carriers)
     _check_fit(gpu, counts, types)
     return sorted(counts.items(), key=lambda pair: (-pair[0].memory_mib, pair[0].name))

@@ -2,7 +2,7 @@
 The vGPU types of a GPU: what NVIDIA's library tells of them, under the names that users write.
 
 A name is ``<board>-<GB><series>`` for a type that takes turns on the GPU, and ``<board>-<slices>-<GB><series>`` for one that has
-a MIG instance to itself (NVML and the vGPU user guide).
+a MIG instance to itself, or takes turns on one where its GB are fewer than those of the instance (NVML and the vGPU user guide).
 """
 
 import difflib
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.nvml import ARGUMENT_VERSION_MISMATCH
 from gpuslice.nvml import FUNCTION_NOT_FOUND
 from gpuslice.nvml import INVALID_ARGUMENT
 from gpuslice.nvml import NOT_FOUND
@@ -26,6 +27,9 @@ _PARTS = re.compile(r"(?:.* )?(?P<code>[^ ]+?)(?:-(?P<slices>\d+))?-(?P<gb>\d+)(
 #: How much the memory differs with which two driver versions count one type.
 _COUNTED = 0.05
 _UNTOLD = -1
+#: A type leaves room for another one of its kind from this share of the memory on; what a driver takes for itself is less.
+_ROOM = 1.5
+_OTHER_VERSION = (INVALID_ARGUMENT, ARGUMENT_VERSION_MISMATCH)
 _QUIET = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 
 
@@ -63,6 +67,7 @@ class VgpuTypes(Mapping):
         self._listed = None
         self._names = {}
         self._found = {}
+        self._shared = {}
 
     def name(self, number):
         """Name of the type with that number, "" where the driver knows none."""
@@ -112,6 +117,27 @@ class VgpuTypes(Mapping):
             self._call("nvmlVgpuTypeGetMaxInstances", self._nvml.handle(self._gpu), number, quiet=_QUIET) or None,
         )
 
+    def per_instance(self, found, profile):
+        """
+        How many vGPUs of a type take turns on one GPU instance.
+
+        :param profile: the :class:`gpuslice.model.GiProfile` that backs the type.
+        :raises errors.Unsupported: the instance has room for several, and the driver does not tell for how many.
+        """
+        if not profile.memory_mib or found.memory_mib * _ROOM > profile.memory_mib:
+            return 1
+        if found.id not in self._shared:
+            quiet = (*_QUIET, *_OTHER_VERSION)
+            self._shared[found.id] = self._call("nvmlVgpuTypeGetMaxInstancesPerGpuInstance", found.id, quiet=quiet)
+        if told := self._shared[found.id]:
+            return told
+        raise errors.Unsupported(
+            f"vGPUs of type {found.name} have {found.memory_mib} MiB each of a MIG instance {profile.name}, which has "
+            f"{profile.memory_mib} MiB, and the driver does not tell how many share one.",
+            self._gpu,
+            "Ask for a type that fills its instance, or take a driver from R580 on and a newer nvidia-ml-py.",
+        )
+
     def _call(self, function, *args, quiet=()):
         return self._nvml.call(function, *args, gpu=self._gpu, doing="list the vGPU types", quiet=quiet)
 
@@ -133,8 +159,8 @@ def resolve(gpu, name, types):
         raise errors.Unsupported(
             f"The driver tells of no vGPU types for {gpu.model}.", gpu.address, "Check that NVIDIA's vGPU host driver is loaded."
         )
-    by_name = {known.lower(): known for known in types}
-    near = difflib.get_close_matches(wanted, by_name, 1)
+    by_name = {known.lower().split()[-1]: known for known in types}
+    near = difflib.get_close_matches(wanted.split()[-1], by_name, 1) if wanted else []
     hint = f" Did you mean {by_name[near[0]]}?" if near else ""
     raise errors.ProfileMismatch(
         f"{gpu.model} has no vGPU type {plain(name)}.{hint}", gpu.address, f"It has {', '.join(types)}."
@@ -148,8 +174,9 @@ def renamed(name, types):
 
 def _find(wanted, types):
     """
-    Name of the type that is meant by one in lower case: literally, else by the code of its board, its slices and its series, with
-    a memory that another driver version may count a little differently (GB200: ``1-24C`` and ``1-23C``).
+    Name of the type that is meant by one in lower case: literally, else by the code of its board, its slices, its GB and its
+    series. The GB of a type with a MIG instance follow the profile's, which another driver version may count a little differently
+    (GB200: ``1-24C`` and ``1-23C``).
     """
     for known in types:
         if known.lower() == wanted:
@@ -161,6 +188,6 @@ def _find(wanted, types):
         theirs = _PARTS.fullmatch(known.lower())
         if theirs and all(mine[part] == theirs[part] for part in ("code", "slices", "series")):
             ours, other = int(mine["gb"]), int(theirs["gb"])
-            if abs(ours - other) <= _COUNTED * max(ours, other):
+            if abs(ours - other) <= (_COUNTED * max(ours, other) if mine["slices"] else 0):
                 near.append((abs(ours - other), known))
     return min(near)[1] if near else None
