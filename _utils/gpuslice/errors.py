@@ -5,6 +5,8 @@ A message is a sentence (or a few) that names the GPU by PCI address, what was w
 shown to users as it stands, so it never carries a traceback or an internal name.
 """
 
+from gpuslice.printable import printable_lines
+
 
 class GpuSliceError(Exception):
     """
@@ -16,9 +18,10 @@ class GpuSliceError(Exception):
     """
 
     def __init__(self, what, gpu="", todo=""):
-        self.what = what
+        # A message may carry what a user chose and no door looked at, such as a name in a file.
+        self.what = printable_lines(what)
         self.gpu = gpu
-        self.todo = todo
+        self.todo = printable_lines(todo)
         super().__init__(str(self))
 
     def __str__(self):

@@ -10,8 +10,10 @@ import re
 import signal
 import stat
 import time
+from typing import NamedTuple
 
 from gpuslice.model import Process
+from gpuslice.printable import printable
 
 #: Nodes below the device directory that belong to GPUs.
 _NODES = re.compile(r"(?:nvidia(?!-caps)[^/]*|nvidia-caps/[^/]+|nvidia-caps-imex-channels/[^/]+|dri/[^/]+|kfd|vfio/.+)\Z")
@@ -31,6 +33,12 @@ _CONTAINERS = (
     re.compile(r"([0-9a-f]{64})\Z"),
 )
 _LXC = re.compile(r"lxc\.payload\.(.+)\Z")
+#: Directories of older LXC, with one directory for each container.
+_LXC_DIRECTORIES = ("lxc", "lxc.payload")
+#: The service that is the manager of a user's own units.
+_USER_MANAGER = re.compile(r"user@(\d+)\.service\Z")
+#: Kinds of units that have processes.
+_UNITS = (".service", ".scope", ".mount", ".socket", ".swap")
 
 
 def scan_proc(root="/proc", dev="/dev", majors=None):
@@ -67,7 +75,7 @@ def _opened(base, name, dev, majors, mounts):
         return None
     number = device_number(link)
     # One of these names that can't be asked, as it was closed this moment, is taken for what it is called.
-    return (path, number) if named or _major(number) in majors else None
+    return (printable(path), number) if named or _major(number) in majors else None
 
 
 def process(pid, root="/proc"):
@@ -146,19 +154,36 @@ def parse_cgroup(text):
     Unit and container out of /proc/<pid>/cgroup, of version 1 or 2.
 
     :return: (systemd unit or "", container id of 12 characters or name or ""). A container's scope is no unit of its own, so
-        it is told as the container only; a unit above it (a Quadlet's service) is told too.
+        it is told as the container only; a unit above it (a Quadlet's service) is told too. Only a unit of the system's own
+        manager has its plain name: what a user's manager or one inside a container has may be called as any unit of the
+        system, so it is told as ``x.service of uid 1000`` and ``x.service of container 3f9a5c012345``, which no unit is called.
     """
     for path in _paths(text):
-        unit = container = ""
-        for part in path.split("/"):
-            found = _container(part)
-            if found:
-                container = found
-            elif part.endswith((".service", ".scope")) and not part.startswith("user@"):
-                unit = part.replace("\\x2d", "-")
+        unit, container = _place(path.split("/"))
         if unit or container:
-            return unit, container
+            return printable(unit), printable(container)
     return "", ""
+
+
+def _place(parts):
+    """Unit and container of one path. systemd puts no unit below another: what is below was made by who has the unit."""
+    unit = container = user = above = ""
+    for part in parts:
+        found = part if above in _LXC_DIRECTORIES else _container(part)
+        manager = _USER_MANAGER.match(part)
+        above = part
+        if found:
+            container = found
+        elif not part.endswith(_UNITS):
+            continue
+        elif manager and not unit and not container:
+            unit, user = part, manager[1]
+        elif user:
+            unit, user = f"{part} of uid {user}", ""
+        elif not unit:
+            # A name that the kernel has for itself gets an underscore before it.
+            unit = f"{part} of container {container}" if container else part.removeprefix("_")
+    return unit, container
 
 
 def _paths(text):
@@ -180,10 +205,10 @@ def _container(part):
 
 def _command(base):
     """The command line, "" for a process that is gone; the name in brackets for one without arguments."""
-    words = _text(f"{base}/cmdline").replace("\0", " ").strip()
+    words = printable(_text(f"{base}/cmdline").replace("\0", " ").strip())
     if words:
         return words if len(words) <= 200 else words[:197] + "..."
-    name = _text(f"{base}/comm").strip()
+    name = printable(_text(f"{base}/comm").strip())
     return f"[{name}]" if name else ""
 
 
@@ -204,57 +229,85 @@ def _text(path):
         return ""
 
 
+# -- ending one --------------------------------------------------------------------------------------------------------
 #: Seconds that a process is given to end by itself, and seconds to wait after it was killed.
-_PATIENCE, _AFTER_KILL = 10.0, 5.0
+PATIENCE = (10.0, 5.0)
+#: Flag of the kernel's own threads in /proc/<pid>/stat.
+_KERNEL_THREAD = 0x00200000
 
 
-def end_process(pid, command, root="/proc"):
+class _Stat(NamedTuple):
+    """What /proc/<pid>/stat tells of a process; its start time, in ticks since the boot, is what no other of its number has."""
+
+    state: str
+    parent: int
+    flags: int
+    threads: int
+    started: str
+
+
+def _stat(base):
+    """The :class:`_Stat` of a process, None when there is none; see proc(5) for the order."""
+    # A command may have any character in it, brackets too.
+    fields = _text(f"{base}/stat").rpartition(")")[2].split()
+    return _Stat(fields[0], int(fields[1]), int(fields[6]), int(fields[17]), fields[19]) if len(fields) > 19 else None
+
+
+def _started(base):
+    """The start time of a process that runs, "" for one that has ended: its last thread is gone, and with it what it had open."""
+    found = _stat(base)
+    return "" if not found or (found.state in "ZX" and found.threads <= 1) else found.started
+
+
+def end_process(pid, command, root="/proc", patience=PATIENCE):
     """
     Ask a process to end (SIGTERM), insist after 10 s (SIGKILL), and say whether it is gone.
 
     :param command: its command as :func:`scan_proc` told it; a process that is another one by now is left alone and counts as
         gone.
+    :param patience: seconds to wait after each of the two signals.
     """
-    for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _AFTER_KILL)):
-        if not _is_still(pid, command, root):
-            return True
+    base = f"{root}/{pid}"
+    started = _started(base)
+    if not started or _command(base) != command:
+        return True
+    for number, seconds in zip((signal.SIGTERM, signal.SIGKILL), patience, strict=True):
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             return True
         except PermissionError:
             return False
-        end = time.monotonic() + patience
-        while time.monotonic() < end and _is_still(pid, command, root):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if _started(base) != started:
+                return True
             time.sleep(0.05)
-    return not _is_still(pid, command, root)
+    return _started(base) != started
 
 
-def _is_still(pid, command, root):
-    return _command(f"{root}/{pid}") == command
+def lineage(root="/proc", pid=None):
+    """The numbers of this run and of all its ancestors, itself first."""
+    found, pid = [], pid or os.getpid()
+    while pid and pid not in found:
+        found.append(pid)
+        pid = getattr(_stat(f"{root}/{pid}"), "parent", 0)
+    return found
 
 
-def of_lock(handle):
-    """
-    Who holds a lock file on this very machine.
-
-    :param handle: the file as it is open here, which does not count.
-    :return: pids; where the kernel does not tell who holds it and who only waits, of all that have it open.
-    """
-    lock, holding, opening = os.fstat(handle), [], []
-    for pid in sorted(int(name) for name in _names("/proc") if name.isdigit()):
-        for number in _names(f"/proc/{pid}/fd"):
-            if (pid, number) == (os.getpid(), str(handle)) or not _is_file(lock, f"/proc/{pid}/fd/{number}"):
-                continue
-            opening.append(pid)
-            # proc_pid_fdinfo(5): a line for each lock that this very descriptor holds.
-            if "\nlock:" in _text(f"/proc/{pid}/fdinfo/{number}"):
-                holding.append(pid)
-    return list(dict.fromkeys(holding or opening))
+def why_spared(pid, root="/proc"):
+    """Why a process is never ended, whatever is allowed, as words; "" for one that may be."""
+    if pid == 1:
+        return "it is the first process of the system"
+    if pid == os.getpid():
+        return "it is this run itself"
+    if pid in lineage(root):
+        return "this run was started by it and would end with it"
+    return "it is a part of the kernel" if getattr(_stat(f"{root}/{pid}"), "flags", 0) & _KERNEL_THREAD else ""
 
 
-def _is_file(info, path):
-    try:
-        return os.path.samestat(info, os.stat(path))
-    except OSError:
-        return False
+def own_units(root="/proc"):
+    """Units of the system in which this run and its ancestors are: who stops one of them stops the run."""
+    found = {parse_cgroup(_text(f"{root}/{pid}/cgroup"))[0] for pid in lineage(root)} - {""}
+    # What a user's manager has ends with that manager, which is a unit of the system.
+    return found | {f"user@{uid}.service" for name in found for uid in re.findall(r" of uid (\d+)\Z", name)}

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import store
+from gpuslice.printable import printable_lines
 
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
 
@@ -24,11 +25,16 @@ REBOOT_NAME = "gpu-slicing"
 
 @dataclass(frozen=True)
 class Completed:
-    """What a program left behind: its exit status and both outputs as text."""
+    """What a program left behind: its exit status and both outputs as text, without what is not for printing."""
 
     returncode: int
     stdout: str = ""
     stderr: str = ""
+
+    def __post_init__(self):
+        # Its words get into messages, and it may repeat what a user or firmware chose.
+        for name in ("stdout", "stderr"):
+            object.__setattr__(self, name, printable_lines(getattr(self, name)))
 
 
 class Host(ABC):
@@ -112,6 +118,14 @@ class Host(ABC):
 
         :param command: what it was when it was seen, so that another process under a recycled number is left alone.
         """
+
+    @abstractmethod
+    def why_spared(self, pid):
+        """Why a process is never ended, whatever is allowed, as words that follow a colon; "" for one that may be."""
+
+    @abstractmethod
+    def own_units(self):
+        """Units of the system, as a set, in which this run and its ancestors are: who stops one of them stops the run."""
 
     @abstractmethod
     def schedule_reboot(self, why):
@@ -302,6 +316,16 @@ class RealHost(Host):
         from gpuslice import holders
 
         return holders.end_process(pid, command)
+
+    def why_spared(self, pid):
+        from gpuslice import holders
+
+        return holders.why_spared(pid)
+
+    def own_units(self):
+        from gpuslice import holders
+
+        return holders.own_units()
 
     def schedule_reboot(self, why):
         done = self.run(["shutdown", "-r", "+1", why])

@@ -14,6 +14,8 @@ from gpuslice import catalog
 from gpuslice import detection
 from gpuslice import errors
 from gpuslice.model import Gpu
+from gpuslice.printable import printable
+from gpuslice.printable import printable_lines
 
 #: The package name under which a pending reboot is noted in the system's list of reasons.
 REBOOT_REASON = "gpu-slicing"
@@ -96,7 +98,7 @@ class _Udev:
         if self._devices is None:
             self._devices = self._host.udev_pci() or []
         names = (one.get("ID_MODEL_FROM_DATABASE", "") for one in self._devices if one["SYSNAME"] == address)
-        return next(names, "")
+        return printable(next(names, ""))
 
 
 def _scan(host, guest, udev):
@@ -299,7 +301,7 @@ def _number(text):
 def _optional(host, path):
     """Text of a file that need not be there, "" when it can't be read."""
     try:
-        return host.read(path).strip()
+        return printable_lines(host.read(path)).strip()
     except OSError:
         return ""
 

@@ -6,6 +6,8 @@ import os
 
 import msgpack
 
+from gpuslice.printable import printable
+
 
 def of_process(cachedir, pid=None):
     """
@@ -25,7 +27,7 @@ def of_process(cachedir, pid=None):
     for name in names:
         data = _load(os.path.join(folder, name))
         if data.get("pid") == pid:
-            return {key: str(data.get(key) or "") for key in ("jid", "fun", "user")}
+            return {key: printable(str(data.get(key) or "")) for key in ("jid", "fun", "user")}
     return {"jid": "", "fun": "", "user": ""}
 
 

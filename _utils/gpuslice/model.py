@@ -115,7 +115,8 @@ class Process(NamedTuple):
 
     def __str__(self):
         where = [f"unit {self.unit}"] if self.unit else []
-        where += [f"container {self.container}"] if self.container else []
+        if self.container and not self.unit.endswith(f" of container {self.container}"):
+            where.append(f"container {self.container}")
         return f"pid {self.pid} ({self.command}{', ' + ', '.join(where) if where else ''})"
 
     def as_dict(self):

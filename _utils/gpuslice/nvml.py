@@ -20,6 +20,7 @@ from gpuslice import limits
 from gpuslice.model import CiProfile
 from gpuslice.model import GiProfile
 from gpuslice.model import MigTable
+from gpuslice.printable import printable
 
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
@@ -631,4 +632,4 @@ def _renamed(cis, gi_name):
 
 
 def _text(value):
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return printable(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

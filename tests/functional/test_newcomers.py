@@ -7,11 +7,14 @@ import threading
 
 import pytest
 
+from gpuslice import holders
 from gpuslice import lock
 from gpuslice.engine import Engine
+from gpuslice.model import Process
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
 from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques import Rules
 from gpuslice.techniques import Toolbox
 from gpuslice.techniques import device_nodes
 
@@ -236,3 +239,55 @@ def test_a_kernel_file_that_is_busy_is_told_with_the_names_too(simulated):
     host = simulated("mi300x-8", faults=[{"call": "write", "times": 9, "error": "EBUSY", "gpu": MI300X}])
     said = " ".join(apply(Patient(host), pillar(MI300X, "partition", {"compute": "CPX", "memory": "NPS1"})).errors)
     assert "can't be seen" in said and "exporter" in said and "fuser -v /dev/dri/card1" in said, said
+
+
+# -- who is never ended ------------------------------------------------------------------------------------------------
+SHELL = {"pid": 50, "command": "bash", "ancestor": True}
+
+
+@pytest.mark.parametrize("management", [{"apply_strategy": "force"}, {"apply_strategy": "force", "stop_units": ["mine.scope"]}])
+@pytest.mark.parametrize("holder", [{**SHELL, "unit": "mine.scope"}, {"pid": 1, "command": "/sbin/init"}])
+@pytest.mark.parametrize(
+    ("example", "gpu", "strategy", "section", "use"),
+    [
+        ("dgx-a100-40gb", A100, "mig", SLICES, {"gpu": A100, "slice": "2g.10gb@4"}),
+        ("dgx-a100-40gb", A100, "mig", {"profiles": []}, {"gpu": A100, "slice": "3g.20gb@0"}),
+        ("mi300x-8", MI300X, "partition", {"compute": "CPX", "memory": "NPS1"}, {"nodes": ["/dev/kfd"]}),
+        ("mixed-vendors", "0000:8a:00.0", "level-zero", {"ccs_mode": 4}, {"nodes": ["/dev/dri/card2"]}),
+        ("mixed-vendors", "0000:3d:00.0", "passthrough", None, {"nodes": ["/dev/kfd"]}),
+    ],
+)
+def test_force_spares_the_run_s_ancestors_and_the_first_process(
+    simulated, example, gpu, strategy, section, use, holder, management
+):
+    host = simulated(example, **({"gpus": A100_MIG["gpus"]} if example == "dgx-a100-40gb" else {}))
+    if strategy in ("level-zero", "passthrough"):
+        use = {"nodes": [f"/dev/dri/{name}" for name in host.listdir(f"/sys/bus/pci/devices/{gpu}/drm")]}
+    host.add_process({**holder, **use})
+    before, wanted = hardware(host), pillar(gpu, strategy, section, **management)
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        planned = engine.plan(wanted)
+        result = engine.apply(wanted)
+    for said in (dict(planned.blocked)[gpu], " ".join(result.errors)):
+        assert f"pid {holder['pid']} ({holder['command']}" in said and gpu in said, said
+        assert "never ended" in said or "is in the unit mine.scope itself" in said, said
+    assert hardware(host) == before and [process.pid for process in host.processes()] == [holder["pid"]]
+
+
+@pytest.mark.parametrize(
+    "inside", [{"unit": "dcgm.service of uid 1000"}, {"unit": "dcgm.service of container web1", "container": "web1"}]
+)
+def test_a_unit_of_a_user_or_container_is_not_the_system_s(simulated, inside):
+    """Its name is told as what it is, so that the unit of the system that is called alike is not stopped for it."""
+    holder = {"pid": 5, "command": "job", "gpu": A100, "slice": "2g.10gb@4", **inside}
+    host = simulated("dgx-a100-40gb", gpus=A100_MIG["gpus"], processes=[holder])
+    host.add_process({"pid": 6, "command": "hostengine", "unit": "dcgm.service"})
+    result = apply(host, pillar(A100, "mig", SLICES, stop_units=["dcgm.service"]))
+    assert f"pid 5 (job, unit {inside['unit']})" in " ".join(result.errors)
+    assert {process.pid for process in host.processes()} == {5, 6}
+
+
+def test_the_cgroup_of_a_user_s_unit_is_told_so_by_the_real_host():
+    path = "/user.slice/user-1000.slice/user@1000.service/app.slice/dcgm.service"
+    unit, container = holders.parse_cgroup(f"0::{path}\n")
+    assert not Rules(stop_units=("dcgm.service", "user@1000.service")).may_stop_all([Process(5, "job", unit, container)])

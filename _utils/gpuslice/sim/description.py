@@ -73,13 +73,13 @@ engines           what the Intel driver shows of its engines: ``{tiles, cslices,
                   it shows nothing
 ================  ==================================================================================================
 
-A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, shown_as, gpu, slice, ci, uses}``. It uses a whole
-``gpu`` (an address), or one ``slice`` of it (``"3g.40gb@0"``) and there one compute instance ``ci`` (0); several with
-``uses: [{gpu, slice, ci}]``; or it holds just the device ``nodes`` listed. ``shown_as: {node: name}`` are nodes that have
-other names where it runs, as they may in a container. ``type`` is compute, graphics or monitor
-(compute); a monitor has no context on the GPU, so it blocks a reset (also the one that is a part of an Ampere mode change)
-and nothing else. A ``stubborn`` one does not end when it is asked to, nor when it is killed, as one that hangs in the
-driver (false).
+A process: ``{pid, command, unit, container, type, memory_mib, stubborn, nodes, shown_as, ancestor, gpu, slice, ci, uses}``.
+It uses a whole ``gpu`` (an address), or one ``slice`` of it (``"3g.40gb@0"``) and there one compute instance ``ci`` (0);
+several with ``uses: [{gpu, slice, ci}]``; or it holds just the device ``nodes`` listed. ``shown_as: {node: name}`` are nodes
+that have other names where it runs, as they may in a container. ``type`` is compute, graphics or monitor (compute); a monitor
+has no context on the GPU, so it blocks a reset (also the one that is a part of an Ampere mode change) and nothing else. A
+``stubborn`` one does not end when it is asked to, nor when it is killed, as one that hangs in the driver (false). An
+``ancestor`` is one of those by which this very run was started (false).
 """
 
 import hashlib
@@ -572,7 +572,7 @@ def split_slice(text):
 
 _PROCESS_KEYS = (
     "pid", "command", "unit", "container", "type", "memory_mib", "stubborn", "nodes", "gpu", "slice", "ci", "uses",
-    "shown_as",
+    "shown_as", "ancestor",
 )  # fmt: skip
 
 
@@ -614,5 +614,6 @@ def process(raw, path, known, mistakes):
         "stubborn": mistakes.take(raw, path, "stubborn", bool, False),
         "nodes": [str(node) for node in mistakes.listing(raw.get("nodes"), f"{path}.nodes")],
         "uses": found,
+        "ancestor": mistakes.take(raw, path, "ancestor", bool, False),
         "shown_as": {str(node): str(name) for node, name in shown.items()},
     }

@@ -15,6 +15,7 @@ from gpuslice.host import REBOOT_NAME
 from gpuslice.host import REBOOT_PACKAGES
 from gpuslice.host import Host
 from gpuslice.model import Process
+from gpuslice.printable import printable
 from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
@@ -330,9 +331,10 @@ class SimulatedHost(Host):
         nodes, shown = self._nodes(state, process), process.get("shown_as", {})
         return Process(
             process["pid"],
-            process["command"],
-            process["unit"],
-            process["container"],
+            # As the real host's door has it: what users choose is made printable there.
+            printable(process["command"]),
+            printable(process["unit"]),
+            printable(process["container"]),
             tuple(shown.get(node, node) for node in nodes),
             tuple(sysfs.device_number(node) for node in nodes),
         )
@@ -362,14 +364,22 @@ class SimulatedHost(Host):
             with self.change() as state:
                 if not state["host"]["privileged"]:
                     return
-                state["processes"] = [
-                    process
-                    for process in state["processes"]
-                    if process["pid"] != pid or process["command"] != command or process["stubborn"]
-                ]
+                state["processes"] = [one for one in state["processes"] if not is_meant(one) or one["stubborn"]]
+
+        def is_meant(process):
+            return process["pid"] == pid and printable(process["command"]) == command
 
         self._around("end_process", work)
-        return not any(p["pid"] == pid and p["command"] == command for p in self.state()["processes"])
+        return not any(map(is_meant, self.state()["processes"]))
+
+    def why_spared(self, pid):
+        if pid == 1:
+            return "it is the first process of the system"
+        ancestor = any(process["pid"] == pid and process.get("ancestor") for process in self.state()["processes"])
+        return "this run was started by it and would end with it" if ancestor else ""
+
+    def own_units(self):
+        return {process["unit"] for process in self.state()["processes"] if process.get("ancestor")} - {""}
 
     def schedule_reboot(self, why):
         """Only note it (``state()["reboot_scheduled"]``): time does not pass by itself here, :meth:`reboot` is the reboot."""

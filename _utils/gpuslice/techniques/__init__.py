@@ -27,8 +27,6 @@ The technologies, one file each. A technique is a class with this shape; adding 
 """
 
 import importlib
-from dataclasses import dataclass
-from dataclasses import field
 from typing import NamedTuple
 
 from gpuslice import errors
@@ -70,21 +68,50 @@ class Rules(NamedTuple):
 PLAIN = Rules()
 
 
-@dataclass
 class Stops:
-    """What has to stop for a change: units (started again later), modules (loaded again), and bare processes (ended)."""
+    """
+    What has to stop for a change of one GPU: units (started again later), modules (loaded again), and bare processes (ended).
 
-    units: set = field(default_factory=set)
-    modules: set = field(default_factory=set)
-    processes: list = field(default_factory=list)
+    :param gpu: PCI address.
+    """
+
+    def __init__(self, host, gpu):
+        self._host, self._gpu = host, gpu
+        self.units, self.modules, self.processes = set(), set(), []
 
     def add(self, processes, rules):
-        """These hold what has to go."""
+        """
+        These hold what has to go.
+
+        :raises errors.ResourceConflict: stopping one of them would end this very run, or the system.
+        """
         for process in processes:
             if process.unit in rules.stop_units:
+                self._refuse_own_unit(process)
                 self.units.add(process.unit)
             elif process not in self.processes:
+                refuse_spared(self._host, self._gpu, process.pid, str(process))
                 self.processes.append(process)
+
+    def _refuse_own_unit(self, process):
+        if process.unit in self._host.own_units():
+            raise errors.ResourceConflict(
+                f"In use by {process}, and this run is in the unit {process.unit} itself, so it would end with it.",
+                self._gpu,
+                "End that use, or run Salt outside of that unit.",
+                [process.as_dict()],
+            )
+
+
+def refuse_spared(host, gpu, pid, words):
+    """
+    Raise errors.ResourceConflict for a process that is never ended, whatever is allowed.
+
+    :param gpu: PCI address; :param words: the process, for people.
+    """
+    if why := host.why_spared(pid):
+        what = f"In use by {words}, which is never ended: {why}."
+        raise errors.ResourceConflict(what, gpu, "End that use by hand and run again.")
 
 
 class Toolbox:

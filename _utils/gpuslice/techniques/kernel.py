@@ -10,6 +10,8 @@ import re
 from gpuslice import errors
 from gpuslice import limits
 from gpuslice import numbers
+from gpuslice.printable import printable_lines
+from gpuslice.techniques import refuse_spared
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,9 @@ def refuse_if_given_away(host, gpu):
 
 
 def text(host, path):
-    """Text of a file without white space at its ends, None where it is not there or can't be read."""
+    """Printable text of a file without white space at its ends, None where it is not there or can't be read."""
     try:
-        return host.read(path).strip()
+        return printable_lines(host.read(path)).strip()
     except OSError:
         return None
 
@@ -172,8 +174,10 @@ def end_process(host, gpu, pid, command):
     """
     End a process that is in the way.
 
-    :param gpu: PCI address; :param command: what it was when it was seen. :raises errors.ResourceConflict: it did not end.
+    :param gpu: PCI address; :param command: what it was when it was seen. :raises errors.ResourceConflict: it did not end, or is
+        never ended.
     """
+    refuse_spared(host, gpu, pid, f"pid {pid} ({command})")
     if not host.end_process(pid, command):
         raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu, "Stop it by hand and run again.")
 

@@ -180,7 +180,7 @@ class LevelZero(FileTechnique):
         :return: :class:`gpuslice.plan.GpuPlan`. :raises errors.PolicyError: a value that the driver does not allow.
         :raises errors.Unsupported: hardware, driver or kernel can't. :raises errors.ResourceConflict: in use.
         """
-        stops = Stops()
+        stops = Stops(self._host, gpu.address)
         goal, remark = (LevelZeroState(**settings["layout"]), "") if "layout" in settings else self._goal(gpu, state, settings)
         changed = {block: mode for block, mode in goal.ccs.items() if state.ccs.get(block) != mode}
         if changed:

@@ -235,7 +235,7 @@ class Mig:
             raise errors.Unsupported(
                 "This is a vGPU in a guest, whose MIG mode only the host can change.", gpu.address, "Change it on the host."
             )
-        table, stops = self.table(gpu), Stops()
+        table, stops = self.table(gpu), Stops(self._host, gpu.address)
         existing = [_instance(gi) for gi in state.instances]
         wishes = self._wishes(gpu, settings, table, existing)
         change = self._solve(gpu, state, table, wishes, rules, stops)
@@ -304,7 +304,7 @@ class Mig:
 
     def _plan_off(self, gpu, state, settings, rules):
         """MIG off: everything goes, then the mode."""
-        table, stops = self.table(gpu) if state.instances else None, Stops()
+        table, stops = self.table(gpu) if state.instances else None, Stops(self._host, gpu.address)
         change = placement.Change(keep=(), destroy=tuple(_instance(gi) for gi in state.instances), create=())
         self._refuse_foreign(gpu, settings, change)
         users = self.users.of_instances(gpu) if state.instances else {}

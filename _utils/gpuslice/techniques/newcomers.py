@@ -103,7 +103,7 @@ def _named(err, host, technique, gpu, step):
         # What the driver answered to the step is to be told all the same.
         return err
     names = f"in use by {'; '.join(map(str, held)) or f'{kernel.UNSEEN}; {usually(host, gpu)}'}."
-    what, bare = _BARE.subn(names, err.what)
+    what, bare = _BARE.subn(lambda _: names, err.what)
     if held and not bare:
         # Being in use is one of several reasons that the kernel's answer may have.
         what += f" It is {names}"

@@ -30,6 +30,7 @@ from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
+from gpuslice.printable import printable_lines
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import bounded
@@ -169,7 +170,7 @@ class Partition:
 
     def _read(self, address, name):
         try:
-            return self._host.read(self._path(address, name)).strip().upper()
+            return printable_lines(self._host.read(self._path(address, name))).strip().upper()
         except OSError as err:
             if err.errno == errno.EPERM:
                 raise errors.Unhealthy(f"{name} can't be read: the GPU is being reset.", address, _IN_RESET[2]) from err
@@ -402,7 +403,7 @@ class Partition:
             does not have, errors.ResourceConflict when it is in use, errors.ModeChangePending when a
             reload is needed and not allowed.
         """
-        undo, stops = bool(settings.get("undo")), Stops()
+        undo, stops = bool(settings.get("undo")), Stops(self._host, gpu.address)
         wanted = self._wanted(gpu, state, settings)
         if not undo:
             # What is put back was there.
@@ -556,7 +557,7 @@ class Partition:
             steps.append(self._compute_step(gpu, state, wanted.compute))
         if wanted.alloc == "ALL":
             steps.append(self._alloc_step(gpu, "ALL"))
-        return self._gpu_plan(gpu, state, wanted, steps, Stops())
+        return self._gpu_plan(gpu, state, wanted, steps, Stops(self._host, gpu.address))
 
     def _all_memory(self, gpu, memory):
         goals = {address: self._memory_goal(*other) for address, other in self._settings.items()}

@@ -131,7 +131,7 @@ class Passthrough(FileTechnique):
         :raises errors.Unsupported: no IOMMU. :raises errors.ResourceConflict: the group has members with other drivers, the GPU
             is in use, or has slices that would be lost.
         """
-        goal, stops = _goal(state, settings), Stops()
+        goal, stops = _goal(state, settings), Stops(self._host, gpu.address)
         if goal.driver in VFIO_DRIVERS:
             self._check_iommu(gpu)
         if state.driver != goal.driver:

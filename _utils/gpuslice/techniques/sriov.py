@@ -345,7 +345,7 @@ class Sriov:
 
     def _planned(self, gpu, state, goal, rules):
         anew = sriov_goal.must_be_made_anew(state, goal)
-        stops = Stops()
+        stops = Stops(self._host, gpu.address)
         if anew and state.numvfs:
             doing = f"{'remove' if not goal.numvfs else 'make anew'} its {state.numvfs} virtual functions"
             kernel.refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)

@@ -82,7 +82,7 @@ class Gim:
         reloads = wanted != state.numvfs or bool(wanted and not state.driver)
         if reloads and state.option == option and rules.awaits_reboot and not may:
             return self._waiting(gpu, state, wanted)
-        stops = Stops()
+        stops = Stops(self._host, gpu.address)
         # Where a reload follows it is written in any case, so that undoing finds it among the steps of each GPU.
         steps = [self._write(gpu, state, option, wanted, may)] if state.option != option or (reloads and may) else []
         if reloads:

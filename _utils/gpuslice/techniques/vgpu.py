@@ -391,7 +391,7 @@ class Vgpus:
         return foreign
 
     def _planned(self, gpu, state, goal, rules):
-        stops = Stops()
+        stops = Stops(self._host, gpu.address)
         mode = self._mig_steps(gpu, state.mig, goal.mig, rules, stops)
         if mode is not None and mode.waits:
             return self._waiting(gpu, state, mode)

@@ -16,6 +16,7 @@ from gpuslice.nvml import FUNCTION_NOT_FOUND
 from gpuslice.nvml import INVALID_ARGUMENT
 from gpuslice.nvml import NOT_FOUND
 from gpuslice.nvml import NOT_SUPPORTED
+from gpuslice.printable import printable
 
 #: What NVML answers for a type that has no GPU instance.
 _NO_PROFILE = 0xFFFFFFFF
@@ -51,7 +52,7 @@ class VgpuType(NamedTuple):
 
 def plain(name):
     """A type's name as users write it: the driver puts ``NVIDIA`` or ``GRID`` before it."""
-    return _MAKERS.sub("", name.strip())
+    return _MAKERS.sub("", printable(name).strip())
 
 
 class VgpuTypes(Mapping):
