@@ -34,6 +34,7 @@ _NOTHING = {
     "virtualization": "bare_metal",
     "iommu": False,
     "reboot_required": False,
+    "interrupted": False,
     "devices": [],
 }
 

@@ -177,7 +177,7 @@ def table(gpu=None):
         salt '*' gpu.table
     """
     with _engine() as engine:
-        return front.table(engine.slices(gpu))
+        return front.tabulated(engine, gpu)
 
 
 @_checked

@@ -160,9 +160,36 @@ def rollback(generation=None, test=False):
 
 
 @_checked
+def recover(how="undo", test=False):
+    """
+    Deal with a change that was interrupted: by ``kill -9``, a crash or a power cut.
+
+    how
+        ``undo`` (default) brings its GPUs back to what they were before it, ``finish`` to what it was to make of them.
+
+    test
+        Plan only, change nothing.
+
+    A run that changes GPUs does this by itself before anything else: it finishes the change where it wants all of it, and
+    undoes it otherwise. Where ``containers_gpu_slicing:enabled`` is false or the strategy is none, only this function does.
+
+    Returns a dict as ``gpu_slicing.apply`` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.recover test=True
+        salt gpu7 gpu_slicing.recover finish
+    """
+    with _engine() as engine:
+        return front.recovered(engine, how, test, permissions=__pillar__)
+
+
+@_checked
 def history(full=False):
     """
-    The last changes of this host, oldest first.
+    The last changes of this host, oldest first; one that was interrupted is the last, without a number.
 
     full
         Also give the plan and the layouts of each.

@@ -164,6 +164,8 @@ def secret(name, value):
 
 #: The forms of an export.
 FORMS = ("pillar", "mig-parted")
+#: What may become of an interrupted change.
+WAYS = ("undo", "finish")
 _KINDS = {
     "autoprobe": truth,
     "ccs_mode": as_in_pillar,
@@ -182,6 +184,7 @@ _KINDS = {
     "gpu": address,
     "gpus": gpus,
     "hierarchy": as_in_pillar,
+    "how": partial(one_of, words=WAYS),
     "instance": text,
     "license_port": as_in_pillar,
     "license_server": as_in_pillar,

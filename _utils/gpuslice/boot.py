@@ -400,7 +400,7 @@ def status(engine, text=""):
     """
     made = _Replay(engine, force=True)
     return {"unit": unit_state(engine.host, text), "gpus": made.told(), "last": Attempts(engine.host).last(),
-            "warnings": engine.rivals()}  # fmt: skip
+            "warnings": [*engine.rivals(), *engine.interrupted()]}  # fmt: skip
 
 
 # -- the unit --------------------------------------------------------------------------------------------------------

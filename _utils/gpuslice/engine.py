@@ -12,6 +12,7 @@ from typing import NamedTuple
 from gpuslice import addresses
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice import interrupted
 from gpuslice import inventory
 from gpuslice import job
 from gpuslice import journal_check
@@ -19,6 +20,7 @@ from gpuslice import policy as policies
 from gpuslice.host import open_host
 from gpuslice.journal import Journal
 from gpuslice.reboot import RebootLedger
+from gpuslice.reconcile import UNDID
 from gpuslice.reconcile import Options
 from gpuslice.reconcile import Reconciler
 from gpuslice.techniques import REFUSING
@@ -142,6 +144,8 @@ class Engine:
                     drawing = str(err)
                 if drawing:
                     found[one.address] = "; ".join(filter(None, (found.get(one.address), drawing)))
+        for address, sentence in self._interrupted(found).items():
+            found[address] += f"; {sentence}"
         return found
 
     def health(self, gpu=None):
@@ -155,7 +159,19 @@ class Engine:
                     reasons = [str(err)]
                 known = found.setdefault(one.address, [])
                 known += [reason for reason in reasons if reason not in known]
+        for address, sentence in self._interrupted([one.address for one in ([self.gpu(gpu)] if gpu else self.gpus)]).items():
+            found.setdefault(address, []).append(sentence)
         return found
+
+    def _interrupted(self, wanted):
+        """PCI address -> what to know of an interrupted change, for those of these GPUs that it concerns."""
+        told = interrupted.by_gpu(self.host)
+        return {address: told.get(address) or told[""] for address in wanted if address in told or "" in told}
+
+    def interrupted(self):
+        """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""
+        told = interrupted.by_gpu(self.host)
+        return list(dict.fromkeys(told.values()))
 
     def holders(self, gpu):
         """Who holds this GPU open: processes as dicts."""
@@ -207,7 +223,7 @@ class Engine:
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress)
         if policy is not None:
-            options.strategy = policy.apply_strategy
+            options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
         for allowed in filter(None, (policy, self._permissions(permissions))):
             options.stop_units, options.unload_modules = allowed.stop_units, allowed.unload_modules
@@ -240,12 +256,26 @@ class Engine:
     def apply(self, pillar):
         """Bring the host to its pillar. Returns :class:`gpuslice.reconcile.Result`."""
         policy = self.policy(pillar)
-        result = self.reconciler(policy).apply(self.targets(policy))
+        reconciler = self.reconciler(policy)
+        try:
+            targets = self.targets(policy)
+        except errors.DeviceNotFound as err:
+            raise self._with_recovery(err, policy, reconciler) from err
+        result = reconciler.apply(targets)
         result.plan = self._remarked(result.plan, policy)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))
         return result
+
+    def _with_recovery(self, err, policy, reconciler):
+        """
+        The error for a pillar that names a GPU which is gone. Where a change was interrupted, that GPU may have gone meanwhile:
+        the others are not kept between two layouts for it.
+        """
+        if policy.apply_strategy == "skip" or Journal(self.host).unfinished() is None:
+            return err
+        return errors.with_more(err, f"Before that: {' '.join(reconciler.recover(self.gpus).warnings)}")
 
     def _reboot(self, waiting):
         """Schedule the reboot that the policy allows, unless one was made for these GPUs already. Returns what was done."""
@@ -253,7 +283,11 @@ class Engine:
         vain = [gpu for gpu in waiting if ledger.rebooted_in_vain(gpu)]
         if vain:
             return f"No reboot is scheduled: {', '.join(vain)} waited for one before, and the host was rebooted in vain."
-        self.host.schedule_reboot("GPU slicing: a mode change comes into force at a reboot")
+        try:
+            self.host.schedule_reboot("GPU slicing: a mode change comes into force at a reboot")
+        except errors.GpuSliceError as err:
+            # The change is made and told of: that it is not in force yet is in the result already.
+            return str(err)
         return "The host reboots in a minute, as containers_gpu_state_management:reboot_required allows."
 
     def rivals(self):
@@ -336,8 +370,25 @@ class Engine:
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):
-        """The generations kept on this host, oldest first."""
-        return Journal(self.host).history()
+        """The generations kept on this host, oldest first, and at the end a change that was interrupted."""
+        entry = interrupted.found(self.host)
+        return Journal(self.host).history() + ([interrupted.generation(entry)] if entry else [])
+
+    def recovery_targets(self):
+        """
+        Targets that finish the interrupted change of this host, [] when there is none.
+
+        :raises errors.DeviceNotFound: a GPU of it is gone.
+        """
+        entry = interrupted.found(self.host)
+        by_address = {gpu.address: gpu for gpu in self.gpus}
+        gone = [address for address in (entry.goal if entry else ()) if address not in by_address]
+        if gone:
+            raise errors.DeviceNotFound(
+                f"{interrupted.words(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
+                todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
+            )
+        return [Target(by_address[a], entry.techniques[a], settings) for a, settings in entry.goal.items()] if entry else []
 
     def rollback_targets(self, generation=None):
         """
@@ -354,7 +405,9 @@ class Engine:
         if not past:
             raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
         if generation is None:
-            changing = (entry for entry in reversed(past) if "error" in entry or entry.get("before") != entry.get("after"))
+            # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again.
+            made = [entry for entry in past if entry.get("result") != UNDID]
+            changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))
             record, layouts = next(changing, past[-1]), "before"
         else:
             record, layouts = journal.generation(generation), "after"

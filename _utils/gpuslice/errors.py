@@ -136,3 +136,25 @@ class PermissionDenied(DriverError):
 
 class RebootNeeded(ModeChangePending):
     """A mode change was accepted, but this host can't reset the GPU: it comes into force at the next reboot."""
+
+
+class Interrupted(SystemExit):
+    """
+    A signal asked the process to end. What was going on was ended whole first; the process ends now, with the exit status that
+    shells give this signal. No error of the engine: nothing may go on because somebody caught it.
+
+    :ivar what: what was done, as sentences.
+    """
+
+    def __init__(self, number, what):
+        self.what = what
+        super().__init__(128 + number)
+
+    def __str__(self):
+        return self.what
+
+
+def with_more(err, sentence):
+    """The same error with another sentence at the end of what to do; for what happened before it that must not be lost."""
+    kind, (what, gpu, todo, *more) = err.__reduce__()
+    return kind(what, gpu, f"{todo} {sentence}".strip(), *more)

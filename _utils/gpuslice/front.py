@@ -32,6 +32,10 @@ def engine(opts, refused, progress=None):
             yield made
     except errors.GpuSliceError as err:
         raise refused(str(err)) from err
+    except errors.Interrupted as err:
+        # The process ends with it, so that this is the only place where its user hears of it.
+        log.error("%s", err)
+        raise
     except Exception as err:
         # Ours to mend, but a user gets a sentence and the log gets the rest.
         log.exception("the GPU slicing engine failed unexpectedly")
@@ -58,7 +62,7 @@ def done(result):
     if result.errors:
         comment = "\n".join(result.errors)
     elif result.changes or result.generation:
-        done_words = "Accepted, to come into force at a reboot, " if result.reboot else "Applied and verified "
+        done_words = _done_words(result)
         comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
     else:
         comment = result.plan.text()
@@ -66,6 +70,14 @@ def done(result):
         comment += f"\nReboot required: {', '.join(result.reboot)}."
     answer = {"result": result.ok, "changes": result.changes, "comment": comment}
     return {**answer, "warnings": result.warnings} if result.warnings else answer
+
+
+def _done_words(result):
+    if result.plan.empty:
+        return "Undone "
+    if result.reboot:
+        return "Accepted, to come into force at a reboot, "
+    return "Applied and verified " if result.verified else "Applied, and not as wanted when it was read again, "
 
 
 def checked(refused, **kinds):
@@ -116,6 +128,24 @@ def run(engine, targets, test, force=None, permissions=None):
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 
 
+def recovered(engine, how, test, permissions=None):
+    """
+    Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.
+
+    :param permissions: as of :func:`run`.
+    """
+    if not engine.interrupted():
+        return {"result": True, "changes": {}, "comment": "No change was interrupted on this host."}
+    if how == "finish":
+        return run(engine, engine.recovery_targets(), test, permissions=permissions)
+    reconciler = engine.reconciler(permissions=permissions)
+    if test:
+        return planned(reconciler.recovery(engine.gpus))
+    result = reconciler.recover(engine.gpus)
+    comment = "\n".join(result.warnings) or "No change is interrupted any more."
+    return {"result": result.ok, "changes": result.changes, "comment": comment}
+
+
 def validated(pillar, opts):
     """
     A dict: ``result`` whether the pillar is valid, ``mistakes``, each a sentence with its path, and ``warnings`` where there are
@@ -149,6 +179,11 @@ def announcer(opts, salt):
         return None
     tag = f"gpu_slicing/{opts['id']}/step/begin"
     return lambda line: salt["event.send"](tag, {"step": line})
+
+
+def tabulated(engine, gpu=None):
+    """The slices as a table for people, and what has to be known of an interrupted change."""
+    return "\n".join([table(engine.slices(gpu)), *engine.interrupted()])
 
 
 def brief(entry):

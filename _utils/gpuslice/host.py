@@ -17,6 +17,8 @@ from gpuslice import store
 from gpuslice.printable import printable_lines
 
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
+#: The record of a change that goes on or did not end, in the state directory.
+JOURNAL = "journal.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.
@@ -276,11 +278,16 @@ class RealHost(Host):
 
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
-            process = subprocess.Popen(argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace")
+            # In a session of its own: what a terminal sends to its programs (Ctrl-C) must not end this one half way.
+            process = subprocess.Popen(
+                argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+            )
         except FileNotFoundError as err:
             raise errors.ToolMissing(
                 f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
             ) from err
+        except OSError as err:
+            raise errors.ToolFailed(f"'{' '.join(argv)}' could not be started: {err.strerror}.") from err
         lock.waits(process, f"'{' '.join(argv)}' to end", time.monotonic())
         try:
             stdout, stderr = process.communicate(timeout=timeout)

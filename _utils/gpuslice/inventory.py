@@ -13,6 +13,7 @@ from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import detection
 from gpuslice import errors
+from gpuslice.host import JOURNAL
 from gpuslice.model import Gpu
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
@@ -403,6 +404,15 @@ def reboot_required(host):
     return REBOOT_REASON in _optional(host, "/run/reboot-required.pkgs").split()
 
 
+def interrupted(host):
+    """Whether a change of ours did not end on this host."""
+    if not os.path.exists(os.path.join(host.state_dir, JOURNAL)):
+        return False
+    from gpuslice import lock
+
+    return not lock.is_held(host.state_dir)
+
+
 def select(gpus, method="auto", devices=()):
     """
     The GPUs that a policy is about.
@@ -468,8 +478,8 @@ def facts(host):
     What the grain says of a host: plain data, stable between changes.
 
     :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
-        ``virtualization``, ``iommu`` and ``reboot_required`` (booleans), ``devices`` (list of dicts), and ``errors`` (list of
-        sentences) where there are any.
+        ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts), and
+        ``errors`` (list of sentences) where there are any.
     """
     guest = _guest_test(host)
     # From sysfs alone: it lists the same devices as udev, without the time that loading udev takes.
@@ -483,6 +493,7 @@ def facts(host):
         "virtualization": _virtualization(host, guest, gpus),
         "iommu": iommu(host),
         "reboot_required": reboot_required(host),
+        "interrupted": interrupted(host),
         "devices": facts_of(gpus),
     }
     if problems:

@@ -12,6 +12,7 @@ from dataclasses import field
 
 from gpuslice import errors
 from gpuslice import journal_check
+from gpuslice.host import JOURNAL
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 
@@ -27,6 +28,7 @@ class Entry:
     :ivar before: layout of each GPU before it; :ivar goal: settings wanted of each; both by PCI address.
     :ivar wishes: what was asked of the GPUs of which a difference to what was there was asked; ``goal`` is what it came to.
     :ivar techniques: technique of each GPU; :ivar pauses: [kind, name] of the units and modules that are stopped for it.
+    :ivar groups: GPUs that can only change together: PCI address -> the name of its group.
     :ivar earlier: steps (plain data) that an interrupted attempt, which this change finishes, had begun.
     :ivar steps: steps of this attempt that were begun, as (GPU, number).
     """
@@ -44,6 +46,7 @@ class Entry:
     pauses: list = field(default_factory=list)
     earlier: list = field(default_factory=list)
     steps: list = field(default_factory=list)
+    groups: dict = field(default_factory=dict)
 
     @property
     def key(self):
@@ -74,7 +77,7 @@ class Journal:
 
     def __init__(self, host):
         self._host = host
-        self._head = os.path.join(host.state_dir, "journal.json")
+        self._head = os.path.join(host.state_dir, JOURNAL)
         self._steps = os.path.join(host.state_dir, "journal.steps")
         self._history = os.path.join(host.state_dir, "history")
 

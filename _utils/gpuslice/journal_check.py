@@ -51,6 +51,7 @@ _GPU_PLAN = parts(
         "waits": _TEXT,
         "note": _TEXT,
         "wanted": truth,
+        "group": _TEXT,
     },
     needed=("gpu", "technique", "steps"),
 )
@@ -73,6 +74,7 @@ _ENTRY = parts(
         "techniques": table(layouts.ADDRESS, _KNOWN),
         "pauses": listing(_PAUSE),
         "earlier": listing(_STEP),
+        "groups": table(layouts.ADDRESS, _TEXT),
     },
     needed=("time", "pid", "plan", "before", "goal", "techniques"),
 )

@@ -52,6 +52,7 @@ class GpuPlan:
     :ivar drawing: the GPU's slots now and afterwards, a line each.
     :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
+    :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
     :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
     """
 
@@ -74,6 +75,7 @@ class GpuPlan:
     waits: str = ""
     note: str = ""
     wanted: bool = True
+    group: str = ""
 
     @property
     def seconds(self):

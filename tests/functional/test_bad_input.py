@@ -439,7 +439,7 @@ def test_a_gpu_that_another_tool_changed_after_the_plan_is_left_to_it(simulated)
     meddling = {"action": "create_gi", "gpu": SECOND, "profile": "1g.5gb", "start": 0}
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_write", "nth": 1, "foreign": [meddling]}])
     before = slices(host)
-    result = apply(host, pillar())
+    result = apply(host, pillar(management={"on_failure": "host"}))
     assert not result.ok
     assert SECOND in result.errors[0] and "Somebody else changed" in result.errors[0]
     after = slices(host)
@@ -456,7 +456,7 @@ def test_what_another_tool_made_during_the_change_is_not_destroyed_by_the_rollba
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "gpu": FIRST, "foreign": [meddling]}]
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=faults)
     before = slices(host)
-    result = apply(host, pillar(["2g.10gb@4", "1g.5gb@6", "2g.10gb@0"]))
+    result = apply(host, pillar(["2g.10gb@4", "1g.5gb@6", "2g.10gb@0"], management={"on_failure": "host"}))
     after = slices(host)
     text = " ".join(result.errors)
     assert not result.ok
@@ -490,7 +490,7 @@ def test_a_gpu_that_falls_off_the_bus_takes_no_other_with_it(simulated, call, nt
     third = {"model": "a100-40gb", "address": "0000:47:00.0", "mig": "enabled", "instances": ["2g.10gb@4"]}
     host = simulated("dgx-a100-40gb", gpus=[*PAIR, third], faults=[{"call": call, "nth": nth, "gpu": SECOND, "lost": True}])
     before = {key for key in slices(host) if key[0] != SECOND}
-    wanted = pillar(["1g.5gb@4", "1g.5gb@5"])
+    wanted = pillar(["1g.5gb@4", "1g.5gb@5"], management={"on_failure": "host"})
     result = apply(host, wanted)
     text = " ".join(result.errors)
     assert not result.ok

@@ -28,7 +28,8 @@ def pillar(profiles, **management):
     """The pillar that asks for these profiles on every GPU."""
     return {
         "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": management,
+        # All or nothing for the host, so that each of the points below is followed by the undoing of all GPUs.
+        "containers_gpu_state_management": {"on_failure": "host", **management},
     }
 
 

@@ -226,7 +226,7 @@ def test_promise_6_a_failing_step_puts_every_gpu_back(simulated):
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[fault])
     before = slices(host)
-    result = apply(host, pillar())
+    result = apply(host, pillar(on_failure="host"))
     assert not result.ok and journal_is_closed(host)
     assert SECOND in result.errors[0] and "create GPU instance 1g.5gb" in result.errors[0]
     assert slices(host).keys() == before.keys()
@@ -235,7 +235,7 @@ def test_promise_6_a_failing_step_puts_every_gpu_back(simulated):
 def test_promise_6_a_rollback_that_fails_too_says_what_is_left(simulated):
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
-    result = apply(host, pillar())
+    result = apply(host, pillar(on_failure="host"))
     text = " ".join(result.errors)
     assert not result.ok and not journal_is_closed(host)
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in text
@@ -264,7 +264,8 @@ def test_promise_7_what_was_done_is_read_again(simulated, call):
     """A driver that says "done" and did nothing is found out, told with what is and what should be, and undone."""
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": call, "gpu": SECOND, "lie": True}])
     before = slices(host)
-    result = apply(host, pillar(["3g.20gb", "1g.5gb"]) if call == "nvmlGpuInstanceDestroy" else pillar())
+    wanted = ["3g.20gb", "1g.5gb"] if call == "nvmlGpuInstanceDestroy" else AFTER
+    result = apply(host, pillar(wanted, on_failure="host"))
     text = " ".join(result.errors)
     assert not result.ok and SECOND in text
     assert "read again" in text and "wanted is" in text
@@ -328,7 +329,7 @@ def test_force_ends_nobody_who_is_not_in_the_way(simulated):
 def test_force_on_a_process_that_will_not_end_undoes_everything(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[{**HOLDER, "stubborn": True}])
     before = slices(host)
-    result = apply(host, pillar(apply_strategy="force"))
+    result = apply(host, pillar(apply_strategy="force", on_failure="host"))
     assert not result.ok and "pid 4711" in " ".join(result.errors) and FIRST in " ".join(result.errors)
     assert slices(host).keys() == before.keys()
 
@@ -1013,7 +1014,7 @@ def test_a_change_that_failed_leaves_nobody_waiting_for_a_reboot(simulated):
     """One GPU needs a reboot for its mode, another one fails: both are put back, so nothing waits."""
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=[{**PLAIN[0], "reset": "never"}, TRIO[1]], faults=[fault])
-    result = apply(host, pillar(reboot_required=True))
+    result = apply(host, pillar(reboot_required=True, on_failure="host"))
     assert not result.ok and mode(host) == (0, 0)
     assert result.reboot == [] and host.state()["reboot_scheduled"] == ""
     result = apply(host, pillar())

@@ -65,7 +65,8 @@ class Policy(NamedTuple):
     :ivar method: ``auto`` or ``manual``; :ivar devices: addresses and UUIDs of ``manual``, in their normal form.
     :ivar vendor_detection: what finds the GPUs. :ivar auto_strategy: environment -> what strategy auto picks there.
     :ivar rules: the rules of single GPUs and models, in order. :ivar default: the rule of every other GPU.
-    :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar reboot_required: whether a reboot may be scheduled.
+    :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar on_failure: ``gpu`` or ``host``.
+    :ivar reboot_required: whether a reboot may be scheduled.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
     :ivar integration: runtime, device_plugin, resource_limits.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
@@ -80,6 +81,7 @@ class Policy(NamedTuple):
     rules: tuple
     default: Rule
     apply_strategy: str
+    on_failure: str
     reboot_required: bool
     validation: bool
     health_check: bool

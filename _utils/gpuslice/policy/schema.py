@@ -295,6 +295,9 @@ TOP = {
         apply_strategy=_choice(
             "auto: change only what is idle; force: also what is in use; skip: change nothing.", "auto", "auto", "force", "skip"
         ),
+        on_failure=_choice(
+            "gpu: a step that fails puts back its GPU; host: every GPU of the change.", "gpu", "gpu", "host"
+        ),
         reboot_required=_flag("true: a reboot may be scheduled when a change needs one; false: it is only reported."),
         validation=_flag("Read the hardware again after a change and compare.", True),
         health_check=_flag("Refuse to slice an unhealthy GPU, and check it again after.", True),

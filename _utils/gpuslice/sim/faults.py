@@ -26,16 +26,22 @@ hang       seconds for which the call waits in the driver before it does its wor
            but for a program, which is killed
 elsewhere  a memory slice where the driver makes an instance, not where it was asked to (NVML's create functions with a
            placement), or what it takes a write for, such as the number of another vGPU type
+signal     ``SIGINT``, ``SIGTERM`` or ``SIGHUP``: this process gets that signal before the call does anything; the call goes on
+unexpected true: the call raises something that nobody documents (RuntimeError)
 lie        true: the call answers that it succeeded and does nothing
 =========  =========================================================================================================
 """
 
 import errno
 
-KEYS = ("call", "gpu", "nth", "times", "error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "match")
+KEYS = (
+    "call", "gpu", "nth", "times", "match",
+    "error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "signal", "unexpected",
+)  # fmt: skip
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 ACTIONS = ("create_gi", "destroy_gi", "set_mode", "create_vgpu")
 _MATCH = ("call", "gpu", "nth", "times")
-_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere")
+_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "signal", "unexpected")
 
 #: NVML's error codes by name, so that a description can be checked without pynvml.
 NVML_CODES = {
@@ -97,6 +103,8 @@ def parse(raw, path, known, mistakes):
         "lie": mistakes.take(raw, path, "lie", bool, False),
         "hang": mistakes.take(raw, path, "hang", (int, float), 0),
         "elsewhere": mistakes.take(raw, path, "elsewhere", int, None),
+        "signal": mistakes.take(raw, path, "signal", str, "", SIGNALS),
+        "unexpected": mistakes.take(raw, path, "unexpected", bool, False),
         "foreign": [
             _foreign(entry, f"{path}.foreign[{n}]", known, mistakes)
             for n, entry in enumerate(mistakes.listing(raw.get("foreign"), f"{path}.foreign"))

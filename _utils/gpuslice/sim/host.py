@@ -215,6 +215,11 @@ class SimulatedHost(Host):
                     state["gpus"][fault["gpu"] or gpu]["health"]["lost"] = True
         if any(fault["kill"] == "before" for fault in hits):
             os.kill(os.getpid(), signal.SIGKILL)
+        for fault in hits:
+            if fault["signal"]:
+                os.kill(os.getpid(), signal.Signals[fault["signal"]])
+            if fault["unexpected"]:
+                raise RuntimeError(f"{call} failed in a way that nobody documents")
         return hits
 
     def linger(self, hits, most=None):

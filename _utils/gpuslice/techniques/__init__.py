@@ -27,9 +27,12 @@ The technologies, one file each. A technique is a class with this shape; adding 
 """
 
 import importlib
+import logging
 from typing import NamedTuple
 
 from gpuslice import errors
+
+log = logging.getLogger(__name__)
 
 #: Name of each technique this version has, and where its class is. What a GPU has is told by the first that knows it, so one
 #: that stands on another (vGPUs with a MIG instance each) comes before it.
@@ -135,7 +138,10 @@ class Toolbox:
         return list(self._made.values())
 
     def release(self):
-        """Close everything that holds a GPU open."""
+        """Close everything that holds a GPU open. What can't be closed is told in the log: nothing else is kept from going on."""
         for technique in self._made.values():
-            technique.release()
+            try:
+                technique.release()
+            except Exception:
+                log.warning("a session of %s could not be closed", technique.name, exc_info=True)
         self._host.limits.rest()

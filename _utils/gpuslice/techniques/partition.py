@@ -586,6 +586,8 @@ class Partition:
             drawing=(self._draw(gpu, state), self._draw(gpu, wanted)) if steps else (),
             stops=tuple(sorted(stops.units)) if steps else (),
             note=self._note(gpu, state, wanted, steps),
+            # One reload is for all GPUs of the driver whose memory mode changes.
+            group=MODULE if any(step.action in ("reload", "confirm_memory") for step in steps) else "",
         )
 
     def _note(self, gpu, state, wanted, steps):

@@ -105,6 +105,8 @@ class Gim:
             creates=tuple(f"vf{n}" for n in range(1, wanted + 1) if reloads),
             stops=tuple(sorted(stops.units)) if steps else (),
             note=_preview(gpu, wanted) if steps else "",
+            # Its option and its reload are for all GPUs of the driver.
+            group=MODULE if steps else "",
         )
 
     def _wanted(self, gpu, state, settings):

@@ -304,6 +304,8 @@ class Guest:
             self.shown(after),
             keeps=(f"vGPU {_type(gpu)}",),
             note=self._note(gpu, state, after["license"], bool(steps)),
+            # One licence is for all vGPUs of a guest.
+            group="licence" if steps else "",
         )
 
     def _note(self, gpu, state, after, changes):
