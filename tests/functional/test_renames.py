@@ -188,6 +188,34 @@ def test_what_a_crash_left_is_finished_or_undone_after_the_update(machine, old, 
     assert hardware(host) == hardware(host, OTHER) == before
 
 
+@pytest.mark.parametrize("name", ["3g.93gb@0", "3g.95gb@0", "3G.93GB@0"])
+def test_an_instance_goes_by_hand_under_either_name(machine, name):
+    host = machine(renames=OLD)
+    assert apply(host, pillar(["3g.93gb@0", "1g.23gb@6"])).ok
+    with engine(host) as opened:
+        assert opened.reconciler().apply([opened.removed_target(GPU, name)]).ok
+    assert [(profile, start) for profile, start, _ in hardware(host)] == [(19, 6)]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
+    host = machine()
+    assert apply(host, pillar(["3g.93gb@0", "1g.23gb@6"])).ok
+    before = hardware(host)
+
+    def destroy(name):
+        with engine(host) as opened:
+            return opened.reconciler().apply([opened.removed_target(GPU, name)])
+
+    host.add_fault({"call": "nvmlComputeInstanceDestroy", "kill": "after"})
+    assert crash.in_child(lambda: destroy("3g.93gb@0"))
+    host.clear_faults()
+    host = update_driver(host, OLD)
+    assert (destroy("3g.93gb@0") if again else apply(host, pillar(["3g.93gb@0", "1g.23gb@6"]))).ok
+    assert Journal(host).unfinished() is None
+    assert hardware(host) == ([one for one in before if one[1] == 6] if again else before)
+
+
 def test_an_undo_keeps_what_another_tool_made_though_all_names_have_changed(machine):
     host = machine()
     assert apply(host, pillar(["3g.93gb@0"])).ok

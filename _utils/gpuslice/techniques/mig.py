@@ -524,7 +524,11 @@ class Mig:
             return ()
         uuids = self.nvml.mig_devices(gpu.address) if str(name).startswith("MIG-") else {}
         gone = {ids for ids, (_, uuid) in uuids.items() if uuid == name}
-        named = [gi for gi in state.instances if name == f"{gi.profile}@{gi.start}" or any(gi.id == of for of, _ in gone)]
+        profile, _, start = str(name).partition("@")
+        [(profile, *_)] = mig_profiles.renamed([(profile, None, ())], self.table(gpu), _aliases(gpu))
+        named = [
+            gi for gi in state.instances if (gi.profile, str(gi.start)) == (profile, start) or any(gi.id == of for of, _ in gone)
+        ]
         if len(named) != 1 or len(gone) > 1:
             there = ", ".join(f"{gi.profile}@{gi.start}" for gi in state.instances) or "none"
             problem = "There is no instance" if not named else "There is more than one instance"
