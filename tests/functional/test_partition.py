@@ -413,6 +413,40 @@ def test_a_split_hive_that_could_not_be_made_whole_is_split_again(split, call, n
     assert modes(host) == every(WHOLE)
 
 
+def mi355x(age="supported"):
+    files = {
+        "current_compute_partition": "SPX",
+        "available_compute_partition": "SPX, DPX, QPX, CPX",
+        "current_memory_partition": "NPS1",
+        "available_memory_partition": "NPS1, NPS2",
+        "xgmi_hive_info/xgmi_hive_id": "7",
+    }
+    board = {"vendor": "amd", "device": "75a3", "sysfs": files, "partition_files": age}
+    return [{**board, "address": address} for address in ADDRESSES]
+
+
+def test_boards_of_the_newer_generation_have_quarters_in_two_domains(simulated):
+    host = simulated("mi300x-8", gpus=mi355x())
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    for pair in (("QPX", "NPS2"), ("SPX", "NPS1"), ("CPX", "NPS2"), ("DPX", "NPS1")):
+        result = apply(config, pillar(*pair, **RELOAD))
+        assert result.ok, result.errors
+        assert modes(host) == every(pair)
+        assert apply(config, pillar(*pair, **RELOAD)).plan.empty
+
+
+def test_an_earlier_driver_is_asked_before_anything_is_requested(simulated):
+    host = simulated("mi300x-8", gpus=mi355x("supported-early"))
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    host.add_fault({"call": "run", "nth": 1, "times": 0, "error": "EIO"})
+    result = apply(config, pillar("QPX", "NPS2", **RELOAD))
+    told = " ".join(result.errors)
+    assert not result.ok and "QPX with NPS1 only, not with NPS2. Nothing was requested" in told and LAST in told
+    assert modes(host) == every(WHOLE) and requested(config) == {""}
+    host.clear_faults()
+    assert apply(config, pillar("DPX", "NPS2", **RELOAD)).ok
+
+
 def test_a_split_hive_is_reset_by_hand(minion):
     amd = minion("mi300x-8", pillar=pillar(*SPLIT, **RELOAD))
     assert stages(amd, pillar(*SPLIT, **RELOAD))[0]

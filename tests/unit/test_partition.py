@@ -584,7 +584,7 @@ CONFIG = "compute_partition_config"
 
 
 def told(simulated, **files):
-    """A host whose files say just this; ``config`` stands for the folder of a newer driver."""
+    """A host whose files say just this; ``config_`` stands for the folder of a newer driver."""
     base = f"/sys/bus/pci/devices/{FIRST}"
     texts = {name.replace("config_", f"{CONFIG}/", 1): text for name, text in files.items()}
     sysfs = {name: text for name, text in {**FILES, **texts}.items() if text is not None}
@@ -639,6 +639,36 @@ def test_without_a_list_the_modes_can_not_be_switched(simulated):
     tool, gpu = told(simulated, available_compute_partition=None)
     with pytest.raises(errors.Unsupported, match="can't be switched"):
         planned(tool, gpu, {"compute": "CPX"})
+
+
+@pytest.mark.parametrize("pair", sorted(NEW_ONLY))
+def test_what_this_version_of_the_driver_does_not_take_is_found_out_before_the_request(simulated, pair):
+    """The first drivers with lists know one table for all boards, and tell of each compute mode when they are asked."""
+    compute, memory = pair.split("/")
+    host, tool, gpu = board_in(simulated, "mi355x", "supported-early", "SPX/NPS1")
+    steps = planned(tool, gpu, {"compute": compute, "memory": memory}).steps
+    with pytest.raises(errors.ProfileMismatch, match=f"{compute} with NPS1 only, not with NPS2. Nothing was requested") as caught:
+        tool.run(gpu, steps[0])
+    assert FIRST in str(caught.value)
+    assert amdgpu.modes(host.state()["gpus"][FIRST])["requested"] == tool.observe(gpu).requested == ""
+    assert host.read(f"/sys/bus/pci/devices/{FIRST}/{CONFIG}/xcp_config") == "SPX"
+    # In that memory mode the driver's list tells it, so that the plan does.
+    host, tool, gpu = board_in(simulated, "mi355x", "supported-early", "DPX/NPS2")
+    with pytest.raises(errors.ProfileMismatch, match=f"no combination {pair}"):
+        planned(tool, gpu, {"compute": compute, "memory": memory})
+
+
+def test_a_hive_is_asked_for_every_compute_mode_that_is_wanted_in_it(simulated):
+    files = {**FILES, "available_memory_partition": "NPS1, NPS2", "xgmi_hive_info/xgmi_hive_id": "7"}
+    mi355x = {**GPU, "device": "75a3", "sysfs": files, "partition_files": "supported-early"}
+    boards = [{**mi355x, "address": address} for address in (FIRST, LAST)]
+    host = simulated("mi300x-8", gpus=boards)
+    tool, gpus = opened(host)
+    wanted = {FIRST: {"compute": "qpx", "memory": "NPS2"}, LAST: {"compute": "DPX", "memory": "NPS2"}}
+    tool.gather([(gpus[address], one) for address, one in wanted.items()])
+    planned(tool, gpus[FIRST], wanted[FIRST])
+    with pytest.raises(errors.ProfileMismatch, match="QPX with NPS1 only"):
+        tool.run(gpus[LAST], planned(tool, gpus[LAST], wanted[LAST]).steps[0])
 
 
 def test_a_way_back_from_a_mode_that_only_an_older_driver_took(simulated):

@@ -8,7 +8,8 @@ GPUs are joined. Files of the driver vanish while it is not loaded.
 The description lists in ``available_compute_partition`` all modes of the board. What the machine shows there is up to its driver
 (``partition_files`` of the GPU): a newer one shows those that are valid in the memory mode of now, and has all of them in
 ``compute_partition_config/supported_xcp_configs``; beside that, ``supported_nps_configs`` has the memory modes of the one compute
-mode that ``xcp_config`` selects. An older one shows all of them always.
+mode that ``xcp_config`` selects. An older one shows all of them always. The first of the newer ones (``supported-early``) take
+NPS2 with DPX only, on every board.
 """
 
 import errno
@@ -90,7 +91,7 @@ def _supported(gpu):
 
 
 def _is_newer(gpu):
-    return gpu["about"]["partition_files"] == "supported"
+    return gpu["about"]["partition_files"] != "available"
 
 
 def _is_valid(gpu, compute, memory):
@@ -98,7 +99,8 @@ def _is_valid(gpu, compute, memory):
     if compute not in _supported(gpu):
         return False
     if _is_newer(gpu):
-        return memory in (_COMPATIBLE_GFX950 if _model(gpu).get("architecture") == "gfx950" else _COMPATIBLE)[compute]
+        newest = gpu["about"]["partition_files"] == "supported" and _model(gpu).get("architecture") == "gfx950"
+        return memory in (_COMPATIBLE_GFX950 if newest else _COMPATIBLE)[compute]
     domains = int(memory[3:])
     if compute == "CPX":
         return (_model(gpu)["xcc"] or 1) % domains == 0

@@ -61,8 +61,8 @@ sriov_totalvfs    virtual functions that it can have (0); vf_device: their PCI d
                   first one's address (1); vf_driver: who binds them (nvidia with vgpu, else "")
 numvfs            virtual functions that it begins with, such as those that gim makes when it is loaded (0)
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
-partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``available`` as an older one; see
-                  :mod:`gpuslice.sim.amdgpu` (supported)
+partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``supported-early`` as the first of
+                  these, ``available`` as an older one; see :mod:`gpuslice.sim.amdgpu` (supported)
 health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, recovery_action}``; the action is none,
                   gpu_reset, node_reboot, drain_p2p or drain_and_reset
 sysfs             more files of its PCI directory: ``{file: text}``; they can be written too ({})
@@ -93,7 +93,7 @@ VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage")
 VGPU = ("mdev", "vfio")
-PARTITION_FILES = ("supported", "available")
+PARTITION_FILES = ("supported", "supported-early", "available")
 SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "prelim_iov", "iov", "none", "no-pf")
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}

@@ -415,7 +415,7 @@ class Partition:
             changing = self._changing_memory(gpu, wanted.memory, undo)
             self._refuse_reload(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
             self._reloading = sorted(changing)
-            steps += self._memory_steps(gpu, state, wanted, changing)
+            steps += self._memory_steps(gpu, state, wanted, changing, [] if undo else self._doubtful(gpu, wanted))
             now = self.automatic(gpu, wanted.memory)
         elif wanted.compute != state.compute:
             doing = f"change the compute mode from {state.compute} to {wanted.compute}"
@@ -501,7 +501,15 @@ class Partition:
         if modules or (users and not held):
             raise errors.ResourceConflict(f"{need}, but {_users(users, modules)}.", gpu.address, "End that use and run again.")
 
-    def _memory_steps(self, gpu, state, wanted, changing):
+    def _doubtful(self, gpu, wanted):
+        """Compute modes wanted in the hive that only newer drivers take with the memory mode: a reload must not tell it."""
+        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
+        others = [self._settings[address][1] for address in self.hive(gpu.address) if address in self._settings]
+        modes = {wanted.compute, *(str(one.get("layout", one).get("compute") or "").upper() for one in others)}
+        old, new = ({m for m in modes if wanted.memory in amd.memory_modes_with(m, architecture, n)} for n in (False, True))
+        return sorted(new - old)
+
+    def _memory_steps(self, gpu, state, wanted, changing, doubtful):
         """
         One GPU of a hive carries the request for all, and one GPU of the host the reload: each is the last one, as resets go in
         the order of addresses. So nothing comes between the two that could fail and leave a request behind.
@@ -510,7 +518,8 @@ class Partition:
         if gpu.address == max(address for address in self.hive(gpu.address) if address in changing):
             words = f"request memory mode {mode} for the hive (now {state.memory})"
             undo = f"requesting {state.memory} and another reload"
-            steps.append(self._step(gpu, "set_memory", {"memory": mode}, words, undo, "set_memory_partition", RESET))
+            args = {"memory": mode, **({"doubtful": doubtful} if doubtful else {})}
+            steps.append(self._step(gpu, "set_memory", args, words, undo, "set_memory_partition", RESET))
         if gpu.address == max(changing):
             steps.append(self._reload_step(gpu, changing))
         words = f"find memory mode {mode} in force after the reload (now {state.memory})"
@@ -663,10 +672,12 @@ class Partition:
     def _run_end_process(self, gpu, pid, command):
         kernel.end_process(self._host, gpu.address, pid, command)
 
-    def _run_set_memory(self, gpu, memory):
+    def _run_set_memory(self, gpu, memory, doubtful=()):
         if self._memory_of(gpu.address) == memory:
             return
         self._refuse_busy_module(gpu)
+        for compute in doubtful:
+            self._refuse_what_the_driver_does_not_take(gpu, compute, memory)
         self._request(gpu.address, memory)
 
     def _request(self, address, memory):
@@ -690,6 +701,23 @@ class Partition:
                 f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
                 gpu.address,
                 "End that use and run again.",
+            )
+
+    def _refuse_what_the_driver_does_not_take(self, gpu, compute, memory):
+        """Ask the driver's own table, which is written to for that: so a plan can't."""
+        selector = self._path(gpu.address, f"{_CONFIG}/xcp_config")
+        shown, doing = kernel.text(self._host, selector), f"look up compute mode {compute}"
+        if not shown:
+            return
+        bounded.write(self._host, gpu.address, selector, compute, doing, _COMPUTE_ERRNOS)
+        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
+        bounded.write(self._host, gpu.address, selector, shown, doing, _COMPUTE_ERRNOS)
+        if told is not None and memory not in told:
+            takes = f"takes compute mode {compute} with {', '.join(told) or 'nothing'} only"
+            raise errors.ProfileMismatch(
+                f"This version of {MODULE} {takes}, not with {memory}. {self._requested_before()}",
+                gpu.address,
+                "Use another combination, or a newer driver.",
             )
 
     def _requested_before(self):
