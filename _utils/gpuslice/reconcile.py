@@ -271,7 +271,9 @@ class Reconciler:
             result = work()
             if self._interrupts.number is None:
                 return result
-            lines = [*result.errors, *result.warnings] if result.errors else ["The change was at its end already and is made."]
+            lines = [*result.errors, *result.warnings]
+            if result.ok and not result.plan.empty:
+                lines.insert(0, "The change was at its end already and is made.")
             where = f"It is generation {result.generation} of the history." if result.generation else ""
             raise errors.Interrupted(self._interrupts.number, " ".join([self._asked_to_end(), *lines, where]).rstrip())
 
@@ -281,7 +283,7 @@ class Reconciler:
     def _refuse_to_begin(self):
         """A signal that came before anything was begun ends the process before anything is."""
         if self._interrupts.number is not None:
-            raise errors.Interrupted(self._interrupts.number, f"{self._asked_to_end()} Nothing was changed.")
+            raise errors.Interrupted(self._interrupts.number, f"{self._asked_to_end()} Nothing was begun.")
 
     def _apply_locked(self, targets):
         begun = time.monotonic()

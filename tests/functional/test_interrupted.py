@@ -2,6 +2,7 @@
 A change that did not end: everybody who looks sees it, what is said of it is what is done, and it can be dealt with by hand.
 """
 
+import os
 import re
 import signal
 
@@ -190,6 +191,22 @@ def test_finishing_what_a_gpu_is_gone_from_says_to_undo(half):
         result = engine.reconciler().recover(engine.gpus)
     assert THIRD in " ".join(result.warnings) and closed(half)
     assert shapes(half) == dict.fromkeys((FIRST, SECOND), OLD)
+
+
+def test_a_signal_during_an_undo_lets_it_end_and_begins_nothing_else(half):
+    half.add_fault({"call": CREATE, "signal": "SIGTERM"})
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            apply(config(half), pillar(["7g.40gb"]))
+        except errors.Interrupted as err:
+            status = err.code if "it was undone" in err.what and "Nothing was begun" in err.what else 98
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    assert closed(half) and shapes(half) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
 
 
 # -- what is said is what is done --------------------------------------------------------------------------------------
