@@ -147,6 +147,34 @@ def test_back_to_one_domain_the_driver_chooses_one_partition(lone):
     assert actions(planned(tool, gpu, {"compute": "CPX", "memory": "NPS1"}))[-1] == "set_compute"
 
 
+OPTION = "/sys/module/amdgpu/parameters/user_partt_mode"
+
+
+def test_the_compute_mode_that_an_option_names_for_the_beginning_is_known(simulated):
+    tool, gpus = opened(host := simulated("mi300x-8", gpus=[GPU], files={OPTION: "4"}))
+    wanted = {"compute": "QPX", "memory": "NPS4"}
+    assert planned(tool, gpus[FIRST], {"memory": "NPS4"}).after["compute"] == "CPX"
+    assert brought(tool, gpus[FIRST], wanted) == wanted
+    # Without the option it would be SPX.
+    assert brought(tool, gpus[FIRST], {"compute": "SPX", "memory": "NPS1"}) == {"compute": "SPX", "memory": "NPS1"}
+    assert amdgpu.modes(host.state()["gpus"][FIRST])["selected"] == "CPX"
+
+
+@pytest.mark.parametrize("auto", ["-2", "4294967294"])
+def test_an_option_that_leaves_the_beginning_to_the_driver_is_none(simulated, auto):
+    tool, gpus = opened(simulated("mi300x-8", gpus=[GPU], files={OPTION: auto}))
+    assert planned(tool, gpus[FIRST], {"memory": "NPS2"}).after["compute"] == "DPX"
+
+
+def test_a_memory_mode_in_which_the_driver_would_not_start_is_refused(simulated):
+    host = simulated("mi300x-8", gpus=[GPU], files={OPTION: "0"})
+    tool, gpus = opened(host)
+    with pytest.raises(errors.Unsupported, match="user_partt_mode.*SPX.*NPS4") as caught:
+        planned(tool, gpus[FIRST], {"compute": "CPX", "memory": "NPS4"})
+    assert FIRST in str(caught.value) and "modprobe.d" in str(caught.value)
+    assert actions(planned(tool, gpus[FIRST], {"compute": "CPX"})) == ["set_compute"]
+
+
 def test_without_permission_nothing_is_requested(lone):
     _, tool, gpu = lone()
     with pytest.raises(errors.ModeChangePending, match="unload_modules") as caught:

@@ -305,6 +305,8 @@ def modprobe(state, module, loading):
 
 
 def _load(state):
+    option = state["host"]["files"].get(f"/sys/module/{MODULE}/parameters/user_partt_mode", "")
+    forced = int(option) if option.isdigit() else None
     for address, gpu in state["gpus"].items():
         override = state["written"].get(f"{_DEVICES}/{address}/driver_override", "(null)")
         if gpu["about"]["vendor"] != VENDOR or gpu["about"]["driver"] or override not in ("(null)", MODULE):
@@ -314,7 +316,7 @@ def _load(state):
         if now["files"] is not None:
             gpu["about"]["sysfs"], now["files"] = now["files"], None
         if _partitionable(gpu):
-            now["compute"] = now["selected"] = automatic(gpu, now["memory"])
+            now["compute"] = now["selected"] = _catalog().USER_PARTITION_MODE.get(forced) or automatic(gpu, now["memory"])
             now["alloc"] = "EVEN" if now["alloc"] else ""
 
 

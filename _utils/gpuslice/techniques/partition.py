@@ -40,6 +40,7 @@ from gpuslice.techniques.partition_notes import Notes
 
 MODULE = "amdgpu"
 _DRIVER = f"/sys/bus/pci/drivers/{MODULE}"
+_BEGINS_WITH = f"/sys/module/{MODULE}/parameters/user_partt_mode"
 _RELOAD_TIMEOUT = 600
 _COMPUTE, _MEMORY = "current_compute_partition", "current_memory_partition"
 _ALLOC = "compute_partition_mem_alloc_mode"
@@ -413,6 +414,8 @@ class Partition:
         steps, now = [], state.compute
         if wanted.memory != state.memory:
             changing = self._changing_memory(gpu, wanted.memory, undo)
+            if not undo:
+                self._refuse_beginning(gpu, wanted)
             self._refuse_reload(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
             self._reloading = sorted(changing)
             steps += self._memory_steps(gpu, state, wanted, changing, [] if undo else self._doubtful(gpu, wanted))
@@ -444,13 +447,31 @@ class Partition:
         return PartitionState(compute, memory, "")
 
     def automatic(self, gpu, memory):
-        """The compute mode that the driver takes by itself with a memory mode."""
+        """The compute mode that the driver takes by itself with a memory mode; an option of it may name one for all GPUs."""
+        if forced := self._forced():
+            return forced
         domains, dies = int(memory[3:]), amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 8
         if domains == 1:
             return "SPX"
         if domains in (dies, dies // 2):
             return "TPX" if "TPX" in self._compute_modes(gpu) else "CPX"
         return "DPX"
+
+    def _forced(self):
+        """The compute mode that the driver begins with because its options say so, "" where it decides."""
+        return amd.USER_PARTITION_MODE.get(kernel.number(self._host, _BEGINS_WITH), "")
+
+    def _refuse_beginning(self, gpu, wanted):
+        """Refuse a memory mode in which the driver, loaded with the options of now, would not start the GPU."""
+        forced = self._forced()
+        if not forced or f"{forced}/{wanted.memory}" in self.available(gpu)["pairs"]:
+            return
+        raise errors.Unsupported(
+            f"Memory mode {wanted.memory} is wanted, but the option user_partt_mode of {MODULE} makes it begin with compute mode "
+            f"{forced}, which {gpu.model} does not have together with {wanted.memory}: it would not start the GPU.",
+            gpu.address,
+            "Take that option out of /etc/modprobe.d and the kernel's command line, reload the driver, and run again.",
+        )
 
     def _refuse_illegal(self, gpu, state, wanted):
         """Refuse a pair that this board does not have. It is judged by the memory mode in which the compute mode is wanted."""
