@@ -2,11 +2,15 @@
 What is carried through one change: what failed and what holds, and where no further step is begun.
 """
 
+import logging
 from dataclasses import dataclass
 from dataclasses import field
 
+from gpuslice import errors
 from gpuslice.journal import Entry
 from gpuslice.plan import Plan
+
+log = logging.getLogger(__name__)
 
 #: In the place of a PCI address: the whole change failed, wherever it was.
 ALL = ""
@@ -76,3 +80,11 @@ class Halt:
         if self._whole or ALL in self._failed:
             return self.cut_short or bool(self._failed)
         return self.cut_short or self._group(gpu) in self._failed
+
+
+def caught(err, gpu=""):
+    """The error for anything that was caught; what nobody thought of goes to the log as well."""
+    if isinstance(err, errors.GpuSliceError):
+        return err
+    log.error("something unexpected failed", exc_info=err)
+    return errors.StepFailed(f"Something unexpected failed: {type(err).__name__}: {err}.", gpu, "Please report this.")

@@ -53,6 +53,12 @@ class Entry:
         """Tells the steps of this change from those of another that a crash left behind."""
         return f"{self.time}-{self.pid}"
 
+    def begun(self):
+        """(GPU, :class:`gpuslice.plan.Step`) of the steps that were begun, those of an interrupted attempt before it included."""
+        planned = {made.gpu: made for made in Plan.from_dict(self.plan).gpus}
+        earlier = [Step.from_dict(step) for step in self.earlier]
+        return [(step.gpu, step) for step in earlier] + [(gpu, planned[gpu].steps[number - 1]) for gpu, number in self.steps]
+
 
 def _entry(data):
     """The entry that :meth:`Journal.begin` wrote. Raises a ValueError that says what is wrong with anything else."""

@@ -3,6 +3,7 @@ Step and Plan: what a change will do, as data. The same plan is what a user sees
 what is carried out, so these can't disagree.
 """
 
+import json
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
@@ -223,3 +224,8 @@ def _many(count, noun):
 
 def _gpus(count):
     return _many(count, "GPU")
+
+
+def same(one, other):
+    """Whether two layouts or settings are equal once JSON has made lists of their tuples."""
+    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))

@@ -1,0 +1,116 @@
+"""
+What outlasts a change: the layouts that a boot brings back, the GPUs that wait for a reboot, and the count of replays.
+"""
+
+import logging
+
+from gpuslice import errors
+from gpuslice import lock
+from gpuslice.attempts import Attempts
+from gpuslice.verified import Verified
+from gpuslice.verified import entry as verified_entry
+
+log = logging.getLogger(__name__)
+
+
+class Memory:
+    """
+    The records of one host.
+
+    :param options: :class:`gpuslice.reconcile.Options`; :param journal: :class:`gpuslice.journal.Journal`.
+    :param ledger: :class:`gpuslice.reboot.RebootLedger`; :param undo: :class:`gpuslice.undo.Undo`.
+    """
+
+    def __init__(self, host, options, journal, ledger, undo):
+        self._host, self._options, self._journal, self._ledger, self._undo = host, options, journal, ledger, undo
+        self._verified, self._attempts = Verified(host), Attempts(host)
+
+    def remember(self, change, kept, after, outcome):
+        """Note what was verified, before the change is closed: a crash in between must leave the one or the other record."""
+        entry, result = change.entry, change.result
+        noted = {}
+        if kept or outcome == "applied":
+            number = self._journal.upcoming()
+            found = [p for p in result.plan.gpus if not p.steps and not p.waits and p.wanted]
+            noted = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in found}
+            for gpu in kept:
+                awaits = entry.goal.get(gpu) if gpu in result.reboot else None
+                if gpu in change.verified or (awaits and "error" not in after[gpu]):
+                    noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], after[gpu], change.gpus[gpu], number, awaits)
+            result.warnings += self._clear_count(noted)
+        others = {gpu: one for gpu, one in after.items() if gpu not in kept}
+        put_back = {gpu: one for gpu, one in others.items() if self._undo.is_as_before(entry, change.gpus, gpu, one)}
+        noted.update(self.undone(entry.techniques, put_back, change.gpus))
+        result.warnings += self.note_verified(noted)
+
+    def remember_found(self, plan):
+        """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
+        found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits and p.wanted}
+        try:
+            if not self._verified.differs(found) and not self._attempts.counts(found):
+                return
+            with lock.held(self._host.state_dir, self._options.who, self._options.jid, patience=0):
+                self._verified.note(found)
+                self._attempts.succeeded(found)
+        except (OSError, errors.GpuSliceError) as err:
+            # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
+            log.info("the verified layouts were not noted: %s", err)
+
+    def _clear_count(self, gpus):
+        """What a boot tried in vain on these GPUs counts no more. Returns a sentence when that could not be written."""
+        try:
+            self._attempts.succeeded(gpus)
+        except errors.StateDirUnusable as err:
+            return [str(err)]
+        return []
+
+    def undone(self, techniques, layouts, gpus):
+        """
+        Entries for layouts that were put back, of the GPUs whose record tells the change that was undone: a crash came between
+        record and journal. Any other record stays, for what it tells is still the last that was verified.
+        """
+        try:
+            known = self._verified.entries()
+        except errors.GpuSliceError:
+            return {}
+        number = self._journal.upcoming()
+        return {
+            gpu: self._entry_of(gpu, techniques[gpu], layout, gpus.get(gpu))
+            for gpu, layout in layouts.items()
+            if gpu in known and known[gpu]["generation"] == number
+        }
+
+    def _entry_of(self, address, technique, layout, gpu, generation=None, awaits=None):
+        rules = self._options.rules_noted.get(address) or {
+            "stop_units": list(self._options.stop_units),
+            "unload_modules": list(self._options.unload_modules),
+            "health_check": self._options.health_check,
+        }
+        model = getattr(gpu, "model", "")
+        return verified_entry(technique, layout, self._host.now(), generation, model, awaits, rules)
+
+    def note_verified(self, entries):
+        """Returns a sentence when it could not be written: the hardware is right all the same."""
+        try:
+            self._verified.note(entries)
+        except (OSError, errors.StateDirUnusable) as err:
+            why = getattr(err, "strerror", None) or err
+            place = self._verified.path
+            return [f"The verified layout could not be noted in {place}, so a boot would bring back an older one: {why}."]
+        return []
+
+    def tidy(self, plans, waiting):
+        """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
+        try:
+            self._ledger.remove([made.gpu for made in plans if made.gpu not in waiting])
+        except OSError as err:
+            log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, err.strerror)
+
+    def note_reboot(self, gpu, why, result):
+        """Note that a GPU waits for a reboot; the result gets a sentence where that can't be written."""
+        try:
+            self._ledger.add(gpu, why)
+        except OSError as err:
+            result.warnings.append(
+                f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {err.strerror}."
+            )
