@@ -8,11 +8,13 @@ names those that are gone, and never tries a layout again and again that fails: 
 import os
 import sys
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import inventory
+from gpuslice import lock
 from gpuslice.attempts import Attempts
 from gpuslice.journal import Journal
 from gpuslice.reconcile import Options
@@ -370,8 +372,14 @@ def forget(engine, gpu, test=False):
     Bring a GPU back no more at a boot.
 
     :param gpu: PCI address, also of a GPU that is gone, or UUID.
-    :return: dict as of :func:`replay`. Raises errors.DeviceNotFound when it has no verified layout.
+    :return: dict as of :func:`replay`. Raises errors.DeviceNotFound when it has no verified layout, errors.LockHeld.
     """
+    # The record is of all GPUs: without the lock, what another run notes meanwhile would be lost.
+    with nullcontext() if test else lock.held(engine.host.state_dir, "gpu_boot.forget"):
+        return _forgotten(engine, gpu, test)
+
+
+def _forgotten(engine, gpu, test):
     verified = Verified(engine.host)
     entries = verified.entries()
     address = gpu if gpu in entries else engine.gpu(gpu).address

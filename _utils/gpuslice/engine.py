@@ -40,6 +40,7 @@ class Target(NamedTuple):
     What one GPU is to become; ``technique`` None leaves it alone for the ``reason``.
 
     ``settings`` are the technique's, or ``{"difference": ...}``: what its ``settle`` turns into settings under the lock.
+    ``newest`` is the newest generation of the history that the wish goes by; None for one that does not go by it.
     """
 
     gpu: object
@@ -47,6 +48,7 @@ class Target(NamedTuple):
     settings: dict
     path: str = ""
     reason: str = ""
+    newest: int | None = None
 
 
 class Engine:
@@ -388,7 +390,9 @@ class Engine:
                 f"{interrupted.words(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
                 todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
             )
-        return [Target(by_address[a], entry.techniques[a], settings) for a, settings in entry.goal.items()] if entry else []
+        newest = Journal(self.host).upcoming() - 1
+        goal = entry.goal if entry else {}
+        return [Target(by_address[a], entry.techniques[a], settings, newest=newest) for a, settings in goal.items()]
 
     def rollback_targets(self, generation=None):
         """
@@ -430,7 +434,8 @@ class Engine:
                 raise errors.JournalDamaged(
                     f"Generation {record['generation']} does not tell the layout: {layout['error']}", address
                 )
-            targets.append(Target(by_address[address], tool.name, tool.settings_of(layout)))
+            newest = past[-1]["generation"] if generation is None else None
+            targets.append(Target(by_address[address], tool.name, tool.settings_of(layout), newest=newest))
         return targets
 
     def export(self, form="pillar"):

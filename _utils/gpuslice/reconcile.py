@@ -156,6 +156,9 @@ class Reconciler:
         """
         with lock.held(self._host.state_dir, self._options.who, self._options.jid), self._interrupts:
             self._refuse_to_begin()
+            # Somebody else may have changed the host while this run planned: what it read then counts no more, and handles of a
+            # GPU that was reset are void.
+            self._tools.release()
             result = work()
             if self._interrupts.number is None:
                 return result
@@ -175,6 +178,7 @@ class Reconciler:
 
     def _apply_locked(self, targets):
         begun = time.monotonic()
+        self._refuse_if_superseded(targets)
         interrupted_one, earlier = self._recover(targets)
         try:
             self._refuse_to_begin()
@@ -196,6 +200,17 @@ class Reconciler:
         self._change(Change(plan, targets, gpus, entry, result))
         result.seconds = round(time.monotonic() - begun, 2)
         return result
+
+    def _refuse_if_superseded(self, targets):
+        """Who undoes "the last change", or finishes an interrupted one, does not mean one that came since."""
+        known = {target.newest for target in targets if getattr(target, "newest", None) is not None}
+        newest = self._journal.upcoming() - 1 if known else None
+        if known - {newest}:
+            raise errors.ForeignChange(
+                f"Another run made generation {newest} meanwhile, and what was asked for goes by the history before it. "
+                "Nothing was changed.",
+                todo="Look at 'salt-call gpu_slicing.history', then run again.",
+            )
 
     def _entry(self, plan, targets, wishes, earlier):
         """The record of a change; ``earlier`` is the one of the interrupted attempt that it goes on with, None for none."""
