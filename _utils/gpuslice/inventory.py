@@ -13,6 +13,7 @@ from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import detection
 from gpuslice import errors
+from gpuslice import numbers
 from gpuslice.host import JOURNAL
 from gpuslice.model import Gpu
 from gpuslice.printable import printable
@@ -249,7 +250,7 @@ def _has_vgpu(host, gpu, known, names):
 
 def _virtual_functions(host, base, names):
     """Limits and addresses of virtual functions, in the order of their numbers."""
-    links = sorted((name for name in names if re.match(r"virtfn\d+\Z", name)), key=lambda name: int(name[6:]))
+    links = sorted((name for name in names if re.match(r"virtfn[0-9]{1,9}\Z", name)), key=lambda name: int(name[6:]))
     found = [host.readlink(f"{base}/{link}") for link in links]
     total = (_number(_optional(host, f"{base}/sriov_totalvfs")) or 0) if "sriov_totalvfs" in names else 0
     # The links are counted: to read sriov_numvfs waits, for ever perhaps, while a driver is letting the function go.
@@ -296,7 +297,8 @@ def _hex(text, digits=4):
 
 def _number(text):
     """A decimal number, None for anything else."""
-    return int(text) if re.match(r"-?\d+\Z", text.strip()) else None
+    # One that can't be true is kept, so that whoever wants to use it meets it and says so.
+    return numbers.whole(text, most=10**25)
 
 
 def _optional(host, path):

@@ -12,6 +12,7 @@ from dataclasses import field
 
 from gpuslice import errors
 from gpuslice import journal_check
+from gpuslice import numbers
 from gpuslice.host import JOURNAL
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
@@ -184,7 +185,8 @@ class Journal:
 
     def _numbers(self):
         names = self._host.store_names(self._history)
-        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+        found = (numbers.whole(name[:-5]) for name in names if name.endswith(".json"))
+        return sorted(number for number in found if number is not None and number >= 0)
 
     def _file(self, number):
         return os.path.join(self._history, f"{int(number):06d}.json")

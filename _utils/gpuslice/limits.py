@@ -45,7 +45,7 @@ class Limits:
         self._scale = scale
         self._idle, self._pid = [], os.getpid()
         self._here = threading.local()
-        # GPU -> (error, worker whose call has not come back or None).
+        # GPU, or the key of something else -> (error, worker whose call has not come back or None).
         self._hanging = {}
 
     def seconds(self, seconds):
@@ -53,18 +53,19 @@ class Limits:
         return seconds * self._scale()
 
     # -- what hangs ----------------------------------------------------------------------------------------------
-    def refuse(self, gpu):
-        """Raise errors.Unhealthy where an earlier call for this GPU (PCI address) has not come back."""
-        if not self._hanging or gpu not in self._hanging:
-            return
-        known, worker = self._hanging[gpu]
-        if worker and not worker.call:
-            return
-        raise errors.Unhealthy(known.what, known.gpu, known.todo)
+    def refuse(self, gpu, key=None):
+        """
+        Raise errors.Unhealthy where an earlier call for this GPU (PCI address) has not come back.
 
-    def hangs(self, gpu, err, worker=None):
-        """Remember why the GPU ("": the library of all of them) is to be left alone: ``err``, which is returned."""
-        self._hanging[gpu] = (err, worker)
+        :param key: what it was remembered under where that is not the GPU.
+        """
+        known, worker = self._hanging.get(gpu if key is None else key, (None, None))
+        if known and (worker is None or worker.call):
+            raise errors.Unhealthy(known.what, gpu, known.todo)
+
+    def hangs(self, key, err, worker=None):
+        """Remember why a GPU, or all that is asked under another key, is to be left alone: ``err``, which is returned."""
+        self._hanging[key] = (err, worker)
         return err
 
     def left_behind(self):
@@ -92,16 +93,17 @@ class Limits:
             raise err
         return answer
 
-    def call(self, seconds, gpu, doing, function, *args, **kwargs):
+    def call(self, seconds, gpu, doing, function, *args, key=None, **kwargs):
         """
         Make one call; outside of :meth:`within` it is a piece of work of its own.
 
-        :param seconds: how long it may take; :param gpu: PCI address, "" for a call that concerns all of them.
-        :param doing: completes "could not ...".
+        :param seconds: how long it may take; :param gpu: PCI address for the message; :param doing: completes "could not ...".
+        :param key: of what can't be asked any more once it hangs, where that is not only the GPU.
         :raises errors.Unhealthy: as :meth:`within`, and at once when an earlier call for the GPU has not come back.
         """
-        self.refuse(gpu)
-        return self.within(self._noted, (seconds, gpu, doing), function, args, kwargs)
+        key = gpu if key is None else key
+        self.refuse(gpu, key)
+        return self.within(self._noted, (seconds, gpu, doing, key), function, args, kwargs)
 
     def rest(self):
         """End the threads that wait for work; the next piece of work starts one again."""
@@ -156,18 +158,18 @@ class Limits:
         call = worker.call
         if call is None:
             return False
-        since, seconds, gpu, doing = call
+        since, seconds, gpu, doing, key = call
         if time.monotonic() - since < self.seconds(seconds):
             lock.waits(worker, f"GPU {gpu}: {doing}" if gpu else doing, since)
             return True
-        raise self.hangs(gpu, hanging(gpu, doing, seconds), worker)
+        raise self.hangs(key, hanging(gpu, doing, seconds), worker)
 
 
 class _Worker(threading.Thread):
     """
     A thread that does one piece of work after the other.
 
-    :ivar call: the call that it is at: since when, seconds that it may take, GPU, what it is for.
+    :ivar call: the call that it is at: since when, seconds that it may take, GPU, what it is for, key of what hangs with it.
     """
 
     def __init__(self, here):

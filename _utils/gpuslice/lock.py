@@ -44,6 +44,7 @@ def held(state_dir, who, jid="", patience=PATIENCE):
     try:
         _acquire(handle, os.path.join(state_dir, "lock"), patience)
         os.ftruncate(handle, 0)
+        store.sweep(store.Disk(), state_dir)
         _take(handle, {"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()})
         yield
     finally:

@@ -4,8 +4,8 @@ Whole numbers in what a kernel, a driver or a program says.
 
 import re
 
-# Only these digits: int() takes those of all scripts, isdigit() also superscripts, which int() refuses, and texts of some
-# thousand digits make int() fail.
+# Only these digits: int() takes those of all scripts, str.isdigit() also superscripts, at which int() fails, as it does at texts
+# of some thousand digits.
 _WHOLE = re.compile(r"-?[0-9]{1,25}")
 
 

@@ -59,7 +59,11 @@ CI_ENUMS = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4}
 #: More enums than any header has had: enumeration ends at INVALID_ARGUMENT, this only bounds a library that never says it.
 _MAX_ENUM = 64
 _MAX_INSTANCES = 16
+#: More memory slices, placements or MIG devices of one GPU than any has had (8, 7 and 7): what tells more tells nothing true.
+_MAX_SLICES = 64
 _MAX_CI_ID = 9
+#: What a session hangs under that can't be begun: nothing of any GPU can be asked then.
+_LIBRARY = "NVML"
 
 
 class CiState(NamedTuple):
@@ -108,15 +112,16 @@ class Nvml:
         self.calls = Counter()
 
     # -- session -------------------------------------------------------------------------------------------------
-    def open(self):
+    def open(self, gpu=""):
         """
         The library with its session begun.
 
+        :param gpu: PCI address of the GPU for which it is begun, for error messages.
         :raises errors.DriverMissing: :raises errors.DriverMismatch: :raises errors.PermissionDenied: :raises errors.DriverError:
         :raises errors.Unhealthy: the driver does not answer.
         """
         # Outside of the lock, which one that hangs never gives back.
-        return self._lib or self._host.limits.call(limits.BEGIN, "", "begin an NVML session", self._begin)
+        return self._lib or self._host.limits.call(limits.BEGIN, gpu, "begin an NVML session", self._begin, key=_LIBRARY)
 
     def _begin(self):
         with self._opening:
@@ -141,7 +146,7 @@ class Nvml:
             # It still uses the library, which must not be taken from under it.
             return
         try:
-            self._host.limits.call(limits.CHANGE, "", "end the NVML session", lib.nvmlShutdown)
+            self._host.limits.call(limits.CHANGE, "", "end the NVML session", lib.nvmlShutdown, key=_LIBRARY)
         except lib.NVMLError as err:
             raise translate(err, "", "end the NVML session") from err
 
@@ -153,7 +158,7 @@ class Nvml:
         :param quiet: error codes that are an answer here: they are returned as None.
         :raises errors.Unhealthy: it does not come back; nothing is asked of this GPU any more.
         """
-        lib = self.open()
+        lib = self._lib or self.open(gpu)
         doing = doing or f"do {name}"
         function = getattr(lib, name, None)
         if function is None:
@@ -280,7 +285,7 @@ class Nvml:
         handle = self.handle(gpu)
         # The newer form names the profiles, but is documented to answer only while MIG is on.
         found = self._profiles(handle, gpu, 2, known) or self._profiles(handle, gpu, 1, known)
-        if not found:
+        if not any(profile.starts for profile in found):
             return None
         return MigTable(
             slots=max(start + p.size for p in found for start in p.starts),
@@ -306,6 +311,7 @@ class Nvml:
         return found
 
     def _profile(self, handle, gpu, enum, info, known):
+        _believe(info.sliceCount, "compute slices of a profile", gpu)
         starts, size = self._placements(handle, gpu, info.id)
         attributes = ATTRIBUTES.get(enum, ())
         name = _text(getattr(info, "name", b"")).removeprefix("MIG ").strip() or self._name(handle, gpu, info, attributes)
@@ -328,15 +334,20 @@ class Nvml:
 
     def _name(self, handle, gpu, info, attributes):
         total = self.call("nvmlDeviceGetMemoryInfo", handle, gpu=gpu, doing="read the memory size").total / 2**20
+        if info.memorySizeMB > total:
+            raise _unbelievable(f"{info.memorySizeMB} MiB for a profile of a GPU that has {total:.0f} MiB", gpu)
         return profile_name(info.sliceCount, info.memorySizeMB, total, attributes)
 
     def _placements(self, handle, gpu, profile_id):
         lib, count = self.open(), ctypes.c_uint(0)
         ask = "nvmlDeviceGetGpuInstancePossiblePlacements"
         self.call(ask, handle, profile_id, None, ctypes.byref(count), gpu=gpu, doing="read the legal placements")
-        places = (lib.c_nvmlGpuInstancePlacement_t * max(count.value, 1))()
+        room = max(_believe(count.value, "legal placements of a profile", gpu), 1)
+        places = (lib.c_nvmlGpuInstancePlacement_t * room)()
         self.call(ask, handle, profile_id, places, ctypes.byref(count), gpu=gpu, doing="read the legal placements")
         found = sorted((p.start, p.size) for p in places[: count.value])
+        for start, size in found:
+            _believe(start + size, "memory slices", gpu)
         return tuple(start for start, _ in found), (found[0][1] if found else 0)
 
     # -- instances -----------------------------------------------------------------------------------------------
@@ -374,7 +385,7 @@ class Nvml:
             doing="list the GPU instances",
             quiet=(NOT_SUPPORTED, INVALID_ARGUMENT),
         )
-        return [gi for gi in room[: count.value] if gi]
+        return [gi for gi in room[: _believe(count.value, "GPU instances of a profile", gpu, _MAX_INSTANCES)] if gi]
 
     def _compute_instances(self, gi, gpu, profile):
         found, used = [], 0
@@ -413,7 +424,7 @@ class Nvml:
         )
         return [
             self.call("nvmlComputeInstanceGetInfo", ci, gpu=gpu, doing="read a compute instance")
-            for ci in room[: count.value]
+            for ci in room[: _believe(count.value, "compute instances of a profile", gpu, _MAX_INSTANCES)]
             if ci
         ]
 
@@ -496,7 +507,7 @@ class Nvml:
             self.call("nvmlDeviceGetMaxMigDeviceCount", handle, gpu=gpu, doing="count the MIG devices", quiet=(NOT_SUPPORTED,))
             or 0
         )
-        for index in range(most):
+        for index in range(_believe(most, "MIG devices", gpu)):
             device = self.call(
                 "nvmlDeviceGetMigDeviceHandleByIndex",
                 handle,
@@ -556,6 +567,21 @@ def ci_profiles(gi_name, slices):
         starts = tuple(range(0, slices - size + 1, step))
         found.append(CiProfile(f"{size}c.{gi_name}", enum, enum, size, len(starts), starts))
     return tuple(found)
+
+
+def _believe(count, what, gpu, most=_MAX_SLICES):
+    """A number that the driver tells, if it can be true. Raises errors.DriverError."""
+    if 0 <= count <= most:
+        return count
+    raise _unbelievable(f"{count} {what}", gpu)
+
+
+def _unbelievable(what, gpu):
+    return errors.DriverError(
+        f"NVML tells {what}, which can't be true.",
+        gpu,
+        "See 'dmesg | grep NVRM'; the driver and its libraries may not belong together.",
+    )
 
 
 def translate(err, gpu, doing):

@@ -9,12 +9,18 @@ that nobody else chooses which of root's directories it is. Those further up are
 """
 
 import errno
+import logging
 import os
 import pwd
+import re
 import stat
 
 from gpuslice import errors
 
+log = logging.getLogger(__name__)
+
+#: How a file is called that is written to take the place of another: its process, which was killed if it is there for long.
+_TEMPORARY = re.compile(r"\.([0-9]{1,9})\.new\Z")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -109,6 +115,8 @@ def write(disk, path, text, mode):
         _discard(disk, temporary)
         raise
     disk.sync_directory(directory)
+    # Those in the state directory go with the lock; this one may lie in a directory of the system.
+    _sweep(disk, directory, f"{os.path.basename(path)}.")
 
 
 def append(disk, path, line):
@@ -126,6 +134,34 @@ def remove(disk, path):
     """Remove a file, on the disk before this returns; it need not be there. Raises OSError."""
     if _discard(disk, path):
         disk.sync_directory(os.path.dirname(path))
+
+
+def sweep(disk, path):
+    """
+    Remove what killed processes left half written in a directory of ours and the directories in it; whoever holds the lock is
+    the only one to write there. Nothing depends on it, so that what can't be removed stays.
+    """
+    for directory in (path, *(entry.path for entry in _entries(path) if entry.is_dir(follow_symlinks=False))):
+        _sweep(disk, directory)
+
+
+def _sweep(disk, directory, beginning=""):
+    for entry in _entries(directory):
+        found = _TEMPORARY.search(entry.name)
+        if not found or not entry.name.startswith(beginning) or os.path.exists(f"/proc/{found[1]}"):
+            continue
+        try:
+            _discard(disk, entry.path)
+        except OSError as err:
+            log.info("%s of an ended process can't be removed: %s", entry.path, err.strerror)
+
+
+def _entries(directory):
+    try:
+        with os.scandir(directory) as found:
+            return list(found)
+    except OSError:
+        return []
 
 
 def _fill(disk, handle, text):

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from gpuslice import lock
 from gpuslice.host import RealHost
 
 PATH = "/etc/nvidia/ClientConfigToken/x.tok"
@@ -83,3 +84,31 @@ def test_a_simulated_host_notes_the_mode_and_leaves_this_machine_alone(simulated
     assert PATH not in host.state()["modes"] and not os.path.exists(PATH)
     host.store_write(f"{host.state_dir}/own", "z", 0o600)
     assert stat.S_IMODE(os.stat(f"{host.state_dir}/own").st_mode) == 0o600
+
+
+# -- what killed processes leave ---------------------------------------------------------------------------------------------
+DEAD = 2**22 + 7  # above the most that Linux numbers processes with
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_run(tmp_path):
+    alive, others = f"journal.{os.getpid()}.new", ["journal", "notes.new", f"{DEAD}.new.txt", "simulated.json.new"]
+    (tmp_path / "history").mkdir()
+    for name in (f"journal.{DEAD}.new", f"history/000012.json.{DEAD}.new", alive, *others):
+        (tmp_path / name).write_text("half")
+    with lock.held(str(tmp_path), "next"):
+        assert {path.name for path in tmp_path.iterdir()} == {alive, *others, "history", "lock"}
+        assert list((tmp_path / "history").iterdir()) == []
+
+
+def test_what_can_not_be_removed_keeps_nobody_from_a_change(tmp_path):
+    (tmp_path / f"journal.{DEAD}.new").mkdir()
+    with lock.held(str(tmp_path), "next"):
+        assert (tmp_path / f"journal.{DEAD}.new").exists()
+
+
+def test_a_file_outside_of_the_state_directory_takes_its_own_along(tmp_path):
+    left, other = tmp_path / f"gim.conf.{DEAD}.new", tmp_path / f"else.conf.{DEAD}.new"
+    left.write_text("half")
+    other.write_text("half")
+    RealHost(str(tmp_path / "state")).store_write(str(tmp_path / "gim.conf"), "whole")
+    assert (tmp_path / "gim.conf").read_text() == "whole" and not left.exists() and other.exists()

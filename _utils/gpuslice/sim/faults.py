@@ -22,6 +22,7 @@ lost       true: the GPU of the call (or ``gpu``) falls off the bus: GPU_IS_LOST
 kill       ``before`` or ``after``: this process gets SIGKILL before the call does anything, or when it is done
 error      the call fails: ``NVML_ERROR_UNKNOWN`` and its kin for NVML, ``ENOSPC``, ``EIO``, ... for files and programs
 returns    an NVML error name that the call returns instead of raising, as nvmlDeviceSetMigMode does
+late       as error, but once the work is done: the call, or the program by its exit status, says no, the hardware says yes
 hang       seconds for which the call waits in the driver before it does its work: it does it also when its caller has given up,
            but for a program, which is killed
 elsewhere  a memory slice where the driver makes an instance, not where it was asked to (NVML's create functions with a
@@ -36,12 +37,12 @@ import errno
 
 KEYS = (
     "call", "gpu", "nth", "times", "match",
-    "error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "signal", "unexpected",
+    "error", "returns", "kill", "lost", "lie", "foreign", "late", "hang", "elsewhere", "signal", "unexpected",
 )  # fmt: skip
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 ACTIONS = ("create_gi", "destroy_gi", "set_mode", "create_vgpu")
 _MATCH = ("call", "gpu", "nth", "times")
-_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign", "hang", "elsewhere", "signal", "unexpected")
+_EFFECTS = ("error", "returns", "kill", "lost", "lie", "foreign", "late", "hang", "elsewhere", "signal", "unexpected")
 
 #: NVML's error codes by name, so that a description can be checked without pynvml.
 NVML_CODES = {
@@ -101,6 +102,7 @@ def parse(raw, path, known, mistakes):
         "kill": mistakes.take(raw, path, "kill", str, "", ("before", "after")),
         "lost": mistakes.take(raw, path, "lost", bool, False),
         "lie": mistakes.take(raw, path, "lie", bool, False),
+        "late": mistakes.take(raw, path, "late", str, ""),
         "hang": mistakes.take(raw, path, "hang", (int, float), 0),
         "elsewhere": mistakes.take(raw, path, "elsewhere", int, None),
         "signal": mistakes.take(raw, path, "signal", str, "", SIGNALS),
@@ -114,9 +116,10 @@ def parse(raw, path, known, mistakes):
     if fault["elsewhere"] is not None and call != "write" and not call.endswith("WithPlacement"):
         mistakes.note(f"{path}.elsewhere", "is for write and for NVML functions with a placement")
     names = NVML_CODES if call.startswith("nvml") else _ERRNOS
-    if fault["error"] and fault["error"] not in names:
-        what = "an NVML error such as NVML_ERROR_UNKNOWN" if names is NVML_CODES else "an errno such as ENOSPC"
-        mistakes.note(f"{path}.error", f"{fault['error']!r} is not {what}")
+    for key in ("error", "late"):
+        if fault[key] and fault[key] not in names:
+            what = "an NVML error such as NVML_ERROR_UNKNOWN" if names is NVML_CODES else "an errno such as ENOSPC"
+            mistakes.note(f"{path}.{key}", f"{fault[key]!r} is not {what}")
     return fault
 
 

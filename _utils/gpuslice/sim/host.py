@@ -13,6 +13,7 @@ from gpuslice import store
 from gpuslice.host import DEFAULT_STATE_DIR
 from gpuslice.host import REBOOT_NAME
 from gpuslice.host import REBOOT_PACKAGES
+from gpuslice.host import Completed
 from gpuslice.host import Host
 from gpuslice.model import Process
 from gpuslice.printable import printable
@@ -20,6 +21,10 @@ from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
 from gpuslice.sim import state as state_file
+
+
+class _Late(OSError):
+    """What a call answers that has done its work."""
 
 
 def _digest(text):
@@ -242,15 +247,21 @@ class SimulatedHost(Host):
         """
         hits = self.hit(call, gpu)
         self.linger(hits, most)
-        for fault in hits:
-            if fault["error"]:
-                number = faults.errno_of(fault["error"])
-                raise OSError(number, os.strerror(number))
+        self._fail(hits, "error")
         instead = [fault["elsewhere"] for fault in hits if fault.get("elsewhere") is not None]
         answer = None if any(fault["lie"] for fault in hits) else work(*instead[:1])
         if any(fault["kill"] == "after" for fault in hits):
             os.kill(os.getpid(), signal.SIGKILL)
+        self._fail(hits, "late", _Late)
         return answer
+
+    @staticmethod
+    def _fail(hits, key, kind=OSError):
+        """Raise the error of the first fault that has one."""
+        for fault in hits:
+            if name := fault.get(key):
+                number = faults.errno_of(name)
+                raise kind(number, os.strerror(number))
 
     # -- files of the kernel -------------------------------------------------------------------------------------
     def _tree(self):
@@ -319,6 +330,8 @@ class SimulatedHost(Host):
 
         try:
             return self._around("run", work, most=timeout * self.patience()) or tools.NOTHING
+        except _Late as err:
+            return Completed(1, "", err.strerror)
         except FileNotFoundError as err:
             raise tools.missing(argv[0]) from err
         except TimeoutError as err:

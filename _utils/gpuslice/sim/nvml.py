@@ -132,6 +132,9 @@ class SimulatedNvml(VgpuFunctions):
         answer = body(self, *args, **kwargs)
         if any(fault["kill"] == "after" for fault in hits):
             os.kill(os.getpid(), signal.SIGKILL)
+        for fault in hits:
+            if fault.get("late"):
+                raise self._error(faults.NVML_CODES[fault["late"]])
         return answer
 
     def _gpu_of(self, args):

@@ -21,7 +21,7 @@ def render(host, address):
 def minor(host, address):
     """N of ``/dev/nvidia<N>``, None where that driver has no such GPU."""
     for form in (address, address.upper()):
-        found = re.search(r"Device Minor:\s*(\d+)", text(host, f"/proc/driver/nvidia/gpus/{form}/information") or "")
+        found = re.search(r"Device Minor:\s*([0-9]{1,9})\b", text(host, f"/proc/driver/nvidia/gpus/{form}/information") or "")
         if found:
             return int(found[1])
     return None

@@ -2,8 +2,12 @@
 Virtual functions of a GPU as the PCI core tells them.
 """
 
+from gpuslice.numbers import whole
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.kernel import number
+
+#: The field of the SR-IOV capability that numbers virtual functions has 16 bits (PCIe base specification).
+MOST = 2**16 - 1
 
 
 def there(host, gpu):
@@ -13,8 +17,8 @@ def there(host, gpu):
     :param gpu: PCI address of the physical function.
     """
     base = f"{DEVICES}/{gpu}"
-    numbers = sorted(int(n[6:]) for n in host.listdir(base) if n.startswith("virtfn") and n[6:].isdigit())
-    linked = (host.readlink(f"{base}/virtfn{n}") for n in numbers)
+    found = (whole(name[6:]) for name in host.listdir(base) if name.startswith("virtfn"))
+    linked = (host.readlink(f"{base}/virtfn{n}") for n in sorted(n for n in found if n is not None))
     return tuple(address for address in linked if address and host.exists(f"{DEVICES}/{address}"))
 
 

@@ -24,6 +24,7 @@ STOP_OR_FORCE = (
 UNSEEN = "a client that can't be seen from here"
 
 DEVICES = "/sys/bus/pci/devices"
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 #: What an errno means where a technique knows nothing better: (class, why, what to do).
 MEANINGS = {
@@ -88,7 +89,8 @@ def number(host, path, most=2**64 - 1):
     if told_number is None:
         raise errors.DriverError(
             f"{path} says '{found[:40]}', which can't be true: it is a whole number of at most {most}.",
-            todo="See 'dmesg' for what the driver says.",
+            "".join(_ADDRESS.findall(path)[:1]),
+            "See 'dmesg' for what the driver says.",
         )
     return told_number
 

@@ -5,6 +5,7 @@ What KFD, the kernel's compute driver of AMD GPUs, tells: its topology (one node
 import re
 from typing import NamedTuple
 
+from gpuslice.numbers import whole
 from gpuslice.techniques.kernel import number
 from gpuslice.techniques.kernel import text
 
@@ -53,7 +54,7 @@ def slot_of(address):
 
 def _part(host, base):
     told = text(host, f"{base}/properties") or ""
-    known = {key: int(value) for key, value in re.findall(r"^(\w+)[ \t]+(\d+)$", told, re.MULTILINE)}
+    known = {key: int(value) for key, value in re.findall(r"^(\w+)[ \t]+([0-9]{1,20})$", told, re.MULTILINE)}
     if not known.get("simd_count") or "location_id" not in known:
         return None
     location = known["location_id"]
@@ -72,13 +73,13 @@ def _part(host, base):
 def _memory(host, base):
     """Sum of the memory banks in MiB, None when there is none to read."""
     banks = [text(host, f"{base}/mem_banks/{name}/properties") or "" for name in host.listdir(f"{base}/mem_banks")]
-    sizes = [int(size) for bank in banks for size in re.findall(r"^size_in_bytes[ \t]+(\d+)$", bank, re.MULTILINE)]
+    sizes = [int(size) for bank in banks for size in re.findall(r"^size_in_bytes[ \t]+([0-9]{1,20})$", bank, re.MULTILINE)]
     return sum(sizes) // 2**20 if sizes else None
 
 
 def clients(host):
     """Process numbers of KFD's clients, those included whose open files can't be seen from here."""
-    return [int(name) for name in host.listdir(_PROCESSES) if name.isdigit()]
+    return [pid for name in host.listdir(_PROCESSES) if (pid := whole(name)) is not None]
 
 
 def module_users(host, module):

@@ -35,7 +35,7 @@ CONVENTION = "Environment files are a convention among programs, not isolation: 
 
 _VENDOR = "0x8086"
 _DRIVERS = ("xe", "i915")
-_NAME = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?:-tile(\d+))?\.env\Z")
+_NAME = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?:-tile([0-9]{1,9}))?\.env\Z")
 
 
 class LevelZeroState(NamedTuple):

@@ -5,6 +5,7 @@ Who uses a GPU or a MIG device: contexts that NVML tells of, and processes that 
 import os
 
 from gpuslice.model import Process
+from gpuslice.numbers import whole
 from gpuslice.techniques import kernel
 
 #: The persistence daemon hands the GPU over by itself on a mode change or reset.
@@ -85,4 +86,5 @@ class Users:
 
 def _parse_minors(text):
     pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    found = ((pair[0], whole(pair[1])) for pair in pairs if len(pair) == 2)
+    return {path: minor for path, minor in found if minor is not None}

@@ -293,7 +293,7 @@ class Partition:
         base = f"{kernel.DEVICES}/{address}/ras"
         found = []
         for name in self._host.listdir(base):
-            counted = re.search(r"^ue:\s*(\d+)", kernel.text(self._host, f"{base}/{name}") or "", re.MULTILINE)
+            counted = re.search(r"^ue:\s*([0-9]{1,20})\b", kernel.text(self._host, f"{base}/{name}") or "", re.MULTILINE)
             if name.endswith("_err_count") and counted and int(counted[1]):
                 found.append(f"{counted[1]} uncorrected errors in {name.removesuffix('_err_count')} since the driver was loaded")
         return found

@@ -35,8 +35,6 @@ from gpuslice.techniques.sriov_files import QUOTAS
 
 #: How long VFs that come late are waited for, in seconds between looks.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
-#: The field of the PCI capability that numbers them has 16 bits (PCIe base specification).
-_MOST_VFS = 2**16 - 1
 #: Seconds that each VF may take to come, its driver included where that is bound at once.
 _EACH = 5
 _DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
@@ -103,7 +101,7 @@ class Sriov:
 
     def _count(self, gpu, name):
         """A number of the PCI core. One that can't be read is no zero: the VFs would be taken for gone."""
-        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}", _MOST_VFS)
+        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}", functions.MOST)
         if found is None:
             raise errors.DriverError(f"{name} can't be read.", gpu.address, "See 'dmesg' for what happened to the GPU.")
         return found
@@ -608,7 +606,8 @@ class Sriov:
             )
 
     def _counted(self, gpu):
-        return kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs"), len(functions.there(self._host, gpu.address))
+        told = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs", functions.MOST)
+        return told, len(functions.there(self._host, gpu.address))
 
 
 def _nodes(host, address):

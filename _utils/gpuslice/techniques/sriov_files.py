@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import intel
+from gpuslice.numbers import whole
 from gpuslice.techniques import kernel
 
 #: What is divided among virtual functions, and what only says when each has its turn.
@@ -122,7 +123,10 @@ def _value(text):
         return None
     if "[" in text:
         return text.partition("[")[2].partition("]")[0]
-    return int(text, 0) if text.lstrip("-").isalnum() and text.lstrip("-")[0].isdigit() else text
+    if re.fullmatch("0x[0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    number = whole(text)
+    return text if number is None else number
 
 
 def provisioning(files, values, numvfs):

@@ -96,7 +96,7 @@ def _gt(where, owner, tile, names):
 
 def _numbered(host, directory, prefix):
     """Numbers of the entries ``<prefix><number>`` of a directory, in order."""
-    found = (re.fullmatch(rf"{prefix}(\d+)", name) for name in host.listdir(directory))
+    found = (re.fullmatch(rf"{prefix}([0-9]{{1,9}})", name) for name in host.listdir(directory))
     return sorted(int(match[1]) for match in found if match)
 
 

@@ -32,6 +32,7 @@ from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import bounded
+from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
 from gpuslice.techniques import vgpu_goal
 from gpuslice.techniques import vgpu_slots
@@ -116,13 +117,13 @@ class Vgpus:
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
         slots, mig = self._slots(gpu), self._mig_state(gpu)
-        numvfs = kernel.number(self._host, f"{base}/sriov_numvfs") or 0
+        numvfs = kernel.number(self._host, f"{base}/sriov_numvfs", functions.MOST) or 0
         # Boards of the Turing generation have virtual functions on paper, and carry vGPUs themselves.
         carries = not numvfs and slots is not None and slots.name == "mdev"
         # Both modes are of vGPUs that take turns, which there are none of with MIG.
         takes_turns = mig is None or not mig.current
         return VgpuState(
-            0 if carries else kernel.number(self._host, f"{base}/sriov_totalvfs") or 0,
+            0 if carries else kernel.number(self._host, f"{base}/sriov_totalvfs", functions.MOST) or 0,
             numvfs,
             tuple(sorted(self._vgpus(gpu, slots, mig), key=lambda vgpu: (vgpu.at, vgpu.uuid))),
             self._doing.heterogeneous(gpu) if takes_turns else None,

@@ -18,6 +18,7 @@ from gpuslice import errors
 from gpuslice import secret
 from gpuslice.costs import seconds
 from gpuslice.model import Slice
+from gpuslice.numbers import whole
 from gpuslice.plan import PREPARE
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
@@ -46,7 +47,7 @@ _NO_FEATURE = "0"
 _OF_THE_HOST = ("profile", "profiles", "count", "scheduler")
 
 _MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?")
-_SIZE = re.compile(r"-(\d+)[ABCQ]\d?(?:ME|NOME|MEALL|GFX)?\Z")
+_SIZE = re.compile(r"-([0-9]{1,9})[ABCQ]\d?(?:ME|NOME|MEALL|GFX)?\Z")
 _SECTION = re.compile(
     r"^\s*vGPU Software Licensed Product\s*$\n\s*Product Name\s*:\s*(.*?)\s*$\n\s*License Status\s*:\s*(.*?)\s*$", re.MULTILINE
 )
@@ -133,7 +134,7 @@ class Guest:
         port = found["port"] if found["server"] else ""
         told = {
             "license_server": found["server"],
-            "license_port": int(port) if port.isdigit() else port,
+            "license_port": port if whole(port) is None else whole(port),
             "feature": _FEATURE_WORDS.get(found["feature"], found["feature"]),
             "client_token": found["token"],
             "service": "running" if found["service"] else "not running",
@@ -146,8 +147,8 @@ class Guest:
         if found["token"] or not found["server"]:
             return None
         section = {"license_server": found["server"]}
-        if found["port"] != gridd.DEFAULT_PORT and found["port"].isdigit():
-            section["license_port"] = int(found["port"])
+        if found["port"] != gridd.DEFAULT_PORT and (port := whole(found["port"])) is not None:
+            section["license_port"] = port
         if found["feature"] in _FEATURE_WORDS:
             section["feature"] = _FEATURE_WORDS[found["feature"]]
         return {"strategy": "vgpu", "vgpu": section}

@@ -5,6 +5,7 @@ Limits of a GPU's memory for the services and containers of a systemd slice, by 
 import errno
 
 from gpuslice import errors
+from gpuslice.numbers import whole
 from gpuslice.techniques import kernel
 
 _ROOT = "/sys/fs/cgroup"
@@ -26,8 +27,8 @@ def regions(host, address):
     found = {}
     for line in (kernel.text(host, _CAPACITY) or "").splitlines():
         words = line.split()
-        if len(words) == 2 and words[0].startswith(f"drm/{address}/vram") and words[1].isdigit():
-            found[words[0]] = int(words[1])
+        if len(words) == 2 and words[0].startswith(f"drm/{address}/vram") and (size := whole(words[1])) is not None:
+            found[words[0]] = size
     return found
 
 
@@ -38,7 +39,8 @@ def limits(host, address):
     mine, found = set(regions(host, address)), {}
     for unit, path in _slices(host, _ROOT):
         rows = (line.split() for line in (kernel.text(host, f"{path}/dmem.max") or "").splitlines())
-        set_here = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[0] in mine and row[1].isdigit()}
+        sizes = ((row[0], whole(row[1])) for row in rows if len(row) == 2 and row[0] in mine)
+        set_here = {region: size for region, size in sizes if size is not None}
         if set_here:
             found[unit] = set_here
     return found

@@ -1,0 +1,60 @@
+"""Whole numbers in texts of others: what is none, or can't be one, is never an exception."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuslice import errors
+from gpuslice import numbers
+from gpuslice.host import RealHost
+from gpuslice.techniques import functions
+from gpuslice.techniques import kernel
+from gpuslice.techniques import sriov_files
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), (" 17\n", 17), ("-1", -1), ("007", 7), (str(2**64 - 1), 2**64 - 1)])
+def test_a_whole_number_is_read(text, number):
+    assert numbers.whole(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "1.5", "1e3", "0x10", "²", "٣", "+1", "1_000", "1 2", "--1", str(2**64), "9" * 5000, "1" + "0" * 23]
+)
+def test_anything_else_is_none(text):
+    assert numbers.whole(text) is None
+
+
+def test_what_it_can_be_at_most_is_the_callers():
+    assert numbers.whole("65535", 65535) == 65535 and numbers.whole("65536", 65535) is None
+
+
+@given(st.text())
+def test_no_text_is_an_exception(text):
+    found = numbers.whole(text)
+    assert found is None or (isinstance(found, int) and str(abs(found)) in text)
+    assert isinstance(sriov_files._value(text), int | str | None)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """``file("text")``: (host, path of a file with that text below the directory of a GPU)."""
+    place = tmp_path / "0000:03:00.0"
+    place.mkdir()
+
+    def make(text):
+        (place / "number").write_text(text, encoding="utf-8")
+        return RealHost(str(tmp_path / "state")), str(place / "number")
+
+    return make
+
+
+def test_a_file_of_the_kernel_is_a_number_nothing_or_a_sentence(file):
+    assert kernel.number(*file("4\n")) == 4
+    host, path = file("")
+    assert kernel.number(host, path) is None and kernel.number(host, path + "s") is None
+    for text in ("²", "many", "9" * 5000):
+        with pytest.raises(errors.DriverError) as caught:
+            kernel.number(*file(text))
+        assert caught.value.gpu == "0000:03:00.0" and path in str(caught.value) and text[:40] in str(caught.value)
+    with pytest.raises(errors.DriverError, match="at most 65535"):
+        kernel.number(*file("65536"), functions.MOST)
