@@ -13,6 +13,7 @@ import time
 from typing import NamedTuple
 
 from gpuslice.model import Process
+from gpuslice.numbers import whole
 from gpuslice.printable import printable
 
 #: Nodes below the device directory that belong to GPUs.
@@ -50,7 +51,7 @@ def scan_proc(root="/proc", dev="/dev", majors=None):
     :return: list of :class:`gpuslice.model.Process` in the order of their pids. Processes that end while they are read, and
         those of other users where this one is not root, are left out.
     """
-    pids = sorted(int(name) for name in _names(root) if name.isdigit())
+    pids = sorted(pid for name in _names(root) if (pid := whole(name)) is not None)
     majors = _majors(_text(f"{root}/devices")) if majors is None else majors
     mounts = _mounts_for_devices(root, pids)
     found = (_process(f"{root}/{pid}", pid, dev + "/", majors, mounts) for pid in pids)
@@ -109,7 +110,7 @@ def _major(number):
 def _majors(text):
     """Major numbers of the GPU drivers in /proc/devices."""
     rows = (line.split() for line in text.partition("Block devices")[0].splitlines())
-    return {int(row[0]) for row in rows if len(row) == 2 and row[0].isdigit() and _DRIVERS.match(row[1])}
+    return {whole(row[0]) for row in rows if len(row) == 2 and _DRIVERS.match(row[1])}
 
 
 def _mounts_for_devices(root, pids):
@@ -311,3 +312,29 @@ def own_units(root="/proc"):
     found = {parse_cgroup(_text(f"{root}/{pid}/cgroup"))[0] for pid in lineage(root)} - {""}
     # What a user's manager has ends with that manager, which is a unit of the system.
     return found | {f"user@{uid}.service" for name in found for uid in re.findall(r" of uid (\d+)\Z", name)}
+
+
+def of_lock(handle):
+    """
+    Who holds a lock file on this very machine.
+
+    :param handle: the file as it is open here, which does not count.
+    :return: pids; where the kernel does not tell who holds it and who only waits, of all that have it open.
+    """
+    lock, holding, opening = os.fstat(handle), [], []
+    for pid in sorted(pid for name in _names("/proc") if (pid := whole(name)) is not None):
+        for number in _names(f"/proc/{pid}/fd"):
+            if (pid, number) == (os.getpid(), str(handle)) or not _is_file(lock, f"/proc/{pid}/fd/{number}"):
+                continue
+            opening.append(pid)
+            # proc_pid_fdinfo(5): a line for each lock that this very descriptor holds.
+            if "\nlock:" in _text(f"/proc/{pid}/fdinfo/{number}"):
+                holding.append(pid)
+    return list(dict.fromkeys(holding or opening))
+
+
+def _is_file(info, path):
+    try:
+        return os.path.samestat(info, os.stat(path))
+    except OSError:
+        return False
