@@ -29,8 +29,8 @@ BEGIN = 180.0
 _LOOK = 1.0
 
 ADVICE = (
-    "Until then it is left alone. End whatever uses the GPU and see 'dmesg'; if it does not go on then, only a reboot of this "
-    "host frees the GPU."
+    "Until it does, the GPU is left alone. End whatever uses it and see 'dmesg'; if it does not go on then, only a reboot of "
+    "this host frees the GPU."
 )
 
 

@@ -186,14 +186,14 @@ def test_a_library_that_does_not_begin_a_session_is_asked_once(simulated):
     assert next(fault["seen"] for fault in host.state()["faults"]) == 1
 
 
-def test_a_session_that_does_not_end_is_an_error_and_no_hanging_run(simulated):
+def test_a_session_that_does_not_end_keeps_no_run_from_its_end(simulated, caplog):
     host = simulated("dgx-a100-40gb", patience=PATIENCE, gpus=TRIO[:1])
     host.add_fault({"call": "nvmlShutdown", "times": 0, "hang": NEVER})
     begun = time.monotonic()
-    with pytest.raises(errors.Unhealthy, match="Could not end the NVML session"):
-        with Engine(config(host)) as engine:
-            engine.slices()
+    with Engine(config(host)) as engine:
+        assert len(engine.slices()) == 3
     assert time.monotonic() - begun < SOON
+    assert "Could not end the NVML session: the driver has not answered within 180 s" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["nvmlDeviceGetMigMode", CREATE])
