@@ -158,8 +158,9 @@ def _run(place, tests, pipe, options):
             for number in (1, 2):
                 os.dup2(output.fileno(), number)
         os.chdir(place)
-        os.environ.update({"CI": "true", "PYTHONDONTWRITEBYTECODE": "1"})
-        sys.dont_write_bytecode = True
+        # Bytecode is kept in the copy: no two defects there have the same time of change.
+        os.environ.update({"CI": "true", "PYTHONDONTWRITEBYTECODE": ""})
+        sys.dont_write_bytecode = False
         for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "gpuslice")]:
             del sys.modules[name]
         # Not the repository that this very module comes from.
