@@ -129,12 +129,15 @@ class Worker:
         self._reached = reached
         self._stamp = time.time_ns()
         self.defect = self.trial = None
-        self._later = {}
+        self._later, self._clean = {}, {}
 
     def take(self, defect):
         """Begin with a defect."""
         self.defect = defect
-        self._write(defect.apply((ROOT / defect.path).read_bytes()))
+        # From the copy: somebody may go on working in the repository.
+        if defect.path not in self._clean:
+            self._clean[defect.path] = (self.place / defect.path).read_bytes()
+        self._write(defect.apply(self._clean[defect.path]))
         tests = self._reached.tests(defect)
         files, first = [], {}
         for name, seconds in tests.items():
@@ -153,7 +156,7 @@ class Worker:
         if self.trial and not self.trial.failed and self._later:
             self.trial, self._later = trial.Trial(str(self.place), self._later).start(), {}
             return None
-        self._write((ROOT / self.defect.path).read_bytes())
+        self._write(self._clean[self.defect.path])
         return {"noticed": self.trial.failed[0] if self.trial and self.trial.failed else "", "reached": self.trial is not None}
 
     def _write(self, source):
