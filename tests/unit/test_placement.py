@@ -382,6 +382,12 @@ def test_a_small_instance_leaves_the_big_places_free():
     assert solve(A100, [], [Wish("3g.20gb")]).create[0].start == 4
 
 
+def test_of_two_places_that_leave_the_same_big_place_the_one_with_more_small_ones_is_taken():
+    """A 1g.10gb at 4 or at 6 leaves the 4g.20gb free; at 4 it would cut one more 1g.10gb and 2g.10gb off."""
+    assert solve(A100, [], [Wish("1g.10gb")]).create[0].start == 6
+    assert solve(A100, exists(A100, [("7g.40gb", 0)]), [Wish("1g.5gb")]).create[0].start == 6
+
+
 def test_equal_room_takes_the_lowest_slots():
     assert [placed.start for placed in solve(A30, [], [Wish("1g.6gb")]).create] == [0]
     assert [placed.start for placed in solve(A30, [], [Wish("1g.6gb")] * 3).create] == [0, 1, 2]
@@ -454,6 +460,8 @@ def test_what_the_driver_made_is_never_refused():
     assert change.empty
     assert [old for old, _ in change.keep] == [*twice, strange]
     assert solve(A30, twice, [Wish("1g.6gb+me"), Wish("1g.6gb+me", 1)]).empty
+    bare = [replace(old, cis=()) for old in twice]
+    assert solve(A30, bare, [Wish("1g.6gb+me", None, None)] * 2).empty
     assert solve(A30, [strange], [Wish("2g.13gb")]).empty
     kept = solve(A30, [shifted], [Wish("2g.12gb", 1, (("1c.2g.12gb", None), ("1c.2g.12gb", 0)))])
     assert kept.empty and kept.layout[0].cis == (("1c.2g.12gb", 0), ("1c.2g.12gb", 1))
@@ -660,6 +668,12 @@ def test_room_beside_instances_known_and_unknown():
     assert half == {"1g.5gb": 3, "2g.10gb": 1, "3g.20gb": 1, "4g.20gb": 0, "7g.40gb": 0}
     assert placement.free_room(plain(A100), [Instance("4g.99gb", 0, 4)]) == half
     assert placement.free_room(plain(A100), [Instance("odd", 0, 8)])["1g.5gb"] == 0
+
+
+def test_an_instance_that_is_not_known_may_have_media_engines_as_one_beside_it_has():
+    for known in ("1g.24gb", "1g.24gb-me"):
+        room = placement.free_room(PRO, [Instance("odd", 0, 1), *exists(PRO, [(known, 1)])])
+        assert room["1g.24gb+me.all"] == room["2g.48gb+me.all"] == 0 and room["1g.24gb-me"] == 2
 
 
 def test_fragmentation_of_known_cases():
