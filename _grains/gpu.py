@@ -12,6 +12,7 @@ no device busy.
 """
 
 import logging
+import traceback
 
 import gpuslice
 
@@ -20,6 +21,7 @@ gpuslice = gpuslice.current()
 # After current(), which may have imported the package anew.
 from gpuslice import host as _host  # noqa: E402
 from gpuslice import inventory as _inventory  # noqa: E402
+from gpuslice import secret as _secret  # noqa: E402
 
 _log = logging.getLogger(__name__)
 
@@ -55,5 +57,6 @@ def gpu():
     try:
         return {"gpu": _inventory.facts(_host.open_host(__opts__.get("gpu_slicing")))}
     except Exception as err:
-        _log.debug("The grain gpu failed", exc_info=True)
-        return {"gpu": {**_NOTHING, "errors": [f"The GPUs of this minion could not be read: {err or type(err).__name__}"]}}
+        _log.debug("The grain gpu failed: %s", _secret.redacted(traceback.format_exc()))
+        why = _secret.redacted(str(err)) or type(err).__name__
+        return {"gpu": {**_NOTHING, "errors": [f"The GPUs of this minion could not be read: {why}"]}}

@@ -13,6 +13,7 @@ from functools import partial
 
 from gpuslice import addresses
 from gpuslice import errors
+from gpuslice.secret import redacted
 
 #: Longest text that a setting may be: a client configuration token has some thousand characters.
 _LONGEST = 65536
@@ -45,7 +46,8 @@ def describe(value):
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, str):
-        text = str(value)
+        # Looked at as a whole: the beginning alone may not look like what it is.
+        text = redacted(str(value))
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
         return f"the text '{printable(shown)}'" if text else "an empty text"
     if isinstance(value, Mapping):
@@ -94,7 +96,7 @@ def _wrong(place, what):
 def truth(name, value):
     """Something is permitted or not: True or False. Any text counts as true to Python, "false" as well, and 0 as false."""
     if not isinstance(value, bool):
-        shown = repr(value[:_SHOWN]) if isinstance(value, str) else describe(value)
+        shown = repr(redacted(value)[:_SHOWN]) if isinstance(value, str) else describe(value)
         raise _wrong(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
 
 

@@ -2,10 +2,15 @@
 One class for each failure that a user can act on.
 
 A message is a sentence (or a few) that names the GPU by PCI address, what was wanted, what is, and what to do next. It is
-shown to users as it stands, so it never carries a traceback or an internal name.
+shown to users as it stands, so it never carries a traceback, an internal name or a secret.
 """
 
+from gpuslice import secret
 from gpuslice.printable import printable_lines
+
+
+def _shown(text):
+    return secret.redacted(printable_lines(text))
 
 
 class GpuSliceError(Exception):
@@ -18,10 +23,10 @@ class GpuSliceError(Exception):
     """
 
     def __init__(self, what, gpu="", todo=""):
-        # A message may carry what a user chose and no door looked at, such as a name in a file.
-        self.what = printable_lines(what)
+        # A message may carry what a user chose and no door looked at, such as a name in a file, or a secret in the wrong place.
+        self.what = _shown(what)
         self.gpu = gpu
-        self.todo = printable_lines(todo)
+        self.todo = _shown(todo)
         super().__init__(str(self))
 
     def __str__(self):
@@ -36,7 +41,7 @@ class PolicyError(GpuSliceError):
     """The pillar (or an argument) is wrong. ``mistakes`` lists every one of them as 'path: what is wrong'."""
 
     def __init__(self, what, gpu="", todo="", mistakes=()):
-        self.mistakes = list(mistakes)
+        self.mistakes = [_shown(line) for line in mistakes]
         super().__init__(what, gpu, todo)
 
     def __reduce__(self):

@@ -7,11 +7,13 @@ import functools
 import inspect
 import logging
 import time
+import traceback
 from contextlib import contextmanager
 
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import policy
+from gpuslice import secret
 from gpuslice.engine import Engine
 from gpuslice.techniques import TECHNIQUES
 
@@ -31,17 +33,17 @@ def engine(opts, refused, progress=None):
         with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), progress) as made:
             yield made
     except errors.GpuSliceError as err:
-        raise refused(str(err)) from err
+        # Alone: what led to it may quote what must not be shown, and a minion's log has the whole chain.
+        raise refused(str(err)) from None
     except errors.Interrupted as err:
         # The process ends with it, so that this is the only place where its user hears of it.
         log.error("%s", err)
         raise
     except Exception as err:
         # Ours to mend, but a user gets a sentence and the log gets the rest.
-        log.exception("the GPU slicing engine failed unexpectedly")
-        raise refused(
-            f"The GPU slicing engine failed ({type(err).__name__}: {err}). Please report this with the minion's log."
-        ) from err
+        log.error("the GPU slicing engine failed unexpectedly: %s", secret.redacted(traceback.format_exc()))
+        words = secret.redacted(f"{type(err).__name__}: {err}")
+        raise refused(f"The GPU slicing engine failed ({words}). Please report this with the minion's log.") from None
 
 
 def planned(plan):
@@ -100,7 +102,7 @@ def checked(refused, **kinds):
                 try:
                     arguments.check(**{kinds.get(name, name): value})
                 except errors.PolicyError as err:
-                    raise refused(str(err)) from err
+                    raise refused(str(err)) from None
             return function(*args, **given)
 
         return call
@@ -196,7 +198,7 @@ def brief(entry):
 
 def strangers(kwargs):
     """A sentence that names arguments which a state does not know, "" when there are none. Salt's own never arrive here."""
-    names = sorted(name for name in kwargs if not name.startswith("__"))
+    names = sorted(secret.redacted(name) for name in kwargs if not name.startswith("__"))
     return f"Unknown argument{'s' if len(names) > 1 else ''} {', '.join(names)}: nothing was done." if names else ""
 
 

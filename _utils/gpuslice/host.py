@@ -349,6 +349,10 @@ def open_host(config):
     :return: :class:`RealHost`, or a simulated one. Raises :class:`errors.PolicyError` for a wrong configuration.
     """
     config = config or {}
+    for key in ("simulate", "state_dir"):
+        # Nothing and false leave it out.
+        if config.get(key) and not (isinstance(config[key], str) and config[key].isprintable()):
+            raise errors.PolicyError(f"gpu_slicing:{key} in the minion configuration is no path.", todo="Write a path in quotes.")
     state_dir = config.get("state_dir") or DEFAULT_STATE_DIR
     if not config.get("simulate"):
         return RealHost(state_dir)

@@ -23,6 +23,9 @@ _LABEL = re.compile(r"(?!-)[0-9A-Za-z-]{1,63}(?<!-)")
 
 _TRUTH_WORDS = ("true", "false", "yes", "no", "on", "off")
 _INDEX_KEYS = ("index", "idx", "minor", "gpu", "id", "device")
+#: Kinds that deal with a token themselves.
+_TELL_TOKENS = ("secret", "server")
+_MISPLACED = "looks like a licence token, which is shown nowhere; its place is vgpu:client_token."
 _NO_INDEX = "a GPU's index is not accepted, because indices move when a card is added, removed or lost. Use pci or uuid."
 
 
@@ -37,6 +40,10 @@ def check(field, value, path, notes):
     """
     if value is None:
         notes.wrong(path, "has no value; give it one or leave the key out.")
+        return WRONG
+    if field.kind not in _TELL_TOKENS and isinstance(value, str) and secret.is_like(value):
+        # What is taken for a name is shown in plans, and kept in files that others can read.
+        notes.wrong(path, _MISPLACED)
         return WRONG
     return _CHECKS[field.kind](field, value, path, notes)
 
@@ -179,7 +186,7 @@ def _check_server(field, value, path, notes):
     checked = _check_text(field, value, path, notes)
     if checked in ("", WRONG):
         return checked
-    if _is_server(checked):
+    if _is_server(checked) and not secret.is_like(checked):
         return checked
     # A text of this length may be a token in the wrong place, and a message would show it.
     told = describe(checked) if len(checked) <= _LONGEST else f"a text of {len(checked)} characters"
@@ -206,6 +213,9 @@ def _check_counts(field, value, path, notes):
         where = f"{path}:{name}"
         if not isinstance(name, str) or not name.strip():
             notes.wrong(where, f"is {describe(name)}; a name is wanted. Put it in quotes.")
+            continue
+        if secret.is_like(name):
+            notes.wrong(where, _MISPLACED)
             continue
         checked = _check_int(field, count, where, notes)
         if checked is not WRONG:

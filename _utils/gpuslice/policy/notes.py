@@ -4,6 +4,7 @@ What is found while a pillar is read: mistakes and warnings, each with the pilla
 
 import difflib
 
+from gpuslice import secret
 from gpuslice.arguments import printable
 
 
@@ -24,7 +25,7 @@ class Notes:
 
     @staticmethod
     def _add(lines, path, text):
-        line = printable(f"{path}: {text}")
+        line = secret.redacted(printable(f"{path}: {text}"))
         if line not in lines:
             lines.append(line)
 
