@@ -107,6 +107,8 @@ _DRIVERS = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}
 _VENDOR_WORDS = {"10de": "NVIDIA", "1002": "AMD", "8086": "Intel"}
 _PROCESS_TYPES = ("compute", "graphics", "monitor")
 _NUMBER = (int, float)
+#: MiB of an integrated GPU of the catalog, which has no memory of its own.
+_OF_THE_HOST = 128 * 1024
 
 
 def normal_address(text):
@@ -497,6 +499,8 @@ def _board(raw, path, mistakes):
     known = {} if model else _looked_up(vendor, device, subsystem)
     default_name = f"NVIDIA {product}" if product else known.get("name") or f"{_VENDOR_WORDS.get(vendor, vendor)} {device}"
     memory = model.get("total_mib") or (model.get("memory_gb") or 0) * 1024 or known.get("memory_mib") or 0
+    if model and not memory:
+        memory = _OF_THE_HOST
     return {
         "model": key,
         "vendor": vendor,
