@@ -32,14 +32,14 @@ def reset_by_tool(simulated):
     return simulated("dgx-a100-40gb", reset="tool", gpus=[{"model": "a100-40gb", "address": FIRST}])
 
 
-@pytest.mark.parametrize(("name", "nth"), [
-    ("partition", 1), ("gim", 1), ("gim", 2), ("passthrough", 1), ("passthrough", 2), ("passthrough", 3), ("vgpu", 1),
-    ("vgpu", 2), ("mediated vgpu", 1),
+@pytest.mark.parametrize(("name", "call", "nth"), [
+    ("partition", "write", 1), ("gim", "run", 1), ("gim", "run", 2), ("passthrough", "write", 1), ("passthrough", "write", 2),
+    ("passthrough", "write", 3), ("vgpu", "run", 1), ("vgpu", "write", 1), ("vgpu", "write", 2), ("mediated vgpu", "write", 1),
 ])  # fmt: skip
-def test_what_was_done_is_done_whatever_is_said_of_it(simulated, name, nth):
-    example, changes, _, wanted, points = CASES[name]
+def test_what_was_done_is_done_whatever_is_said_of_it(simulated, name, call, nth):
+    example, changes, _, wanted, _ = CASES[name]
     host = simulated(example, **changes)
-    host.add_fault({"call": points[0][0], "nth": nth, "late": "EIO"})
+    host.add_fault({"call": call, "nth": nth, "late": "EIO"})
     result = apply(config(host), wanted)
     assert result.ok, result.errors
     assert apply(config(host), wanted).plan.empty
@@ -146,6 +146,42 @@ def test_what_the_driver_made_of_a_vgpu_fails_the_step_as_not_validated(simulate
             for step in made.steps:
                 tool.run(gpu, step)
     assert type(caught.value) is errors.ValidationFailed and caught.value.gpu == VGPU
+
+
+class OtherType(SimulatedHost):
+    """A simulated machine whose driver makes mediated devices of another type than it was asked for."""
+
+    def readlink(self, path):
+        return "nvidia-1" if path.endswith("/mdev_type") else super().readlink(path)
+
+
+def test_a_mediated_vgpu_that_the_driver_made_otherwise_is_found_out(simulated):
+    host = simulated("vgpu-host-mdev")
+    gpu, wanted = CASES["mediated vgpu"][2:4]
+    with Engine(config(host)) as engine:
+        [made] = engine.plan(wanted).changing
+        one, tool = engine.technique("vgpu", gpu)
+        *before, create = made.steps
+        for step in before:
+            tool.run(one, step)
+    tool = type(tool)(OtherType(host.description_path, host.state_dir))
+    with pytest.raises(errors.ValidationFailed, match="The driver took vGPU A100D-10C .*, and it made type 1") as caught:
+        tool.run(one, create)
+    assert caught.value.gpu == gpu
+
+
+def test_a_mediated_vgpu_that_the_driver_made_otherwise_is_removed(simulated):
+    host = simulated("vgpu-host-mdev")
+    gpu, wanted = CASES["mediated vgpu"][2:4]
+    with Engine(config(host)) as engine:
+        policy = engine.policy(wanted)
+        targets = engine.targets(policy)
+    result = reconciled(OtherType(host.description_path, host.state_dir), policy, targets)
+    told = " ".join(result.errors)
+    assert not result.ok and gpu in told and "it made type 1" in told
+    with Engine(config(host)) as engine:
+        one, tool = engine.technique("vgpu", gpu)
+        assert tool.observe(one).vgpus == ()
 
 
 # -- can't be true -----------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ CASES = {
         [("write", nth) for nth in (1, 2, 3)]),
     "level-zero": ("mixed-vendors", {}, "0000:8a:00.0", section("level-zero", "0000:8a:00.0", ccs_mode=4), [("write", 1)]),
     "vgpu": ("vgpu-host-vfio", {}, "0000:41:00.0", section("vgpu", "0000:41:00.0", profile="H100XM-20C", count=2),
-        [("write", 1), ("write", 2)]),
+        [("run", 1), ("write", 1), ("write", 2)]),
     "mediated vgpu": ("vgpu-host-mdev", {}, "0000:3b:00.0", section("vgpu", "0000:3b:00.0", profile="A100D-10C", count=1),
         [("write", 1)]),
 }  # fmt: skip

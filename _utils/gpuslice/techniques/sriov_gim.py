@@ -28,6 +28,8 @@ _OWN_CONFIG = "/etc/gim_config"
 _HEAD = "# Written by GPU slicing. Virtual functions of each GPU that was asked for; the option lists all GPUs in PCI order."
 _LINE = re.compile(r"^# ([0-9a-f:.]+) ([0-9]{1,9})$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*options\s+gim\s.*\bvf_num=", re.MULTILINE)
+#: Seconds that the driver may take to start all GPUs, or to let them go.
+_LOADING = 120
 _RELOAD = (
     f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload_driver=True) to have it reloaded, "
     "or reboot."
@@ -320,10 +322,10 @@ class Gim:
 
     def _modprobe(self, gpu, command, doing, loaded):
         try:
-            done = self._host.run(command, timeout=120)
+            done = self._host.run(command, timeout=_LOADING)
         except errors.ToolHangs as err:
             # It makes the VFs of all GPUs; which of these it is at, nobody knows.
-            raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, doing, 120, "modprobe")) from err
+            raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, doing, _LOADING, "modprobe")) from err
         # What is there counts, not what the program says of it.
         if done.returncode and self._loaded() != loaded:
             said = " ".join((done.stderr or done.stdout).split())

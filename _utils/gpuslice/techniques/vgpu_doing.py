@@ -3,6 +3,7 @@ The steps of a change of vGPUs, each carried out and read back.
 """
 
 from gpuslice import errors
+from gpuslice import limits
 from gpuslice.nvml import ARGUMENT_VERSION_MISMATCH
 from gpuslice.nvml import FUNCTION_NOT_FOUND
 from gpuslice.nvml import INVALID_ARGUMENT
@@ -19,6 +20,8 @@ from gpuslice.techniques.vgpu_slots import Vgpu
 _SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
 #: The driver's tool waits for clients that let go in a moment: how often and how long it is asked again.
 _ATTEMPTS, _PAUSE = 5, 1.0
+#: Seconds that it may take.
+_MANAGING = 120
 #: NVML's answer of a function that a newer one has replaced.
 _DEPRECATED = 26
 #: How long the files of new virtual functions are waited for, in seconds between looks: the vendor advises up to 30 s.
@@ -116,7 +119,7 @@ class Doing:
         for attempt in range(_ATTEMPTS):
             done = self._manage(gpu, command, doing)
             count = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs") or 0
-            if not done.returncode and bool(count) == enable:
+            if bool(count) == enable and (not done.returncode or self._is_whole(gpu, count)):
                 return
             said = " ".join((done.stdout + " " + done.stderr).split())
             if "unbindlock" not in said.lower():
@@ -130,6 +133,12 @@ class Doing:
             "Stop these, and see 'dmesg | grep NVRM'.",
         )
 
+    def _is_whole(self, gpu, count):
+        """Whether all functions are there or none is, and the GPU has its driver: then the tool's word does not count."""
+        base = f"{DEVICES}/{gpu.address}"
+        total = kernel.number(self._host, f"{base}/sriov_totalvfs", functions.MOST)
+        return count in (0, total) and bool(self._host.readlink(f"{base}/driver"))
+
     def _held(self, gpu):
         try:
             held = "; ".join(map(str, self._holders(gpu)))
@@ -140,7 +149,10 @@ class Doing:
 
     def _manage(self, gpu, command, doing):
         try:
-            return self._host.run(command, timeout=120)
+            return self._host.run(command, timeout=_MANAGING)
+        except errors.ToolHangs as err:
+            why = limits.hanging(gpu.address, doing, _MANAGING, "the driver's tool")
+            raise self._host.limits.hangs(gpu.address, why) from err
         except errors.ToolMissing as err:
             raise errors.ToolMissing(
                 f"Could not {doing}: {_SRIOV_MANAGE} is not installed.", gpu.address, "Install NVIDIA's vGPU host driver."
