@@ -68,15 +68,18 @@ class Lookout:
         return [
             process
             for process in users(self._technique, self._gpu, steps)
-            if (process.pid, process.command) not in self._ended and process.unit not in self._stopped
+            if process.pid not in self._ended and process.unit not in self._stopped
         ]
 
 
 def _accounted_for(entry):
-    """({(pid, command)} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another."""
+    """
+    ({pids} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another. Of one that has
+    ended the driver may still know the number, and nobody its command.
+    """
     gpus = entry.plan["gpus"]
-    ends = [step["args"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"]
-    return {(args["pid"], args["command"]) for args in ends}, {name for gpu in gpus for name in gpu["stops"]}
+    ended = {step["args"]["pid"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"}
+    return ended, {name for gpu in gpus for name in gpu["stops"]}
 
 
 def users(technique, gpu, steps):
