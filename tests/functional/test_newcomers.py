@@ -178,6 +178,17 @@ def test_a_virtual_function_given_to_a_machine_meanwhile_stays(simulated):
     refused(host, pillar(FLEX, "sriov", {"vf_count": 3, "autoprobe": True}), {**NEWCOMER, "nodes": nodes})
 
 
+@pytest.mark.parametrize("strategy", ["auto", "force"])
+def test_a_virtual_machine_that_took_its_vgpu_meanwhile_keeps_it(simulated, strategy):
+    host, gpu = simulated("vgpu-host-vfio"), "0000:41:00.0"
+    assert apply(host, pillar(gpu, "vgpu", {"profile": "H100XM-40C", "count": 2})).ok
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        nodes = [part["device_nodes"][0] for part in engine.slices(gpu)]
+    host.add_process({**TRAINER, "nodes": nodes[:1]})
+    wanted = pillar(gpu, "vgpu", {"profile": "H100XM-20C", "count": 4}, apply_strategy=strategy)
+    refused(host, wanted, {**NEWCOMER, "nodes": nodes[1:]})
+
+
 # -- while the run waits for the lock ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("strategy", ["auto", "force"])
 def test_who_came_while_the_run_waited_for_the_lock_is_in_its_plan(simulated, strategy):

@@ -20,6 +20,7 @@ from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
+from gpuslice.printable import printable
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import bounded
@@ -85,7 +86,7 @@ class Passthrough(FileTechnique):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
         driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
         # A driver that is letting the function go no longer shows, and while it does not end, this file waits for it.
-        override = (kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or ""
+        override = printable((kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or "")
         origin = kernel.text(self._host, _origin_file(gpu.address)) or ""
         return PassthroughState(driver, "" if override == "(null)" else override, origin)
 
