@@ -125,7 +125,8 @@ class Runner:
             except errors.GpuSliceError as err:
                 # Steps that can't be written down are not this GPU's failure: none may be done any more.
                 halt.failed(ALL if isinstance(err, errors.StateDirUnusable) else made.gpu)
-                if entry and isinstance(err, errors.ForeignChange):
+                begun = entry and (gpu.address, number) in entry.steps
+                if begun and isinstance(err, errors.ForeignChange):
                     # What stands in its place is another tool's: undoing this step would destroy that.
                     with self._writing:
                         entry.steps.remove((gpu.address, number))

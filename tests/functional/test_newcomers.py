@@ -189,6 +189,21 @@ def test_a_virtual_machine_that_took_its_vgpu_meanwhile_keeps_it(simulated, stra
     refused(host, wanted, {**NEWCOMER, "nodes": nodes[1:]})
 
 
+class Shifting(Visited):
+    """A simulated machine whose driver says once, while a unit is stopped, that something is not there any more."""
+
+    def add_process(self, process):
+        self.add_fault({"call": "nvmlDeviceGetUUID", "times": 1, "error": "NVML_ERROR_NOT_FOUND"})
+
+
+def test_a_last_look_that_fails_is_a_step_that_was_not_begun(simulated):
+    host = simulated("dgx-a100-40gb", **A100_MIG)
+    before = hardware(host)
+    result = apply(Shifting(host, NEWCOMER), pillar(A100, "mig", SLICES))
+    assert "not there any more" in " ".join(result.errors) and hardware(host) == before
+    assert "Please report" not in " ".join(result.errors)
+
+
 # -- while the run waits for the lock ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("strategy", ["auto", "force"])
 def test_who_came_while_the_run_waited_for_the_lock_is_in_its_plan(simulated, strategy):
