@@ -145,7 +145,7 @@ def gpus(name, value):
 def one_of(name, value, words):
     """One of these words."""
     if not isinstance(value, str) or value not in words:
-        raise _wrong(name, f"is {describe(value)}; one of these is wanted: {', '.join(words)}")
+        raise _wrong(name, f"is {describe(value)}; one of these is wanted: {', '.join(words[:-1])} or {words[-1]}")
 
 
 def mapping(name, value):

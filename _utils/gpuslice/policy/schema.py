@@ -76,7 +76,7 @@ VGPU_LICENCE_KEYS = ("license_server", "client_token")
 VGPU_KEYS = (*VGPU_TYPE_KEYS, *VGPU_LICENCE_KEYS)
 #: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
 DECISIVE = {
-    "mig": ("profiles",),
+    "mig": ("profiles", "mode"),
     "sriov": ("vf_count",),
     "vgpu": VGPU_TYPE_KEYS,
     "partition": ("compute",),
