@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
 
 import pytest
 
 from gpuslice import errors
 from gpuslice import lock
+from gpuslice.engine import Engine
 
 FORK = multiprocessing.get_context("fork")
 
@@ -23,13 +27,19 @@ def hold(state_dir, who, jid, held, stop):
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder(tmp_path, holder_of):
     """``holder("who", "jid")`` starts a process that holds the lock of ``tmp_path``; returns (process, its stop event)."""
+    return partial(holder_of, str(tmp_path))
+
+
+@pytest.fixture
+def holder_of():
+    """As ``holder``, for the state directory that is given first."""
     started = []
 
-    def start(who="highstate by root", jid="20260101000000000001"):
+    def start(state_dir, who="highstate by root", jid="20260101000000000001"):
         held, stop = FORK.Event(), FORK.Event()
-        process = FORK.Process(target=hold, args=(str(tmp_path), who, jid, held, stop))
+        process = FORK.Process(target=hold, args=(state_dir, who, jid, held, stop))
         process.start()
         started.append(process)
         assert held.wait(30)
@@ -78,6 +88,31 @@ def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path, holder):
     with lock.held(str(tmp_path), "me", patience=30):
         process.join(30)
         assert process.exitcode == 0
+
+
+def test_it_is_waited_for_while_another_holds_it_and_no_longer_than_is_said(tmp_path, holder):
+    _, stop = holder()
+    begun = time.monotonic()
+    with pytest.raises(errors.LockHeld):
+        with lock.held(str(tmp_path), "me", patience=0.4):
+            pytest.fail("the lock was given twice")
+    assert 0.4 <= time.monotonic() - begun < 20
+    timer = threading.Timer(0.5, stop.set)
+    timer.start()
+    with lock.held(str(tmp_path), "me", patience=30):
+        assert stop.is_set() and time.monotonic() - begun >= 0.9
+    timer.join()
+
+
+def test_a_change_waits_for_another_one_that_is_about_to_end(simulated, holder_of):
+    host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": "0000:1b:00.0"}], processes=[])
+    _, stop = holder_of(host.state_dir)
+    timer = threading.Timer(0.5, stop.set)
+    timer.start()
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        result = engine.apply({"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}})
+    timer.join()
+    assert result.ok and result.changes
 
 
 def test_it_can_be_taken_again_after_it_was_given_back(tmp_path):
