@@ -66,7 +66,16 @@ class Equivalent:
 
     def why(self, defect):
         """The reason, "" for a defect that is not listed."""
-        return self._reasons.get((defect.path.removeprefix("_utils/gpuslice/"), defect.was, defect.becomes), "")
+        return self._reasons.get(_entry(defect), "")
+
+    def stale(self):
+        """Entries that stand for no defect any more, as text."""
+        there = {_entry(defect) for defect in all_defects(reach.sources(ROOT)).values()}
+        return [f"{file}: {was}" for file, was, becomes in self._reasons if (file, was, becomes) not in there]
+
+
+def _entry(defect):
+    return defect.path.removeprefix("_utils/gpuslice/"), defect.was, defect.becomes
 
 
 class Reached:
@@ -256,6 +265,8 @@ def main(argv=None):
     for place in WORK.glob("worker*"):
         shutil.rmtree(place, ignore_errors=True)
     report(sorted(results, key=lambda pair: (pair[0].path, pair[0].start)), equivalent)
+    for text in equivalent.stale():
+        print(f"equivalent.yaml names a line that is not there any more: {text}")
     return 0
 
 
