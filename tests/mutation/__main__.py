@@ -7,6 +7,7 @@ which takes as long as the tests themselves.
 
 import argparse
 import hashlib
+import heapq
 import json
 import os
 import pathlib
@@ -104,7 +105,7 @@ class Reached:
 
     def tests(self, defect):
         """
-        ``{id: seconds}`` of tests that reach the defect, quick ones of different files first.
+        ``{id: seconds}`` of tests that reach the defect, quick ones first.
 
         What is executed when a file is loaded is reached by all tests that reach anything of it. The statement may be newer than
         what was learned; then the tests of its function are taken.
@@ -120,13 +121,16 @@ class Reached:
         for name in sorted(names, key=self._seconds.get):
             if self._seconds[name] <= self._slowest:
                 files.setdefault(name.partition("::")[0], []).append(name)
+        # Each file of tests gets the same time: many quick tests of a part weigh as much as one of the whole.
+        waiting = [(0, number, iter(listed)) for number, listed in enumerate(files.values())]
         chosen, left = {}, self._most
-        while any(files.values()) and left > 0:
-            for listed in files.values():
-                if listed and left > 0:
-                    name = listed.pop(0)
-                    chosen[name] = self._seconds[name]
-                    left -= self._seconds[name]
+        while waiting and left > 0:
+            spent, number, names = heapq.heappop(waiting)
+            name = next(names, None)
+            if name is not None:
+                chosen[name] = self._seconds[name]
+                left -= self._seconds[name]
+                heapq.heappush(waiting, (spent + self._seconds[name], number, names))
         return chosen
 
 
