@@ -1,11 +1,15 @@
 """
-A replay on a disk that refuses one write, whichever it is; and what a replay says of GPUs that are as they were already.
+A replay on a disk that refuses one write, whichever it is; what a replay says of GPUs that are as they were already; and a journal
+that is not for this user.
 """
+
+import errno
 
 import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.host import RealHost
 from gpuslice.journal import Journal
 from tests.unit.test_boot import H100
 from tests.unit.test_boot import HOPPER
@@ -63,3 +67,16 @@ def test_any_write_that_fails_leaves_what_was_or_brings_all_back_and_is_told(sim
         pytest.fail("a replay does not end writing")
     # The first one is before anything is done, and the last only notes that all is well.
     assert outcomes[0] == (False, False) and outcomes[-1] == (True, True)
+
+
+class Closed(RealHost):
+    """A host on which another user's run meets the state directory of root."""
+
+    def store_load(self, path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+
+def test_a_journal_that_this_user_may_not_read_is_no_damaged_one(tmp_path):
+    """A damaged one is set aside by hand; for this one it takes root and nothing else."""
+    with pytest.raises(errors.StateDirUnusable, match=r"can't be read \(Permission denied\)\. Run as root"):
+        Journal(Closed(str(tmp_path))).unfinished()
