@@ -604,6 +604,18 @@ def verified_by_systemd(directory, text):
     return done.returncode, done.stdout + done.stderr
 
 
+def test_the_unit_comes_after_what_gpus_need_and_before_all_who_would_keep_them_busy():
+    rows = [line.partition("=") for line in boot.unit_text("/etc/salt", "/var/lib/gpu-slicing").splitlines()]
+    order = {key: {value.removesuffix(".service") for name, _, value in rows if name == key} for key in ("After", "Before")}
+    loaders = "systemd-modules-load systemd-udev-trigger systemd-udev-settle"
+    makers = "persistenced fabricmanager vgpud vgpu-mgr gridd mig-manager"
+    assert order["After"] == {*loaders.split(), *(f"nvidia-{name}" for name in makers.split())}
+    containers = "docker containerd podman podman-restart crio kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker"
+    machines = "libvirtd virtqemud libvirt-guests incus lxd pve-guests"
+    others = "nvidia-cdi-refresh nvidia-dcgm dcgm-exporter slurmd nomad display-manager gdm gdm3 lightdm sddm salt-minion"
+    assert order["Before"] == {*containers.split(), *machines.split(), *others.split()}
+
+
 needs_analyze = needs.programs("systemd-analyze")
 
 

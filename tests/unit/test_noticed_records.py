@@ -1,5 +1,5 @@
 """
-A replay on a disk that refuses one write, whichever it is; what a replay says of GPUs that are as they were already; and a journal
+A replay on a disk that refuses one write, whichever it is; what a replay says of GPUs that are as they were already; a journal
 that is not for this user.
 """
 
