@@ -610,7 +610,8 @@ def test_the_unit_comes_after_what_gpus_need_and_before_all_who_would_keep_them_
     loaders = "systemd-modules-load systemd-udev-trigger systemd-udev-settle"
     makers = "persistenced fabricmanager vgpud vgpu-mgr gridd mig-manager"
     assert order["After"] == {*loaders.split(), *(f"nvidia-{name}" for name in makers.split())}
-    containers = "docker containerd podman podman-restart crio kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker"
+    kubernetes = "kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker"
+    containers = f"docker containerd podman podman-restart crio {kubernetes}"
     machines = "libvirtd virtqemud libvirt-guests incus lxd pve-guests"
     others = "nvidia-cdi-refresh nvidia-dcgm dcgm-exporter slurmd nomad display-manager gdm gdm3 lightdm sddm salt-minion"
     assert order["Before"] == {*containers.split(), *machines.split(), *others.split()}
