@@ -630,3 +630,25 @@ def test_salts_own_mappings_are_read_as_dicts_and_leave_no_trace():
     masked = masked_by_salt(pillar)
     assert policy.parse(types.MappingProxyType(masked)) == policy.parse(pillar)
     assert "*****" not in str(policy.parse(masked))
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"level_zero": {"partitions": ["0.1\n"]}}, "level_zero:partitions:0"),
+        ({"level_zero": {"partitions": ["9" * 5000]}}, "level_zero:partitions:0"),
+        ({"level_zero": {"vram_slice": "gpu.slice\n"}}, "level_zero:vram_slice"),
+        ({"time_slicing": {"slice_duration": "1ms\n"}}, "time_slicing:slice_duration"),
+        ({"mig": {"profiles": ["9" * 5000 + "g.5gb"]}}, "mig:profiles:0"),
+        ({"mig": {"gpu_instance_count": 10**5000}}, ""),
+        ({"sriov": {"vfs": {"²": {"vram_mib": 1}}}}, "sriov:vfs:²"),
+        ({"sriov": {"vfs": {"1" * 5000: {"vram_mib": 1}}}}, f"sriov:vfs:{'1' * 5000}"),
+        ({"vgpu": {"profile": "\x1b[2J"}}, "vgpu:profile"),
+        ({"vgpu": {"profile": "\ud800"}}, "vgpu:profile"),
+    ],
+    ids=["tile", "long tile", "slice", "duration", "long profile", "huge", "no digit", "long number", "control", "surrogate"],
+)
+def test_texts_are_looked_at_to_their_end(keys, path):
+    found = only_mistake(**keys)
+    assert found.startswith(f"{SLICING}:{path}: " if path else f"{SLICING} has in it a number that is too large")
+    assert found.isprintable()

@@ -239,7 +239,8 @@ def _check_choice(field, value, path, notes):
 
 
 def _check_pattern(field, value, path, notes):
-    if isinstance(value, str) and re.search(field.pattern, value):
+    # The whole text: "$" alone lets a line break stand behind it. And a number of thousands of digits is no tile.
+    if isinstance(value, str) and len(value) <= _LONGEST and re.fullmatch(field.pattern, value):
         return value
     notes.wrong(path, f"is {describe(value)}; {field.example} is wanted.")
     return WRONG
