@@ -7,12 +7,12 @@ handled at all; its meaning is judged as the pillar's is.
 """
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from functools import partial
 
 from gpuslice import addresses
 from gpuslice import errors
+from gpuslice.printable import printable
 from gpuslice.secret import redacted
 
 #: Longest text that a setting may be: a client configuration token has some thousand characters.
@@ -20,19 +20,6 @@ _LONGEST = 65536
 #: How deep values may lie in each other, how many there may be, and how large a number: far beyond any setting.
 _DEEPEST, _MOST, _LARGEST = 16, 20000, 10**15
 _SHOWN = 80
-#: Categories of characters that are not printed: control and format characters, surrogates, line and paragraph separators.
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def printable(text):
-    """A text with its control characters and lone surrogates written out: ``\\x1b``."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_written_out(char) if unicodedata.category(char) in _UNPRINTABLE else char for char in text)
-
-
-def _written_out(char):
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def describe(value):

@@ -7,18 +7,20 @@ A change first writes what it is about to do and what was there before (``journa
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from dataclasses import field
 
 from gpuslice import errors
 from gpuslice import journal_check
-from gpuslice import numbers
 from gpuslice.host import JOURNAL
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 
 #: How many generations the history keeps.
 GENERATIONS = 50
+#: Only names that we give: another one for the same number would be a generation that can't be opened.
+_GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
 
 
 @dataclass
@@ -185,8 +187,7 @@ class Journal:
 
     def _numbers(self):
         names = self._host.store_names(self._history)
-        found = (numbers.whole(name[:-5]) for name in names if name.endswith(".json"))
-        return sorted(number for number in found if number is not None and number >= 0)
+        return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)))
 
     def _file(self, number):
         return os.path.join(self._history, f"{int(number):06d}.json")

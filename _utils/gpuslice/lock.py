@@ -15,6 +15,10 @@ from contextlib import contextmanager
 from gpuslice import errors
 from gpuslice import holders
 from gpuslice import store
+from gpuslice.shape import moment
+from gpuslice.shape import parts
+from gpuslice.shape import text
+from gpuslice.shape import whole
 
 #: How long to wait for another change before refusing, in seconds.
 PATIENCE = 2.0
@@ -99,7 +103,8 @@ def _tell():
 def is_held(state_dir):
     """Whether a change is going on on this host at this moment. Waits for nothing and keeps nobody from it."""
     try:
-        handle = os.open(os.path.join(state_dir, "lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not blocking: a pipe in its place would keep everybody who only looks, grains among them, for ever.
+        handle = os.open(os.path.join(state_dir, "lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except PermissionError:
         return _is_locked(os.path.join(state_dir, "lock"))
     except OSError:
@@ -175,20 +180,28 @@ def _holder(handle, path):
 def _written(handle):
     """(pid, words) of the holder as it wrote itself into the lock."""
     # Whoever took it a moment ago has not written its name yet, and an older version may have written another form.
-    try:
-        info = json.loads(os.pread(handle, 4096, 0))
-        job = f", job {info['jid']}" if info.get("jid") else ""
-        since = time.strftime("%H:%M:%S", time.localtime(info["since"]))
-        return int(info["pid"]), f"{info['who']} (pid {info['pid']}{job}) since {since}"
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    info = _read(handle, {"pid": whole(1, 2**31), "who": text(), "since": moment})
+    if not info:
         return None, "its holder left no name"
+    job = f", job {info['jid']}" if info.get("jid") else ""
+    since = time.strftime("%H:%M:%S", time.localtime(info["since"]))
+    return info["pid"], f"{info['who']} (pid {info['pid']}{job}) since {since}"
 
 
 def _waited(handle):
     """How many seconds the holder has waited for one thing as it wrote itself into the lock, and that in words; (0, "")."""
+    info = _read(handle, {"waits_since": moment, "waits_for": text()})
+    if not info:
+        return 0, ""
+    seconds = max(0, round(time.monotonic() - info["waits_since"]))
+    return seconds, f"; it waits for {info['waits_for']}, for {seconds} s"
+
+
+def _read(handle, shapes):
+    """What the holder wrote into the lock, {} where that has not all of these keys in their shape (name -> shape)."""
     try:
         info = json.loads(os.pread(handle, 4096, 0))
-        seconds = max(0, round(time.monotonic() - info["waits_since"]))
-        return seconds, f"; it waits for {info['waits_for']}, for {seconds} s"
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return 0, ""
+        parts({**shapes, "jid": text()}, needed=shapes)(info, "it")
+    except (ValueError, RecursionError):
+        return {}
+    return info

@@ -4,9 +4,12 @@ sentence or does no harm, and nothing that a file says is stopped, started or wr
 """
 
 import copy
+import fcntl
 import json
+import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 
@@ -15,8 +18,13 @@ import yaml
 
 from gpuslice import boot
 from gpuslice import errors
+from gpuslice import front
+from gpuslice import inventory
+from gpuslice import lock
 from gpuslice.engine import Engine
+from gpuslice.host import open_host
 from gpuslice.journal import Journal
+from gpuslice.printable import printable
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.verified import Verified
 from tests.functional import crash
@@ -145,6 +153,183 @@ def test_a_damaged_file_is_a_sentence_or_no_harm(interrupted, name):
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_damaged_in_three_hundred_ways_is_a_sentence_or_no_harm(interrupted, name):
     drive(interrupted, name, 300)
+
+
+# -- damage below the form: bytes, sizes, kinds of files -----------------------------------------------------------------
+class Refused(Exception):
+    """In the place of Salt's exception for a refusal."""
+
+
+def through_the_front(work):
+    """What a loader file does; whatever is no error of ours is said to be the engine's failure there."""
+    return lambda config, wanted: _front(config, lambda engine: work(engine, wanted))
+
+
+def _front(config, work):
+    with front.engine({"gpu_slicing": config}, Refused) as engine:
+        return work(engine)
+
+
+FRONT_USES = {name: through_the_front(work) for name, work in USES.items()} | {
+    "health": through_the_front(lambda engine, wanted: engine.health()),
+    "map": through_the_front(lambda engine, wanted: engine.maps()),
+    "table": through_the_front(lambda engine, wanted: front.table(engine.slices())),
+    "undo it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", False)),
+    "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False)),
+    "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True)),
+    "brief history": through_the_front(lambda engine, wanted: [front.brief(entry) for entry in engine.history()]),
+    "the grain": lambda config, wanted: inventory.facts(open_host(config)),
+}
+ODD_CONTENT = [
+    b"", b"\n", b"\x00", b"\x00" * 4096, b"\xff\xfe{}", b"\xef\xbb\xbf{}", b"{", b"}", b"null", b"0", b"-0", b"true", b"[]",
+    b"{}", b'""', b"NaN", b"Infinity", b"1e999", b"9" * 5000, b"-" + b"9" * 5000, b"[" * 100_000, b'{"a":' * 50_000, b"[[]]",
+    b"{}{}", b'"\\ud800"',
+    b'{"": null}', b'{"gpus": null}', b'{"gpus": []}', b'{"tried": 7, "last": 7}', b"#!/bin/sh\n", b'"' + b"x" * 10**6 + b'"',
+]  # fmt: skip
+
+
+def _numbers_swapped(content, chance):
+    """A number of the text is another one: one that no clock, counter or address has."""
+    places = list(re.finditer(rb"-?[0-9]+(?:\.[0-9]+)?", content))
+    if not places:
+        return content + b"9"
+    place = chance.choice(places)
+    odd = chance.choice([b"-1", b"1e308", b"1e999", b"NaN", b"-Infinity", b"9" * 25, b"9" * 5000, b"0.5", b"null", b'"1"'])
+    return content[: place.start()] + odd + content[place.end() :]
+
+
+def _keys_doubled(content, chance):
+    """A key is there twice, the second time with something else."""
+    places = list(re.finditer(rb'"[a-z_]+": ?', content))
+    if not places:
+        return content * 2
+    key = chance.choice(places)
+    return content[: key.start()] + key[0] + json.dumps(chance.choice(JUNK)).encode() + b", " + content[key.start() :]
+
+
+def _bytes_changed(content, chance):
+    made = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        made[chance.randrange(len(made))] = chance.randrange(256)
+    return bytes(made)
+
+
+DAMAGES = (
+    lambda content, chance: content[: chance.randrange(len(content))],
+    lambda content, chance: content[chance.randrange(len(content)) :],
+    _bytes_changed,
+    _bytes_changed,
+    _numbers_swapped,
+    _keys_doubled,
+    lambda content, chance: content.replace(b'"', b"'", chance.randrange(1, 4)),
+    lambda content, chance: chance.choice(ODD_CONTENT),
+)
+KINDS = {
+    "directory": lambda place: place.mkdir(),
+    "directory with a file": lambda place: (place.mkdir(), (place / "x").write_text("x")),
+    "pipe": lambda place: os.mkfifo(place),
+    "link to nothing": lambda place: place.symlink_to("/no/such/file"),
+    "link to itself": lambda place: place.symlink_to(place),
+    "writable for others": lambda place: (place.write_text("{}"), place.chmod(0o666)),
+    "unreadable": lambda place: (place.write_text("{}"), place.chmod(0)),
+}
+
+
+def put_back(interrupted):
+    config, kept = interrupted
+    shutil.rmtree(config["state_dir"])
+    shutil.copytree(kept, config["state_dir"])
+
+
+def met(interrupted, name, use, wanted=WANTED):
+    """Use the host; assert that the answer is ordinary or a sentence, and that nothing was done that is not allowed."""
+    config, _ = interrupted
+    before = SimulatedHost(config["simulate"], config["state_dir"]).state()
+    try:
+        FRONT_USES[use](config, wanted)
+    except Refused as err:
+        text = str(err)
+        assert len(text) > 20 and "Traceback" not in text and "engine failed" not in text, f"{use}: {text}"
+        assert all(printable(line) == line for line in text.splitlines()), f"{use}: {text!r}"
+    harmless(SimulatedHost(config["simulate"], config["state_dir"]), before)
+
+
+def damage_bytes(interrupted, name, number):
+    config, kept = interrupted
+    content = (kept / name).read_bytes() if (kept / name).exists() else b'{"pid": 1, "who": "x", "jid": "", "since": 1.0}'
+    chance = random.Random(f"bytes of {name}")
+    for turn in range(number):
+        put_back(interrupted)
+        damage = DAMAGES[turn % len(DAMAGES)](content, chance)
+        pathlib.Path(config["state_dir"], name).write_bytes(damage)
+        use = chance.choice(list(FRONT_USES))
+        try:
+            met(interrupted, name, use, chance.choice((WANTED, OTHER)))
+        except AssertionError as err:
+            raise AssertionError(f"turn {turn}, {use}, {name} with {damage[:3000]!r}") from err
+
+
+@pytest.mark.parametrize("name", [*FILES, "lock"])
+def test_bytes_that_are_damaged_are_a_sentence_or_no_harm(interrupted, name):
+    damage_bytes(interrupted, name, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FILES, "lock"])
+def test_bytes_damaged_in_three_hundred_ways_are_a_sentence_or_no_harm(interrupted, name):
+    damage_bytes(interrupted, name, 300)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*FILES, "lock", "history"])
+def test_what_is_no_file_of_ours_is_a_sentence_or_no_harm(interrupted, name, kind):
+    config, _ = interrupted
+    for use in chosen(f"{name} {kind}"):
+        put_back(interrupted)
+        place = pathlib.Path(config["state_dir"], name)
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        KINDS[kind](place)
+        met(interrupted, name, use)
+
+
+def chosen(seed, number=4):
+    """Some of the uses, others for each seed, and applying always."""
+    return ["apply", *random.Random(seed).sample(list(FRONT_USES), number)]
+
+
+@pytest.mark.parametrize(
+    "name", ["²", "١", "-1", "0", "00", "1", "0000001", "1e3", " 1", "x", "9" * 30, "000001 (copy)", "\udcff", "\x1b[2J", "²²"], ids=ascii
+)
+def test_odd_names_in_the_history_are_no_generations(interrupted, name):
+    config, _ = interrupted
+    for use in chosen(name):
+        put_back(interrupted)
+        # As the system hands over a name that is no UTF-8.
+        encoded = os.fsdecode(f"{name}.json".encode(errors="surrogateescape"))
+        pathlib.Path(config["state_dir"], "history", encoded).write_text("{}")
+        met(interrupted, name, use)
+
+
+WRITTEN = ("pid", "who", "jid", "since", "waits_since", "waits_for")
+ODD_HOLDERS = [json.dumps(dict.fromkeys(WRITTEN, junk)).encode() for junk in JUNK]
+ODD_HOLDERS += [json.dumps(dict(zip(WRITTEN, (1, "\x1b[2J", "\u202e", 1, 1, "\x07"), strict=True))).encode()]
+
+
+@pytest.mark.parametrize("content", [*ODD_CONTENT, *ODD_HOLDERS], ids=lambda content: ascii(content)[:40])
+def test_a_lock_that_is_held_names_nobody_by_what_is_damaged(interrupted, content):
+    config, _ = interrupted
+    put_back(interrupted)
+    place = pathlib.Path(config["state_dir"], "lock")
+    handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.truncate(place, 0)
+        os.pwrite(handle, content, 0)
+        with pytest.raises(errors.LockHeld) as caught, lock.held(config["state_dir"], "a test", patience=0):
+            pass
+    finally:
+        os.close(handle)
+    assert "Another change" in str(caught.value) and printable(str(caught.value)) == str(caught.value)
 
 
 def test_json_that_is_nested_too_deeply_is_a_sentence(interrupted):

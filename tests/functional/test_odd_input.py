@@ -15,6 +15,7 @@ import salt.loader
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import arguments
+from gpuslice.printable import printable
 from tests.conftest import ROOT
 from tests.functional.conftest import Minion
 from tests.functional.odd_values import POOL
@@ -121,7 +122,7 @@ def drawn(function, address, rng):
 
 def assert_sentence(text, what):
     assert text.strip() and "Traceback" not in text and "engine failed" not in text, f"{what}: {text[:2000]}"
-    assert all(arguments.printable(line) == line for line in text.splitlines()), f"{what}: {text[:2000]!r}"
+    assert all(printable(line) == line for line in text.splitlines()), f"{what}: {text[:2000]!r}"
 
 
 def call(machine, function, given, what):

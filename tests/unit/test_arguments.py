@@ -8,6 +8,7 @@ import pytest
 
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice.printable import printable
 
 UUID = "GPU-eb73f151-c944-4ceb-8a88-ad01349c00aa"
 TRUTHS = ("test", "force", "full", "reload", "reload_driver", "autoprobe", "enabled")
@@ -44,7 +45,7 @@ def test_a_gpu_is_named_by_address_or_uuid(value):
 def test_what_is_no_gpu_is_refused(name, value):
     with pytest.raises(errors.PolicyError) as caught:
         arguments.check(**{name: value})
-    assert len(str(caught.value)) < 300 and arguments.printable(str(caught.value)) == str(caught.value)
+    assert len(str(caught.value)) < 300 and printable(str(caught.value)) == str(caught.value)
 
 
 def test_some_functions_take_several_gpus():

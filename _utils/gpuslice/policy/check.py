@@ -9,10 +9,10 @@ from gpuslice import addresses
 from gpuslice import errors
 from gpuslice import secret
 from gpuslice.arguments import describe
-from gpuslice.arguments import printable
 from gpuslice.policy import profiles
 from gpuslice.policy import schema
 from gpuslice.policy.notes import did_you_mean
+from gpuslice.printable import printable
 
 #: Returned for a value that is wrong, so that its key counts as not written.
 WRONG = object()

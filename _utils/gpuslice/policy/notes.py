@@ -5,7 +5,7 @@ What is found while a pillar is read: mistakes and warnings, each with the pilla
 import difflib
 
 from gpuslice import secret
-from gpuslice.arguments import printable
+from gpuslice.printable import printable
 
 
 class Notes:
