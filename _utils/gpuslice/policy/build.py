@@ -255,11 +255,7 @@ def _made_rule(match, strategy, slicing, written, path, off, notes):
     settings["time-slicing"]["slice_duration"] = _seconds(settings["time-slicing"]["slice_duration"])
     settings["passthrough"] = {}
     _check_settings(settings, strategy, path, notes)
-    silent = _silent(slicing, written, path)
-    if settings["mig"].get("enabled") is False:
-        # Switched off in writing: that none is to be there has been said.
-        silent.pop("mig", None)
-    return Rule(match, strategy, settings, path, off, silent)
+    return Rule(match, strategy, settings, path, off, _silent(slicing, written, path))
 
 
 def _silent(slicing, written, path):
