@@ -1,6 +1,7 @@
 """
 What plain data that comes from a file must look like. A shape is a function of a value and its path that raises a ValueError
-which says where something is wrong; it never quotes the value, since nobody knows what that is.
+which says where something is wrong; it never quotes the value, since nobody knows what that is. A path is a text, or a path and
+what comes after it: it is only put together where something is wrong.
 """
 
 import math
@@ -12,10 +13,10 @@ def text(pattern=""):
 
     def check(value, path):
         if not isinstance(value, str):
-            raise ValueError(f"{path} is no text")
+            raise _wrong(path, "is no text")
         # Compiled when first needed: most runs look at few of all shapes.
         if pattern and not re.fullmatch(pattern, value, re.ASCII):
-            raise ValueError(f"{path} is a text of another form")
+            raise _wrong(path, "is a text of another form")
 
     return check
 
@@ -26,7 +27,7 @@ def whole(low=0, high=2**63):
     def check(value, path):
         # True is an int to Python.
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{path} is no whole number from {low} to {high}")
+            raise _wrong(path, f"is no whole number from {low} to {high}")
 
     return check
 
@@ -35,13 +36,13 @@ def moment(value, path):
     """Seconds since the epoch."""
     last = 253402300799  # of the year 9999, the last that can be shown
     if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= last:
-        raise ValueError(f"{path} is no time")
+        raise _wrong(path, "is no time")
 
 
 def truth(value, path):
     """True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{path} is neither true nor false")
+        raise _wrong(path, "is neither true nor false")
 
 
 def anything(value, path):
@@ -73,7 +74,7 @@ def listing(shape):
     def check(value, path):
         _is(list | tuple, value, path, "list")
         for place, each in enumerate(value):
-            shape(each, f"{path}:{place}")
+            shape(each, (path, place))
 
     return check
 
@@ -84,9 +85,9 @@ def row(*shapes):
     def check(value, path):
         _is(list | tuple, value, path, "list")
         if len(value) != len(shapes):
-            raise ValueError(f"{path} has {len(value)} elements instead of {len(shapes)}")
+            raise _wrong(path, f"has {len(value)} elements instead of {len(shapes)}")
         for place, (shape, each) in enumerate(zip(shapes, value, strict=True)):
-            shape(each, f"{path}:{place}")
+            shape(each, (path, place))
 
     return check
 
@@ -97,8 +98,8 @@ def table(key, shape):
     def check(value, path):
         _is(dict, value, path, "mapping")
         for name, each in value.items():
-            key(name, f"a key of {path}")
-            shape(each, f"{path}:{name}")
+            key(name, (path, "a key"))
+            shape(each, (path, name))
 
     return check
 
@@ -112,8 +113,8 @@ def record(required, optional=None):
         _has(required, value, path)
         for name, each in value.items():
             if name not in known:
-                raise ValueError(f"{path} has a key that is not known")
-            known[name](each, f"{path}:{name}")
+                raise _wrong(path, "has a key that is not known")
+            known[name](each, (path, name))
 
     return check
 
@@ -126,16 +127,24 @@ def parts(shapes, needed=()):
         _has(needed, value, path)
         for name, shape in shapes.items():
             if name in value:
-                shape(value[name], f"{path}:{name}")
+                shape(value[name], (path, name))
 
     return check
 
 
 def _has(names, value, path):
     if missing := [name for name in names if name not in value]:
-        raise ValueError(f"{path} has no {', '.join(missing)}")
+        raise _wrong(path, f"has no {', '.join(missing)}")
 
 
 def _is(kind, value, path, word):
     if not isinstance(value, kind):
-        raise ValueError(f"{path} is no {word}")
+        raise _wrong(path, f"is no {word}")
+
+
+def _wrong(path, what):
+    return ValueError(f"{_told(path)} {what}")
+
+
+def _told(path):
+    return path if isinstance(path, str) else f"{_told(path[0])}:{path[1]}"

@@ -380,8 +380,20 @@ def test_an_environment_file_on_record_stays_in_its_directory(simulated, name):
     host = simulated("no-gpu")
     layout = {"files": {name: "x"}, "ccs": {}, "engines": {}, "vram": {}}
     Verified(host).note({GPU: {"technique": "level-zero", "layout": layout, "awaits": None, "rules": {}}})
-    with pytest.raises(errors.JournalDamaged, match="files is a text of another form"):
+    with pytest.raises(errors.JournalDamaged, match="files:a key is a text of another form"):
         Verified(host).entries()
+
+
+def test_a_state_directory_that_others_can_write_stops_a_highstate_and_a_replay(minion):
+    on = minion("dgx-h100", changes={"gpus": [{"model": "h100-80gb", "address": GPU}], "processes": []}, pillar=WANTED)
+    assert all(state.result for state in on.apply("gpu_slicing"))
+    on.state_dir.chmod(0o777)
+    failed = [state for state in on.apply("gpu_slicing") if state.result is False]
+    assert f"chmod go-w {on.state_dir}" in failed[0].comment and "Traceback" not in failed[0].comment
+    with pytest.raises(Exception, match=f"chmod go-w {on.state_dir}"):
+        on.call("gpu_boot.replay")
+    on.state_dir.chmod(0o755)
+    assert all(state.result for state in on.apply("gpu_slicing"))
 
 
 # -- what we write ourselves ---------------------------------------------------------------------------------------------

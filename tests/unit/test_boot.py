@@ -27,6 +27,7 @@ from tests.functional import crash
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
 HOPPER = [{"model": "h100-80gb", "address": address} for address in H100]
+CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 EMPTY = {"enabled": False, "instances": []}
 LAYOUT = ["3g.40gb@4", "2g.20gb@0", "1g.10gb@2"]
 
@@ -104,8 +105,18 @@ def test_a_change_that_fails_leaves_the_record_as_it_was(simulated):
     assert apply(host, pillar(LAYOUT)).ok
     before = {address: entry["layout"] for address, entry in entries(host).items()}
     host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "error": "NVML_ERROR_UNKNOWN"})
-    assert not apply(host, pillar(["7g.80gb"])).ok
+    assert not apply(host, pillar(["7g.80gb"], on_failure="host")).ok
     assert {address: entry["layout"] for address, entry in entries(host).items()} == before == layouts(host)
+
+
+def test_of_a_change_that_fails_on_one_gpu_the_other_one_is_on_record_as_changed(simulated):
+    host = simulated("dgx-h100", gpus=HOPPER, processes=[])
+    assert apply(host, pillar(LAYOUT)).ok
+    before = layouts(host)
+    host.add_fault({"call": CREATE, "gpu": H100[0], "error": "NVML_ERROR_UNKNOWN"})
+    assert not apply(host, pillar(["7g.80gb"])).ok
+    noted = {address: entry["layout"] for address, entry in entries(host).items()}
+    assert noted == layouts(host) and noted[H100[0]] == before[H100[0]] and noted[H100[1]] != before[H100[1]]
 
 
 def test_a_rollback_is_on_record(simulated):
@@ -348,7 +359,6 @@ def test_without_a_place_for_the_count_nothing_is_tried(hopper):
 
 
 # -- what is no failed attempt ---------------------------------------------------------------------------------------
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
 
 def failures(host):
