@@ -141,7 +141,8 @@ def rollback(generation=None, test=False):
     Bring back an earlier layout of the GPUs that a change touched.
 
     generation
-        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change.
+        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change;
+        it is refused when another one comes first, as nobody has looked at that one yet.
 
     test
         Plan only, change nothing.

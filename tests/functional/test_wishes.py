@@ -131,6 +131,12 @@ def test_two_who_destroy_two_instances_at_once_destroy_both(simulated):
     assert layout(host) == ["1g.10gb@1"]
 
 
+def test_one_that_goes_and_one_that_comes_at_once_do_not_undo_each_other(simulated):
+    host = simulated("dgx-h100", gpus=[{**H100, "instances": ["3g.40gb@4", "1g.10gb@0"]}], latency=SLOW)
+    assert succeeded(at_once(host, destroy("1g.10gb@0"), create("2g.20gb", 2))) == [True, True]
+    assert layout(host) == ["2g.20gb@2", "3g.40gb@4"]
+
+
 def test_one_more_that_no_longer_fits_when_its_turn_comes_is_refused(simulated):
     host = simulated("dgx-h100", gpus=[{**H100, "instances": ["3g.40gb@4"]}], latency=SLOW)
     answers = at_once(host, create("3g.40gb"), create("3g.40gb"))
@@ -310,3 +316,15 @@ def test_a_plan_for_vgpus_counts_the_mig_devices_that_go_for_them_and_draws_them
     assert "keeps 0, destroys 2, creates 0" in text and text.count("x1g.10gb") == 2
     text = run(host, vgpu(profiles={"H100XM-1-10C": 3}), test=True)["comment"]
     assert "keeps 2, destroys 0, creates 1" in text
+
+
+def test_a_plan_for_vgpus_tells_of_an_instance_that_holds_no_device(simulated):
+    host = simulated("vgpu-host-vfio")
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply([engine.layout_target(VGPUS, ["2g.20gb@0"])]).ok
+    # What an interrupted run of another tool leaves.
+    with host.change() as state:
+        for gi in state["gpus"][VGPUS]["gis"].values():
+            gi["cis"] = {}
+    text = run(host, vgpu(profiles={"H100XM-1-10C": 2}), test=True)["comment"]
+    assert "keeps 0, destroys 0 and 1 empty instance, creates 2" in text

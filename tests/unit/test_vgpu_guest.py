@@ -63,6 +63,9 @@ class Tools:
     def made(self):
         return [self._tool]
 
+    def release(self):
+        self._tool.release()
+
 
 class Request:
     """One request on a guest: a toolbox and a reconciler of its own, as each run has them."""

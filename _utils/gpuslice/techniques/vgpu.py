@@ -566,6 +566,8 @@ class Vgpus:
             keeps=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in there), *stay),
             destroys=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in state.vgpus if vgpu not in there), *go),
             creates=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in goal.vgpus if vgpu not in there), *come),
+            destroys_empty=tuple(words for made in migs if made and steps for words in made.destroys_empty),
+            creates_empty=tuple(words for made in migs if made and steps for words in made.creates_empty),
             drawing=_drawing(migs) if steps else (),
             stops=tuple(sorted(stops.units)) if steps else (),
             unloads=tuple(sorted(stops.modules)) if steps else (),
