@@ -145,7 +145,7 @@ def verified(data):
 
 
 def attempts(data):
-    """The file of :class:`gpuslice.boot.Attempts`."""
+    """The file of :class:`gpuslice.attempts.Attempts`."""
     _ATTEMPTS(data, "it")
 
 

@@ -16,6 +16,7 @@ _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
 #: before; here it is one that the bus still shows and its driver has lost.
 _BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound)
 
+
 class Planner:
     """
     The plans of one request on one host.

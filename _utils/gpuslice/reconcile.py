@@ -6,7 +6,6 @@ them back to where they were. The other GPUs keep their change, unless ``on_fail
 finished by the next run that wants the same, and undone by any other that changes GPUs.
 """
 
-import logging
 import os
 import time
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from dataclasses import replace
 
 from gpuslice import errors
 from gpuslice import interrupted
+from gpuslice import inventory
 from gpuslice import lock
 from gpuslice.context import ALL
 from gpuslice.context import Change
@@ -32,8 +32,6 @@ from gpuslice.reboot import RebootLedger
 from gpuslice.runner import Runner
 from gpuslice.techniques import Rules
 from gpuslice.undo import Undo
-
-log = logging.getLogger(__name__)
 
 _UNDONE = "Everything that was done has been undone; the host is as it was."
 #: How the history calls the undoing of a change that did not end.
@@ -512,24 +510,12 @@ class Reconciler:
         """GPUs of an interrupted change that the present request does not reach."""
         if all(address in gpus for address in entry.before):
             return {}
-        from gpuslice import inventory
-
         return {gpu.address: gpu for gpu in inventory.discover(self._host)}
-
-
-
-
-
-
-
-
 
 
 def _shown(shown, layout):
     """A layout as users see it, or why it could not be read."""
     return layout if "error" in layout else shown(layout)
-
-
 
 
 def _undone_words(affected, kept, partly):
@@ -540,8 +526,6 @@ def _undone_words(affected, kept, partly):
     return "Everything else that was done has been undone." if partly else _UNDONE
 
 
-
-
 def _after(err, earlier):
     """The same error, with what had been done before it."""
     if not earlier.warnings:
@@ -550,14 +534,6 @@ def _after(err, earlier):
     if isinstance(err, errors.Interrupted):
         return errors.Interrupted(err.code - 128, f"{err.what} Before that: {told}")
     return errors.with_more(err, f"Before that: {told}")
-
-
-
-
-
-
-
-
 
 
 def _waiting(plan):

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _PAUSE = {"unit": ["systemctl", "stop"], "kernel module": ["modprobe", "-r"]}
 _RESUME = {"unit": ["systemctl", "start"], "kernel module": ["modprobe"]}
 
+
 class Runner:
     """
     Carries out the steps of plans on one host.
@@ -36,7 +37,7 @@ class Runner:
         """
         Run the steps of these plans, phase by phase, all GPUs of a phase side by side.
 
-        :param halt: :class:`Halt`, which says where no further step is begun.
+        :param halt: :class:`gpuslice.context.Halt`, which says where no further step is begun.
         :param entry: the change in the journal: each step is written down first, and a GPU that is no longer what was planned
             on is refused. None for undoing, which goes by what is there and must also work on a full disk.
         :return: (errors by GPU, reasons by GPU that waits for a reboot).

@@ -4,7 +4,6 @@ finding out who holds a device node.
 """
 
 import errno
-import logging
 import re
 
 from gpuslice import errors
@@ -12,8 +11,6 @@ from gpuslice import limits
 from gpuslice import numbers
 from gpuslice.printable import printable_lines
 from gpuslice.techniques import refuse_spared
-
-log = logging.getLogger(__name__)
 
 STOP_OR_FORCE = (
     "Stop these, name their units in containers_gpu_state_management:stop_units, "
