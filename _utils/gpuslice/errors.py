@@ -148,11 +148,11 @@ class Interrupted(SystemExit):
     A signal asked the process to end. What was going on was ended whole first; the process ends now, with the exit status that
     shells give this signal. No error of the engine: nothing may go on because somebody caught it.
 
-    :ivar what: what was done, as sentences.
+    :ivar number: the signal; :ivar what: what was done, as sentences.
     """
 
     def __init__(self, number, what):
-        self.what = what
+        self.number, self.what = number, what
         super().__init__(128 + number)
 
     def __str__(self):

@@ -15,12 +15,11 @@ from gpuslice import detection
 from gpuslice import errors
 from gpuslice import numbers
 from gpuslice.host import JOURNAL
+from gpuslice.host import REBOOT_NAME
+from gpuslice.host import REBOOT_PACKAGES
 from gpuslice.model import Gpu
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
-
-#: The package name under which a pending reboot is noted in the system's list of reasons.
-REBOOT_REASON = "gpu-slicing"
 
 _SYSFS = "/sys/bus/pci/devices"
 #: How the names of NVIDIA's vGPU types end: ``GRID T4-2B``, ``NVIDIA A100X-40C``, ``NVIDIA H100XM-1-10CME``.
@@ -403,7 +402,7 @@ def iommu(host):
 
 def reboot_required(host):
     """Whether a change of ours waits for a reboot; the list is in /run, so a reboot clears it."""
-    return REBOOT_REASON in _optional(host, "/run/reboot-required.pkgs").split()
+    return REBOOT_NAME in _optional(host, REBOOT_PACKAGES).split()
 
 
 def interrupted(host):

@@ -532,7 +532,7 @@ def _after(err, earlier):
         return err
     told = " ".join(earlier.warnings)
     if isinstance(err, errors.Interrupted):
-        return errors.Interrupted(err.code - 128, f"{err.what} Before that: {told}")
+        return errors.Interrupted(err.number, f"{err.what} Before that: {told}")
     return errors.with_more(err, f"Before that: {told}")
 
 

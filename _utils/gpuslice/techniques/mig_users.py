@@ -67,8 +67,7 @@ class Users:
         return held or self._host.process(pid) or Process(pid, "a process that can't be seen from here")
 
     def _holding(self, node):
-        number = kernel.device_number(self._host, node)
-        return [process for process in self._scan() if process.has_open(node, number)]
+        return kernel.holding(self._host, [node], self._scan())
 
     def _scan(self):
         if self._processes is None:
