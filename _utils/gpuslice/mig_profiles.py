@@ -153,11 +153,12 @@ def _gpu_instance(wanted, table, aliases):
 
 
 def _parsed(name):
-    """A driver's own name taken apart, None for one that has a form of its own."""
+    """The name of a GPU instance taken apart, None for a compute instance's and for a driver's name of a form of its own."""
     try:
-        return parse(name).gpu_instance
+        found = parse(name)
     except ValueError:
         return None
+    return found.gpu_instance if found.ci_slices is None else None
 
 
 def _same_share(wanted, table):
