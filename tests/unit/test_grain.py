@@ -8,7 +8,10 @@ from _grains import gpu as grain
 from gpuslice import inventory
 from gpuslice.host import RealHost
 
-KEYS = {"count", "vendors", "models", "addresses", "capabilities", "virtualization", "iommu", "reboot_required", "devices"}
+KEYS = {
+    "count", "vendors", "models", "addresses", "capabilities", "virtualization", "iommu", "reboot_required", "interrupted",
+    "devices",
+}  # fmt: skip
 
 
 @pytest.fixture
