@@ -146,14 +146,14 @@ class Engine:
                     drawing = str(err)
                 if drawing:
                     found[one.address] = "; ".join(filter(None, (found.get(one.address), drawing)))
-        for address, sentence in self._interrupted(found).items():
+        for address, sentence in self._interrupted_among(found).items():
             found[address] += f"; {sentence}"
         return found
 
     def health(self, gpu=None):
         """PCI address -> reasons why the GPU should not be sliced now; [] for a healthy one."""
-        found = {}
-        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
+        found, wanted = {}, self.gpus if gpu is None else [self.gpu(gpu)]
+        for one in wanted:
             for tool in self.techniques_of(one):
                 try:
                     reasons = tool.health(one)
@@ -161,12 +161,12 @@ class Engine:
                     reasons = [str(err)]
                 known = found.setdefault(one.address, [])
                 known += [reason for reason in reasons if reason not in known]
-        for address, sentence in self._interrupted([one.address for one in ([self.gpu(gpu)] if gpu else self.gpus)]).items():
+        for address, sentence in self._interrupted_among([one.address for one in wanted]).items():
             found.setdefault(address, []).append(sentence)
         return found
 
-    def _interrupted(self, wanted):
-        """PCI address -> what to know of an interrupted change, for those of these GPUs that it concerns."""
+    def _interrupted_among(self, wanted):
+        """PCI address -> what to know of an interrupted change, for those of these addresses that it concerns."""
         told = interrupted.by_gpu(self.host)
         return {address: told.get(address) or told[""] for address in wanted if address in told or "" in told}
 
@@ -374,7 +374,7 @@ class Engine:
     def history(self):
         """The generations kept on this host, oldest first, and at the end a change that was interrupted."""
         entry = interrupted.found(self.host)
-        return Journal(self.host).history() + ([interrupted.generation(entry)] if entry else [])
+        return Journal(self.host).history() + ([entry.generation("interrupted", [interrupted.TODO])] if entry else [])
 
     def recovery_targets(self):
         """

@@ -41,17 +41,3 @@ def by_gpu(host):
     except errors.GpuSliceError as err:
         return {"": str(err)}
     return {address: f"{words(entry)} here. {TODO}" for address in entry.before} if entry else {}
-
-
-def generation(entry):
-    """The change as :meth:`gpuslice.journal.Journal.history` tells those that ended."""
-    return {
-        "time": entry.time,
-        "who": entry.who,
-        "jid": entry.jid,
-        "result": "interrupted",
-        "errors": [TODO],
-        "plan": entry.plan,
-        "before": entry.before,
-        "techniques": entry.techniques,
-    }

@@ -62,6 +62,25 @@ class Entry:
         earlier = [Step.from_dict(step) for step in self.earlier]
         return [(step.gpu, step) for step in earlier] + [(gpu, planned[gpu].steps[number - 1]) for gpu, number in self.steps]
 
+    def generation(self, result, sentences, **more):
+        """
+        This change as the history tells it.
+
+        :param result: how it ended, in a few words; :param sentences: its errors.
+        :param more: what else there is to tell (``after``, ``reboot``), or to tell otherwise than it stands here.
+        """
+        return {
+            "time": self.time,
+            "who": self.who,
+            "jid": self.jid,
+            "result": result,
+            "errors": sentences,
+            "plan": self.plan,
+            "before": self.before,
+            "techniques": self.techniques,
+            **more,
+        }
+
 
 def _entry(data):
     """The entry that :meth:`Journal.begin` wrote. Raises a ValueError that says what is wrong with anything else."""

@@ -43,7 +43,7 @@ class Planner:
         plans, blocked, mistakes = [], [], []
         if _differ(targets):
             targets = self.settled(targets, self._journal.unfinished())
-        self._gather(targets)
+        self._begin(targets)
         for target in targets:
             if target.technique is None:
                 continue
@@ -86,7 +86,7 @@ class Planner:
         PCI address -> the plan of each of these targets, or the error that says why there is none. One that can't be planned does
         not keep the others from it, as it does in :meth:`plan`.
         """
-        self._gather(targets)
+        self._begin(targets)
         found = {}
         for target in targets:
             try:
@@ -112,8 +112,8 @@ class Planner:
         technique = self._tools.get(target.technique)
         return target._replace(settings=technique.settle(target.gpu, technique.observe(target.gpu), wish))
 
-    def _gather(self, targets):
-        """Tell a technique whose GPUs can't change one by one what is wanted of all of them."""
+    def _begin(self, targets):
+        """Let techniques know that a new plan is made, and those whose GPUs can't change one by one what is wanted of all."""
         for tool in self._tools.made():
             # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
             if forget := getattr(tool, "forget_users", None):

@@ -299,21 +299,7 @@ class Reconciler:
                 self._journal.end()
         except errors.StateDirUnusable as err:
             result.errors.append(f"{err} Until then the next run takes this change for an interrupted one.")
-        self._record(
-            result,
-            {
-                "time": entry.time,
-                "who": entry.who,
-                "jid": entry.jid,
-                "result": outcome,
-                "errors": result.errors,
-                "plan": entry.plan,
-                "before": entry.before,
-                "after": after,
-                "techniques": entry.techniques,
-                "reboot": result.reboot,
-            },
-        )
+        self._record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
 
     def _changed_after(self, change, after):
         """Sentences on GPUs that somebody else changed after they were verified; these do not count as verified any more."""
@@ -487,21 +473,8 @@ class Reconciler:
         self._journal.end()
         result = Result(Plan())
         self._note_changes(result, entry, gpus, found, after)
-        self._record(
-            result,
-            {
-                "time": self._host.now(),
-                "who": self._options.who,
-                "jid": self._options.jid,
-                "result": UNDID,
-                "errors": [*lines, *started],
-                "plan": entry.plan,
-                "before": found,
-                "after": after,
-                "techniques": entry.techniques,
-                "reboot": [],
-            },
-        )
+        by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
+        self._record(result, entry.generation(UNDID, [*lines, *started], **by_us, before=found, after=after, reboot=[]))
         number = f", generation {result.generation}" if result.generation else ""
         result.warnings = [*noted, f"{told}; it was undone{number}.", *started, *lines, *result.warnings]
         return result
