@@ -25,7 +25,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 WORK = ROOT / "build" / "mutation"
 EQUIVALENT = pathlib.Path(__file__).with_name("equivalent.yaml")
 #: What changes hardware, keeps records of it, and decides who may.
-FILES = ("reconcile", "journal", "verified", "reboot", "lock", "boot", "holders", "techniques/*")
+FILES = (
+    "reconcile", "context", "planner", "runner", "undo", "interrupts", "journal", "memory", "verified", "attempts", "reboot",
+    "lock", "boot", "holders", "techniques/*",
+)  # fmt: skip
 #: So many tests, of few files, are tried before the others: they notice most.
 FIRST, FIRST_FILES = 40, 4
 
