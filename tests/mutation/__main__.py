@@ -138,75 +138,87 @@ class Reached:
 
 
 class Worker:
-    """Tries defects one after the other in a copy of the repository of its own."""
+    """
+    Tries defects one after the other in a copy of the repository of its own.
+
+    :ivar sound: tests that pass without a defect, as was seen when they first noticed one. :ivar broken: those that don't.
+    """
+
+    sound, broken = set(), set()
 
     def __init__(self, number, reached):
         self.place = reach.copy(ROOT, WORK / f"worker{number}")
         self._reached = reached
         self._stamp = time.time_ns()
-        self.defect = self.trial = None
-        self._later, self._clean = {}, {}
+        self._clean = {}
 
-    def take(self, defect):
-        """Begin with a defect."""
-        self.defect = defect
+    def attempts(self, defect):
+        """Yields each trial, to be gone on with when it is over; returns {"noticed": test or "", "reached": bool}."""
         # From the copy: somebody may go on working in the repository.
         if defect.path not in self._clean:
             self._clean[defect.path] = (self.place / defect.path).read_bytes()
-        self._write(defect.apply(self._clean[defect.path]))
+        clean = self._clean[defect.path]
         tests = self._reached.tests(defect)
-        files, first = [], {}
-        for name, seconds in tests.items():
-            file = name.partition("::")[0]
-            if file not in files and len(files) < FIRST_FILES:
-                files.append(file)
-            if file in files and len(first) < FIRST:
-                first[name] = seconds
-        self._later = {name: seconds for name, seconds in tests.items() if name not in first}
-        self.trial = trial.Trial(str(self.place), first).start() if first else None
+        for group in _groups(tests):
+            left = {name: seconds for name, seconds in group.items() if not self._is_broken(name)}
+            while left:
+                self._write(defect.path, defect.apply(clean))
+                tried = trial.Trial(str(self.place), left).start()
+                yield tried
+                self._write(defect.path, clean)
+                if not tried.failed:
+                    break
+                name = tried.failed[0].removesuffix(trial.STUCK)
+                if name not in self.sound:
+                    alone = trial.Trial(str(self.place), {name: left.get(name, 2)}).start()
+                    yield alone
+                    (self.broken if alone.failed else self.sound).add(name)
+                if name in self.sound:
+                    return {"noticed": tried.failed[0], "reached": True}
+                left = {name: seconds for name, seconds in left.items() if not self._is_broken(name)}
+        return {"noticed": "", "reached": bool(tests)}
 
-    def result(self):
-        """What came of it: {"noticed": test or "", "reached": bool}; None while it still runs."""
-        if self.trial and not self.trial.over:
-            return None
-        if self.trial and not self.trial.failed and self._later:
-            self.trial, self._later = trial.Trial(str(self.place), self._later).start(), {}
-            return None
-        self._write(self._clean[self.defect.path])
-        return {"noticed": self.trial.failed[0] if self.trial and self.trial.failed else "", "reached": self.trial is not None}
+    def _is_broken(self, name):
+        return name in self.broken or name.partition("::")[0] in self.broken
 
-    def _write(self, source):
+    def _write(self, path, source):
         # Bytecode is told apart by the second of the change, and the engine looks at the time too.
         self._stamp += 2_000_000_000
-        (self.place / self.defect.path).write_bytes(source)
-        os.utime(self.place / self.defect.path, ns=(self._stamp, self._stamp))
+        (self.place / path).write_bytes(source)
+        os.utime(self.place / path, ns=(self._stamp, self._stamp))
+
+
+def _groups(tests):
+    """The tests that are tried at first, and the others."""
+    first = {}
+    for name, seconds in tests.items():
+        files = {known.partition("::")[0] for known in first}
+        if len(first) < FIRST and (name.partition("::")[0] in files or len(files) < FIRST_FILES):
+            first[name] = seconds
+    return first, {name: seconds for name, seconds in tests.items() if name not in first}
 
 
 def try_all(chosen, reached, jobs, note):
     """Try these defects; ``note(defect, result)`` is called for each when it is through."""
     waiting = list(reversed(chosen))
-    workers = [Worker(number, reached) for number in range(max(1, min(jobs, len(chosen))))]
-    while waiting or any(worker.defect for worker in workers):
-        for worker in workers:
-            if worker.defect is None and waiting:
-                worker.take(waiting.pop())
-        running = [worker.trial for worker in workers if worker.trial and not worker.trial.over]
-        if running:
-            trial.wait(running)
-        for worker in workers:
-            found = worker.result() if worker.defect else None
-            if found:
-                note(worker.defect, found)
-                worker.defect = worker.trial = None
-
-
-def fail_anyway(names):
-    """Those of these tests that fail without a defect as well, on the machine as it is now: what they noticed does not count."""
-    place = reach.copy(ROOT, WORK / "worker0")
-    tried = trial.Trial(str(place), dict.fromkeys(names, 5), all=True).start()
-    while not tried.over:
-        trial.wait([tried])
-    return set(tried.failed)
+    free = [Worker(number, reached) for number in range(max(1, min(jobs, len(chosen))))]
+    running = {}
+    while waiting or running:
+        while waiting and free:
+            worker, defect = free.pop(), waiting.pop()
+            running[worker] = [defect, worker.attempts(defect), None]
+        for worker, (defect, attempts, tried) in list(running.items()):
+            if tried and not tried.over:
+                continue
+            try:
+                running[worker][2] = next(attempts)
+            except StopIteration as ended:
+                note(defect, ended.value)
+                del running[worker]
+                free.append(worker)
+        trials = [tried for _, _, tried in running.values() if tried and not tried.over]
+        if trials:
+            trial.wait(trials)
 
 
 def report(results, equivalent):
@@ -263,12 +275,8 @@ def main(argv=None):
         try_all(chosen, Reached(options.seconds, options.slowest), options.jobs, note)
     except KeyboardInterrupt:
         print("\nStopped.")
-    doubtful = fail_anyway(sorted({found["noticed"].removesuffix(" (did not end)") for _, found in results} - {""}))
-    for name in doubtful:
+    for name in sorted(Worker.broken):
         print(f"Fails without a defect too, so that it notices none: {name}")
-    for _, found in results:
-        if found["noticed"] in doubtful:
-            found["noticed"] = ""
     for place in WORK.glob("worker*"):
         shutil.rmtree(place, ignore_errors=True)
     report(sorted(results, key=lambda pair: (pair[0].path, pair[0].start)), equivalent)

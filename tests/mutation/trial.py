@@ -21,6 +21,8 @@ import pytest
 
 #: A test that takes so many times its usual time, and so many seconds more, is stuck: the defect is noticed.
 PATIENCE_FACTOR, PATIENCE = 10, 20
+#: What is added to the name of such a test.
+STUCK = " (did not end)"
 
 
 def preload():
@@ -71,13 +73,11 @@ class Trial:
     Some tests on a copy of the repository that has a defect.
 
     :ivar place: the copy. :ivar tests: ``{id: usual seconds}``, in the order in which they run.
-    :ivar all: run all of them, and not only until one fails.
     :ivar failed: those that failed. :ivar over: whether it has ended.
     """
 
     place: str
     tests: dict
-    all: bool = False
     failed: list = field(default_factory=list)
     over: bool = False
     _pid: int = 0
@@ -93,7 +93,7 @@ class Trial:
         self._pid = os.fork()
         if not self._pid:
             os.close(self._pipe)
-            _run(self.place, list(self.tests), write, [] if self.all else ["-x"])
+            _run(self.place, list(self.tests), write)
         os.close(write)
         return self
 
@@ -111,13 +111,13 @@ class Trial:
             self._now, self._since = name, time.monotonic()
             if word == "failed":
                 self.failed.append(name)
-        if not told or (self.failed and not self.all):
+        if self.failed or not told:
             self.end()
 
     def check(self):
         """End a child whose test is stuck."""
         if time.monotonic() - self._since > PATIENCE + PATIENCE_FACTOR * self.tests.get(self._now, 2):
-            self.failed.append(f"{self._now} (did not end)")
+            self.failed.append(f"{self._now}{STUCK}")
             self.end()
 
     def end(self):
@@ -148,7 +148,7 @@ def wait(trials):
             trial.check()
 
 
-def _run(place, tests, pipe, options):
+def _run(place, tests, pipe):
     """What the child does; it never returns."""
     os.setsid()
     scratch = tempfile.mkdtemp(prefix="gs-", dir="/tmp")
@@ -166,9 +166,10 @@ def _run(place, tests, pipe, options):
         # Not the repository that this very module comes from.
         outside = [path for path in sys.path if path and not os.path.exists(os.path.join(path, "tests", "mutation"))]
         sys.path[:] = [place, *outside]
-        files = list(dict.fromkeys(name.partition("::")[0] for name in tests))
-        arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "--basetemp", f"{scratch}/t", "-m", "not slow"]
-        pytest.main([*arguments, *options, *files], plugins=[Chosen(tests, pipe)])
+        # A file of tests may be gone since it was learned what it reaches.
+        files = [file for file in dict.fromkeys(name.partition("::")[0] for name in tests) if os.path.exists(file)]
+        arguments = ["-q", "-x", "--tb=short", "-p", "no:cacheprovider", "--basetemp", f"{scratch}/t", "-m", "not slow"]
+        pytest.main([*arguments, *(files or ["--version"])], plugins=[Chosen(tests, pipe)])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os._exit(0)
