@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from gpuslice import arguments
+from gpuslice.techniques import TECHNIQUES
+from gpuslice.techniques import layouts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ENGINE = ROOT / "_utils" / "gpuslice"
@@ -311,6 +313,11 @@ def test_examples_of_state_single_name_a_text():
     for path in (*python_files(ROOT / "_states"), ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         assert not state_names_that_are_no_text(path.read_text(encoding="utf-8")), shown(path)
     assert state_names_that_are_no_text("salt-call state.single gpu_mig.mode '0000:41:00.0' enabled=False") == ["0000:41:00.0"]
+
+
+def test_of_every_technique_it_is_known_what_a_layout_on_record_looks_like():
+    assert set(layouts.LAYOUTS) == set(TECHNIQUES)
+    assert {name for name, _ in layouts.STEPS} <= set(TECHNIQUES)
 
 
 def unchecked_arguments(tree):

@@ -1,5 +1,6 @@
 """
-The technologies, one file each. A technique is a class with this shape; adding a technology is adding a file and a line here::
+The technologies, one file each. A technique is a class with this shape; adding a technology is adding a file, a line here, and to
+:mod:`.layouts` what its layouts look like, without which nothing that is on record of it can be read back::
 
     name                                            'mig'
     supports(gpu) -> bool                           from what the hardware says
