@@ -525,10 +525,8 @@ class Mig:
         uuids = self.nvml.mig_devices(gpu.address) if str(name).startswith("MIG-") else {}
         gone = {ids for ids, (_, uuid) in uuids.items() if uuid == name}
         profile, _, start = str(name).partition("@")
-        [(profile, *_)] = mig_profiles.renamed([(profile, None, ())], self.table(gpu), _aliases(gpu))
-        named = [
-            gi for gi in state.instances if (gi.profile, str(gi.start)) == (profile, start) or any(gi.id == of for of, _ in gone)
-        ]
+        place = (self._instance_name(gpu, profile), start)
+        named = [gi for gi in state.instances if (gi.profile, str(gi.start)) == place or any(gi.id == of for of, _ in gone)]
         if len(named) != 1 or len(gone) > 1:
             there = ", ".join(f"{gi.profile}@{gi.start}" for gi in state.instances) or "none"
             problem = "There is no instance" if not named else "There is more than one instance"
@@ -539,6 +537,14 @@ class Mig:
         stay = tuple(ci for ci in found.cis if gone and (found.id, ci.id) not in gone)
         kept = (gi if gi is not found else gi._replace(cis=stay) for gi in state.instances if gi is not found or stay)
         return tuple(kept)
+
+    def _instance_name(self, gpu, name):
+        """What the driver calls the GPU instance of that name. One of a compute instance names no GPU instance, and stays."""
+        try:
+            profile, ci = self._resolve(gpu, name)
+        except errors.ProfileMismatch:
+            return name
+        return name if ci else profile.name
 
     def _resolve(self, gpu, name):
         return mig_profiles.resolve(name, self.table(gpu), _aliases(gpu), gpu.address)
