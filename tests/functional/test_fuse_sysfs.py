@@ -74,7 +74,8 @@ def tree(numvfs):
 def serve(mountpoint, orders):
     """
     Mount the file system and stay. ``orders`` is a JSON file: number of the write, counted after the first ``from`` ones -> an
-    errno's name, ``kill before`` or ``kill after``, which ends the writer; each write is noted in ``<orders>.log``.
+    errno's name, ``kill before`` or ``kill after``, which ends the writer and the process ``engine`` that it writes for; each
+    write is noted in ``<orders>.log``.
     """
     import mfusepy
 
@@ -121,15 +122,16 @@ def serve(mountpoint, orders):
             order = told.get(str(self.writes - told.get("from", 0)), "")
             with open(f"{orders}.log", "a", encoding="utf-8") as log:
                 log.write(f"{self.writes} {path.rpartition('/')[2]} {data.decode().strip()}\n")
-            writer = mfusepy.fuse_get_context()[2]
+            ends = dict.fromkeys((told.get("engine"), mfusepy.fuse_get_context()[2])) if order.startswith("kill") else ()
             if order == "kill before":
-                os.kill(writer, signal.SIGKILL)
+                for pid in ends:
+                    os.kill(pid, signal.SIGKILL)
                 raise mfusepy.FuseOSError(errno.EINTR)
             if order and not order.startswith("kill"):
                 raise mfusepy.FuseOSError(getattr(errno, order))
             self._take(path, data.decode().strip())
-            if order == "kill after":
-                os.kill(writer, signal.SIGKILL)
+            for pid in ends:
+                os.kill(pid, signal.SIGKILL)
             return len(data)
 
         def _take(self, path, text):
@@ -188,6 +190,11 @@ class Inside:
         done = len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
         (self.place / "orders.json").write_text(json.dumps({**told, "from": done}), encoding="utf-8")
 
+    def ended_with_a_writer(self):
+        """An order that ends a writer ends this process as well: it is the one that the writer works for."""
+        told = json.loads((self.place / "orders.json").read_text(encoding="utf-8"))
+        (self.place / "orders.json").write_text(json.dumps({**told, "engine": os.getpid()}), encoding="utf-8")
+
     def vfs(self):
         """(sriov_numvfs, addresses of the VFs) as the files say."""
         base = pathlib.Path(NUMVFS).parent
@@ -207,6 +214,7 @@ class Inside:
         child = os.fork()
         if child == 0:
             try:
+                self.ended_with_a_writer()
                 self.apply(count)
             finally:
                 os._exit(0)

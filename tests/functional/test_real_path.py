@@ -655,7 +655,7 @@ def test_a_failing_create_is_rolled_back(minion):
 
 def test_a_failure_on_one_gpu_leaves_both_as_they_were(minion):
     machine = minion.machine
-    minion.pillar(PILLAR)
+    minion.pillar(PILLAR + "containers_gpu_state_management: {on_failure: host}\n")
     fail = "nvmlGpuInstanceCreateComputeInstanceWithPlacement:6:23"
     answer = minion.call("state.apply", "gpu_slicing.slicing", FAKE_NVML_FAIL=fail)
     assert answer.retcode != 0, answer.text

@@ -4,7 +4,8 @@
  * interface (sysfs-driver-intel-xe-sriov). The driver divides the memory where nobody gave a quota; all quotas go with the VFs.
  *
  * /sys/module/xe/parameters/fail: an errno (28 for ENOSPC) that the next enabling of VFs fails with, once. With EINTR (4) the
- * process that asked is killed, as if it had been just before it asked.
+ * process that asked is killed, as if it had been just before it asked, and with it the one in
+ * /sys/module/xe/parameters/engine, for which it asks.
  */
 #include <linux/module.h>
 #include <linux/sched/signal.h>
@@ -18,6 +19,8 @@
 
 static int fail;
 module_param(fail, int, 0600);
+static int engine;
+module_param(engine, int, 0600);
 
 /* As every xe that makes virtual functions has it; here it limits nothing. */
 static uint max_vfs;
@@ -203,8 +206,15 @@ static int configure(struct pci_dev *pdev, int count)
 	struct pf *pf = pci_get_drvdata(pdev);
 	int i, done, refused = count ? xchg(&fail, 0) : 0;
 
-	if (refused == EINTR)
+	if (refused == EINTR) {
+		struct pid *asks = find_get_pid(xchg(&engine, 0));
+
+		if (asks) {
+			kill_pid(asks, SIGKILL, 1);
+			put_pid(asks);
+		}
 		send_sig(SIGKILL, current, 1);
+	}
 	if (refused)
 		return -refused;
 	mutex_lock(&pf->lock);

@@ -147,12 +147,23 @@ def refuse_if_waiting(host, gpu, locks=LOCKS):
     except OSError:
         return
     try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as err:
-        waiting = os.pread(held, 20, 0).decode(errors="replace") or "0"
-        raise _untold(gpu, "what the GPU is like", f"process {waiting} still waits in it") from err
+        _wait_for(held, gpu)
     finally:
         os.close(held)
+
+
+def _wait_for(held, gpu):
+    """A writer whose run was killed ends in a moment where nothing hangs."""
+    end = time.monotonic() + _TURN
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as err:
+            if time.monotonic() >= end:
+                waiting = os.pread(held, 20, 0).decode(errors="replace") or "0"
+                raise _untold(gpu, "what the GPU is like", f"process {waiting} still waits in it") from err
+        time.sleep(0.05)
 
 
 def _untold(gpu, what, why):
