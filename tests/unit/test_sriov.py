@@ -39,6 +39,13 @@ def test_equal_shares_are_the_drivers_own_and_nothing_is_written():
     assert sriov_files.wish(B60, files(), PLAIN, None) == sriov_files.Wish({}, {})
 
 
+def test_auto_is_fair_where_the_vendor_has_no_preset_and_a_named_preset_is_refused_there():
+    auto = {**PLAIN, "profile": "auto"}
+    assert sriov_files.wish(B60, files(), auto, None) == sriov_files.wish(B60, files(), PLAIN, None)
+    with pytest.raises(errors.ProfileMismatch, match="no preset Fixed_30fps for Intel Arc Pro B60 with 2 virtual functions"):
+        sriov_files.wish(B60, files(), {**PLAIN, "profile": "Fixed_30fps"}, None)
+
+
 @pytest.mark.parametrize("count", sorted(intel.SRIOV_PRESETS["56c0"]["by_vfs"]))
 @pytest.mark.parametrize("policy_name", sorted(intel.SCHEDULERS))
 def test_a_preset_is_what_the_vendors_table_says(count, policy_name):
