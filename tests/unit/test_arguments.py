@@ -75,7 +75,7 @@ def test_a_form_is_one_of_those_that_there_are():
     for form in arguments.FORMS:
         arguments.check(form=form)
     for value in ("yaml", "Pillar", "", None, ["pillar"]):
-        with pytest.raises(errors.PolicyError, match="pillar, mig-parted"):
+        with pytest.raises(errors.PolicyError, match="pillar or mig-parted"):
             arguments.check(form=value)
 
 
