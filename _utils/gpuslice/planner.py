@@ -13,8 +13,9 @@ from gpuslice.plan import same
 #: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
 #: Conditions of one GPU: it is left alone and reported, the others go on. A GPU that was named and is not there is found out
-#: before; here it is one that the bus still shows and its driver has lost.
-_BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound)
+#: before; here it is one that the bus still shows and its driver has lost. A foreign change comes while the GPU is read.
+_BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound, errors.ForeignChange)
+
 
 
 class Planner:
@@ -40,7 +41,7 @@ class Planner:
 
     def planned(self, targets):
         """:meth:`plan` without what is told of other changes."""
-        plans, blocked, mistakes = [], [], []
+        plans, blocked, mistakes, broken = [], [], [], []
         if _differ(targets):
             targets = self.settled(targets, self._journal.unfinished())
         self._begin(targets)
@@ -53,8 +54,14 @@ class Planner:
                 mistakes.append(err)
             except _BLOCKED as err:
                 blocked.append((target.gpu.address, str(err)))
+            except errors.DriverError as err:
+                # It may be one GPU that its driver can't read any more. Where it is all of them, it is the host.
+                broken.append(err)
+                blocked.append((target.gpu.address, str(err) if err.gpu else f"GPU {target.gpu.address}: {err}"))
         if mistakes:
             raise _together(mistakes)
+        if broken and not plans and len(broken) == len(blocked):
+            raise broken[0]
         untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
         # Where nobody named the technology, the plan says how it was chosen.
         chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if getattr(t, "automatic", False))

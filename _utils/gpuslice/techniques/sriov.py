@@ -234,7 +234,8 @@ class Sriov:
         """The pillar has the VFs of one PF in mind, and this is another GPU."""
         base = f"{DEVICES}/{wanted}"
         if not self._host.exists(base):
-            raise errors.DeviceNotFound(f"sriov:pf_device names {wanted}, which this host does not have.", todo="Correct it.")
+            # A slip in the pillar, not a GPU that is lost.
+            raise errors.PolicyError(f"sriov:pf_device names {wanted}, which this host does not have.", todo="Correct it.")
         if self._host.exists(f"{base}/physfn"):
             physical = self._host.readlink(f"{base}/physfn")
             raise errors.PolicyError(
