@@ -40,10 +40,11 @@ def test_equal_shares_are_the_drivers_own_and_nothing_is_written():
 
 
 def test_auto_is_fair_where_the_vendor_has_no_preset_and_a_named_preset_is_refused_there():
-    auto = {**PLAIN, "profile": "auto"}
-    assert sriov_files.wish(B60, files(), auto, None) == sriov_files.wish(B60, files(), PLAIN, None)
-    with pytest.raises(errors.ProfileMismatch, match="no preset Fixed_30fps for Intel Arc Pro B60 with 2 virtual functions"):
-        sriov_files.wish(B60, files(), {**PLAIN, "profile": "Fixed_30fps"}, None)
+    new = Gpu("0000:03:00.0", "intel", "0001", model="a GPU without presets", memory_mib=24576)
+    assert intel.preset("0001", 2) is None
+    assert sriov_files.wish(new, files(), {**PLAIN, "profile": "auto"}, None) == sriov_files.wish(new, files(), PLAIN, None)
+    with pytest.raises(errors.ProfileMismatch, match="no preset Fixed_30fps for a GPU without presets with 2 virtual functions"):
+        sriov_files.wish(new, files(), {**PLAIN, "profile": "Fixed_30fps"}, None)
 
 
 @pytest.mark.parametrize("count", sorted(intel.SRIOV_PRESETS["56c0"]["by_vfs"]))
