@@ -4,7 +4,7 @@
 #   make demo            the guided tour       make wheel       dist/*.whl
 #   make test-salt3006   unit and functional tests on the older Salt
 #   make mutation        which share of small defects the tests notice, by file
-# PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest.
+# PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest; JOBS=1 runs one test at a time.
 
 USABLE := import sys, venv; sys.exit(not sys.version_info >= (3, 10))
 ON_3006 := import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
@@ -23,6 +23,9 @@ STAMP := $(VENV)/.installed
 STAMP3006 := $(VENV3006)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# Tests of one file stay in one process, for what they share is dear: a virtual machine, a library that is compiled.
+JOBS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
+PARALLEL := -n $(JOBS) --dist loadfile
 MUTATION_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -53,13 +56,13 @@ $(STAMP3006): requirements-salt3006.txt
 	    make PYTHON3006=/path/to/python3.10 test-salt3006)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
-	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m slow $(PYTEST_ARGS)
 
 unit: $(STAMP)
-	$(VENV)/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) tests/unit $(PYTEST_ARGS)
 
 # An hour or two on two processors: what each test reaches is learned first, and kept in build/mutation.
 mutation: $(STAMP)
@@ -71,7 +74,7 @@ lint: $(STAMP)
 	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint
 
 test-salt3006: $(STAMP3006)
-	$(VENV3006)/bin/python -m pytest tests/unit tests/functional -m "not slow" $(PYTEST_ARGS)
+	$(VENV3006)/bin/python -m pytest $(PARALLEL) tests/unit tests/functional -m "not slow" $(PYTEST_ARGS)
 
 has-python-for-salt3006:
 	@test -n "$(PYTHON3006)"
