@@ -144,14 +144,16 @@ class Planner:
         return made
 
     def refuse_mistakes(self, targets, entry):
-        """A request that can't be meant changes nothing, the GPUs of an earlier change included."""
+        """
+        A request that can't be meant changes nothing, the GPUs of an earlier change included. Other errors may be of that change:
+        what a GPU can do looks otherwise half way, such as without its driver.
+        """
         try:
-            self.planned(targets)
-        except (errors.PolicyError, errors.ProfileMismatch) as err:
-            raise errors.with_more(err, f"{interrupted.words(entry)}, and is left as it is. {interrupted.TODO}") from err
+            found = self.plan_each([t for t in self.settled(targets, entry) if t.technique]).values()
         except errors.GpuSliceError:
-            # What a GPU can do may look otherwise while a change stands half way, such as without its driver.
             return
+        if mistakes := [err for err in found if isinstance(err, errors.PolicyError | errors.ProfileMismatch)]:
+            raise errors.with_more(_together(mistakes), f"{interrupted.words(entry)}, and is left as it is. {interrupted.TODO}")
 
     def can_finish(self, targets, entry, plan=None):
         """Whether a request wants all that an interrupted change wanted, and nothing stands in its way."""
@@ -201,7 +203,4 @@ def _together(mistakes):
     if len(mistakes) == 1:
         return mistakes[0]
     lines = [line for err in mistakes for line in (getattr(err, "mistakes", None) or [str(err)])]
-    said = "Nothing was changed:\n" + "\n".join(f"- {line}" for line in dict.fromkeys(lines))
-    if all(isinstance(err, errors.Unsupported) for err in mistakes):
-        return errors.Unsupported(said)
-    return errors.PolicyError(said, mistakes=lines)
+    return errors.PolicyError("Nothing was changed:\n" + "\n".join(f"- {line}" for line in dict.fromkeys(lines)), mistakes=lines)

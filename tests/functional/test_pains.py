@@ -89,7 +89,7 @@ def test_success_is_not_reported_when_nothing_was_created(minion):
     lie = {"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "gpu": SECOND, "lie": True}
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO, "faults": [lie]})
     before = slices(on.host)
-    stages = list(on.apply("gpu_slicing", pillar=pillar()))
+    stages = list(on.apply("gpu_slicing", pillar=pillar(on_failure="host")))
     converged = stages[1]
     assert converged.result is False and SECOND in converged.comment
     assert "read again" in converged.comment and "wanted is" in converged.comment

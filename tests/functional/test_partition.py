@@ -196,7 +196,7 @@ def test_what_the_driver_answers_is_a_sentence_and_everything_is_put_back(minion
     amd = minion("mi300x-8")
     amd.host.add_fault({"call": "write", "gpu": LAST, "error": number, "times": 4 if number == "EBUSY" else 1})
     before = machine(amd.host)["gpus"]
-    well, comment, changes = stages(amd, pillar("CPX"))
+    well, comment, changes = stages(amd, pillar("CPX", on_failure="host"))
     assert not well and not changes
     assert words in comment and LAST in comment and "undone" in comment
     assert modes(amd.host) == {a: ("SPX", "NPS1") for a in before}
@@ -205,7 +205,7 @@ def test_what_the_driver_answers_is_a_sentence_and_everything_is_put_back(minion
 def test_an_answer_without_an_effect_fails_the_validation(minion):
     amd = minion("mi300x-8")
     amd.host.add_fault({"call": "write", "gpu": LAST, "lie": True})
-    well, comment, _ = stages(amd, pillar("CPX"))
+    well, comment, _ = stages(amd, pillar("CPX", on_failure="host"))
     assert not well and "wanted is compute mode CPX" in comment and LAST in comment
     assert modes(amd.host) == every(("SPX", "NPS1"))
 
