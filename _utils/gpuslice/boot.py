@@ -558,7 +558,7 @@ def _systemctl(host, *arguments):
             todo="Call 'salt-call --local gpu_boot.replay' from its own init system, before the consumers of slices.",
         ) from err
     if done.returncode:
-        why = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+        why = done.said or f"exit status {done.returncode}"
         raise errors.ToolFailed(f"'systemctl {' '.join(arguments)}' failed: {why}.", todo="Mend that and run again.")
 
 

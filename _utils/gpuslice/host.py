@@ -38,6 +38,11 @@ class Completed:
         for name in ("stdout", "stderr"):
             object.__setattr__(self, name, printable_lines(getattr(self, name)))
 
+    @property
+    def said(self):
+        """What it said on one line, "" for nothing: its errors, or what else it printed where there are none."""
+        return " ".join((self.stderr or self.stdout).split())
+
 
 class Host(ABC):
     """

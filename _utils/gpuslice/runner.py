@@ -177,7 +177,7 @@ class Runner:
             done = self._host.run(argv)
         except Exception as err:
             return str(caught(err))
-        return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+        return "" if done.returncode == 0 else done.said or f"exit status {done.returncode}"
 
 
 def _step_failed(err, step, number, count):

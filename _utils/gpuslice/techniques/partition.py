@@ -806,7 +806,7 @@ class Partition:
             done = self._host.run(["modprobe", *arguments], timeout=_RELOAD_TIMEOUT)
         except errors.GpuSliceError as err:
             return str(err).rstrip(".")
-        said = " ".join((done.stderr or done.stdout).split()).rstrip(".")
+        said = done.said.rstrip(".")
         return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
     def _run_confirm_memory(self, gpu, memory):

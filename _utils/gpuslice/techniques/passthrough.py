@@ -278,7 +278,7 @@ class Passthrough(FileTechnique):
         done = self._host.run(["modprobe", module])
         # What is there counts, not what the program says of it.
         if not self._host.exists(f"{_DRIVERS}/{module}"):
-            said = " ".join((done.stderr or done.stdout).split()) or "modprobe said nothing, but the driver is not there"
+            said = done.said or "modprobe said nothing, but the driver is not there"
             raise errors.DriverMissing(
                 f"The kernel module {module} can't be loaded: {said}.", gpu.address, "Install the kernel's modules for VFIO."
             )

@@ -328,10 +328,10 @@ class Gim:
             raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, doing, _LOADING, "modprobe")) from err
         # What is there counts, not what the program says of it.
         if done.returncode and self._loaded() != loaded:
-            said = " ".join((done.stderr or done.stdout).split())
             held = "; ".join(map(str, self._technique.held(self.all_virtual())))
             in_use = f" In use by {held}." if held else ""
-            raise errors.DriverError(f"Could not {doing}: {said}{in_use}", gpu.address, "Shut down the guests, and see 'dmesg'.")
+            what = f"Could not {doing}: {done.said}{in_use}"
+            raise errors.DriverError(what, gpu.address, "Shut down the guests, and see 'dmesg'.")
 
 
 def _preview(gpu, count):

@@ -371,7 +371,7 @@ class Guest:
     def _systemctl(self, gpu, verb):
         done = self._host.run(["systemctl", verb, SERVICE], timeout=120)
         if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+            said = done.said or f"exit status {done.returncode}"
             raise self._failed(gpu, f"Could not {verb} {SERVICE}: {said}")
 
     @staticmethod

@@ -109,7 +109,7 @@ def open_slice(host, gpu, unit):
     if not host.exists(path):
         done = host.run(["systemctl", "start", unit])
         if done.returncode or not host.exists(path):
-            said = " ".join((done.stderr or done.stdout).split()) or f"systemctl said nothing, but {path} is not there"
+            said = done.said or f"systemctl said nothing, but {path} is not there"
             raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, "Correct vram_slice, or mend that.")
     for above in _above(path):
         if "dmem" not in (kernel.text(host, f"{above}/{_CONTROL}") or "").split():
