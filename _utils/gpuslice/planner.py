@@ -150,8 +150,9 @@ class Planner:
         """
         try:
             found = self.plan_each([t for t in self.settled(targets, entry) if t.technique]).values()
-        except errors.GpuSliceError:
-            return
+        except errors.GpuSliceError as err:
+            # A difference may be one that can't be meant, which is found out when it is settled.
+            found = [err]
         if mistakes := [err for err in found if isinstance(err, errors.PolicyError | errors.ProfileMismatch)]:
             raise errors.with_more(_together(mistakes), f"{interrupted.words(entry)}, and is left as it is. {interrupted.TODO}")
 

@@ -283,6 +283,15 @@ def test_a_request_with_mistakes_undoes_nothing(half, profiles):
     assert machine(half) == before and not closed(half)
 
 
+def test_one_instance_more_that_no_gpu_can_have_undoes_nothing(half):
+    """What a difference comes to is settled first, and that may be refused already."""
+    before = machine(half)
+    with Engine(config(half)) as engine, pytest.raises(errors.ProfileMismatch) as caught:
+        engine.reconciler().apply([engine.added_target(SECOND, "6g.30gb")])
+    assert SAYS in str(caught.value) and "gpu_slicing.recover" in str(caught.value)
+    assert machine(half) == before and not closed(half)
+
+
 # -- what "verified" means ---------------------------------------------------------------------------------------------
 def test_a_foreign_change_after_verification_is_told_and_not_brought_back_at_a_boot(simulated):
     """Wherever between the reads it comes: never is it called verified, and never is it noted as what was wanted."""

@@ -330,8 +330,9 @@ class Gim:
         if done.returncode and self._loaded() != loaded:
             held = "; ".join(map(str, self._technique.held(self.all_virtual())))
             in_use = f" In use by {held}." if held else ""
-            what = f"Could not {doing}: {done.said}{in_use}"
-            raise errors.DriverError(what, gpu.address, "Shut down the guests, and see 'dmesg'.")
+            raise errors.DriverError(
+                f"Could not {doing}: {done.said}{in_use}", gpu.address, "Shut down the guests, and see 'dmesg'."
+            )
 
 
 def _preview(gpu, count):
