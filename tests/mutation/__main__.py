@@ -92,7 +92,6 @@ class Reached:
     def __init__(self, most, slowest):
         self._most, self._slowest = most, slowest
         self._seconds, self._by_statement, self._by_part = {}, {}, {}
-        self._known = set(json.loads((WORK / "keys.json").read_text(encoding="utf-8"))[0])
         for record in reach.records(WORK / "reach").values():
             for name, test in record["tests"].items():
                 if test["passed"]:
@@ -110,14 +109,17 @@ class Reached:
         """
         ``{id: seconds}`` of tests that reach the defect, quick ones first.
 
-        What is executed when a file is loaded is reached by all tests that reach anything of it. The statement may be newer than
-        what was learned; then the tests of its function are taken.
+        What is executed when a file is loaded is reached by all tests that reach anything of it. A statement that none reaches
+        may be newer than what was learned: then the tests of its function are taken, or of its file.
         """
         path, function, _ = defect.statement.split(":", 2)
-        names = self._by_statement.get(defect.statement, ()) if function else self._by_part.get((path, ""), ())
-        if not names and function and defect.statement not in self._known:
-            names = self._by_part.get((path, function), ())
-        return self._ordered(names)
+        parts = ((path, function), (path, "")) if function else ((path, ""),)
+        places = [self._by_statement.get(defect.statement), *(self._by_part.get(part) for part in parts)]
+        return self._ordered(next(filter(None, places), ()))
+
+    def reaches(self, defect):
+        """Whether a test is known to reach the very statement, as far as that can be told."""
+        return defect.statement in self._by_statement or not defect.statement.split(":", 2)[1]
 
     def _ordered(self, names):
         files = {}
@@ -176,7 +178,7 @@ class Worker:
                 if name in self.sound:
                     return {"noticed": tried.failed[0], "reached": True}
                 left = {name: seconds for name, seconds in left.items() if not self._is_broken(name)}
-        return {"noticed": "", "reached": bool(tests)}
+        return {"noticed": "", "reached": self._reached.reaches(defect)}
 
     def _is_broken(self, name):
         return name in self.broken or name.partition("::")[0] in self.broken
