@@ -120,8 +120,8 @@ def instances(gpu):
 @_checked
 def create(gpu, profile, start=None, force=False, test=False):
     """
-    Create one more instance; the others stay as they are. Two calls make two, also when they come at once; one that was killed
-    and is asked for again is finished.
+    Create one more GPU instance; the others stay as they are. Two calls make two, also when they come at once; one that was
+    killed and is asked for again is finished. A compute instance in a GPU instance that is there takes ``gpu_mig.apply_layout``.
 
     gpu
         PCI address or UUID.

@@ -117,8 +117,8 @@ def targets(pillar=None):
 @_checked
 def validate(pillar=None):
     """
-    Check the pillar itself: every mistake at once, each with its pillar path. What the GPUs have is not read; a rule that
-    matches no GPU of this host is a warning.
+    Check the pillar itself: every mistake at once, each with its pillar path. What the GPUs have is not read; a GPU that
+    is named and not there is a mistake, a rule that matches no GPU of this host a warning.
 
     pillar
         A dict with the ``containers_gpu_*`` keys to check instead of the minion's pillar.

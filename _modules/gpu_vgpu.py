@@ -57,7 +57,8 @@ def types(gpu):
         PCI address (quoted) or UUID.
 
     Returns a dict: name -> ``memory_mib``, ``max`` (how many the GPU can have), ``mig_profile`` where the type has a MIG instance
-    to itself, and ``creatable``: whether one can be made now.
+    to itself, and ``creatable``: whether one can be made now. It is false while its virtual functions
+    or its MIG mode are still to be enabled, which ``gpu_vgpu.set_vgpus`` and the pillar do.
 
     CLI Example:
 

@@ -7,6 +7,8 @@ States that bring a whole host to its pillar.
       gpu_slicing.converged
 """
 
+import os
+
 import gpuslice
 
 gpuslice = gpuslice.current()
@@ -104,6 +106,8 @@ def exported(name, form="pillar", **kwargs):
     """
     if strangers := front.strangers(kwargs):
         return front.failed(name, strangers)
+    if not os.path.isabs(name):
+        return front.failed(name, f"{name} is no absolute path: nothing was written. Write one that begins with '/'.")
     try:
         found = __salt__["gpu_slicing.export"](form)
     except CommandExecutionError as err:

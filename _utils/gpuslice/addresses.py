@@ -25,6 +25,13 @@ def is_pci(value):
     return isinstance(value, str) and _ADDRESS.match(value.strip().lower()) is not None
 
 
+def is_index(value):
+    """Whether it is a small number: no PCI address is read as one, as 0000:00:00.x is never a GPU."""
+    if isinstance(value, str):
+        return value.isdigit() and len(value) < 4
+    return type(value) is int and abs(value) < 60
+
+
 def normalize(value):
     """
     A PCI address in the kernel's form.

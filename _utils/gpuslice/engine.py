@@ -147,7 +147,7 @@ class Engine:
                 if drawing:
                     found[one.address] = "; ".join(filter(None, (found.get(one.address), drawing)))
         for address, sentence in self._interrupted_among(found).items():
-            found[address] += f"; {sentence}"
+            found[address] += f"\n{sentence}"
         return found
 
     def health(self, gpu=None):
@@ -250,6 +250,8 @@ class Engine:
 
     def remarks(self, policy):
         """What is odd about a policy on this host and no mistake, as sentences. No device is opened for it."""
+        if not policy.enabled:
+            return policies.switched_off(policy)
         return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)] + policies.absent(policy, self.gpus)
 
     def _remarked(self, plan, policy):
@@ -308,7 +310,7 @@ class Engine:
         if not tool.supports(one):
             why = self._why_not(one, name)[0]
             raise errors.Unsupported(
-                f"{one.model} can't do {name}{f': {why}' if why else '.'}",
+                f"{one.model} can't do {name}{f': {why}' if why else ''}.",
                 one.address,
                 "See 'salt-call gpu.capabilities' for what it can do.",
             )

@@ -62,7 +62,7 @@ def planned(plan):
 def done(result):
     """A result as a dict ``result``, ``changes``, ``comment``, and ``warnings`` when there are any."""
     if result.errors:
-        comment = "\n".join(result.errors)
+        comment = "\n".join([*result.errors, *_made_beside(result)])
     elif result.changes or result.generation:
         done_words = _done_words(result)
         comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
@@ -72,6 +72,14 @@ def done(result):
         comment += f"\nReboot required: {', '.join(result.reboot)}."
     answer = {"result": result.ok, "changes": result.changes, "comment": comment}
     return {**answer, "warnings": result.warnings} if result.warnings else answer
+
+
+def _made_beside(result):
+    """A line on the GPUs that were changed where all that is wrong are others that were left as they are."""
+    if result.plan.empty or result.errors != [why for _, why in result.plan.blocked]:
+        return []
+    changed = ", ".join(gpu.gpu for gpu in result.plan.changing)
+    return [f"{_done_words(result)}on {changed} in {result.seconds} s, generation {result.generation}."]
 
 
 def _done_words(result):
@@ -164,10 +172,12 @@ def validated(pillar, opts):
     answer = {"result": True, "mistakes": []}
     try:
         with Engine(opts.get("gpu_slicing")) as made:
-            odd = policy.unmatched(parsed, made.gpus)
+            mistakes, odd = policy.misnamed(parsed, made.gpus), policy.unmatched(parsed, made.gpus)
     except errors.GpuSliceError as err:
         odd = [f"Whether each rule matches a GPU of this host can't be told: {err}"]
-    warnings = [*parsed.warnings, *odd]
+    if mistakes:
+        return {"result": False, "mistakes": mistakes}
+    warnings = [*parsed.warnings, *policy.switched_off(parsed), *odd]
     return {**answer, "warnings": warnings} if warnings else answer
 
 

@@ -17,6 +17,7 @@ from gpuslice import store
 from gpuslice.printable import printable_lines
 
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
+_CONFIG_KEYS = ("simulate", "state_dir")
 #: The record of a change that goes on or did not end, in the state directory.
 JOURNAL = "journal.json"
 
@@ -354,11 +355,23 @@ def open_host(config):
     :return: :class:`RealHost`, or a simulated one. Raises :class:`errors.PolicyError` for a wrong configuration.
     """
     config = config or {}
-    for key in ("simulate", "state_dir"):
+    for key in config:
+        # Passed over, a misspelt "simulate" would hand the machine's own GPUs to a trial.
+        if key not in _CONFIG_KEYS:
+            raise errors.PolicyError(
+                f"gpu_slicing in the minion configuration has the unknown key {key!r}.",
+                todo=f"Its keys are {' and '.join(_CONFIG_KEYS)}; all else belongs into the pillar.",
+            )
+    for key in _CONFIG_KEYS:
         # Nothing and false leave it out.
         if config.get(key) and not (isinstance(config[key], str) and config[key].isprintable()):
             raise errors.PolicyError(f"gpu_slicing:{key} in the minion configuration is no path.", todo="Write a path in quotes.")
     state_dir = config.get("state_dir") or DEFAULT_STATE_DIR
+    if not os.path.isabs(state_dir):
+        raise errors.PolicyError(
+            f"gpu_slicing:state_dir in the minion configuration is {state_dir!r}, another directory wherever Salt is called.",
+            todo="Write a path that begins with '/'.",
+        )
     if not config.get("simulate"):
         return RealHost(state_dir)
     from gpuslice.sim.host import SimulatedHost

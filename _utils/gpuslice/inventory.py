@@ -430,6 +430,11 @@ def select(gpus, method="auto", devices=()):
         raise errors.PolicyError(f"The discovery method {method!r} is unknown.", todo="Use auto or manual.")
     wanted, warnings, missing = set(), [], []
     for device in devices:
+        if addresses.is_index(device):
+            raise errors.PolicyError(
+                f"{device} is the index of a GPU, and indices move when a card is added, removed or lost.",
+                todo="Name the GPU by its PCI address or its UUID; 'salt-call gpu.devices' lists them.",
+            )
         if addresses.is_uuid(device):
             address = address_of(gpus, device)
         else:
@@ -454,7 +459,7 @@ def address_of(gpus, uuid, where=""):
     found = [gpu.address for gpu in gpus if gpu.uuid and gpu.uuid.lower() == uuid.strip().lower()]
     if len(found) > 1:
         raise errors.PolicyError(
-            f"{f'{where} names ' if where else ''}{uuid.strip()}, which is the UUID of {' and '.join(found)}.",
+            f"{f'{where} names {uuid.strip()}, which' if where else uuid.strip()} is the UUID of {' and '.join(found)}.",
             todo="Name the GPU by its PCI address instead.",
         )
     return found[0] if found else None
@@ -468,10 +473,10 @@ def _not_found(gpus, missing):
         for address in missing:
             if address in gpu.virtual_functions.get("addresses", ()):
                 parts.append(f"{address} is a virtual function of {gpu.address}.")
-    todo = "Correct the list of devices, or use the discovery method auto."
+    todo = "Name one of these, by its PCI address or its UUID."
     if any(addresses.is_uuid(device) for device in missing) and not all(gpu.uuid for gpu in gpus):
         todo = "UUIDs are known only of GPUs whose driver is loaded and tells them; name the GPU by its PCI address."
-    return errors.DeviceNotFound(" ".join(parts), gpu=missing[0], todo=todo)
+    return errors.DeviceNotFound(" ".join(parts), todo=todo)
 
 
 def facts(host):

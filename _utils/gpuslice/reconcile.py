@@ -164,7 +164,9 @@ class Reconciler:
             if result.ok and not result.plan.empty:
                 lines.insert(0, "The change was at its end already and is made.")
             where = f"It is generation {result.generation} of the history." if result.generation else ""
-            raise errors.Interrupted(self._interrupts.number, " ".join([self._asked_to_end(), *lines, where]).rstrip())
+            # What ended the change is among its errors already.
+            told = dict.fromkeys([self._asked_to_end(), *lines, where])
+            raise errors.Interrupted(self._interrupts.number, " ".join(told).rstrip())
 
     def _asked_to_end(self):
         return f"The run was asked to end ({self._interrupts.words})."

@@ -46,5 +46,6 @@ def test_a_signal_undoes_the_change_and_the_exit_status_says_so(salt_call, name,
     done = call.finish(process)
     assert done.retcode == 128 + signal.Signals[name], (done.retcode, done.stderr)
     assert name in done.stderr and "undone" in done.stderr and "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.count("was asked to end") == 1, done.stderr
     assert layouts(call) == before and Journal(call.host).unfinished() is None
     assert Journal(call.host).history()[-1]["result"] == "rolled back"

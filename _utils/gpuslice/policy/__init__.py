@@ -8,6 +8,8 @@ layout in any form that users write, ``export_rules`` goes the other way.
 from gpuslice.policy.assign import Target
 from gpuslice.policy.assign import absent
 from gpuslice.policy.assign import lacking
+from gpuslice.policy.assign import misnamed
+from gpuslice.policy.assign import switched_off
 from gpuslice.policy.assign import targets
 from gpuslice.policy.assign import unmatched
 from gpuslice.policy.build import Policy
@@ -31,8 +33,10 @@ __all__ = [
     "json_schema",
     "lacking",
     "mig_section",
+    "misnamed",
     "parse",
     "section",
+    "switched_off",
     "targets",
     "unmatched",
 ]

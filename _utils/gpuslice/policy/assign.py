@@ -37,6 +37,8 @@ class Target:
     silent: str = ""
 
 
+_ALLOW = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
+
 #: What strategy auto takes on a GPU that lacks the technology of ``auto_strategy``, in this order, where the pillar has
 #: settings for it. Sharing in time is here only where the pick is no stronger: weaker isolation has to be asked for by name.
 _FALLBACKS = {
@@ -77,6 +79,13 @@ def targets(policy, gpus, environment, available=schema.TECHNIQUES, why_not=None
     return made
 
 
+def switched_off(policy):
+    """A sentence where a policy says how GPUs are sliced and is not enabled: the key may have been forgotten. Else []."""
+    if policy.enabled or (policy.default.strategy == "none" and not policy.rules):
+        return []
+    return [f"{SLICING}:enabled is false, so that no GPU is sliced. Set it to true where they are to be."]
+
+
 def unmatched(policy, gpus):
     """
     A sentence for each rule that holds for no GPU of this host: a typing mistake in it would leave its GPUs as they are.
@@ -91,6 +100,26 @@ def unmatched(policy, gpus):
         f"{rule.path} matches no GPU of this host, which has {here}."
         for rule in policy.rules
         if not rule.optional and not any(_matches(rule.match, gpu) for gpu in gpus) and not (blind and "uuid" in rule.match)
+    ]
+
+
+def misnamed(policy, gpus):
+    """
+    A sentence for each GPU that a policy names and this host does not have, or has twice: what :func:`targets` refuses.
+
+    :param gpus: as of :func:`unmatched`. Where the UUID of one is not known, a UUID that nobody has is not judged.
+    """
+    if not policy.enabled or not gpus:
+        return []
+    blind = any(not gpu.uuid for gpu in gpus)
+    try:
+        missing = _missing(policy, gpus)
+    except errors.PolicyError as err:
+        return [str(err)]
+    return [
+        f"{path} names {named}: this host has no such GPU. {_ALLOW}"
+        for path, named, excused in missing
+        if not excused and not (blind and addresses.is_uuid(named))
     ]
 
 
@@ -234,8 +263,7 @@ def _check_present(policy, gpus):
     """Every GPU that is named by address or UUID must be there: a typing mistake would silently leave a GPU unsliced."""
     missing = [f"{path} names {named}" for path, named, excused in _missing(policy, gpus) if not excused]
     if missing:
-        allow = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
-        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=f"{_inventory(gpus)} {allow}")
+        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=f"{_inventory(gpus)} {_ALLOW}")
 
 
 def _missing(policy, gpus):

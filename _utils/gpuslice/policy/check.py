@@ -64,7 +64,7 @@ def _check_map(field, value, path, notes):
 
 
 def _check_match(field, value, path, notes):
-    if _is_index(value):
+    if addresses.is_index(value):
         notes.wrong(path, f"is {describe(value)}: {_NO_INDEX}")
         return WRONG
     if not isinstance(value, dict):
@@ -72,7 +72,7 @@ def _check_match(field, value, path, notes):
     if not value:
         notes.wrong(path, f"is empty and would match every GPU. Give one or more of {', '.join(field.fields)}.")
         return WRONG
-    indices = [key for key, each in value.items() if key in _INDEX_KEYS and _is_index(each)]
+    indices = [key for key, each in value.items() if key in _INDEX_KEYS and addresses.is_index(each)]
     for key in indices:
         notes.wrong(f"{path}:{key}", f"is not a known key: {_NO_INDEX}")
     made = _check_map(field, {key: each for key, each in value.items() if key not in indices}, path, notes)
@@ -259,7 +259,7 @@ def _check_uuid(_, value, path, notes):
 def _check_address(field, value, path, notes):
     if value == "" and field.default == "":
         return value
-    if _is_index(value):
+    if addresses.is_index(value):
         notes.wrong(path, f"is {describe(value)}: {_NO_INDEX}")
         return WRONG
     try:
@@ -270,13 +270,6 @@ def _check_address(field, value, path, notes):
     if warning:
         notes.warn(path, warning)
     return address
-
-
-def _is_index(value):
-    """Whether it is a small number: no PCI address is read as one, as 0000:00:00.x is never a GPU."""
-    if isinstance(value, str):
-        return value.isdigit() and len(value) < 4
-    return type(value) is int and abs(value) < 60
 
 
 def _check_device(field, value, path, notes):

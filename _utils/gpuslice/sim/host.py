@@ -112,7 +112,7 @@ class SimulatedHost(Host):
         if changed:
             raise errors.PolicyError(
                 f"The host description {self.description_path} changed since the simulated host '{self.name}' was made.",
-                todo=f"Reset the simulated host: call SimulatedHost.reset, or remove {self._file.path}.",
+                todo=f"Remove {self._file.path}, and the simulated host begins anew.",
             )
         return state
 

@@ -14,7 +14,7 @@ from gpuslice.techniques import refuse_spared
 
 STOP_OR_FORCE = (
     "Stop these, name their units in containers_gpu_state_management:stop_units, "
-    "or set containers_gpu_state_management:apply_strategy to force."
+    "or set containers_gpu_state_management:apply_strategy to force (by hand: force=True)."
 )
 
 #: Who uses something where nobody is in sight.

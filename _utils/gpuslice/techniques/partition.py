@@ -386,7 +386,7 @@ class Partition:
             raise errors.PolicyError(
                 f"Memory mode {wanted} is wanted of {', '.join(a for a in mates if a in goals)}, but the memory mode is one for "
                 f"the whole XGMI hive, so {', '.join(strangers)} would change too, of which it is not wanted.",
-                todo="Name all GPUs of the hive, or keep the memory mode.",
+                todo="Name all GPUs of the hive (by hand: all), or keep the memory mode.",
             )
         return {address: goal for address, goal in sorted(goals.items()) if self._memory_of(address) != goal}
 
