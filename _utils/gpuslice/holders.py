@@ -5,6 +5,7 @@ A device is known by its number, not by the path that it was opened by: a contai
 first, and a node may have been removed, renamed or made elsewhere.
 """
 
+import fcntl
 import os
 import re
 import signal
@@ -25,7 +26,11 @@ _DRIVERS = re.compile(r"(?:nvidia.*|drm|kfd|vfio(?:-dev)?)\Z")
 NO_DEVICE = "0:0"
 #: File systems of this machine alone that can have device nodes.
 _LOCAL = frozenset("devtmpfs tmpfs ramfs rootfs overlay ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs squashfs erofs".split())
+#: One of them that lies on others, of any kind: another one's answer may be what it waits for.
+_STACKED = "overlay"
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
+#: ioctl(2) of a namespace that opens the user namespace which owns it: NS_GET_USERNS of linux/nsfs.h.
+_OWNER = 0xB701
 
 _CONTAINERS = (
     # Scopes of systemd's cgroup driver: docker-<id>.scope, libpod-<id>.scope, cri-containerd-<id>.scope, crio-<id>.scope.
@@ -60,22 +65,41 @@ def scan_proc(root="/proc", dev="/dev", majors=None):
 
 def _process(base, pid, dev, majors, mounts):
     """The process if it holds a GPU's node, else None."""
-    opened = sorted({found for name in _names(f"{base}/fd") if (found := _opened(base, name, dev, majors, mounts))})
+    place, names = _descriptors(base)
+    opened = sorted({found for name in names if (found := _opened(place, name, dev, majors, mounts))})
     if not opened:
         return None
     nodes, numbers = zip(*opened, strict=True)
     return Process(pid, _command(base), *parse_cgroup(_text(f"{base}/cgroup")), nodes, numbers)
 
 
+def _descriptors(base):
+    """
+    (directory, names) of what a process has open. Where its first thread has ended and others go on, that has nothing any more,
+    and each of the others has all of it.
+    """
+    if names := _names(f"{base}/fd"):
+        return base, names
+    return next(((place, names) for place in _threads(base) if (names := _names(f"{place}/fd"))), (base, []))
+
+
+def _threads(base):
+    """Directories of the threads of a process."""
+    return [f"{base}/task/{name}" for name in _names(f"{base}/task")]
+
+
 def _opened(base, name, dev, majors, mounts):
     """(path, device number) of a descriptor of a GPU's node, None for any other."""
     link = f"{base}/fd/{name}"
     path = _target(link)
-    named = path.startswith(dev) and _NODES.match(path[len(dev) :])
-    if not path.startswith("/") or not (path.startswith(dev) or _mount_of(f"{base}/fdinfo/{name}") in mounts):
+    if not path.startswith("/"):
         return None
-    number = device_number(link)
-    # One of these names that can't be asked, as it was closed this moment, is taken for what it is called.
+    named = path.startswith(dev) and _NODES.match(path[len(dev) :])
+    mount = _mount_of(f"{base}/fdinfo/{name}")
+    may_ask = mount in mounts or (path.startswith(dev) and not mount)
+    number = device_number(link) if may_ask else ""
+    # One of these names that can't be asked is taken for what it is called: it was closed this moment, its container is so new
+    # that its mounts were not known, or whoever mounted something there wants us to wait.
     return (printable(path), number) if named or _major(number) in majors else None
 
 
@@ -120,19 +144,49 @@ def _mounts_for_devices(root, pids):
     """
     seen, found = set(), set()
     for pid in pids:
-        namespace = _target(f"{root}/{pid}/ns/mnt")
+        base = f"{root}/{pid}"
+        namespace = _target(f"{base}/ns/mnt")
+        if not namespace:
+            # It has ended, or its first thread alone has.
+            base = next((place for place in _threads(base) if (namespace := _target(f"{place}/ns/mnt"))), base)
         if namespace and namespace not in seen:
             seen.add(namespace)
-            found.update(_local_mounts(_text(f"{root}/{pid}/mountinfo")))
+            trusted = _is_of_the_system(f"{base}/ns/mnt")
+            found.update(_local_mounts(_text(f"{base}/mountinfo"), _LOCAL if trusted else _LOCAL - {_STACKED}))
     return found
 
 
-def _local_mounts(text):
-    """Ids out of a mountinfo file, see proc(5): id, parent, device, root, mount point, options, ..., "-", type, ..."""
+def _is_of_the_system(namespace):
+    """
+    Whether a mount namespace is of the same users as this process is. In one of their own, users may lay an overlay on a file
+    system that their own program serves; no device can be opened on it.
+    """
+    try:
+        handle = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        owner = fcntl.ioctl(handle, _OWNER)
+        try:
+            return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
+        finally:
+            os.close(owner)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _local_mounts(text, kinds=_LOCAL):
+    """
+    Ids out of a mountinfo file, see proc(5): id, parent, device, root, mount point, options, ..., "-", type, ...
+
+    :param kinds: file systems that are asked.
+    """
     for line in text.splitlines():
         fields, _, kind = line.partition(" - ")
         words = fields.split()
-        if len(words) > 5 and kind.split()[:1] and kind.split()[0] in _LOCAL and "nodev" not in words[5].split(","):
+        if len(words) > 5 and kind.split()[:1] and kind.split()[0] in kinds and "nodev" not in words[5].split(","):
             yield words[0]
 
 
@@ -322,9 +376,14 @@ def of_lock(handle):
     :return: pids; where the kernel does not tell who holds it and who only waits, of all that have it open.
     """
     lock, holding, opening = os.fstat(handle), [], []
-    for pid in sorted(pid for name in _names("/proc") if (pid := whole(name)) is not None):
+    pids = sorted(pid for name in _names("/proc") if (pid := whole(name)) is not None)
+    # Whatever else a process has open may be on a file system that lets whoever asks wait.
+    mounts = _mounts_for_devices("/proc", pids) | {_mount_of(f"/proc/self/fdinfo/{handle}")}
+    for pid in pids:
         for number in _names(f"/proc/{pid}/fd"):
-            if (pid, number) == (os.getpid(), str(handle)) or not _is_file(lock, f"/proc/{pid}/fd/{number}"):
+            if (pid, number) == (os.getpid(), str(handle)) or _mount_of(f"/proc/{pid}/fdinfo/{number}") not in mounts:
+                continue
+            if not _is_file(lock, f"/proc/{pid}/fd/{number}"):
                 continue
             opening.append(pid)
             # proc_pid_fdinfo(5): a line for each lock that this very descriptor holds.

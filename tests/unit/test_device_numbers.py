@@ -266,3 +266,72 @@ def test_a_simulated_process_with_odd_names_is_told(simulated):
     host = simulated("mixed-vendors")
     with pytest.raises(errors.PolicyError, match="shown_as: must be a mapping"):
         host.add_process({"pid": 5, "nodes": ["/dev/kfd"], "shown_as": ["/dev/kfd"]})
+
+#: Mounts a file system on its argument that its own program never answers for, and has its root open.
+UNANSWERED = """
+import ctypes, os, sys
+mine = os.open("/dev/fuse", os.O_RDWR)
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"nobody", sys.argv[1].encode(), b"fuse", 0, b"fd=%d,rootmode=40000,user_id=0,group_id=0" % mine):
+    sys.exit("can't be mounted")
+held = os.open(sys.argv[1], os.O_PATH)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+#: Prints what a scan with another /dev tells of the process.
+SCAN = "print([one.numbers for one in holders.scan_proc(dev=sys.argv[2], majors={226}) if one.pid == int(sys.argv[3])])"
+#: Prints who holds a lock that nobody else has open.
+LOCK = "print(holders.of_lock(os.open(sys.argv[2] + '/lock', os.O_RDWR | os.O_CREAT)))"
+
+
+@pytest.mark.parametrize(("looks", "tells"), [(SCAN, "[('',)]"), (LOCK, "[]")])
+def test_a_file_system_that_a_user_laid_over_dev_is_not_waited_for(repo, tmp_path, looks, tells):
+    """
+    Any user can do that in name spaces of his own; a root that asks such a file for its kind waits as long as he likes. One that
+    is called as a GPU's counts as what it is called.
+    """
+    place = tmp_path / "dev" / "dri" / "card0"
+    place.mkdir(parents=True)
+    argv = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", UNANSWERED, str(place)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        try:
+            if child.stdout.readline().strip() != b"ready":
+                pytest.skip("name spaces of one's own, or FUSE in them, are not allowed here")
+            program = f"import os, sys; sys.path.insert(0, sys.argv[1]); from gpuslice import holders; {looks}"
+            looking = [sys.executable, "-c", program, str(repo / "_utils"), str(tmp_path / "dev"), str(child.pid)]
+            with subprocess.Popen(looking, stdout=subprocess.PIPE, text=True) as scanning:
+                try:
+                    assert scanning.communicate(timeout=20)[0].strip() == tells
+                finally:
+                    # Who waits for it is set free by its end.
+                    child.kill()
+                    scanning.kill()
+        finally:
+            child.kill()
+
+
+def test_an_overlay_is_asked_only_where_the_system_mounted_it():
+    """In a user's own mount name space it may lie on a file system of that kind."""
+    assert holders._is_of_the_system("/proc/self/ns/mnt") and not holders._is_of_the_system("/proc/self/ns/none")
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo ready; read x"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        if child.stdout.readline().strip() != b"ready":
+            pytest.skip("name spaces of one's own are not allowed here")
+        assert not holders._is_of_the_system(f"/proc/{child.pid}/ns/mnt")
+        child.stdin.close()
+    line = "9 1 0:9 / / rw - overlay overlay rw"
+    assert list(holders._local_mounts(line)) == ["9"] and not list(holders._local_mounts(line, {"tmpfs"}))
+
+
+def test_a_process_whose_first_thread_has_ended_still_holds_its_devices():
+    ends = """
+import ctypes, os, threading, time
+held = os.open("/dev/full", os.O_RDONLY)
+threading.Thread(target=lambda: (time.sleep(0.2), print("ready", flush=True), os.read(0, 1), os._exit(0))).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", ends], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline().strip() == b"ready"
+        assert os.listdir(f"/proc/{child.pid}/fd") == []
+        assert scanned(child.pid).has_open("/dev/nvidia0", FULL)
+        child.stdin.close()
