@@ -150,6 +150,8 @@ class Journal:
     def begin(self, entry):
         """Write down a change before anything of it is done."""
         data = {**entry.__dict__, "steps": []}
+        # A history that is not ours is found out before anything is changed, and not when the change is to be written there.
+        self._numbers()
         with self._saying("begin a change"):
             # The old steps go last: a crash before leaves lines that are not of this change, and are told from its own.
             self._host.store_write(self._head, json.dumps(data))
@@ -181,12 +183,12 @@ class Journal:
         return (self._numbers() or [0])[-1] + 1
 
     def history(self):
-        """The generations kept, oldest first. A file that can't be read is told as one with an ``error``."""
+        """The generations kept, oldest first. A file that can't be read or trusted is told as one with an ``error``."""
         found = []
         for number in self._numbers():
             try:
                 found.append(self.generation(number))
-            except errors.JournalDamaged as err:
+            except (errors.JournalDamaged, errors.StateDirUnusable) as err:
                 found.append({"generation": number, "error": str(err)})
         return found
 

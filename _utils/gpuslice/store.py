@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"\.([0-9]{1,9})\.new\Z")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: Bytes of the largest file that is read: the journal of a host with sixteen GPUs and a thousand steps has half a million.
+_LARGEST = 2**25
 
 
 class Disk:
@@ -228,9 +230,13 @@ def read(path, undecodable="strict"):
     Text of a file of ours.
 
     :param undecodable: what becomes of bytes that are no UTF-8, as :func:`open` takes it as ``errors``.
-    :raises OSError: as open(2) does; :raises ValueError: it is no UTF-8; :raises errors.StateDirUnusable: as :func:`opened`.
+    :raises OSError: as open(2) does, EFBIG for more than we ever write; :raises ValueError: it is no UTF-8;
+    :raises errors.StateDirUnusable: as :func:`opened`.
     """
     with open(opened(path), encoding="utf-8", errors=undecodable) as handle:
+        # A file system that was damaged may say anything of a length.
+        if os.fstat(handle.fileno()).st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         return handle.read()
 
 

@@ -137,6 +137,26 @@ def test_force_ends_nobody_whom_the_plan_did_not_show(simulated):
     assert machine.ended == []
 
 
+class Retitling(SimulatedHost):
+    """A simulated machine whose process calls itself something else after the plan, as a training program does at each step."""
+
+    def end_process(self, pid, command):
+        with self.change() as state:
+            next(one for one in state["processes"] if one["pid"] == pid)["command"] = "train.py: step 2"
+        return super().end_process(pid, command)
+
+
+def test_one_who_took_another_name_was_not_ended_and_his_slice_stays(simulated):
+    """What runs under its number is not what the plan showed, so it was left alone, and then it still uses the GPU."""
+    host = simulated("dgx-a100-40gb", **A100_MIG)
+    before = hardware(host)
+    forced = {**pillar(A100, "mig", SLICES), "containers_gpu_state_management": {"apply_strategy": "force"}}
+    result = apply(Retitling(host.description_path, host.state_dir), forced)
+    said = " ".join(result.errors)
+    assert not result.ok and "pid 4711 (train.py: step 2" in said and "after the change was planned" in said, said
+    assert hardware(host) == before and 4711 in {process.pid for process in host.processes()}
+
+
 def test_who_has_gone_again_is_no_obstacle(simulated):
     host = simulated("dgx-a100-40gb", **A100_MIG)
     result = apply(Visited(host, ON_SLICE, stays=False), pillar(A100, "mig", SLICES))

@@ -96,6 +96,24 @@ def test_a_pipe_in_place_of_a_file_is_a_sentence_and_nothing_waits_for_it(host, 
         READERS[name](host)
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_is_longer_than_any_of_ours_is_a_sentence_and_is_not_read(host, name):
+    """A file system that was damaged may say anything of a length; so much would not fit into the memory."""
+    os.truncate(os.path.join(host.state_dir, name), 2**40)
+    try:
+        READERS[name](host)
+    except errors.GpuSliceError as err:
+        assert "File too large" in str(err)
+
+
+def test_a_generation_that_is_not_trusted_does_not_hide_the_others(host):
+    host.store_write(os.path.join(host.state_dir, "history", "000002.json"), "{}")
+    os.chmod(os.path.join(host.state_dir, "history", "000001.json"), 0o666)
+    first, second = Journal(host).history()
+    assert "neither believed nor used" in first["error"] and second == {"generation": 2}
+
+
+
 @pytest.mark.parametrize("write", [lambda host, path: host.store_write(path, "new"),
                                    lambda host, path: host.store_append(path, "new")])  # fmt: skip
 def test_nothing_is_written_through_a_link(host, tmp_path, write):
@@ -226,6 +244,18 @@ def test_the_engine_uses_no_state_directory_that_others_can_write(simulated, use
 
 
 # -- the lock ------------------------------------------------------------------------------------------------------------
+def test_a_history_that_others_can_write_is_found_out_before_anything_is_changed(simulated):
+    """It is written last, when the hardware was changed, and the change would then stay open for ever."""
+    host = simulated("dgx-a100-40gb")
+    os.makedirs(os.path.join(host.state_dir, "history"))
+    os.chmod(os.path.join(host.state_dir, "history"), 0o777)
+    before = host.state()["gpus"]
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.5gb"]}}}
+        refused(lambda: engine.apply(wanted), "history")
+    assert host.state()["gpus"] == before and Journal(host).unfinished() is None
+
+
 def test_nobody_else_can_open_the_lock_and_an_older_one_is_mended(tmp_path):
     for before in (None, 0o644, 0o600):
         if before:

@@ -35,7 +35,7 @@ class Lookout:
 
     def __init__(self, host, technique, gpu, made, entry=None):
         self._host, self._technique, self._gpu, self._made = host, technique, gpu, made
-        self._ended, self._stopped = _accounted_for(entry) if entry else (set(), set())
+        self._ended, self._stopped = _accounted_for(entry) if entry else ({}, set())
         self._looked = set()
 
     def before(self, number):
@@ -68,17 +68,27 @@ class Lookout:
         return [
             process
             for process in users(self._technique, self._gpu, steps)
-            if process.pid not in self._ended and process.unit not in self._stopped
+            if not self._is_ended(process.pid) and process.unit not in self._stopped
         ]
+
+    def _is_ended(self, pid):
+        """
+        Whether the plan ends the process of this number. Of one that has ended the driver may still know the number, and nobody
+        its command; one with another command by now is not the one that was shown, so that its step leaves it alone.
+        """
+        if pid not in self._ended:
+            return False
+        now = self._host.process(pid)
+        return now is None or now.command == self._ended[pid]
 
 
 def _accounted_for(entry):
     """
-    ({pids} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another. Of one that has
-    ended the driver may still know the number, and nobody its command.
+    ({pid: command} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another.
     """
     gpus = entry.plan["gpus"]
-    ended = {step["args"]["pid"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"}
+    ends = [step["args"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"]
+    ended = {args["pid"]: args["command"] for args in ends}
     return ended, {name for gpu in gpus for name in gpu["stops"]}
 
 
