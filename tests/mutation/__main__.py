@@ -250,8 +250,8 @@ def main(argv=None):
     parser.add_argument("--count", type=int, default=430, help="how many defects are drawn (default 430; 0: all)")
     parser.add_argument("--seed", type=int, default=1, help="which ones are drawn (default 1)")
     parser.add_argument("--jobs", type=int, default=2, help="how many are tried at the same time (default 2)")
-    parser.add_argument("--seconds", type=float, default=40, help="tests of one defect may usually take so long (default 40)")
-    parser.add_argument("--slowest", type=float, default=5, help="a test that usually takes longer is not tried (default 5)")
+    parser.add_argument("--seconds", type=float, default=90, help="tests of one defect may usually take so long (default 90)")
+    parser.add_argument("--slowest", type=float, default=10, help="a test that usually takes longer is not tried (default 10)")
     only = "only these defects; @FILE stands for those that were not noticed according to a file of results"
     parser.add_argument("--only", nargs="+", metavar="KEY", help=only)
     parser.add_argument("--results", type=pathlib.Path, default=WORK / "results.json", help="where results are kept")
