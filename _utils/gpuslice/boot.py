@@ -165,7 +165,9 @@ class _Replay:
         answer = {"changes": self._changes, "comment": "\n".join(lines)}
         if result is not None:
             answer["result"] = result
-        return {**answer, "warnings": self._warnings} if self._warnings else answer
+        # One that nothing of this replay reaches is still there.
+        warnings = self._warnings + self._engine.interrupted()
+        return {**answer, "warnings": warnings} if warnings else answer
 
     def _tested(self):
         targets, obstacles = self._look(self._entries)

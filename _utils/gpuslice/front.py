@@ -238,7 +238,7 @@ def targets(engine, pillar):
     if not engine.gpus:
         return ["This host has no GPU."]
     if not wanted:
-        return [f"containers_gpu_slicing:enabled is false: {len(engine.gpus)} GPUs are left alone."]
+        return ["containers_gpu_slicing:enabled is false: every GPU is left alone."]
     lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in wanted]
     return lines + engine.remarks(checked)
 

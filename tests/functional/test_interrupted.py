@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from gpuslice import boot
 from gpuslice import errors
 from gpuslice import front
 from gpuslice import lock
@@ -207,6 +208,14 @@ def test_a_signal_during_an_undo_lets_it_end_and_begins_nothing_else(half):
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
     assert closed(half) and shapes(half) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
+
+
+def test_a_replay_without_any_layout_tells_of_it(half):
+    with Engine(config(half)) as engine:
+        for test in (True, False):
+            answer = boot.replay(engine, test=test, wait=0)
+            assert "nothing to bring back" in answer["comment"] and SAYS in " ".join(answer["warnings"])
+    assert not closed(half)
 
 
 # -- what is said is what is done --------------------------------------------------------------------------------------
