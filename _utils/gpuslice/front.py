@@ -76,10 +76,10 @@ def done(result):
 
 def _made_beside(result):
     """A line on the GPUs that were changed where all that is wrong are others that were left as they are."""
-    if result.plan.empty or result.errors != [why for _, why in result.plan.blocked]:
+    changed = [gpu.gpu for gpu in result.plan.changing if gpu.gpu in result.changes]
+    if not changed or not result.generation or result.errors != [why for _, why in result.plan.blocked]:
         return []
-    changed = ", ".join(gpu.gpu for gpu in result.plan.changing)
-    return [f"{_done_words(result)}on {changed} in {result.seconds} s, generation {result.generation}."]
+    return [f"{_done_words(result)}on {', '.join(changed)} in {result.seconds} s, generation {result.generation}."]
 
 
 def _done_words(result):

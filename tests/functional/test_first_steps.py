@@ -82,6 +82,8 @@ def test_by_hand_nobody_is_sent_to_the_pillar(minion):
 def test_what_was_done_beside_a_gpu_in_use_is_told(minion):
     users = [{"pid": 4711, "command": "python3", "gpu": FIRST, "slice": "3g.40gb@0"}]
     on = minion(changes={"gpus": [{**BOARDS[0], "instances": ["3g.40gb@0"]}, BOARDS[1]], "processes": users})
+    skip = {**pillar(enabled=True), "containers_gpu_state_management": {"apply_strategy": "skip"}}
+    assert "Applied" not in on.call("gpu_slicing.apply", pillar=skip)["comment"]
     answer = on.call("gpu_slicing.apply", pillar=pillar(enabled=True))
     refused, made = answer["comment"].splitlines()
     assert answer["result"] is False and refused.startswith(f"GPU {FIRST}: ") and refused.endswith("(by hand: force=True).")
