@@ -244,7 +244,8 @@ class Gim:
             raise errors.ResourceConflict(
                 f"Could not {doing}: {', '.join(bound)} {'is' if len(bound) == 1 else 'are'} bound for virtual machines.",
                 gpu.address,
-                "Shut the guests down and unbind these, or set containers_gpu_state_management:apply_strategy to force.",
+                "Shut the guests down and unbind these, or set containers_gpu_state_management:apply_strategy to force "
+                "(by hand: force=True).",
             )
 
     def _write(self, gpu, state, option, count, may):
