@@ -89,7 +89,9 @@ def test_what_can_not_be_put_back_keeps_the_journal_open_for_that_gpu_only(simul
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
     result = apply(config(host), pillar())
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in " ".join(result.errors)
-    assert list(Journal(host).unfinished().before) == [SECOND]
+    left = Journal(host).unfinished()
+    assert list(left.before) == list(left.goal) == list(left.techniques) == [SECOND]
+    assert {gpu for gpu, _ in left.begun()} == {SECOND} and left.pauses == []
     host.clear_faults()
     # Another wish undoes what is left there first, and leaves alone what the others were changed to.
     kept = {(s["gpu"], s["placement"]): s["uuid"] for s in slices(host) if s["gpu"] != SECOND}
@@ -117,6 +119,18 @@ def test_a_unit_that_can_not_be_stopped_costs_only_its_gpu_the_change(simulated)
     assert not result.ok and closed(host)
     assert "trainer.service could not be stopped" in told and "Permission denied" in told and FIRST in told
     assert shapes(host) == {FIRST: OLD, SECOND: NEW, THIRD: NEW}
+
+
+def test_a_gpu_that_goes_during_its_change_is_told_and_stops_no_later_run(simulated):
+    """Nobody can put back what is gone: the record is closed, or every later run would stumble over it."""
+    host = simulated("flex170")
+    with Engine(config(host)) as engine:
+        gpu = engine.gpus[0].address
+    host.add_fault({"call": "write", "nth": 2, "times": 0, "error": "ENODEV"})
+    wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "sriov", "sriov": {"vf_count": 2, "autoprobe": True}}}
+    result = apply(config(host), wanted)
+    assert not result.ok and "the device is gone" in " ".join(result.errors) and gpu in " ".join(result.errors)
+    assert closed(host) and last(host)["result"] == "rolled back as far as possible"
 
 
 def test_with_on_failure_host_the_others_begin_no_further_step(simulated):
