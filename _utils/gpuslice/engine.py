@@ -246,7 +246,19 @@ class Engine:
     def plan(self, pillar):
         """The plan that a pillar leads to on this host."""
         policy = self.policy(pillar)
-        return self._remarked(self.reconciler(policy).plan(self.targets(policy)), policy)
+        try:
+            targets = self.targets(policy)
+        except errors.DeviceNotFound as err:
+            if entry := self._left_by(policy):
+                where = ", ".join(entry.before)
+                told = f"{interrupted.words(entry)} on {where}; a run with this pillar undoes it, and nothing else."
+                raise errors.with_more(err, told) from err
+            raise
+        return self._remarked(self.reconciler(policy).plan(targets), policy)
+
+    def _left_by(self, policy):
+        """The interrupted change that a run with this policy undoes, though its own wish can't be met; None for none."""
+        return None if policy.apply_strategy == "skip" else interrupted.found(self.host)
 
     def remarks(self, policy):
         """What is odd about a policy on this host and no mistake, as sentences. No device is opened for it."""
@@ -277,7 +289,7 @@ class Engine:
         The error for a pillar that names a GPU which is gone. Where a change was interrupted, that GPU may have gone meanwhile:
         the others are not kept between two layouts for it.
         """
-        if policy.apply_strategy == "skip" or Journal(self.host).unfinished() is None:
+        if self._left_by(policy) is None:
             return err
         return errors.with_more(err, f"Before that: {' '.join(reconciler.recover(self.gpus).warnings)}")
 

@@ -147,15 +147,25 @@ class Journal:
             found.append((gpu, number))
         return found
 
-    def begin(self, entry):
-        """Write down a change before anything of it is done."""
+    def begin(self, entry, goes_on=False):
+        """
+        Write down a change before anything of it is done.
+
+        :param goes_on: it takes the place of a record that is there, and tells all that this one told.
+        """
         data = {**entry.__dict__, "steps": []}
         # A history that is not ours is found out before anything is changed, and not when the change is to be written there.
         self._numbers()
         with self._saying("begin a change"):
             # The old steps go last: a crash before leaves lines that are not of this change, and are told from its own.
             self._host.store_write(self._head, json.dumps(data))
-            self._host.store_remove(self._steps)
+            try:
+                self._host.store_remove(self._steps)
+            except Exception:
+                # Of a change that is not made nothing may tell that it was interrupted.
+                if not goes_on:
+                    self._host.store_remove(self._head)
+                raise
 
     def step(self, entry, gpu, number):
         """Write down a step before it is done."""

@@ -94,23 +94,25 @@ class Memory:
         try:
             self._verified.note(entries)
         except (OSError, errors.StateDirUnusable) as err:
-            why = getattr(err, "strerror", None) or err
             place = self._verified.path
-            return [f"The verified layout could not be noted in {place}, so a boot would bring back an older one: {why}."]
+            return [f"The verified layout could not be noted in {place}, so a boot would bring back an older one: {_why(err)}."]
         return []
 
     def tidy(self, plans, waiting):
         """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
         try:
             self._ledger.remove([made.gpu for made in plans if made.gpu not in waiting])
-        except OSError as err:
-            log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, err.strerror)
+        except (OSError, errors.StateDirUnusable) as err:
+            log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, _why(err))
 
     def note_reboot(self, gpu, why, result):
         """Note that a GPU waits for a reboot; the result gets a sentence where that can't be written."""
         try:
             self._ledger.add(gpu, why)
-        except OSError as err:
-            result.warnings.append(
-                f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {err.strerror}."
-            )
+        except (OSError, errors.StateDirUnusable) as err:
+            result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
+
+
+def _why(err):
+    """Why a record could not be written, in words without a full stop."""
+    return str(getattr(err, "strerror", None) or err).rstrip(".")

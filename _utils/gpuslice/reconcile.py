@@ -157,24 +157,34 @@ class Reconciler:
             # Somebody else may have changed the host while this run planned: what it read then counts no more, and handles of a
             # GPU that was reset are void.
             self._tools.release()
-            result = work()
-            if self._interrupts.number is None:
-                return result
+            try:
+                result = work()
+            except Exception as err:
+                # Refused or not, the process was asked to end, and goes on with nothing else.
+                self._end_process([str(err)])
+                raise
+        # Only here no further signal is taken note of, so that none is forgotten.
+        if self._interrupts.number is not None:
             lines = [*result.errors, *result.warnings]
             if result.ok and not result.plan.empty:
                 lines.insert(0, "The change was at its end already and is made.")
-            where = f"It is generation {result.generation} of the history." if result.generation else ""
-            # What ended the change is among its errors already.
-            told = dict.fromkeys([self._asked_to_end(), *lines, where])
-            raise errors.Interrupted(self._interrupts.number, " ".join(told).rstrip())
+            if result.generation:
+                lines.append(f"It is generation {result.generation} of the history.")
+            self._end_process(lines)
+        return result
+
+    def _end_process(self, lines):
+        """Raise errors.Interrupted with these sentences where a signal asked the process to end."""
+        if self._interrupts.number is not None:
+            # What ended a change is among its errors already.
+            raise errors.Interrupted(self._interrupts.number, " ".join(dict.fromkeys([self._asked_to_end(), *lines])))
 
     def _asked_to_end(self):
         return f"The run was asked to end ({self._interrupts.words})."
 
     def _refuse_to_begin(self):
         """A signal that came before anything was begun ends the process before anything is."""
-        if self._interrupts.number is not None:
-            raise errors.Interrupted(self._interrupts.number, f"{self._asked_to_end()} Nothing was begun.")
+        self._end_process(["Nothing was begun."])
 
     def _apply_locked(self, targets):
         begun = time.monotonic()
@@ -185,19 +195,22 @@ class Reconciler:
             wishes = {t.gpu.address: t.settings["difference"] for t in targets if "difference" in t.settings}
             targets = self._planner.settled(targets, interrupted_one)
             plan = self._planner.planned(targets)
+            entry = self._entry(plan, targets, wishes, interrupted_one)
+            if not plan.empty:
+                self._journal.begin(entry, goes_on=interrupted_one is not None)
         except (errors.GpuSliceError, errors.Interrupted) as err:
             raise _after(err, earlier) from err
         result = replace(earlier, plan=plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         gpus = {t.gpu.address: t.gpu for t in targets}
-        if plan.empty:
-            if interrupted_one:
-                change = Change(plan, targets, gpus, interrupted_one, result)
-                change.verified = {p.gpu: p.before for p in plan.gpus if p.gpu in interrupted_one.before and not p.waits}
-                self._end(change, "applied")
-            return result
-        entry = self._entry(plan, targets, wishes, interrupted_one)
-        self._journal.begin(entry)
-        self._change(Change(plan, targets, gpus, entry, result))
+        if not plan.empty:
+            self._change(Change(plan, targets, gpus, entry, result))
+        elif interrupted_one:
+            change = Change(plan, targets, gpus, interrupted_one, result)
+            change.verified = {p.gpu: p.before for p in plan.gpus if p.gpu in interrupted_one.before and not p.waits}
+            self._end(change, "applied")
+        if interrupted_one:
+            became = "it is finished now" if result.ok else "this run went on with it"
+            result.warnings.insert(0, f"{interrupted.words(interrupted_one)}; {became}.")
         result.seconds = round(time.monotonic() - begun, 2)
         return result
 
@@ -253,8 +266,21 @@ class Reconciler:
                 outcome = "left"
                 change.left = dict.fromkeys(change.entry.before, caught(err))
                 change.result.errors += [*map(str, change.failed.values()), f"{caught(err)} {interrupted.TODO}"]
-        self._accept(change)
+        self._surely(change.result, self._accept, change)
         self._end(change, outcome)
+
+    @staticmethod
+    def _surely(result, work, *args):
+        """
+        Do one part of what ends a change. Whatever goes wrong in it is told in the result, and keeps nothing that comes after it
+        from being done: the units that were stopped are started, and the record is closed. Returns whether it went well.
+        """
+        try:
+            work(*args)
+        except Exception as err:
+            result.errors.append(str(caught(err)))
+            return False
+        return True
 
     def _carry_out(self, change):
         halt = Halt(change.group, self._options.on_failure == "host", self._interrupts)
@@ -290,17 +316,16 @@ class Reconciler:
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
         after = self._undo.layouts(entry, change.gpus)
-        self._note_changes(result, entry, change.gpus, entry.before, after)
+        self._surely(result, self._note_changes, result, entry, change.gpus, entry.before, after)
         stopped = self._runner.resume(entry)
         result.errors += [*stopped, *self._changed_after(change, after)]
-        self._memory.remember(change, self._kept(change), after, outcome)
-        try:
-            if outcome == "left":
-                self._journal.begin(_narrowed(entry, change.left, keep_pauses=bool(stopped)))
-            else:
-                self._journal.end()
-        except errors.StateDirUnusable as err:
-            result.errors.append(f"{err} Until then the next run takes this change for an interrupted one.")
+        self._surely(result, self._memory.remember, change, self._kept(change), after, outcome)
+        if outcome == "left":
+            closed = self._surely(result, self._journal.begin, _narrowed(entry, change.left, bool(stopped)), True)
+        else:
+            closed = self._surely(result, self._journal.end)
+        if not closed:
+            result.errors.append("Until then the next run takes this change for an interrupted one.")
         self._record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
 
     def _changed_after(self, change, after):
@@ -319,9 +344,9 @@ class Reconciler:
     def _record(self, result, generation):
         try:
             result.generation = self._journal.record(generation)
-        except errors.StateDirUnusable as err:
+        except Exception as err:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
-            result.warnings.append(str(err))
+            result.warnings.append(str(caught(err)))
 
     # -- verifying -----------------------------------------------------------------------------------------------
     def _verify(self, change):
@@ -420,7 +445,7 @@ class Reconciler:
             return None, Result(Plan())
         self._planner.refuse_mistakes(targets, entry)
         if self._planner.can_finish(targets, entry):
-            return entry, Result(Plan(), warnings=[f"{interrupted.words(entry)}; it is finished now."])
+            return entry, Result(Plan())
         gpus = {t.gpu.address: t.gpu for t in targets}
         return None, self._undo_interrupted(entry, {**self._others(entry, gpus), **gpus})
 
@@ -472,7 +497,10 @@ class Reconciler:
         after = self._undo.layouts(entry, gpus)
         restored = {gpu: layout for gpu, layout in entry.before.items() if gpu not in left}
         noted = self._memory.note_verified(self._memory.undone(entry.techniques, restored, gpus))
-        self._journal.end()
+        try:
+            self._journal.end()
+        except errors.StateDirUnusable as err:
+            raise errors.with_more(err, f"{told}; it was undone, and until then the next run takes it for interrupted.") from err
         result = Result(Plan())
         self._note_changes(result, entry, gpus, found, after)
         by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}

@@ -1,0 +1,171 @@
+"""
+The end of a change under attack: each part of it is done whatever became of the parts before, and what is said of it is true.
+"""
+
+import os
+import signal
+
+import pytest
+
+from gpuslice import errors
+from gpuslice.engine import Engine
+from gpuslice.journal import Journal
+from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques import Toolbox
+from tests.functional.crash import apply
+from tests.functional.crash import in_child
+
+FIRST, SECOND = "0000:07:00.0", "0000:0f:00.0"
+BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
+AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
+A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
+PAIR = [{**A100, "address": address} for address in (FIRST, SECOND)]
+HOLDER = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
+CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
+
+
+def config(host):
+    return {"simulate": host.description_path, "state_dir": host.state_dir}
+
+
+def pillar(profiles=AFTER, **management):
+    return {
+        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
+        "containers_gpu_state_management": {"stop_units": ["trainer.service"], **management},
+    }
+
+
+def shapes(host):
+    with Engine(config(host)) as engine:
+        found = engine.slices()
+        return [sorted(s["profile"] for s in found if s["gpu"] == gpu.address) for gpu in engine.gpus]
+
+
+def closed(host):
+    return Journal(host).unfinished() is None
+
+
+def running(host):
+    return [process["unit"] for process in host.state()["processes"]]
+
+
+def half(simulated, **fault):
+    """A host on which a change was killed."""
+    host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER])
+    host.add_fault({"call": CREATE, "kill": "before", **fault})
+    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    host.clear_faults()
+    assert not closed(host)
+    return host
+
+
+# -- each part of the end is done --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("call", ["store_write", "store_remove"])
+@pytest.mark.parametrize("nth", [2, 3])
+def test_a_surprise_in_one_part_of_the_end_keeps_no_other_from_being_done(simulated, call, nth):
+    """The records of what was verified, of the change and of the history: the units run and the result is told all the same."""
+    host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER], faults=[{"call": call, "nth": nth, "unexpected": True}])
+    result = apply(config(host), pillar())
+    assert "RuntimeError" in " ".join([*result.errors, *result.warnings]) and sorted(result.changes) == [FIRST, SECOND]
+    assert running(host) == ["trainer.service"] and shapes(host) == [sorted(AFTER)] * 2
+    assert closed(host) or "the next run takes this change for an interrupted one" in " ".join(result.errors)
+    assert apply(config(host), pillar()).ok and closed(host)
+
+
+class Opened(SimulatedHost):
+    """Somebody lets others write into the state directory when a reboot is to be noted, which is after the last step."""
+
+    def store_write(self, path, data, mode=0o644):
+        if os.path.basename(path) == "reboot.json":
+            os.chmod(self.state_dir, 0o777)
+        super().store_write(path, data, mode)
+
+
+def test_a_state_directory_that_others_may_write_meanwhile_leaves_no_unit_stopped(simulated):
+    holder = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST}
+    made = simulated("dgx-a100-40gb", gpus=[{"model": "a100-40gb", "address": FIRST}], reset="never", processes=[holder])
+    with Engine(config(made)) as engine:
+        engine.host = Opened(made.description_path, made.state_dir)
+        engine.tools = Toolbox(engine.host)
+        result = engine.apply(pillar())
+    os.chmod(made.state_dir, 0o755)
+    told = " ".join([*result.errors, *result.warnings])
+    assert f"The reboot that GPU {FIRST} needs could not be noted" in told and "can be written by other users" in told
+    assert running(made) == ["trainer.service"] and result.reboot == [FIRST]
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EROFS"])
+def test_of_a_change_that_could_not_be_begun_nothing_says_that_it_was_interrupted(simulated, error):
+    host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_remove", "error": error}])
+    with pytest.raises(errors.StateDirUnusable, match="Could not begin a change"):
+        apply(config(host), pillar())
+    assert closed(host) and shapes(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
+
+
+def test_a_record_that_could_not_be_gone_on_with_stays(simulated):
+    """The same wish again after a kill: what the first attempt began must not be forgotten for a full disk."""
+    host = half(simulated)
+    before = Journal(host).unfinished()
+    host.add_fault({"call": "store_remove", "error": "ENOSPC"})
+    with pytest.raises(errors.StateDirUnusable):
+        apply(config(host), pillar())
+    now = Journal(host).unfinished()
+    assert now.before == before.before and now.pauses == before.pauses
+    assert [step for _, step in now.begun()] == [step for _, step in before.begun()]
+    assert apply(config(host), pillar()).ok and closed(host) and running(host) == ["trainer.service"]
+
+
+# -- what is said is true ----------------------------------------------------------------------------------------------
+def test_an_interrupted_change_is_called_finished_only_when_it_is(simulated):
+    host = half(simulated)
+    host.add_fault({"call": CREATE, "gpu": FIRST, "error": "NVML_ERROR_UNKNOWN"})
+    result = apply(config(host), pillar())
+    told = " ".join(result.warnings)
+    assert not result.ok and "was interrupted; this run went on with it" in told and "finished" not in told
+    assert apply(config(host), pillar()).ok
+
+
+def test_an_undo_that_could_not_be_closed_says_that_it_was_made(simulated):
+    host = half(simulated)
+    host.add_fault({"call": "store_remove", "error": "ENOSPC"})
+    with pytest.raises(errors.StateDirUnusable) as caught:
+        apply(config(host), pillar(BEFORE))
+    assert "it was undone" in str(caught.value) and not closed(host)
+    assert shapes(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
+    assert apply(config(host), pillar(BEFORE)).ok and closed(host)
+
+
+def test_an_undo_is_told_of_where_the_next_change_could_not_be_begun(simulated):
+    host = half(simulated)
+    # The first write is the history's, of the undo.
+    host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
+    with pytest.raises(errors.StateDirUnusable, match="Could not begin a change.*Before that: .*it was undone"):
+        apply(config(host), pillar(["1g.5gb"]))
+    assert closed(host)
+
+
+def test_the_plan_for_a_gpu_that_is_gone_tells_what_a_run_would_undo(simulated):
+    host = half(simulated)
+    with host.change() as state:
+        state["gpus"].pop(SECOND)
+    rules = [{"match": {"pci": a}, "strategy": "mig", "mig": {"profiles": AFTER}} for a in (FIRST, SECOND)]
+    wanted = {"containers_gpu_slicing": {"enabled": True, "devices": rules}}
+    with Engine(config(host)) as engine, pytest.raises(errors.DeviceNotFound, match="a run with this pillar undoes it"):
+        engine.plan(wanted)
+    assert not closed(host)
+    with pytest.raises(errors.DeviceNotFound, match="it was undone"):
+        apply(config(host), wanted)
+    assert closed(host)
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+def test_a_signal_ends_the_process_also_when_the_run_was_refused(simulated):
+    """Nothing else of a state run may go on because the request came to an error."""
+    host = half(simulated)
+    host.add_fault({"call": CREATE, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
+    host.add_fault({"call": CREATE, "signal": "SIGTERM"})
+    with pytest.raises(errors.Interrupted) as caught:
+        apply(config(host), pillar(BEFORE))
+    assert caught.value.code == 128 + signal.SIGTERM and "could not be undone" in caught.value.what
+    host.clear_faults()
+    assert apply(config(host), pillar(BEFORE)).ok and running(host) == ["trainer.service"]
