@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import yaml
+
 from gpuslice import inventory
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques import Toolbox
 
 #: Functions of NVML that read and change nothing.
 READS = {
@@ -112,3 +115,30 @@ def test_strategy_auto_still_learns_what_kind_of_machine_it_is(simulated):
         assert policy.automatic
         assert [target.technique for target in engine.targets(policy)] == ["mig"] * 8
         assert not engine.policy(pillar({"1g.10gb": 7})).automatic
+
+
+class Counting(SimulatedHost):
+    """A simulated host that counts how often all of its processes are looked at."""
+
+    looks = 0
+
+    def processes(self):
+        self.looks += 1
+        return super().processes()
+
+
+def test_the_processes_are_looked_at_once_for_all_vgpus_of_a_gpu(repo, simulated):
+    """A look takes seconds on a host with some thousand processes, and a GPU can have 32 vGPUs."""
+    host = simulated("vgpu-host-vfio")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    wanted = yaml.safe_load((repo / "examples" / "pillar" / "vgpu_host.sls").read_text(encoding="utf-8"))
+    with Engine(config) as engine:
+        assert engine.apply(wanted).ok
+    for look in (lambda engine: engine.slices(), lambda engine: engine.reconciler().plan(engine.rollback_targets())):
+        with Engine(config) as engine:
+            engine.host = counting = Counting(host.description_path, host.state_dir)
+            engine.tools = Toolbox(counting)
+            look(engine)
+            gpus = len(engine.gpus)
+            vgpus = len([part for part in engine.slices() if part["kind"] == "vgpu"])
+        assert 0 < counting.looks <= 3 * gpus < vgpus, (counting.looks, gpus, vgpus)

@@ -58,3 +58,21 @@ def test_a_file_of_the_kernel_is_a_number_nothing_or_a_sentence(file):
         assert caught.value.gpu == "0000:03:00.0" and path in str(caught.value) and text[:40] in str(caught.value)
     with pytest.raises(errors.DriverError, match="at most 65535"):
         kernel.number(*file("65536"), functions.MOST)
+
+
+@pytest.mark.parametrize("said", ["N/A", "-1", "unlimited", "٣", "1 2", "[auto] none"])
+@pytest.mark.parametrize("field", sorted({*sriov_files.QUOTAS, *sriov_files.SCHEDULING} - {"priority"}))
+def test_what_a_driver_says_of_a_function_is_a_number_or_a_sentence(tmp_path, field, said):
+    """It is added up and compared: a word there ended the whole run, of all GPUs, without a sentence."""
+    (tmp_path / "value").write_text(said, encoding="utf-8")
+    files = sriov_files.Files("made", str(tmp_path), (sriov_files.Attribute("value", 1, field),))
+    with pytest.raises(errors.DriverError, match="can't be true: it is a number of 0 or more"):
+        sriov_files.read(RealHost(str(tmp_path / "state")), files)
+    (tmp_path / "value").write_text("0x10\n", encoding="utf-8")
+    assert sriov_files.read(RealHost(str(tmp_path / "state")), files) == {"value": 16}
+
+
+def test_a_priority_is_a_word(tmp_path):
+    (tmp_path / "value").write_text("low [normal] high\n", encoding="utf-8")
+    files = sriov_files.Files("made", str(tmp_path), (sriov_files.Attribute("value", 1, "priority"),))
+    assert sriov_files.read(RealHost(str(tmp_path / "state")), files) == {"value": "normal"}

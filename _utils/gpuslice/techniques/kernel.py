@@ -9,6 +9,7 @@ import re
 from gpuslice import errors
 from gpuslice import limits
 from gpuslice import numbers
+from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
 from gpuslice.techniques import refuse_spared
 
@@ -84,12 +85,17 @@ def number(host, path, most=2**64 - 1):
         return None
     told_number = numbers.whole(found, most)
     if told_number is None:
-        raise errors.DriverError(
-            f"{path} says '{found[:40]}', which can't be true: it is a whole number of at most {most}.",
-            "".join(_ADDRESS.findall(path)[:1]),
-            "See 'dmesg' for what the driver says.",
-        )
+        raise untrue(path, found, f"a whole number of at most {most}")
     return told_number
+
+
+def untrue(path, found, wanted):
+    """The error for a file that says what can't be true; ``wanted`` is what it should be, in words."""
+    return errors.DriverError(
+        f"{path} says '{printable(found[:40])}', which can't be true: it is {wanted}.",
+        "".join(_ADDRESS.findall(path)[:1]),
+        "See 'dmesg' for what the driver says.",
+    )
 
 
 def write(host, gpu, path, value, doing, meanings=None):

@@ -106,10 +106,17 @@ def existing(host, root, attributes):
 
 
 def read(host, files):
-    """path -> value of every attribute that is not at its default; the switch's value is in it in any case."""
+    """
+    path -> value of every attribute that is not at its default; the switch's value is in it in any case.
+
+    :raises errors.DriverError: a file says what can't be true.
+    """
     found = {}
     for attribute in files.attributes:
-        value = _value(kernel.text(host, f"{files.root}/{attribute.source or attribute.path}"))
+        path = f"{files.root}/{attribute.source or attribute.path}"
+        value = _value(text := kernel.text(host, path))
+        if value is not None and attribute.field != "priority" and (isinstance(value, str) or value < 0):
+            raise kernel.untrue(path, text, "a number of 0 or more")
         if value is not None and value != attribute.default:
             found[attribute.path] = value
     if files.switch:

@@ -228,8 +228,9 @@ class Vgpus:
             return self._guest.holders(gpu)
         found = {process.pid: process for process in self._mig.holders(gpu)}
         slots = self._slots(gpu)
+        users = self._users(slots)
         for vgpu in slots.vgpus() if slots else ():
-            found.update({process.pid: process for process in self._users(slots, vgpu)})
+            found.update({process.pid: process for process in users(vgpu)})
         return [found[pid] for pid in sorted(found)]
 
     def in_the_way(self, gpu, steps):
@@ -239,13 +240,25 @@ class Vgpus:
         slots, found = self._slots(gpu), self._mig.in_the_way(gpu, steps)
         if any(step.action == "set_functions" for step in steps):
             found += self._mig.holders(gpu)
+        users = self._users(slots)
         for step in steps:
             if slots and step.action == "remove_vgpu":
-                found += self._users(slots, Vgpu(step.args["type"], step.args["at"], step.args["uuid"]))
+                found += users(Vgpu(step.args["type"], step.args["at"], step.args["uuid"]))
         return found
 
-    def _users(self, slots, vgpu):
-        return kernel.holding(self._host, slots.nodes(vgpu))
+    def _users(self, slots):
+        """
+        A function of a vGPU that returns the processes which use it. All processes of the host are looked at once, when it is
+        first called: a host with many vGPUs has many processes too.
+        """
+        processes = []
+
+        def users(vgpu):
+            if not processes:
+                processes.append(self._host.processes())
+            return kernel.holding(self._host, slots.nodes(vgpu), processes[0])
+
+        return users
 
     def forget_users(self):
         """Ask anew who uses what when that is needed next."""
@@ -291,7 +304,7 @@ class Vgpus:
         slots = self._slots(gpu)
         carriers = vgpu_goal.room(self._host, gpu, state, slots)
         counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._most(gpu, found))
-        stay, missing = vgpu_goal.kept(state, counts, lambda vgpu: bool(self._users(slots, vgpu)))
+        stay, missing = vgpu_goal.kept(state, counts, self._users(slots))
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
         scheduler = settings.get("scheduler") or None
@@ -486,10 +499,10 @@ class Vgpus:
         )
 
     def _refuse_if_used(self, gpu, going, rules, stops):
-        slots = self._slots(gpu) if going else None
+        users = self._users(self._slots(gpu) if going else None)
         for vgpu in going:
             doing = f"remove vGPU {vgpu.type} at {vgpu.identity}"
-            kernel.refuse_if_held(gpu.address, doing, self._users(slots, vgpu), rules, stops)
+            kernel.refuse_if_held(gpu.address, doing, users(vgpu), rules, stops)
 
     def _ending(self, gpu, stops, steps):
         """Steps that end processes: those in the way of vGPUs, and those that the plan for MIG found."""
@@ -605,9 +618,10 @@ class Vgpus:
         if not isinstance(state, VgpuState):
             return self._guest.slices(gpu, state)
         slots, types = self._slots(gpu), self.types(gpu) if state.vgpus else {}
-        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type)) for vgpu in state.vgpus]
+        users = self._users(slots)
+        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users) for vgpu in state.vgpus]
 
-    def _slice(self, gpu, slots, vgpu, found):
+    def _slice(self, gpu, slots, vgpu, found, users):
         profile = self._profile(gpu, found)
         return Slice(
             gpu.address,
@@ -618,7 +632,7 @@ class Vgpus:
             round(profile.slices / self._mig.table(gpu).compute, 3) if profile else None,
             vgpu.at,
             tuple(slots.nodes(vgpu)),
-            tuple(process.as_dict() for process in self._users(slots, vgpu)),
+            tuple(process.as_dict() for process in users(vgpu)),
         )
 
     def drawing(self, gpu, state):
