@@ -155,9 +155,6 @@ class Interrupted(SystemExit):
         self.number, self.what = number, what
         super().__init__(128 + number)
 
-    def __str__(self):
-        return self.what
-
 
 def with_more(err, sentence):
     """The same error with another sentence at the end of what to do; for what happened before it that must not be lost."""

@@ -37,7 +37,7 @@ def engine(opts, refused, progress=None):
         raise refused(str(err)) from None
     except errors.Interrupted as err:
         # The process ends with it, so that this is the only place where its user hears of it.
-        log.error("%s", err)
+        log.error("%s", err.what)
         raise
     except Exception as err:
         # Ours to mend, but a user gets a sentence and the log gets the rest.
