@@ -425,8 +425,13 @@ class Engine:
         if generation is None:
             # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again.
             made = [entry for entry in past if entry.get("result") != UNDID]
+            if not made:
+                raise errors.PolicyError(
+                    "The history of this host has only the undoing of interrupted changes, and no change that could be undone.",
+                    todo="Nothing was changed. 'salt-call gpu_slicing.history' tells what there was.",
+                )
             changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))
-            record, layouts = next(changing, past[-1]), "before"
+            record, layouts = next(changing, made[-1]), "before"
         else:
             record, layouts = journal.generation(generation), "after"
         try:

@@ -472,7 +472,7 @@ class Reconciler:
         plans, blocked = [], []
         for address, layout in entry.before.items():
             try:
-                plans.append(self._undo.plan_restore(entry, address, layout, by_address))
+                plans.append(self._undo.plan_restore(entry, address, layout, by_address, self._rules_of_undo(entry)))
             except errors.GpuSliceError as err:
                 blocked.append((address, str(err)))
         started = [f"The {kind} {name} is started again." for kind, name in entry.pauses]
@@ -487,6 +487,7 @@ class Reconciler:
         told = interrupted.words(entry)
         self._runner.tell(f"{told}; it is undone first")
         found = self._undo.layouts(entry, gpus)
+        entry = self._paused_for_undo(entry, gpus)
         left = self._undo.restore(entry, entry.before, gpus)
         started = self._runner.resume(entry)
         lines = [self._undo.what_is_left(gpu, err, entry) for gpu, err in left.items()]
@@ -508,6 +509,41 @@ class Reconciler:
         number = f", generation {result.generation}" if result.generation else ""
         result.warnings = [*noted, f"{told}; it was undone{number}.", *started, *lines, *result.warnings]
         return result
+
+    def _rules_of_undo(self, entry):
+        """An undo may stop what the change stopped, since that may have been started again before the end, and what this run may."""
+        units = [name for kind, name in entry.pauses if kind == "unit"]
+        modules = [name for kind, name in entry.pauses if kind != "unit"]
+        rules = self._options.rules()
+        return Rules(stop_units=(*rules.stop_units, *units), unload_modules=(*rules.unload_modules, *modules))
+
+    def _paused_for_undo(self, entry, gpus):
+        """
+        Stop what is in the way of an undo and may be stopped. Returns the record, which tells all that is to be started again; what
+        can't be written there is not stopped.
+        """
+        stops = []
+        for address, layout in entry.before.items():
+            try:
+                made = self._undo.plan_restore(entry, address, layout, gpus, self._rules_of_undo(entry))
+            except Exception as err:
+                # It is planned once more, and told of then.
+                caught(err, address)
+                continue
+            stops += [["unit", name] for name in made.stops] + [["kernel module", name] for name in made.unloads]
+        stops = [pause for number, pause in enumerate(stops) if pause not in stops[:number]]
+        if new := [pause for pause in stops if pause not in entry.pauses]:
+            steps = [asdict(step) for _, step in entry.begun()]
+            noted = replace(entry, pauses=[*entry.pauses, *new], earlier=steps, steps=[])
+            try:
+                self._journal.begin(noted, goes_on=True)
+                entry = noted
+            except errors.StateDirUnusable as err:
+                self._runner.tell(str(err))
+        for kind, name in stops:
+            if [kind, name] in entry.pauses:
+                self._runner.stop(kind, name)
+        return entry
 
     def _others(self, entry, gpus):
         """GPUs of an interrupted change that the present request does not reach."""

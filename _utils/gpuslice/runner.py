@@ -155,11 +155,15 @@ class Runner:
             concerned = [made.gpu for made in change.plan.changing if name in (*made.stops, *made.unloads)]
             if concerned and all(halt.at(gpu) for gpu in concerned):
                 continue
-            self.tell(f"stopping {kind} {name}")
-            if why := self._command([*_PAUSE[kind], name]):
+            if why := self.stop(kind, name):
                 for gpu in concerned or change.entry.before:
                     change.failed[gpu] = errors.StepFailed(f"The {kind} {name} could not be stopped: {why}", gpu)
                     halt.failed(gpu)
+
+    def stop(self, kind, name):
+        """Stop one unit or unload one module. Returns "" or why it refused."""
+        self.tell(f"stopping {kind} {name}")
+        return self._command([*_PAUSE[kind], name])
 
     def resume(self, entry):
         """Start again what was stopped, whatever became of the change. Returns a sentence for each that refused."""

@@ -6,6 +6,7 @@ from gpuslice import errors
 from gpuslice.context import Halt
 from gpuslice.context import caught
 from gpuslice.plan import same
+from gpuslice.techniques import PLAIN
 
 
 class Undo:
@@ -48,12 +49,12 @@ class Undo:
                 left[made.gpu] = err
         return left
 
-    def plan_restore(self, entry, address, layout, gpus):
+    def plan_restore(self, entry, address, layout, gpus, rules=PLAIN):
         """The :class:`gpuslice.plan.GpuPlan` that brings one GPU of a change back to a layout. Raises errors.DeviceNotFound."""
         gpu = _present(gpus, address)
         technique = self._tools.get(entry.techniques[address])
         begun = [step for one, step in entry.begun() if one == address]
-        return technique.plan(gpu, technique.observe(gpu), technique.settings_of(layout, begun))
+        return technique.plan(gpu, technique.observe(gpu), technique.settings_of(layout, begun), rules)
 
     def _restored(self, entry, address, layout, gpus):
         """The error for a GPU that is not as it was before the change, None if it is."""

@@ -158,6 +158,57 @@ def test_the_plan_for_a_gpu_that_is_gone_tells_what_a_run_would_undo(simulated):
     assert closed(host)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_rollback_never_goes_back_half_way(simulated, failed):
+    """What an undo found was a change that stood half way, also where the history has nothing else that changed anything."""
+    host = simulated("dgx-a100-40gb", gpus=PAIR)
+    if failed:
+        host.add_fault({"call": CREATE, "error": "NVML_ERROR_UNKNOWN"})
+        assert not apply(config(host), pillar(on_failure="host")).ok and closed(host)
+        host.clear_faults()
+    host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
+    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    assert apply(config(host), pillar(BEFORE)).ok and closed(host)
+    before = shapes(host)
+    with Engine(config(host)) as engine:
+        if failed:
+            assert engine.reconciler().apply(engine.rollback_targets()).plan.empty
+        else:
+            with pytest.raises(errors.PolicyError, match="only the undoing of interrupted changes"):
+                engine.rollback_targets()
+    assert shapes(host) == before
+
+
+# -- an undo stops what the change stopped ---------------------------------------------------------------------------------
+HIVE = {
+    "containers_gpu_slicing": {"enabled": True, "strategy": "partition", "partition": {"compute": "CPX", "memory": "NPS4"}},
+    "containers_gpu_state_management": {"unload_modules": ["amdgpu"], "stop_units": ["exporter.service"]},
+}
+EXPORTER = {"pid": 4100, "command": "exporter", "unit": "exporter.service", "nodes": ["/dev/kfd", "/dev/dri/renderD128"]}
+
+
+def modes(host):
+    with Engine(config(host)) as engine:
+        tool = engine.tools.get("partition")
+        return {(state.compute, state.memory) for state in map(tool.observe, engine.gpus)}
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_a_unit_that_the_killed_change_had_started_again_does_not_hinder_its_undo(simulated, permitted):
+    """Killed after the units were started and before the record was closed: what stopped them may stop them again."""
+    host = simulated("mi300x-8", processes=[EXPORTER])
+    host.add_fault({"call": "store_remove", "nth": 3, "kill": "before"})
+    assert in_child(lambda: apply(config(host), HIVE)) == signal.SIGKILL
+    host.clear_faults()
+    assert not closed(host) and running(host) == ["exporter.service"] and modes(host) == {("CPX", "NPS4")}
+    with Engine(config(host)) as engine:
+        reconciler = engine.reconciler(permissions=HIVE if permitted else None)
+        plan = reconciler.recovery(engine.gpus)
+        assert not plan.blocked and "exporter.service" in plan.stops
+        assert reconciler.recover(engine.gpus).ok
+    assert closed(host) and modes(host) == {("SPX", "NPS1")} and running(host) == ["exporter.service"]
+
+
 # -- signals -----------------------------------------------------------------------------------------------------------
 def test_a_signal_ends_the_process_also_when_the_run_was_refused(simulated):
     """Nothing else of a state run may go on because the request came to an error."""
