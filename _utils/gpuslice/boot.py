@@ -131,6 +131,8 @@ class _Replay:
         self._all(wait)
         if self._changes:
             self._confirm()
+        # One on GPUs of which nothing is on record is nobody's to deal with here.
+        self._warnings += self._engine.interrupted()
         answer = self._answer(not self._failed)
         try:
             self._attempts.ended(answer["result"], answer["comment"])

@@ -511,7 +511,7 @@ class Reconciler:
         return result
 
     def _rules_of_undo(self, entry):
-        """An undo may stop what the change stopped, since that may have been started again before the end, and what this run may."""
+        """An undo may stop what this run may, and what the change stopped: it may have been started again before the end."""
         units = [name for kind, name in entry.pauses if kind == "unit"]
         modules = [name for kind, name in entry.pauses if kind != "unit"]
         rules = self._options.rules()
@@ -519,8 +519,8 @@ class Reconciler:
 
     def _paused_for_undo(self, entry, gpus):
         """
-        Stop what is in the way of an undo and may be stopped. Returns the record, which tells all that is to be started again; what
-        can't be written there is not stopped.
+        Stop what is in the way of an undo and may be stopped. Returns the record, which tells all that is to be started again;
+        what can't be written there is not stopped.
         """
         stops = []
         for address, layout in entry.before.items():

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from gpuslice import boot
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.journal import Journal
@@ -177,6 +178,14 @@ def test_a_rollback_never_goes_back_half_way(simulated, failed):
             with pytest.raises(errors.PolicyError, match="only the undoing of interrupted changes"):
                 engine.rollback_targets()
     assert shapes(host) == before
+
+
+def test_a_replay_tells_of_an_interrupted_change_that_it_leaves(simulated):
+    """A host on which nothing was verified yet: there is nothing to bring back, and a GPU between two layouts."""
+    host = half(simulated)
+    with Engine(config(host)) as engine:
+        answer = boot.replay(engine, wait=0)
+    assert "nothing to bring back" in answer["comment"] and "was interrupted" in " ".join(answer["warnings"])
 
 
 # -- an undo stops what the change stopped ---------------------------------------------------------------------------------
