@@ -41,11 +41,12 @@ class Memory:
         others = {gpu: one for gpu, one in after.items() if gpu not in kept}
         put_back = {gpu: one for gpu, one in others.items() if self._undo.is_as_before(entry, change.gpus, gpu, one)}
         noted.update(self.undone(entry.techniques, put_back, change.gpus))
-        result.warnings += self.note_verified(noted)
+        result.warnings += self.note_verified(self._along(noted))
 
     def remember_found(self, plan):
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
-        found = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in plan.gpus if not p.waits and p.wanted}
+        right = [p for p in plan.gpus if not p.waits and p.wanted]
+        found = self._along({p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in right})
         try:
             if not self._verified.differs(found) and not self._attempts.counts(found):
                 return
@@ -55,6 +56,26 @@ class Memory:
         except (OSError, errors.GpuSliceError) as err:
             # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
             log.info("the verified layouts were not noted: %s", err)
+
+    def _along(self, noted):
+        """
+        These entries, and those on record of GPUs that have a layout in common with one of them and so changed along: a boot
+        would otherwise be asked to bring back the one and the other.
+        """
+        shared = {one["technique"]: one for one in noted.values() if self._undo.is_shared(one["technique"], one["layout"])}
+        if not shared:
+            return noted
+        try:
+            known = self._verified.entries()
+        except errors.GpuSliceError:
+            return noted
+        kept = ("layout", "time", "generation", "awaits")
+        along = {
+            gpu: {**one, **{key: shared[one["technique"]][key] for key in kept}}
+            for gpu, one in known.items()
+            if one["technique"] in shared and self._undo.is_shared(one["technique"], one["layout"])
+        }
+        return {**along, **noted}
 
     def _clear_count(self, gpus):
         """What a boot tried in vain on these GPUs counts no more. Returns a sentence when that could not be written."""

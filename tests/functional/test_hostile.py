@@ -188,6 +188,24 @@ def test_a_replay_tells_of_an_interrupted_change_that_it_leaves(simulated):
     assert "nothing to bring back" in answer["comment"] and "was interrupted" in " ".join(answer["warnings"])
 
 
+def test_what_all_gpus_of_a_guest_have_in_common_is_on_record_once(simulated):
+    """The licence asked for by one of two vGPUs is the other's too: a boot is not asked for this one and for the one before."""
+    host = simulated("vgpu-guest")
+
+    def wish(server, *addresses):
+        rules = [{"match": {"pci": a}, "strategy": "vgpu", "vgpu": {"license_server": server}} for a in addresses]
+        return {"containers_gpu_slicing": {"enabled": True, "devices": rules}}
+
+    assert apply(config(host), wish("a.example.com", "0000:06:00.0", "0000:07:00.0")).ok
+    assert apply(config(host), wish("b.example.com", "0000:06:00.0")).ok
+    with Engine(config(host)) as engine:
+        assert boot.replay(engine, wait=0)["result"] is True
+        host.store_remove("/etc/nvidia/gridd.conf")
+        answer = boot.replay(engine, wait=0)
+    assert answer["result"] is True, answer["comment"]
+    assert "ServerAddress=b.example.com" in host.read("/etc/nvidia/gridd.conf")
+
+
 # -- an undo stops what the change stopped ---------------------------------------------------------------------------------
 HIVE = {
     "containers_gpu_slicing": {"enabled": True, "strategy": "partition", "partition": {"compute": "CPX", "memory": "NPS4"}},

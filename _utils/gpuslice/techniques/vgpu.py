@@ -214,6 +214,11 @@ class Vgpus:
         found = {**layout, "vgpus": [[vgpu_types.renamed(name, types), *place] for name, *place in layout["vgpus"]]}
         return {**found, "mig": self._mig.translated(gpu, layout["mig"])} if "mig" in layout else found
 
+    @staticmethod
+    def is_shared(layout):
+        """Whether all GPUs of this machine have this layout at any time, so that it changes of one with any other."""
+        return "license" in layout
+
     def gather(self, wanted):
         """Tell the guest's side what is wanted of all its GPUs: they share one licence."""
         self._guest.gather([(gpu, settings) for gpu, settings in wanted if self._in_guest(gpu)])
