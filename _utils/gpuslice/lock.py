@@ -13,7 +13,6 @@ import time
 from contextlib import contextmanager
 
 from gpuslice import errors
-from gpuslice import holders
 from gpuslice import store
 from gpuslice.shape import moment
 from gpuslice.shape import parts
@@ -165,6 +164,9 @@ def _holder(handle, path):
     Who holds the lock, in words. The one who took it writes its name into it, which stays when it has ended: then the kernel
     knows better who has it now, such as a program that inherited it, or somebody who opened it in an older version's days.
     """
+    # Only whoever is refused pays for loading it.
+    from gpuslice import holders
+
     named, written = _written(handle)
     pids = holders.of_lock(handle)
     at_work = written + _waited(handle)[1]

@@ -18,14 +18,14 @@ class Memory:
     The records of one host.
 
     :param options: :class:`gpuslice.reconcile.Options`; :param journal: :class:`gpuslice.journal.Journal`.
-    :param ledger: :class:`gpuslice.reboot.RebootLedger`; :param undo: :class:`gpuslice.undo.Undo`.
+    :param ledger: :class:`gpuslice.reboot.RebootLedger`.
     """
 
-    def __init__(self, host, options, journal, ledger, undo):
-        self._host, self._options, self._journal, self._ledger, self._undo = host, options, journal, ledger, undo
+    def __init__(self, host, options, journal, ledger):
+        self._host, self._options, self._journal, self._ledger = host, options, journal, ledger
         self._verified, self._attempts = Verified(host), Attempts(host)
 
-    def remember(self, change, kept, after, outcome):
+    def remember(self, change, kept, put_back, after, outcome):
         """Note what was verified, before the change is closed: a crash in between must leave the one or the other record."""
         entry, result = change.entry, change.result
         noted = {}
@@ -38,8 +38,6 @@ class Memory:
                 if gpu in change.verified or (awaits and "error" not in after[gpu]):
                     noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], after[gpu], change.gpus[gpu], number, awaits)
             result.warnings += self._clear_count(noted)
-        others = {gpu: one for gpu, one in after.items() if gpu not in kept}
-        put_back = {gpu: one for gpu, one in others.items() if self._undo.is_as_before(entry, change.gpus, gpu, one)}
         noted.update(self.undone(entry.techniques, put_back, change.gpus))
         result.warnings += self.note_verified(self._along(noted))
 

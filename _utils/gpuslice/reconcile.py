@@ -12,6 +12,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import interrupted
@@ -29,9 +30,7 @@ from gpuslice.plan import Plan
 from gpuslice.plan import same
 from gpuslice.planner import Planner
 from gpuslice.reboot import RebootLedger
-from gpuslice.runner import Runner
 from gpuslice.techniques import Rules
-from gpuslice.undo import Undo
 
 _UNDONE = "Everything that was done has been undone; the host is as it was."
 #: How the history calls the undoing of a change that did not end.
@@ -109,9 +108,20 @@ class Reconciler:
         self._ledger = RebootLedger(host)
         self._interrupts = Interrupts()
         self._planner = Planner(host, toolbox, self._options, self._journal, self._ledger)
-        self._runner = Runner(host, toolbox, self._options, self._journal)
-        self._undo = Undo(toolbox, self._runner)
-        self._memory = Memory(host, self._options, self._journal, self._ledger, self._undo)
+        self._memory = Memory(host, self._options, self._journal, self._ledger)
+
+    # What only a change needs is loaded for a change: a host that is already right costs one look.
+    @cached_property
+    def _runner(self):
+        from gpuslice.runner import Runner
+
+        return Runner(self._host, self._tools, self._options, self._journal)
+
+    @cached_property
+    def _undo(self):
+        from gpuslice.undo import Undo
+
+        return Undo(self._tools, self._runner)
 
     def plan(self, targets):
         """The plan for these targets, see :meth:`gpuslice.planner.Planner.plan`."""
@@ -319,7 +329,7 @@ class Reconciler:
         self._surely(result, self._note_changes, result, entry, change.gpus, entry.before, after)
         stopped = self._runner.resume(entry)
         result.errors += [*stopped, *self._changed_after(change, after)]
-        self._surely(result, self._memory.remember, change, self._kept(change), after, outcome)
+        self._surely(result, self._remember, change, after, outcome)
         if outcome == "left":
             closed = self._surely(result, self._journal.begin, _narrowed(entry, change.left, bool(stopped)), True)
         else:
@@ -327,6 +337,13 @@ class Reconciler:
         if not closed:
             result.errors.append("Until then the next run takes this change for an interrupted one.")
         self._record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
+
+    def _remember(self, change, after, outcome):
+        """Note what a boot brings back."""
+        kept = self._kept(change)
+        others = {gpu: one for gpu, one in after.items() if gpu not in kept}
+        put_back = {gpu: one for gpu, one in others.items() if self._undo.is_as_before(change.entry, change.gpus, gpu, one)}
+        self._memory.remember(change, kept, put_back, after, outcome)
 
     def _changed_after(self, change, after):
         """Sentences on GPUs that somebody else changed after they were verified; these do not count as verified any more."""

@@ -37,7 +37,6 @@ from gpuslice.policy import export
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques import kernel
-from gpuslice.techniques import newcomers
 from gpuslice.techniques.mig_users import Users
 
 _RESET_TIMEOUT = 120
@@ -643,6 +642,8 @@ class Mig:
             raise self._reboot_needed(gpu, pending, said)
         held = "; ".join(map(str, self.holders(gpu)))
         if not held:
+            from gpuslice.techniques import newcomers
+
             held = f"{kernel.UNSEEN}; {newcomers.usually(self._host, gpu)}, or a loaded module nvidia_drm"
         raise errors.ModeChangePending(
             f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} In use by {held}.",

@@ -11,7 +11,6 @@ from gpuslice.nvml import NOT_FOUND
 from gpuslice.nvml import NOT_SUPPORTED
 from gpuslice.techniques import functions
 from gpuslice.techniques import kernel
-from gpuslice.techniques import newcomers
 from gpuslice.techniques.kernel import DEVICES
 from gpuslice.techniques.vgpu_goal import NUMBERED
 from gpuslice.techniques.vgpu_goal import SCHEDULERS
@@ -140,6 +139,8 @@ class Doing:
         return count in (0, total) and bool(self._host.readlink(f"{base}/driver"))
 
     def _held(self, gpu):
+        from gpuslice.techniques import newcomers
+
         try:
             held = "; ".join(map(str, self._holders(gpu)))
             return held or f"nobody that can be seen from here; {newcomers.usually(self._host, gpu)}"
