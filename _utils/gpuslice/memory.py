@@ -21,8 +21,8 @@ class Memory:
     :param ledger: :class:`gpuslice.reboot.RebootLedger`.
     """
 
-    def __init__(self, host, options, journal, ledger):
-        self._host, self._options, self._journal, self._ledger = host, options, journal, ledger
+    def __init__(self, host, toolbox, options, journal, ledger):
+        self._host, self._tools, self._options, self._journal, self._ledger = host, toolbox, options, journal, ledger
         self._verified, self._attempts = Verified(host), Attempts(host)
 
     def remember(self, change, kept, put_back, after, outcome):
@@ -55,12 +55,16 @@ class Memory:
             # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
             log.info("the verified layouts were not noted: %s", err)
 
+    def _is_shared(self, name, layout):
+        """Whether a layout is by nature that of all GPUs of the host that this technique has."""
+        return getattr(self._tools.get(name), "is_shared", lambda _: False)(layout)
+
     def _along(self, noted):
         """
         These entries, and those on record of GPUs that have a layout in common with one of them and so changed along: a boot
         would otherwise be asked to bring back the one and the other.
         """
-        shared = {one["technique"]: one for one in noted.values() if self._undo.is_shared(one["technique"], one["layout"])}
+        shared = {one["technique"]: one for one in noted.values() if self._is_shared(one["technique"], one["layout"])}
         if not shared:
             return noted
         try:
@@ -71,7 +75,7 @@ class Memory:
         along = {
             gpu: {**one, **{key: shared[one["technique"]][key] for key in kept}}
             for gpu, one in known.items()
-            if one["technique"] in shared and self._undo.is_shared(one["technique"], one["layout"])
+            if one["technique"] in shared and self._is_shared(one["technique"], one["layout"])
         }
         return {**along, **noted}
 

@@ -108,7 +108,7 @@ class Reconciler:
         self._ledger = RebootLedger(host)
         self._interrupts = Interrupts()
         self._planner = Planner(host, toolbox, self._options, self._journal, self._ledger)
-        self._memory = Memory(host, self._options, self._journal, self._ledger)
+        self._memory = Memory(host, toolbox, self._options, self._journal, self._ledger)
 
     # What only a change needs is loaded for a change: a host that is already right costs one look.
     @cached_property

@@ -86,10 +86,6 @@ class Undo:
         except errors.GpuSliceError:
             return False
 
-    def is_shared(self, name, layout):
-        """Whether a layout is by nature that of all GPUs of the host that this technique has."""
-        return getattr(self._tools.get(name), "is_shared", lambda _: False)(layout)
-
     def what_is_left(self, gpu, err, entry):
         """A sentence on a GPU that could not be put back, for the reason ``err``."""
         words = self._tools.get(entry.techniques[gpu]).words(entry.before[gpu])
