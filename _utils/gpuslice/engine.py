@@ -388,7 +388,7 @@ class Engine:
     def history(self):
         """The generations kept on this host, oldest first, and at the end a change that was interrupted."""
         entry = interrupted.found(self.host)
-        return Journal(self.host).history() + ([entry.generation("interrupted", [interrupted.TODO])] if entry else [])
+        return Journal(self.host).history() + ([entry.generation("interrupted", [interrupted.WHAT_TO_DO])] if entry else [])
 
     def recovery_targets(self):
         """

@@ -9,7 +9,7 @@ from gpuslice import lock
 from gpuslice.journal import Journal
 
 #: What to do about it, for every place that tells of it.
-TODO = "'salt-call gpu_slicing.recover test=True' shows what would undo it, 'salt-call gpu_slicing.recover' does it."
+WHAT_TO_DO = "'salt-call gpu_slicing.recover test=True' shows what would undo it, 'salt-call gpu_slicing.recover' does it."
 
 
 def found(host):
@@ -40,4 +40,4 @@ def by_gpu(host):
         entry = found(host)
     except errors.GpuSliceError as err:
         return {"": str(err)}
-    return {address: f"{words(entry)} here. {TODO}" for address in entry.before} if entry else {}
+    return {address: f"{words(entry)} here. {WHAT_TO_DO}" for address in entry.before} if entry else {}

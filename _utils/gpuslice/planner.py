@@ -76,7 +76,7 @@ class Planner:
             return ("Another change is going on on this host at this moment: what is planned here may change with it.",)
         told = f"{interrupted.words(entry)} on {', '.join(entry.before)}"
         if not self.deals_with_interrupted(targets):
-            return (f"{told}; it is left as it is. {interrupted.TODO}",)
+            return (f"{told}; it is left as it is. {interrupted.WHAT_TO_DO}",)
         if self.can_finish(targets, entry, plan):
             return (f"{told}; this run finishes it.",)
         reached = {t.gpu.address for t in targets if t.technique}
@@ -154,7 +154,8 @@ class Planner:
             # A difference may be one that can't be meant, which is found out when it is settled.
             found = [err]
         if mistakes := [err for err in found if isinstance(err, errors.PolicyError | errors.ProfileMismatch)]:
-            raise errors.with_more(_together(mistakes), f"{interrupted.words(entry)}, and is left as it is. {interrupted.TODO}")
+            left = f"{interrupted.words(entry)}, and is left as it is. {interrupted.WHAT_TO_DO}"
+            raise errors.with_more(_together(mistakes), left)
 
     def can_finish(self, targets, entry, plan=None):
         """Whether a request wants all that an interrupted change wanted, and nothing stands in its way."""

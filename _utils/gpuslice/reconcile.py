@@ -275,7 +275,7 @@ class Reconciler:
             except Exception as err:
                 outcome = "left"
                 change.left = dict.fromkeys(change.entry.before, caught(err))
-                change.result.errors += [*map(str, change.failed.values()), f"{caught(err)} {interrupted.TODO}"]
+                change.result.errors += [*map(str, change.failed.values()), f"{caught(err)} {interrupted.WHAT_TO_DO}"]
         self._surely(change.result, self._accept, change)
         self._end(change, outcome)
 
