@@ -322,7 +322,7 @@ class Engine:
         if not tool.supports(one):
             why = self._why_not(one, name)[0]
             raise errors.Unsupported(
-                f"{one.model} can't do {name}{f': {why}' if why else ''}.",
+                f"{one.model} can't do {name}{f': {why}' if why else ''}".rstrip(".") + ".",
                 one.address,
                 "See 'salt-call gpu.capabilities' for what it can do.",
             )

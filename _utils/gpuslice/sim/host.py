@@ -112,7 +112,7 @@ class SimulatedHost(Host):
         if changed:
             raise errors.PolicyError(
                 f"The host description {self.description_path} changed since the simulated host '{self.name}' was made.",
-                todo=f"Remove {self._file.path}, and the simulated host begins anew.",
+                todo=f"Reset it: remove {self._file.path}, and the simulated host begins anew.",
             )
         return state
 
