@@ -433,6 +433,8 @@ class Reconciler:
         for err in change.failed.values():
             self._runner.tell(f"failed, putting back what was done: {err}")
         affected = self._put_back_of(change)
+        # What was found as wanted there goes again, by our own hand.
+        change.verified = {gpu: layout for gpu, layout in change.verified.items() if gpu not in affected}
         begun = {change.group(gpu) for gpu, _ in entry.begun()}
         layouts = {gpu: entry.before[gpu] for gpu in affected if change.group(gpu) in begun}
         change.left = left = self._undo.restore(entry, layouts, change.gpus)

@@ -145,6 +145,15 @@ def test_with_on_failure_host_the_others_begin_no_further_step(simulated):
     assert not [line for line in forward if "destroy GPU instance" in line], forward
 
 
+def test_what_is_put_back_after_it_was_verified_is_no_foreign_change(simulated):
+    """The first GPUs are verified before the last one is found wrong; then all are put back, by nobody else."""
+    host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": THIRD, "lie": True}])
+    result = apply(config(host), pillar(["3g.20gb", "1g.5gb"], on_failure="host"))
+    told = " ".join(result.errors)
+    assert "read again" in told and THIRD in told and FIRST not in told and "manages it besides Salt" not in told
+    assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD) and not Verified(host).entries()
+
+
 def test_gpus_that_change_together_are_put_back_together(simulated):
     """One reload serves a hive: the mates of a GPU that fails after it are not left in another memory mode."""
     host = simulated("mi300x-8")
