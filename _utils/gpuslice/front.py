@@ -84,7 +84,7 @@ def _made_beside(result):
 
 def _done_words(result):
     if result.plan.empty:
-        return "Undone "
+        return f"An interrupted change was {'undone' if result.undone else 'finished'} "
     if result.reboot:
         return "Accepted, to come into force at a reboot, "
     return "Applied and verified " if result.verified else "Applied, and not as wanted when it was read again, "

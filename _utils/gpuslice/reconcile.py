@@ -80,6 +80,7 @@ class Result:
     :ivar errors: sentences, empty when all is as wanted; :ivar reboot: GPUs that wait for a reboot.
     :ivar warnings: sentences worth reading; :ivar generation: its number in the history, None when nothing was touched.
     :ivar verified: False where a GPU was read after the change and is not as wanted, which ``validation: false`` lets pass.
+    :ivar undone: whether an interrupted change was undone first.
     """
 
     plan: Plan
@@ -90,6 +91,7 @@ class Result:
     seconds: float = 0.0
     generation: int | None = None
     verified: bool = True
+    undone: bool = False
 
     @property
     def ok(self):
@@ -521,7 +523,7 @@ class Reconciler:
             self._journal.end()
         except errors.StateDirUnusable as err:
             raise errors.with_more(err, f"{told}; it was undone, and until then the next run takes it for interrupted.") from err
-        result = Result(Plan())
+        result = Result(Plan(), undone=True)
         self._note_changes(result, entry, gpus, found, after)
         by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
         self._record(result, entry.generation(UNDID, [*lines, *started], **by_us, before=found, after=after, reboot=[]))

@@ -258,6 +258,16 @@ def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
     assert sorted(found) == sorted(g for g in history[0]["before"] if history[0]["before"][g] != history[0]["after"][g])
 
 
+def test_a_run_that_only_deals_with_an_earlier_change_says_which_way(simulated, half):
+    assert front.done(apply(config(half), pillar(BEFORE)))["comment"].startswith("An interrupted change was undone in ")
+    # All steps have run, and only the close is left.
+    host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "store_remove", "nth": 2, "kill": "before"}])
+    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    host.clear_faults()
+    assert front.done(apply(config(host), pillar()))["comment"].startswith("An interrupted change was finished in ")
+    assert closed(host) and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
+
+
 def test_what_follows_an_undo_goes_on_from_what_was_found_first(half):
     """``changes`` tell of both: from what the run found to what it left behind."""
     found = next(gpu for gpu, shape in shapes(half).items() if shape != OLD)
