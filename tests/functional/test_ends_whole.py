@@ -16,20 +16,22 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.journal import Journal
 from gpuslice.verified import Verified
+from tests.functional.a100 import A100
+from tests.functional.a100 import AFTER
+from tests.functional.a100 import BEFORE
+from tests.functional.a100 import CREATE
+from tests.functional.a100 import FIRST
+from tests.functional.a100 import HOLDER
+from tests.functional.a100 import NEW
+from tests.functional.a100 import OLD
+from tests.functional.a100 import SECOND
+from tests.functional.a100 import THIRD
+from tests.functional.a100 import TRIO
+from tests.functional.a100 import closed
+from tests.functional.a100 import config
+from tests.functional.a100 import shapes
 from tests.functional.crash import apply
 from tests.functional.crash import in_child
-
-FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
-BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
-AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
-OLD, NEW = sorted(["3g.20gb", "2g.10gb", "1g.5gb"]), sorted(AFTER)
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
-TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def pillar(profiles=AFTER, **management):
@@ -37,17 +39,6 @@ def pillar(profiles=AFTER, **management):
         "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
         "containers_gpu_state_management": management,
     }
-
-
-def shapes(host):
-    """PCI address -> sorted profiles."""
-    with Engine(config(host)) as engine:
-        found = engine.slices()
-        return {gpu.address: sorted(s["profile"] for s in found if s["gpu"] == gpu.address) for gpu in engine.gpus}
-
-
-def closed(host):
-    return Journal(host).unfinished() is None
 
 
 def last(host):
@@ -204,9 +195,6 @@ def ended(host, wanted):
 def told(host):
     with open(f"{host.state_dir}/told", encoding="utf-8") as handle:
         return handle.read()
-
-
-HOLDER = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

@@ -13,20 +13,20 @@ from gpuslice.engine import Engine
 from gpuslice.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.functional.a100 import AFTER
+from tests.functional.a100 import BEFORE
+from tests.functional.a100 import CREATE
+from tests.functional.a100 import FIRST
+from tests.functional.a100 import HOLDER
+from tests.functional.a100 import SECOND
+from tests.functional.a100 import TRIO
+from tests.functional.a100 import closed
+from tests.functional.a100 import config
+from tests.functional.a100 import shapes
 from tests.functional.crash import apply
 from tests.functional.crash import in_child
 
-FIRST, SECOND = "0000:07:00.0", "0000:0f:00.0"
-BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
-AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
-PAIR = [{**A100, "address": address} for address in (FIRST, SECOND)]
-HOLDER = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
+PAIR = TRIO[:2]
 
 
 def pillar(profiles=AFTER, **management):
@@ -36,14 +36,8 @@ def pillar(profiles=AFTER, **management):
     }
 
 
-def shapes(host):
-    with Engine(config(host)) as engine:
-        found = engine.slices()
-        return [sorted(s["profile"] for s in found if s["gpu"] == gpu.address) for gpu in engine.gpus]
-
-
-def closed(host):
-    return Journal(host).unfinished() is None
+def in_order(host):
+    return list(shapes(host).values())
 
 
 def running(host):
@@ -68,7 +62,7 @@ def test_a_surprise_in_one_part_of_the_end_keeps_no_other_from_being_done(simula
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER], faults=[{"call": call, "nth": nth, "unexpected": True}])
     result = apply(config(host), pillar())
     assert "RuntimeError" in " ".join([*result.errors, *result.warnings]) and sorted(result.changes) == [FIRST, SECOND]
-    assert running(host) == ["trainer.service"] and shapes(host) == [sorted(AFTER)] * 2
+    assert running(host) == ["trainer.service"] and in_order(host) == [sorted(AFTER)] * 2
     assert closed(host) or "the next run takes this change for an interrupted one" in " ".join(result.errors)
     assert apply(config(host), pillar()).ok and closed(host)
 
@@ -100,7 +94,7 @@ def test_of_a_change_that_could_not_be_begun_nothing_says_that_it_was_interrupte
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_remove", "error": error}])
     with pytest.raises(errors.StateDirUnusable, match="Could not begin a change"):
         apply(config(host), pillar())
-    assert closed(host) and shapes(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
+    assert closed(host) and in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
 
 
 def test_a_record_that_could_not_be_gone_on_with_stays(simulated):
@@ -132,7 +126,7 @@ def test_an_undo_that_could_not_be_closed_says_that_it_was_made(simulated):
     with pytest.raises(errors.StateDirUnusable) as caught:
         apply(config(host), pillar(BEFORE))
     assert "it was undone" in str(caught.value) and not closed(host)
-    assert shapes(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
+    assert in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
     assert apply(config(host), pillar(BEFORE)).ok and closed(host)
 
 
@@ -170,14 +164,14 @@ def test_a_rollback_never_goes_back_half_way(simulated, failed):
     host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
     assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
     assert apply(config(host), pillar(BEFORE)).ok and closed(host)
-    before = shapes(host)
+    before = in_order(host)
     with Engine(config(host)) as engine:
         if failed:
             assert engine.reconciler().apply(engine.rollback_targets()).plan.empty
         else:
             with pytest.raises(errors.PolicyError, match="only the undoing of interrupted changes"):
                 engine.rollback_targets()
-    assert shapes(host) == before
+    assert in_order(host) == before
 
 
 def test_a_replay_tells_of_an_interrupted_change_that_it_leaves(simulated):

@@ -16,23 +16,24 @@ from gpuslice.engine import Engine
 from gpuslice.journal import Journal
 from gpuslice.reboot import RebootLedger
 from gpuslice.verified import Verified
+from tests.functional.a100 import AFTER
+from tests.functional.a100 import BEFORE
+from tests.functional.a100 import CREATE
+from tests.functional.a100 import FIRST
+from tests.functional.a100 import NEW
+from tests.functional.a100 import OLD
+from tests.functional.a100 import SECOND
+from tests.functional.a100 import THIRD
+from tests.functional.a100 import TRIO
+from tests.functional.a100 import closed
+from tests.functional.a100 import config
+from tests.functional.a100 import shapes
 from tests.functional.crash import apply
 from tests.functional.crash import in_child
 
-FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
-BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
-AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
-OLD, NEW = sorted(["3g.20gb", "2g.10gb", "1g.5gb"]), sorted(AFTER)
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
-TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 KILL = {"call": CREATE, "nth": 2, "kill": "before"}
 #: What each of these tests finds in a sentence about it.
 SAYS = "was interrupted"
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def pillar(profiles=AFTER, strategy="mig", enabled=True, devices=None, **management):
@@ -46,16 +47,6 @@ def pillar(profiles=AFTER, strategy="mig", enabled=True, devices=None, **managem
 
 def rule(address, profiles=AFTER):
     return {"match": {"pci": address}, "strategy": "mig", "mig": {"profiles": profiles}}
-
-
-def shapes(host):
-    with Engine(config(host)) as engine:
-        found = engine.slices()
-        return {gpu.address: sorted(s["profile"] for s in found if s["gpu"] == gpu.address) for gpu in engine.gpus}
-
-
-def closed(host):
-    return Journal(host).unfinished() is None
 
 
 def machine(host):
