@@ -19,9 +19,9 @@ import gpuslice
 gpuslice = gpuslice.current()
 
 # After current(), which may have imported the package anew.
-from gpuslice import host as _host  # noqa: E402
-from gpuslice import inventory as _inventory  # noqa: E402
 from gpuslice import secret as _secret  # noqa: E402
+from gpuslice.host import base as _host  # noqa: E402
+from gpuslice.inventory import discovery as _inventory  # noqa: E402
 
 _log = logging.getLogger(__name__)
 

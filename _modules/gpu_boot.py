@@ -12,8 +12,8 @@ import gpuslice
 gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
-from gpuslice import boot
 from gpuslice import front
+from gpuslice.boot import replay as boot
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_boot"

@@ -140,7 +140,7 @@ def sample(root, config):
     grain = load(root / "_grains" / "gpu.py")
     clock.lap("grain: import")
     # Apart, as a host with real GPUs loads none of it.
-    from gpuslice.host import open_host
+    from gpuslice.host.base import open_host
     from gpuslice.sim import sysfs  # noqa: F401
 
     clock.lap("the simulation: import")
@@ -153,7 +153,7 @@ def sample(root, config):
     from gpuslice.engine import Engine
 
     clock.lap("import of the engine")
-    from gpuslice.techniques import mig  # noqa: F401
+    from gpuslice.techniques.mig import technique  # noqa: F401 as mig
 
     clock.lap("import of the technique")
     import pynvml  # noqa: F401

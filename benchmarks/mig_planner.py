@@ -34,8 +34,8 @@ from dataclasses import replace
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_utils"))
 
 from gpuslice import errors  # noqa: E402
-from gpuslice import placement  # noqa: E402
 from gpuslice.catalog import nvidia  # noqa: E402
+from gpuslice.techniques.mig import placement  # noqa: E402
 
 SEED = 20
 #: Changes planned per row where there are more, without --full.

@@ -12,21 +12,21 @@ from typing import NamedTuple
 from gpuslice import addresses
 from gpuslice import arguments
 from gpuslice import errors
-from gpuslice import interrupted
-from gpuslice import inventory
 from gpuslice import job
-from gpuslice import journal_check
 from gpuslice import policy as policies
-from gpuslice.host import open_host
-from gpuslice.journal import Journal
-from gpuslice.reboot import RebootLedger
-from gpuslice.reconcile import UNDID
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
+from gpuslice.change.reconcile import UNDID
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
+from gpuslice.drivers.kernel import VFIO_DRIVERS
+from gpuslice.host.base import open_host
+from gpuslice.inventory import discovery
+from gpuslice.records import interrupted
+from gpuslice.records import shapes
+from gpuslice.records.journal import Journal
+from gpuslice.records.reboot import RebootLedger
 from gpuslice.techniques import REFUSING
 from gpuslice.techniques import TECHNIQUES
 from gpuslice.techniques import Toolbox
-from gpuslice.techniques.kernel import VFIO_DRIVERS
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,13 @@ class Engine:
     @cached_property
     def gpus(self):
         """The GPUs of the host, by PCI address."""
-        return inventory.discover(self.host)
+        return discovery.discover(self.host)
 
     def gpu(self, name):
         """The GPU of that PCI address (in any form) or UUID. Raises errors.DeviceNotFound."""
         if addresses.is_uuid(name):
             self._learn_uuids()
-        found, warnings = inventory.select(self.gpus, "manual", [name])
+        found, warnings = discovery.select(self.gpus, "manual", [name])
         for warning in warnings:
             log.warning("%s", warning)
         return found[0]
@@ -108,7 +108,7 @@ class Engine:
     def devices(self):
         """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
         found = []
-        for gpu, facts in zip(self.gpus, inventory.facts_of(self.gpus), strict=True):
+        for gpu, facts in zip(self.gpus, discovery.facts_of(self.gpus), strict=True):
             live = {tool.name: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
             found.append({**facts, "uuid": gpu.uuid, "live": live})
         return found
@@ -197,9 +197,9 @@ class Engine:
             self._learn_uuids()
         gpus = self.gpus
         # Only strategy auto asks for it, and finding out reads more of the machine than all the rest.
-        environment = inventory.environment(self.host, gpus) if policy.automatic else ""
+        environment = discovery.environment(self.host, gpus) if policy.automatic else ""
         if policy.vendor_detection != "udev":
-            gpus, differences = inventory.confirmed_with_errors(self.host, gpus, policy.vendor_detection)
+            gpus, differences = discovery.confirmed_with_errors(self.host, gpus, policy.vendor_detection)
             for difference in differences:
                 log.warning("%s", difference)
         gpus = [self._as_supported(gpu) for gpu in gpus]
@@ -270,7 +270,7 @@ class Engine:
         return replace(plan, notes=(*plan.notes, *self.remarks(policy)))
 
     def apply(self, pillar):
-        """Bring the host to its pillar. Returns :class:`gpuslice.reconcile.Result`."""
+        """Bring the host to its pillar. Returns :class:`gpuslice.change.reconcile.Result`."""
         policy = self.policy(pillar)
         reconciler = self.reconciler(policy)
         try:
@@ -435,7 +435,7 @@ class Engine:
         else:
             record, layouts = journal.generation(generation), "after"
         try:
-            journal_check.outcome(record, layouts)
+            shapes.outcome(record, layouts)
         except ValueError as err:
             why = record.get("error") or f"{err}."
             raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {why}") from err

@@ -3,7 +3,7 @@ A100 that are sliced alike, what the tests of a change that goes wrong make of t
 """
 
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records.journal import Journal
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 #: A change from BEFORE to AFTER keeps the 3g, ends the 2g and makes one more 1g.

@@ -22,7 +22,7 @@ def in_child(work):
 
 
 def apply(config, wanted):
-    """Bring the host of a minion configuration to a pillar; returns :class:`gpuslice.reconcile.Result`."""
+    """Bring the host of a minion configuration to a pillar; returns :class:`gpuslice.change.reconcile.Result`."""
     with Engine(config) as engine:
         return engine.apply(wanted)
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice import lock
 from gpuslice.engine import Engine
+from gpuslice.records import lock
 from tests.functional.conftest import Minion
 
 FIRST, SECOND, PLAIN = "0000:07:00.0", "0000:0f:00.0", "0000:3b:00.0"

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 import yaml
 
-from gpuslice import boot
+from gpuslice.boot import replay as boot
 from gpuslice.engine import Engine
 from tests.functional.crash import apply_in_child
 from tests.functional.crash import in_child

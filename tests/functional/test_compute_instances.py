@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice import front
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
 from gpuslice.plan import Plan
+from gpuslice.records.journal import Journal
 from tests.functional import crash
 
 GPU = "0000:07:00.0"

@@ -5,13 +5,13 @@ Where hardware and its driver or a program contradict each other, the hardware i
 import pytest
 
 from gpuslice import errors
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
+from gpuslice.drivers.nvml import Nvml
 from gpuslice.engine import Engine
-from gpuslice.nvml import Nvml
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
-from gpuslice.techniques.mig import Mig
+from gpuslice.techniques.mig.technique import Mig
 from tests.functional.crash import apply
 from tests.functional.test_hangs import CASES
 from tests.functional.test_hangs import CREATE

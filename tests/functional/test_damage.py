@@ -16,17 +16,17 @@ import signal
 import pytest
 import yaml
 
-from gpuslice import boot
 from gpuslice import errors
 from gpuslice import front
-from gpuslice import inventory
-from gpuslice import lock
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.host import open_host
-from gpuslice.journal import Journal
+from gpuslice.host.base import open_host
+from gpuslice.inventory import discovery
 from gpuslice.printable import printable
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
+from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.verified import Verified
 from tests.functional import crash
 
 GPU = "0000:1b:00.0"
@@ -37,9 +37,9 @@ USES = {
     "history": lambda engine, wanted: engine.history(),
     "undo the last": lambda engine, wanted: engine.reconciler().plan(engine.rollback_targets()),
     "roll back": lambda engine, wanted: engine.reconciler().plan(engine.rollback_targets(1)),
-    "status": lambda engine, wanted: boot.status(engine),
-    "replay": lambda engine, wanted: boot.replay(engine, wait=0),
-    "forget": lambda engine, wanted: boot.forget(engine, GPU),
+    "status": lambda engine, wanted: replay.status(engine),
+    "replay": lambda engine, wanted: replay.replay(engine, wait=0),
+    "forget": lambda engine, wanted: replay.forget(engine, GPU),
 }
 
 
@@ -64,8 +64,8 @@ def interrupted(tmp_path_factory, host_description):
     for wanted in (WANTED, OTHER):
         with Engine(config) as engine:
             assert engine.apply(wanted).ok
-    boot.Attempts(host).begin(Verified(host).entries())
-    boot.Attempts(host).ended(True, "as it was")
+    replay.Attempts(host).begin(Verified(host).entries())
+    replay.Attempts(host).ended(True, "as it was")
     host.store_write(f"{host.state_dir}/reboot.json", json.dumps({GPU: {"boot_id": "b", "why": "w", "reboots": 0}}))
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "after"})
     assert crash.apply_in_child(config, WANTED) == signal.SIGKILL
@@ -178,7 +178,7 @@ FRONT_USES = {name: through_the_front(work) for name, work in USES.items()} | {
     "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False)),
     "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True)),
     "brief history": through_the_front(lambda engine, wanted: [front.brief(entry) for entry in engine.history()]),
-    "the grain": lambda config, wanted: inventory.facts(open_host(config)),
+    "the grain": lambda config, wanted: discovery.facts(open_host(config)),
 }
 ODD_CONTENT = [
     b"", b"\n", b"\x00", b"\x00" * 4096, b"\xff\xfe{}", b"\xef\xbb\xbf{}", b"{", b"}", b"null", b"0", b"-0", b"true", b"[]",

@@ -14,8 +14,8 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
-from gpuslice.verified import Verified
+from gpuslice.records.journal import Journal
+from gpuslice.records.verified import Verified
 from tests.functional.a100 import A100
 from tests.functional.a100 import AFTER
 from tests.functional.a100 import BEFORE
@@ -360,7 +360,7 @@ def test_without_threads_the_gpus_are_changed_one_after_the_other(simulated):
 
 
 def test_a_program_that_can_not_be_started_is_a_sentence(tmp_path):
-    from gpuslice.host import RealHost
+    from gpuslice.host.base import RealHost
 
     program = tmp_path / "systemctl"
     program.write_text("#!/nowhere/at/all\n", encoding="utf-8")

@@ -9,9 +9,9 @@ import errno
 import pytest
 
 from gpuslice import errors
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 

@@ -222,7 +222,7 @@ class Inside:
 
     def rules(self):
         """errno's name of each write, by RealHost."""
-        from gpuslice.host import RealHost
+        from gpuslice.host.base import RealHost
 
         host, found = RealHost(self.config["state_dir"]), []
         for text in ("x", "-1", str(TOTAL + 1), "3", "3", "5", "0", "5", "0"):
@@ -235,13 +235,13 @@ class Inside:
 
     def life(self):
         """From none to 3, again, to 5, to none; then a reboot's loss and the replay of it."""
-        from gpuslice import boot
+        from gpuslice.boot import replay
         from gpuslice.engine import Engine
 
         found = [self.apply(3), self.apply(3), self.apply(5)]
         pathlib.Path(NUMVFS).write_text("0")
         with Engine(self.config) as engine:
-            replayed = boot.replay(engine, wait=0)
+            replayed = replay.replay(engine, wait=0)
         return {"applied": found, "replayed": replayed, "after": self.vfs(), "last": self.apply(0)}
 
     def failing(self):

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from gpuslice import errors
-from gpuslice import lock
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
 from tests.functional.crash import apply
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from gpuslice import boot
 from gpuslice import errors
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.functional.a100 import AFTER
@@ -178,7 +178,7 @@ def test_a_replay_tells_of_an_interrupted_change_that_it_leaves(simulated):
     """A host on which nothing was verified yet: there is nothing to bring back, and a GPU between two layouts."""
     host = half(simulated)
     with Engine(config(host)) as engine:
-        answer = boot.replay(engine, wait=0)
+        answer = replay.replay(engine, wait=0)
     assert "nothing to bring back" in answer["comment"] and "was interrupted" in " ".join(answer["warnings"])
 
 
@@ -193,9 +193,9 @@ def test_what_all_gpus_of_a_guest_have_in_common_is_on_record_once(simulated):
     assert apply(config(host), wish("a.example.com", "0000:06:00.0", "0000:07:00.0")).ok
     assert apply(config(host), wish("b.example.com", "0000:06:00.0")).ok
     with Engine(config(host)) as engine:
-        assert boot.replay(engine, wait=0)["result"] is True
+        assert replay.replay(engine, wait=0)["result"] is True
         host.store_remove("/etc/nvidia/gridd.conf")
-        answer = boot.replay(engine, wait=0)
+        answer = replay.replay(engine, wait=0)
     assert answer["result"] is True, answer["comment"]
     assert "ServerAddress=b.example.com" in host.read("/etc/nvidia/gridd.conf")
 

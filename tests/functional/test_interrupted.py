@@ -8,14 +8,14 @@ import signal
 
 import pytest
 
-from gpuslice import boot
 from gpuslice import errors
 from gpuslice import front
-from gpuslice import lock
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
-from gpuslice.reboot import RebootLedger
-from gpuslice.verified import Verified
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
+from gpuslice.records.reboot import RebootLedger
+from gpuslice.records.verified import Verified
 from tests.functional.a100 import AFTER
 from tests.functional.a100 import BEFORE
 from tests.functional.a100 import CREATE
@@ -204,7 +204,7 @@ def test_a_signal_during_an_undo_lets_it_end_and_begins_nothing_else(half):
 def test_a_replay_without_any_layout_tells_of_it(half):
     with Engine(config(half)) as engine:
         for test in (True, False):
-            answer = boot.replay(engine, test=test, wait=0)
+            answer = replay.replay(engine, test=test, wait=0)
             assert "nothing to bring back" in answer["comment"] and SAYS in " ".join(answer["warnings"])
     assert not closed(half)
 

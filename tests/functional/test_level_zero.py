@@ -208,9 +208,9 @@ echo "cpu memory" >/sys/fs/cgroup/gpu.slice/cgroup.subtree_control
 INSIDE = """
 import json
 from gpuslice import errors
-from gpuslice.host import RealHost
+from gpuslice.host.base import RealHost
 from gpuslice.model import Gpu
-from gpuslice.techniques import vram
+from gpuslice.drivers import dmem
 host, gpu = RealHost("/nonexistent"), Gpu("0000:8a:00.0", "intel", "56c0")
 with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as handle:
     handle.write("cpu dmem")

@@ -7,16 +7,16 @@ import threading
 
 import pytest
 
-from gpuslice import holders
-from gpuslice import lock
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
+from gpuslice.drivers import device_nodes
 from gpuslice.engine import Engine
+from gpuslice.host import holders
 from gpuslice.model import Process
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
+from gpuslice.records import lock
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Rules
 from gpuslice.techniques import Toolbox
-from gpuslice.techniques import device_nodes
 
 A100, H100 = "0000:07:00.0", "0000:1b:00.0"
 MI300X, FLEX = "0000:05:00.0", "0000:3c:00.0"

@@ -14,15 +14,15 @@ import threading
 import pytest
 import yaml
 
-from gpuslice import boot
 from gpuslice import errors
-from gpuslice import lock
-from gpuslice import store
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.reboot import RebootLedger
+from gpuslice.host import state_files
+from gpuslice.records import lock
+from gpuslice.records.reboot import RebootLedger
+from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
-from gpuslice.verified import Verified
 from tests.functional import crash
 
 FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
@@ -39,7 +39,7 @@ STEPS = (
 )
 
 
-class ForgetfulDisk(store.Disk):
+class ForgetfulDisk(state_files.Disk):
     """
     A disk whose power can be cut at any moment: it knows which content and which names were synchronised.
 
@@ -264,7 +264,7 @@ def test_a_cut_at_any_moment_of_a_change_is_repaired_by_the_next_run(host, tmp_p
         other = SimulatedHost(host.description_path, str(place))
         # MIG instances do not last: the records have to say what was meant.
         other.reboot()
-        answer = on(other, lambda engine: boot.replay(engine, wait=0))
+        answer = on(other, lambda engine: replay.replay(engine, wait=0))
         assert answer["result"] is True, (moment, answer)
         found = {gpu: [name for name, _, _ in entry["layout"]["instances"]] for gpu, entry in Verified(other).entries().items()}
         assert set(map(tuple, map(sorted, found.values()))) <= {("1g.10gb", "2g.20gb"), ("1g.10gb", "3g.40gb")}, moment
@@ -280,7 +280,7 @@ def test_an_attempt_of_a_boot_is_on_the_disk_before_it_begins(host):
             seen.append(json.loads(left["boot.json"])["tried"])
 
     host.watch = watch
-    answer = on(host, lambda engine: boot.replay(engine, wait=0))
+    answer = on(host, lambda engine: replay.replay(engine, wait=0))
     assert answer["result"] is True and seen and all(set(tried) == {FIRST, SECOND} for tried in seen)
     left = host.disk.left()
     assert json.loads(left["boot.json"])["tried"] == {} and json.loads(left["boot.json"])["last"]["result"] is True
@@ -326,25 +326,25 @@ def test_that_a_driver_was_unloaded_is_on_the_disk_before_it_is(simulated, repo)
 def test_directories_that_are_made_are_on_the_disk_too(tmp_path):
     disk = ForgetfulDisk(tmp_path)
     place = tmp_path / "a" / "b"
-    store.make_directory(disk, str(place))
-    store.write(disk, str(place / "c" / "file"), "text", 0o644)
-    store.append(disk, str(place / "c" / "lines"), "one")
-    store.append(disk, str(place / "c" / "lines"), "two")
+    state_files.make_directory(disk, str(place))
+    state_files.write(disk, str(place / "c" / "file"), "text", 0o644)
+    state_files.append(disk, str(place / "c" / "lines"), "one")
+    state_files.append(disk, str(place / "c" / "lines"), "two")
     assert disk.left() == {"a/b/c/file": "text", "a/b/c/lines": "one\ntwo\n"}
-    store.remove(disk, str(place / "c" / "file"))
+    state_files.remove(disk, str(place / "c" / "file"))
     assert disk.left() == {"a/b/c/lines": "one\ntwo\n"}
 
 
 def test_a_file_that_the_disk_has_no_room_for_is_refused_and_the_old_one_stays(tmp_path):
     """A write can be cut short without an error: the rest is written, or refused, and never left out."""
     path = tmp_path / "file"
-    store.write(store.Disk(), str(path), "old", 0o644)
+    state_files.write(state_files.Disk(), str(path), "old", 0o644)
 
     def fill():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            store.write(store.Disk(), str(path), "x" * 5000, 0o644)
+            state_files.write(state_files.Disk(), str(path), "x" * 5000, 0o644)
         except OSError:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -357,12 +357,12 @@ def test_the_kernel_itself_is_asked_to_synchronise():
     ends = os.pipe()
     try:
         with pytest.raises(OSError, match="Invalid argument"):
-            store.Disk().sync(ends[1])
+            state_files.Disk().sync(ends[1])
     finally:
         for end in ends:
             os.close(end)
     with pytest.raises(OSError, match="Invalid argument"):
-        store.Disk().sync_directory("/proc")
+        state_files.Disk().sync_directory("/proc")
 
 
 # -- who waits no longer ---------------------------------------------------------------------------------------------------

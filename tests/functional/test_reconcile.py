@@ -11,12 +11,12 @@ import signal
 import pytest
 
 from gpuslice import errors
-from gpuslice import lock
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
-from gpuslice.host import REBOOT_PACKAGES
-from gpuslice.journal import Journal
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
+from gpuslice.host.base import REBOOT_PACKAGES
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.functional import crash

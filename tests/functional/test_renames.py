@@ -8,14 +8,14 @@ import math
 import pytest
 import yaml
 
-from gpuslice import boot
 from gpuslice import errors
-from gpuslice import mig_profiles
+from gpuslice.boot import replay as boot
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records.journal import Journal
+from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.verified import Verified
+from gpuslice.techniques.mig import profile_names
 from tests.functional import crash
 
 GPU, OTHER = "0000:41:00.0", "0000:a1:00.0"
@@ -29,11 +29,11 @@ KILL = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "kill": "a
 def renames_of(key, factor):
     """The names of a model's profiles in a driver that counts the board's memory as ``factor`` times what the catalog has."""
     table = nvidia.mig_table(key)
-    whole = max(mig_profiles.parse(profile.name).gb for profile in table.profiles)
+    whole = max(profile_names.parse(profile.name).gb for profile in table.profiles)
     found = {}
     for profile in table.profiles:
         gigabytes = math.floor(whole * factor * profile.size / table.slots + 0.5)
-        name = mig_profiles.parse(profile.name)
+        name = profile_names.parse(profile.name)
         found[profile.name] = f"{name.slices}g.{gigabytes}gb{profile.name[len(f'{name.slices}g.{name.gb}gb'):]}"
     return found
 
@@ -162,7 +162,7 @@ def test_the_names_of_a_gb200(machine, old, new):
     assert replay(host)["result"]
     assert hardware(host) == before
     assert [name for name, *_ in live(host)] != named
-    assert all(mig_profiles.parse(ci).gpu_instance == mig_profiles.parse(name) for name, _, cis in live(host) for ci, _ in cis)
+    assert all(profile_names.parse(ci).gpu_instance == profile_names.parse(name) for name, _, cis in live(host) for ci, _ in cis)
 
 
 @pytest.mark.parametrize(("old", "new"), [(OLD, {}), ({}, OLD), (renames_of(GB200, 0.99), OLD)])
@@ -252,25 +252,25 @@ def test_a_record_of_another_board_is_told_and_keeps_no_run_from_working(machine
     [("1g.24gb", "1g.23gb"), ("1g.47gb", "1g.47gb"), ("1g.48gb", "1g.47gb"), ("7g.189gb", "7g.186gb"), ("3g.92gb", "3g.93gb")],
 )
 def test_a_name_means_slices_attributes_and_a_share_of_the_memory(name, found):
-    assert mig_profiles.resolve(name, nvidia.mig_table(GB200), {})[0].name == found
+    assert profile_names.resolve(name, nvidia.mig_table(GB200), {})[0].name == found
 
 
 @pytest.mark.parametrize("name", ["1g.25gb", "1g.24gb+gfx", "2g.93gb", "7g.180gb", "1g.35gb"])
 def test_a_name_of_another_board_means_nothing(name):
     with pytest.raises(errors.ProfileMismatch, match="does not exist on this GPU"):
-        mig_profiles.resolve(name, nvidia.mig_table(GB200), nvidia.aliases(GB200))
+        profile_names.resolve(name, nvidia.mig_table(GB200), nvidia.aliases(GB200))
 
 
 def test_names_of_other_boards_stay_unknown_on_every_model():
     for key in MODELS:
         table = nvidia.mig_table(key)
         for profile in (profile for other in MODELS for profile in nvidia.mig_table(other).profiles):
-            name = mig_profiles.parse(profile.name)
-            own = (mig_profiles.parse(each.name) for each in table.profiles)
+            name = profile_names.parse(profile.name)
+            own = (profile_names.parse(each.name) for each in table.profiles)
             near = [one.gb for one in own if (one.slices, one.attributes) == (name.slices, name.attributes)]
             if not any(abs(name.gb - gb) <= max(1, 0.05 * gb) for gb in near):
                 with pytest.raises(errors.ProfileMismatch):
-                    mig_profiles.resolve(profile.name, table, nvidia.aliases(key))
+                    profile_names.resolve(profile.name, table, nvidia.aliases(key))
 
 
 # -- the simulated driver ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records.journal import Journal
 
 PILLAR = {
     "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": {"1g.18gb": 2, "2g.35gb": 1}}},

@@ -21,7 +21,7 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice import secret
 from gpuslice.engine import Engine
-from gpuslice.policy import schema
+from gpuslice.policy import document
 from gpuslice.policy.build import SLICING
 
 CHANCE = random.Random("token")
@@ -95,7 +95,7 @@ def wrong(field, token):
 
 
 def pillars(token):
-    for name, field in schema.TOP.items():
+    for name, field in document.TOP.items():
         for value in wrong(field, token):
             wanted = {SLICING: {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}}
             if name == SLICING and isinstance(value, dict):

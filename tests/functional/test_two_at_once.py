@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from gpuslice import lock
+from gpuslice.records import lock
 from tests.functional import crash
 
 MODULES = pathlib.Path(__file__).parents[2] / "_modules"

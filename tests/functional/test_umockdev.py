@@ -79,11 +79,12 @@ A: class=0x020000\\n
 
 PROGRAM = """
 import json
-from gpuslice import detection, errors, inventory
-from gpuslice.host import RealHost
+from gpuslice import errors
+from gpuslice.host.base import RealHost
+from gpuslice.inventory import detection, discovery
 host = RealHost()
-discovered = inventory.facts_of(inventory.discover(host))
-facts = inventory.facts(host)
+discovered = discovery.facts_of(discovery.discover(host))
+facts = discovery.facts(host)
 try:
     lspci = detection.detect(host, "lspci")
 except errors.ToolMissing:
@@ -139,8 +140,8 @@ def test_the_inventory_lists_two_gpus_and_the_function_of_one(seen):
 #: One process from beginning to end, as a minion is. The library is asked by its C functions, so that no bindings are needed.
 HOTPLUG = """
 import ctypes, json, sys
-from gpuslice import inventory
-from gpuslice.host import RealHost
+from gpuslice.inventory import discovery
+from gpuslice.host.base import RealHost
 
 library = ctypes.CDLL("libumockdev.so.0")
 library.umockdev_testbed_new.restype = ctypes.c_void_p
@@ -150,10 +151,10 @@ bed = library.umockdev_testbed_new()
 host, seen = RealHost(), []
 
 def look(what):
-    facts = inventory.facts(host)
+    facts = discovery.facts(host)
     udev = host.udev_pci()
     seen.append({"after": what, "addresses": facts["addresses"], "capabilities": facts["capabilities"],
-                 "discovered": [gpu.address for gpu in inventory.discover(host)], "errors": facts.get("errors", []),
+                 "discovered": [gpu.address for gpu in discovery.discover(host)], "errors": facts.get("errors", []),
                  "udev": None if udev is None else sorted(device["SYSNAME"] for device in udev)})
 
 def add(text):

@@ -6,10 +6,10 @@ word. On the board that has such types, whose names its driver writes in full.
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from gpuslice import boot
 from gpuslice import errors
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.journal import Journal
+from gpuslice.records.journal import Journal
 from gpuslice.sim import hardware
 from tests.functional import crash
 
@@ -128,7 +128,7 @@ def test_a_crash_and_a_boot_bring_shared_instances_back(board):
     host.reboot()
     assert shape(host) == []
     with engine(host) as opened:
-        assert boot.replay(opened, wait=0)["result"]
+        assert replay.replay(opened, wait=0)["result"]
     assert shape(host) == before
 
 

@@ -12,11 +12,11 @@ import sys
 import time
 import traceback
 
-from gpuslice import boot
 from gpuslice import errors
-from gpuslice import inventory
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.host import RealHost
+from gpuslice.host.base import RealHost
+from gpuslice.inventory import discovery
 
 MI300X, FLEX, H100 = "0010:00:00.0", "0010:00:04.0", "0010:00:08.0"
 XCP = "compute_partition_config"
@@ -156,7 +156,7 @@ def give_to_vfio(address):
 # -- cases, in this order ---------------------------------------------------------------------------------------------------
 def case_inventory():
     with Engine(CONFIG) as engine:
-        return {"devices": engine.devices(), "facts": inventory.facts(engine.host), "health": engine.health()}
+        return {"devices": engine.devices(), "facts": discovery.facts(engine.host), "health": engine.health()}
 
 
 def case_rules():
@@ -274,7 +274,7 @@ def case_reload():
     found = {"gone": [driver(FLEX), vfs()[0]], "without": sriov(2)}
     subprocess.run(["modprobe", "xe"], check=True)
     with Engine(CONFIG) as engine:
-        found["replayed"] = boot.replay(engine, wait=0)
+        found["replayed"] = replay.replay(engine, wait=0)
     return {**found, "after": vfs(), "none": sriov(0)}
 
 

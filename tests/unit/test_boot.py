@@ -15,12 +15,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuslice import boot
 from gpuslice import errors
-from gpuslice import lock
-from gpuslice import verified
-from gpuslice.attempts import DAY
+from gpuslice.boot import replay as boot
 from gpuslice.engine import Engine
+from gpuslice.records import lock
+from gpuslice.records import verified
+from gpuslice.records.attempts import DAY
 from tests import needs
 from tests.functional import crash
 

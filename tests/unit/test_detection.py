@@ -8,9 +8,9 @@ import shlex
 
 import pytest
 
-from gpuslice import detection
 from gpuslice import errors
-from gpuslice import inventory
+from gpuslice.inventory import detection
+from gpuslice.inventory import discovery
 from tests.unit.test_inventory import A100
 from tests.unit.test_inventory import BMC
 from tests.unit.test_inventory import FLEX
@@ -232,8 +232,8 @@ def test_discovery_keeps_what_the_tool_confirms_and_reports_the_rest(host, tools
     host.device("0000:08:00.0", A100, driver="nvidia")
     host.device("0000:3c:00.0", FLEX, vfs=1, total=31)
     tools("nvidia-smi", "00000000:07:00.0\n00000000:99:00.0\n00000000:3C:00.1\n")
-    gpus, problems = inventory.discover_with_errors(host, "nvidia-smi")
+    gpus, problems = discovery.discover_with_errors(host, "nvidia-smi")
     assert [gpu.address for gpu in gpus] == ["0000:07:00.0"]
     assert [problem.split(": ")[0] for problem in problems] == ["GPU 0000:08:00.0", "GPU 0000:3c:00.0", "GPU 0000:99:00.0"]
-    assert inventory.confirmed(host, inventory.discover(host), "nvidia-smi") == gpus
-    assert len(inventory.confirmed(host, inventory.discover(host), "udev")) == 3
+    assert discovery.confirmed(host, discovery.discover(host), "nvidia-smi") == gpus
+    assert len(discovery.confirmed(host, discovery.discover(host), "udev")) == 3

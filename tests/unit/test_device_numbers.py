@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import pytest
 
 from gpuslice import errors
-from gpuslice import holders
+from gpuslice.drivers import kernel
 from gpuslice.engine import Engine
-from gpuslice.host import RealHost
+from gpuslice.host import holders
+from gpuslice.host.base import RealHost
 from gpuslice.model import Process
-from gpuslice.techniques import kernel
 
 NULL, ZERO, FULL = "1:3", "1:5", "1:7"
 MEMORY = {1}
@@ -297,7 +297,7 @@ def test_a_file_system_that_a_user_laid_over_dev_is_not_waited_for(repo, tmp_pat
         try:
             if child.stdout.readline().strip() != b"ready":
                 pytest.skip("name spaces of one's own, or FUSE in them, are not allowed here")
-            program = f"import os, sys; sys.path.insert(0, sys.argv[1]); from gpuslice import holders; {looks}"
+            program = f"import os, sys; sys.path.insert(0, sys.argv[1]); from gpuslice.host import holders; {looks}"
             looking = [sys.executable, "-c", program, str(repo / "_utils"), str(tmp_path / "dev"), str(child.pid)]
             with subprocess.Popen(looking, stdout=subprocess.PIPE, text=True) as scanning:
                 try:

@@ -8,8 +8,8 @@ import sys
 
 import yaml
 
-from gpuslice import inventory
 from gpuslice.engine import Engine
+from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 
@@ -64,7 +64,8 @@ def test_the_grain_loads_nothing_that_it_does_not_need(repo, simulated):
     modules, found = loaded_by_the_grain(repo, config)
     assert found["count"] == 8 and "errors" not in found
     assert "gpuslice.catalog.nvidia" in modules
-    unneeded = {"pynvml", "pyudev", "gpuslice.engine", "gpuslice.policy", "gpuslice.reconcile", "gpuslice.placement"}
+    unneeded = {"pynvml", "pyudev", "gpuslice.engine", "gpuslice.policy", "gpuslice.change.reconcile"}
+    unneeded.add("gpuslice.techniques.mig.placement")
     assert not unneeded.intersection(modules)
     # The host has GPUs of one vendor.
     assert not {"gpuslice.catalog.amd", "gpuslice.catalog.intel"}.intersection(modules)
@@ -73,12 +74,12 @@ def test_the_grain_loads_nothing_that_it_does_not_need(repo, simulated):
 def test_the_processors_are_asked_only_where_the_answer_matters(simulated):
     host = simulated("dgx-h100")
     watched = Watched(host.description_path, host.state_dir)
-    gpus = inventory.discover(watched)
+    gpus = discovery.discover(watched)
     assert len(gpus) == 8 and "/proc/cpuinfo" not in watched.seen
-    assert inventory.virtualization(watched, gpus) == inventory.virtualization(host)
+    assert discovery.virtualization(watched, gpus) == discovery.virtualization(host)
     assert watched.seen.count("/proc/cpuinfo") == 1
     watched.seen.clear()
-    inventory.facts(watched)
+    discovery.facts(watched)
     assert watched.seen.count("/proc/cpuinfo") == 1
     assert watched.seen.count("/sys/bus/pci/devices/0000:1b:00.0/class") == 1
 

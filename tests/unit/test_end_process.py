@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import pytest
 
 from gpuslice import errors
-from gpuslice import holders
-from gpuslice.host import RealHost
+from gpuslice.drivers import kernel
+from gpuslice.host import holders
+from gpuslice.host.base import RealHost
 from gpuslice.techniques import Rules
 from gpuslice.techniques import Stops
-from gpuslice.techniques import kernel
 
 GPU = "0000:07:00.0"
 QUICK = (5.0, 5.0)

@@ -5,7 +5,7 @@ from hypothesis import assume
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuslice.techniques import gridd
+from gpuslice.drivers import gridd
 
 TEMPLATE = "# A template\n#ServerAddress=\n\nFeatureType=0\n"
 WANTED = {"ServerAddress": "lic1", "ServerPort": "7070", "FeatureType": "1"}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gpuslice import holders
+from gpuslice.host import holders
 
 ID = "3f9a5c" + "0123456789abcdef" * 3 + "0123456789"
 UID = "pod2a1d7b5e_9c3f_4a55_8b0e_111122223333"

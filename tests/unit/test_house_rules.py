@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ENGINE = ROOT / "_utils" / "gpuslice"
 LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
 # These know Gpu, Slice, Step and Plan, and nothing of who made the silicon.
-CORE = ("policy", "plan", "reconcile", "journal")
+CORE = ("policy", "plan", "change/reconcile", "records/journal")
 VENDOR_WORDS = {
     "amd", "arc", "cuda", "geforce", "hopper", "ampere", "instinct", "intel", "nvidia", "nvml", "pynvml", "radeon", "rocm", "xe",
 }  # fmt: skip
@@ -78,7 +78,7 @@ def without_cli_example(tree):
 
 def host_methods():
     """Methods of the interface Host: documented there, once, for every host that implements them."""
-    found = public_definitions(parsed(ENGINE / "host.py"))
+    found = public_definitions(parsed(ENGINE / "host" / "base.py"))
     return {node.name for name, node in found if name.startswith("Host.") and ast.get_docstring(node)}
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from gpuslice import errors
-from gpuslice import inventory
-from gpuslice.host import RealHost
+from gpuslice.host.base import RealHost
+from gpuslice.inventory import discovery
 
 A100 = {"vendor": "0x10de", "device": "0x20b0", "class": "0x030200", "subsystem_vendor": "0x10de", "subsystem_device": "0x134f"}
 MI300X = {"vendor": "0x1002", "device": "0x74a1", "class": "0x120000", "subsystem_vendor": "0x1002", "subsystem_device": "0x74a1"}
@@ -80,12 +80,12 @@ def host(tmp_path):
 
 def one(host):
     """The only GPU of a host."""
-    (gpu,) = inventory.discover(host)
+    (gpu,) = discovery.discover(host)
     return gpu
 
 
 def test_a_host_without_pci_has_no_gpu(host):
-    assert inventory.facts(host) == {
+    assert discovery.facts(host) == {
         "count": 0, "vendors": [], "models": [], "addresses": [], "capabilities": [], "virtualization": "bare_metal",
         "iommu": False, "reboot_required": False, "interrupted": False, "devices": [],
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_gpus_of_three_vendors_are_found_by_class_and_sorted_by_address(host):
     host.device("0000:03:00.0", BMC, driver="ast")
     host.device("0000:04:00.0", NIC)
     host.device("0000:00:1f.3", {**NIC, "vendor": "0x10de", "class": "0x040300"})
-    gpus = inventory.discover(host)
+    gpus = discovery.discover(host)
     assert [(gpu.address, gpu.vendor, gpu.driver, gpu.catalog_key) for gpu in gpus] == [
         ("0000:00:02.0", "intel", "i915", "alder-lake-p"),
         ("0000:07:00.0", "nvidia", "nvidia", "a100-40gb"),
@@ -147,13 +147,13 @@ def test_udev_names_a_gpu_that_the_catalog_does_not_know(tmp_path):
     gpu = one(host)
     assert (gpu.model, gpu.catalog_key, gpu.memory_mib) == ("NVIDIA Future 9000", "", None)
     assert gpu.capabilities == ("mps", "time-slicing")
-    assert inventory.facts(host)["models"] == ["NVIDIA Future 9000"]
+    assert discovery.facts(host)["models"] == ["NVIDIA Future 9000"]
 
 
 def test_the_grain_does_not_load_udev_for_gpus_that_the_catalog_knows(host):
     host.device("0000:07:00.0", A100)
     host.udev_pci = lambda: pytest.fail("udev was asked")
-    assert inventory.facts(host)["models"] == ["NVIDIA A100-SXM4-40GB"]
+    assert discovery.facts(host)["models"] == ["NVIDIA A100-SXM4-40GB"]
 
 
 def test_without_udev_an_unknown_gpu_is_named_by_its_id(host):
@@ -165,7 +165,7 @@ def test_boards_of_one_id_are_told_apart_by_subsystem_or_by_the_driver(host):
     host.device("0000:07:00.0", {**A100, "device": "0x2bb3", "subsystem_device": "0x227a"})
     host.device("0000:08:00.0", {**A100, "device": "0x2bb3", "subsystem_device": "0xffff"}, driver="nvidia")
     host.put("/proc/driver/nvidia/gpus/0000:08:00.0/information", "Model: \t NVIDIA RTX PRO 5000 Blackwell")
-    models = [gpu.model for gpu in inventory.discover(host)]
+    models = [gpu.model for gpu in discovery.discover(host)]
     assert models == ["NVIDIA RTX PRO 5000 72GB Blackwell", "NVIDIA RTX PRO 5000 Blackwell"]
 
 
@@ -178,7 +178,7 @@ def test_amd_memory_comes_from_the_driver_where_boards_differ(host):
 def test_a_system_without_numa_says_so(host):
     host.device("0000:07:00.0", A100, numa_node="-1")
     host.device("0000:08:00.0", A100)
-    assert [gpu.numa_node for gpu in inventory.discover(host)] == [None, 1]
+    assert [gpu.numa_node for gpu in discovery.discover(host)] == [None, 1]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_vgpu_in_a_guest_has_no_mig_and_not_the_memory_of_the_board(host):
     host.device("0000:02:02.0", A100, driver="nvidia")
     host.put("/proc/driver/nvidia/gpus/0000:02:01.0/information", "Model: \t GRID A100X-10C")
     host.put("/proc/driver/nvidia/gpus/0000:02:02.0/information", "Model: \t NVIDIA A100-SXM4-40GB")
-    vgpu, passed_through = inventory.discover(host)
+    vgpu, passed_through = discovery.discover(host)
     assert (vgpu.capabilities, vgpu.memory_mib, vgpu.model) == (("mps", "time-slicing", "vgpu"), None, "NVIDIA GRID A100X-10C")
     assert "mig" in passed_through.capabilities and "vgpu" not in passed_through.capabilities
 
@@ -241,7 +241,7 @@ def test_a_vgpu_in_a_guest_has_no_mig_and_not_the_memory_of_the_board(host):
     ],
 )
 def test_the_name_of_a_vgpu_is_told_from_that_of_a_board(name, vgpu):
-    assert inventory.is_vgpu_name(name) is vgpu
+    assert discovery.is_vgpu_name(name) is vgpu
 
 
 def test_a_virtual_function_in_a_guest_can_not_be_partitioned(host):
@@ -257,10 +257,10 @@ def test_a_device_that_vanishes_is_told_and_left_out(tmp_path, missing):
     host.device("0000:07:00.0", A100)
     host.device("0000:08:00.0", A100)
     os.unlink(f"{tmp_path}/sys/bus/pci/devices/0000:08:00.0/{missing}")
-    gpus, problems = inventory.discover_with_errors(host)
+    gpus, problems = discovery.discover_with_errors(host)
     assert [gpu.address for gpu in gpus] == ["0000:07:00.0"]
     assert len(problems) == 1 and "0000:08:00.0" in problems[0]
-    assert inventory.facts(host)["errors"] == problems
+    assert discovery.facts(host)["errors"] == problems
 
 
 @pytest.mark.parametrize(
@@ -291,30 +291,30 @@ def test_a_device_that_vanishes_is_told_and_left_out(tmp_path, missing):
 def test_virtualization(host, files, answer):
     for path, text in files.items():
         host.put(path, text)
-    assert inventory.virtualization(host) == answer
+    assert discovery.virtualization(host) == answer
 
 
 def test_enabled_virtual_functions_make_a_machine_with_kvm_a_virtual_host(host):
     host.device("0000:3c:00.0", FLEX, driver="xe", vfs=2, total=31)
-    assert inventory.virtualization(host) == "bare_metal"
+    assert discovery.virtualization(host) == "bare_metal"
     host.put("/sys/module/kvm/parameters/x")
-    assert inventory.virtualization(host) == "virtual_host"
-    assert inventory.facts(host)["virtualization"] == "virtual_host"
+    assert discovery.virtualization(host) == "virtual_host"
+    assert discovery.facts(host)["virtualization"] == "virtual_host"
 
 
 def test_a_pending_reboot_is_ours_only_by_name(host):
-    assert not inventory.reboot_required(host)
+    assert not discovery.reboot_required(host)
     host.put("/run/reboot-required.pkgs", "linux-image-6.1\ngpu-slicing-docs")
-    assert not inventory.reboot_required(host)
+    assert not discovery.reboot_required(host)
     host.put("/run/reboot-required.pkgs", "linux-image-6.1\ngpu-slicing")
-    assert inventory.reboot_required(host)
+    assert discovery.reboot_required(host)
 
 
 def test_facts_of_a_mixed_host(host):
     host.device("0000:07:00.0", A100, driver="nvidia", iommu=True)
     host.device("0000:08:00.0", A100, driver="nvidia", iommu=True)
     host.device("0000:3c:00.0", FLEX, driver="xe", vfs=1, total=31, iommu=True)
-    found = inventory.facts(host)
+    found = discovery.facts(host)
     assert found["count"] == 3
     assert found["vendors"] == ["intel", "nvidia"]
     assert found["models"] == ["Intel Data Center GPU Flex 170", "NVIDIA A100-SXM4-40GB"]
@@ -335,31 +335,31 @@ def gpus(host):
     host.device("0000:07:00.0", A100, driver="nvidia")
     host.device("0000:3c:00.0", FLEX, driver="xe", vfs=1, total=31)
     host.put("/proc/driver/nvidia/gpus/0000:07:00.0/information", f"GPU UUID: \t {UUID}")
-    return inventory.discover(host)
+    return discovery.discover(host)
 
 
 def test_auto_selects_all(gpus):
-    assert inventory.select(gpus, "auto", ["0000:99:00.0"]) == (gpus, [])
+    assert discovery.select(gpus, "auto", ["0000:99:00.0"]) == (gpus, [])
 
 
 @pytest.mark.parametrize("name", ["0000:07:00.0", "07:00.0", "00000000:07:00.0", UUID, UUID.upper()])
 def test_manual_selects_by_any_name(gpus, name):
-    assert inventory.select(gpus, "manual", [name]) == ([gpus[0]], [])
+    assert discovery.select(gpus, "manual", [name]) == ([gpus[0]], [])
 
 
 def test_manual_selects_each_once_in_the_order_of_the_host_and_hands_warnings_on(gpus):
-    found, warnings = inventory.select(gpus, "manual", ["3c:00.0", UUID, 420.0])
+    found, warnings = discovery.select(gpus, "manual", ["3c:00.0", UUID, 420.0])
     assert found == gpus
     assert len(warnings) == 1 and "quote" in warnings[0]
 
 
 def test_manual_without_devices_selects_none(gpus):
-    assert inventory.select(gpus, "manual", []) == ([], [])
+    assert discovery.select(gpus, "manual", []) == ([], [])
 
 
 def test_a_device_that_is_not_there_is_an_error_that_names_what_is(gpus):
     with pytest.raises(errors.DeviceNotFound) as caught:
-        inventory.select(gpus, "manual", ["0000:07:00.0", "0000:99:00.0", "0000:3c:00.1"])
+        discovery.select(gpus, "manual", ["0000:07:00.0", "0000:99:00.0", "0000:3c:00.1"])
     text = str(caught.value)
     assert "0000:99:00.0" in text and "0000:07:00.0 (NVIDIA A100-SXM4-40GB)" in text
     assert "0000:3c:00.1 is a virtual function of 0000:3c:00.0" in text
@@ -367,14 +367,14 @@ def test_a_device_that_is_not_there_is_an_error_that_names_what_is(gpus):
 
 def test_an_unknown_uuid_says_when_uuids_are_known(gpus):
     with pytest.raises(errors.DeviceNotFound, match="driver is loaded"):
-        inventory.select(gpus, "manual", [UUID[:-1] + "0"])
+        discovery.select(gpus, "manual", [UUID[:-1] + "0"])
 
 
 def test_what_is_no_address_and_no_method_is_a_mistake_of_the_policy(gpus):
     with pytest.raises(errors.PolicyError):
-        inventory.select(gpus, "manual", ["first"])
+        discovery.select(gpus, "manual", ["first"])
     with pytest.raises(errors.PolicyError):
-        inventory.select(gpus, "some", [])
+        discovery.select(gpus, "some", [])
 
 
 @pytest.mark.parametrize(
@@ -395,8 +395,8 @@ def test_what_is_no_address_and_no_method_is_a_mistake_of_the_policy(gpus):
 def test_containers(host, files, answer):
     for path, text in files.items():
         host.put(path, text)
-    assert inventory.is_container(host) is answer
-    assert inventory.environment(host) == ("container" if answer else "bare_metal")
+    assert discovery.is_container(host) is answer
+    assert discovery.environment(host) == ("container" if answer else "bare_metal")
 
 
 def test_virtual_functions_are_counted_without_the_file_that_waits_for_a_driver_that_hangs(host, monkeypatch):

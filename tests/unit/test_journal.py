@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice.host import RealHost
-from gpuslice.journal import GENERATIONS
-from gpuslice.journal import Entry
-from gpuslice.journal import Journal
+from gpuslice.host.base import RealHost
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
+from gpuslice.records.journal import GENERATIONS
+from gpuslice.records.journal import Entry
+from gpuslice.records.journal import Journal
 
 GPU = "0000:07:00.0"
 STEPS = tuple(Step(GPU, "mig", "create_gi", {"profile": "1g.5gb", "start": start}, f"create at {start}") for start in (1, 2, 3))

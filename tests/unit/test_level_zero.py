@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.catalog import intel
+from gpuslice.drivers import dmem
+from gpuslice.drivers import intel_engines
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
-from gpuslice.techniques import ccs
-from gpuslice.techniques import level_zero
-from gpuslice.techniques import vram
+from gpuslice.techniques.level_zero import technique as level_zero
 
 H100, FLEX, MAX = "0000:1b:00.0", "0000:8a:00.0", "0000:9a:00.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -280,7 +280,7 @@ def test_a_part_without_slices_is_refused_with_the_reason_of_its_family(bench, d
 @pytest.mark.parametrize("key", sorted(intel.MODELS))
 def test_every_model_has_a_reason(key):
     gpu = Gpu(FLEX, "intel", "0000", model="Intel X", catalog_key=key, driver=intel.MODELS[key]["driver"][0])
-    assert "Intel X" in ccs.why_no_ccs(gpu)
+    assert "Intel X" in intel_engines.why_no_ccs(gpu)
 
 
 def test_settings_are_lost_with_the_driver_and_set_again(bench):
@@ -330,7 +330,7 @@ REGION = f"drm/{FLEX}/vram0"
 
 def test_a_slice_is_limited_and_set_free(bench):
     host, config = bench()
-    path = f"{vram.path_of('gpu-batch.slice')}/dmem.max"
+    path = f"{dmem.path_of('gpu-batch.slice')}/dmem.max"
     assert configure(config, FLEX, vram_slice="gpu-batch.slice", vram_max_mib=4096).ok
     assert host.read(path) == f"{REGION} {4096 * 2**20}"
     assert configure(config, FLEX, vram_slice="gpu.slice", vram_max_mib=8192).ok
@@ -341,8 +341,8 @@ def test_a_slice_is_limited_and_set_free(bench):
 
 
 def test_the_directory_of_a_slice_follows_its_name():
-    assert vram.path_of("gpu.slice") == "/sys/fs/cgroup/gpu.slice"
-    assert vram.path_of("gpu-batch-night.slice") == "/sys/fs/cgroup/gpu.slice/gpu-batch.slice/gpu-batch-night.slice"
+    assert dmem.path_of("gpu.slice") == "/sys/fs/cgroup/gpu.slice"
+    assert dmem.path_of("gpu-batch-night.slice") == "/sys/fs/cgroup/gpu.slice/gpu-batch.slice/gpu-batch-night.slice"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from gpuslice import errors
-from gpuslice import limits
-from gpuslice import lock
-from gpuslice.host import RealHost
+from gpuslice.host import limits
+from gpuslice.host.base import RealHost
+from gpuslice.records import lock
 
 GPU, OTHER = "0000:07:00.0", "0000:0f:00.0"
 #: Seconds that anything may take here on a busy machine.
@@ -137,7 +137,9 @@ def test_a_process_ends_though_a_library_never_answers_it(repo, tmp_path):
     program = """
 import ctypes, sys
 sys.path.insert(0, sys.argv[1])
-from gpuslice import errors, limits, lock
+from gpuslice import errors
+from gpuslice.host import limits
+from gpuslice.records import lock
 made = limits.Limits(lambda: 0.1)
 with lock.held(sys.argv[2], "me"):
     try:

@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 
 from gpuslice import errors
-from gpuslice import lock
 from gpuslice.engine import Engine
+from gpuslice.records import lock
 
 FORK = multiprocessing.get_context("fork")
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice import mig_profiles
-from gpuslice import placement
 from gpuslice.catalog import nvidia
-from gpuslice.mig_profiles import ProfileName
+from gpuslice.techniques.mig import placement
+from gpuslice.techniques.mig import profile_names
+from gpuslice.techniques.mig.profile_names import ProfileName
 
 GPU = "0000:07:00.0"
 H100 = nvidia.mig_table("h100-80gb")
@@ -20,7 +20,7 @@ TABLES = {key: nvidia.mig_table(key) for key in nvidia.MODELS if nvidia.mig_tabl
 
 slices = st.integers(1, 9)
 attributes = st.one_of(
-    st.just(("-me",)), st.sets(st.sampled_from(mig_profiles.ATTRIBUTES)).map(lambda words: tuple(sorted(words)))
+    st.just(("-me",)), st.sets(st.sampled_from(profile_names.ATTRIBUTES)).map(lambda words: tuple(sorted(words)))
 )
 
 
@@ -34,22 +34,22 @@ def names(draw):
 
 @given(names())
 def test_a_name_that_is_written_reads_back_the_same(name):
-    assert mig_profiles.parse(str(name)) == name
+    assert profile_names.parse(str(name)) == name
 
 
 @given(names(), st.sampled_from(["{}", "MIG {}", " {} "]))
 def test_case_and_the_word_mig_do_not_matter(name, form):
-    assert mig_profiles.parse(form.format(str(name).upper())) == name
+    assert profile_names.parse(form.format(str(name).upper())) == name
 
 
 @given(st.text(alphabet="0123456789gbc.+-me@ ,x", max_size=12))
 def test_any_text_is_a_name_or_a_sentence(text):
     try:
-        name = mig_profiles.parse(text)
+        name = profile_names.parse(text)
     except ValueError as err:
         assert text in str(err)
     else:
-        assert mig_profiles.parse(str(name)) == name
+        assert profile_names.parse(str(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_any_text_is_a_name_or_a_sentence(text):
     ],
 )
 def test_the_forms_of_a_name(text, parts):
-    assert mig_profiles.parse(text) == parts
+    assert profile_names.parse(text) == parts
 
 
 @pytest.mark.parametrize(
@@ -87,30 +87,30 @@ def test_the_forms_of_a_name(text, parts):
 )
 def test_what_is_no_name_is_refused_with_a_reason(text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        mig_profiles.parse(text)
+        profile_names.parse(text)
 
 
 def test_every_profile_of_every_model_is_found_by_its_own_name():
     for key, table in TABLES.items():
         for profile in table.profiles:
-            found, ci = mig_profiles.resolve(profile.name.upper(), table, nvidia.aliases(key))
+            found, ci = profile_names.resolve(profile.name.upper(), table, nvidia.aliases(key))
             assert (found, ci) == (profile, None)
             for part in profile.cis:
-                found, ci = mig_profiles.resolve(part.name, table, nvidia.aliases(key))
+                found, ci = profile_names.resolve(part.name, table, nvidia.aliases(key))
                 assert (found, ci) == (profile, None if part.slices == profile.slices else part)
 
 
 def test_names_of_other_driver_versions_are_found():
     table, aliases = nvidia.mig_table("gb200-186gb"), nvidia.aliases("gb200-186gb")
-    assert mig_profiles.resolve("1g.24gb", table, aliases)[0].name == "1g.23gb"
-    assert mig_profiles.resolve("7g.189gb@0", table, aliases)[0].name == "7g.186gb"
-    assert mig_profiles.resolve("2c.3g.95gb", table, aliases)[1].name == "2c.3g.93gb"
+    assert profile_names.resolve("1g.24gb", table, aliases)[0].name == "1g.23gb"
+    assert profile_names.resolve("7g.189gb@0", table, aliases)[0].name == "7g.186gb"
+    assert profile_names.resolve("2c.3g.95gb", table, aliases)[1].name == "2c.3g.93gb"
 
 
 def test_two_profiles_of_the_same_slices_are_told_apart_by_memory_and_attributes():
-    assert mig_profiles.resolve("1g.10gb", H100, {})[0].id == 19
-    assert mig_profiles.resolve("1g.10gb+me", H100, {})[0].id == 20
-    assert mig_profiles.resolve("1g.20gb", H100, {})[0].id == 15
+    assert profile_names.resolve("1g.10gb", H100, {})[0].id == 19
+    assert profile_names.resolve("1g.10gb+me", H100, {})[0].id == 20
+    assert profile_names.resolve("1g.20gb", H100, {})[0].id == 15
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_two_profiles_of_the_same_slices_are_told_apart_by_memory_and_attributes
 )
 def test_a_profile_that_the_gpu_lacks_is_named_with_what_it_has(name, said):
     with pytest.raises(errors.ProfileMismatch) as caught:
-        mig_profiles.resolve(name, H100, {}, GPU)
+        profile_names.resolve(name, H100, {}, GPU)
     assert GPU in str(caught.value)
     assert said in str(caught.value)
     assert "It has 1g.10gb, 1g.10gb+me, 1g.20gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb." in str(caught.value)
@@ -134,7 +134,7 @@ def test_a_compute_instance_size_that_does_not_exist_is_refused():
     with pytest.raises(
         errors.ProfileMismatch, match=r"4g.40gb has no compute instance of 3 slices. It has 1c.4g.40gb, 2c.4g.40gb"
     ):
-        mig_profiles.resolve("3c.4g.40gb", H100, {}, GPU)
+        profile_names.resolve("3c.4g.40gb", H100, {}, GPU)
 
 
 def with_cis(profile, *cis):
@@ -145,7 +145,7 @@ def with_cis(profile, *cis):
 def test_of_two_compute_instance_profiles_of_one_size_the_plain_one_is_taken():
     cis = H100.profile("7g.80gb").cis
     table = with_cis("7g.80gb", replace(cis[0], enum=7, id=7), *cis)
-    assert mig_profiles.resolve("1c.7g.80gb", table, {})[1] == cis[0]
+    assert profile_names.resolve("1c.7g.80gb", table, {})[1] == cis[0]
 
 
 def test_parts_that_cannot_lie_side_by_side_get_a_gpu_instance_each():
@@ -159,7 +159,7 @@ def test_parts_that_cannot_lie_side_by_side_get_a_gpu_instance_each():
 
 def made(entries, compute_instances=1, table=H100):
     """The wishes as plain tuples, in a stable order."""
-    found = mig_profiles.wishes(entries, table, {}, compute_instances, GPU)
+    found = profile_names.wishes(entries, table, {}, compute_instances, GPU)
     return sorted((each.profile, each.start, tuple(name for name, _ in each.cis)) for each in found)
 
 
@@ -219,7 +219,7 @@ parts = st.sampled_from([ci.name for profile in H100.profiles for ci in profile.
 @given(st.lists(st.tuples(parts, st.none() | st.sampled_from([0, 4]), st.integers(1, 3)), max_size=6))
 def test_packing_loses_nothing_and_fills_no_instance_beyond_its_slices(entries):
     try:
-        found = mig_profiles.wishes(entries, H100, {})
+        found = profile_names.wishes(entries, H100, {})
     except errors.ProfileMismatch:
         return
     wanted = Counter()
@@ -227,7 +227,7 @@ def test_packing_loses_nothing_and_fills_no_instance_beyond_its_slices(entries):
         wanted[name] += count
     assert Counter(name for wish in found for name, _ in wish.cis) == wanted
     for wish in found:
-        assert sum(mig_profiles.parse(name).ci_slices for name, _ in wish.cis) <= H100.profile(wish.profile).slices
+        assert sum(profile_names.parse(name).ci_slices for name, _ in wish.cis) <= H100.profile(wish.profile).slices
     pins = Counter((wish.profile, wish.start) for wish in found if wish.start is not None)
     assert set(pins.values()) <= {1}
 
@@ -236,6 +236,6 @@ def test_packing_loses_nothing_and_fills_no_instance_beyond_its_slices(entries):
     "entries", [[("1c.3g.40gb", None, 5)], [("2c.3g.40gb", 4, 1), ("1c.3g.40gb", 4, 1)], [("3g.40gb", None, 2)]]
 )
 def test_the_planner_takes_the_wishes(entries):
-    layout = placement.solve(H100, (), mig_profiles.wishes(entries, H100, {})).layout
+    layout = placement.solve(H100, (), profile_names.wishes(entries, H100, {})).layout
     assert [each.profile for each in layout] == ["3g.40gb", "3g.40gb"][: len(layout)]
     assert layout

@@ -4,15 +4,15 @@ What GPUs are called: the driver's names in the catalog, the names that a pillar
 
 import pytest
 
-from gpuslice import boot
 from gpuslice import catalog
 from gpuslice import errors
-from gpuslice import inventory
 from gpuslice import policy
-from gpuslice import verified
+from gpuslice.boot import replay
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
+from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
+from gpuslice.records import verified
 
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:a1:00.0", "0000:c1:00.0"
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
@@ -132,7 +132,7 @@ def matches(gpu, model):
 
 
 def gpus(host):
-    return inventory.discover(host)
+    return discovery.discover(host)
 
 
 def test_a_rule_fits_a_model_under_each_of_its_names(simulated):
@@ -163,7 +163,7 @@ def test_a_boot_knows_a_board_that_was_recorded_under_a_former_name(simulated):
         record.note({FIRST: {**record.entries()[FIRST], "model": model, "rules": rules}})
         host.reboot()
         with Engine(config) as engine:
-            answer = boot.replay(engine, wait=0)
+            answer = replay.replay(engine, wait=0)
         assert answer["result"] is well, answer
 
 

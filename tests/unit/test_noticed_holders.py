@@ -2,7 +2,7 @@
 A process whose command line is in no encoding.
 """
 
-from gpuslice import holders
+from gpuslice.host import holders
 from tests.unit.test_holders import make_process
 
 

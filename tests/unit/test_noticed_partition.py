@@ -8,7 +8,7 @@ import os
 import pytest
 
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques.partition import Partition
+from gpuslice.techniques.partition.technique import Partition
 from tests.unit.test_partition import FILES
 from tests.unit.test_partition import GPU
 

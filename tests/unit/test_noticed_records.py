@@ -9,8 +9,8 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.host import RealHost
-from gpuslice.journal import Journal
+from gpuslice.host.base import RealHost
+from gpuslice.records.journal import Journal
 from tests.unit.test_boot import H100
 from tests.unit.test_boot import HOPPER
 from tests.unit.test_boot import LAYOUT

@@ -10,18 +10,18 @@ import pytest
 import yaml
 
 from gpuslice import errors
-from gpuslice import inventory
-from gpuslice import mig_profiles
 from gpuslice.catalog import nvidia
+from gpuslice.drivers.nvml import IN_USE
+from gpuslice.drivers.nvml import INSUFFICIENT_RESOURCES
+from gpuslice.drivers.nvml import RESET_REQUIRED
+from gpuslice.drivers.nvml import Nvml
+from gpuslice.drivers.nvml import profile_name
+from gpuslice.drivers.nvml import translate
 from gpuslice.engine import Engine
-from gpuslice.nvml import IN_USE
-from gpuslice.nvml import INSUFFICIENT_RESOURCES
-from gpuslice.nvml import RESET_REQUIRED
-from gpuslice.nvml import Nvml
-from gpuslice.nvml import profile_name
-from gpuslice.nvml import translate
+from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques.mig import Mig
+from gpuslice.techniques.mig import profile_names
+from gpuslice.techniques.mig.technique import Mig
 
 A100, A30, H100 = "0000:07:00.0", "0000:41:00.0", "0000:1b:00.0"
 SERVER, WORKSTATION = "0000:16:00.0", "0000:ac:00.0"
@@ -68,7 +68,7 @@ def opened(host):
 
 
 def table(host, address=A100):
-    [gpu] = [each for each in inventory.discover(host) if each.address == address]
+    [gpu] = [each for each in discovery.discover(host) if each.address == address]
     return Mig(host).table(gpu)
 
 
@@ -307,7 +307,7 @@ def test_boards_that_share_an_id_are_told_apart_by_their_subsystem(box):
     found = {}
     for subsystem in ("10de:204d", "10de:227a"):
         model = "rtx-pro-5000-48gb" if subsystem.endswith("204d") else "rtx-pro-5000-72gb"
-        [gpu] = inventory.discover(box(model, device="2bb3", subsystem_id=subsystem))
+        [gpu] = discovery.discover(box(model, device="2bb3", subsystem_id=subsystem))
         found[subsystem] = (gpu.catalog_key, gpu.memory_mib)
     assert found["10de:204d"][0] == "rtx-pro-5000-48gb"
     assert found["10de:227a"][0] == "rtx-pro-5000-72gb"
@@ -429,7 +429,7 @@ def test_a_plan_made_from_the_catalog_is_checked_against_the_driver(box):
 def test_a_model_that_nobody_knows_says_what_to_do_first(box):
     """No catalog entry and a driver that tells nothing yet: the way out is in the sentence."""
     host = box("a100-40gb", {"nvml_level": "r510"})
-    [gpu] = inventory.discover(host)
+    [gpu] = discovery.discover(host)
     unknown = replace(gpu, device_id="ffff", catalog_key="")
     with pytest.raises(errors.Unsupported) as caught:
         Mig(host).table(unknown)
@@ -441,7 +441,7 @@ def test_a_model_that_nobody_knows_says_what_to_do_first(box):
 def test_a_name_that_no_driver_uses_lists_what_there_is():
     """A wrong name never becomes the nearest one by itself."""
     with pytest.raises(errors.ProfileMismatch, match=r"1g\.5gb.*nearest"):
-        mig_profiles.resolve("1g.6gb", nvidia.mig_table("a100-40gb"), {}, A100)
+        profile_names.resolve("1g.6gb", nvidia.mig_table("a100-40gb"), {}, A100)
 
 
 def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
@@ -449,7 +449,7 @@ def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
     host = box("a100-40gb", vgpu_guest=True)
     assert Nvml(host).is_vgpu_guest(A100)
     mig = Mig(host)
-    [gpu] = inventory.discover(host)
+    [gpu] = discovery.discover(host)
     with pytest.raises(errors.Unsupported, match="only the host can change"):
         mig.plan(gpu, mig.observe(gpu), {"entries": [("1g.5gb", None, 1)]})
 

@@ -14,13 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice import inventory
 from gpuslice.catalog import amd
+from gpuslice.drivers import kfd
+from gpuslice.inventory import discovery
 from gpuslice.sim import amdgpu
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Rules
-from gpuslice.techniques import kfd
-from gpuslice.techniques.partition import Partition
+from gpuslice.techniques.partition.technique import Partition
 
 FIRST, LAST = "0000:05:00.0", "0000:e5:00.0"
 RELOAD = Rules(unload_modules=("amdgpu",))
@@ -37,7 +37,7 @@ GPU = {"vendor": "amd", "device": "74a1", "address": FIRST, "sysfs": FILES}
 
 def opened(host):
     """(technique, GPU by address)."""
-    return Partition(host), {gpu.address: gpu for gpu in inventory.discover(host)}
+    return Partition(host), {gpu.address: gpu for gpu in discovery.discover(host)}
 
 
 def planned(tool, gpu, settings, rules=RELOAD):

@@ -11,8 +11,8 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.plan import RESET
 from gpuslice.techniques import Rules
-from gpuslice.techniques.passthrough import Passthrough
-from gpuslice.techniques.passthrough import PassthroughState
+from gpuslice.techniques.passthrough.technique import Passthrough
+from gpuslice.techniques.passthrough.technique import PassthroughState
 
 H100, MI300X, FLEX = "0000:1b:00.0", "0000:3d:00.0", "0000:8a:00.0"
 NIC = "0000:18:00.0"
@@ -85,7 +85,7 @@ STATES = st.builds(
 
 @given(STATES, st.sampled_from([{}, {"bound": False}]))
 def test_carrying_out_the_goal_leaves_nothing_to_do(state, settings):
-    from gpuslice.techniques.passthrough import _goal
+    from gpuslice.techniques.passthrough.technique import _goal
 
     goal = _goal(state, settings)
     reached = goal._replace(driver="nvidia") if goal.driver is None else goal

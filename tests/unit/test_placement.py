@@ -12,15 +12,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice import placement
 from gpuslice.catalog import nvidia
 from gpuslice.model import CiProfile
 from gpuslice.model import GiProfile
 from gpuslice.model import MigTable
-from gpuslice.placement import Instance
-from gpuslice.placement import Placed
-from gpuslice.placement import Wish
-from gpuslice.placement import solve
+from gpuslice.techniques.mig import placement
+from gpuslice.techniques.mig.placement import Instance
+from gpuslice.techniques.mig.placement import Placed
+from gpuslice.techniques.mig.placement import Wish
+from gpuslice.techniques.mig.placement import solve
 
 KEYS = [key for key in nvidia.MODELS if nvidia.mig_table(key)]
 A100 = nvidia.mig_table("a100-40gb")

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from gpuslice import errors
-from gpuslice import mig_profiles
-from gpuslice import placement
 from gpuslice import policy
 from gpuslice.catalog import nvidia
 from gpuslice.model import Gpu
-from gpuslice.policy import schema
+from gpuslice.policy import document
+from gpuslice.techniques.mig import placement
+from gpuslice.techniques.mig import profile_names
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 EXAMPLE = ROOT / "pillar.example"
@@ -105,13 +105,13 @@ def _keys(fields):
 def test_the_example_has_every_key_with_its_default():
     text = EXAMPLE.read_text(encoding="utf-8")
     pillar = loaded(EXAMPLE)
-    for top, each in schema.TOP.items():
+    for top, each in document.TOP.items():
         assert set(pillar[top]) == set(each.fields)
         for name, sub in each.fields.items():
             if sub.kind == "map":
                 assert set(pillar[top][name]) == set(sub.fields)
     lines = text.splitlines()
-    for top in schema.TOP.values():
+    for top in document.TOP.values():
         for name, sub in top.fields.items():
             for key, leaf in (sub.fields or {name: sub}).items():
                 assert _comment_names_default(lines, key, leaf), f"{key}: the comment above it does not name its default"
@@ -138,7 +138,7 @@ def feasible(pillar, key):
     if target.technique is None:
         return None
     entries, number = target.settings["entries"], target.settings["compute_instances"]
-    wishes = mig_profiles.wishes(entries, nvidia.mig_table(key), nvidia.aliases(key), number, one.address)
+    wishes = profile_names.wishes(entries, nvidia.mig_table(key), nvidia.aliases(key), number, one.address)
     return [(each.profile, each.start) for each in placement.solve(nvidia.mig_table(key), (), wishes).layout]
 
 

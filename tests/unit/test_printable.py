@@ -3,16 +3,16 @@
 import pytest
 
 from gpuslice import errors
-from gpuslice import holders
-from gpuslice import inventory
 from gpuslice import job
+from gpuslice.drivers import kernel
 from gpuslice.engine import Engine
-from gpuslice.host import Completed
-from gpuslice.host import RealHost
+from gpuslice.host import holders
+from gpuslice.host.base import Completed
+from gpuslice.host.base import RealHost
+from gpuslice.inventory import discovery
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import kernel
 from tests.unit.test_holders import make_process
 
 #: Clears the screen, rings, returns to the begin of the line, forges one, and turns the direction of writing.
@@ -88,7 +88,7 @@ class Firmware(SimulatedHost):
 
 def test_names_of_boards(simulated):
     host = simulated("dgx-a100-40gb")
-    gpus = inventory.discover(Firmware(host.description_path, host.state_dir))
+    gpus = discovery.discover(Firmware(host.description_path, host.state_dir))
     assert gpus and all(is_tame([gpu.model, gpu.name]) for gpu in gpus)
     assert any("\\x1b" in gpu.model + gpu.name for gpu in gpus)
 

@@ -7,8 +7,8 @@ import pynvml
 import pytest
 
 from gpuslice import errors
-from gpuslice import inventory
 from gpuslice.catalog import nvidia
+from gpuslice.inventory import discovery
 from gpuslice.sim import vgpu_types
 
 A, B = "0000:41:00.0", "0000:a1:00.0"
@@ -160,9 +160,9 @@ def test_the_manager_shows_itself_and_the_inventory_sees_it_with_and_without_fun
     host = simulated("vgpu-host-vfio")
     assert host.read("/sys/module/nvidia_vgpu_vfio/refcnt") == "0"
     assert host.exists(TOOL) and "nvidia_vgpu_vfio" in host.read("/proc/modules")
-    assert all("vgpu" in gpu.capabilities for gpu in inventory.discover(host))
+    assert all("vgpu" in gpu.capabilities for gpu in discovery.discover(host))
     host.run([TOOL, "-e", A])
-    first, second = inventory.discover(host)
+    first, second = discovery.discover(host)
     assert (first.virtual_functions["enabled"], second.virtual_functions["enabled"]) == (16, 0)
     assert "vgpu" in first.capabilities
 

@@ -12,10 +12,10 @@ from gpuslice.catalog import intel
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
 from gpuslice.techniques import Rules
-from gpuslice.techniques import sriov_files
-from gpuslice.techniques.sriov import Sriov
-from gpuslice.techniques.sriov_files import Attribute
-from gpuslice.techniques.sriov_files import Files
+from gpuslice.techniques.sriov import shares
+from gpuslice.techniques.sriov.shares import Attribute
+from gpuslice.techniques.sriov.shares import Files
+from gpuslice.techniques.sriov.technique import Sriov
 
 B60 = Gpu("0000:03:00.0", "intel", "e211", model="Intel Arc Pro B60", catalog_key="arc-pro-b60", memory_mib=24576)
 FLEX = Gpu("0000:3c:00.0", "intel", "56c0", model="Intel Data Center GPU Flex 170", catalog_key="flex-170", memory_mib=16384)
@@ -36,22 +36,22 @@ def files(total=4, tiles=1, **keys):
 
 # -- what each gets ------------------------------------------------------------------------------------------------------
 def test_equal_shares_are_the_drivers_own_and_nothing_is_written():
-    assert sriov_files.wish(B60, files(), PLAIN, None) == sriov_files.Wish({}, {})
+    assert shares.wish(B60, files(), PLAIN, None) == shares.Wish({}, {})
 
 
 def test_auto_is_fair_where_the_vendor_has_no_preset_and_a_named_preset_is_refused_there():
     new = Gpu("0000:03:00.0", "intel", "0001", model="a GPU without presets", memory_mib=24576)
     assert intel.preset("0001", 2) is None
-    assert sriov_files.wish(new, files(), {**PLAIN, "profile": "auto"}, None) == sriov_files.wish(new, files(), PLAIN, None)
+    assert shares.wish(new, files(), {**PLAIN, "profile": "auto"}, None) == shares.wish(new, files(), PLAIN, None)
     with pytest.raises(errors.ProfileMismatch, match="no preset Fixed_30fps for a GPU without presets with 2 virtual functions"):
-        sriov_files.wish(new, files(), {**PLAIN, "profile": "Fixed_30fps"}, None)
+        shares.wish(new, files(), {**PLAIN, "profile": "Fixed_30fps"}, None)
 
 
 @pytest.mark.parametrize("count", sorted(intel.SRIOV_PRESETS["56c0"]["by_vfs"]))
 @pytest.mark.parametrize("policy_name", sorted(intel.SCHEDULERS))
 def test_a_preset_is_what_the_vendors_table_says(count, policy_name):
     there = files(31)
-    found = sriov_files.wish(FLEX, there, {**PLAIN, "vf_count": count, "profile": policy_name}, None)
+    found = shares.wish(FLEX, there, {**PLAIN, "vf_count": count, "profile": policy_name}, None)
     row = intel.SRIOV_PRESETS["56c0"]["by_vfs"][count]
     assert len(found.quotas) == count
     for number in range(1, count + 1):
@@ -65,20 +65,20 @@ def test_a_preset_is_what_the_vendors_table_says(count, policy_name):
 def test_the_smaller_memory_is_taken_where_ecc_leaves_less():
     wanted = {**PLAIN, "vf_count": 2, "profile": "auto"}
     free = 15 * 2**30
-    assert sriov_files.wish(FLEX, files(), wanted, free).quotas[1]["vram"] == 7098859520
-    assert sriov_files.wish(FLEX, files(), wanted, 16777216000).quotas[1]["vram"] == 8388608000
+    assert shares.wish(FLEX, files(), wanted, free).quotas[1]["vram"] == 7098859520
+    assert shares.wish(FLEX, files(), wanted, 16777216000).quotas[1]["vram"] == 8388608000
 
 
 def test_one_function_of_two_tiles_has_both_and_several_take_turns():
     there = files(4, tiles=2)
-    one = sriov_files.wish(MAX, there, {**PLAIN, "vf_count": 1, "profile": "auto"}, None)
-    values = sriov_files.values_of(there, one, 1)
+    one = shares.wish(MAX, there, {**PLAIN, "vf_count": 1, "profile": "auto"}, None)
+    values = shares.values_of(there, one, 1)
     assert values["vf1/gt0/vram"] == values["vf1/gt1/vram"] == 128849018880 // 2
-    two = sriov_files.wish(MAX, there, {**PLAIN, "vf_count": 2, "profile": "auto"}, None)
-    values = sriov_files.values_of(there, two, 2)
+    two = shares.wish(MAX, there, {**PLAIN, "vf_count": 2, "profile": "auto"}, None)
+    values = shares.values_of(there, two, 2)
     assert [values[f"vf{n}/gt{tile}/vram"] for n in (1, 2) for tile in (0, 1)] == [0, 64424509440, 64424509440, 0]
     assert values["vf1/gt0/exec_quantum_ms"] == values["vf1/gt1/exec_quantum_ms"] > 0
-    assert sriov_files.shares(there, values, 2)[2]["vram"] == 64424509440
+    assert shares.shares(there, values, 2)[2]["vram"] == 64424509440
 
 
 @given(
@@ -90,7 +90,7 @@ def test_quotas_never_exceed_what_there_is(count, usable, own):
     own = {str(number): {"vram_mib": mib} for number, mib in own.items() if number <= count}
     wanted = {**PLAIN, "vf_count": count, "vfs": own}
     try:
-        found = sriov_files.wish(B60, files(24), wanted, usable)
+        found = shares.wish(B60, files(24), wanted, usable)
     except errors.ProfileMismatch as err:
         assert B60.address in str(err) and str(usable // 2**20) in str(err)
         return
@@ -116,30 +116,30 @@ def test_what_the_driver_divides_is_told_from_what_is_written(count):
             "doorbells": 1 << (256 // (count + 1)).bit_length() - 1,
         }.items()
     }
-    assert sriov_files.provisioning(there, fair, count) == "fair"
-    assert sriov_files.provisioning(there, fair, 0) == "custom"
-    written = sriov_files.wish(B60, there, {**PLAIN, "vf_count": count, "vfs": {"1": {"vram_mib": 100}}}, 2**34)
-    values = sriov_files.values_of(there, written, count)
-    assert sriov_files.provisioning(there, values, count) == "custom"
-    assert sriov_files.provisioning(there, {}, 0) == "fair"
+    assert shares.provisioning(there, fair, count) == "fair"
+    assert shares.provisioning(there, fair, 0) == "custom"
+    written = shares.wish(B60, there, {**PLAIN, "vf_count": count, "vfs": {"1": {"vram_mib": 100}}}, 2**34)
+    values = shares.values_of(there, written, count)
+    assert shares.provisioning(there, values, count) == "custom"
+    assert shares.provisioning(there, {}, 0) == "fair"
 
 
 def test_rounding_is_no_difference_and_nothing_is_no_rounding():
     mib = 2**20
-    assert sriov_files.close("vram", 100 * mib, 99 * mib) and not sriov_files.close("vram", 110 * mib, 99 * mib)
-    assert not sriov_files.close("vram", 0, mib) and sriov_files.close("vram", 0, 0)
-    assert not sriov_files.close("contexts", 1000, 1024)
+    assert shares.close("vram", 100 * mib, 99 * mib) and not shares.close("vram", 110 * mib, 99 * mib)
+    assert not shares.close("vram", 0, mib) and shares.close("vram", 0, 0)
+    assert not shares.close("contexts", 1000, 1024)
 
 
 def test_a_switch_says_who_divides():
     there = files(switch="pf/auto_provisioning")
-    assert sriov_files.provisioning(there, {"pf/auto_provisioning": 1}, 2) == "fair"
-    assert sriov_files.provisioning(there, {"pf/auto_provisioning": 0}, 2) == "custom"
+    assert shares.provisioning(there, {"pf/auto_provisioning": 1}, 2) == "fair"
+    assert shares.provisioning(there, {"pf/auto_provisioning": 0}, 2) == "custom"
 
 
 def test_a_layout_in_words_tells_equal_functions_once():
     values = {f"vf{number}/gt0/lmem_quota": 2**30 for number in (1, 2, 3)}
-    assert sriov_files.told({**values, "pf/gt0/exec_quantum_ms": 20, "vf4/gt1/lmem_quota": 2**29}) == {
+    assert shares.told({**values, "pf/gt0/exec_quantum_ms": 20, "vf4/gt1/lmem_quota": 2**29}) == {
         "pf": "exec_quantum_ms 20",
         "vf1-vf3": "lmem_quota 1024 MiB",
         "vf4": "gt1 lmem_quota 512 MiB",
@@ -191,7 +191,7 @@ def test_a_gt_without_memory_of_its_own_is_no_tile(simulated):
     there = tool.observe(one).files
     assert there.tiles == 1
     wanted = {**PLAIN, "vfs": {"1": {"contexts": 100}, "2": {"contexts": 100}}}
-    values = sriov_files.values_of(there, sriov_files.wish(one, there, wanted, None), 2)
+    values = shares.values_of(there, shares.wish(one, there, wanted, None), 2)
     assert [values[f"vf{n}/{gt}/contexts_quota"] for n in (1, 2) for gt in ("gt0", "gt1")] == [100] * 4
 
 

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from gpuslice import lock
-from gpuslice.host import RealHost
+from gpuslice.host.base import RealHost
+from gpuslice.records import lock
 
 PATH = "/etc/nvidia/ClientConfigToken/x.tok"
 

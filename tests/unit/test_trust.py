@@ -11,16 +11,16 @@ import stat
 
 import pytest
 
-from gpuslice import boot
 from gpuslice import errors
-from gpuslice import holders
-from gpuslice import lock
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.host import RealHost
-from gpuslice.journal import Journal
-from gpuslice.reboot import RebootLedger
-from gpuslice.techniques.partition_notes import Notes
-from gpuslice.verified import Verified
+from gpuslice.host import holders
+from gpuslice.host.base import RealHost
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
+from gpuslice.records.reboot import RebootLedger
+from gpuslice.records.verified import Verified
+from gpuslice.techniques.partition.notes import Notes
 
 GPU = "0000:1b:00.0"
 STRANGER = 65534
@@ -29,7 +29,7 @@ FORK = multiprocessing.get_context("fork")
 READERS = {
     "journal.json": lambda host: Journal(host).unfinished(),
     "verified.json": lambda host: Verified(host).entries(),
-    "boot.json": lambda host: boot.Attempts(host).last(),
+    "boot.json": lambda host: replay.Attempts(host).last(),
     "reboot.json": lambda host: RebootLedger(host).waiting(GPU),
     "partition.json": lambda host: Notes(host).unloaded,
     "history/000001.json": lambda host: Journal(host).generation(1),
@@ -170,7 +170,7 @@ def test_directories_that_only_their_owner_can_write_stay_valid(host, mode):
     os.chmod(host.state_dir, mode)
     assert Verified(RealHost(host.state_dir)).path and is_free(host.state_dir)
     host.store_write(f"{host.state_dir}/boot.json", "{}")
-    assert boot.Attempts(host).last() is None
+    assert replay.Attempts(host).last() is None
 
 
 @pytest.mark.parametrize("masked", [0o000, 0o002, 0o022, 0o077], ids=oct)
@@ -227,9 +227,9 @@ PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": 
     lambda engine: engine.apply(PILLAR),
     lambda engine: engine.history(),
     lambda engine: engine.rollback_targets(),
-    lambda engine: boot.replay(engine, wait=0),
-    lambda engine: boot.status(engine),
-    lambda engine: boot.forget(engine, GPU),
+    lambda engine: replay.replay(engine, wait=0),
+    lambda engine: replay.status(engine),
+    lambda engine: replay.forget(engine, GPU),
 ])  # fmt: skip
 def test_the_engine_uses_no_state_directory_that_others_can_write(simulated, use):
     host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU}], processes=[])

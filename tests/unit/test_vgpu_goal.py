@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice.techniques import functions
-from gpuslice.techniques import vgpu_goal
-from gpuslice.techniques import vgpu_types
-from gpuslice.techniques.vgpu import VgpuState
-from gpuslice.techniques.vgpu_slots import Vgpu
-from gpuslice.techniques.vgpu_types import VgpuType
+from gpuslice.drivers import pci
+from gpuslice.drivers.vgpu_slots import Vgpu
+from gpuslice.techniques.vgpu import goal
+from gpuslice.techniques.vgpu import types as vgpu_types
+from gpuslice.techniques.vgpu.technique import VgpuState
+from gpuslice.techniques.vgpu.types import VgpuType
 
 GPU = SimpleNamespace(address="0000:41:00.0", model="NVIDIA H100 80GB HBM3")
 TYPES = {
@@ -33,7 +33,7 @@ def test_as_many_as_possible_stay_and_those_in_use_come_first(there, asked):
     vgpus = tuple(Vgpu(name, f"0000:41:00.{number}") for number, (name, _) in enumerate(there))
     used = {vgpu for vgpu, (_, is_used) in zip(vgpus, there, strict=True) if is_used}
     counts = [(TYPES[name], count) for name, count in asked.items()]
-    stay, missing = vgpu_goal.kept(VgpuState(16, 16, vgpus), counts, lambda vgpu: vgpu in used)
+    stay, missing = goal.kept(VgpuState(16, 16, vgpus), counts, lambda vgpu: vgpu in used)
     kept, have = Counter(vgpu.type for vgpu in stay), Counter(vgpu.type for vgpu in vgpus)
     assert kept == Counter({name: min(count, have[name]) for name, count in asked.items() if have[name]})
     assert {found.name: count for found, count in missing} == {
@@ -64,16 +64,16 @@ def test_a_type_of_another_board_is_refused_with_what_there_is():
     ],
 )
 def test_how_many_of_which(settings, expected):
-    assert {found.name: count for found, count in vgpu_goal.wanted(GPU, settings, TYPES)} == expected
+    assert {found.name: count for found, count in goal.wanted(GPU, settings, TYPES)} == expected
 
 
 def test_addresses_of_functions_cross_devices_and_buses():
     files = {"sriov_offset": "4", "sriov_stride": "1"}
     host = SimpleNamespace(read=lambda path: files[path.rpartition("/")[2]])
-    assert functions.possible(host, "0000:41:00.0", 5) == [
+    assert pci.possible(host, "0000:41:00.0", 5) == [
         "0000:41:00.4", "0000:41:00.5", "0000:41:00.6", "0000:41:00.7", "0000:41:01.0",
     ]  # fmt: skip
     files["sriov_offset"] = "255"
-    assert functions.possible(host, "0000:41:00.0", 2) == ["0000:41:1f.7", "0000:42:00.0"]
+    assert pci.possible(host, "0000:41:00.0", 2) == ["0000:41:1f.7", "0000:42:00.0"]
     files.update(sriov_offset="0", sriov_stride="0")
-    assert functions.possible(host, "0000:41:00.0", 2) == []
+    assert pci.possible(host, "0000:41:00.0", 2) == []

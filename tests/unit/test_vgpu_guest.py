@@ -12,16 +12,16 @@ import threading
 import pytest
 
 from gpuslice import errors
-from gpuslice import inventory
 from gpuslice import policy
-from gpuslice.journal import Journal
-from gpuslice.reconcile import Options
-from gpuslice.reconcile import Reconciler
+from gpuslice.change.reconcile import Options
+from gpuslice.change.reconcile import Reconciler
+from gpuslice.inventory import discovery
+from gpuslice.records.journal import Journal
 from gpuslice.secret import digest
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import client_token
-from gpuslice.techniques import vgpu_guest
-from gpuslice.techniques.vgpu_guest import Guest
+from gpuslice.techniques.licence import client_token
+from gpuslice.techniques.licence import technique as vgpu_guest
+from gpuslice.techniques.licence.technique import Guest
 from tests.functional.crash import in_child
 
 ONE, TWO = "0000:06:00.0", "0000:07:00.0"
@@ -72,7 +72,7 @@ class Request:
 
     def __init__(self, host, **options):
         self.host = host
-        self.gpus = inventory.discover(host)
+        self.gpus = discovery.discover(host)
         self.tool = Tools(host)
         self.reconciler = Reconciler(host, self.tool, Options(**options))
 

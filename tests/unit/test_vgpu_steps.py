@@ -6,7 +6,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.host import Completed
+from gpuslice.host.base import Completed
 from gpuslice.sim.host import SimulatedHost
 
 H100 = "0000:41:00.0"

@@ -16,11 +16,11 @@ from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.build import section
+from gpuslice.policy.document import json_schema
 from gpuslice.policy.export import export_mig_parted
 from gpuslice.policy.export import export_rules
 from gpuslice.policy.export import mig_section
-from gpuslice.policy.profiles import entries
-from gpuslice.policy.schema import json_schema
+from gpuslice.techniques.mig.section import entries
 
 __all__ = [
     "Policy",

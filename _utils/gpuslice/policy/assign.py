@@ -9,9 +9,9 @@ from dataclasses import field
 from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import errors
-from gpuslice import inventory
+from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
-from gpuslice.policy import schema
+from gpuslice.policy import document
 from gpuslice.policy.build import DISCOVERY
 from gpuslice.policy.build import SLICING
 
@@ -50,7 +50,7 @@ _FALLBACKS = {
 _CAN = ("", False)
 
 
-def targets(policy, gpus, environment, available=schema.TECHNIQUES, why_not=None):
+def targets(policy, gpus, environment, available=document.TECHNIQUES, why_not=None):
     """
     Decide what is wanted of each GPU.
 
@@ -159,11 +159,11 @@ def _chosen(gpu, rule, technique, why, automatic=False):
 
 def _automatic(policy, gpu, rule, environment, available, why_not):
     """Strategy auto never fails: it names no technology, so where nothing that it may pick can be had the GPU is left alone."""
-    if environment not in schema.ENVIRONMENTS:
+    if environment not in document.ENVIRONMENTS:
         raise errors.Unsupported(
             f"{rule.path}: strategy auto can't decide in the environment '{environment}'.",
             gpu.address,
-            f"It knows {', '.join(schema.ENVIRONMENTS)}; name a strategy in the pillar.",
+            f"It knows {', '.join(document.ENVIRONMENTS)}; name a strategy in the pillar.",
         )
     picked = policy.auto_strategy[environment]
     why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
@@ -191,8 +191,8 @@ def _fallback(gpu, rule, picked, environment, available, why_not):
 
 def _has_settings(rule, technique):
     """Whether the pillar says more about a technology than its defaults, so that picking it means something."""
-    key = schema.SECTIONS[technique]
-    defaults = {name: each.default for name, each in schema.SECTION_FIELDS[key].fields.items()}
+    key = document.SECTIONS[technique]
+    defaults = {name: each.default for name, each in document.SECTION_FIELDS[key].fields.items()}
     return technique == "mig" or any(value != defaults.get(name, value) for name, value in rule.settings[technique].items())
 
 
@@ -202,7 +202,7 @@ def _obstacle(gpu, rule, picked, environment, available, why_not):
     if picked not in gpu.capabilities:
         return _lacks(gpu, picked, why_not)
     if picked in rule.switched_off:
-        return f"{schema.SECTIONS[picked]}:enabled is false"
+        return f"{document.SECTIONS[picked]}:enabled is false"
     if picked == "mig" and not rule.settings["mig"].get("entries"):
         # Nobody asked for MIG by name: an empty list here is no wish to remove what exists.
         return "no profiles are given"
@@ -216,15 +216,15 @@ def _obstacle(gpu, rule, picked, environment, available, why_not):
 def _no_vgpu(settings, environment):
     """What is missing for vgpu: types are chosen on a host, licences in its virtual machines."""
     if environment == "virtual_guest":
-        given = any(settings[key] for key in schema.VGPU_LICENCE_KEYS)
+        given = any(settings[key] for key in document.VGPU_LICENCE_KEYS)
         return "" if given else "neither license_server nor client_token is given"
-    return "" if any(settings[key] for key in schema.VGPU_TYPE_KEYS) else "no vGPU profile is given"
+    return "" if any(settings[key] for key in document.VGPU_TYPE_KEYS) else "no vGPU profile is given"
 
 
 def _lacks(gpu, technique, why_not):
     model = gpu.model or f"{gpu.vendor} device {gpu.device_id}"
     why = why_not(gpu, technique)[0].rstrip(".")
-    return f"{model} has no {schema.LABELS[technique]}{f' ({why})' if why else ''}"
+    return f"{model} has no {document.LABELS[technique]}{f' ({why})' if why else ''}"
 
 
 def _named(policy, gpu):
@@ -287,12 +287,12 @@ def _is_known(uuid, gpus, rule):
     if "pci" in rule.match:
         # With an address beside it, a UUID that two GPUs have still means one of them.
         return any(gpu.uuid.lower() == uuid.lower() for gpu in gpus)
-    return inventory.address_of(gpus, uuid, f"{rule.path}:match:uuid") is not None
+    return discovery.address_of(gpus, uuid, f"{rule.path}:match:uuid") is not None
 
 
 def _is_there(device, there, gpus):
     if addresses.is_uuid(device):
-        return inventory.address_of(gpus, device, f"{DISCOVERY}:devices") is not None
+        return discovery.address_of(gpus, device, f"{DISCOVERY}:devices") is not None
     return device in there
 
 

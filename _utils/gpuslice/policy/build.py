@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from gpuslice import arguments
 from gpuslice import errors
-from gpuslice.policy import profiles
-from gpuslice.policy import schema
+from gpuslice.policy import document
 from gpuslice.policy.check import WRONG
 from gpuslice.policy.check import check
 from gpuslice.policy.notes import Notes
 from gpuslice.policy.notes import nearest
+from gpuslice.techniques.mig import section as profiles
 
 DISCOVERY = "containers_gpu_discovery"
 SLICING = "containers_gpu_slicing"
@@ -112,7 +112,7 @@ def parse(pillar):
     host = _host_rule(slicing, notes)
     rules = tuple(_rule(each, slicing, host, notes) for each in slicing.get("devices", []))
     _check_shadowed(rules, notes)
-    discovery = _filled(schema.TOP[DISCOVERY], written[DISCOVERY])
+    discovery = _filled(document.TOP[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
     if notes.mistakes:
         number = len(notes.mistakes)
@@ -120,11 +120,11 @@ def parse(pillar):
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(schema.TOP[SLICING], slicing), written, host, rules, notes)
+    return _policy(discovery, _filled(document.TOP[SLICING], slicing), written, host, rules, notes)
 
 
 def _policy(discovery, slicing, written, host, rules, notes):
-    management = _filled(schema.TOP[MANAGEMENT], written[MANAGEMENT])
+    management = _filled(document.TOP[MANAGEMENT], written[MANAGEMENT])
     made = {
         "enabled": slicing["enabled"],
         "method": discovery["method"],
@@ -134,7 +134,7 @@ def _policy(discovery, slicing, written, host, rules, notes):
         "rules": rules,
         "default": host,
         **management,
-        "integration": _filled(schema.TOP[INTEGRATION], written[INTEGRATION]),
+        "integration": _filled(document.TOP[INTEGRATION], written[INTEGRATION]),
     }
     text = json.dumps(made, sort_keys=True)
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
@@ -149,7 +149,7 @@ def _top(pillar, notes):
         if near := _meant(key, value):
             notes.wrong(key, f"is not a known key. Did you mean '{near}'?")
     found = {}
-    for key, each in schema.TOP.items():
+    for key, each in document.TOP.items():
         value = check(each, _possible(pillar[key], key), key, notes) if key in pillar else {}
         found[key] = {} if value is WRONG else value
     return found
@@ -157,13 +157,13 @@ def _top(pillar, notes):
 
 def _meant(key, value):
     """The one of our keys that another key of the pillar was meant to be, "" for a key of somebody else."""
-    if not isinstance(key, str) or key in schema.TOP:
+    if not isinstance(key, str) or key in document.TOP:
         return ""
-    if near := nearest(key, schema.TOP, 0.85):
+    if near := nearest(key, document.TOP, 0.85):
         return near
     # Without its first word the name may be another's, unless what stands below it is ours.
-    shortened = nearest(key, [name.removeprefix(_PREFIX) for name in schema.TOP], 0.9)
-    ours = schema.TOP[_PREFIX + shortened].fields if shortened else ()
+    shortened = nearest(key, [name.removeprefix(_PREFIX) for name in document.TOP], 0.9)
+    ours = document.TOP[_PREFIX + shortened].fields if shortened else ()
     return _PREFIX + shortened if isinstance(value, Mapping) and any(name in ours for name in value) else ""
 
 
@@ -192,7 +192,7 @@ def _filled(each, written):
 
 def _switched(scope, value):
     """The technologies with ``enabled: <value>`` in writing."""
-    return [name for name, key in schema.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
+    return [name for name, key in document.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
 
 
 def _strategy(scope, path, inherited, notes):
@@ -203,7 +203,7 @@ def _strategy(scope, path, inherited, notes):
     """
     said = scope.get("strategy")
     switched_on = _switched(scope, True)
-    if said in schema.TECHNIQUES:
+    if said in document.TECHNIQUES:
         for other in (each for each in switched_on if each != said):
             notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME}")
         chosen = said
@@ -221,7 +221,7 @@ def _strategy(scope, path, inherited, notes):
 
 
 def _enabled(path, technique):
-    return f"{path}:{schema.SECTIONS[technique]}:enabled"
+    return f"{path}:{document.SECTIONS[technique]}:enabled"
 
 
 def _host_rule(slicing, notes):
@@ -233,7 +233,7 @@ def _rule(written, slicing, host, notes):
     path = written["path"]
     strategy = _strategy(written, path, host.strategy, notes)
     off = {name for name in host.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
-    sections = [key for key in schema.SECTION_FIELDS if key in written]
+    sections = [key for key in document.SECTION_FIELDS if key in written]
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
     rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
@@ -245,9 +245,9 @@ def _rule(written, slicing, host, notes):
 
 def _made_rule(match, strategy, slicing, written, path, off, notes):
     settings = {}
-    for name, key in schema.SECTIONS.items():
+    for name, key in document.SECTIONS.items():
         merged = {**slicing.get(key, {}), **written.get(key, {})}
-        filled = _filled(schema.SECTION_FIELDS[key], merged)
+        filled = _filled(document.SECTION_FIELDS[key], merged)
         del filled["enabled"]
         settings[name] = filled
     _mig_settings(settings, strategy, slicing, written, path, notes)
@@ -261,8 +261,8 @@ def _made_rule(match, strategy, slicing, written, path, off, notes):
 def _silent(slicing, written, path):
     """Technology -> path of its decisive key, for those of which none is written."""
     found = {}
-    for name, keys in schema.DECISIVE.items():
-        section = schema.SECTIONS[name]
+    for name, keys in document.DECISIVE.items():
+        section = document.SECTIONS[name]
         if not any(key in scope.get(section, {}) for scope in (slicing, written) for key in keys):
             found[name] = f"{path}:{section}:{keys[0]}"
     return found
@@ -318,9 +318,9 @@ def section(technique, written):
     :param technique: such as ``level-zero``; :param written: keys of its section.
     :return: only what was written. Raises :class:`errors.PolicyError` with every mistake; its paths begin at the section.
     """
-    notes, key = Notes(), schema.SECTIONS[technique]
-    fields = {name: each for name, each in schema.SECTION_FIELDS[key].fields.items() if name != "enabled"}
-    made = check(schema.Field("map", fields=fields), _possible(written, key), key, notes)
+    notes, key = Notes(), document.SECTIONS[technique]
+    fields = {name: each for name, each in document.SECTION_FIELDS[key].fields.items() if name != "enabled"}
+    made = check(document.Field("map", fields=fields), _possible(written, key), key, notes)
     if notes.mistakes:
         raise errors.PolicyError(" ".join(notes.mistakes), mistakes=notes.mistakes)
     return made
@@ -338,7 +338,7 @@ def _check_settings(settings, strategy, path, notes):
         )
     if strategy == "time-slicing" and not settings["time-slicing"]["slice_duration"]:
         notes.wrong(f"{path}:time_slicing:slice_duration", "is no time at all; give a duration above 0, such as 100ms.")
-    if strategy == "vgpu" and not any(settings["vgpu"][key] for key in schema.VGPU_KEYS):
+    if strategy == "vgpu" and not any(settings["vgpu"][key] for key in document.VGPU_KEYS):
         notes.wrong(
             f"{path}:vgpu:profile",
             "is empty, but the strategy is vgpu; name the vGPU type to create, or in a virtual machine its license_server or "
@@ -380,7 +380,7 @@ def _check_discovery(discovery, rules, notes):
         return
     if not devices:
         notes.warn(path, "is empty and the method is manual, so no GPU is touched.")
-    if any(not re.fullmatch(schema.ADDRESS, each) for each in devices):
+    if any(not re.fullmatch(document.ADDRESS, each) for each in devices):
         return
     for rule in rules:
         if rule.match.get("pci") and rule.match["pci"] not in devices:

@@ -9,10 +9,10 @@ from gpuslice import addresses
 from gpuslice import errors
 from gpuslice import secret
 from gpuslice.arguments import describe
-from gpuslice.policy import profiles
-from gpuslice.policy import schema
+from gpuslice.policy import document
 from gpuslice.policy.notes import did_you_mean
 from gpuslice.printable import printable
+from gpuslice.techniques.mig import section
 
 #: Returned for a value that is wrong, so that its key counts as not written.
 WRONG = object()
@@ -33,7 +33,7 @@ def check(field, value, path, notes):
     """
     Check a value of the pillar.
 
-    :param field: :class:`gpuslice.policy.schema.Field` that describes it.
+    :param field: :class:`gpuslice.policy.document.Field` that describes it.
     :param path: its pillar path, parts joined with ``:``.
     :param notes: where mistakes and warnings go.
     :return: the value in its normal form, with only the keys that were written; :data:`WRONG` when it is not usable.
@@ -173,7 +173,7 @@ def _check_secret(_, value, path, notes):
     if isinstance(value, secret.Secret):
         return value
     text = value.strip()
-    if not re.search(schema.TOKEN, text):
+    if not re.search(document.TOKEN, text):
         notes.wrong(path, "has white space or a character in it that no token has; give it in one line. It is not shown here.")
         return WRONG
     if secret.is_digest(text):
@@ -284,7 +284,7 @@ _CHECKS = {
     "list": _check_list,
     "numbered": _check_numbered,
     "rules": _check_rules,
-    "profiles": lambda field, value, path, notes: profiles.check(value, path, notes),
+    "profiles": lambda field, value, path, notes: section.check(value, path, notes),
     "bool": _check_bool,
     "int": _check_int,
     "counts": _check_counts,

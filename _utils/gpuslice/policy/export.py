@@ -9,9 +9,9 @@ import re
 from collections import Counter
 
 from gpuslice import errors
-from gpuslice import mig_profiles
 from gpuslice import secret
 from gpuslice.policy.build import SLICING
+from gpuslice.techniques.mig import profile_names
 
 
 def mig_section(gpu_address, layout):
@@ -97,8 +97,8 @@ def _instance_names(address, profile, start, cis, pinned):
     """The names of one GPU instance: its own when one compute instance fills it or none is there, else those of its parts."""
     pin = f"@{start}" if pinned and start is not None else ""
     try:
-        parts = [mig_profiles.parse(ci) for ci, _ in cis]
-        whole = mig_profiles.parse(profile).canonical
+        parts = [profile_names.parse(ci) for ci, _ in cis]
+        whole = profile_names.parse(profile).canonical
     except ValueError as err:
         raise errors.PolicyError(
             f"The instance {profile} can't be described in a pillar: {err}.", address, "Leave the GPU out of the export."

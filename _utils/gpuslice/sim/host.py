@@ -1,5 +1,5 @@
 """
-SimulatedHost: the door of :class:`gpuslice.host.Host` onto a machine that a YAML file describes.
+SimulatedHost: the door of :class:`gpuslice.host.base.Host` onto a machine that a YAML file describes.
 """
 
 import errno
@@ -9,12 +9,12 @@ import signal
 from contextlib import contextmanager
 
 from gpuslice import errors
-from gpuslice import store
-from gpuslice.host import DEFAULT_STATE_DIR
-from gpuslice.host import REBOOT_NAME
-from gpuslice.host import REBOOT_PACKAGES
-from gpuslice.host import Completed
-from gpuslice.host import Host
+from gpuslice.host import state_files
+from gpuslice.host.base import DEFAULT_STATE_DIR
+from gpuslice.host.base import REBOOT_NAME
+from gpuslice.host.base import REBOOT_PACKAGES
+from gpuslice.host.base import Completed
+from gpuslice.host.base import Host
 from gpuslice.model import Process
 from gpuslice.printable import printable
 from gpuslice.sim import description
@@ -56,7 +56,7 @@ class SimulatedHost(Host):
         place = os.path.join(str(state_dir), "simulated")
         for directory in (str(state_dir), place):
             # The machine's own file and lock are written there, which a link of another user's would lead elsewhere.
-            store.check_directory(directory)
+            state_files.check_directory(directory)
         self._file = state_file.StateFile(os.path.join(place, f"{self.name}.json"))
         if self._file.read() is None:
             self._file.create(self._build)

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 
 from gpuslice import errors
-from gpuslice import store
+from gpuslice.host import state_files
 
 #: Raised when the content of the file changes its form.
 FORMAT = 1
@@ -124,7 +124,7 @@ class StateFile:
         try:
             return os.open(path, flags, 0o644)
         except FileNotFoundError:
-            store.make_directory(store.Disk(), os.path.dirname(path))
+            state_files.make_directory(state_files.Disk(), os.path.dirname(path))
             return os.open(path, flags, 0o644)
 
     def _save(self, state):

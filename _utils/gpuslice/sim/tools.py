@@ -5,7 +5,7 @@ Programs that a simulated machine has, as far as anything here asks them.
 import json
 
 from gpuslice import errors
-from gpuslice.host import Completed
+from gpuslice.host.base import Completed
 from gpuslice.sim import description
 from gpuslice.sim import hardware
 from gpuslice.sim import sysfs
@@ -31,7 +31,7 @@ def run(host, argv):
 
     :param host: the :class:`gpuslice.sim.host.SimulatedHost`.
     :param argv: program and arguments.
-    :return: :class:`gpuslice.host.Completed`. Raises :class:`errors.ToolMissing` for programs that are not installed.
+    :return: :class:`gpuslice.host.base.Completed`. Raises :class:`errors.ToolMissing` for programs that are not installed.
     """
     program = argv[0].rpartition("/")[2]
     if program not in host.state()["host"]["tools"] or program not in _PROGRAMS:

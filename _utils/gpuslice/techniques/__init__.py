@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 #: Name of each technique this version has, and where its class is. What a GPU has is told by the first that knows it, so one
 #: that stands on another (vGPUs with a MIG instance each) comes before it.
 TECHNIQUES = {
-    "vgpu": ("gpuslice.techniques.vgpu", "Vgpus"),
-    "mig": ("gpuslice.techniques.mig", "Mig"),
-    "level-zero": ("gpuslice.techniques.level_zero", "LevelZero"),
-    "partition": ("gpuslice.techniques.partition", "Partition"),
-    "sriov": ("gpuslice.techniques.sriov", "Sriov"),
-    "passthrough": ("gpuslice.techniques.passthrough", "Passthrough"),
+    "vgpu": ("gpuslice.techniques.vgpu.technique", "Vgpus"),
+    "mig": ("gpuslice.techniques.mig.technique", "Mig"),
+    "level-zero": ("gpuslice.techniques.level_zero.technique", "LevelZero"),
+    "partition": ("gpuslice.techniques.partition.technique", "Partition"),
+    "sriov": ("gpuslice.techniques.sriov.technique", "Sriov"),
+    "passthrough": ("gpuslice.techniques.passthrough.technique", "Passthrough"),
 }
 
 #: Techniques that can't use every GPU with the capability of their name: what the hardware has may serve another one only.

@@ -1,0 +1,3 @@
+"""
+The replay after a boot, and its unit.
+"""

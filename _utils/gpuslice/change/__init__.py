@@ -1,0 +1,3 @@
+"""
+From targets to hardware: plan, order, journal, undo.
+"""

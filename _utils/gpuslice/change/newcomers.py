@@ -1,0 +1,130 @@
+"""
+Users of a GPU that nobody knew of when its change was planned: who came since then is found before anything of theirs ends, and
+who is in the way when the driver says "in use" is named.
+"""
+
+import os
+import re
+
+from gpuslice import errors
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import kernel
+
+#: Seconds between looks before somebody is taken for a user who stays: a monitor has a GPU open for a moment only.
+_PATIENCE = (0.1, 0.3, 1.0)
+
+#: Who has a GPU open unseen, by vendor: in another process namespace, in the kernel, or between two looks.
+_USUAL = {
+    "nvidia": "NVIDIA's host engine (nv-hostengine, DCGM), nvidia-persistenced, a debugger or a profiler",
+    "": "a monitoring daemon or exporter, a display server, a debugger or a profiler",
+}
+
+
+#: How an error ends that knows no more than what the driver answered.
+_BARE = re.compile(rf"(?:it is in use|in use by {kernel.UNSEEN})\.\Z")
+
+
+class Lookout:
+    """
+    Looks once more, immediately before the first step of a GPU that ends a process, and before the first that ends anything else.
+
+    :param technique, gpu, made: the :class:`gpuslice.plan.GpuPlan` of a GPU and its technique.
+    :param entry: the change in the journal, whose plan tells which processes end and which units are stopped; None for an undo,
+        which ends nobody.
+    """
+
+    def __init__(self, host, technique, gpu, made, entry=None):
+        self._host, self._technique, self._gpu, self._made = host, technique, gpu, made
+        self._ended, self._stopped = _accounted_for(entry) if entry else ({}, set())
+        self._looked = set()
+
+    def before(self, number):
+        """
+        Call before the step of that number, counted from 1.
+
+        :raises errors.ResourceConflict: somebody uses what a step would end, whom neither the plan ends nor a stopped unit has.
+            Also with apply_strategy force: what it ends was shown in the plan, and this process was not.
+        """
+        step = self._made.steps[number - 1]
+        kind = "process" if step.action == "end_process" else "rest"
+        if kind in self._looked or not (kind == "process" or step.disrupts or "idle" in step.needs):
+            return
+        self._looked.add(kind)
+        rest = self._made.steps[number - 1 :]
+        for pause in _PATIENCE:
+            if not self._newcomers(rest):
+                return
+            self._host.sleep(pause)
+        if found := self._newcomers(rest):
+            raise errors.ResourceConflict(
+                f"In use by {'; '.join(map(str, found))}, which came after the change was planned.",
+                self._gpu.address,
+                "Run again to have it in the plan. One that is started again whenever it ends: name its unit in "
+                "containers_gpu_state_management:stop_units.",
+                [process.as_dict() for process in found],
+            )
+
+    def _newcomers(self, steps):
+        return [
+            process
+            for process in users(self._technique, self._gpu, steps)
+            if not self._is_ended(process.pid) and process.unit not in self._stopped
+        ]
+
+    def _is_ended(self, pid):
+        """
+        Whether the plan ends the process of this number. Of one that has ended the driver may still know the number, and nobody
+        its command; one with another command by now is not the one that was shown, so that its step leaves it alone.
+        """
+        if pid not in self._ended:
+            return False
+        now = self._host.process(pid)
+        return now is None or now.command == self._ended[pid]
+
+
+def _accounted_for(entry):
+    """
+    ({pid: command} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another.
+    """
+    gpus = entry.plan["gpus"]
+    ends = [step["args"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"]
+    ended = {args["pid"]: args["command"] for args in ends}
+    return ended, {name for gpu in gpus for name in gpu["stops"]}
+
+
+def users(technique, gpu, steps):
+    """The processes that use now what these steps end, in the order of their numbers; not this one, which lets go by itself."""
+    found = {process.pid: process for process in technique.in_the_way(gpu, steps)}
+    return [found[pid] for pid in sorted(found) if pid != os.getpid()]
+
+
+def carry_out(host, technique, gpu, step):
+    """Carry out one step. What the driver refuses as it is in use is told with the names of the users, found at that moment."""
+    try:
+        technique.run(gpu, step)
+    except errors.InUse as err:
+        raise _named(err, host, technique, gpu, step) from err
+
+
+def _named(err, host, technique, gpu, step):
+    """The same error with the users' names, or with what to look for where none can be seen."""
+    if err.holders:
+        return err
+    try:
+        held = users(technique, gpu, [step]) or [one for one in technique.holders(gpu) if one.pid != os.getpid()]
+    except errors.GpuSliceError:
+        # What the driver answered to the step is to be told all the same.
+        return err
+    names = f"in use by {'; '.join(map(str, held)) or f'{kernel.UNSEEN}; {usually(host, gpu)}'}."
+    what, bare = _BARE.subn(lambda _: names, err.what)
+    if held and not bare:
+        # Being in use is one of several reasons that the kernel's answer may have.
+        what += f" It is {names}"
+    return errors.InUse(what, gpu.address, err.todo, [process.as_dict() for process in held])
+
+
+def usually(host, gpu):
+    """Who has a GPU open where nobody is in sight, and how to look: words that follow a semicolon."""
+    usual = _USUAL.get(gpu.vendor, _USUAL[""])
+    nodes = " ".join(device_nodes.of(host, gpu.address)) or "<its device nodes>"
+    return f"usually that is {usual} (look as root on the host itself: 'fuser -v {nodes}', 'lsof {nodes}')"

@@ -1,0 +1,130 @@
+"""
+Limits of a GPU's memory for the services and containers of a systemd slice, by the cgroup controller dmem (Linux 6.14).
+"""
+
+import errno
+
+from gpuslice import errors
+from gpuslice.drivers import kernel
+from gpuslice.numbers import whole
+
+_ROOT = "/sys/fs/cgroup"
+_CAPACITY = f"{_ROOT}/dmem.capacity"
+_MEANINGS = {
+    errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
+    errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
+}
+_CONTROL = "cgroup.subtree_control"
+_CONTROL_MEANINGS = {
+    errno.EBUSY: (errors.ResourceConflict, "processes run in that group itself", "Give them a service or scope of their own."),
+    errno.ENOENT: (errors.Unsupported, "this host has no cgroup version 2 with the controller dmem", "See vram_max_mib."),
+}
+_MIB = 2**20
+
+
+def regions(host, address):
+    """Region -> bytes, of the memory of a GPU that can be limited."""
+    found = {}
+    for line in (kernel.text(host, _CAPACITY) or "").splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0].startswith(f"drm/{address}/vram") and (size := whole(words[1])) is not None:
+            found[words[0]] = size
+    return found
+
+
+def limits(host, address):
+    """Slice unit -> region -> bytes, of all limits that are set for a GPU."""
+    if not host.exists(_CAPACITY):
+        return {}
+    mine, found = set(regions(host, address)), {}
+    for unit, path in _slices(host, _ROOT):
+        rows = (line.split() for line in (kernel.text(host, f"{path}/dmem.max") or "").splitlines())
+        sizes = ((row[0], whole(row[1])) for row in rows if len(row) == 2 and row[0] in mine)
+        set_here = {region: size for region, size in sizes if size is not None}
+        if set_here:
+            found[unit] = set_here
+    return found
+
+
+def _slices(host, path):
+    """(unit, directory) of all slices below a directory."""
+    for name in host.listdir(path):
+        if name.endswith(".slice"):
+            yield name, f"{path}/{name}"
+            yield from _slices(host, f"{path}/{name}")
+
+
+def path_of(unit):
+    """The directory of a slice: ``a-b.slice`` lies in ``a.slice``."""
+    parts = unit.removesuffix(".slice").split("-")
+    return "/".join([_ROOT, *("-".join(parts[: n + 1]) + ".slice" for n in range(len(parts)))])
+
+
+def wanted(host, gpu, unit, mebibytes, now):
+    """
+    The limits (see :func:`limits`) after a wish.
+
+    :param unit: slice unit, "" leaves all; :param mebibytes: limit for the whole GPU, shared evenly by its tiles; 0 lifts it.
+    :raises errors.Unsupported: kernel or driver have no such limit. :raises errors.PolicyError: more than there is.
+    """
+    if not unit:
+        return dict(now)
+    others = {name: each for name, each in now.items() if name != unit}
+    if not mebibytes:
+        return others
+    there = regions(host, gpu.address)
+    if not host.exists(_CAPACITY):
+        release = kernel.text(host, "/proc/sys/kernel/osrelease") or "an unknown version"
+        raise errors.Unsupported(
+            f"vram_max_mib needs the cgroup controller dmem, and this kernel ({release}) has none.",
+            gpu.address,
+            "It is in Linux 6.14 and later with CONFIG_CGROUP_DMEM, under cgroup version 2.",
+        )
+    if not there:
+        raise errors.Unsupported(
+            f"vram_max_mib is wanted, but the driver {gpu.driver or '(none)'} offers no memory of this GPU to be limited.",
+            gpu.address,
+            "The driver xe does for boards with memory of their own; integrated GPUs and i915 have none.",
+        )
+    if mebibytes * _MIB > sum(there.values()):
+        raise errors.PolicyError(
+            f"vram_max_mib is {mebibytes}, but the GPU has {sum(there.values()) // _MIB} MiB.", gpu.address, "Lower it."
+        )
+    share = mebibytes * _MIB // len(there)
+    return {**others, unit: dict.fromkeys(there, share)}
+
+
+def is_open(host, unit):
+    """Whether a slice is there and can be limited. After a boot it often is not, until a service starts in it."""
+    return host.exists(f"{path_of(unit)}/dmem.max")
+
+
+def open_slice(host, gpu, unit):
+    """
+    Start a slice, and switch the controller on in the groups above it, which systemd does not know to do.
+
+    :raises errors.ToolFailed: systemd does not start it; errors.GpuSliceError: the kernel refuses.
+    """
+    path = path_of(unit)
+    if not host.exists(path):
+        done = host.run(["systemctl", "start", unit])
+        if done.returncode or not host.exists(path):
+            said = done.said or f"systemctl said nothing, but {path} is not there"
+            raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, "Correct vram_slice, or mend that.")
+    for above in _above(path):
+        if "dmem" not in (kernel.text(host, f"{above}/{_CONTROL}") or "").split():
+            doing = f"switch the controller dmem on for {unit} in {above}/{_CONTROL}"
+            kernel.write(host, gpu.address, f"{above}/{_CONTROL}", "+dmem", doing, _CONTROL_MEANINGS)
+
+
+def _above(path):
+    """The groups above a group, from the root on."""
+    parts = path.removeprefix(_ROOT).split("/")[1:]
+    return ["/".join([_ROOT, *parts[:count]]) for count in range(len(parts))]
+
+
+def write(host, gpu, unit, region, limit):
+    """Set the limit of one region in bytes, None for no limit. Raises errors of gpuslice.errors."""
+    value = "max" if limit is None else limit
+    path = f"{path_of(unit)}/dmem.max"
+    kernel.write(host, gpu.address, path, f"{region} {value}\n", f"limit {region} for {unit}", _MEANINGS)

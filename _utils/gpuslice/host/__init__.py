@@ -1,0 +1,3 @@
+"""
+The machine's door: a real host, and what stands behind it.
+"""

@@ -1,0 +1,379 @@
+"""
+Host: the only door to the outside world. The engine reads and changes a machine through these methods and nothing else,
+so that a described machine (:mod:`gpuslice.sim`) can stand in for a real one.
+"""
+
+import json
+import os
+import subprocess
+import time
+from abc import ABC
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+from gpuslice import errors
+from gpuslice.host import state_files
+from gpuslice.printable import printable_lines
+
+DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
+_CONFIG_KEYS = ("simulate", "state_dir")
+#: The record of a change that goes on or did not end, in the state directory.
+JOURNAL = "journal.json"
+
+REBOOT_PACKAGES = "/run/reboot-required.pkgs"
+#: The name under which we ask for a reboot in that file.
+REBOOT_NAME = "gpu-slicing"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program left behind: its exit status and both outputs as text, without what is not for printing."""
+
+    returncode: int
+    stdout: str = ""
+    stderr: str = ""
+
+    def __post_init__(self):
+        # Its words get into messages, and it may repeat what a user or firmware chose.
+        for name in ("stdout", "stderr"):
+            object.__setattr__(self, name, printable_lines(getattr(self, name)))
+
+    @property
+    def said(self):
+        """What it said on one line, "" for nothing: its errors, or what else it printed where there are none."""
+        return " ".join((self.stderr or self.stdout).split())
+
+
+class Host(ABC):
+    """
+    The interface. Paths are absolute, as on the real machine (``/sys/bus/pci/devices/...``).
+
+    Methods that read raise ``OSError`` as the kernel would; :meth:`run` raises :class:`errors.ToolMissing`.
+    """
+
+    simulated = False
+    #: What changes files of our own; see :class:`gpuslice.host.state_files.Disk`.
+    disk = state_files.Disk()
+
+    def __init__(self, state_dir=DEFAULT_STATE_DIR):
+        self.state_dir = state_dir
+
+    @cached_property
+    def limits(self):
+        """What may take how long in this run, and which GPUs hang: :class:`gpuslice.host.limits.Limits`."""
+        # Here, so that the grain does not load it.
+        from gpuslice.host.limits import Limits
+
+        return Limits(self.patience)
+
+    def patience(self):
+        """By how much every limit of time is multiplied."""
+        return 1.0
+
+    # -- files of the kernel -------------------------------------------------------------------------------------
+    @abstractmethod
+    def read(self, path):
+        """Text of a file, without its last line break. Raises OSError."""
+
+    @abstractmethod
+    def write(self, path, text):
+        """Write to a file of the kernel with a single write(2), so that the errno is the driver's own. Raises OSError."""
+
+    @abstractmethod
+    def listdir(self, path):
+        """Sorted names in a directory, [] when it is not there."""
+
+    @abstractmethod
+    def exists(self, path):
+        """Whether the path is there."""
+
+    @abstractmethod
+    def readlink(self, path):
+        """Last component of a symbolic link's target, "" when it is no link."""
+
+    @abstractmethod
+    def device_number(self, path):
+        """``major:minor`` of a character device's node, "" where there is none."""
+
+    # -- the rest of the world -----------------------------------------------------------------------------------
+    @abstractmethod
+    def udev_pci(self):
+        """
+        PCI devices as udev knows them, each a dict of its udev properties plus ``SYSNAME``; None where libudev can't be used.
+        """
+
+    @abstractmethod
+    def nvml(self):
+        """The functions of ``pynvml`` (the real module, or something that behaves as it). Raises errors.DriverMissing."""
+
+    @abstractmethod
+    def run(self, argv, timeout=60):
+        """Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolHangs."""
+
+    @abstractmethod
+    def processes(self):
+        """Processes that hold GPU device nodes open, as a list of :class:`gpuslice.model.Process`."""
+
+    @abstractmethod
+    def process(self, pid):
+        """The process of that number as :class:`gpuslice.model.Process`, None when it can't be seen from here."""
+
+    @abstractmethod
+    def end_process(self, pid, command):
+        """
+        Ask a process to end (SIGTERM), insist after 10 s (SIGKILL), and say whether it is gone.
+
+        :param command: what it was when it was seen, so that another process under a recycled number is left alone.
+        """
+
+    @abstractmethod
+    def why_spared(self, pid):
+        """Why a process is never ended, whatever is allowed, as words that follow a colon; "" for one that may be."""
+
+    @abstractmethod
+    def own_units(self):
+        """Units of the system, as a set, in which this run and its ancestors are: who stops one of them stops the run."""
+
+    @abstractmethod
+    def schedule_reboot(self, why):
+        """Reboot this host in a minute, telling its users why. Raises errors.ToolMissing, errors.ToolFailed."""
+
+    # -- files of our own: journal, history, marker --------------------------------------------------------------
+    def store_read(self, path, undecodable="strict"):
+        """
+        Text of a file in the state directory. Raises OSError, ValueError where it is no UTF-8, errors.StateDirUnusable where
+        another user had or can have a hand in it.
+
+        :param undecodable: what becomes of bytes that are no UTF-8, as :func:`open` takes it as ``errors``.
+        """
+        self._check_place(path)
+        return state_files.read(path, undecodable)
+
+    def store_load(self, path):
+        """What the JSON in a file in the state directory says. Raises as :meth:`store_read`; ValueError where it is no JSON."""
+        try:
+            return json.loads(self.store_read(path))
+        except RecursionError as err:
+            raise ValueError("it is nested too deeply") from err
+
+    def store_names(self, path):
+        """Sorted names in a directory below the state directory, [] where there is none. Raises errors.StateDirUnusable."""
+        self._check_place(os.path.join(path, ""))
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
+    def store_write(self, path, data, mode=0o644):
+        """
+        Replace a file of ours as a whole and durably (temporary file, fsync, rename). Raises OSError, and
+        errors.StateDirUnusable for a state directory in which another user has a hand.
+
+        :param data: its text.
+        :param mode: its permissions, whatever those of the file before were: nothing is written before the file has them, and at
+            no moment has it more.
+        """
+        self._check_place(path)
+        state_files.write(self.disk, path, data, mode)
+
+    def store_append(self, path, line):
+        """Add a line to a file of ours, on the disk before this returns. Raises as :meth:`store_write`."""
+        self._check_place(path)
+        state_files.append(self.disk, path, line)
+
+    def store_remove(self, path):
+        """Remove a file of ours; it need not be there. Raises as :meth:`store_write`."""
+        self._check_place(path)
+        state_files.remove(self.disk, path)
+
+    def _check_place(self, path):
+        """Other files of ours lie in directories of the system, whose permissions are the system's matter."""
+        if self._in_state_dir(path):
+            state_files.check_directory(self.state_dir)
+            state_files.check_directory(os.path.dirname(path))
+
+    def _in_state_dir(self, path):
+        return os.path.abspath(path).startswith(os.path.join(os.path.abspath(self.state_dir), ""))
+
+    def mark_reboot_required(self):
+        """
+        Set the marker that Debian and Ubuntu programs read (``/run/reboot-required`` and ``.pkgs``); it is gone after a boot.
+        Raises OSError.
+        """
+        self.store_write("/run/reboot-required", "*** System restart required ***\n")
+        names = self.read(REBOOT_PACKAGES).splitlines() if self.exists(REBOOT_PACKAGES) else []
+        if REBOOT_NAME not in names:
+            self.store_write(REBOOT_PACKAGES, "\n".join([*names, REBOOT_NAME]) + "\n")
+
+    # -- clock ---------------------------------------------------------------------------------------------------
+    def now(self):
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self):
+        """Seconds since some moment, for waiting: unlike :meth:`now` it does not jump when the clock is set."""
+        return time.monotonic()
+
+    def sleep(self, seconds):
+        """Wait."""
+        time.sleep(seconds)
+
+    def boot_id(self):
+        """An identifier of this boot, "" when the kernel tells none."""
+        try:
+            return self.read("/proc/sys/kernel/random/boot_id")
+        except OSError:
+            return ""
+
+
+class RealHost(Host):
+    """The machine that this runs on."""
+
+    def read(self, path):
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read().rstrip("\n")
+
+    def write(self, path, text):
+        # No O_TRUNC and no buffering: sysfs wants one write and answers with the driver's errno.
+        handle = os.open(path, os.O_WRONLY)
+        try:
+            os.write(handle, text.encode())
+        finally:
+            os.close(handle)
+
+    def listdir(self, path):
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
+    def exists(self, path):
+        return os.path.exists(path)
+
+    def readlink(self, path):
+        try:
+            return os.path.basename(os.readlink(path))
+        except OSError:
+            return ""
+
+    def device_number(self, path):
+        from gpuslice.host import holders
+
+        number = holders.device_number(path)
+        return "" if number == holders.NO_DEVICE else number
+
+    def udev_pci(self):
+        from gpuslice.host import udev
+
+        return udev.pci_devices()
+
+    def nvml(self):
+        try:
+            import pynvml
+        except ImportError as err:
+            raise errors.DriverMissing(
+                "The Python package nvidia-ml-py is not installed for this minion, so NVIDIA GPUs can't be managed.",
+                todo="Install it with 'salt-call pip.install nvidia-ml-py'.",
+            ) from err
+        return pynvml
+
+    def run(self, argv, timeout=60):
+        # Here, so that the grain does not load it.
+        from gpuslice.records import lock
+
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        try:
+            # In a session of its own: what a terminal sends to its programs (Ctrl-C) must not end this one half way.
+            process = subprocess.Popen(
+                argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+            )
+        except FileNotFoundError as err:
+            raise errors.ToolMissing(
+                f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
+            ) from err
+        except OSError as err:
+            raise errors.ToolFailed(f"'{' '.join(argv)}' could not be started: {err.strerror}.") from err
+        lock.waits(process, f"'{' '.join(argv)}' to end", time.monotonic())
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as err:
+            self._abandon(process)
+            raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
+        finally:
+            lock.goes_on(process)
+        return Completed(process.returncode, stdout, stderr)
+
+    @staticmethod
+    def _abandon(process):
+        """Kill a program, and wait only a moment for its end: one that hangs in a driver can't be killed."""
+        process.kill()
+        try:
+            process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            for stream in (process.stdout, process.stderr):
+                stream.close()
+            process.poll()
+
+    def processes(self):
+        from gpuslice.host import holders
+
+        return holders.scan_proc()
+
+    def process(self, pid):
+        from gpuslice.host import holders
+
+        return holders.process(pid)
+
+    def end_process(self, pid, command):
+        from gpuslice.host import holders
+
+        return holders.end_process(pid, command)
+
+    def why_spared(self, pid):
+        from gpuslice.host import holders
+
+        return holders.why_spared(pid)
+
+    def own_units(self):
+        from gpuslice.host import holders
+
+        return holders.own_units()
+
+    def schedule_reboot(self, why):
+        done = self.run(["shutdown", "-r", "+1", why])
+        if done.returncode:
+            raise errors.ToolFailed(f"A reboot could not be scheduled: {done.stderr.strip()}", todo="Reboot the host yourself.")
+
+
+def open_host(config):
+    """
+    The host that the minion configuration describes.
+
+    :param config: the value of ``gpu_slicing`` in the minion configuration: ``simulate`` (path of a host description) and
+        ``state_dir``.
+    :return: :class:`RealHost`, or a simulated one. Raises :class:`errors.PolicyError` for a wrong configuration.
+    """
+    config = config or {}
+    for key in config:
+        # Passed over, a misspelt "simulate" would hand the machine's own GPUs to a trial.
+        if key not in _CONFIG_KEYS:
+            raise errors.PolicyError(
+                f"gpu_slicing in the minion configuration has the unknown key {key!r}.",
+                todo=f"Its keys are {' and '.join(_CONFIG_KEYS)}; all else belongs into the pillar.",
+            )
+    for key in _CONFIG_KEYS:
+        # Nothing and false leave it out.
+        if config.get(key) and not (isinstance(config[key], str) and config[key].isprintable()):
+            raise errors.PolicyError(f"gpu_slicing:{key} in the minion configuration is no path.", todo="Write a path in quotes.")
+    state_dir = config.get("state_dir") or DEFAULT_STATE_DIR
+    if not os.path.isabs(state_dir):
+        raise errors.PolicyError(
+            f"gpu_slicing:state_dir in the minion configuration is {state_dir!r}, another directory wherever Salt is called.",
+            todo="Write a path that begins with '/'.",
+        )
+    if not config.get("simulate"):
+        return RealHost(state_dir)
+    from gpuslice.sim.host import SimulatedHost
+
+    return SimulatedHost(config["simulate"], state_dir)

@@ -1,0 +1,3 @@
+"""
+Which GPUs there are, and what machine they are in.
+"""

@@ -1,0 +1,3 @@
+"""
+What outlasts a run.
+"""

@@ -1,0 +1,44 @@
+"""
+A change that did not end, as those see it who only look.
+"""
+
+import time
+
+from gpuslice import errors
+from gpuslice.records import lock
+from gpuslice.records.journal import Journal
+
+#: What to do about it, for every place that tells of it.
+WHAT_TO_DO = "'salt-call gpu_slicing.recover test=True' shows what would undo it, 'salt-call gpu_slicing.recover' does it."
+
+
+def found(host):
+    """
+    The interrupted change of a host as :class:`gpuslice.records.journal.Entry`;
+    None where there is none or one is still going on.
+
+    :raises errors.JournalDamaged: there is one that can't be read. :raises errors.StateDirUnusable: this user may not read it.
+    """
+    entry = Journal(host).unfinished()
+    if entry is None or lock.is_held(host.state_dir):
+        return None
+    # Between the two looks it may have ended.
+    return Journal(host).unfinished()
+
+
+def words(entry):
+    """Who began it, and when."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+    return f"A change by {entry.who} of {when} was interrupted"
+
+
+def by_gpu(host):
+    """
+    PCI address -> a sentence, for each GPU that an interrupted change may have left half changed; "" -> one about a record that
+    can't be read.
+    """
+    try:
+        entry = found(host)
+    except errors.GpuSliceError as err:
+        return {"": str(err)}
+    return {address: f"{words(entry)} here. {WHAT_TO_DO}" for address in entry.before} if entry else {}

@@ -1,0 +1,45 @@
+"""
+What techniques have in common that work through the kernel's files and hold nothing open: their steps, and ending processes.
+"""
+
+from gpuslice.costs import seconds
+from gpuslice.drivers import kernel
+from gpuslice.plan import PREPARE
+from gpuslice.plan import Step
+
+
+class FileTechnique:
+    """
+    A technique whose state is a named tuple of plain data. ``run`` calls the method ``_run_<action>`` with the step's arguments.
+    """
+
+    name = ""
+
+    def __init__(self, host):
+        self._host = host
+
+    def layout(self, state):
+        """The state as plain data."""
+        return state._asdict()
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout."""
+        return {"layout": dict(layout)}
+
+    def release(self):
+        """Nothing is held open."""
+
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        getattr(self, f"_run_{step.action}")(gpu, **step.args)
+
+    def _step(self, gpu, action, args, words, cost, phase, undo="", needs=()):
+        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
+
+    def _end_processes(self, gpu, stops):
+        for process in stops.processes:
+            args = {"pid": process.pid, "command": process.command}
+            yield self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
+
+    def _run_end_process(self, gpu, pid, command):
+        kernel.end_process(self._host, gpu.address, pid, command)

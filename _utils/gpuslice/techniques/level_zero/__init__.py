@@ -1,0 +1,3 @@
+"""
+Visibility, engines and memory limits of Intel GPUs.
+"""

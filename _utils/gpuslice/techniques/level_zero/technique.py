@@ -1,0 +1,427 @@
+"""
+Level Zero: which Intel devices and tiles a program sees, and how their engines are shared.
+
+Partitions are no object of the kernel. Each is a file of environment variables, ``/etc/gpu-slicing/environment/<address>.env`` or
+``<address>-tile<n>.env``, that units and containers load: a convention among programs, no isolation, and every plan says so. Real
+settings of the hardware go with it: CCS mode, scheduling properties, and a limit of device memory for a systemd slice.
+
+Settings that :meth:`LevelZero.plan` takes: ``partitions`` (a list such as ``["0", "1.1"]``; None leaves the files),
+``hierarchy``, ``ccs_mode`` and ``engines`` (0 and {} leave them), ``vram_max_mib`` with ``vram_slice``; or ``{"clear": True}``:
+nothing set; or ``{"layout": {...}}``: exactly this.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.catalog import intel
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import dmem
+from gpuslice.drivers import intel_engines
+from gpuslice.drivers import kernel
+from gpuslice.drivers.kernel import DEVICES
+from gpuslice.host import bounded
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.base import FileTechnique
+
+ENVIRONMENT = "/etc/gpu-slicing/environment"
+CONVENTION = "Environment files are a convention among programs, not isolation: a program may ignore or change them."
+
+_VENDOR = "0x8086"
+_DRIVERS = ("xe", "i915")
+_NAME = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?:-tile([0-9]{1,9}))?\.env\Z")
+
+
+class LevelZeroState(NamedTuple):
+    """
+    What a GPU has now.
+
+    :ivar files: name -> text of its environment files; :ivar ccs: engine block -> CCS mode.
+    :ivar engines: ``<block>/<class>`` -> property -> value, only of those that differ from what they were at boot.
+    :ivar vram: slice unit -> region -> bytes.
+    """
+
+    files: dict
+    ccs: dict
+    engines: dict
+    vram: dict
+
+
+class LevelZero(FileTechnique):
+    """Level Zero on one host."""
+
+    name = "level-zero"
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether Level Zero drives the GPU."""
+        return "level-zero" in gpu.capabilities
+
+    def why_not(self, gpu):
+        """Why a GPU can't: (sentence, False)."""
+        return "it is the interface of Intel GPUs.", False
+
+    def observe(self, gpu):
+        """Read files and settings. Raises errors.ResourceConflict for a GPU that was given away."""
+        bounded.refuse_if_waiting(self._host, gpu.address)
+        kernel.refuse_if_given_away(self._host, gpu)
+        return LevelZeroState(
+            self._files(gpu.address),
+            intel_engines.modes(self._host, gpu.address),
+            intel_engines.differing(self._host, gpu.address),
+            dmem.limits(self._host, gpu.address),
+        )
+
+    def _files(self, address):
+        found = {}
+        for name in self._host.listdir(ENVIRONMENT):
+            match = _NAME.match(name)
+            if match and match[1] == address:
+                # As store_write gets it: the host's read leaves out the last line break.
+                found[name] = self._text(address, f"{ENVIRONMENT}/{name}") + "\n"
+        return found
+
+    def _text(self, address, path):
+        try:
+            return self._host.read(path)
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The environment file {path} can't be read: {err.strerror}.", address, "Mend or remove it, then run again."
+            ) from err
+
+    def words(self, layout):
+        """A layout in a few words."""
+        masks = ", ".join(_mask(text) or name for name, text in sorted(layout["files"].items()))
+        modes = "/".join(str(mode) for mode in sorted(set(layout["ccs"].values())))
+        found = [f"partitions {masks}" if masks else "", f"CCS mode {modes}" if modes else ""]
+        for where, values in sorted(layout["engines"].items()):
+            found += [f"{key} {value} of {where}" for key, value in values.items()]
+        found += [f"at most {sum(each.values()) // 2**20} MiB for {unit}" for unit, each in sorted(layout["vram"].items())]
+        return "; ".join(filter(None, found)) or "nothing set"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        modes = sorted(set(layout["ccs"].values()))
+        found = {"partitions": {name: _mask(text) for name, text in layout["files"].items()}}
+        if modes:
+            found["ccs_mode"] = modes[0] if len(modes) == 1 else dict(layout["ccs"])
+        return {**found, **{key: layout[key] for key in ("engines", "vram") if layout[key]}}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None where nothing is set."""
+        made = {}
+        if layout["files"]:
+            made["partitions"] = self._partitions(gpu.address, layout["files"])
+            made["hierarchy"] = _variable(next(iter(layout["files"].values())), "ZE_FLAT_DEVICE_HIERARCHY") or "COMPOSITE"
+        modes = set(layout["ccs"].values())
+        if len(modes) == 1 and max(modes) > 1:
+            made["ccs_mode"] = modes.pop()
+        engines = {where.rpartition("/")[2]: dict(values) for where, values in layout["engines"].items()}
+        if engines:
+            made["engines"] = engines
+        for unit, regions in layout["vram"].items():
+            made.update(vram_slice=unit, vram_max_mib=sum(regions.values()) // 2**20)
+        return {"strategy": "level-zero", "level_zero": made} if made else None
+
+    def _partitions(self, address, files):
+        """Environment files as a pillar names their partitions."""
+        number = next((n for n, (one, _) in enumerate(self._devices()) if one == address), 0)
+        return sorted(_partition(name, number) for name in files)
+
+    def health(self, gpu):
+        """Why this GPU should not be set up now, as sentences."""
+        if self._host.exists(f"{DEVICES}/{gpu.address}/survivability_mode"):
+            return ["the driver keeps it alive for a repair of its firmware only (survivability mode)"]
+        return []
+
+    def holders(self, gpu):
+        """The processes that hold this GPU open."""
+        held = kernel.holding(self._host, device_nodes.drm(self._host, gpu.address))
+        return [process for process in held if process.pid != os.getpid()]
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends: a CCS mode needs the whole GPU."""
+        return self.holders(gpu) if any(step.action == "ccs_mode" for step in steps) else []
+
+    def _devices(self):
+        """(PCI address, tiles) of each function that Level Zero lists, in the order of PCI addresses: its device numbers."""
+        found = []
+        for address in sorted(self._host.listdir(DEVICES), key=_numbers):
+            base = f"{DEVICES}/{address}"
+            if kernel.text(self._host, f"{base}/vendor") != _VENDOR:
+                continue
+            is_gpu = (kernel.text(self._host, f"{base}/class") or "").startswith("0x03")
+            if is_gpu and self._host.readlink(f"{base}/driver") in _DRIVERS:
+                found.append((address, self._tiles(address)))
+        return found
+
+    def _tiles(self, address):
+        """
+        Tiles of a GPU: what the driver xe shows, else what the catalog knows; None when neither does. The engine blocks that i915
+        shows tell nothing, as one may be for media only.
+        """
+        shown = intel_engines.tiles(self._host, address)
+        if shown:
+            return shown
+        device = (kernel.text(self._host, f"{DEVICES}/{address}/device") or "").removeprefix("0x")
+        return next((model["tiles"] for model in intel.MODELS.values() if device in model["device_ids"]), None)
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`. :raises errors.PolicyError: a value that the driver does not allow.
+        :raises errors.Unsupported: hardware, driver or kernel can't. :raises errors.ResourceConflict: in use.
+        """
+        stops = Stops(self._host, gpu.address)
+        goal, remark = (LevelZeroState(**settings["layout"]), "") if "layout" in settings else self._goal(gpu, state, settings)
+        changed = {block: mode for block, mode in goal.ccs.items() if state.ccs.get(block) != mode}
+        if changed:
+            doing = f"set CCS mode {'/'.join(str(mode) for mode in sorted(set(changed.values())))}"
+            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+        steps = (
+            *self._end_processes(gpu, stops),
+            *(self._ccs_step(gpu, block, state.ccs.get(block), mode) for block, mode in changed.items()),
+            *self._engine_steps(gpu, state, goal),
+            *self._vram_steps(gpu, state, goal),
+            *self._file_steps(gpu, state, goal),
+        )
+        return self._gpu_plan(gpu, state, goal, steps, stops, remark)
+
+    def _goal(self, gpu, state, settings):
+        """The wanted state, and a remark for the plan."""
+        if settings.get("clear"):
+            return LevelZeroState({}, dict.fromkeys(state.ccs, 1), {}, {}), ""
+        files, remark = dict(state.files), ""
+        partitions, hierarchy = settings.get("partitions"), settings.get("hierarchy")
+        if partitions is None and hierarchy:
+            # The same ones, called by other numbers.
+            partitions = self._partitions(gpu.address, files)
+        if partitions is not None:
+            files, remark = self._wanted_files(gpu, partitions, hierarchy or "COMPOSITE")
+        modes = dict(state.ccs)
+        if settings.get("ccs_mode"):
+            intel_engines.check_mode(self._host, gpu, modes, settings["ccs_mode"])
+            modes = dict.fromkeys(modes, settings["ccs_mode"])
+        engines = intel_engines.wanted_properties(self._host, gpu, settings.get("engines") or {}, state.engines)
+        caps = dmem.wanted(self._host, gpu, settings.get("vram_slice") or "", settings.get("vram_max_mib") or 0, state.vram)
+        return LevelZeroState(files, modes, engines, caps), remark
+
+    def _wanted_files(self, gpu, partitions, hierarchy):
+        devices = self._devices()
+        numbers = {address: number for number, (address, _) in enumerate(devices)}
+        if partitions and gpu.address not in numbers:
+            raise errors.DriverMissing(
+                "Partitions are wanted, but no graphics driver has the GPU, so Level Zero does not list it.",
+                gpu.address,
+                f"Load one of its drivers ({' or '.join(_DRIVERS)}).",
+            )
+        made = {}
+        for partition in partitions:
+            device, _, tile = str(partition).partition(".")
+            self._check_partition(gpu, partition, devices)
+            if devices[int(device)][0] == gpu.address:
+                name = f"{gpu.address}{f'-tile{tile}' if tile else ''}.env"
+                made[name] = _text(gpu, partition, devices, hierarchy)
+        if partitions and not made:
+            return made, f"No partition names this GPU, which is device {numbers[gpu.address]} in the order of PCI addresses."
+        return made, ""
+
+    def _check_partition(self, gpu, partition, devices):
+        """Refuse a device or tile that is not there. Every partition is checked, as any of them may be a typing mistake."""
+        device, _, tile = str(partition).partition(".")
+        if int(device) >= len(devices):
+            known = ", ".join(f"{number} is {address}" for number, (address, _) in enumerate(devices))
+            raise errors.PolicyError(
+                f"Partition '{partition}' names device {device}, which Level Zero does not have on this host: {known}.",
+                gpu.address,
+                "Correct partitions; devices count from 0 in the order of their PCI addresses.",
+            )
+        address, count = devices[int(device)]
+        if not tile:
+            return
+        if count is None:
+            raise errors.Unsupported(
+                f"Partition '{partition}' names a tile, but neither the driver nor the catalog tells how many this GPU has.",
+                address,
+                "Name the whole device.",
+            )
+        if count == 1:
+            raise errors.Unsupported(
+                f"Partition '{partition}' names a tile, but this GPU has a single one; only Max 1450 and Max 1550 have two.",
+                address,
+                f"Name the whole device: '{device}'.",
+            )
+        if int(tile) >= count:
+            raise errors.PolicyError(
+                f"Partition '{partition}' names tile {tile}, but this GPU has {count}, from 0 on.", address, "Correct partitions."
+            )
+
+    def _ccs_step(self, gpu, block, old, new):
+        return self._step(
+            gpu, "ccs_mode", {"block": block, "mode": new}, f"divide the compute slices of {block} among {new or 'any'} engines",
+            "set_ccs_mode", SHAPE, f"CCS mode {old} again", ("idle",),
+        )  # fmt: skip
+
+    def _engine_steps(self, gpu, state, goal):
+        for where in sorted({*state.engines, *goal.engines}):
+            old, new = state.engines.get(where, {}), goal.engines.get(where, {})
+            for key in (key for key in intel_engines.PROPERTIES if old.get(key) != new.get(key)):
+                value = new.get(key)
+                if value is None:
+                    value = intel_engines.default(self._host, gpu.address, where, key)
+                if value is None:
+                    raise errors.Unsupported(f"The driver does not tell what {key} of {where} was at boot.", gpu.address)
+                yield self._step(
+                    gpu, "property", {"where": where, "key": key, "value": value}, f"set {key} of {where} to {value}",
+                    "sysfs_write", SHAPE, "the former value again",
+                )  # fmt: skip
+
+    def _vram_steps(self, gpu, state, goal):
+        for unit in sorted({*state.vram, *goal.vram}):
+            old, new = state.vram.get(unit, {}), goal.vram.get(unit, {})
+            if new and not dmem.is_open(self._host, unit):
+                yield self._step(
+                    gpu, "slice", {"unit": unit}, f"start {unit} with the controller dmem", "sysfs_write", PREPARE,
+                    "nothing: a slice without limits takes nothing from anybody",
+                )  # fmt: skip
+            for region in sorted(region for region in {*old, *new} if old.get(region) != new.get(region)):
+                value = new.get(region)
+                words = f"limit {unit} to {value // 2**20} MiB of {region}" if value else f"lift the limit of {unit} for {region}"
+                args = {"unit": unit, "region": region, "limit": value}
+                yield self._step(gpu, "vram", args, words, "sysfs_write", SHAPE, "the former limit again")
+
+    def _file_steps(self, gpu, state, goal):
+        for name in sorted({*state.files, *goal.files}):
+            old, new = state.files.get(name), goal.files.get(name)
+            if old == new:
+                continue
+            verb = "remove" if new is None else "write" if old is None else "rewrite"
+            yield self._step(
+                gpu, "file", {"name": name, "text": new}, f"{verb} the environment file {ENVIRONMENT}/{name}", "file_write",
+                SHAPE, "the former file again",
+            )  # fmt: skip
+
+    def _gpu_plan(self, gpu, state, goal, steps, stops, remark):
+        before, after = self.layout(state), self.layout(goal)
+        words = [] if steps or not goal.files else ["already as wanted"]
+        note = ". ".join(words + [part.rstrip(".") for part in (remark, CONVENTION if goal.files else "") if part])
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            steps,
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=tuple(f"partition {name}" for name in sorted(goal.files) if state.files.get(name) == goal.files[name]),
+            destroys=tuple(f"partition {name}" for name in sorted(state.files) if name not in goal.files),
+            creates=tuple(f"partition {name}" for name in sorted(goal.files) if name not in state.files),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            note=f"{note}." if note else "",
+        )
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def _run_ccs_mode(self, gpu, block, mode):
+        path, doing = f"{intel_engines.directory(self._host, gpu.address, block)}/ccs_mode", f"set CCS mode {mode} of {block}"
+        try:
+            kernel.write(self._host, gpu.address, path, mode, doing, intel_engines.CCS_MEANINGS)
+        except errors.InUse as err:
+            raise kernel.in_use(gpu.address, doing, self.holders(gpu)) from err
+
+    def _run_property(self, gpu, where, key, value):
+        path = intel_engines.property_path(gpu.address, where, key)
+        kernel.write(self._host, gpu.address, path, value, f"set {key} of {where} to {value}", intel_engines.PROPERTY_MEANINGS)
+
+    def _run_slice(self, gpu, unit):
+        dmem.open_slice(self._host, gpu, unit)
+
+    def _run_vram(self, gpu, unit, region, limit):
+        dmem.write(self._host, gpu, unit, region, limit)
+
+    def _run_file(self, gpu, name, text):
+        path = f"{ENVIRONMENT}/{name}"
+        try:
+            self._host.store_remove(path) if text is None else self._host.store_write(path, text)
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The environment file {path} can't be written: {err.strerror}.", gpu.address, "Run as root, and free space."
+            ) from err
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The partitions. Who uses one is not known: they are what programs choose to read."""
+        count = self._tiles(gpu.address) or 1
+        found = []
+        for name, text in sorted(state.files.items()):
+            share = 1 / count if _NAME.match(name)[2] else 1.0
+            memory = int(gpu.memory_mib * share) if gpu.memory_mib else None
+            nodes = tuple(device_nodes.render(self._host, gpu.address))
+            found.append(Slice(gpu.address, "environment", _mask(text), f"{ENVIRONMENT}/{name}", memory, share, "", nodes))
+        return found
+
+    def environment(self, state):
+        """File -> the variables in it, as a dict."""
+        return {
+            f"{ENVIRONMENT}/{name}": dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+            for name, text in state.files.items()
+        }
+
+    def drawing(self, gpu, state):
+        """CCS mode and partitions in a few words."""
+        modes = "/".join(str(mode) for mode in state.ccs.values())
+        parts = ", ".join(_mask(text) for _, text in sorted(state.files.items()))
+        return "; ".join(part for part in (f"CCS mode {modes}" if modes else "", f"partitions {parts}" if parts else "") if part)
+
+
+def _numbers(address):
+    """A PCI address as Level Zero compares them: by domain, bus, device and function."""
+    return [int(part, 16) for part in re.split("[:.]", address)]
+
+
+def _text(gpu, partition, devices, hierarchy):
+    device, _, tile = str(partition).partition(".")
+    what = f"tile {tile} of " if tile else ""
+    return (
+        f"# Made by Salt. This is {what}the GPU {gpu.address} ({gpu.model}).\n"
+        "# A convention for programs that load this file, not isolation: any of them can change it.\n"
+        "ZE_ENABLE_PCI_ID_DEVICE_ORDER=1\n"
+        f"ZE_FLAT_DEVICE_HIERARCHY={hierarchy}\n"
+        f"ZE_AFFINITY_MASK={mask(int(device), int(tile) if tile else None, [count for _, count in devices], hierarchy)}\n"
+    )
+
+
+def mask(device, tile, tiles, hierarchy):
+    """
+    A device or tile as ``ZE_AFFINITY_MASK`` names it.
+
+    :param tile: number of the tile, None for the whole device; :param tiles: tiles of each device (None counts as one).
+    :param hierarchy: COMPOSITE counts devices; FLAT and COMBINED count tiles.
+    """
+    if hierarchy == "COMPOSITE":
+        return str(device) if tile is None else f"{device}.{tile}"
+    first = sum(count or 1 for count in tiles[:device])
+    numbers = range(first, first + (tiles[device] or 1)) if tile is None else [first + tile]
+    return ",".join(map(str, numbers))
+
+
+def _variable(text, name):
+    found = re.search(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _mask(text):
+    return _variable(text, "ZE_AFFINITY_MASK")
+
+
+def _partition(name, number):
+    tile = _NAME.match(name)[2]
+    return f"{number}.{tile}" if tile else str(number)

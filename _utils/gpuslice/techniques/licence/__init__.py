@@ -1,0 +1,3 @@
+"""
+The licence of a vGPU in its guest.
+"""

@@ -1,0 +1,469 @@
+"""
+The guest's side of NVIDIA vGPU: a vGPU in a virtual machine can do little until the daemon nvidia-gridd has a licence for it.
+
+The daemon reads ``/etc/nvidia/gridd.conf`` and the client configuration tokens beside it (``ClientConfigToken/*.tok``) when it
+starts. All vGPUs of a guest share these files, so what is wanted of several has to be the same, and what is done for one of them
+is found done for the others. Tokens are secrets: plans, layouts and steps carry their digests (:mod:`gpuslice.secret`).
+
+Settings that :meth:`Guest.plan` takes (one of): the licence keys of the pillar's section ``vgpu``; ``{"clear": True}`` (or
+``remove``): nothing of ours; ``{"layout": {...}}``: exactly this earlier layout.
+"""
+
+import os
+import re
+import threading
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice import secret
+from gpuslice.costs import seconds
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import gridd
+from gpuslice.drivers import kernel
+from gpuslice.model import Slice
+from gpuslice.numbers import whole
+from gpuslice.plan import PREPARE
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques.licence import client_token
+from gpuslice.techniques.licence.client_token import ClientToken
+
+SERVICE = "nvidia-gridd"
+CONFIGURATION = "/etc/nvidia/gridd.conf"
+TEMPLATE = f"{CONFIGURATION}.template"
+#: Present while the running daemon has not read what the files say. The daemon of the next boot has, and /run is empty then.
+STALE = f"/run/gpu-slicing/{SERVICE}.restart"
+
+_UNITS = tuple(f"{place}/systemd/system/{SERVICE}.service" for place in ("/etc", "/usr/lib", "/lib"))
+_RUNS = ("active", "activating", "reloading")
+#: Words of the pillar -> FeatureType of gridd.conf.
+FEATURES = {"vgpu": "1", "workstation": "2", "compute": "4"}
+_FEATURE_WORDS = {number: word for word, number in FEATURES.items()}
+#: FeatureType in the vendor's template: whether a vGPU gets a licence all the same depends on the release.
+_NO_FEATURE = "0"
+#: Keys of the pillar's section that a host decides on.
+_OF_THE_HOST = ("profile", "profiles", "count", "scheduler")
+
+_MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?")
+_SIZE = re.compile(r"-([0-9]{1,9})[ABCQ]\d?(?:ME|NOME|MEALL|GFX)?\Z")
+_SECTION = re.compile(
+    r"^\s*vGPU Software Licensed Product\s*$\n\s*Product Name\s*:\s*(.*?)\s*$\n\s*License Status\s*:\s*(.*?)\s*$", re.MULTILINE
+)
+
+
+class GuestState(NamedTuple):
+    """
+    What the guest has now.
+
+    :ivar text: of gridd.conf, None where there is none; :ivar template: text of a new one.
+    :ivar token: digest of our token, "" for none; :ivar others: names of tokens that are not ours.
+    :ivar installed: whether the daemon is; :ivar active: whether it runs; :ivar stale: whether it has to read its files again.
+    """
+
+    text: str | None
+    template: str
+    token: str
+    others: tuple
+    installed: bool
+    active: bool
+    stale: bool
+
+
+class Goal(NamedTuple):
+    """
+    What is wanted.
+
+    :ivar wanted: key of gridd.conf -> value, as :func:`gpuslice.drivers.gridd.rewritten` takes it.
+    :ivar token: digest, "" for none; :ivar active: whether the daemon is to run.
+    """
+
+    wanted: dict
+    token: str
+    active: bool
+
+
+class Guest:
+    """The licence of the vGPUs of one guest."""
+
+    actions = ("write_token", "write_license", "restart_service", "stop_service")
+
+    def __init__(self, host):
+        self._host = host
+        self._token = ClientToken(host)
+        self._clashes = {}
+        # All GPUs share the files, and each is changed in a thread of its own.
+        self._writing = threading.Lock()
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def observe(self, gpu):
+        """Read the files and ask for the daemon. Raises errors.StateDirUnusable, errors.ResourceConflict, errors.ToolFailed."""
+        self._host.limits.refuse(gpu.address)
+        kernel.refuse_if_given_away(self._host, gpu)
+        return GuestState(
+            client_token.read(self._host, gpu, CONFIGURATION),
+            client_token.read(self._host, gpu, TEMPLATE) or "",
+            self._token.digest(gpu),
+            self._token.others(),
+            any(self._host.exists(path) for path in _UNITS),
+            self._service() in _RUNS,
+            self._host.exists(STALE),
+        )
+
+    def _service(self):
+        """What systemd says of the daemon: "active", "inactive", "failed" ..., "" where nobody can be asked."""
+        try:
+            return self._host.run(["systemctl", "is-active", SERVICE]).stdout.strip()
+        except errors.ToolMissing:
+            return ""
+
+    def layout(self, state):
+        """The state as plain data, with the digest of the token."""
+        return _layout(state.text, state.token, state.active)
+
+    def words(self, layout):
+        """A layout in a few words."""
+        found = layout["license"]
+        told = _told(found["server"], found["port"], found["feature"], found["token"])
+        return f"{told}, {SERVICE} {'runs' if found['service'] else 'does not run'}"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        found = layout["license"]
+        port = found["port"] if found["server"] else ""
+        told = {
+            "license_server": found["server"],
+            "license_port": port if whole(port) is None else whole(port),
+            "feature": _FEATURE_WORDS.get(found["feature"], found["feature"]),
+            "client_token": found["token"],
+            "service": "running" if found["service"] else "not running",
+        }
+        return {key: value for key, value in told.items() if value}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout; None where nothing is set, or a token is, which nobody is told."""
+        found = layout["license"]
+        if found["token"] or not found["server"]:
+            return None
+        section = {"license_server": found["server"]}
+        if found["port"] != gridd.DEFAULT_PORT and (port := whole(found["port"])) is not None:
+            section["license_port"] = port
+        if found["feature"] in _FEATURE_WORDS:
+            section["feature"] = _FEATURE_WORDS[found["feature"]]
+        return {"strategy": "vgpu", "vgpu": section}
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout."""
+        return {"layout": layout}
+
+    def health(self, gpu):
+        """[]: a vGPU without a licence is slow, and what is set here is what mends it."""
+        return []
+
+    def holders(self, gpu):
+        """The processes that hold the vGPU open."""
+        held = kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
+        return [process for process in held if process.pid != os.getpid()]
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def gather(self, wanted):
+        """
+        Compare what is wanted of all vGPUs of this guest: they share one licence. What differs is told by :meth:`plan`.
+
+        :param wanted: list of (gpu, settings).
+        """
+        self._clashes = {}
+        asked = [(gpu, _asked(settings)) for gpu, settings in wanted]
+        asked = [(gpu, said) for gpu, said in asked if said is not None]
+        for gpu, said in asked:
+            other = next(((one, its) for one, its in asked if its != said), None)
+            if other:
+                err = errors.PolicyError(
+                    f"{_told(*said)} is wanted of it, and {_told(*other[1])} of {other[0].address}: all vGPUs of a guest share "
+                    "one licence configuration.",
+                    gpu.address,
+                    "Ask for the same of both.",
+                )
+                self._clashes[gpu.address] = (said, err)
+
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring the guest from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`. :raises errors.Unsupported: a guest can't do it, or has no licence daemon.
+        :raises errors.PolicyError: several vGPUs of the guest are to have different licences.
+        """
+        said, err = self._clashes.get(gpu.address, (None, None))
+        if err and said == _asked(settings):
+            raise err
+        goal = self._goal(gpu, state, settings)
+        text = gridd.rewritten(state.text, state.template, goal.wanted)
+        changes = [
+            *([self._token_step(gpu, state.token, goal.token)] if goal.token != state.token else []),
+            *([self._conf_step(gpu, state, goal, text)] if text != state.text else []),
+        ]
+        steps = (*changes, *self._service_steps(gpu, state, goal, bool(changes)))
+        return self._gpu_plan(gpu, state, goal, text, steps)
+
+    def _goal(self, gpu, state, settings):
+        if "layout" in settings:
+            found = settings["layout"]["license"]
+            wanted = dict(zip(gridd.KEYS, (found["server"], found["port"], found["feature"]), strict=True))
+            goal = Goal(wanted, found["token"], found["service"])
+        elif settings.get("clear") or settings.get("remove"):
+            return Goal({}, "", state.active)
+        else:
+            goal = self._of_section(gpu, state, settings)
+        self._check_token(gpu, state, goal)
+        if goal.active and not state.installed:
+            raise errors.Unsupported(
+                f"A licence is wanted, and the licence daemon {SERVICE} is not installed.",
+                gpu.address,
+                "Install NVIDIA's vGPU driver for guests (NVIDIA-Linux-x86_64-<version>-grid.run, or package nvidia-linux-grid) "
+                "of the release that the host has.",
+            )
+        return goal
+
+    def _of_section(self, gpu, state, settings):
+        ours = [key for key in _OF_THE_HOST if settings.get(key)]
+        if ours:
+            raise errors.Unsupported(
+                f"{gpu.model} is a vGPU in a guest; its type is its host's affair.",
+                gpu.address,
+                f"Leave {', '.join(f'vgpu:{key}' for key in ours)} out of this guest's pillar.",
+            )
+        server, port, feature, token = _asked(settings)
+        # A token that somebody else put there is a licence too; then only the daemon is ours to look after.
+        if not (server or token or feature or state.others):
+            raise errors.Unsupported(
+                f"vGPU types are chosen on the host, and no licence is named for {gpu.model}.",
+                gpu.address,
+                "Name vgpu:license_server or vgpu:client_token in this guest's pillar.",
+            )
+        if isinstance(settings.get("client_token"), secret.Secret):
+            self._token.learn(settings["client_token"])
+        return Goal({gridd.SERVER: server, gridd.PORT: port, gridd.FEATURE: feature}, token, True)
+
+    def _check_token(self, gpu, state, goal):
+        if not goal.token or goal.token == state.token:
+            return
+        place = gridd.values(state.text if state.text is not None else state.template)[gridd.TOKEN_PATH]
+        if place and place.rstrip("/") != client_token.FOLDER:
+            raise errors.Unsupported(
+                f"A client token is wanted, and {CONFIGURATION} makes {SERVICE} look for tokens in {place}.",
+                gpu.address,
+                f"Remove the line {gridd.TOKEN_PATH}, or put the token there yourself and leave vgpu:client_token out.",
+            )
+        if not self._token.has(gpu, goal.token):
+            raise errors.Unsupported(
+                f"The client token {goal.token} is wanted, and this guest has no copy of it: only one former token is kept.",
+                gpu.address,
+                "Give it in the pillar as vgpu:client_token.",
+            )
+
+    def _token_step(self, gpu, old, new):
+        path = client_token.PATH
+        words = f"write the client token {new} to {path}" if new else f"remove the client token {old} ({path})"
+        undo = f"write {old} again, of which a copy is kept" if old else "remove it"
+        return self._step(gpu, "write_token", {"token": new}, words, "file_write", PREPARE, undo)
+
+    def _conf_step(self, gpu, state, goal, text):
+        args = {name: goal.wanted.get(key, "") for name, key in zip(("server", "port", "feature"), gridd.KEYS, strict=True)}
+        if text is None:
+            words = f"remove {CONFIGURATION}, which was made for lines of ours"
+        else:
+            told = gridd.values(text)
+            lines = ", ".join(f"{key}={told[key]}" for key in gridd.KEYS if goal.wanted.get(key))
+            words = f"set {lines} in {CONFIGURATION}" if lines else f"take our lines out of {CONFIGURATION}"
+        undo = "take the lines out again" if state.text is not None else "remove the file again"
+        return self._step(gpu, "write_license", args, words, "file_write", PREPARE, undo)
+
+    def _service_steps(self, gpu, state, goal, changed):
+        if goal.active and (changed or state.stale or not state.active):
+            words = f"restart {SERVICE}, so that it reads its files" if state.active else f"start {SERVICE}"
+            return [self._step(gpu, "restart_service", {}, words, "restart_unit", SHAPE, "restart it with the former files")]
+        if state.active and not goal.active:
+            return [self._step(gpu, "stop_service", {}, f"stop {SERVICE}", "restart_unit", SHAPE, "start it again")]
+        return []
+
+    @staticmethod
+    def _step(gpu, action, args, words, cost, phase, undo):
+        return Step(gpu.address, "vgpu", action, args, words, undo, (), (), seconds(cost), phase)
+
+    def _gpu_plan(self, gpu, state, goal, text, steps):
+        before = self.layout(state)
+        after = _layout(text, goal.token, goal.active) if steps else before
+        return GpuPlan(
+            gpu.address,
+            "vgpu",
+            gpu.model,
+            steps,
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=(f"vGPU {_type(gpu)}",),
+            note=self._note(gpu, state, after["license"], bool(steps)),
+            # One licence is for all vGPUs of a guest.
+            group="licence" if steps else "",
+        )
+
+    def _note(self, gpu, state, after, changes):
+        licence = {} if changes else self._licence(gpu)
+        parts = [] if changes else [f"already as wanted; {licence['words']}"]
+        if after["token"] and state.others:
+            others = ", ".join(state.others)
+            parts.append(f"{client_token.FOLDER} also has {others}, which is left alone and may be taken instead")
+        if after["feature"] == _NO_FEATURE and not licence.get("licensed"):
+            parts.append(f"{CONFIGURATION} has FeatureType=0, no licence: if the vGPU gets none, set vgpu:feature to vgpu")
+        return f"{'. '.join(parts)}." if parts else ""
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run_write_token(self, gpu, token):
+        """
+        Put the token with this digest in the place of ours, or remove ours; the one before is kept.
+
+        :param token: digest, "" for none. :raises errors.StateDirUnusable: a file can't be written.
+        """
+        with self._writing:
+            if self._token.digest(gpu) != token:
+                self._note_stale(gpu)
+                self._token.write(gpu, token)
+
+    def _note_stale(self, gpu):
+        """Before a file changes: a crash right after it must not leave a daemon that nobody restarts."""
+        client_token.store(self._host, gpu, STALE, f"{SERVICE} has not read its changed files yet.\n")
+
+    def run_write_license(self, gpu, server, port, feature):
+        """
+        Set our lines in gridd.conf, or take them out.
+
+        :param server: :param port: :param feature: values, "" where no line of ours is wanted.
+        :raises errors.StateDirUnusable: the file can't be written.
+        """
+        with self._writing:
+            old = client_token.read(self._host, gpu, CONFIGURATION)
+            template = client_token.read(self._host, gpu, TEMPLATE) or ""
+            new = gridd.rewritten(old, template, dict(zip(gridd.KEYS, (server, port, feature), strict=True)))
+            if new != old:
+                self._note_stale(gpu)
+                client_token.store(self._host, gpu, CONFIGURATION, new)
+
+    def run_restart_service(self, gpu):
+        """Restart the daemon, unless that was done for another vGPU already. Raises errors.ToolFailed, errors.ToolMissing."""
+        with self._writing:
+            if self._service() in _RUNS and not self._host.exists(STALE):
+                return
+            self._systemctl(gpu, "restart")
+            found = self._service()
+            if found not in _RUNS:
+                raise self._failed(gpu, f"{SERVICE} was restarted and does not run: systemd says it is {found or 'not known'}.")
+            client_token.store(self._host, gpu, STALE, None)
+
+    def run_stop_service(self, gpu):
+        """Stop the daemon. Raises errors.ToolFailed, errors.ToolMissing."""
+        with self._writing:
+            if self._service() in _RUNS:
+                self._systemctl(gpu, "stop")
+            client_token.store(self._host, gpu, STALE, None)
+
+    def _systemctl(self, gpu, verb):
+        done = self._host.run(["systemctl", verb, SERVICE], timeout=120)
+        if done.returncode:
+            said = done.said or f"exit status {done.returncode}"
+            raise self._failed(gpu, f"Could not {verb} {SERVICE}: {said}")
+
+    @staticmethod
+    def _failed(gpu, what):
+        return errors.ToolFailed(what, gpu.address, f"See 'journalctl -u {SERVICE}'.")
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The vGPU itself, which is all that a guest has to give."""
+        nodes = tuple(device_nodes.of(self._host, gpu.address))
+        holders = tuple(process.as_dict() for process in self.holders(gpu))
+        return [Slice(gpu.address, "vgpu", _type(gpu), gpu.uuid or gpu.address, _memory(gpu), None, "", nodes, holders)]
+
+    def drawing(self, gpu, state):
+        """The type and what is set, in a few words."""
+        return f"vGPU {_type(gpu)}; {self.words(self.layout(state))}"
+
+    def status(self, gpu):
+        """
+        What users see of one vGPU, as a dict.
+
+        :return: ``type``, what is set (as in changes), ``other_tokens``, ``restart_due`` and what ``nvidia-smi -q`` tells:
+            ``licensed`` (None where it tells nothing), ``license`` and ``product``. Raises as :meth:`observe`.
+        """
+        state = self.observe(gpu)
+        licence = self._licence(gpu)
+        return {
+            "type": _type(gpu),
+            **self.shown(self.layout(state)),
+            "other_tokens": list(state.others),
+            "restart_due": state.stale and state.active,
+            "licensed": licence["licensed"],
+            "license": licence["status"],
+            "product": licence["product"],
+        }
+
+    def _licence(self, gpu):
+        """``licensed``, ``status``, ``product`` and ``words`` of the driver's licence, without ever failing."""
+        try:
+            done = self._host.run(["nvidia-smi", "-q", "-i", gpu.address])
+            found = None if done.returncode else _SECTION.search(done.stdout)
+        except errors.GpuSliceError:
+            found = None
+        if not found:
+            told = "nvidia-smi tells nothing of a licence"
+            return {"licensed": None, "status": "", "product": "", "words": told}
+        product, status = found.groups()
+        return {
+            "licensed": status.startswith("Licensed"),
+            "status": status,
+            "product": product,
+            "words": f"licence of {product}: {status}",
+        }
+
+
+def _layout(text, token, active):
+    told = gridd.values(text)
+    server, port, feature = (told[key] for key in gridd.KEYS)
+    return {"license": {"server": server, "port": port, "feature": feature, "token": str(token), "service": bool(active)}}
+
+
+def _asked(settings):
+    """(server, port, FeatureType, digest of the token) that settings ask for, None where they are no licence."""
+    if "layout" in settings:
+        found = settings["layout"]["license"]
+        return found["server"], found["port"], found["feature"], found["token"]
+    if settings.get("clear") or settings.get("remove"):
+        return "", "", "", ""
+    if any(settings.get(key) for key in _OF_THE_HOST):
+        return None
+    server, token = settings.get("license_server") or "", settings.get("client_token") or ""
+    if token and not isinstance(token, secret.Secret) and not secret.is_digest(token):
+        # Whatever is in settings is written to the journal.
+        token = secret.Secret(token)
+    port = str(settings.get("license_port") or gridd.DEFAULT_PORT) if server else ""
+    return server, port, FEATURES.get(settings.get("feature"), ""), str(token)
+
+
+def _told(server, port, feature, token):
+    """Licence settings in words."""
+    parts = [f"licence server {server}:{port}"] if server else []
+    parts += [f"feature {_FEATURE_WORDS.get(feature, feature)}"] if feature else []
+    parts += [f"client token {token}"] if token else []
+    return ", ".join(parts) or "no licence"
+
+
+def _type(gpu):
+    """Name of the vGPU type as users write it."""
+    return _MAKERS.sub("", gpu.name)
+
+
+def _memory(gpu):
+    """MiB of framebuffer that the name of the type tells; 0 GB in it is half a GB. None where it tells none."""
+    found = _SIZE.search(gpu.name)
+    return None if not found else int(found[1]) * 1024 or 512

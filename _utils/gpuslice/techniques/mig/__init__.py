@@ -1,0 +1,3 @@
+"""
+NVIDIA Multi-Instance GPU.
+"""

@@ -1,0 +1,3 @@
+"""
+Compute and memory partitions of AMD's accelerators.
+"""

@@ -1,0 +1,871 @@
+"""
+Compute and memory partitions of AMD Instinct GPUs (MI300 and MI350 families), through the files of amdgpu.
+
+Settings that :meth:`Partition.plan` takes (one of):
+
+``{"compute": mode or None, "memory": mode or None, "reload": bool}``
+    as a pillar or an argument has it. No memory mode: as it is; no compute mode: as it is, or what the driver takes by itself
+    when the memory mode changes. ``reload`` allows to load the driver anew, as ``unload_modules`` in the pillar does.
+``{"layout": {...}, "undo": bool}``
+    exactly this earlier layout. ``undo``: an interrupted or failed change is put back, which may do what that change did.
+
+The compute mode is each GPU's own and changes at once. The memory mode is one for all GPUs of an XGMI hive: a write is only a
+request, which the driver carries out when it lets go of the GPUs, that is when the module is unloaded. A request can't be
+withdrawn and a reboot forgets it, so nothing is requested before the driver may be and can be reloaded.
+"""
+
+import errno
+import re
+import threading
+from dataclasses import replace
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.catalog import amd
+from gpuslice.costs import seconds
+from gpuslice.drivers import kernel
+from gpuslice.drivers import kfd
+from gpuslice.host import bounded
+from gpuslice.model import Process
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import RESET
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+from gpuslice.printable import printable_lines
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.partition.notes import Notes
+
+MODULE = "amdgpu"
+_DRIVER = f"/sys/bus/pci/drivers/{MODULE}"
+_BEGINS_WITH = f"/sys/module/{MODULE}/parameters/user_partt_mode"
+_RELOAD_TIMEOUT = 600
+_COMPUTE, _MEMORY = "current_compute_partition", "current_memory_partition"
+_ALLOC = "compute_partition_mem_alloc_mode"
+#: A newer driver has all modes of the board here, and beside it a table of one compute mode, which ``xcp_config`` selects.
+_CONFIG = "compute_partition_config"
+_SUPPORTED, _AVAILABLE = f"{_CONFIG}/supported_xcp_configs", "available_compute_partition"
+_KNOWN = {"compute": ("SPX", "DPX", "TPX", "QPX", "CPX"), "memory": ("NPS1", "NPS2", "NPS4", "NPS8")}
+_DMESG = "See 'dmesg' for the driver's own words."
+_IN_RESET = (errors.Unhealthy, "the GPU is being reset", "Wait for the end of the reset and run again; 'dmesg' tells its cause.")
+_NOT_SWITCHABLE = (errors.Unsupported, "this GPU's modes can't be switched", "A virtual function's modes belong to its host.")
+_EACCES = (
+    errors.PermissionDenied,
+    "it needs root, or the driver offers the file for reading only",
+    "Run the minion (or salt-call) as root.",
+)
+_COMPUTE_ERRNOS = {
+    errno.EACCES: _EACCES,
+    errno.EPERM: _IN_RESET,
+    errno.EINVAL: (errors.DriverError, "the driver refuses this mode together with the present memory mode", _DMESG),
+    errno.EIO: (
+        errors.DriverError,
+        "the compute driver KFD did not come back for this GPU",
+        "See 'dmesg'; reloading amdgpu or a reboot brings it back.",
+    ),
+    errno.EOPNOTSUPP: _NOT_SWITCHABLE,
+}
+_MEMORY_ERRNOS = {
+    errno.EACCES: _EACCES,
+    errno.EPERM: _IN_RESET,
+    errno.EINVAL: (errors.DriverError, "the driver refuses this mode", _DMESG),
+    errno.EOPNOTSUPP: _NOT_SWITCHABLE,
+}
+#: A container that has just ended lingers in the compute driver for a moment.
+_PATIENCE = (0.2, 0.5, 1.0)
+
+
+class PartitionState(NamedTuple):
+    """
+    What a GPU is now.
+
+    :ivar compute: ``SPX`` and so on; :ivar memory: ``NPS1`` and so on, "" when the driver does not tell it.
+    :ivar alloc: ``EVEN`` or ``ALL``, how partitions share a memory domain, "" where the driver has no such choice.
+    :ivar requested: memory mode that a run of ours requested and that waits for a reload, "" for none.
+    :ivar loaded: False while a reload of ours is interrupted half way: then there is nothing to read.
+    """
+
+    compute: str
+    memory: str
+    alloc: str = ""
+    requested: str = ""
+    loaded: bool = True
+
+
+class Partition:
+    """Partition modes on one host."""
+
+    name = "partition"
+
+    def __init__(self, host):
+        self._host = host
+        self._notes = Notes(host)
+        self._settings = {}
+        self._reloading = []
+        # GPUs change side by side, but older kernels lock the compute driver for one change and answer EBUSY to a second one.
+        self._switching = threading.Lock()
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether the GPU has partition modes: the driver's files say so, and the catalog where no driver is loaded."""
+        return "partition" in gpu.capabilities
+
+    def why_not(self, gpu):
+        """Why a GPU has no partition modes, and whether its host is to blame: an older kernel is, the hardware is not."""
+        if gpu.vendor != "amd":
+            return "", False
+        if any(gpu.device_id in model["vf_device_ids"] for model in amd.MODELS.values()):
+            return "it is a virtual function, whose modes are set on its host", False
+        model = amd.MODELS.get(gpu.catalog_key)
+        if model and model["compute_partitions"]:
+            return (
+                f"its driver {gpu.driver or MODULE} has no file {_COMPUTE}: the kernel, or AMD's own driver package, is too old",
+                True,
+            )
+        if model and model["functions_per_card"] > 1:
+            return "only the MI300 and MI350 families have them; each half of this card is a GPU of its own already", False
+        return "only the MI300 and MI350 families have them, this GPU has a single compute die", False
+
+    def observe(self, gpu):
+        """
+        Read the modes.
+
+        :raises errors.Unsupported: another driver has the GPU, or the kernel is too old; :raises errors.DriverMissing: none has.
+        """
+        bounded.refuse_if_waiting(self._host, gpu.address)
+        driver = self._host.readlink(f"{kernel.DEVICES}/{gpu.address}/driver")
+        if driver != MODULE:
+            return self._without_driver(gpu, driver)
+        if not self._host.exists(self._path(gpu.address, _COMPUTE)):
+            raise errors.Unsupported(
+                f"{gpu.model} has no partition modes: {self.why_not(gpu)[0]}.", gpu.address, "Use a newer kernel or driver."
+            )
+        return PartitionState(
+            self._read(gpu.address, _COMPUTE),
+            self._memory_of(gpu.address),
+            (kernel.text(self._host, self._path(gpu.address, _ALLOC)) or "").upper(),
+            self._notes.requested(gpu.address),
+        )
+
+    def _without_driver(self, gpu, driver):
+        if not driver and self._notes.unloaded:
+            return PartitionState("", "", loaded=False)
+        kernel.refuse_if_given_away(self._host, gpu)
+        if driver == "gim":
+            raise errors.Unsupported(
+                "The driver gim has this GPU, so the host is in SR-IOV mode and partition modes come with its virtual functions.",
+                gpu.address,
+                "Use strategy sriov, or load amdgpu instead of gim.",
+            )
+        if driver:
+            raise errors.Unsupported(f"The driver {driver} has this GPU; partition modes need amdgpu.", gpu.address)
+        raise errors.DriverMissing(
+            "No driver has this GPU, and partition modes need amdgpu.", gpu.address, "Load it with 'modprobe amdgpu'."
+        )
+
+    @staticmethod
+    def _path(address, name):
+        return f"{kernel.DEVICES}/{address}/{name}"
+
+    def _read(self, address, name):
+        try:
+            return printable_lines(self._host.read(self._path(address, name))).strip().upper()
+        except OSError as err:
+            if err.errno == errno.EPERM:
+                raise errors.Unhealthy(f"{name} can't be read: the GPU is being reset.", address, _IN_RESET[2]) from err
+            raise errors.DriverError(f"{name} can't be read: {err.strerror}.", address, _DMESG) from err
+
+    def _memory_of(self, address):
+        """The memory mode, "" where the driver has no such file or knows it not."""
+        if not self._host.exists(self._path(address, _MEMORY)):
+            return ""
+        told = self._read(address, _MEMORY)
+        return "" if told == "UNKNOWN" else told
+
+    def available(self, gpu):
+        """
+        The modes that this GPU has, as the driver tells them, else as the catalog does.
+
+        :return: dict: ``compute`` and ``memory`` are lists; ``pairs`` the combinations, as ``CPX/NPS4``. All of them are empty
+            where the modes can't be switched, as in a virtual machine.
+        """
+        compute, memory = self._compute_modes(gpu), self._memory_modes(gpu)
+        together = self._memory_modes_by_compute(gpu, compute)
+        return {"compute": compute, "memory": memory, "pairs": [f"{c}/{m}" for c in compute for m in memory if m in together[c]]}
+
+    def _compute_modes(self, gpu):
+        """
+        The compute modes of this board with all its memory modes. ``available_compute_partition`` has those that are valid now:
+        every one in NPS1 and, in a newer driver, fewer in the others.
+        """
+        known = amd.MODELS.get(gpu.catalog_key, {}).get("compute_partitions", ())
+        if not self._is_bound(gpu.address):
+            return list(known)
+        told = self._listed(gpu, _SUPPORTED)
+        if told is not None:
+            return told
+        told = self._listed(gpu, _AVAILABLE)
+        if told is None:
+            # The driver has this file wherever the modes can be switched.
+            return []
+        return told if self._memory_now(gpu) == "NPS1" else [*told, *(mode for mode in known if mode not in told)]
+
+    def _memory_modes(self, gpu):
+        if not self._is_bound(gpu.address):
+            return list(amd.MODELS.get(gpu.catalog_key, {}).get("memory_partitions", ("NPS1",)))
+        # The driver has the list only where there is a choice.
+        return self._listed(gpu, "available_memory_partition") or [self._memory_now(gpu)]
+
+    def _memory_modes_by_compute(self, gpu, compute):
+        """
+        Compute mode -> the memory modes that go with it. Of most pairs the driver says nothing, so there its rules count, which
+        are the architecture's; what it says of the memory mode of now and of the compute mode that its own table shows, wins.
+        """
+        newer = self._listed(gpu, _SUPPORTED) is not None
+        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
+        found = {mode: amd.memory_modes_with(mode, architecture, newer) for mode in compute}
+        if not newer:
+            return found
+        shown = kernel.text(self._host, self._path(gpu.address, f"{_CONFIG}/xcp_config"))
+        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
+        if told and shown in found:
+            found[shown] = tuple(told)
+        now, valid = self._memory_now(gpu), self._listed(gpu, _AVAILABLE)
+        # An empty list is no list: the driver makes it when it first switches the mode.
+        return {mode: _with(modes, now, mode in valid) if valid else modes for mode, modes in found.items()}
+
+    def _is_bound(self, address):
+        return self._host.readlink(f"{kernel.DEVICES}/{address}/driver") == MODULE
+
+    def _memory_now(self, gpu):
+        return self._memory_of(gpu.address) or amd.DEFAULT_MODE[1]
+
+    def _listed(self, gpu, name):
+        """The modes in a file, None where there is no such file. The driver writes "Not supported" where there are none."""
+        told = kernel.text(self._host, self._path(gpu.address, name))
+        return None if told is None else re.findall(r"\b(?:[SDTQC]PX|NPS\d)\b", told.upper())
+
+    def layout(self, state):
+        """The state as plain data."""
+        found = {"compute": state.compute, "memory": state.memory}
+        return {**found, "alloc": state.alloc} if state.alloc == "ALL" else found
+
+    def words(self, layout):
+        """A layout in a few words."""
+        if not layout["compute"]:
+            return "no driver loaded"
+        shared = ", each partition may use its whole memory domain" if layout.get("alloc") == "ALL" else ""
+        return f"compute mode {layout['compute']}, memory mode {layout['memory'] or 'unknown'}{shared}"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        return {"compute": layout["compute"] or "none", "memory": layout["memory"] or "unknown", **_alloc(layout)}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None for a GPU in one piece."""
+        memory = layout["memory"] or "NPS1"
+        if not layout["compute"] or (layout["compute"], memory) == amd.DEFAULT_MODE:
+            return None
+        return {"strategy": self.name, "partition": {"compute": layout["compute"], "memory": memory}}
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout; with ``begun`` (a list of steps) a change is being undone."""
+        return {"layout": layout, "undo": begun is not None}
+
+    def release(self):
+        """Nothing is held open."""
+
+    def health(self, gpu):
+        """
+        Why this GPU should not be changed now: uncorrected memory errors, told by block. A memory mode is changed together with
+        others, so before such a change it is the health of all of them.
+        """
+        concerned = self._reloading if gpu.address in self._reloading else [gpu.address]
+        reasons = []
+        for address in concerned:
+            place = "" if address == gpu.address else f"GPU {address}, which would change with it, has "
+            reasons += [f"{place}{reason}" for reason in self._errors_of(address)]
+        return reasons
+
+    def _errors_of(self, address):
+        base = f"{kernel.DEVICES}/{address}/ras"
+        found = []
+        for name in self._host.listdir(base):
+            counted = re.search(r"^ue:\s*([0-9]{1,20})\b", kernel.text(self._host, f"{base}/{name}") or "", re.MULTILINE)
+            if name.endswith("_err_count") and counted and int(counted[1]):
+                found.append(f"{counted[1]} uncorrected errors in {name.removesuffix('_err_count')} since the driver was loaded")
+        return found
+
+    def holders(self, gpu):
+        """Processes that stand in the way of a change of the compute mode: clients of the compute driver or of this GPU."""
+        return self._holding([kfd.NODE, *self._nodes_of(gpu.address)])
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if any(step.action in ("set_memory", "reload") for step in steps):
+            return self._all_holders()
+        return self.holders(gpu) if any(step.action == "set_compute" for step in steps) else []
+
+    def _nodes_of(self, address):
+        own = [f"/dev/dri/{name}" for name in self._host.listdir(f"{kernel.DEVICES}/{address}/drm")]
+        return [*own, *(part.render_node for part in kfd.parts_of(self._host, address) if part.render_node)]
+
+    def _holding(self, nodes):
+        seen = kernel.holding(self._host, nodes)
+        hidden = [pid for pid in kfd.clients(self._host) if all(process.pid != pid for process in seen)]
+        return [*seen, *(self._host.process(pid) or Process(pid, "a client of the compute driver") for pid in hidden)]
+
+    def _all_holders(self):
+        """Processes that stand in the way of a reload: whoever has a node of any GPU of the driver open."""
+        nodes = [node for address in self._addresses() for node in self._nodes_of(address)]
+        spare = [f"/dev/dri/{n}" for d in self._spare_devices() for n in self._host.listdir(f"/sys/devices/platform/{d}/drm")]
+        return self._holding([kfd.NODE, *nodes, *spare])
+
+    def _spare_devices(self):
+        # Both separators are in the field: an underscore in AMD's packages, a dot in the kernel.
+        return [name for name in self._host.listdir("/sys/devices/platform") if re.match(r"amdgpu_xcp[._]\d+\Z", name)]
+
+    # -- the hive ------------------------------------------------------------------------------------------------
+    def gather(self, targets):
+        """
+        Take note of what is wanted of all GPUs before each is planned, as a memory mode is common to a hive.
+
+        :param targets: list of (GPU, settings).
+        """
+        self._settings = {gpu.address: (gpu, settings) for gpu, settings in targets}
+        self._reloading = []
+
+    def _addresses(self):
+        """PCI addresses of the GPUs that the driver has."""
+        return [name for name in self._host.listdir(_DRIVER) if re.match(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z", name)]
+
+    def _partitioned(self):
+        return [address for address in self._addresses() if self._host.exists(self._path(address, _COMPUTE))]
+
+    def hive(self, address):
+        """
+        PCI addresses of the GPUs whose memory mode changes with that of this one, itself included. GPUs of which nobody tells the
+        hive are taken for one.
+        """
+        parts = kfd.parts(self._host)
+        known = {one: self._hive_id(one, parts) for one in self._partitioned()}
+        mine = known.get(address)
+        if mine == "":
+            return [address]
+        return sorted({address, *(one for one, other in known.items() if other == mine)})
+
+    def _hive_id(self, address, parts):
+        """Identity of the hive, "" for a GPU that is in none, None when it is not known."""
+        told = kernel.text(self._host, self._path(address, "xgmi_hive_info/xgmi_hive_id"))
+        if told:
+            return told
+        mine = [part.hive for part in parts if part.slot == kfd.slot_of(address)]
+        return mine[0] if mine else None
+
+    def _changing_memory(self, gpu, wanted, undo):
+        """
+        Memory modes to be brought into force by one reload, by PCI address. Raises errors.PolicyError for a hive that is to be
+        in two modes, or that is wanted only in part.
+        """
+        if undo:
+            return {gpu.address: wanted}
+        others = {**self._settings, gpu.address: (gpu, {"memory": wanted})}
+        goals = {address: self._memory_goal(*other) for address, other in others.items()}
+        mates = self.hive(gpu.address)
+        strangers = [address for address in mates if address not in goals]
+        different = [address for address in mates if goals.get(address, wanted) != wanted]
+        if different:
+            lines = ", ".join(f"GPU {address} {goals[address]}" for address in mates if address in goals)
+            raise errors.PolicyError(
+                f"GPUs of one XGMI hive have one memory mode, but different ones are wanted: {lines}.",
+                todo="Give all of them the same partition:memory.",
+            )
+        if strangers:
+            raise errors.PolicyError(
+                f"Memory mode {wanted} is wanted of {', '.join(a for a in mates if a in goals)}, but the memory mode is one for "
+                f"the whole XGMI hive, so {', '.join(strangers)} would change too, of which it is not wanted.",
+                todo="Name all GPUs of the hive (by hand: all), or keep the memory mode.",
+            )
+        return {address: goal for address, goal in sorted(goals.items()) if self._memory_of(address) != goal}
+
+    def _memory_goal(self, gpu, settings):
+        """The memory mode that settings ask for; what is there where they ask for none."""
+        wanted = settings.get("layout", settings).get("memory")
+        return wanted.upper() if isinstance(wanted, str) and wanted else self._memory_of(gpu.address)
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`. Raises errors.PolicyError, errors.ProfileMismatch for a pair that the GPU
+            does not have, errors.ResourceConflict when it is in use, errors.ModeChangePending when a
+            reload is needed and not allowed.
+        """
+        undo, stops = bool(settings.get("undo")), Stops(self._host, gpu.address)
+        wanted = self._wanted(gpu, state, settings)
+        if not undo:
+            # What is put back was there.
+            self._refuse_illegal(gpu, state, wanted)
+        if not state.loaded:
+            return self._plan_unloaded(gpu, state, wanted, undo)
+        steps, now = [], state.compute
+        if wanted.memory != state.memory:
+            changing = self._changing_memory(gpu, wanted.memory, undo)
+            if not undo:
+                self._refuse_beginning(gpu, wanted)
+            self._refuse_reload(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
+            self._reloading = sorted(changing)
+            steps += self._memory_steps(gpu, state, wanted, changing, [] if undo else self._doubtful(gpu, wanted))
+            now = self.automatic(gpu, wanted.memory)
+        elif wanted.compute != state.compute:
+            doing = f"change the compute mode from {state.compute} to {wanted.compute}"
+            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+        if wanted.compute != now:
+            steps.append(self._compute_step(gpu, state, wanted.compute))
+        if wanted.alloc == "ALL" and (steps or state.alloc != "ALL"):
+            steps.append(self._alloc_step(gpu, "ALL"))
+        elif wanted.alloc == "EVEN" and state.alloc == "ALL" and not steps:
+            steps.append(self._alloc_step(gpu, "EVEN"))
+        return self._gpu_plan(gpu, state, wanted, [*self._ending(gpu, stops), *steps] if steps else [], stops)
+
+    def _wanted(self, gpu, state, settings):
+        """The state that is wanted, as a :class:`PartitionState`. Raises errors.PolicyError for words that are no modes."""
+        layout = settings.get("layout")
+        if layout is not None:
+            # A layout that was read without a driver (a reload of ours was interrupted) asks only for the driver.
+            alloc = layout.get("alloc", "EVEN") if state.alloc or "alloc" in layout else ""
+            return PartitionState(layout["compute"] or state.compute, layout["memory"] or state.memory, alloc)
+        modes = {kind: _mode(gpu, kind, settings.get(kind)) for kind in ("compute", "memory")}
+        memory = modes["memory"] or state.memory
+        if state.loaded and not state.memory and memory == "NPS1":
+            # A driver that tells no memory mode has the one that every GPU has.
+            memory = state.memory
+        compute = modes["compute"] or (state.compute if memory == state.memory else self.automatic(gpu, memory))
+        return PartitionState(compute, memory, "")
+
+    def automatic(self, gpu, memory):
+        """The compute mode that the driver takes by itself with a memory mode; an option of it may name one for all GPUs."""
+        if forced := self._forced():
+            return forced
+        domains, dies = int(memory[3:]), amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 8
+        if domains == 1:
+            return "SPX"
+        if domains in (dies, dies // 2):
+            return "TPX" if "TPX" in self._compute_modes(gpu) else "CPX"
+        return "DPX"
+
+    def _forced(self):
+        """The compute mode that the driver begins with because its options say so, "" where it decides."""
+        return amd.USER_PARTITION_MODE.get(kernel.number(self._host, _BEGINS_WITH), "")
+
+    def _refuse_beginning(self, gpu, wanted):
+        """Refuse a memory mode in which the driver, loaded with the options of now, would not start the GPU."""
+        forced = self._forced()
+        if not forced or f"{forced}/{wanted.memory}" in self.available(gpu)["pairs"]:
+            return
+        raise errors.Unsupported(
+            f"Memory mode {wanted.memory} is wanted, but the option user_partt_mode of {MODULE} makes it begin with compute mode "
+            f"{forced}, which {gpu.model} does not have together with {wanted.memory}: it would not start the GPU.",
+            gpu.address,
+            "Take that option out of /etc/modprobe.d and the kernel's command line, reload the driver, and run again.",
+        )
+
+    def _refuse_illegal(self, gpu, state, wanted):
+        """Refuse a pair that this board does not have. It is judged by the memory mode in which the compute mode is wanted."""
+        if (wanted.compute, wanted.memory) == (state.compute, state.memory):
+            return
+        have = self.available(gpu)
+        if not have["compute"] and not state.loaded:
+            # A board that the catalog does not know, and no driver that could be asked.
+            return
+        if not have["compute"]:
+            raise errors.Unsupported(
+                f"The modes of {gpu.model} can't be switched: its driver lists none in {_AVAILABLE}.",
+                gpu.address,
+                _NOT_SWITCHABLE[2],
+            )
+        for kind in ("compute", "memory"):
+            mode = getattr(wanted, kind)
+            if mode and mode not in have[kind] and mode != getattr(state, kind):
+                raise errors.ProfileMismatch(
+                    f"{gpu.model} has no {kind} mode {mode}{self._firmware(kind, gpu, mode)}.",
+                    gpu.address,
+                    f"It has {', '.join(have[kind])}; combinations: {', '.join(have['pairs'])}.",
+                )
+        pair = f"{wanted.compute}/{wanted.memory or amd.DEFAULT_MODE[1]}"
+        if pair not in have["pairs"]:
+            raise errors.ProfileMismatch(
+                f"{gpu.model} has no combination {pair}.", gpu.address, f"It has {', '.join(have['pairs'])}."
+            )
+
+    @staticmethod
+    def _firmware(kind, gpu, mode):
+        known = amd.MODELS.get(gpu.catalog_key, {}).get(f"{kind}_partitions", ())
+        return " with this driver and firmware (the model can have it)" if mode in known else ""
+
+    def _refuse_reload(self, gpu, state, wanted, allowed, rules, stops):
+        """Everything that would keep the driver from being reloaded, before anything is requested."""
+        need = f"Memory mode {wanted.memory} is wanted, {state.memory} is in force, and it changes only when {MODULE} is reloaded"
+        if not allowed and MODULE not in rules.unload_modules:
+            raise errors.ModeChangePending(
+                f"{need}, which is not allowed. Nothing was requested: a reboot would forget it.",
+                gpu.address,
+                f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload=True); all GPUs of that driver "
+                "must be idle then.",
+            )
+        held = self._all_holders()
+        kernel.refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
+        users, modules = kfd.module_users(self._host, MODULE)
+        if modules or (users and not held):
+            raise errors.ResourceConflict(f"{need}, but {_users(users, modules)}.", gpu.address, "End that use and run again.")
+
+    def _doubtful(self, gpu, wanted):
+        """Compute modes wanted in the hive that only newer drivers take with the memory mode: a reload must not tell it."""
+        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
+        others = [self._settings[address][1] for address in self.hive(gpu.address) if address in self._settings]
+        modes = {wanted.compute, *(str(one.get("layout", one).get("compute") or "").upper() for one in others)}
+        old, new = ({m for m in modes if wanted.memory in amd.memory_modes_with(m, architecture, n)} for n in (False, True))
+        return sorted(new - old)
+
+    def _memory_steps(self, gpu, state, wanted, changing, doubtful):
+        """
+        One GPU of a hive carries the request for all, and one GPU of the host the reload: each is the last one, as resets go in
+        the order of addresses. So nothing comes between the two that could fail and leave a request behind.
+        """
+        mode, steps = wanted.memory, []
+        if gpu.address == max(address for address in self.hive(gpu.address) if address in changing):
+            words = f"request memory mode {mode} for the hive (now {state.memory})"
+            undo = f"requesting {state.memory} and another reload"
+            args = {"memory": mode, **({"doubtful": doubtful} if doubtful else {})}
+            steps.append(self._step(gpu, "set_memory", args, words, undo, "set_memory_partition", RESET))
+        if gpu.address == max(changing):
+            steps.append(self._reload_step(gpu, changing))
+        words = f"find memory mode {mode} in force after the reload (now {state.memory})"
+        found = self._step(gpu, "confirm_memory", {"memory": mode}, words, "another reload", "set_memory_partition")
+        return [*steps, replace(found, disrupts=self._identities(gpu))]
+
+    def _reload_step(self, gpu, changing):
+        purpose = "which an interrupted change unloaded"
+        if changing:
+            purpose = f"so that {', '.join(sorted(set(changing.values())))} comes into force on {', '.join(changing)}"
+        words = f"reload {MODULE}, {purpose}"
+        return self._step(gpu, "reload", {"memory": changing}, words, "another reload", "reload_amdgpu", RESET)
+
+    def _compute_step(self, gpu, state, mode):
+        was = f" (now {state.compute})" if state.compute else ""
+        undo = f"setting {state.compute} again" if state.compute else "loading the driver anew"
+        step = self._step(gpu, "set_compute", {"compute": mode}, f"set compute mode {mode}{was}", undo)
+        return replace(step, disrupts=self._identities(gpu))
+
+    def _alloc_step(self, gpu, mode):
+        words = f"let partitions share their memory domain as {mode}"
+        return self._step(gpu, "set_alloc", {"alloc": mode}, words, "setting the old way again")
+
+    def _step(self, gpu, action, args, words, undo, cost="set_compute_partition", phase=SHAPE):
+        needs = ("idle", "driver reload") if phase == RESET else ("idle",)
+        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
+
+    def _identities(self, gpu):
+        return tuple(f"{gpu.address}/{part.index}" for part in kfd.parts_of(self._host, gpu.address))
+
+    def _ending(self, gpu, stops):
+        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
+        return [
+            self._step(gpu, "end_process", {"pid": p.pid, "command": p.command}, f"end {p}", "", "end_process", PREPARE)
+            for p in stops.processes
+        ]
+
+    def _plan_unloaded(self, gpu, state, wanted, undo):
+        """A reload of ours was interrupted: the driver is loaded first, whatever is wanted."""
+        memory = wanted.memory
+        goals = {gpu.address: memory} if undo else self._all_memory(gpu, memory)
+        steps = [self._reload_step(gpu, {address: goal for address, goal in goals.items() if goal})]
+        if wanted.compute and not (memory and wanted.compute == self.automatic(gpu, memory)):
+            steps.append(self._compute_step(gpu, state, wanted.compute))
+        if wanted.alloc == "ALL":
+            steps.append(self._alloc_step(gpu, "ALL"))
+        return self._gpu_plan(gpu, state, wanted, steps, Stops(self._host, gpu.address))
+
+    def _all_memory(self, gpu, memory):
+        goals = {address: self._memory_goal(*other) for address, other in self._settings.items()}
+        return dict(sorted({**goals, gpu.address: memory}.items()))
+
+    def _gpu_plan(self, gpu, state, wanted, steps, stops):
+        before = self.layout(state)
+        alloc = wanted.alloc or ("" if steps else state.alloc)
+        after = self.layout(PartitionState(wanted.compute, wanted.memory, alloc)) if steps else before
+        gone = [f"partition {n} of {state.compute}" for n in range(self._count(gpu, state.compute))] if steps else []
+        made = [f"partition {n} of {wanted.compute}" for n in range(self._count(gpu, wanted.compute))] if steps else []
+        if (state.compute, state.memory) == (wanted.compute, wanted.memory):
+            gone = made = []
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            tuple(steps),
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=tuple(f"partition {n} of {state.compute}" for n in range(self._count(gpu, state.compute))) if not gone else (),
+            destroys=tuple(gone),
+            creates=tuple(made),
+            drawing=(self._draw(gpu, state), self._draw(gpu, wanted)) if steps else (),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            note=self._note(gpu, state, wanted, steps),
+            # One reload is for all GPUs of the driver whose memory mode changes.
+            group=MODULE if any(step.action in ("reload", "confirm_memory") for step in steps) else "",
+        )
+
+    def _note(self, gpu, state, wanted, steps):
+        if steps and state.alloc == "ALL" and wanted.alloc != "ALL":
+            return "Partitions share each memory domain evenly afterwards: the driver forgets the mode ALL with every new layout."
+        if any(step.action == "reload" for step in steps):
+            bystanders = [a for a in self._addresses() if a not in self._reloading]
+            return f"The reload also restarts {', '.join(bystanders)}, with the modes of now." if bystanders else ""
+        if not steps and state.requested not in ("", state.memory):
+            return (
+                f"already as wanted; memory mode {state.requested} was requested in a change that failed, which can't be "
+                f"withdrawn: it comes with the next reload of {MODULE}"
+            )
+        return ""
+
+    def _count(self, gpu, mode):
+        if not mode:
+            return 0
+        dies = amd.MODELS.get(gpu.catalog_key, {}).get("xcc")
+        return amd.PARTITIONS.get(mode) or dies or len(kfd.parts_of(self._host, gpu.address))
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """One slice for each partition, with the render node that the compute driver names."""
+        parts = kfd.parts_of(self._host, gpu.address) if state.loaded else []
+        total = sum(part.compute_units for part in parts)
+        processes = self._host.processes() if parts else []
+        return [self._slice(gpu, state, part, total, processes) for part in parts]
+
+    def _slice(self, gpu, state, part, total, processes):
+        held = kernel.holding(self._host, [part.render_node] if part.render_node else [], processes)
+        nodes = tuple(node for node in (kfd.NODE, part.render_node) if node)
+        return Slice(
+            gpu.address,
+            "partition",
+            f"{state.compute}/{state.memory or 'NPS1'}",
+            f"{gpu.address}/{part.index}",
+            part.memory_mib,
+            round(part.compute_units / total, 3),
+            f"{part.index}:1",
+            nodes,
+            tuple(process.as_dict() for process in held),
+        )
+
+    def drawing(self, gpu, state):
+        """The GPU's compute dies as a line of text, each with the number of its partition."""
+        return self._draw(gpu, state)
+
+    def _draw(self, gpu, state):
+        if not state.compute:
+            return "no driver loaded"
+        dies, count = amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 0, self._count(gpu, state.compute)
+        if not dies or dies % count:
+            return f"{state.compute}/{state.memory}"
+        return f"|{'|'.join(str(n) * (dies // count) for n in range(count))}| {state.compute}/{state.memory or 'NPS1'}"
+
+    def modes(self, gpu):
+        """Everything about the modes of a GPU for users: what is, what waits, what can be had, and the hive."""
+        state = self.observe(gpu)
+        return {
+            "compute": state.compute,
+            "memory": state.memory,
+            "requested_memory": state.requested,
+            "available": self.available(gpu),
+            "hive": self.hive(gpu.address),
+        }
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        getattr(self, f"_run_{step.action}")(gpu, **step.args)
+
+    def _run_end_process(self, gpu, pid, command):
+        kernel.end_process(self._host, gpu.address, pid, command)
+
+    def _run_set_memory(self, gpu, memory, doubtful=()):
+        if self._memory_of(gpu.address) == memory:
+            return
+        self._refuse_busy_module(gpu)
+        for compute in doubtful:
+            self._refuse_what_the_driver_does_not_take(gpu, compute, memory)
+        self._request(gpu.address, memory)
+
+    def _request(self, address, memory):
+        mates = self.hive(address)
+        self._notes.request(mates, memory)
+        try:
+            bounded.write(
+                self._host, address, self._path(address, _MEMORY), memory, f"request memory mode {memory}", _MEMORY_ERRNOS
+            )
+        except errors.GpuSliceError:
+            self._notes.request(mates, "")
+            raise
+
+    def _refuse_busy_module(self, gpu):
+        """The last look before a request that can't be withdrawn."""
+        users, modules = kfd.module_users(self._host, MODULE)
+        if users or modules:
+            held = "; ".join(map(str, self._all_holders()))
+            why = f"in use by {held}" if held else _users(users, modules)
+            raise errors.ResourceConflict(
+                f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
+                gpu.address,
+                "End that use and run again.",
+            )
+
+    def _refuse_what_the_driver_does_not_take(self, gpu, compute, memory):
+        """Ask the driver's own table, which is written to for that: so a plan can't."""
+        selector = self._path(gpu.address, f"{_CONFIG}/xcp_config")
+        shown, doing = kernel.text(self._host, selector), f"look up compute mode {compute}"
+        if not shown:
+            return
+        bounded.write(self._host, gpu.address, selector, compute, doing, _COMPUTE_ERRNOS)
+        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
+        bounded.write(self._host, gpu.address, selector, shown, doing, _COMPUTE_ERRNOS)
+        if told is not None and memory not in told:
+            takes = f"takes compute mode {compute} with {', '.join(told) or 'nothing'} only"
+            raise errors.ProfileMismatch(
+                f"This version of {MODULE} {takes}, not with {memory}. {self._requested_before()}",
+                gpu.address,
+                "Use another combination, or a newer driver.",
+            )
+
+    def _requested_before(self):
+        """What was requested of other hives, which can't be withdrawn."""
+        waiting = {address: mode for address in self._partitioned() if (mode := self._notes.requested(address))}
+        if not waiting:
+            return "Nothing was requested."
+        told = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
+        return f"Requested before that, and coming with the next reload of {MODULE}: {told}."
+
+    def _run_reload(self, gpu, memory):
+        if self._notes.unloaded:
+            self._load(gpu)
+        missing = {address: mode for address, mode in memory.items() if self._memory_of(address) != mode}
+        if not missing:
+            return
+        for address, mode in missing.items():
+            if self._notes.requested(address) != mode:
+                self._request(address, mode)
+        self._reload(gpu, missing)
+        self._reloading = []
+        left = {address: self._memory_of(address) for address, mode in missing.items() if self._memory_of(address) != mode}
+        if left:
+            was = ", ".join(f"{address} has {mode or 'none'}" for address, mode in left.items())
+            raise errors.ModeChangePending(
+                f"{MODULE} was reloaded, but the memory mode did not change: {was}.",
+                gpu.address,
+                "The firmware (VBIOS) may be too old for it; see 'dmesg'.",
+            )
+
+    def _reload(self, gpu, changing):
+        hives = {mate for address in changing for mate in self.hive(address)}
+        keep = {a: self._read(a, _COMPUTE) for a in self._partitioned() if a not in hives}
+        self._notes.unload(keep)
+        why = self._modprobe("-r", MODULE)
+        if why and self._addresses():
+            self._notes.loaded(keep_requests=True)
+            held = "; ".join(map(str, self._all_holders()))
+            raise errors.ModeChangePending(
+                f"{MODULE} could not be unloaded: {why}.{f' In use by {held}.' if held else ''} The requested memory mode "
+                f"{', '.join(sorted(set(changing.values())))} can't be withdrawn: it comes with the next reload of {MODULE}.",
+                gpu.address,
+                "End the use of the GPUs and run again.",
+            )
+        self._load(gpu)
+
+    def _load(self, gpu):
+        """Load the driver, and give GPUs outside of the change the compute mode that they had."""
+        why = self._modprobe(MODULE)
+        # What is there counts, not what the program says of it.
+        if why and not self._addresses():
+            raise errors.DriverMissing(
+                f"{MODULE} was unloaded and could not be loaded again: {why}.",
+                gpu.address,
+                f"See 'dmesg', load it with 'modprobe {MODULE}' and run again.",
+            )
+        for address, compute in self._notes.kept.items():
+            if self._read(address, _COMPUTE) != compute:
+                self._set_compute(address, compute)
+        self._notes.loaded()
+
+    def _modprobe(self, *arguments):
+        """Run modprobe; returns "" or why it failed."""
+        try:
+            done = self._host.run(["modprobe", *arguments], timeout=_RELOAD_TIMEOUT)
+        except errors.GpuSliceError as err:
+            return str(err).rstrip(".")
+        said = done.said.rstrip(".")
+        return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
+
+    def _run_confirm_memory(self, gpu, memory):
+        now = self._memory_of(gpu.address)
+        if now != memory:
+            raise errors.ModeChangePending(f"The memory mode is {now or 'unknown'} and not {memory}.", gpu.address, _DMESG)
+
+    def _run_set_compute(self, gpu, compute):
+        self._set_compute(gpu.address, compute)
+
+    def _set_compute(self, address, compute):
+        if self._read(address, _COMPUTE) == compute:
+            return
+        path, doing = self._path(address, _COMPUTE), f"set compute mode {compute}"
+        for pause in (*_PATIENCE, None):
+            try:
+                with self._switching:
+                    bounded.write(
+                        self._host,
+                        address,
+                        path,
+                        compute,
+                        doing,
+                        _COMPUTE_ERRNOS,
+                        seconds=bounded.DIVIDING,
+                        there=lambda: self._read(address, _COMPUTE) == compute,
+                    )
+                return
+            except errors.InUse as err:
+                held = self._holding([kfd.NODE, *self._nodes_of(address)])
+                if pause is None or held:
+                    raise kernel.in_use(address, doing, held) from err
+                self._host.sleep(pause)
+
+    def _run_set_alloc(self, gpu, alloc):
+        doing = f"set the memory allocation mode {alloc}"
+        bounded.write(self._host, gpu.address, self._path(gpu.address, _ALLOC), alloc, doing, _COMPUTE_ERRNOS)
+
+
+def _mode(gpu, kind, value):
+    """A mode in upper case, "" for none. Raises errors.PolicyError."""
+    if value in (None, ""):
+        return ""
+    if isinstance(value, str) and value.upper() in _KNOWN[kind]:
+        return value.upper()
+    raise errors.PolicyError(f"{value!r} is no {kind} mode.", gpu.address, f"Use one of {', '.join(_KNOWN[kind])}.")
+
+
+def _with(modes, mode, wanted):
+    """A tuple of modes, in which this one is or is not."""
+    others = tuple(other for other in modes if other != mode)
+    return (*others, mode) if wanted else others
+
+
+def _alloc(layout):
+    return {"memory_allocation": layout["alloc"]} if "alloc" in layout else {}
+
+
+def _users(users, modules):
+    if modules:
+        return f"the kernel modules {', '.join(modules)} use it"
+    return f"it has {users} users that can't be seen, such as a display server or the console"

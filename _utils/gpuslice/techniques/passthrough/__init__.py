@@ -1,0 +1,3 @@
+"""
+Whole GPUs for virtual machines.
+"""

@@ -1,0 +1,406 @@
+"""
+Passthrough: a whole GPU is bound to the driver vfio-pci, so that a virtual machine can have it, and given back.
+
+The way there is ``driver_override``, ``unbind`` and ``drivers_probe``, which concern this one function; ``new_id`` is never
+written, as it captures every function with that id. What the GPU was bound to is kept in a file below /run, which a reboot
+empties as it does the override.
+
+Settings that :meth:`Passthrough.plan` takes (one of): ``{}`` or ``{"bound": True}``; ``{"bound": False}``: back to the driver
+that it came from; ``{"layout": {...}}``: exactly this earlier layout.
+"""
+
+import errno
+import os
+from typing import NamedTuple
+
+from gpuslice import addresses
+from gpuslice import errors
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import intel_engines
+from gpuslice.drivers import kernel
+from gpuslice.drivers import vgpu_slots
+from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.kernel import VFIO_DRIVERS
+from gpuslice.host import bounded
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import RESET
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.printable import printable
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.base import FileTechnique
+
+_DRIVER = "vfio-pci"
+_DRIVERS = "/sys/bus/pci/drivers"
+_PROBE = "/sys/bus/pci/drivers_probe"
+_ORIGINS = "/run/gpu-slicing/passthrough"
+#: Noted for a GPU that no driver had, and for one that is given back to whatever driver the kernel chooses.
+_NONE, _ANY = "none", "any"
+_BRIDGE = "0x06"
+#: Holds a function without ever touching it, so VFIO allows it in a group.
+_STUB = "pci-stub"
+_IOMMU_HINT = (
+    "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' (Intel processors) or 'amd_iommu=on' (AMD), "
+    "best together with 'iommu=pt'."
+)
+_MEANINGS = {
+    errno.ENODEV: (
+        errors.DriverError,
+        "the driver does not take this function, or lost it meanwhile",
+        "See 'dmesg', and the driver's 'driver_override' in sysfs.",
+    ),
+    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
+}
+
+
+class PassthroughState(NamedTuple):
+    """The driver that has the GPU now ("" for none), its ``driver_override`` and what was noted of the driver before."""
+
+    driver: str
+    override: str
+    origin: str
+
+
+class Passthrough(FileTechnique):
+    """Passthrough on one host."""
+
+    name = "passthrough"
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether the kernel has put the function into an IOMMU group."""
+        return "passthrough" in gpu.capabilities
+
+    def why_not(self, gpu):
+        """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
+        if kernel.iommu_is_on(self._host):
+            return "the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.", False
+        return f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", True
+
+    def observe(self, gpu):
+        """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
+        base = f"{DEVICES}/{gpu.address}"
+        bounded.refuse_if_waiting(self._host, gpu.address)
+        if not self._host.exists(base):
+            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
+        # A driver that is letting the function go no longer shows, and while it does not end, this file waits for it.
+        override = printable((kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or "")
+        origin = kernel.text(self._host, _origin_file(gpu.address)) or ""
+        return PassthroughState(driver, "" if override == "(null)" else override, origin)
+
+    def needs_driver(self, layout):
+        """Whether the GPU must have a driver to be brought to a layout: one that is given away may have had none before."""
+        return layout["driver"] not in (*VFIO_DRIVERS, "")
+
+    def words(self, layout):
+        """A layout in a few words."""
+        return f"bound to {layout['driver']}" if layout["driver"] else "bound to no driver"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        found = {"driver": layout["driver"] or _NONE}
+        return {**found, "driver_override": layout["override"]} if layout["override"] else found
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None for a GPU that is not given away."""
+        return {"strategy": "passthrough"} if layout["driver"] in VFIO_DRIVERS else None
+
+    def health(self, gpu):
+        """Why this GPU should not be handed over now, as sentences."""
+        return [] if self._host.exists(f"{DEVICES}/{gpu.address}/vendor") else ["it has fallen off the PCI bus"]
+
+    def holders(self, gpu):
+        """The processes that hold this GPU open; not this one, which closes what it has before a driver is unbound."""
+        return [process for process in self._open(gpu) if process.pid != os.getpid()]
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        return self.holders(gpu) if any(step.action == "unbind" for step in steps) else []
+
+    def _open(self, gpu):
+        """All processes that hold it open."""
+        return kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`.
+        :raises errors.Unsupported: no IOMMU. :raises errors.ResourceConflict: the group has members with other drivers, the GPU
+            is in use, or has slices that would be lost.
+        """
+        goal, stops = _goal(state, settings), Stops(self._host, gpu.address)
+        if goal.driver in VFIO_DRIVERS:
+            self._check_iommu(gpu)
+        if state.driver != goal.driver:
+            self._check_change(gpu, state, goal, rules, stops)
+        steps = (
+            *self._end_processes(gpu, stops),
+            *self._prepare(gpu, state, goal),
+            *self._rebind(gpu, state, goal),
+        )
+        if (state.origin or _is_unknown(state, goal)) and not goal.origin:
+            steps += (self._note(gpu, state.origin or _ANY, ""),)
+        return self._gpu_plan(gpu, state, goal, steps, stops)
+
+    def _check_iommu(self, gpu):
+        if not kernel.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
+            raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address)
+
+    def _check_change(self, gpu, state, goal, rules, stops):
+        if goal.driver in VFIO_DRIVERS:
+            self._check_group(gpu)
+        if state.driver and state.driver not in VFIO_DRIVERS:
+            self._check_slices(gpu, state)
+        if state.driver:
+            to = goal.driver or "no driver" if goal.driver is not None else "its own driver"
+            doing = f"move the GPU from {state.driver} to {to}"
+            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+
+    def _check_group(self, gpu):
+        """VFIO hands out whole groups: a member with a driver of the host would make the group unusable."""
+        number = device_nodes.group(self._host, gpu.address)
+        others = []
+        for member in self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices"):
+            driver = self._host.readlink(f"{DEVICES}/{member}/driver")
+            is_bridge = (kernel.text(self._host, f"{DEVICES}/{member}/class") or "").startswith(_BRIDGE)
+            if member != gpu.address and driver and driver not in (*VFIO_DRIVERS, _STUB) and not is_bridge:
+                others.append(f"{member} ({driver})")
+        if others:
+            raise errors.ResourceConflict(
+                f"IOMMU group {number} is not clean: it also has {', '.join(others)}, and a virtual machine gets whole groups.",
+                gpu.address,
+                f"Unbind these functions or bind them to {_DRIVER}, or move the board to a slot whose bridge separates it (ACS).",
+            )
+
+    def _check_slices(self, gpu, state):
+        """Unbinding ends what the driver made, and undoing the change could not bring it back: it has to go by its own way."""
+        lost = [words for words in (self._vfs(gpu), self._instances(gpu), self._vgpus(gpu), self._modes(gpu)) if words]
+        if lost:
+            raise errors.ResourceConflict(
+                f"The GPU has {' and '.join(lost)}, which would be lost when {state.driver} lets it go.",
+                gpu.address,
+                "Remove that first, each with the function that made it.",
+            )
+
+    def _vfs(self, gpu):
+        count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if name.startswith("virtfn"))
+        return f"{count} virtual function{'' if count == 1 else 's'} enabled" if count else ""
+
+    def _instances(self, gpu):
+        number = device_nodes.minor(self._host, gpu.address)
+        names = [] if number is None else self._host.listdir(f"/proc/driver/nvidia/capabilities/gpu{number}/mig")
+        count = sum(1 for name in names if name.startswith("gi"))
+        return f"{count} GPU instance{'' if count == 1 else 's'} (MIG)" if count else ""
+
+    def _vgpus(self, gpu):
+        found = vgpu_slots.slots(self._host, gpu.address) if gpu.vendor == "nvidia" else None
+        names = [vgpu.identity for vgpu in found.vgpus()] if found else []
+        if names:
+            return f"{len(names)} vGPU{'' if len(names) == 1 else 's'} ({', '.join(names)})"
+        count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if addresses.is_uuid(name))
+        return f"{count} mediated device{'' if count == 1 else 's'} (vGPU)" if count else ""
+
+    def _modes(self, gpu):
+        mode = kernel.text(self._host, f"{DEVICES}/{gpu.address}/current_compute_partition") or "SPX"
+        if mode != "SPX":
+            return f"the compute partition mode {mode}"
+        split = [found for found in intel_engines.modes(self._host, gpu.address).values() if found > 1]
+        return f"CCS mode {split[0]}" if split else ""
+
+    def _prepare(self, gpu, state, goal):
+        if goal.driver in VFIO_DRIVERS and not self._host.exists(f"{_DRIVERS}/{goal.driver}"):
+            yield self._step(
+                gpu, "load", {"module": goal.driver}, f"load the kernel module {goal.driver}", "load_module", PREPARE,
+                "nothing: a loaded module takes no function by itself",
+            )  # fmt: skip
+        if goal.origin and goal.origin != state.origin:
+            yield self._note(gpu, state.origin, goal.origin)
+        if _is_unknown(state, goal):
+            # A crash after the unbinding would leave a GPU that looks as if nobody wanted a driver for it.
+            yield self._note(gpu, state.origin, _ANY)
+        if goal.override != state.override:
+            yield self._step(
+                gpu, "override", {"driver": goal.override},
+                f"reserve the function for {goal.override}" if goal.override else "let any driver take the function",
+                "sysfs_write", PREPARE, "put the former driver_override back",
+            )  # fmt: skip
+
+    def _rebind(self, gpu, state, goal):
+        # Without a vendor session of ours open: it would count as a user of the driver that is to let go.
+        if state.driver == goal.driver:
+            return
+        if state.driver:
+            yield self._step(
+                gpu, "unbind", {"driver": state.driver}, f"unbind the GPU from {state.driver}", "unbind", RESET,
+                f"bind it to {state.driver} again", ("idle",),
+            )  # fmt: skip
+        if goal.driver != "":
+            words = f"bind the GPU to {goal.driver}" if goal.driver else "let the kernel choose a driver for the GPU"
+            yield self._step(
+                gpu, "bind", {"driver": goal.driver, "reserved": bool(goal.override)}, words, "bind", RESET, "unbind it again"
+            )
+
+    def _note(self, gpu, old, new):
+        whom = {_NONE: "no driver", _ANY: "whatever driver the kernel chooses"}
+        told = f"note that the GPU belongs to {whom.get(new, new)}"
+        words = told if new else f"forget that the GPU was to go back to {whom.get(old, old)}"
+        return self._step(
+            gpu, "note", {"driver": new}, words, "file_write",
+            PREPARE if new else SHAPE, "put the former note back",
+        )  # fmt: skip
+
+    def _gpu_plan(self, gpu, state, goal, steps, stops):
+        was, becomes = state.driver in VFIO_DRIVERS, goal.driver in VFIO_DRIVERS
+        part = (f"the whole GPU as /dev/vfio/{device_nodes.group(self._host, gpu.address)}",)
+        before = self.layout(state)
+        after = {**goal._asdict(), "driver": "the driver that the kernel chooses" if goal.driver is None else goal.driver}
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            steps,
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=part if was and becomes else (),
+            destroys=part if was and not becomes else (),
+            creates=part if becomes and not was else (),
+            stops=tuple(sorted(stops.units)) if steps else (),
+        )
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def _run_load(self, gpu, module):
+        done = self._host.run(["modprobe", module])
+        # What is there counts, not what the program says of it.
+        if not self._host.exists(f"{_DRIVERS}/{module}"):
+            said = done.said or "modprobe said nothing, but the driver is not there"
+            raise errors.DriverMissing(
+                f"The kernel module {module} can't be loaded: {said}.", gpu.address, "Install the kernel's modules for VFIO."
+            )
+
+    def _run_note(self, gpu, driver):
+        path = _origin_file(gpu.address)
+        try:
+            self._host.store_write(path, driver + "\n") if driver else self._host.store_remove(path)
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The note of the GPU's own driver, {path}, can't be written: {err.strerror}.", gpu.address, "Run as root."
+            ) from err
+
+    def _run_override(self, gpu, driver):
+        # A line break alone clears it; an empty write would not reach the kernel.
+        doing = f"reserve the function for {driver}" if driver else "clear driver_override"
+        path = f"{DEVICES}/{gpu.address}/driver_override"
+        wanted = (driver,) if driver else ("", "(null)")
+        bounded.write(
+            self._host, gpu.address, path, driver or "\n", doing, there=lambda: kernel.text(self._host, path) in wanted
+        )
+
+    def _run_unbind(self, gpu, driver):
+        # Once begun it can't be stopped: a driver may wait for its users inside the kernel, some do for ever, and what another
+        # program or this one opened meanwhile must not become that. So it is looked for once more.
+        doing = f"unbind the GPU from {driver}"
+        if held := self._open(gpu):
+            raise kernel.in_use(gpu.address, doing, held)
+        try:
+            bounded.write(
+                self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
+                {**_MEANINGS, errno.ENOENT: _MEANINGS[errno.ENODEV]},
+                there=lambda: not self._driver(gpu),
+            )  # fmt: skip
+        except errors.InUse as err:
+            raise kernel.in_use(gpu.address, doing, self._open(gpu)) from err
+        except errors.Unhealthy as err:
+            raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err
+
+    def _driver(self, gpu):
+        return self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
+
+    def _suspects(self, gpu, driver):
+        """Who may keep the driver waiting, as a sentence after another; "" when nobody is known."""
+        held = [str(process) for process in self._open(gpu)]
+        # What it has open, for a console say, no process shows.
+        if driver == "nvidia" and self._host.exists("/sys/module/nvidia_drm"):
+            held.append("perhaps the module nvidia_drm")
+        return f" In use by {'; '.join(held)}." if held else ""
+
+    def _run_bind(self, gpu, driver, reserved):
+        """Through the override where there is one, as only that is sure to reach no other function; else by the driver's name."""
+        path = _PROBE if reserved or driver is None else f"{_DRIVERS}/{driver}/bind"
+        missing = (
+            errors.DriverMissing,
+            f"the driver {driver} is not loaded",
+            f"Load it with 'modprobe {driver}', then run again.",
+        )
+        doing = f"bind the GPU to {driver or 'a driver'}"
+        bounded.write(
+            self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing},
+            there=lambda: bool(driver) and self._driver(gpu) == driver,
+        )  # fmt: skip
+        now = self._driver(gpu)
+        # The probe answers success also when no driver took the function.
+        if now == driver or (driver is None and now and now not in VFIO_DRIVERS):
+            return
+        raise errors.DriverError(
+            f"Could not {doing}: the kernel accepted the request, but {f'{now} has it' if now else 'no driver took it'}.",
+            gpu.address,
+            "See 'dmesg' for the driver's own words.",
+        )
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The whole GPU as one slice while a VFIO driver has it."""
+        if state.driver not in VFIO_DRIVERS:
+            return []
+        nodes = device_nodes.vfio(self._host, gpu.address)
+        held = tuple(process.as_dict() for process in kernel.holding(self._host, nodes))
+        number = device_nodes.group(self._host, gpu.address)
+        return [
+            Slice(
+                gpu.address, self.name, state.driver, gpu.address, gpu.memory_mib, 1.0, f"IOMMU group {number}",
+                (*nodes, "/dev/vfio/vfio"), held,
+            )
+        ]  # fmt: skip
+
+    def group(self, gpu):
+        """The IOMMU group of a GPU: ``number``, and ``members`` as PCI address -> driver ("" for none)."""
+        number = device_nodes.group(self._host, gpu.address)
+        members = self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices") if number else []
+        return {"number": number, "members": {each: self._host.readlink(f"{DEVICES}/{each}/driver") for each in members}}
+
+    def drawing(self, gpu, state):
+        """The GPU in a few words while a VFIO driver has it."""
+        if state.driver not in VFIO_DRIVERS:
+            return ""
+        return f"whole GPU for a virtual machine, IOMMU group {device_nodes.group(self._host, gpu.address)}"
+
+
+def _origin_file(address):
+    return f"{_ORIGINS}/{address}"
+
+
+def _goal(state, settings):
+    """The state that settings ask for; its driver is None where the kernel is to choose one."""
+    if "layout" in settings:
+        return PassthroughState(**settings["layout"])
+    given_away = state.driver in VFIO_DRIVERS
+    if settings.get("bound", True):
+        # However it came to be bound (by us, or by ids at boot): it is as wanted.
+        # Without a driver, but with a note: a change was interrupted after the unbinding.
+        return state if given_away else PassthroughState(_DRIVER, _DRIVER, state.driver or state.origin or _NONE)
+    # Without a driver, but with a note: the way back was begun and not ended.
+    interrupted = not state.driver and state.origin
+    if not given_away and state.override not in VFIO_DRIVERS and not interrupted:
+        return state._replace(origin="")
+    driver = {_NONE: "", _ANY: None}.get(state.origin, state.origin or None)
+    return PassthroughState(driver if given_away or interrupted else state.driver or driver, "", "")
+
+
+def _is_unknown(state, goal):
+    """Whether the GPU goes back to a driver that nobody has noted."""
+    return goal.driver is None and not state.origin and bool(state.driver)

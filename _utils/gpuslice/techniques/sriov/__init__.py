@@ -1,0 +1,3 @@
+"""
+Virtual functions by SR-IOV.
+"""

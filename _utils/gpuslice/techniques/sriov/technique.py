@@ -1,0 +1,623 @@
+"""
+SR-IOV: virtual functions (VFs) of a GPU, by the PCI core's files and those of the driver.
+
+The PCI core's part is here. What each VF gets is written to files that :mod:`gpuslice.drivers.xe_sriov` and
+:mod:`gpuslice.drivers.i915_sriov` know; a host driver that makes its VFs while it is loaded is
+:mod:`gpuslice.techniques.sriov.gim`'s. What of it needs no host is in :mod:`gpuslice.techniques.sriov.goal`.
+
+Settings that :meth:`Sriov.plan` takes (one of): the keys of the pillar's section; ``{"vf_count": 0}``: none, and every file as
+the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. ``reload: True`` besides lets a driver be reloaded,
+``remove: True`` besides is content with what a driver makes by itself.
+"""
+
+from gpuslice import errors
+from gpuslice.catalog import intel
+from gpuslice.costs import seconds
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import i915_sriov
+from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
+from gpuslice.drivers import xe_sriov
+from gpuslice.drivers.kernel import DEVICES
+from gpuslice.host import bounded
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.sriov import gim
+from gpuslice.techniques.sriov import goal as sriov_goal
+from gpuslice.techniques.sriov import reasons
+from gpuslice.techniques.sriov import shares as sriov_files
+from gpuslice.techniques.sriov.shares import QUOTAS
+
+#: How long VFs that come late are waited for, in seconds between looks.
+_PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
+#: Seconds that each VF may take to come, its driver included where that is bound at once.
+_EACH = 5
+_DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
+
+
+class Sriov:
+    """SR-IOV on one host."""
+
+    name = "sriov"
+
+    def __init__(self, host):
+        self._host = host
+        self._files = {}
+        self._wanted = {}
+        self._gim = gim.Gim(host, self)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """
+        Whether the GPU can have VFs that somebody can be given as they are. NVIDIA's carry vGPUs and nothing else, and some of
+        AMD's boards show the capability though no host driver makes VFs of them.
+        """
+        return "sriov" in gpu.capabilities and gpu.vendor != "nvidia" and (gpu.vendor != "amd" or gim.serves(gpu))
+
+    def why_not(self, gpu):
+        """Why a GPU has no VFs to give: (sentence, whether the configuration of the host is to blame)."""
+        if gpu.vendor == "nvidia":
+            return "its VFs are of use with NVIDIA vGPU only: use strategy vgpu, whose driver makes them.", False
+        if gpu.vendor == "amd":
+            return f"{reasons.why_not_amd(gpu)}.", False
+        if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs"):
+            return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {self._mend_total(gpu)}", True
+        return f"{reasons.why_not_intel(gpu)}.", False
+
+    def _mend_total(self, gpu):
+        if gpu.driver == "xe":
+            return xe_sriov.why_none(self._host, gpu)
+        if gpu.driver == "i915":
+            return f"Boot with {i915_sriov.PARAMETERS} on the kernel's command line."
+        return "Load its driver."
+
+    def observe(self, gpu):
+        """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported, errors.Unhealthy: the kernel hangs."""
+        bounded.refuse_if_waiting(self._host, gpu.address)
+        kernel.refuse_if_given_away(self._host, gpu)
+        base = f"{DEVICES}/{gpu.address}"
+        if not self._host.exists(base):
+            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        if not self._host.exists(f"{base}/sriov_totalvfs"):
+            raise errors.Unsupported(f"{gpu.model} has no virtual functions.", gpu.address, self._sentence(gpu))
+        driver, total = self._host.readlink(f"{base}/driver"), self._count(gpu, "sriov_totalvfs")
+        addresses, files = pci.there(self._host, gpu.address), self._files_of(gpu, total)
+        return sriov_goal.SriovState(
+            driver,
+            total,
+            # To read the number waits, for ever perhaps, while a driver is letting the GPU go; its link is gone by then.
+            self._count(gpu, "sriov_numvfs") if driver else len(addresses),
+            kernel.number(self._host, f"{base}/sriov_drivers_autoprobe"),
+            addresses,
+            files,
+            sriov_files.read(self._host, files) if files else {},
+            self._gim.option(gpu) if gpu.vendor == "amd" else None,
+        )
+
+    def _count(self, gpu, name):
+        """A number of the PCI core. One that can't be read is no zero: the VFs would be taken for gone."""
+        found = kernel.number(self._host, f"{DEVICES}/{gpu.address}/{name}", pci.MOST)
+        if found is None:
+            raise errors.DriverError(f"{name} can't be read.", gpu.address, "See 'dmesg' for what happened to the GPU.")
+        return found
+
+    def _sentence(self, gpu):
+        why = self.why_not(gpu)[0]
+        return f"{why[:1].upper()}{why[1:]}{'' if why.endswith('.') else '.'}"
+
+    def _files_of(self, gpu, total):
+        """The driver's files, found once in a run: there are hundreds on some GPUs. None where there are none."""
+        driver = self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
+        key = (gpu.address, driver)
+        if key in self._files:
+            return self._files[key]
+        found = None
+        if driver == "xe":
+            found = xe_sriov.find(self._host, gpu, total)
+        elif driver == "i915":
+            found = i915_sriov.find(self._host, gpu, total)
+        self._files[key] = found
+        return found
+
+    def layout(self, state):
+        """The state as plain data: every file that a step may write is in it."""
+        if state.driver == "gim" or state.option is not None:
+            return {"driver": state.driver, "numvfs": state.numvfs, "option": state.option}
+        found = {"driver": state.driver, "numvfs": state.numvfs, "autoprobe": state.autoprobe, "values": state.values}
+        if state.files:
+            found["files"] = state.files.layout
+            found["provisioning"] = sriov_files.provisioning(state.files, state.values, state.numvfs)
+        return found
+
+    def words(self, layout):
+        """A layout in a few words."""
+        number = layout["numvfs"]
+        told = f"{number} virtual function{'' if number == 1 else 's'}"
+        parts = sriov_files.told(layout.get("values", {}))
+        return "; ".join([told, *(f"{who}: {what}" for who, what in parts.items())])
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        found = {"vfs": layout["numvfs"]}
+        if "option" in layout:
+            return {**found, "driver": layout["driver"] or "none", "vf_num": layout["option"]}
+        found["autoprobe"] = sriov_goal.hosts_driver_takes(layout["autoprobe"])
+        if "provisioning" in layout:
+            found["provisioning"] = {"fair": "by the driver", "custom": "by quotas"}.get(layout["provisioning"], "equal")
+        return {**found, **sriov_files.told(layout["values"])}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None for a GPU without VFs."""
+        if not layout["numvfs"]:
+            return None
+        section = {"vf_count": layout["numvfs"]}
+        files = self._files.get((gpu.address, layout["driver"]))
+        if "autoprobe" in layout:
+            section.update(profile="fair", autoprobe=sriov_goal.hosts_driver_takes(layout["autoprobe"]))
+        if files:
+            section.update(sriov_goal.exported(files, layout))
+        return {"strategy": "sriov", "sriov": section}
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout; what a change reloaded may be reloaded to undo it."""
+        may = any(step.args.get("reload") for step in begun or ())
+        return {"layout": dict(layout), **({"reload": True} if may else {})}
+
+    def health(self, gpu):
+        """Why this GPU should not be sliced now, as sentences."""
+        base = f"{DEVICES}/{gpu.address}"
+        if not self._host.exists(f"{base}/vendor"):
+            return ["it has fallen off the PCI bus"]
+        if self._host.exists(f"{base}/survivability_mode"):
+            return ["its driver runs in survivability mode: the firmware has to be repaired"]
+        return []
+
+    def holders(self, gpu):
+        """The processes that hold VFs of this GPU open."""
+        return self.held(pci.there(self._host, gpu.address))
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if any(step.action == "unload_driver" for step in steps):
+            return self.held(self._gim.all_virtual())
+        removes = any(step.action == "set_count" and not step.args["count"] for step in steps)
+        return self.holders(gpu) if removes else []
+
+    def held(self, functions):
+        """The processes that hold any of these functions open, by VFIO or by a driver of the host."""
+        nodes = [node for address in functions for node in _nodes(self._host, address)]
+        return kernel.holding(self._host, nodes) if nodes else []
+
+    def release(self):
+        """Forget what was found: a driver may be another one by the next look."""
+        self._files.clear()
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def gather(self, targets):
+        """
+        Take note of what is wanted of all PFs before each is planned: the pillar names PFs and VFs in one place for all.
+
+        :param targets: list of (GPU, settings).
+        """
+        self._wanted = {gpu.address: (gpu, settings) for gpu, settings in targets}
+
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`.
+        :raises errors.Unsupported: driver, kernel or GPU can't. :raises errors.ResourceConflict: a VF that would go is in use.
+        :raises errors.ProfileMismatch: too many VFs, or more than there is for them.
+        """
+        if gpu.vendor == "nvidia":
+            raise errors.Unsupported(f"{gpu.model} can't have VFs by themselves.", gpu.address, self._sentence(gpu))
+        if "layout" not in settings:
+            settings = {**_DEFAULTS, **settings}
+            if settings["pf_device"] not in ("", gpu.address):
+                return self._elsewhere(gpu, state, settings["pf_device"])
+            self._check_numbers(gpu, state, settings)
+        if gpu.vendor == "amd":
+            return self._gim.plan(gpu, state, settings, rules)
+        goal = self._goal(gpu, state, settings)
+        if goal.numvfs:
+            self._check_driver(gpu, state)
+        if goal.numvfs and "layout" not in settings:
+            self._check_host(gpu, state, goal)
+        return self._planned(gpu, state, goal, rules)
+
+    def _elsewhere(self, gpu, state, wanted):
+        """The pillar has the VFs of one PF in mind, and this is another GPU."""
+        base = f"{DEVICES}/{wanted}"
+        if not self._host.exists(base):
+            # A slip in the pillar, not a GPU that is lost.
+            raise errors.PolicyError(f"sriov:pf_device names {wanted}, which this host does not have.", todo="Correct it.")
+        if self._host.exists(f"{base}/physfn"):
+            physical = self._host.readlink(f"{base}/physfn")
+            raise errors.PolicyError(
+                f"sriov:pf_device names {wanted}, which is a virtual function of {physical}.", todo=f"Name {physical} instead."
+            )
+        if self._wanted and wanted not in self._wanted:
+            raise errors.PolicyError(
+                f"sriov:pf_device names {wanted}, of which strategy sriov is not wanted, so no virtual function would be made.",
+                gpu.address,
+                f"Name one of {', '.join(self._wanted)}, or write the settings in a rule that matches {wanted}.",
+            )
+        now = self.layout(state)
+        note = f"left as it is: sriov:pf_device is {wanted}"
+        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), note=note, wanted=False)
+
+    def _check_numbers(self, gpu, state, settings):
+        count = settings["vf_count"]
+        if count > state.total:
+            known = self._mend_total(gpu) if not state.total else "Ask for that many, or for fewer."
+            raise errors.ProfileMismatch(
+                f"{count} virtual functions are wanted, and {gpu.model} can have {state.total} (sriov_totalvfs).",
+                gpu.address,
+                known,
+            )
+        if gpu.vendor == "intel" and _tiles(gpu, state) > 1 and count > 1 and count % 2:
+            raise errors.ProfileMismatch(
+                f"{count} virtual functions are wanted, and {gpu.model} has two tiles that share them: 1 or an even number.",
+                gpu.address,
+                f"Ask for {count - 1} or {count + 1}.",
+            )
+        beyond = sorted((number for number in settings["vfs"] if int(number) > count), key=int)
+        if beyond:
+            raise errors.PolicyError(
+                f"sriov:vfs has settings for {', '.join(f'vf{number}' for number in beyond)}, and vf_count is {count}.",
+                gpu.address,
+            )
+        self._check_named(gpu, state, settings)
+
+    def _check_named(self, gpu, state, settings):
+        own = self._possible(gpu, settings["vf_count"], state)
+        # One list may name the VFs of several PFs.
+        others = [one for one in self._wanted.values() if one[0].address != gpu.address and one[1].get("vf_count")]
+        mine = (self._possible(one, asked["vf_count"]) for one, asked in others if not asked.get("pf_device"))
+        possible = [own, *mine]
+        strangers = [address for address in settings["vf_devices"] if not any(address in found for found in possible)]
+        if strangers and all(possible):
+            raise errors.PolicyError(
+                f"sriov:vf_devices names {', '.join(strangers)}, which will not be among the virtual functions of the GPU.",
+                gpu.address,
+                f"They are {', '.join(own)}.",
+            )
+
+    def _possible(self, gpu, count, state=None):
+        """
+        Addresses that VFs have, or will have; [] where the device does not tell.
+        """
+        if state and state.numvfs == count == len(state.addresses):
+            return list(state.addresses)
+        return pci.possible(self._host, gpu.address, count)
+
+    def _check_driver(self, gpu, state):
+        if state.driver not in ("xe", "i915"):
+            raise errors.DriverMissing(
+                f"Virtual functions are made by the driver xe or i915, and the GPU has {state.driver or 'none'}.",
+                gpu.address,
+                "Load it ('modprobe xe'), or see 'dmesg' for why it did not take the GPU.",
+            )
+        if state.files is None:
+            reasons.refuse_driver_without_functions(self._host, gpu, state.driver)
+        if not state.total:
+            raise errors.Unsupported(
+                f"The driver {state.driver} offers no virtual functions: sriov_totalvfs is 0.", gpu.address, self._mend_total(gpu)
+            )
+
+    def _check_host(self, gpu, state, goal):
+        if not goal.autoprobe and state.autoprobe is None:
+            raise errors.Unsupported(
+                "This kernel can't leave virtual functions unbound: sriov_drivers_autoprobe is of Linux 4.13.",
+                gpu.address,
+                "Use a newer kernel, or set sriov:autoprobe to true and unbind them yourself.",
+            )
+        # Functions that stay with the host's own driver work without; a virtual machine's do not.
+        if not goal.autoprobe and goal.numvfs != state.numvfs:
+            instead = "Virtual functions for containers need none: set sriov:autoprobe to true."
+            kernel.refuse_without_iommu(self._host, gpu.address, instead)
+
+    def _goal(self, gpu, state, settings):
+        if "layout" in settings:
+            return sriov_goal.earlier(state, settings["layout"])
+        if not settings["vf_count"]:
+            values = {a.path: a.default for a in state.files.attributes if a.path in state.values} if state.files else {}
+            return sriov_goal.Goal(0, sriov_goal.AUTOPROBE, "off", values)
+        found = sriov_files.wish(gpu, state.files, settings, self._usable(gpu, state))
+        values = sriov_files.values_of(state.files, found, settings["vf_count"]) if state.files else {}
+        kind = "custom" if found.quotas else "fair"
+        return sriov_goal.Goal(settings["vf_count"], int(settings["autoprobe"]), kind, values, found.note)
+
+    def _usable(self, gpu, state):
+        """Bytes of memory that VFs can share, None when it is unknown."""
+        if state.files and state.files.switch and not state.numvfs:
+            told = i915_sriov.usable(self._host, state.files)
+            taken = sum(v for path, v in state.values.items() if path.endswith("lmem_quota"))
+            if told is not None:
+                return told + taken
+        return gpu.memory_mib * 2**20 - intel.XE_FAIR["vram_spare"] if gpu.memory_mib else None
+
+    def _planned(self, gpu, state, goal, rules):
+        anew = sriov_goal.must_be_made_anew(state, goal)
+        stops = Stops(self._host, gpu.address)
+        if anew and state.numvfs:
+            doing = f"{'remove' if not goal.numvfs else 'make anew'} its {state.numvfs} virtual functions"
+            kernel.refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)
+        steps = [*self.ending(gpu, stops)]
+        if anew:
+            steps += self._anew(gpu, state, goal)
+        else:
+            steps += self._autoprobe(gpu, state, goal)
+            steps += self._writes(gpu, state, goal, lambda a: not sriov_goal.close(state, goal, a))
+        now = self.layout(state)
+        after = {**now, "numvfs": goal.numvfs, "autoprobe": goal.autoprobe, "values": sriov_goal.after(state, goal, anew)}
+        if "provisioning" in after:
+            after["provisioning"] = "fair" if goal.provisioning == "off" else goal.provisioning
+        going = tuple(f"vf{n}" for n in range(1, state.numvfs + 1)) if anew else ()
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            tuple(steps),
+            now,
+            after if steps else now,
+            self.shown(now),
+            self.shown(after if steps else now),
+            keeps=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if not anew),
+            destroys=going,
+            creates=tuple(f"vf{n}" for n in range(1, goal.numvfs + 1)) if anew else (),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            note=self._note(state, goal, going) if steps else sriov_goal.doubt(gpu, state, goal),
+        )
+
+    def _note(self, state, goal, going):
+        drivers = {vf: self._host.readlink(f"{DEVICES}/{vf}/driver") for vf in state.addresses if going}
+        bound = [vf for vf, driver in drivers.items() if driver in kernel.VFIO_DRIVERS]
+        lost = f"{', '.join(bound)}: bound for virtual machines, as the new ones have to be again" if bound else ""
+        return "; ".join(filter(None, (goal.note, lost)))
+
+    def _anew(self, gpu, state, goal):
+        """VFs go, the files are written, VFs come: the only order that all drivers take."""
+        steps = [self.count_step(gpu, state, 0)] if state.numvfs else []
+        steps += self._division(gpu, state, goal)
+        scheduling = [a for a in self._attributes(state) if a.field not in QUOTAS and a.path in goal.values]
+        # A driver that divides by itself sets or clears the turns of VFs when it makes and removes them, and some take a VF whose
+        # turn was set for one that is provisioned already. Turns may be changed later: so they come after the VFs.
+        dividing = goal.provisioning == "fair" or (state.files and not state.files.complete)
+        late = [a for a in scheduling if 0 < a.owner <= goal.numvfs and dividing]
+        early = [a for a in scheduling if a not in late]
+        steps += [self._write(gpu, state, a, goal.values[a.path]) for a in early if self._has_to(state, goal, a)]
+        steps += [self._write(gpu, state, a, a.default) for a in sriov_goal.leftover(state, goal)]
+        steps += self._autoprobe(gpu, state, goal)
+        steps += [self.count_step(gpu, state, goal.numvfs)] if goal.numvfs else []
+        return steps + [self._write(gpu, state, a, goal.values[a.path]) for a in late]
+
+    @staticmethod
+    def _has_to(state, goal, attribute):
+        """Removing VFs may have cleared what is there: only what nobody ever set needs no write."""
+        wanted = goal.values[attribute.path]
+        return wanted != attribute.default or attribute.path in state.values
+
+    def _attributes(self, state):
+        return state.files.attributes if state.files else ()
+
+    def _division(self, gpu, state, goal):
+        """Steps that hand the division to the driver, or take it from it."""
+        files = state.files
+        if files is None:
+            return []
+        quotas = [a for a in files.attributes if a.field in QUOTAS]
+        there = [a for a in quotas if a.path in state.values]
+        own = goal.provisioning == "custom"
+        switch = [] if not files.switch or state.values.get(files.switch) == int(not own) else [self._switch(gpu, files, not own)]
+        if not own:
+            divided = sriov_files.provisioning(files, state.values, state.numvfs) != "fair"
+            if files.restore and (there or goal.provisioning == "fair") and (divided or files.complete):
+                return [self._restore(gpu, files)]
+            # What the driver divided it takes back by itself when the VFs go; some drop what was written too.
+            kept = divided and (files.complete or not state.numvfs)
+            return [self._write(gpu, state, a, 0) for a in there if kept] + switch
+        wanted = {a: goal.values.get(a.path, 0) for a in quotas}
+        # What becomes less comes first, or the rest would not fit.
+        order = sorted(wanted, key=lambda a: (wanted[a] >= state.values.get(a.path, 0), a.owner))
+        return switch + [self._write(gpu, state, a, wanted[a]) for a in order if wanted[a] or a in there]
+
+    def _autoprobe(self, gpu, state, goal):
+        if goal.autoprobe is None or sriov_goal.hosts_driver_takes(state.autoprobe) == bool(goal.autoprobe):
+            return []
+        words = "let the host's driver take new virtual functions" if goal.autoprobe else "leave new virtual functions unbound"
+        return [
+            self.step(
+                gpu, "set_autoprobe", {"value": goal.autoprobe}, words, "sysfs_write", undo=f"write {state.autoprobe} again"
+            )
+        ]
+
+    def _writes(self, gpu, state, goal, differs):
+        return [
+            self._write(gpu, state, a, goal.values[a.path])
+            for a in self._attributes(state)
+            if a.path in goal.values and differs(a)
+        ]
+
+    def _write(self, gpu, state, attribute, value):
+        old = state.values.get(attribute.path, attribute.default)
+        who = f"vf{attribute.owner}" if attribute.owner else "all functions" if attribute.source else "the PF"
+        words = f"set {attribute.field} of {who} to {sriov_files.amount(attribute.field, value)} ({attribute.path})"
+        args = {"path": attribute.path, "value": value}
+        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"set it to {old}")
+
+    def _switch(self, gpu, files, on):
+        words = "let the driver divide the GPU" if on else "stop the driver from dividing the GPU by itself"
+        args = {"path": files.switch, "value": int(on)}
+        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"write {int(not on)} to {files.switch}")
+
+    def _restore(self, gpu, files):
+        words = "give the division of the GPU back to the driver"
+        return self.step(gpu, "restore_division", {}, words, "sysfs_write", undo="writing the quotas again")
+
+    def count_step(self, gpu, state, count):
+        """The step that writes ``sriov_numvfs``."""
+        words = f"create {count} virtual functions" if count else f"remove {state.numvfs} virtual functions"
+        return self.step(
+            gpu,
+            "set_count",
+            {"count": count},
+            words,
+            "sriov_numvfs",
+            undo=f"{'remove them' if count else f'create {state.numvfs} virtual functions'}",
+            disrupts=() if count else state.addresses,
+            needs=() if count else ("idle",),
+        )
+
+    def step(self, gpu, action, args, words, cost, phase=SHAPE, undo="", disrupts=(), needs=()):
+        """A step of this technique."""
+        return Step(gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase)
+
+    def ending(self, gpu, stops):
+        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
+        return [
+            self.step(gpu, "end_process", {"pid": p.pid, "command": p.command}, f"end {p}", "end_process", PREPARE)
+            for p in stops.processes
+        ]
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The VFs as slices, with who uses them."""
+        return [self._slice(gpu, one) for one in self.functions(gpu, state)]
+
+    @staticmethod
+    def _slice(gpu, one):
+        return Slice(
+            gpu.address,
+            "vf",
+            f"vf{one['number']}",
+            one["address"],
+            one["vram_mib"],
+            None,
+            "",
+            tuple(one["device_nodes"]),
+            tuple(one["in_use_by"]),
+        )
+
+    def functions(self, gpu, state):
+        """The VFs as dicts: number, address, driver, iommu_group, what each may use, device_nodes, in_use_by."""
+        shares = sriov_files.shares(state.files, state.values, state.numvfs) if state.files else {}
+        processes = self._host.processes() if state.addresses else []
+        found = []
+        for number, address in enumerate(state.addresses, 1):
+            told = dict(shares.get(number, {}))
+            vram = told.pop("vram", None)
+            nodes = _nodes(self._host, address)
+            found.append(
+                {
+                    "number": number,
+                    "address": address,
+                    "driver": self._host.readlink(f"{DEVICES}/{address}/driver"),
+                    "iommu_group": device_nodes.group(self._host, address),
+                    "vram_mib": vram // 2**20 if vram else None,
+                    **told,
+                    "device_nodes": nodes,
+                    "in_use_by": [process.as_dict() for process in kernel.holding(self._host, nodes, processes)],
+                }
+            )
+        return found
+
+    def report(self, gpu, state):
+        """The PF and its VFs as one dict, for users."""
+        found = {"gpu": gpu.address, "driver": state.driver, "total": state.total}
+        found["autoprobe"] = sriov_goal.hosts_driver_takes(state.autoprobe)
+        found["files"] = state.files.layout if state.files else ""
+        found["provisioning"] = self.layout(state).get("provisioning", "")
+        return {**found, "vfs": self.functions(gpu, state)}
+
+    def drawing(self, gpu, state):
+        """The VFs as a line of text."""
+        return f"{state.numvfs} of {state.total} virtual functions"
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        owner = self._gim if step.action in self._gim.actions else self
+        getattr(owner, f"run_{step.action}")(gpu, **step.args)
+
+    def run_end_process(self, gpu, pid, command):
+        """End a process that holds a VF. Raises errors.ResourceConflict."""
+        kernel.end_process(self._host, gpu.address, pid, command)
+
+    def run_set_autoprobe(self, gpu, value):
+        """Write ``sriov_drivers_autoprobe``."""
+        path = f"{DEVICES}/{gpu.address}/sriov_drivers_autoprobe"
+        kernel.write(self._host, gpu.address, path, value, f"write {value} to sriov_drivers_autoprobe")
+
+    def run_write_attribute(self, gpu, path, value):
+        """Write one of the driver's files."""
+        files = self._present(gpu)
+        kernel.write(self._host, gpu.address, f"{files.root}/{path}", value, f"write {value} to {path}", sriov_files.MEANINGS)
+
+    def run_restore_division(self, gpu):
+        """Let the driver divide the GPU again."""
+        files = self._present(gpu)
+        doing = "give the division back to the driver"
+        bounded.write(self._host, gpu.address, files.restore, 1, doing, sriov_files.MEANINGS, seconds=bounded.DIVIDING)
+
+    def _present(self, gpu):
+        files = self._files_of(gpu, self._count(gpu, "sriov_totalvfs"))
+        if files is None:
+            raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, sriov_files.WHICH_KERNELS)
+        return files
+
+    def run_set_count(self, gpu, count):
+        """Write ``sriov_numvfs``, then look whether that many VFs are there."""
+        doing = f"create {count} virtual functions" if count else "remove the virtual functions"
+        path = f"{DEVICES}/{gpu.address}/sriov_numvfs"
+        bounded.write(
+            self._host,
+            gpu.address,
+            path,
+            count,
+            doing,
+            reasons.answers(gpu),
+            seconds=bounded.DIVIDING + _EACH * count,
+            there=lambda: self._counted(gpu) == (count, count),
+        )
+        self.wait_for(gpu, count)
+
+    def wait_for(self, gpu, count):
+        """
+        Wait for VFs that come late.
+
+        :raises errors.DriverError: after some seconds there are not as many as there should be.
+        """
+        told, there = self._counted(gpu)
+        for pause in _PATIENCE:
+            if told == there == count:
+                return
+            self._host.sleep(pause)
+            told, there = self._counted(gpu)
+        if not told == there == count:
+            raise errors.DriverError(
+                f"{count} virtual functions were asked for, the kernel says {told} and {there} are there.",
+                gpu.address,
+                "See 'dmesg': too little MMIO space or too few bus numbers are the usual reasons.",
+            )
+
+    def _counted(self, gpu):
+        told = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs", pci.MOST)
+        return told, len(pci.there(self._host, gpu.address))
+
+
+def _nodes(host, address):
+    """What a consumer of a VF opens: VFIO's node where a virtual machine is to have it, else the render node."""
+    driver = host.readlink(f"{DEVICES}/{address}/driver")
+    if driver in kernel.VFIO_DRIVERS:
+        return device_nodes.vfio(host, address)
+    return device_nodes.drm(host, address)
+
+
+def _tiles(gpu, state):
+    return intel.MODELS.get(gpu.catalog_key, {}).get("tiles") or (state.files.tiles if state.files else 1)

@@ -1,0 +1,3 @@
+"""
+NVIDIA vGPUs on their host.
+"""

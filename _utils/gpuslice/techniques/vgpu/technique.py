@@ -1,0 +1,742 @@
+"""
+NVIDIA vGPU: virtual GPUs of a host for its virtual machines, and the licence of one in a guest (:mod:`.vgpu_guest`).
+
+The order on a GPU with virtual functions is that of the driver: MIG mode, then the functions (enabling them binds the driver
+anew, which ends GPU instances and forgets the modes of the vGPU scheduler), then GPU instances, then a type for each function. A
+type with a MIG instance to itself stands on MIG, so this technique, and only this one, stands on another: its plan holds steps
+of :class:`gpuslice.techniques.mig.technique.Mig`.
+
+Settings that :meth:`Vgpus.plan` takes (one of): the keys of the pillar's section; ``{"remove": True}``: no vGPU and no virtual
+function; ``{"layout": {...}}``: exactly this earlier layout; ``created`` besides: places of what a change to be undone made.
+
+Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set_type": [function, profile]}``,
+``{"remove": UUID or function}``.
+"""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
+
+from gpuslice import addresses
+from gpuslice import errors
+from gpuslice.costs import seconds
+from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
+from gpuslice.drivers import vgpu_slots
+from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.vgpu_slots import Vgpu
+from gpuslice.health import nvidia
+from gpuslice.host import bounded
+from gpuslice.inventory import discovery
+from gpuslice.model import Slice
+from gpuslice.plan import PREPARE
+from gpuslice.plan import RESET
+from gpuslice.plan import SHAPE
+from gpuslice.plan import GpuPlan
+from gpuslice.plan import Step
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import Stops
+from gpuslice.techniques.licence.technique import Guest
+from gpuslice.techniques.mig.technique import Mig
+from gpuslice.techniques.mig.technique import MigState
+from gpuslice.techniques.mig.technique import device_words
+from gpuslice.techniques.vgpu import goal as vgpu_goal
+from gpuslice.techniques.vgpu import types as vgpu_types
+from gpuslice.techniques.vgpu.doing import Doing
+from gpuslice.techniques.vgpu.goal import Goal
+
+#: The modes of a GPU whose driver was bound anew.
+_FRESH = {"heterogeneous": False, "scheduler": "best-effort"}
+
+
+class VgpuState(NamedTuple):
+    """
+    What a GPU of a host is now.
+
+    :ivar total: virtual functions that it can have, 0 for one that carries vGPUs itself; :ivar numvfs: those that it has.
+    :ivar vgpus: :class:`gpuslice.drivers.vgpu_slots.Vgpu`, by address and UUID.
+    :ivar heterogeneous: whether sizes may be mixed, None where that can't be told; :ivar scheduler: word, None likewise.
+    :ivar mig: :class:`gpuslice.techniques.mig.technique.MigState`, None for a GPU without MIG.
+    """
+
+    total: int
+    numvfs: int
+    vgpus: tuple = ()
+    heterogeneous: bool | None = None
+    scheduler: str | None = None
+    mig: MigState | None = None
+
+
+class Vgpus:
+    """vGPU on one host, or in one guest."""
+
+    name = "vgpu"
+
+    def __init__(self, host):
+        self._host = host
+        self._mig = Mig(host, looks_after_vgpus=True)
+        self._guest = Guest(host)
+        self._doing = Doing(host, self._mig.nvml, self.holders, self._slots)
+        self._types = {}
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether the driver of the GPU makes vGPUs, or the GPU is one."""
+        return "vgpu" in gpu.capabilities and gpu.vendor == "nvidia"
+
+    def why_not(self, gpu):
+        """Why a GPU has no vGPUs: (sentence, whether the configuration of the host is to blame)."""
+        if gpu.vendor != "nvidia":
+            return "this technology is of NVIDIA; mediated devices of others are not managed here", False
+        if self._host.exists("/sys/module/nvidia_vgpu_vfio"):
+            return "the loaded driver makes no vGPUs on this model", False
+        return "the loaded driver is not NVIDIA's vGPU host driver", True
+
+    @staticmethod
+    def _in_guest(gpu):
+        return discovery.is_vgpu_name(gpu.name)
+
+    def types(self, gpu):
+        """The vGPU types of a GPU, as :class:`.vgpu_types.VgpuTypes`; asked once for boards of one kind."""
+        key = (gpu.device_id, gpu.subsystem_id)
+        if key not in self._types:
+            self._types[key] = vgpu_types.VgpuTypes(self._mig.nvml, gpu.address)
+        return self._types[key]
+
+    def _slots(self, gpu):
+        return vgpu_slots.slots(self._host, gpu.address, self.types(gpu).name)
+
+    def observe(self, gpu):
+        """Read functions, vGPUs, modes and GPU instances. Raises errors.DeviceNotFound, errors.DriverError."""
+        if self._in_guest(gpu):
+            return self._guest.observe(gpu)
+        bounded.refuse_if_waiting(self._host, gpu.address)
+        kernel.refuse_if_given_away(self._host, gpu)
+        base = f"{DEVICES}/{gpu.address}"
+        if not self._host.exists(base):
+            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        slots, mig = self._slots(gpu), self._mig_state(gpu)
+        numvfs = kernel.number(self._host, f"{base}/sriov_numvfs", pci.MOST) or 0
+        # Boards of the Turing generation have virtual functions on paper, and carry vGPUs themselves.
+        carries = not numvfs and slots is not None and slots.name == "mdev"
+        # Both modes are of vGPUs that take turns, which there are none of with MIG.
+        takes_turns = mig is None or not mig.current
+        return VgpuState(
+            0 if carries else kernel.number(self._host, f"{base}/sriov_totalvfs", pci.MOST) or 0,
+            numvfs,
+            tuple(sorted(self._vgpus(gpu, slots, mig), key=lambda vgpu: (vgpu.at, vgpu.uuid))),
+            self._doing.heterogeneous(gpu) if takes_turns else None,
+            self._doing.scheduler(gpu) if takes_turns else None,
+            mig,
+        )
+
+    def _vgpus(self, gpu, slots, mig):
+        found = slots.vgpus() if slots else []
+        if not mig or not mig.current or all(vgpu.gi is not None for vgpu in found):
+            return found
+        # The kernel's files of mediated devices don't name the GPU instance, and the driver does while one is in use.
+        told = self._doing.instances(gpu)
+        return [vgpu if vgpu.gi is not None else vgpu._replace(gi=told.get(vgpu.uuid)) for vgpu in found]
+
+    def _mig_state(self, gpu):
+        try:
+            return self._mig.observe(gpu) if self._mig.supports(gpu) else None
+        except errors.Unsupported:
+            # A board that hides MIG, which its vGPUs do without.
+            return None
+
+    def layout(self, state):
+        """The state as plain data."""
+        if not isinstance(state, VgpuState):
+            return self._guest.layout(state)
+        found = {"vgpus": [[vgpu.type, vgpu.at, vgpu.uuid] for vgpu in state.vgpus], "numvfs": state.numvfs}
+        modes = {"heterogeneous": state.heterogeneous, "scheduler": state.scheduler}
+        found.update({name: value for name, value in modes.items() if value is not None})
+        return found if state.mig is None else {**found, "mig": self._mig.layout(state.mig)}
+
+    def words(self, layout):
+        """A layout in a few words."""
+        if "license" in layout:
+            return self._guest.words(layout)
+        counts = _counts(layout["vgpus"])
+        return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no vGPU"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        if "license" in layout:
+            return self._guest.shown(layout)
+        # A function carries one vGPU, and what its UUID will be is not known before the function is there.
+        on_functions = bool(layout["numvfs"])
+        listed = [f"{name} at {at if on_functions else uuid}" for name, at, uuid in layout["vgpus"]]
+        found = {"vgpus": listed, "vfs": layout["numvfs"]}
+        if layout.get("heterogeneous"):
+            found["heterogeneous"] = True
+        if layout.get("scheduler", _FRESH["scheduler"]) != _FRESH["scheduler"]:
+            found["scheduler"] = layout["scheduler"]
+        return {**found, **self._mig.shown(layout["mig"])} if "mig" in layout else found
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None for a GPU without vGPUs. Raises errors.PolicyError: a type has no name."""
+        if "license" in layout:
+            return self._guest.pillar(gpu, layout)
+        counts = _counts(layout["vgpus"])
+        if not counts:
+            return None
+        if odd := [name for name in counts if vgpu_slots.is_numbered(name)]:
+            raise errors.PolicyError(
+                f"It carries a vGPU of {odd[0]}, for which the driver has no name, so that no pillar can ask for it.",
+                gpu.address,
+                "Remove that vGPU first: salt-call gpu_vgpu.vgpus shows where it is.",
+            )
+        section = {"profile": next(iter(counts)), "count": sum(counts.values())} if len(counts) == 1 else {"profiles": counts}
+        if layout.get("scheduler", _FRESH["scheduler"]) != _FRESH["scheduler"]:
+            section["scheduler"] = layout["scheduler"]
+        return {"strategy": "vgpu", "vgpu": section}
+
+    def settings_of(self, layout, begun=None):
+        """Settings that ask for exactly this layout; what the ``begun`` steps of a change made may be removed to undo it."""
+        if "license" in layout:
+            return self._guest.settings_of(layout, begun)
+        found = {"layout": layout}
+        if begun is not None:
+            found["created"] = [[step.args["at"], step.args["uuid"]] for step in begun if step.action == "create_vgpu"]
+        if "mig" in layout:
+            mine = None if begun is None else [step for step in begun if step.technique == self._mig.name]
+            found["mig"] = self._mig.settings_of(layout["mig"], mine)
+        return found
+
+    def translated(self, gpu, layout):
+        """An earlier layout under the names that the driver has for types and MIG profiles now. Raises errors.DriverError."""
+        if "vgpus" not in layout:
+            return layout
+        types = self.types(gpu)
+        found = {**layout, "vgpus": [[vgpu_types.renamed(name, types), *place] for name, *place in layout["vgpus"]]}
+        return {**found, "mig": self._mig.translated(gpu, layout["mig"])} if "mig" in layout else found
+
+    @staticmethod
+    def is_shared(layout):
+        """Whether all GPUs of this machine have this layout at any time, so that it changes of one with any other."""
+        return "license" in layout
+
+    def gather(self, wanted):
+        """Tell the guest's side what is wanted of all its GPUs: they share one licence."""
+        self._guest.gather([(gpu, settings) for gpu, settings in wanted if self._in_guest(gpu)])
+
+    def health(self, gpu):
+        """Why this GPU should not be sliced now, as sentences."""
+        return self._guest.health(gpu) if self._in_guest(gpu) else nvidia.nvidia(self._mig.nvml, gpu)
+
+    def holders(self, gpu):
+        """The processes that hold this GPU or one of its vGPUs open."""
+        if self._in_guest(gpu):
+            return self._guest.holders(gpu)
+        found = {process.pid: process for process in self._mig.holders(gpu)}
+        slots = self._slots(gpu)
+        users = self._users(slots)
+        for vgpu in slots.vgpus() if slots else ():
+            found.update({process.pid: process for process in users(vgpu)})
+        return [found[pid] for pid in sorted(found)]
+
+    def in_the_way(self, gpu, steps):
+        """The processes that use, at this moment, what any of these steps ends."""
+        if self._in_guest(gpu):
+            return []
+        slots, found = self._slots(gpu), self._mig.in_the_way(gpu, steps)
+        if any(step.action == "set_functions" for step in steps):
+            found += self._mig.holders(gpu)
+        users = self._users(slots)
+        for step in steps:
+            if slots and step.action == "remove_vgpu":
+                found += users(Vgpu(step.args["type"], step.args["at"], step.args["uuid"]))
+        return found
+
+    def _users(self, slots):
+        """
+        A function of a vGPU that returns the processes which use it. All processes of the host are looked at once, when it is
+        first called: a host with many vGPUs has many processes too.
+        """
+        processes = []
+
+        def users(vgpu):
+            if not processes:
+                processes.append(self._host.processes())
+            return kernel.holding(self._host, slots.nodes(vgpu), processes[0])
+
+        return users
+
+    def forget_users(self):
+        """Ask anew who uses what when that is needed next."""
+        self._mig.forget_users()
+
+    def release(self):
+        """End the NVML session: our own handles count as clients of the GPU."""
+        self._mig.release()
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def settle(self, gpu, state, difference):
+        """
+        Settings for what a difference makes of ``state``; all other vGPUs stay as they are.
+
+        :raises errors.Unsupported: the GPU is a vGPU itself; and what :meth:`_with_type` and :meth:`_without` raise.
+        """
+        if not isinstance(state, VgpuState):
+            raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
+        if "remove" in difference:
+            return self._without(gpu, state, difference["remove"])
+        return self._with_type(gpu, state, *difference["set_type"])
+
+    def plan(self, gpu, state, settings, rules=PLAIN):
+        """
+        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+
+        :return: :class:`gpuslice.plan.GpuPlan`.
+        :raises errors.ProfileMismatch: a type is unknown, or more is wanted than fits. :raises errors.ResourceConflict: a vGPU
+            that would go is in use. :raises errors.Unsupported: driver or host can't.
+        """
+        if not isinstance(state, VgpuState):
+            return self._guest.plan(gpu, state, settings, rules)
+        goal = self._goal(gpu, state, settings)
+        if goal.create and state.total:
+            kernel.refuse_without_iommu(self._host, gpu.address)
+        return self._planned(gpu, state, goal, rules)
+
+    def _goal(self, gpu, state, settings):
+        if settings.get("remove"):
+            return Goal(functions=False)
+        if "layout" in settings:
+            return self._earlier(gpu, state, settings)
+        slots = self._slots(gpu)
+        carriers = vgpu_goal.room(self._host, gpu, state, slots)
+        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._most(gpu, found))
+        stay, missing = vgpu_goal.kept(state, counts, self._users(slots))
+        create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
+        backed = counts[0][0].gi_profile is not None
+        scheduler = settings.get("scheduler") or None
+        self._check_scheduler(gpu, state, scheduler, backed)
+        mixed = not backed and len({found.memory_mib for found, _ in counts}) > 1
+        if mixed and state.heterogeneous is None and _tells_modes(state):
+            raise errors.Unsupported(
+                "vGPUs of several sizes are wanted, and this GPU or its driver has no heterogeneous mode.",
+                gpu.address,
+                "Ask for types of one size.",
+            )
+        mig = self._instances(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
+        return Goal(tuple(stay), create, True, True if mixed else None, scheduler, mig)
+
+    def _most(self, gpu, found):
+        """How many vGPUs of a type a GPU can have. A driver may count those that share a MIG instance as one."""
+        if found.gi_profile is None or found.most is None or not self._mig.supports(gpu):
+            return found.most
+        profile = self._mig.table(gpu).by_id(found.gi_profile)
+        each = self.types(gpu).per_instance(found, profile) if profile else 1
+        return found.most if each == 1 else max(found.most, each * profile.count)
+
+    def _check_scheduler(self, gpu, state, scheduler, backed):
+        if scheduler and backed:
+            raise errors.Unsupported(
+                "A scheduling policy is wanted for types that have a MIG instance each, which the driver refuses.",
+                gpu.address,
+                "Leave vgpu:scheduler out.",
+            )
+        if scheduler and state.scheduler is None and _tells_modes(state):
+            raise errors.Unsupported(
+                f"vgpu:scheduler is {scheduler}, and the driver can't set it on this GPU.", gpu.address, "Leave it out."
+            )
+
+    def _instances(self, gpu, state, counts, stay):
+        """
+        Settings for MIG: the instances behind vGPUs that stay, where they are, and as many more as those to come need. vGPUs of
+        different types share none: the driver puts only those of one size together.
+        """
+        if state.mig is None:
+            raise errors.Unsupported(f"{counts[0][0].name} needs MIG, which {gpu.model} does not have.", gpu.address)
+        table = self._mig.table(gpu)
+        behind = [vgpu.gi for vgpu in stay]
+        pinned = [gi for gi in state.mig.instances if gi.id in behind]
+        there = {gi.id for gi in pinned}
+        missing = {}
+        for found, count in counts:
+            profile = table.by_id(found.gi_profile)
+            if profile is None:
+                raise errors.Unsupported(
+                    f"vGPU type {found.name} needs a MIG instance of a profile that the driver does not tell.",
+                    gpu.address,
+                    "Ask for a type without a MIG instance, or take a newer driver.",
+                )
+            placed = [vgpu.gi for vgpu in stay if vgpu.type == found.name and vgpu.gi in there]
+            each = self.types(gpu).per_instance(found, profile)
+            # What is free on the instances that stay is filled first.
+            left = max(0, count - len(set(placed)) * each)
+            missing[profile.name] = missing.get(profile.name, 0) + math.ceil(left / each)
+        return {
+            "layout": {
+                "enabled": True,
+                "instances": [
+                    *([gi.profile, gi.start, [[ci.name, ci.start] for ci in gi.cis]] for gi in pinned),
+                    *([name, None, [[name, None]]] for name, count in missing.items() for _ in range(count)),
+                ],
+            }
+        }
+
+    def _earlier(self, gpu, state, settings):
+        layout = self.translated(gpu, settings["layout"])
+        listed = [Vgpu(*entry) for entry in layout["vgpus"]]
+        there = {vgpu[:3]: vgpu for vgpu in state.vgpus}
+        keep = [there[vgpu[:3]] for vgpu in listed if vgpu[:3] in there]
+        create = [vgpu for vgpu in listed if vgpu[:3] not in there]
+        keep += self._foreign(gpu, state, settings, listed)
+        return Goal(
+            tuple(keep), tuple(create), bool(layout["numvfs"]), layout.get("heterogeneous"), layout.get("scheduler"),
+            settings.get("mig"),
+        )  # fmt: skip
+
+    def _foreign(self, gpu, state, settings, listed):
+        """What another tool made while a change went on: an undo keeps it, or does not happen where it is in the way."""
+        if "created" not in settings:
+            return []
+        slots = self._slots(gpu)
+        places = {vgpu.at for vgpu in listed} if state.total else set()
+        made = [(self._doing.function(gpu, at), uuid) for at, uuid in settings["created"]]
+
+        def is_ours(vgpu):
+            # One on a function that was not there when it was planned got its UUID when it was made.
+            return (vgpu.at, vgpu.uuid) in made or ((vgpu.at, "") in made and vgpu.uuid == slots.uuid(vgpu.at, ()))
+
+        foreign = [v for v in state.vgpus if v[:3] not in {one[:3] for one in listed} and not is_ours(v)]
+        if any(vgpu.at in places for vgpu in foreign) or (foreign and state.total and not settings["layout"]["numvfs"]):
+            names = ", ".join(f"{vgpu.type} at {vgpu.identity}" for vgpu in foreign)
+            raise errors.ForeignChange(f"{names} was made by another tool meanwhile and is not destroyed.", gpu.address)
+        return foreign
+
+    def _planned(self, gpu, state, goal, rules):
+        stops = Stops(self._host, gpu.address)
+        mode = self._mig_steps(gpu, state.mig, goal.mig, rules, stops)
+        if mode is not None and mode.waits:
+            return self._waiting(gpu, state, mode)
+        switching = mode is not None and any(step.action in ("set_mode", "reset") for step in mode.steps)
+        functions = goal.functions and bool(state.total)
+        off = bool(state.numvfs) and (not functions or switching)
+        on = functions and (not state.numvfs or switching)
+        if off or on:
+            # The driver is bound anew, which ends every GPU instance: planned as what it is.
+            bare, mode = self._rebinding(gpu, state, goal, rules, stops)
+        else:
+            bare = None
+        ends = _steps(bare)
+        heterogeneous, scheduler = self._modes(state, goal, anew=off or on)
+        shaping = off or heterogeneous is not None or scheduler is not None
+        keep = () if shaping else self._standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
+        if not ends:
+            self._refuse_if_taken(gpu, state, goal, keep, mode, rules, stops)
+        going = [vgpu for vgpu in state.vgpus if vgpu not in keep]
+        self._refuse_if_used(gpu, going, rules, stops)
+        steps = [
+            *self._ending(gpu, stops, (*ends, *_steps(mode))),
+            *(self._remove(gpu, vgpu) for vgpu in going),
+            *(replace(step, phase=PREPARE) for step in (*ends, *_steps(mode)) if step.action.startswith("destroy")),
+            *([self._functions(gpu, False)] if off else []),
+            *(replace(step, phase=RESET) for step in _steps(mode) if step.action in ("set_mode", "reset")),
+            *([self._functions(gpu, True)] if on else []),
+            *([self._mode(gpu, heterogeneous)] if heterogeneous is not None else []),
+            *([self._policy(gpu, scheduler, state)] if scheduler is not None else []),
+            *(step for step in _steps(mode) if step.action.startswith("create")),
+            *(self._create(gpu, vgpu) for vgpu in goal.vgpus if vgpu not in keep),
+        ]
+        return self._gpu_plan(gpu, state, goal, keep, steps, (bare, mode), stops)
+
+    def _standing(self, gpu, state, keep, steps):
+        """Those of these vGPUs that keep their GPU instance. The others are made anew, as are those of which that is not sure."""
+        ended = {step.args["gi"] for step in steps if step.action.startswith("destroy")}
+        return tuple(vgpu for vgpu in keep if ended.isdisjoint(self._behind(gpu, state, vgpu))) if ended else keep
+
+    def _behind(self, gpu, state, vgpu):
+        """Ids of the GPU instances of which one is behind a vGPU."""
+        if vgpu.gi is not None:
+            return [vgpu.gi]
+        profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
+        told = {other.gi for other in state.vgpus}
+        return [gi.id for gi in state.mig.instances if gi.id not in told and (not profile or gi.profile == profile.name)]
+
+    def _profile(self, gpu, found):
+        """The MIG profile of which a vGPU type has an instance to itself; None for no type or one without."""
+        return self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
+
+    def _refuse_if_taken(self, gpu, state, goal, keep, mode, rules, stops):
+        """A GPU instance that is there already may carry a vGPU to come, unless somebody else works on it."""
+        if state.mig is None or not state.mig.instances or len(goal.vgpus) == len(keep):
+            return
+        ended = {step.args["gi"] for step in _steps(mode) if step.action == "destroy_gi"}
+        behind = {vgpu.gi for vgpu in keep}
+        free = {gi.id: gi for gi in state.mig.instances if gi.id not in ended | behind}
+        for (number, _), held in (self._mig.users.of_instances(gpu) if free else {}).items():
+            if number in free:
+                doing = f"give GPU instance {free[number].profile} at {free[number].start} to a vGPU"
+                kernel.refuse_if_held(gpu.address, doing, held, rules, stops)
+
+    def _mig_steps(self, gpu, state, settings, rules, stops):
+        if settings is None or state is None:
+            return None
+        made = self._mig.plan(gpu, state, settings, rules)
+        stops.units.update(made.stops)
+        stops.modules.update(made.unloads)
+        return made
+
+    def _rebinding(self, gpu, state, goal, rules, stops):
+        """(plan that ends the GPU instances, None where there are none; plan for MIG that begins without any)."""
+        held = self._mig.users.of_gpu(gpu, any_client=True)
+        kernel.refuse_if_held(gpu.address, "bind its driver anew for its virtual functions", held, rules, stops)
+        if state.mig is None:
+            return None, None
+        bare = state.mig._replace(instances=())
+        cleared = {"layout": {**self._mig.layout(state.mig), "instances": []}}
+        ends = self._mig_steps(gpu, state.mig, cleared, rules, stops) if state.mig.instances else None
+        wanted = goal.mig or {"layout": self._mig.layout(bare)}
+        return ends, self._mig_steps(gpu, bare, wanted, rules, stops)
+
+    @staticmethod
+    def _modes(state, goal, anew):
+        """(heterogeneous mode, scheduling policy) to set, None for what is right already. Binding the driver anew resets both."""
+        now = _FRESH if anew else {"heterogeneous": bool(state.heterogeneous), "scheduler": state.scheduler}
+        return (
+            None if goal.heterogeneous in (None, now["heterogeneous"]) else goal.heterogeneous,
+            None if goal.scheduler in (None, now["scheduler"]) else goal.scheduler,
+        )
+
+    def _refuse_if_used(self, gpu, going, rules, stops):
+        users = self._users(self._slots(gpu) if going else None)
+        for vgpu in going:
+            doing = f"remove vGPU {vgpu.type} at {vgpu.identity}"
+            kernel.refuse_if_held(gpu.address, doing, users(vgpu), rules, stops)
+
+    def _ending(self, gpu, stops, steps):
+        """Steps that end processes: those in the way of vGPUs, and those that the plan for MIG found."""
+        found = {step.args["pid"]: step for step in steps if step.action == "end_process"}
+        for process in stops.processes:
+            args = {"pid": process.pid, "command": process.command}
+            found[process.pid] = self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
+        return found.values()
+
+    def _remove(self, gpu, vgpu):
+        return self._step(
+            gpu, "remove_vgpu", {"type": vgpu.type, "at": vgpu.at, "uuid": vgpu.uuid},
+            f"remove vGPU {vgpu.type} at {vgpu.identity}", "remove_vgpu", PREPARE,
+            f"make it again at {vgpu.identity}", (vgpu.identity,), ("idle",),
+        )  # fmt: skip
+
+    def _create(self, gpu, vgpu):
+        return self._step(
+            gpu, "create_vgpu", {"type": vgpu.type, "at": vgpu.at, "uuid": vgpu.uuid},
+            f"make vGPU {vgpu.type} at {vgpu.identity}", "create_vgpu", SHAPE, "remove it",
+        )  # fmt: skip
+
+    def _functions(self, gpu, enable):
+        words = "enable" if enable else "disable"
+        return self._step(
+            gpu, "set_functions", {"enable": enable}, f"{words} its virtual functions (the driver is bound anew)", "sriov_manage",
+            RESET, f"{'disable' if enable else 'enable'} them", (), ("idle",),
+        )  # fmt: skip
+
+    def _mode(self, gpu, enabled):
+        words = f"{'allow' if enabled else 'no longer allow'} vGPUs of several sizes (heterogeneous mode)"
+        return self._step(gpu, "set_heterogeneous", {"enabled": enabled}, words, "sysfs_write", SHAPE, "set the mode back")
+
+    def _policy(self, gpu, policy, state):
+        words = f"set the vGPU scheduler to {policy}"
+        return self._step(
+            gpu, "set_scheduler", {"policy": policy}, words, "sysfs_write", SHAPE, f"set it to {state.scheduler or 'best-effort'}"
+        )
+
+    def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
+        return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, seconds(cost), phase)
+
+    def _waiting(self, gpu, state, mode):
+        now = self.layout(state)
+        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits=mode.waits, note=mode.note)
+
+    def _gpu_plan(self, gpu, state, goal, keep, steps, migs, stops):
+        """:param migs: plans for MIG that were taken into ``steps``, one after the other; None for one that there is not."""
+        mode = migs[-1]
+        before = self.layout(state)
+        after = {**before, "vgpus": [list(vgpu[:3]) for vgpu in goal.vgpus]}
+        if state.total:
+            after["numvfs"] = (state.numvfs or state.total) if goal.functions else 0
+        if any(step.action == "set_functions" for step in steps):
+            after.update({name: value for name, value in _FRESH.items() if name in before})
+        wanted = {"heterogeneous": goal.heterogeneous, "scheduler": goal.scheduler}
+        after.update({name: value for name, value in wanted.items() if value is not None})
+        if mode is not None:
+            after["mig"] = mode.after
+        if after.get("mig", {}).get("enabled"):
+            after = {name: value for name, value in after.items() if name not in _FRESH}
+        after = after if steps else before
+        there = [vgpu for vgpu in state.vgpus if vgpu in keep]
+        stay, go, come = self._bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
+        return GpuPlan(
+            gpu.address,
+            self.name,
+            gpu.model,
+            tuple(steps),
+            before,
+            after,
+            self.shown(before),
+            self.shown(after),
+            keeps=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in there), *stay),
+            destroys=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in state.vgpus if vgpu not in there), *go),
+            creates=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in goal.vgpus if vgpu not in there), *come),
+            destroys_empty=tuple(words for made in migs if made and steps for words in made.destroys_empty),
+            creates_empty=tuple(words for made in migs if made and steps for words in made.creates_empty),
+            drawing=_drawing(migs) if steps else (),
+            stops=tuple(sorted(stops.units)) if steps else (),
+            unloads=tuple(sorted(stops.modules)) if steps else (),
+        )
+
+    def _bare_devices(self, gpu, state, goal, keep, steps):
+        """
+        Words for MIG devices that stay, go and come, as far as no vGPU stands on them: with a vGPU it is the vGPU that counts.
+        """
+        ended = {(step.args["gi"], step.args["ci"]) for step in steps if step.action == "destroy_ci"}
+        under = self._under_vgpus(gpu, state)
+        there = [(gi, ci) for gi in state.mig.instances if gi.id not in under for ci in gi.cis] if state.mig else []
+        words = {(gi.id, ci.id): device_words(gi.profile, gi.start, ci.name, ci.start) for gi, ci in there}
+        come = [step.args for step in steps if step.action == "create_ci"]
+        for vgpu in (vgpu for vgpu in goal.vgpus if come and vgpu not in keep):
+            profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
+            mine = next((args for args in come if profile and args["profile"] == profile.name), None)
+            come = [args for args in come if args is not mine]
+        return (
+            [told for ids, told in words.items() if ids not in ended],
+            [told for ids, told in words.items() if ids in ended],
+            [device_words(args["profile"], args["start"], args["ci"], args["ci_start"]) for args in come],
+        )
+
+    def _under_vgpus(self, gpu, state):
+        """Ids of the GPU instances on which vGPUs stand. Where the driver does not tell, the first that it may be."""
+        found = set()
+        for vgpu in state.vgpus if state.mig else ():
+            found.update([number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found][:1])
+        return found
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def slices(self, gpu, state):
+        """The vGPUs as slices, with who uses them."""
+        if not isinstance(state, VgpuState):
+            return self._guest.slices(gpu, state)
+        slots, types = self._slots(gpu), self.types(gpu) if state.vgpus else {}
+        users = self._users(slots)
+        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users) for vgpu in state.vgpus]
+
+    def _slice(self, gpu, slots, vgpu, found, users):
+        profile = self._profile(gpu, found)
+        return Slice(
+            gpu.address,
+            self.name,
+            vgpu.type,
+            vgpu.identity,
+            found.memory_mib if found else None,
+            round(profile.slices / self._mig.table(gpu).compute, 3) if profile else None,
+            vgpu.at,
+            tuple(slots.nodes(vgpu)),
+            tuple(process.as_dict() for process in users(vgpu)),
+        )
+
+    def drawing(self, gpu, state):
+        """What is there, as a line of text."""
+        return self.words(self.layout(state))
+
+    def status(self, gpu):
+        """What users see of one GPU: layout and, in a guest, its licence."""
+        state = self.observe(gpu)
+        if not isinstance(state, VgpuState):
+            return self._guest.status(gpu)
+        slots = self._slots(gpu)
+        interface = {"interface": slots.name} if slots else {}
+        return {**interface, **self.shown(self.layout(state))}
+
+    def creatable(self, gpu):
+        """
+        The types of a GPU for users: name -> ``memory_mib``, ``max``, ``mig_profile`` where it has one, and ``creatable``:
+        whether a vGPU of it can be made now. Raises errors.Unsupported in a guest.
+        """
+        if self._in_guest(gpu):
+            raise errors.Unsupported("This is a vGPU in a guest; its type was chosen on its host.", gpu.address)
+        slots = self._slots(gpu)
+        now = {name for function in (slots.carriers() if slots else ()) for name in slots.creatable(function)}
+        table = self._mig.table(gpu) if self._mig.supports(gpu) else None
+        found = {}
+        for name, kind in self.types(gpu).items():
+            profile = table.by_id(kind.gi_profile) if table and kind.gi_profile is not None else None
+            backed = {"mig_profile": profile.name} if profile else {}
+            found[name] = {"memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now}
+        return found
+
+    def sharing_licence(self, gpus):
+        """Those of these GPUs that are vGPUs of this guest: what one of them is to have, all are to have."""
+        return [gpu for gpu in gpus if self.supports(gpu) and self._in_guest(gpu)]
+
+    def _with_type(self, gpu, state, function, profile):
+        """
+        Settings for the layout of ``state`` with one more vGPU.
+
+        :param function: PCI address of the virtual function that carries it, or of a GPU that carries all.
+        :raises errors.ProfileMismatch: no such type. :raises errors.DeviceNotFound: the GPU has no such function.
+        :raises errors.PolicyError: no PCI address. :raises errors.ResourceConflict: there is no room for the type now.
+        """
+        layout = self.layout(state)
+        function, _ = addresses.normalize(function)
+        found = vgpu_types.resolve(gpu, profile, self.types(gpu))
+        slots = self._slots(gpu)
+        carriers = slots.carriers() if slots else []
+        if function not in carriers:
+            there = ", ".join(carriers) or "none: gpu_vgpu.set_vgpus enables them"
+            raise errors.DeviceNotFound(f"{function} carries no vGPU of this GPU.", gpu.address, f"What can is: {there}.")
+        if function not in [vgpu.at for vgpu in state.vgpus] or function == gpu.address:
+            slots.refuse_if_not_creatable(found.name, function)
+        taken = [vgpu.uuid for vgpu in state.vgpus]
+        others = [entry for entry in layout["vgpus"] if entry[1] != function or function == gpu.address]
+        return {"layout": {**layout, "vgpus": [*others, [found.name, function, slots.uuid(function, taken)]]}}
+
+    def _without(self, gpu, state, vgpu):
+        """
+        Settings for the layout of ``state`` without one vGPU, named by UUID or by the address of its function.
+
+        :raises errors.DeviceNotFound: the GPU has no such vGPU.
+        """
+        layout = self.layout(state)
+        vgpu = vgpu.strip().lower() if addresses.is_uuid(vgpu) else addresses.normalize(vgpu)[0]
+        left = [entry for entry in layout["vgpus"] if vgpu not in (entry[2] or entry[1], entry[1])]
+        if len(left) == len(layout["vgpus"]):
+            there = ", ".join(uuid or at for _, at, uuid in layout["vgpus"]) or "none"
+            raise errors.DeviceNotFound(f"There is no vGPU {vgpu}; there are: {there}.", gpu.address, "Name one of these.")
+        return {"layout": {**layout, "vgpus": left}}
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        if step.technique == self._mig.name:
+            self._mig.run(gpu, step)
+            if step.phase == RESET:
+                self.release()
+            return
+        tool = self._doing if hasattr(self._doing, f"run_{step.action}") else self._guest
+        getattr(tool, f"run_{step.action}")(gpu, **step.args)
+
+
+def _counts(vgpus):
+    """Type -> count, in order of names."""
+    return dict(sorted(Counter(name for name, _, _ in vgpus).items()))
+
+
+def _tells_modes(state):
+    """Whether the driver would tell modes of vGPUs that take turns if it had any."""
+    return bool(state.numvfs or not state.total) and not (state.mig and state.mig.current)
+
+
+def _drawing(plans):
+    """The slots before the first of these plans and after the last, of those that draw any."""
+    drawn = [made.drawing for made in plans if made is not None and made.drawing]
+    return (drawn[0][0], drawn[-1][1]) if drawn else ()
+
+
+def _steps(mode):
+    return mode.steps if mode is not None else ()
