@@ -27,6 +27,8 @@ from gpuslice.records.reboot import RebootLedger
 from gpuslice.techniques import REFUSING
 from gpuslice.techniques import TECHNIQUES
 from gpuslice.techniques import Toolbox
+from gpuslice.techniques.mig import export as mig_export
+from gpuslice.techniques.mig import section as mig_section
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +359,7 @@ class Engine:
         """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
         one, _ = self.mig(gpu)
         arguments.check(compute_instances=compute_instances)
-        return Target(one, "mig", {"entries": policies.entries(profiles), "compute_instances": compute_instances})
+        return Target(one, "mig", {"entries": mig_section.entries(profiles), "compute_instances": compute_instances})
 
     def mode_target(self, gpu, enabled):
         """A target that sets only the MIG mode of one GPU."""
@@ -376,7 +378,7 @@ class Engine:
     def added_target(self, gpu, profile, start=None):
         """A target with one more instance than there is; everything else stays where it is."""
         one, _ = self.mig(gpu)
-        [(name, pinned, _)] = policies.entries([profile])
+        [(name, pinned, _)] = mig_section.entries([profile])
         return Target(one, "mig", {"difference": {"create": [name, start if start is not None else pinned]}})
 
     def removed_target(self, gpu, instance):
@@ -469,7 +471,7 @@ class Engine:
             return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
         mig = self.tools.get("mig")
         layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
-        return policies.export_mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
+        return mig_export.mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
 
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from gpuslice import errors
 from gpuslice.catalog import nvidia
-from gpuslice.model import CiProfile
-from gpuslice.model import GiProfile
-from gpuslice.model import MigTable
+from gpuslice.catalog.mig import CiProfile
+from gpuslice.catalog.mig import GiProfile
+from gpuslice.catalog.mig import MigTable
+from gpuslice.techniques.mig import drawing
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig.placement import Instance
 from gpuslice.techniques.mig.placement import Placed
@@ -306,7 +307,7 @@ def test_fragmentation_is_a_share_and_a_better_layout_of_the_same_has_less(table
 def test_a_drawing_has_one_width_and_every_instance(situation):
     table, existing, wishes = situation
     change = solve(table, existing, wishes, force=True)
-    before, after = placement.draw_change(table, change)
+    before, after = drawing.draw_change(table, change)
     assert before.isascii() and after.isascii()
     assert len(before) == len(after)
     assert sorted(cell[0] for cell in before[1:-1].split("|") if cell.strip() != "-") == ["="] * len(change.keep) + ["x"] * len(
@@ -697,15 +698,15 @@ def test_fragmentation_of_known_cases():
 # -- drawings -------------------------------------------------------------------------------------------------------------------
 def test_drawings():
     layout = exists(H100, [("3g.40gb", 0), ("1g.10gb", 4), ("1g.10gb", 5)])
-    assert placement.draw(H100, layout) == "[3g.40gb                        |1g.10gb|1g.10gb|   -   |   -   ]"
-    assert placement.draw(A30, []) == "[  -  |  -  |  -  |  -  ]"
-    assert placement.draw(A30, layout[:1], {("3g.40gb", 0): "x"}) == "[x3g.40gb               ]"
+    assert drawing.draw(H100, layout) == "[3g.40gb                        |1g.10gb|1g.10gb|   -   |   -   ]"
+    assert drawing.draw(A30, []) == "[  -  |  -  |  -  |  -  ]"
+    assert drawing.draw(A30, layout[:1], {("3g.40gb", 0): "x"}) == "[x3g.40gb               ]"
 
 
 def test_a_drawing_of_a_change():
     existing = exists(A30, [("1g.6gb", 0), ("1g.6gb", 2)])
     change = solve(A30, existing, [Wish("1g.6gb"), Wish("2g.12gb")])
-    assert placement.draw_change(A30, change) == (
+    assert drawing.draw_change(A30, change) == (
         "[x1g.6gb|   -   |=1g.6gb|   -   ]",
         "[+2g.12gb       |=1g.6gb|   -   ]",
     )
@@ -713,6 +714,6 @@ def test_a_drawing_of_a_change():
 
 def test_instances_that_can_not_be_are_drawn_too():
     strange = [Instance("9g.99gb", 2, 9), Instance("odd", 0, 0), Instance("1g.6gb", 0, 1), Instance("a-very-long-profile", 1, 1)]
-    line = placement.draw(A30, strange)
+    line = drawing.draw(A30, strange)
     assert all(item.profile in line for item in strange)
     assert line.endswith("] odd@0, 9g.99gb@2")

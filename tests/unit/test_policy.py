@@ -14,6 +14,7 @@ from gpuslice import errors
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.policy import document
+from gpuslice.techniques.mig import section
 
 SLICING = "containers_gpu_slicing"
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
@@ -152,11 +153,11 @@ def test_a_section_that_is_no_mapping_is_refused(value):
 def test_the_forms_of_a_layout(profiles, count, entries):
     made = slicing(strategy="mig", mig={"profiles": profiles, "gpu_instance_count": count})
     assert made.default.settings["mig"] == {"entries": entries, "compute_instances": 1}
-    assert policy.entries(profiles, count) == entries
+    assert section.entries(profiles, count) == entries
 
 
 def test_one_name_is_a_layout_for_a_function_but_not_for_the_pillar():
-    assert policy.entries("1g.10gb") == [("1g.10gb", None, 1)]
+    assert section.entries("1g.10gb") == [("1g.10gb", None, 1)]
     assert "is the text '1g.10gb'; a list like" in only_mistake(strategy="mig", mig={"profiles": "1g.10gb"})
 
 
@@ -183,7 +184,7 @@ def test_mistakes_in_a_layout(profiles, place, said):
     assert said in found
     assert ".." not in found and "?." not in found
     with pytest.raises(errors.PolicyError) as caught:
-        policy.entries(profiles, path="wanted")
+        section.entries(profiles, path="wanted")
     assert caught.value.mistakes == [found.replace(f"{SLICING}:mig:profiles", "wanted")]
 
 
@@ -197,7 +198,7 @@ def test_a_pin_cannot_be_multiplied_and_the_mistake_is_told_once():
 @pytest.mark.parametrize("count", [0, 65, True, "2", None])
 def test_a_function_checks_the_count_too(count):
     with pytest.raises(errors.PolicyError, match="gpu_instance_count"):
-        policy.entries(["1g.10gb"], count)
+        section.entries(["1g.10gb"], count)
 
 
 # -- strategy ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.catalog import nvidia
+from gpuslice.techniques.mig import export
 
 SLICING = "containers_gpu_slicing"
 TABLE = nvidia.mig_table("h100-80gb")
@@ -20,7 +21,7 @@ LAYOUT = {
 
 def exported(layouts, models=None):
     """The pillar that describes these MIG layouts."""
-    sections = {at: policy.mig_section(at, layout) if layout["enabled"] else None for at, layout in layouts.items()}
+    sections = {at: export.pillar_section(at, layout) if layout["enabled"] else None for at, layout in layouts.items()}
     return policy.export_rules(sections, models or {})
 
 
@@ -102,7 +103,7 @@ def test_the_peer_tool_gets_counts_and_equal_gpus_share_an_entry():
     same = {"enabled": True, "instances": [("1g.10gb", 0, []), ("1g.10gb", 1, []), ("3g.40gb", 4, [("1c.3g.40gb", 0)])]}
     layout = {**LAYOUT, "0000:02:00.0": same, "0000:03:00.0": same}
     indices = {"0000:02:00.0": 3, "0000:03:00.0": 0, "0000:07:00.0": 1, "0000:41:00.0": 2, "0000:c1:00.0": 4}
-    assert policy.export_mig_parted(layout, indices, "site") == {
+    assert export.mig_parted(layout, indices, "site") == {
         "version": "v1",
         "mig-configs": {
             "site": [

@@ -37,9 +37,9 @@ NVENC, JPEG, optical flow). None and an empty tuple mean unknown.
 
 from functools import cache
 
-from gpuslice.model import CiProfile
-from gpuslice.model import GiProfile
-from gpuslice.model import MigTable
+from gpuslice.catalog.mig import CiProfile
+from gpuslice.catalog.mig import GiProfile
+from gpuslice.catalog.mig import MigTable
 
 VENDOR_ID = "10de"
 
@@ -716,7 +716,7 @@ def mig_table(key):
     The MIG profiles of a model.
 
     :param key: key of :data:`MODELS`.
-    :return: :class:`gpuslice.model.MigTable`, None for a model without MIG or whose placements are not known publicly.
+    :return: :class:`gpuslice.catalog.mig.MigTable`, None for a model without MIG or whose placements are not known publicly.
     """
     model = MODELS.get(key)
     if not model or not model["slots"] or key not in MIG_PROFILES:

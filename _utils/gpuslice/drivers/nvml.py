@@ -16,10 +16,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.catalog.mig import CiProfile
+from gpuslice.catalog.mig import GiProfile
+from gpuslice.catalog.mig import MigTable
 from gpuslice.host import limits
-from gpuslice.model import CiProfile
-from gpuslice.model import GiProfile
-from gpuslice.model import MigTable
 from gpuslice.printable import printable
 
 INVALID_ARGUMENT = 2

@@ -1,8 +1,8 @@
 """
 The policy: from a pillar to what is wanted of each GPU. Pure functions; nothing here reads or changes a host.
 
-``parse`` reads the pillar and reports every mistake at once, ``targets`` says what is wanted of each GPU, ``entries`` takes a MIG
-layout in any form that users write, ``export_rules`` goes the other way.
+``parse`` reads the pillar and reports every mistake at once, ``targets`` says what is wanted of each GPU, ``export_rules`` goes
+the other way.
 """
 
 from gpuslice.policy.assign import Target
@@ -17,22 +17,16 @@ from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.build import section
 from gpuslice.policy.document import json_schema
-from gpuslice.policy.export import export_mig_parted
 from gpuslice.policy.export import export_rules
-from gpuslice.policy.export import mig_section
-from gpuslice.techniques.mig.section import entries
 
 __all__ = [
     "Policy",
     "Rule",
     "Target",
     "absent",
-    "entries",
-    "export_mig_parted",
     "export_rules",
     "json_schema",
     "lacking",
-    "mig_section",
     "misnamed",
     "parse",
     "section",

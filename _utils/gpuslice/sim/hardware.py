@@ -9,7 +9,7 @@ import hashlib
 import json
 
 from gpuslice.catalog import nvidia
-from gpuslice.model import CiProfile
+from gpuslice.catalog.mig import CiProfile
 from gpuslice.sim import description
 from gpuslice.sim import state as state_file
 

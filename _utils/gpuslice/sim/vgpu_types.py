@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from gpuslice.catalog import nvidia
-from gpuslice.model import GiProfile
+from gpuslice.catalog.mig import GiProfile
 
 #: Codes of boards without MIG, which the catalog's table does not have. Their names begin with GRID.
 _OLDER = {"1eb8": "T4"}
@@ -42,7 +42,7 @@ class VgpuType(NamedTuple):
 
     :ivar id: number by which the driver knows it; :ivar name: as the driver writes it, such as ``NVIDIA A100-1-5C``.
     :ivar series: C, Q, B or A; :ivar gigabytes: framebuffer in GiB.
-    :ivar profile: the :class:`gpuslice.model.GiProfile` that backs it, None for a type that takes turns.
+    :ivar profile: the :class:`gpuslice.catalog.mig.GiProfile` that backs it, None for a type that takes turns.
     """
 
     id: int

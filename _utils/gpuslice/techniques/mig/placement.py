@@ -22,9 +22,6 @@ from functools import lru_cache
 
 from gpuslice import errors
 
-#: Width of a memory slice in a drawing when no name needs more.
-_MIN_CELL = 5
-
 #: Base of the number that holds the criteria of a plan one above the other; far more than a GPU has instances.
 _BASE = 1 << 12
 
@@ -161,7 +158,7 @@ def solve(table, existing, wishes, force=False):
     Inside a GI the criteria are the same, among the places that its CIs can have. A GI is kept when its profile, start and
     size are those of a wish, a CI when its profile and start are; a kept GI without CIs gets them.
 
-    :param table: :class:`gpuslice.model.MigTable` of the GPU.
+    :param table: :class:`gpuslice.catalog.mig.MigTable` of the GPU.
     :param existing: iterable of :class:`Instance`, everything that is on the GPU now.
     :param wishes: iterable of :class:`Wish`, everything that shall be; their order has no meaning.
     :param force: allow to destroy what is in use.
@@ -190,7 +187,7 @@ def free_room(table, instances):
     """
     How many more of each profile fit beside ``instances``, each profile taken alone.
 
-    :param table: :class:`gpuslice.model.MigTable`.
+    :param table: :class:`gpuslice.catalog.mig.MigTable`.
     :param instances: iterable of :class:`Instance` or :class:`Placed`; profiles unknown to the table take their memory
         slices and the compute slices that their name tells.
     :return: dict from profile name to a number, in the table's order.
@@ -210,7 +207,7 @@ def fragmentation(table, instances):
     instances lay elsewhere, and nothing fits as they lie. A GPU on which nothing could fit in any case has 0. Instances
     that the table does not know, or that lie where it does not allow, count as immovable.
 
-    :param table: :class:`gpuslice.model.MigTable`.
+    :param table: :class:`gpuslice.catalog.mig.MigTable`.
     :param instances: iterable of :class:`Instance` or :class:`Placed`.
     :return: float from 0 to 1.
     """
@@ -227,43 +224,6 @@ def fragmentation(table, instances):
         now += piece.compute * _how_many(board, here, piece)
         best += piece.compute * max(_how_many(board, load, piece) for load in loads)
     return 1 - now / best if best else 0.0
-
-
-def draw(table, instances, marks=None):
-    """
-    One line of ASCII for the GPU's memory slices: ``[3g.40gb            |1g.10gb|1g.10gb|   -   |   -   ]``.
-
-    Where a GI is not filled by a single CI, its compute slices follow: ``3g.40gb(1c - 1c)``.
-
-    :param table: :class:`gpuslice.model.MigTable`.
-    :param instances: iterable of :class:`Instance` or :class:`Placed`, known to the table or not.
-    :param marks: dict from ``(profile, start)`` to a character that is put before the name, and from ``(profile, start, CI
-        profile name, start of the CI)`` to one that is put before the CI's.
-    :return: the line. Instances that overlap one already drawn, or lie outside, are named after the bracket.
-    """
-    instances = tuple(instances)
-    return _draw(table, instances, marks or {}, _cell_width(table, instances, marks or {}))
-
-
-def draw_change(table, change):
-    """
-    A change as two lines: kept instances are marked ``=``, destroyed ones ``x``, created ones ``+``.
-
-    :param table: :class:`gpuslice.model.MigTable`.
-    :param change: :class:`Change`. A kept GI is marked ``=`` also when CIs inside it change, which are marked then.
-    :return: ``(before, after)``, drawn with the same width.
-    """
-    before = {(old.profile, old.start): "=" for old, _ in change.keep}
-    before.update({(old.profile, old.start): "x" for old in change.destroy})
-    after = {(new.profile, new.start): "=" for _, new in change.keep}
-    after.update({(new.profile, new.start): "+" for new in change.create})
-    for one, other in change.keep:
-        if set(one.cis) != set(other.cis):
-            before.update({(one.profile, one.start, *ci): "=" if ci in other.cis else "x" for ci in one.cis})
-            after.update({(one.profile, one.start, *ci): "=" if ci in one.cis else "+" for ci in other.cis})
-    old = (*(pair[0] for pair in change.keep), *change.destroy)
-    width = max(_cell_width(table, old, before), _cell_width(table, change.layout, after))
-    return _draw(table, old, before, width), _draw(table, change.layout, after, width)
 
 
 # -- the board: a table in the form that the search needs ---------------------------------------------------------------
@@ -401,12 +361,12 @@ def _occupied(board, instances):
             load = _with(load, piece, bits)
         else:
             # Nothing is known of its media engines, so it counts as an instance that has some.
-            compute = load.compute + _named_slices(item)
+            compute = load.compute + named_slices(item)
             load = _Load(load.bits | bits, compute, load.flow, load.all_media, load.some_media + 1, load.counts)
     return load
 
 
-def _named_slices(item):
+def named_slices(item):
     """Compute slices of an instance whose profile the table does not know: the name has them, else as many as it has memory."""
     found = re.match(r"(?:\d+c\.)?(\d+)g", item.profile)
     return int(found.group(1)) if found else item.size
@@ -677,47 +637,3 @@ def _in_use(lost, change, wishes):
         instances=lost,
         cis=cis,
     )
-
-
-# -- drawing -------------------------------------------------------------------------------------------------------------
-def _text(item, marks):
-    return marks.get((item.profile, item.start), "") + item.profile
-
-
-def _inside(table, item, marks):
-    """The compute slices of a GI with its CIs, ``(1c - 1c)``; "" for a GI that one CI fills, unless that comes or goes."""
-    marked = [(name, start, marks.get((item.profile, item.start, name, start), "")) for name, start in item.cis]
-    if [(name, mark) for name, _, mark in marked] == [(item.profile, "")]:
-        return ""
-    profile = table.profile(item.profile)
-    slices = {ci.name: ci.slices for ci in profile.cis} if profile else {}
-    cells, position = [], 0
-    for name, start, mark in sorted(marked, key=lambda ci: ci[1]):
-        cells += ["-"] * (start - position)
-        size = slices.get(name) or int((re.match(r"\d+", name) or ["1"])[0])
-        cells.append(f"{mark}{size}c")
-        position = start + size
-    cells += ["-"] * ((profile.slices if profile else _named_slices(item)) - position)
-    return f"({' '.join(cells)})"
-
-
-def _cell_width(table, instances, marks):
-    """Characters a memory slice needs so that every name fits into its slices and the bars between them."""
-    texts = [(len(_text(item, marks) + _inside(table, item, marks)), max(item.size, 1)) for item in instances]
-    widths = [-(-(length - size + 1) // size) for length, size in texts]
-    return max([_MIN_CELL, *widths])
-
-
-def _draw(table, instances, marks, width):
-    cells, outside, position = [], [], 0
-    for item in sorted(instances, key=lambda item: (item.start, item.profile)):
-        size = max(item.size, 1)
-        if item.start < position or item.start + size > table.slots:
-            outside.append(f"{_text(item, marks)}@{item.start}")
-            continue
-        cells += ["-".center(width)] * (item.start - position)
-        cells.append((_text(item, marks) + _inside(table, item, marks)).ljust(size * width + size - 1))
-        position = item.start + size
-    cells += ["-".center(width)] * (table.slots - position)
-    line = "[" + "|".join(cells) + "]"
-    return f"{line} {', '.join(outside)}" if outside else line

@@ -118,7 +118,7 @@ def resolve(name, table, aliases, gpu=""):
     Find a profile name in the table of a GPU.
 
     :param name: profile name as the user wrote it; a pin is ignored here.
-    :param table: :class:`gpuslice.model.MigTable` of the GPU.
+    :param table: :class:`gpuslice.catalog.mig.MigTable` of the GPU.
     :param aliases: ``{name that another driver version gives: name in the catalog}``; the table may have either.
     :param gpu: PCI address, for the message.
     :return: ``(GiProfile, CiProfile or None)``; None where the name means the whole GPU instance. Raises
@@ -188,8 +188,8 @@ def renamed(instances, table, aliases):
     """
     The instances of an earlier layout under the names that a driver gives them now.
 
-    :param instances: ``[[profile, start, [[compute instance, start]]]]``; :param table: :class:`gpuslice.model.MigTable` of the
-        GPU; :param aliases: as of :func:`resolve`.
+    :param instances: ``[[profile, start, [[compute instance, start]]]]``; :param aliases: as of :func:`resolve`.
+    :param table: :class:`gpuslice.catalog.mig.MigTable` of the GPU.
     :return: the same with the table's names. What the GPU does not have keeps its name, so that an error can tell it.
     """
     return [_renamed(instance, table, aliases) for instance in instances]
@@ -259,8 +259,8 @@ def wishes(entries, table, aliases, compute_instances=1, gpu=""):
     are compute instances: they are packed into as few GPU instances of their profile as possible, the largest first; those
     with the same pin share one GPU instance.
 
-    :param entries: ``[(profile name without a pin, start or None, count)]``, as :func:`gpuslice.policy.entries` returns.
-    :param table: :class:`gpuslice.model.MigTable` of the GPU.
+    :param entries: ``[(profile name without a pin, start or None, count)]``, as :func:`.section.entries` returns.
+    :param table: :class:`gpuslice.catalog.mig.MigTable` of the GPU.
     :param aliases: as of :func:`resolve`.
     :param compute_instances: compute instances in each GPU instance that is asked for as a whole; 1 is the one that fills it.
     :param gpu: PCI address, for messages.

@@ -32,9 +32,9 @@ from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
-from gpuslice.policy import export
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques.mig import export
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig import profile_names
 from gpuslice.techniques.mig.users import Users
@@ -136,7 +136,7 @@ class Mig:
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None while MIG is off. Raises errors.PolicyError for an odd instance."""
-        return export.mig_section(gpu.address, layout) if layout["enabled"] else None
+        return export.pillar_section(gpu.address, layout) if layout["enabled"] else None
 
     def settings_of(self, layout, begun=None):
         """
@@ -479,7 +479,7 @@ class Mig:
     def _gpu_plan(self, gpu, state, table, change, steps, after, stops):
         self._refuse_if_under_vgpus(gpu, steps)
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
-        drawing = placement.draw_change(table, change) if steps and table else ()
+        drawing = _drawn(table, change) if steps and table else ()
         before = self.layout(state)
         return GpuPlan(
             gpu.address,
@@ -594,7 +594,10 @@ class Mig:
         """The GPU's memory slices as a line of text."""
         if not state.current:
             return "MIG is off"
-        return placement.draw(self.table(gpu), [_instance(gi) for gi in state.instances])
+        # Only maps and changes are drawn, and most runs find nothing to change.
+        from gpuslice.techniques.mig.drawing import draw
+
+        return draw(self.table(gpu), [_instance(gi) for gi in state.instances])
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu, step):
@@ -741,6 +744,13 @@ def _wanted_mode(settings):
     if "layout" in settings:
         return settings["layout"].get("pending", settings["layout"]["enabled"])
     return settings.get("enabled", True)
+
+
+def _drawn(table, change):
+    """A change as two lines; for the import see :meth:`Mig.drawing`."""
+    from gpuslice.techniques.mig.drawing import draw_change
+
+    return draw_change(table, change)
 
 
 def _instance(gi, busy=None):

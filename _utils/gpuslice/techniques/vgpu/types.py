@@ -122,7 +122,7 @@ class VgpuTypes(Mapping):
         """
         How many vGPUs of a type take turns on one GPU instance.
 
-        :param profile: the :class:`gpuslice.model.GiProfile` that backs the type.
+        :param profile: the :class:`gpuslice.catalog.mig.GiProfile` that backs the type.
         :raises errors.Unsupported: the instance has room for several, and the driver does not tell for how many.
         """
         if not profile.memory_mib or found.memory_mib * _ROOM > profile.memory_mib:
