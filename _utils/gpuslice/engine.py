@@ -17,7 +17,7 @@ from gpuslice import policy as policies
 from gpuslice.change.reconcile import UNDID
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
-from gpuslice.drivers.kernel import VFIO_DRIVERS
+from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host.base import open_host
 from gpuslice.inventory import discovery
 from gpuslice.records import interrupted

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from gpuslice import errors
-from gpuslice.drivers import kernel
+from gpuslice.drivers import device_nodes
 from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.host.base import RealHost
@@ -196,7 +196,7 @@ DEVICES = "Character devices:\n195 nvidia\n195 nvidia-modeset\n235 nvidia-caps\n
     ],
 )
 def test_where_the_number_of_a_node_is_found(node, files, number):
-    assert kernel.device_number(Files(files), node) == number
+    assert device_nodes.device_number(Files(files), node) == number
 
 
 # -- as a user has it ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from gpuslice import errors
-from gpuslice.drivers import kernel
+from gpuslice.drivers import device_nodes
 from gpuslice.host import holders
 from gpuslice.host.base import RealHost
 from gpuslice.techniques import Rules
@@ -147,7 +147,7 @@ def test_one_that_does_not_end_is_told_so(tmp_path):
     with child(IGNORES) as process:
         stat(tmp_path, "D", pid=process.pid)
         with pytest.raises(errors.ResourceConflict, match=rf"pid {process.pid} \(hangs\) did not end") as caught:
-            kernel.end_process(Watching(tmp_path), GPU, process.pid, "hangs")
+            device_nodes.end_process(Watching(tmp_path), GPU, process.pid, "hangs")
         assert process.wait(5) == -signal.SIGKILL
     assert caught.value.gpu == GPU
 
@@ -179,7 +179,7 @@ def test_a_loop_of_parents_ends(tmp_path):
 def test_the_step_itself_refuses_to_end_an_ancestor():
     parent = holders.process(os.getppid())
     with pytest.raises(errors.ResourceConflict, match="never ended: this run was started by it") as caught:
-        kernel.end_process(RealHost(), GPU, parent.pid, parent.command)
+        device_nodes.end_process(RealHost(), GPU, parent.pid, parent.command)
     assert caught.value.gpu == GPU and f"pid {parent.pid}" in str(caught.value)
 
 

@@ -8,7 +8,6 @@ import re
 
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
-from gpuslice.drivers import kernel
 
 #: Seconds between looks before somebody is taken for a user who stays: a monitor has a GPU open for a moment only.
 _PATIENCE = (0.1, 0.3, 1.0)
@@ -21,7 +20,7 @@ _USUAL = {
 
 
 #: How an error ends that knows no more than what the driver answered.
-_BARE = re.compile(rf"(?:it is in use|in use by {kernel.UNSEEN})\.\Z")
+_BARE = re.compile(rf"(?:it is in use|in use by {device_nodes.UNSEEN})\.\Z")
 
 
 class Lookout:
@@ -115,7 +114,7 @@ def _named(err, host, technique, gpu, step):
     except errors.GpuSliceError:
         # What the driver answered to the step is to be told all the same.
         return err
-    names = f"in use by {'; '.join(map(str, held)) or f'{kernel.UNSEEN}; {usually(host, gpu)}'}."
+    names = f"in use by {'; '.join(map(str, held)) or f'{device_nodes.UNSEEN}; {usually(host, gpu)}'}."
     what, bare = _BARE.subn(lambda _: names, err.what)
     if held and not bare:
         # Being in use is one of several reasons that the kernel's answer may have.

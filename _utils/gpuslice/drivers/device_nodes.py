@@ -1,11 +1,27 @@
 """
-The device nodes of one GPU, as sysfs and /proc name them: what a consumer needs, and what a holder has open.
+The device nodes of one GPU, as sysfs and /proc name them: what a consumer needs, who has one open, and ending that.
 """
 
 import re
 
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice import errors
 from gpuslice.drivers.kernel import text
+from gpuslice.drivers.pci import DEVICES
+
+#: Who uses something where nobody is in sight.
+UNSEEN = "a client that can't be seen from here"
+
+#: Where the kernel tells the device number of a node: a file of sysfs, or a driver in /proc/devices with the minor in the name.
+_NUMBER_FILES = (
+    (re.compile(r"/dev/dri/(\w+)"), "/sys/class/drm/{}/dev"),
+    (re.compile(r"/dev/(kfd)"), "/sys/class/kfd/{}/dev"),
+    (re.compile(r"/dev/vfio/devices/(\w+)"), "/sys/class/vfio-dev/{}/dev"),
+    (re.compile(r"/dev/vfio/([\w-]+)"), "/sys/class/vfio/{}/dev"),
+)
+_NUMBER_DRIVERS = (
+    (re.compile(r"/dev/nvidia(\d+)"), ("nvidia", "nvidia-frontend")),
+    (re.compile(r"/dev/nvidia-caps/nvidia-cap(\d+)"), ("nvidia-caps",)),
+)
 
 
 def drm(host, address):
@@ -49,3 +65,65 @@ def of(host, address):
     """All device nodes that belong to this GPU alone."""
     number = minor(host, address)
     return ([] if number is None else [f"/dev/nvidia{number}"]) + drm(host, address) + vfio(host, address)
+
+
+def device_number(host, node):
+    """
+    ``major:minor`` of a device node of this host, "" where nothing tells it.
+
+    The kernel is asked for it rather than the node: where this runs in a container, a node of that name may be another GPU's.
+    """
+    for pattern, path in _NUMBER_FILES:
+        if found := pattern.fullmatch(node):
+            return text(host, path.format(found[1])) or host.device_number(node)
+    for pattern, drivers in _NUMBER_DRIVERS:
+        if found := pattern.fullmatch(node):
+            majors = re.findall(rf"^\s*(\d+) (?:{'|'.join(drivers)})$", text(host, "/proc/devices") or "", re.MULTILINE)
+            return f"{majors[0]}:{found[1]}" if majors else host.device_number(node)
+    return host.device_number(node)
+
+
+def holding(host, nodes, processes=None):
+    """
+    The processes that hold any of these device nodes open, under whatever name.
+
+    :param processes: all processes of the host that hold any, where they were looked for already.
+    """
+    wanted = [(node, device_number(host, node)) for node in nodes]
+    found = host.processes() if processes is None else processes
+    return [process for process in found if any(process.has_open(*device) for device in wanted)]
+
+
+def in_use(gpu, doing, held):
+    """
+    The error for what the kernel refused as it is in use, with the names of the holders.
+
+    :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes, [] where none can be seen.
+    """
+    names = "; ".join(map(str, held)) or UNSEEN
+    return errors.InUse(
+        f"Could not {doing}: in use by {names}.", gpu, "Stop these and run again.", [one.as_dict() for one in held]
+    )
+
+
+def refuse_spared(host, gpu, pid, words):
+    """
+    Raise errors.ResourceConflict for a process that is never ended, whatever is allowed.
+
+    :param gpu: PCI address; :param words: the process, for people.
+    """
+    if why := host.why_spared(pid):
+        what = f"In use by {words}, which is never ended: {why}."
+        raise errors.ResourceConflict(what, gpu, "End that use by hand and run again.")
+
+
+def end_process(host, gpu, pid, command):
+    """
+    End a process that is in the way.
+
+    :param gpu: PCI address; :param command: what it was when it was seen. :raises errors.ResourceConflict: it did not end, or is
+        never ended.
+    """
+    refuse_spared(host, gpu, pid, f"pid {pid} ({command})")
+    if not host.end_process(pid, command):
+        raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu, "Stop it by hand and run again.")

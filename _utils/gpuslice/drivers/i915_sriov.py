@@ -8,6 +8,7 @@ import re
 from gpuslice import errors
 from gpuslice.catalog import intel
 from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
 from gpuslice.techniques.sriov.shares import Attribute
 from gpuslice.techniques.sriov.shares import Files
 from gpuslice.techniques.sriov.shares import existing
@@ -25,7 +26,7 @@ PARAMETERS = "i915.enable_guc=3 i915.max_vfs=<number>"
 
 def root_of(host, gpu):
     """(directory, name of the layout) of the GPU, ("", "") where its driver has none."""
-    for card in host.listdir(f"{kernel.DEVICES}/{gpu.address}/drm"):
+    for card in host.listdir(f"{pci.DEVICES}/{gpu.address}/drm"):
         for name in ("prelim_iov", "iov"):
             if re.fullmatch(r"card\d+", card) and host.exists(f"/sys/class/drm/{card}/{name}"):
                 return f"/sys/class/drm/{card}/{name}", name

@@ -12,7 +12,7 @@ import re
 from gpuslice import errors
 from gpuslice.catalog import intel
 from gpuslice.drivers import kernel
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.pci import DEVICES
 
 PROPERTIES = ("timeslice_duration_us", "preempt_timeout_us", "job_timeout_ms")
 

@@ -1,10 +1,15 @@
 """
-Virtual functions of a GPU as the PCI core tells them.
+A GPU as the PCI core tells it: who drives it, whether it can be given to a virtual machine, and its virtual functions.
 """
 
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice import errors
 from gpuslice.drivers.kernel import number
 from gpuslice.numbers import whole
+
+DEVICES = "/sys/bus/pci/devices"
+
+#: Drivers that hand a whole PCI function to user space, such as a virtual machine: nothing can be sliced under them.
+VFIO_DRIVERS = ("vfio-pci", "xe-vfio-pci", "nvgrace-gpu-vfio-pci")
 
 #: The field of the SR-IOV capability that numbers virtual functions has 16 bits (PCIe base specification).
 MOST = 2**16 - 1
@@ -38,3 +43,39 @@ def possible(host, gpu, count):
     first = (int(bus, 16) << 8 | int(device, 16) << 3 | int(function)) + offset
     ids = [first + stride * n for n in range(count)]
     return [f"{domain}:{i >> 8 & 0xFF:02x}:{i >> 3 & 0x1F:02x}.{i & 7}" for i in ids]
+
+
+def refuse_if_given_away(host, gpu):
+    """
+    Raise errors.ResourceConflict when the GPU is bound to a VFIO driver, under which only passthrough can work with it.
+
+    :param gpu: :class:`gpuslice.model.Gpu`; its driver is read anew, because a change may have moved it meanwhile.
+    """
+    driver = host.readlink(f"{DEVICES}/{gpu.address}/driver")
+    if driver in VFIO_DRIVERS:
+        raise errors.ResourceConflict(
+            f"The GPU is bound to {driver} for passthrough, so nothing else can be done with it.",
+            gpu.address,
+            f"Give it back to its own driver first: salt-call gpu_passthrough.release {gpu.address}",
+        )
+
+
+def iommu_is_on(host):
+    """Whether the kernel translates for devices, without which no virtual machine can be given one."""
+    return bool(host.listdir("/sys/class/iommu")) and bool(host.listdir("/sys/kernel/iommu_groups"))
+
+
+def refuse_without_iommu(host, gpu, instead=""):
+    """
+    Raise errors.Unsupported where no virtual machine could be given a virtual function.
+
+    :param gpu: PCI address; :param instead: a sentence on what else may be done.
+    """
+    if iommu_is_on(host):
+        return
+    advice = "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' or 'amd_iommu=on'."
+    raise errors.Unsupported(
+        "The IOMMU of this host is off, so no virtual machine could be given a virtual function.",
+        gpu,
+        f"{advice} {instead}".rstrip(),
+    )

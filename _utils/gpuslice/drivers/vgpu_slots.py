@@ -21,7 +21,7 @@ from gpuslice import numbers
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
 from gpuslice.techniques.vgpu.types import plain
 

@@ -12,6 +12,7 @@ Provisioning of virtual functions by the xe driver: three layouts of files, of w
 import re
 
 from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
 from gpuslice.techniques.sriov.shares import Attribute
 from gpuslice.techniques.sriov.shares import Files
 from gpuslice.techniques.sriov.shares import existing
@@ -40,7 +41,7 @@ def find(host, gpu, total):
 
 
 def _admin(host, gpu, total, restore):
-    root = f"{kernel.DEVICES}/{gpu.address}/sriov_admin"
+    root = f"{pci.DEVICES}/{gpu.address}/sriov_admin"
     if not host.exists(root):
         return None
     # The VFs' own priority files are read only: one file sets them all, and the PF's along with them.
@@ -65,7 +66,7 @@ def _debugfs(host, gpu, total, restore):
 
 def _debug_roots(host, gpu):
     """Directories of the GPU in debugfs: named by its address, or by the number of its card."""
-    cards = [name[4:] for name in host.listdir(f"{kernel.DEVICES}/{gpu.address}/drm") if re.fullmatch(r"card\d+", name)]
+    cards = [name[4:] for name in host.listdir(f"{pci.DEVICES}/{gpu.address}/drm") if re.fullmatch(r"card\d+", name)]
     return [f"{_DEBUG}/{name}" for name in (gpu.address, *cards) if host.exists(f"{_DEBUG}/{name}")]
 
 

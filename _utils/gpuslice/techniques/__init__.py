@@ -32,6 +32,7 @@ import logging
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers.device_nodes import refuse_spared
 
 log = logging.getLogger(__name__)
 
@@ -105,17 +106,6 @@ class Stops:
                 "End that use, or run Salt outside of that unit.",
                 [process.as_dict()],
             )
-
-
-def refuse_spared(host, gpu, pid, words):
-    """
-    Raise errors.ResourceConflict for a process that is never ended, whatever is allowed.
-
-    :param gpu: PCI address; :param words: the process, for people.
-    """
-    if why := host.why_spared(pid):
-        what = f"In use by {words}, which is never ended: {why}."
-        raise errors.ResourceConflict(what, gpu, "End that use by hand and run again.")
 
 
 class Toolbox:

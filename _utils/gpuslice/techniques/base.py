@@ -2,10 +2,16 @@
 What techniques have in common that work through the kernel's files and hold nothing open: their steps, and ending processes.
 """
 
+from gpuslice import errors
 from gpuslice.costs import seconds
-from gpuslice.drivers import kernel
+from gpuslice.drivers import device_nodes
 from gpuslice.plan import PREPARE
 from gpuslice.plan import Step
+
+STOP_OR_FORCE = (
+    "Stop these, name their units in containers_gpu_state_management:stop_units, "
+    "or set containers_gpu_state_management:apply_strategy to force (by hand: force=True)."
+)
 
 
 class FileTechnique:
@@ -42,4 +48,21 @@ class FileTechnique:
             yield self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
 
     def _run_end_process(self, gpu, pid, command):
-        kernel.end_process(self._host, gpu.address, pid, command)
+        device_nodes.end_process(self._host, gpu.address, pid, command)
+
+
+def refuse_if_held(gpu, doing, held, rules, stops):
+    """
+    Let the holders be stopped where the rules allow it, else name them.
+
+    :param held: processes; :param stops: :class:`gpuslice.techniques.Stops`, which takes note of what has to stop.
+    :raises errors.ResourceConflict: somebody holds what has to be free.
+    """
+    if held and not rules.force and not rules.may_stop_all(held):
+        raise errors.ResourceConflict(
+            f"Could not {doing}: in use by {'; '.join(map(str, held))}.",
+            gpu,
+            STOP_OR_FORCE,
+            holders=[process.as_dict() for process in held],
+        )
+    stops.add(held, rules)

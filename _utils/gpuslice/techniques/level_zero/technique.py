@@ -20,7 +20,8 @@ from gpuslice.drivers import device_nodes
 from gpuslice.drivers import dmem
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers import pci
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -29,6 +30,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import FileTechnique
+from gpuslice.techniques.base import refuse_if_held
 
 ENVIRONMENT = "/etc/gpu-slicing/environment"
 CONVENTION = "Environment files are a convention among programs, not isolation: a program may ignore or change them."
@@ -70,7 +72,7 @@ class LevelZero(FileTechnique):
     def observe(self, gpu):
         """Read files and settings. Raises errors.ResourceConflict for a GPU that was given away."""
         bounded.refuse_if_waiting(self._host, gpu.address)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         return LevelZeroState(
             self._files(gpu.address),
             intel_engines.modes(self._host, gpu.address),
@@ -142,7 +144,7 @@ class LevelZero(FileTechnique):
 
     def holders(self, gpu):
         """The processes that hold this GPU open."""
-        held = kernel.holding(self._host, device_nodes.drm(self._host, gpu.address))
+        held = device_nodes.holding(self._host, device_nodes.drm(self._host, gpu.address))
         return [process for process in held if process.pid != os.getpid()]
 
     def in_the_way(self, gpu, steps):
@@ -185,7 +187,7 @@ class LevelZero(FileTechnique):
         changed = {block: mode for block, mode in goal.ccs.items() if state.ccs.get(block) != mode}
         if changed:
             doing = f"set CCS mode {'/'.join(str(mode) for mode in sorted(set(changed.values())))}"
-            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+            refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
         steps = (
             *self._end_processes(gpu, stops),
             *(self._ccs_step(gpu, block, state.ccs.get(block), mode) for block, mode in changed.items()),
@@ -335,7 +337,7 @@ class LevelZero(FileTechnique):
         try:
             kernel.write(self._host, gpu.address, path, mode, doing, intel_engines.CCS_MEANINGS)
         except errors.InUse as err:
-            raise kernel.in_use(gpu.address, doing, self.holders(gpu)) from err
+            raise device_nodes.in_use(gpu.address, doing, self.holders(gpu)) from err
 
     def _run_property(self, gpu, where, key, value):
         path = intel_engines.property_path(gpu.address, where, key)

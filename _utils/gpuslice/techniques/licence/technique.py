@@ -19,7 +19,7 @@ from gpuslice import secret
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import gridd
-from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
 from gpuslice.model import Slice
 from gpuslice.numbers import whole
 from gpuslice.plan import PREPARE
@@ -100,7 +100,7 @@ class Guest:
     def observe(self, gpu):
         """Read the files and ask for the daemon. Raises errors.StateDirUnusable, errors.ResourceConflict, errors.ToolFailed."""
         self._host.limits.refuse(gpu.address)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         return GuestState(
             client_token.read(self._host, gpu, CONFIGURATION),
             client_token.read(self._host, gpu, TEMPLATE) or "",
@@ -163,7 +163,7 @@ class Guest:
 
     def holders(self, gpu):
         """The processes that hold the vGPU open."""
-        held = kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
+        held = device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
         return [process for process in held if process.pid != os.getpid()]
 
     # -- planning ------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice.catalog import nvidia
 from gpuslice.costs import seconds
-from gpuslice.drivers import kernel
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
@@ -34,6 +35,8 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques.base import STOP_OR_FORCE
+from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.mig import export
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig import profile_names
@@ -76,7 +79,7 @@ class Mig:
     def observe(self, gpu):
         """Read the MIG mode and the instances. Raises errors.Unsupported where there is no MIG, errors.DriverError."""
         self._host.limits.refuse(gpu.address)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         return self._host.limits.within(self._observe, gpu)
 
     def _observe(self, gpu):
@@ -285,7 +288,7 @@ class Mig:
         return errors.ResourceConflict(
             f"The wanted layout needs {names} to go, which is in use by {who}.",
             gpu.address,
-            kernel.STOP_OR_FORCE,
+            STOP_OR_FORCE,
             holders=[p.as_dict() for _, p in held],
         )
 
@@ -363,7 +366,7 @@ class Mig:
     def _clear_the_way(self, gpu, state, needs_reset, word, rules, stops):
         """A mode change ends everything on the GPU: its users are stopped if the rules allow it, else they are named."""
         held = self.users.of_gpu(gpu, any_client=needs_reset)
-        kernel.refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
+        refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
 
     def _loaded_modules(self):
         return {line.split()[0] for line in self.users.read(_MODULES).splitlines() if line.strip()}
@@ -647,7 +650,7 @@ class Mig:
         if not held:
             from gpuslice.change import newcomers
 
-            held = f"{kernel.UNSEEN}; {newcomers.usually(self._host, gpu)}, or a loaded module nvidia_drm"
+            held = f"{device_nodes.UNSEEN}; {newcomers.usually(self._host, gpu)}, or a loaded module nvidia_drm"
         raise errors.ModeChangePending(
             f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} In use by {held}.",
             gpu.address,
@@ -669,7 +672,7 @@ class Mig:
         )
 
     def _run_end_process(self, gpu, pid, command):
-        kernel.end_process(self._host, gpu.address, pid, command)
+        device_nodes.end_process(self._host, gpu.address, pid, command)
 
     def _run_destroy_ci(self, gpu, gi, ci):
         self._patiently(lambda: self.nvml.destroy_ci(gpu.address, gi, ci))

@@ -4,7 +4,7 @@ Who uses a GPU or a MIG device: contexts that NVML tells of, and processes that 
 
 import os
 
-from gpuslice.drivers import kernel
+from gpuslice.drivers import device_nodes
 from gpuslice.model import Process
 from gpuslice.numbers import whole
 
@@ -67,7 +67,7 @@ class Users:
         return held or self._host.process(pid) or Process(pid, "a process that can't be seen from here")
 
     def _holding(self, node):
-        return kernel.holding(self._host, [node], self._scan())
+        return device_nodes.holding(self._host, [node], self._scan())
 
     def _scan(self):
         if self._processes is None:

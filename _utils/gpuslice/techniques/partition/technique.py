@@ -23,8 +23,10 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.costs import seconds
+from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
+from gpuslice.drivers import pci
 from gpuslice.host import bounded
 from gpuslice.model import Process
 from gpuslice.model import Slice
@@ -36,6 +38,7 @@ from gpuslice.plan import Step
 from gpuslice.printable import printable_lines
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.partition.notes import Notes
 
 MODULE = "amdgpu"
@@ -135,7 +138,7 @@ class Partition:
         :raises errors.Unsupported: another driver has the GPU, or the kernel is too old; :raises errors.DriverMissing: none has.
         """
         bounded.refuse_if_waiting(self._host, gpu.address)
-        driver = self._host.readlink(f"{kernel.DEVICES}/{gpu.address}/driver")
+        driver = self._host.readlink(f"{pci.DEVICES}/{gpu.address}/driver")
         if driver != MODULE:
             return self._without_driver(gpu, driver)
         if not self._host.exists(self._path(gpu.address, _COMPUTE)):
@@ -152,7 +155,7 @@ class Partition:
     def _without_driver(self, gpu, driver):
         if not driver and self._notes.unloaded:
             return PartitionState("", "", loaded=False)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         if driver == "gim":
             raise errors.Unsupported(
                 "The driver gim has this GPU, so the host is in SR-IOV mode and partition modes come with its virtual functions.",
@@ -167,7 +170,7 @@ class Partition:
 
     @staticmethod
     def _path(address, name):
-        return f"{kernel.DEVICES}/{address}/{name}"
+        return f"{pci.DEVICES}/{address}/{name}"
 
     def _read(self, address, name):
         try:
@@ -237,7 +240,7 @@ class Partition:
         return {mode: _with(modes, now, mode in valid) if valid else modes for mode, modes in found.items()}
 
     def _is_bound(self, address):
-        return self._host.readlink(f"{kernel.DEVICES}/{address}/driver") == MODULE
+        return self._host.readlink(f"{pci.DEVICES}/{address}/driver") == MODULE
 
     def _memory_now(self, gpu):
         return self._memory_of(gpu.address) or amd.DEFAULT_MODE[1]
@@ -290,7 +293,7 @@ class Partition:
         return reasons
 
     def _errors_of(self, address):
-        base = f"{kernel.DEVICES}/{address}/ras"
+        base = f"{pci.DEVICES}/{address}/ras"
         found = []
         for name in self._host.listdir(base):
             counted = re.search(r"^ue:\s*([0-9]{1,20})\b", kernel.text(self._host, f"{base}/{name}") or "", re.MULTILINE)
@@ -309,11 +312,11 @@ class Partition:
         return self.holders(gpu) if any(step.action == "set_compute" for step in steps) else []
 
     def _nodes_of(self, address):
-        own = [f"/dev/dri/{name}" for name in self._host.listdir(f"{kernel.DEVICES}/{address}/drm")]
+        own = [f"/dev/dri/{name}" for name in self._host.listdir(f"{pci.DEVICES}/{address}/drm")]
         return [*own, *(part.render_node for part in kfd.parts_of(self._host, address) if part.render_node)]
 
     def _holding(self, nodes):
-        seen = kernel.holding(self._host, nodes)
+        seen = device_nodes.holding(self._host, nodes)
         hidden = [pid for pid in kfd.clients(self._host) if all(process.pid != pid for process in seen)]
         return [*seen, *(self._host.process(pid) or Process(pid, "a client of the compute driver") for pid in hidden)]
 
@@ -422,7 +425,7 @@ class Partition:
             now = self.automatic(gpu, wanted.memory)
         elif wanted.compute != state.compute:
             doing = f"change the compute mode from {state.compute} to {wanted.compute}"
-            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+            refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
         if wanted.compute != now:
             steps.append(self._compute_step(gpu, state, wanted.compute))
         if wanted.alloc == "ALL" and (steps or state.alloc != "ALL"):
@@ -517,7 +520,7 @@ class Partition:
                 "must be idle then.",
             )
         held = self._all_holders()
-        kernel.refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
+        refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
         users, modules = kfd.module_users(self._host, MODULE)
         if modules or (users and not held):
             raise errors.ResourceConflict(f"{need}, but {_users(users, modules)}.", gpu.address, "End that use and run again.")
@@ -648,7 +651,7 @@ class Partition:
         return [self._slice(gpu, state, part, total, processes) for part in parts]
 
     def _slice(self, gpu, state, part, total, processes):
-        held = kernel.holding(self._host, [part.render_node] if part.render_node else [], processes)
+        held = device_nodes.holding(self._host, [part.render_node] if part.render_node else [], processes)
         nodes = tuple(node for node in (kfd.NODE, part.render_node) if node)
         return Slice(
             gpu.address,
@@ -691,7 +694,7 @@ class Partition:
         getattr(self, f"_run_{step.action}")(gpu, **step.args)
 
     def _run_end_process(self, gpu, pid, command):
-        kernel.end_process(self._host, gpu.address, pid, command)
+        device_nodes.end_process(self._host, gpu.address, pid, command)
 
     def _run_set_memory(self, gpu, memory, doubtful=()):
         if self._memory_of(gpu.address) == memory:
@@ -838,7 +841,7 @@ class Partition:
             except errors.InUse as err:
                 held = self._holding([kfd.NODE, *self._nodes_of(address)])
                 if pause is None or held:
-                    raise kernel.in_use(address, doing, held) from err
+                    raise device_nodes.in_use(address, doing, held) from err
                 self._host.sleep(pause)
 
     def _run_set_alloc(self, gpu, alloc):

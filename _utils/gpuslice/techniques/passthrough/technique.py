@@ -18,9 +18,10 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
+from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
-from gpuslice.drivers.kernel import DEVICES
-from gpuslice.drivers.kernel import VFIO_DRIVERS
+from gpuslice.drivers.pci import DEVICES
+from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -31,6 +32,7 @@ from gpuslice.printable import printable
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import FileTechnique
+from gpuslice.techniques.base import refuse_if_held
 
 _DRIVER = "vfio-pci"
 _DRIVERS = "/sys/bus/pci/drivers"
@@ -74,7 +76,7 @@ class Passthrough(FileTechnique):
 
     def why_not(self, gpu):
         """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
-        if kernel.iommu_is_on(self._host):
+        if pci.iommu_is_on(self._host):
             return "the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.", False
         return f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", True
 
@@ -121,7 +123,7 @@ class Passthrough(FileTechnique):
 
     def _open(self, gpu):
         """All processes that hold it open."""
-        return kernel.holding(self._host, device_nodes.of(self._host, gpu.address))
+        return device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
@@ -147,7 +149,7 @@ class Passthrough(FileTechnique):
         return self._gpu_plan(gpu, state, goal, steps, stops)
 
     def _check_iommu(self, gpu):
-        if not kernel.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
+        if not pci.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
             raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address)
 
     def _check_change(self, gpu, state, goal, rules, stops):
@@ -158,7 +160,7 @@ class Passthrough(FileTechnique):
         if state.driver:
             to = goal.driver or "no driver" if goal.driver is not None else "its own driver"
             doing = f"move the GPU from {state.driver} to {to}"
-            kernel.refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
+            refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
 
     def _check_group(self, gpu):
         """VFIO hands out whole groups: a member with a driver of the host would make the group unusable."""
@@ -306,7 +308,7 @@ class Passthrough(FileTechnique):
         # program or this one opened meanwhile must not become that. So it is looked for once more.
         doing = f"unbind the GPU from {driver}"
         if held := self._open(gpu):
-            raise kernel.in_use(gpu.address, doing, held)
+            raise device_nodes.in_use(gpu.address, doing, held)
         try:
             bounded.write(
                 self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
@@ -314,7 +316,7 @@ class Passthrough(FileTechnique):
                 there=lambda: not self._driver(gpu),
             )  # fmt: skip
         except errors.InUse as err:
-            raise kernel.in_use(gpu.address, doing, self._open(gpu)) from err
+            raise device_nodes.in_use(gpu.address, doing, self._open(gpu)) from err
         except errors.Unhealthy as err:
             raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err
 
@@ -358,7 +360,7 @@ class Passthrough(FileTechnique):
         if state.driver not in VFIO_DRIVERS:
             return []
         nodes = device_nodes.vfio(self._host, gpu.address)
-        held = tuple(process.as_dict() for process in kernel.holding(self._host, nodes))
+        held = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes))
         number = device_nodes.group(self._host, gpu.address)
         return [
             Slice(

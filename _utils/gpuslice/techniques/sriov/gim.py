@@ -12,13 +12,15 @@ import threading
 from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.drivers import kernel
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers import pci
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import limits
 from gpuslice.inventory import discovery
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import GpuPlan
 from gpuslice.techniques import Stops
+from gpuslice.techniques.base import refuse_if_held
 
 MODULE = "gim"
 OPTIONS = "/etc/modprobe.d/gpu-slicing-gim.conf"
@@ -133,7 +135,7 @@ class Gim:
         if (count, count) != (state.numvfs, state.option):
             # gim may have written the number into its own file itself: only who wants another one is told of it.
             self._check_others(gpu)
-            kernel.refuse_without_iommu(self._host, gpu.address)
+            pci.refuse_without_iommu(self._host, gpu.address)
         return count, count
 
     def _earlier(self, gpu, state, layout):
@@ -238,8 +240,8 @@ class Gim:
         """A reload takes the VFs of every GPU: none may be a virtual machine's."""
         functions = self.all_virtual()
         doing = f"reload {MODULE} for {wanted} virtual functions, which removes those of all its GPUs"
-        kernel.refuse_if_held(gpu.address, doing, self._technique.held(functions), rules, stops)
-        bound = [vf for vf in functions if self._host.readlink(f"{DEVICES}/{vf}/driver") in kernel.VFIO_DRIVERS]
+        refuse_if_held(gpu.address, doing, self._technique.held(functions), rules, stops)
+        bound = [vf for vf in functions if self._host.readlink(f"{DEVICES}/{vf}/driver") in pci.VFIO_DRIVERS]
         if bound and not rules.force and not stops.units:
             raise errors.ResourceConflict(
                 f"Could not {doing}: {', '.join(bound)} {'is' if len(bound) == 1 else 'are'} bound for virtual machines.",

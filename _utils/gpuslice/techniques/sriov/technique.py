@@ -18,7 +18,7 @@ from gpuslice.drivers import i915_sriov
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers import xe_sriov
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -27,6 +27,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.sriov import gim
 from gpuslice.techniques.sriov import goal as sriov_goal
 from gpuslice.techniques.sriov import reasons
@@ -79,7 +80,7 @@ class Sriov:
     def observe(self, gpu):
         """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported, errors.Unhealthy: the kernel hangs."""
         bounded.refuse_if_waiting(self._host, gpu.address)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
@@ -191,7 +192,7 @@ class Sriov:
     def held(self, functions):
         """The processes that hold any of these functions open, by VFIO or by a driver of the host."""
         nodes = [node for address in functions for node in _nodes(self._host, address)]
-        return kernel.holding(self._host, nodes) if nodes else []
+        return device_nodes.holding(self._host, nodes) if nodes else []
 
     def release(self):
         """Forget what was found: a driver may be another one by the next look."""
@@ -320,7 +321,7 @@ class Sriov:
         # Functions that stay with the host's own driver work without; a virtual machine's do not.
         if not goal.autoprobe and goal.numvfs != state.numvfs:
             instead = "Virtual functions for containers need none: set sriov:autoprobe to true."
-            kernel.refuse_without_iommu(self._host, gpu.address, instead)
+            pci.refuse_without_iommu(self._host, gpu.address, instead)
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
@@ -347,7 +348,7 @@ class Sriov:
         stops = Stops(self._host, gpu.address)
         if anew and state.numvfs:
             doing = f"{'remove' if not goal.numvfs else 'make anew'} its {state.numvfs} virtual functions"
-            kernel.refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)
+            refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)
         steps = [*self.ending(gpu, stops)]
         if anew:
             steps += self._anew(gpu, state, goal)
@@ -377,7 +378,7 @@ class Sriov:
 
     def _note(self, state, goal, going):
         drivers = {vf: self._host.readlink(f"{DEVICES}/{vf}/driver") for vf in state.addresses if going}
-        bound = [vf for vf, driver in drivers.items() if driver in kernel.VFIO_DRIVERS]
+        bound = [vf for vf, driver in drivers.items() if driver in pci.VFIO_DRIVERS]
         lost = f"{', '.join(bound)}: bound for virtual machines, as the new ones have to be again" if bound else ""
         return "; ".join(filter(None, (goal.note, lost)))
 
@@ -522,7 +523,7 @@ class Sriov:
                     "vram_mib": vram // 2**20 if vram else None,
                     **told,
                     "device_nodes": nodes,
-                    "in_use_by": [process.as_dict() for process in kernel.holding(self._host, nodes, processes)],
+                    "in_use_by": [process.as_dict() for process in device_nodes.holding(self._host, nodes, processes)],
                 }
             )
         return found
@@ -547,7 +548,7 @@ class Sriov:
 
     def run_end_process(self, gpu, pid, command):
         """End a process that holds a VF. Raises errors.ResourceConflict."""
-        kernel.end_process(self._host, gpu.address, pid, command)
+        device_nodes.end_process(self._host, gpu.address, pid, command)
 
     def run_set_autoprobe(self, gpu, value):
         """Write ``sriov_drivers_autoprobe``."""
@@ -614,7 +615,7 @@ class Sriov:
 def _nodes(host, address):
     """What a consumer of a VF opens: VFIO's node where a virtual machine is to have it, else the render node."""
     driver = host.readlink(f"{DEVICES}/{address}/driver")
-    if driver in kernel.VFIO_DRIVERS:
+    if driver in pci.VFIO_DRIVERS:
         return device_nodes.vfio(host, address)
     return device_nodes.drm(host, address)
 

@@ -3,14 +3,15 @@ The steps of a change of vGPUs, each carried out and read back.
 """
 
 from gpuslice import errors
+from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
-from gpuslice.drivers.kernel import DEVICES
 from gpuslice.drivers.nvml import ARGUMENT_VERSION_MISMATCH
 from gpuslice.drivers.nvml import FUNCTION_NOT_FOUND
 from gpuslice.drivers.nvml import INVALID_ARGUMENT
 from gpuslice.drivers.nvml import NOT_FOUND
 from gpuslice.drivers.nvml import NOT_SUPPORTED
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.vgpu_slots import Vgpu
 from gpuslice.host import limits
 from gpuslice.techniques.vgpu.goal import NUMBERED
@@ -73,15 +74,15 @@ class Doing:
     # -- steps ---------------------------------------------------------------------------------------------------
     def run_end_process(self, gpu, pid, command):
         """End a process. Raises errors.ResourceConflict."""
-        kernel.end_process(self._host, gpu.address, pid, command)
+        device_nodes.end_process(self._host, gpu.address, pid, command)
 
     def run_remove_vgpu(self, gpu, type, at, uuid):
         """Remove a vGPU. Raises errors.ResourceConflict: somebody has begun to use it."""
         slots, vgpu = self._slots(gpu), Vgpu(type, at, uuid)
         if slots is None:
             return
-        if held := kernel.holding(self._host, slots.nodes(vgpu)):
-            raise kernel.in_use(gpu.address, f"remove vGPU {type} at {vgpu.identity}", held)
+        if held := device_nodes.holding(self._host, slots.nodes(vgpu)):
+            raise device_nodes.in_use(gpu.address, f"remove vGPU {type} at {vgpu.identity}", held)
         slots.remove(vgpu)
 
     def run_create_vgpu(self, gpu, type, at, uuid):

@@ -21,10 +21,11 @@ from typing import NamedTuple
 from gpuslice import addresses
 from gpuslice import errors
 from gpuslice.costs import seconds
+from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
-from gpuslice.drivers.kernel import DEVICES
+from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.vgpu_slots import Vgpu
 from gpuslice.health import nvidia
 from gpuslice.host import bounded
@@ -37,6 +38,7 @@ from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
+from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.licence.technique import Guest
 from gpuslice.techniques.mig.technique import Mig
 from gpuslice.techniques.mig.technique import MigState
@@ -112,7 +114,7 @@ class Vgpus:
         if self._in_guest(gpu):
             return self._guest.observe(gpu)
         bounded.refuse_if_waiting(self._host, gpu.address)
-        kernel.refuse_if_given_away(self._host, gpu)
+        pci.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
         if not self._host.exists(base):
             raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
@@ -261,7 +263,7 @@ class Vgpus:
         def users(vgpu):
             if not processes:
                 processes.append(self._host.processes())
-            return kernel.holding(self._host, slots.nodes(vgpu), processes[0])
+            return device_nodes.holding(self._host, slots.nodes(vgpu), processes[0])
 
         return users
 
@@ -298,7 +300,7 @@ class Vgpus:
             return self._guest.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
         if goal.create and state.total:
-            kernel.refuse_without_iommu(self._host, gpu.address)
+            pci.refuse_without_iommu(self._host, gpu.address)
         return self._planned(gpu, state, goal, rules)
 
     def _goal(self, gpu, state, settings):
@@ -472,7 +474,7 @@ class Vgpus:
         for (number, _), held in (self._mig.users.of_instances(gpu) if free else {}).items():
             if number in free:
                 doing = f"give GPU instance {free[number].profile} at {free[number].start} to a vGPU"
-                kernel.refuse_if_held(gpu.address, doing, held, rules, stops)
+                refuse_if_held(gpu.address, doing, held, rules, stops)
 
     def _mig_steps(self, gpu, state, settings, rules, stops):
         if settings is None or state is None:
@@ -485,7 +487,7 @@ class Vgpus:
     def _rebinding(self, gpu, state, goal, rules, stops):
         """(plan that ends the GPU instances, None where there are none; plan for MIG that begins without any)."""
         held = self._mig.users.of_gpu(gpu, any_client=True)
-        kernel.refuse_if_held(gpu.address, "bind its driver anew for its virtual functions", held, rules, stops)
+        refuse_if_held(gpu.address, "bind its driver anew for its virtual functions", held, rules, stops)
         if state.mig is None:
             return None, None
         bare = state.mig._replace(instances=())
@@ -507,7 +509,7 @@ class Vgpus:
         users = self._users(self._slots(gpu) if going else None)
         for vgpu in going:
             doing = f"remove vGPU {vgpu.type} at {vgpu.identity}"
-            kernel.refuse_if_held(gpu.address, doing, users(vgpu), rules, stops)
+            refuse_if_held(gpu.address, doing, users(vgpu), rules, stops)
 
     def _ending(self, gpu, stops, steps):
         """Steps that end processes: those in the way of vGPUs, and those that the plan for MIG found."""
