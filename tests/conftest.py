@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from tests import needs
+from tests.support import needs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Salt's own way to run from a checkout: "-m <repo>" would take the folder of SLS files, states/, for the state modules.

@@ -2,7 +2,7 @@
 The class of each error where it is raised. ``error_sites.txt`` beside this file has a line for each place, read and judged: does
 it stop a request as a mistake, leave one GPU alone, or say that a host can't be changed now? A place whose class becomes another
 one is noticed here even where no other test gets to it; what the classes bring about is tested in
-``tests/functional/test_error_classes.py``.
+``tests/engine/test_error_classes.py``.
 
 Places that are new or worded anew are not in the list until somebody judges them: ``python -m tests.unit.test_error_sites``
 prints the list as it would be.

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from tests import needs
+from tests.support import needs
 
 PACKAGES = {"no-such-lspci": "no-pciutils", "no-such-modprobe": "no-kmod", "no-such-depmod": "no-kmod"}
 TESTS = f"""
-from tests import needs
+from tests.support import needs
 
 needs.PACKAGES.update({PACKAGES})
 

@@ -13,7 +13,7 @@ from gpuslice.inventory import discovery
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
 from gpuslice.sim.host import SimulatedHost
-from tests.unit.test_holders import make_process
+from tests.unit.host.test_holders import make_process
 
 #: Clears the screen, rings, returns to the begin of the line, forges one, and turns the direction of writing.
 EVIL = "a\x1b[2J\x07\rb\nEverything has been undone.\x9b1m\u202ec\udc80\x00\x7f"

@@ -1,0 +1,119 @@
+"""
+A change on eight GPUs is stopped at every single point: by a call that fails, and by ``kill -9`` before and after it. The host
+must end at the old layout or the new one, never between, and slices that stay must keep their UUIDs.
+"""
+
+import signal
+
+import pytest
+
+from gpuslice.engine import Engine
+from tests.support.crash import apply
+from tests.support.crash import apply_in_child
+
+OLD = {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}
+NEW = {"3g.20gb": 1, "1g.5gb": 4}
+#: How often the change from OLD to NEW calls each function that changes hardware, on one GPU.
+CALLS = {
+    "nvmlComputeInstanceDestroy": 1,
+    "nvmlGpuInstanceDestroy": 1,
+    "nvmlDeviceCreateGpuInstanceWithPlacement": 2,
+    "nvmlGpuInstanceCreateComputeInstanceWithPlacement": 2,
+}
+GPUS = 8
+POINTS = [(call, nth) for call, times in CALLS.items() for nth in range(1, times * GPUS + 1)]
+
+
+def pillar(profiles, **management):
+    """The pillar that asks for these profiles on every GPU."""
+    return {
+        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
+        # All or nothing for the host, so that each of the points below is followed by the undoing of all GPUs.
+        "containers_gpu_state_management": {"on_failure": "host", **management},
+    }
+
+
+def shapes(engine):
+    """PCI address -> sorted profile names, and all UUIDs by (GPU, profile, placement)."""
+    slices = engine.slices()
+    by_gpu = {gpu.address: sorted(s["profile"] for s in slices if s["gpu"] == gpu.address) for gpu in engine.gpus}
+    return by_gpu, {(s["gpu"], s["profile"], s["placement"]): s["uuid"] for s in slices}
+
+
+def look(config):
+    with Engine(config) as engine:
+        return shapes(engine)
+
+
+def expected(profiles, addresses):
+    names = sorted(name for name, count in profiles.items() for _ in range(count))
+    return dict.fromkeys(addresses, names)
+
+
+@pytest.fixture
+def prepared(simulated):
+    """A DGX A100 in the old layout: (host, minion configuration, layouts by GPU, UUIDs by slice)."""
+    host = simulated("dgx-a100-40gb")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    assert apply(config, pillar(OLD)).ok
+    by_gpu, uuids = look(config)
+    assert by_gpu == expected(OLD, by_gpu)
+    return host, config, by_gpu, uuids
+
+
+def kept(before, after):
+    """Whether every slice that both have at the same place, and that the change does not need to touch, has its UUID still."""
+    return all(after.get(place) == uuid for place, uuid in before.items() if place[1] != "2g.10gb")
+
+
+def test_the_change_keeps_what_is_right(prepared):
+    _, config, before, uuids = prepared
+    result = apply(config, pillar(NEW))
+    after, new_uuids = look(config)
+    assert result.ok and after == expected(NEW, before)
+    assert kept(uuids, new_uuids)
+    assert sum(len(p.destroys) for p in result.plan.gpus) == GPUS
+    assert sum(len(p.keeps) for p in result.plan.gpus) == 3 * GPUS
+    assert apply(config, pillar(NEW)).plan.empty
+
+
+@pytest.mark.parametrize(("call", "nth"), POINTS)
+def test_a_step_that_fails_undoes_everything(prepared, call, nth):
+    host, config, before, uuids = prepared
+    host.add_fault({"call": call, "nth": nth, "error": "NVML_ERROR_UNKNOWN"})
+    result = apply(config, pillar(NEW))
+    after, now = look(config)
+    assert not result.ok
+    assert after == before
+    assert kept(uuids, now)
+    assert any(gpu in " ".join(result.errors) for gpu in before)
+    assert "undone" in " ".join(result.errors)
+    assert apply(config, pillar(NEW)).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("call", "nth"), POINTS)
+def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):
+    host, config, before, uuids = prepared
+    host.add_fault({"call": call, "nth": nth, "kill": when})
+    assert apply_in_child(config, pillar(NEW)) == signal.SIGKILL
+    result = apply(config, pillar(NEW))
+    after, now = look(config)
+    assert result.ok
+    assert "interrupted" in " ".join(result.warnings)
+    assert after == expected(NEW, before)
+    assert kept(uuids, now)
+    assert apply(config, pillar(NEW)).plan.empty
+
+
+@pytest.mark.parametrize(("call", "nth"), POINTS[::7])
+def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth):
+    host, config, before, uuids = prepared
+    host.add_fault({"call": call, "nth": nth, "kill": "after"})
+    assert apply_in_child(config, pillar(NEW)) == signal.SIGKILL
+    result = apply(config, pillar(OLD))
+    after, now = look(config)
+    assert result.ok
+    assert after == before
+    assert kept(uuids, now)
