@@ -7,7 +7,7 @@ import pytest
 from gpuslice import errors
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
-from gpuslice.drivers.nvml import Nvml
+from gpuslice.drivers.nvml_mig import MigNvml
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
@@ -288,7 +288,7 @@ def test_what_nvml_tells_and_can_not_be_true_is_a_sentence(room, name, answer, w
 
 def test_more_mig_devices_than_can_be_are_a_sentence(room):
     with pytest.raises(errors.DriverError, match="1000000 MIG devices, which can't be true"):
-        Nvml(Lying(room, {"nvmlDeviceGetMaxMigDeviceCount": lambda *_: 1_000_000})).mig_devices(FIRST)
+        MigNvml(Lying(room, {"nvmlDeviceGetMaxMigDeviceCount": lambda *_: 1_000_000})).mig_devices(FIRST)
 
 
 # -- a file that can't be written --------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from gpuslice.catalog import nvidia
 from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import INSUFFICIENT_RESOURCES
 from gpuslice.drivers.nvml import RESET_REQUIRED
-from gpuslice.drivers.nvml import Nvml
-from gpuslice.drivers.nvml import profile_name
 from gpuslice.drivers.nvml import translate
+from gpuslice.drivers.nvml_mig import MigNvml
+from gpuslice.drivers.nvml_mig import profile_name
 from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
@@ -121,7 +121,7 @@ def test_the_listing_ends_with_invalid_argument_and_holes_are_passed_over(box):
 def test_in_use_is_an_answer_and_no_exception(box):
     """Fact 2: a mode change that was refused looks like a success to whoever waits for an exception."""
     host = box("h100-80gb", {"processes": [{"pid": 99, "command": "train", "gpu": A100}]})
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     assert nvml.set_mig_mode(A100, True) == IN_USE
     assert nvml.mig_mode(A100) == (False, False)
     result = apply(host, ["1g.10gb"])
@@ -140,7 +140,7 @@ def test_a_status_that_turns_up_only_at_the_call_fails_the_change(box):
 def test_reset_required_is_an_answer_and_no_exception(box):
     """Fact 2: the setting is stored, and a reset is owed."""
     host = box("a100-40gb", reset="tool")
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     assert nvml.set_mig_mode(A100, True) == RESET_REQUIRED
     assert nvml.mig_mode(A100) == (False, True)
 
@@ -166,7 +166,7 @@ def test_generations_differ_in_reset_and_memory_of_the_mode(box, model, resets, 
         assert [step.action for step in plan.steps].count("reset") == resets
     assert apply(host, [smallest]).ok
     host.reboot()
-    assert Nvml(host).mig_mode(A100) == (survives, survives)
+    assert MigNvml(host).mig_mode(A100) == (survives, survives)
     assert names(host) == []
     assert apply(host, [smallest]).ok
     assert names(host) == [smallest]
@@ -235,7 +235,7 @@ def test_the_place_is_the_one_that_was_asked_for(box):
 def test_the_place_is_read_and_not_derived_from_the_id(box):
     """Ids are neither dense nor in the order of creation, and indices of MIG devices have holes."""
     host = box("a100-40gb", mig="enabled", instances=["1g.5gb@0", "1g.5gb@6"])
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     found = nvml.instances(A100, table(host))
     assert [(gi.id, gi.start) for gi in found] == [(7, 0), (13, 6)]
     nvml.destroy_ci(A100, 7, 0)
@@ -252,7 +252,7 @@ def test_an_occupied_place_is_told_as_lack_of_resources(box):
     place = pynvml.c_nvmlGpuInstancePlacement_t(4, 4)
     with pytest.raises(pynvml.NVMLError_InsufficientResources):
         lib.nvmlDeviceCreateGpuInstanceWithPlacement(device, 9, ctypes.byref(place))
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     with pytest.raises(errors.ForeignChange, match=r"3g\.20gb at memory slice 4.*occupied"):
         nvml.create_gi(A100, table(host).profile("3g.20gb"), 4)
 
@@ -422,7 +422,7 @@ def test_a_plan_made_from_the_catalog_is_checked_against_the_driver(box):
     assert not result.ok
     text = " ".join(result.errors)
     assert A100 in text and "1g.20gb" in text and "1g.10gb" in text
-    assert Nvml(host).mig_mode(A100) == (False, False)
+    assert MigNvml(host).mig_mode(A100) == (False, False)
     assert names(host) == []
 
 
@@ -434,7 +434,7 @@ def test_a_model_that_nobody_knows_says_what_to_do_first(box):
     with pytest.raises(errors.Unsupported) as caught:
         Mig(host).table(unknown)
     assert A100 in str(caught.value) and "ffff" in str(caught.value) and "gpu_mig.set_mode" in str(caught.value)
-    Nvml(host).set_mig_mode(A100, True)
+    MigNvml(host).set_mig_mode(A100, True)
     assert Mig(host).table(unknown).profile("3g.20gb")
 
 
@@ -447,7 +447,7 @@ def test_a_name_that_no_driver_uses_lists_what_there_is():
 def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
     """The mode of a vGPU is its host's to change, and NVML's "not supported" does not say so."""
     host = box("a100-40gb", vgpu_guest=True)
-    assert Nvml(host).is_vgpu_guest(A100)
+    assert MigNvml(host).is_vgpu_guest(A100)
     mig = Mig(host)
     [gpu] = discovery.discover(host)
     with pytest.raises(errors.Unsupported, match="only the host can change"):
@@ -457,7 +457,7 @@ def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
 def test_handles_are_looked_up_anew_after_a_mode_change(box):
     """A handle means nothing after the mode changed; the same session goes on working."""
     host = box("h100-80gb")
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     stale = nvml.handle(A100)
     assert nvml.set_mig_mode(A100, True) == 0
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
@@ -468,7 +468,7 @@ def test_handles_are_looked_up_anew_after_a_mode_change(box):
 def test_our_own_session_does_not_stand_in_the_way_of_a_reset(box):
     """An open NVML session of ours counts as a client of the GPU."""
     host = box("a100-40gb", reset="tool")
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     nvml.set_mig_mode(A100, True)
     assert host.run(["nvidia-smi", "--gpu-reset", "-i", A100]).returncode != 0
     nvml.close()
@@ -479,7 +479,7 @@ def test_our_own_session_does_not_stand_in_the_way_of_a_reset(box):
 def test_a_destroy_that_finds_nothing_counts_as_done(box):
     """Between reading and destroying an instance can be gone."""
     host = box("a100-40gb", mig="enabled")
-    nvml = Nvml(host)
+    nvml = MigNvml(host)
     nvml.destroy_ci(A100, 7, 0)
     nvml.destroy_gi(A100, 7)
     assert nvml.instances(A100, table(host)) == ()

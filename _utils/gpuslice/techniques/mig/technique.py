@@ -24,7 +24,7 @@ from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
-from gpuslice.drivers.nvml import Nvml
+from gpuslice.drivers.nvml_mig import MigNvml
 from gpuslice.health import nvidia as health
 from gpuslice.host import limits
 from gpuslice.model import Slice
@@ -48,7 +48,7 @@ _MODULES = "/proc/modules"
 
 
 class MigState(NamedTuple):
-    """What a GPU is now: ``current`` and ``pending`` MIG mode, and the GPU instances (``gpuslice.drivers.nvml.GiState``)."""
+    """What a GPU is now: ``current`` and ``pending`` MIG mode, and the GPU instances (``gpuslice.drivers.nvml_mig.GiState``)."""
 
     current: bool
     pending: bool
@@ -64,7 +64,7 @@ class Mig:
         self._host = host
         # What manages vGPUs too removes those that stand on an instance before it; for all others they are in the way.
         self._looks_after_vgpus = looks_after_vgpus
-        self.nvml = Nvml(host)
+        self.nvml = MigNvml(host)
         self._tables = {}
         self._gi_ids = {}
         # (GPU, where an instance was to be) -> where the driver made it instead.
