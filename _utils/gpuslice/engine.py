@@ -99,8 +99,8 @@ class Engine:
         blind = [gpu for gpu in self.gpus if gpu.vendor == "nvidia" and not gpu.uuid and gpu.driver not in VFIO_DRIVERS]
         if not blind:
             return
-        mig = self.tools.get("mig")
-        self.gpus = [replace(gpu, uuid=mig.nvml.uuid(gpu.address)) if gpu in blind else gpu for gpu in self.gpus]
+        nvml = self.tools.sessions.nvml
+        self.gpus = [replace(gpu, uuid=nvml.uuid(gpu.address)) if gpu in blind else gpu for gpu in self.gpus]
 
     def techniques_of(self, gpu):
         """The techniques of this version that this GPU can do now: only passthrough while a VFIO driver has it."""
@@ -471,7 +471,8 @@ class Engine:
             return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
         mig = self.tools.get("mig")
         layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
-        return mig_export.mig_parted(layouts, {address: mig.nvml.index(address) for address in layouts})
+        nvml = self.tools.sessions.nvml
+        return mig_export.mig_parted(layouts, {address: nvml.index(address) for address in layouts})
 
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""

@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.nvml_mig import MigNvml
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
@@ -164,7 +165,8 @@ def test_a_mediated_vgpu_that_the_driver_made_otherwise_is_found_out(simulated):
         *before, create = made.steps
         for step in before:
             tool.run(one, step)
-    tool = type(tool)(OtherType(host.description_path, host.state_dir))
+    other = OtherType(host.description_path, host.state_dir)
+    tool = type(tool)(other, Sessions(other))
     with pytest.raises(errors.ValidationFailed, match="The driver took vGPU A100D-10C .*, and it made type 1") as caught:
         tool.run(one, create)
     assert caught.value.gpu == gpu
@@ -208,7 +210,7 @@ def test_a_number_of_functions_that_can_not_be_true_is_a_sentence(simulated, tex
         with Engine(config(host)) as engine:
             one, tool = engine.technique("sriov", gpu)
         with pytest.raises(errors.DriverError) as caught:
-            type(tool)(told).observe(one)
+            type(tool)(told, Sessions(told)).observe(one)
         assert type(caught.value) is errors.DriverError and caught.value.gpu == gpu
         assert name in str(caught.value) and "can't be true" in str(caught.value) and len(str(caught.value)) < 300
 
@@ -222,7 +224,7 @@ def test_a_type_of_a_vgpu_that_can_not_be_true_is_a_sentence(simulated, text):
         carrier = tool.observe(one).vgpus[0].at
     told = Told(host, {f"{DEVICES}/{carrier}/nvidia/current_vgpu_type": text})
     with pytest.raises(errors.DriverError) as caught:
-        type(tool)(told).observe(one)
+        type(tool)(told, Sessions(told)).observe(one)
     assert caught.value.gpu == VGPU and carrier in str(caught.value) and len(str(caught.value)) < 300
 
 
@@ -279,7 +281,8 @@ def with_field(name, value):
 def test_what_nvml_tells_and_can_not_be_true_is_a_sentence(room, name, answer, words):
     with Engine(config(room)) as engine:
         gpu = engine.gpu(FIRST)
-    tool = Mig(Lying(room, {name: answer}))
+    host = Lying(room, {name: answer})
+    tool = Mig(host, Sessions(host))
     with pytest.raises(errors.DriverError) as caught:
         tool.observe(gpu)
     assert type(caught.value) is errors.DriverError and caught.value.gpu == FIRST

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from gpuslice.engine import Engine
@@ -143,3 +144,25 @@ def test_the_processes_are_looked_at_once_for_all_vgpus_of_a_gpu(repo, simulated
             gpus = len(engine.gpus)
             vgpus = len([part for part in engine.slices() if part["kind"] == "vgpu"])
         assert 0 < counting.looks <= 3 * gpus < vgpus, (counting.looks, gpus, vgpus)
+
+
+@pytest.mark.parametrize("look", ["apply", "devices", "slices", "maps", "health"])
+def test_all_that_ask_the_vendors_library_share_one_session(simulated, look):
+    """A session costs a second or more on a host where nothing else keeps the driver awake."""
+    host = simulated("vgpu-host-vfio")
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    one, other = (gpu.address for gpu in discovery.discover(host))
+    rules = [
+        {"match": {"pci": one}, "strategy": "vgpu", "vgpu": {"profiles": {"H100XM-1-10C": 2}}},
+        {"match": {"pci": other}, "strategy": "mig", "mig": {"profiles": ["3g.40gb", "1g.10gb"]}},
+    ]
+    wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "none", "devices": rules}}
+    with Engine(config) as engine:
+        assert engine.apply(wanted).ok
+    with Engine(config) as engine:
+        if look == "apply":
+            assert engine.apply(wanted).plan.empty
+        else:
+            assert getattr(engine, look)()
+        # Of the library itself, whoever asked it.
+        assert engine.host.nvml().calls["nvmlInit"] == 1

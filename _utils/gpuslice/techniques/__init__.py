@@ -1,6 +1,7 @@
 """
-The technologies, one file each. A technique is a class with this shape; adding a technology is adding a file, a line here, and to
-:mod:`.layouts` what its layouts look like, without which nothing that is on record of it can be read back::
+The technologies, one file each. A technique is a class with this shape, made with the host and the
+:class:`gpuslice.drivers.sessions.Sessions` of the run; adding a technology is adding a file, a line here, and to :mod:`.layouts`
+what its layouts look like, without which nothing that is on record of it can be read back::
 
     name                                            'mig'
     supports(gpu) -> bool                           from what the hardware says
@@ -24,17 +25,15 @@ The technologies, one file each. A technique is a class with this shape; adding 
     in_the_way(gpu, steps) -> [Process]             who uses, at this moment, what any of these steps ends
     forget_users()                                  optional: ask anew who uses what, for a technique that keeps the answer
     slices(gpu, state) -> [Slice]                   what consumers can be given
-    release()                                       close what holds a GPU open
+    release()                                       forget what was found; what holds a GPU open is closed
 """
 
 import importlib
-import logging
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers.device_nodes import refuse_spared
-
-log = logging.getLogger(__name__)
+from gpuslice.drivers.sessions import Sessions
 
 #: Name of each technique this version has, and where its class is. What a GPU has is told by the first that knows it, so one
 #: that stands on another (vGPUs with a MIG instance each) comes before it.
@@ -109,10 +108,15 @@ class Stops:
 
 
 class Toolbox:
-    """The techniques on one host, made when first asked for."""
+    """
+    The techniques on one host, made when first asked for.
+
+    :ivar sessions: :class:`gpuslice.drivers.sessions.Sessions` that all of them share.
+    """
 
     def __init__(self, host):
         self._host = host
+        self.sessions = Sessions(host)
         self._made = {}
 
     def get(self, name):
@@ -121,7 +125,7 @@ class Toolbox:
             raise errors.Unsupported(f"This version has no technique '{name}'; it has {', '.join(TECHNIQUES)}.")
         if name not in self._made:
             module, cls = TECHNIQUES[name]
-            self._made[name] = getattr(importlib.import_module(module), cls)(self._host)
+            self._made[name] = getattr(importlib.import_module(module), cls)(self._host, self.sessions)
         return self._made[name]
 
     def made(self):
@@ -129,10 +133,8 @@ class Toolbox:
         return list(self._made.values())
 
     def release(self):
-        """Close everything that holds a GPU open. What can't be closed is told in the log: nothing else is kept from going on."""
+        """Close everything that holds a GPU open, and let each technique forget what it found."""
+        self.sessions.release()
         for technique in self._made.values():
-            try:
-                technique.release()
-            except Exception:
-                log.warning("a session of %s could not be closed", technique.name, exc_info=True)
+            technique.release()
         self._host.limits.rest()

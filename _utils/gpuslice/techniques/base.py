@@ -21,7 +21,7 @@ class FileTechnique:
 
     name = ""
 
-    def __init__(self, host):
+    def __init__(self, host, sessions):
         self._host = host
 
     def layout(self, state):

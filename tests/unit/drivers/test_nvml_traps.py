@@ -17,6 +17,7 @@ from gpuslice.drivers.nvml import RESET_REQUIRED
 from gpuslice.drivers.nvml import translate
 from gpuslice.drivers.nvml_mig import MigNvml
 from gpuslice.drivers.nvml_mig import profile_name
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
@@ -69,7 +70,7 @@ def opened(host):
 
 def table(host, address=A100):
     [gpu] = [each for each in discovery.discover(host) if each.address == address]
-    return Mig(host).table(gpu)
+    return Mig(host, Sessions(host)).table(gpu)
 
 
 # -- 1: enum and id ---------------------------------------------------------------------------------------------------
@@ -432,10 +433,10 @@ def test_a_model_that_nobody_knows_says_what_to_do_first(box):
     [gpu] = discovery.discover(host)
     unknown = replace(gpu, device_id="ffff", catalog_key="")
     with pytest.raises(errors.Unsupported) as caught:
-        Mig(host).table(unknown)
+        Mig(host, Sessions(host)).table(unknown)
     assert A100 in str(caught.value) and "ffff" in str(caught.value) and "gpu_mig.set_mode" in str(caught.value)
     MigNvml(host).set_mig_mode(A100, True)
-    assert Mig(host).table(unknown).profile("3g.20gb")
+    assert Mig(host, Sessions(host)).table(unknown).profile("3g.20gb")
 
 
 def test_a_name_that_no_driver_uses_lists_what_there_is():
@@ -448,7 +449,7 @@ def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
     """The mode of a vGPU is its host's to change, and NVML's "not supported" does not say so."""
     host = box("a100-40gb", vgpu_guest=True)
     assert MigNvml(host).is_vgpu_guest(A100)
-    mig = Mig(host)
+    mig = Mig(host, Sessions(host))
     [gpu] = discovery.discover(host)
     with pytest.raises(errors.Unsupported, match="only the host can change"):
         mig.plan(gpu, mig.observe(gpu), {"entries": [("1g.5gb", None, 1)]})

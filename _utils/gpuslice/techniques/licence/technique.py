@@ -89,7 +89,7 @@ class Guest:
 
     actions = ("write_token", "write_license", "restart_service", "stop_service")
 
-    def __init__(self, host):
+    def __init__(self, host, sessions):
         self._host = host
         self._token = ClientToken(host)
         self._clashes = {}

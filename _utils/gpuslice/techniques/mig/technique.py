@@ -24,7 +24,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
-from gpuslice.drivers.nvml_mig import MigNvml
 from gpuslice.health import nvidia as health
 from gpuslice.host import limits
 from gpuslice.model import Slice
@@ -56,15 +55,15 @@ class MigState(NamedTuple):
 
 
 class Mig:
-    """MIG on one host. One object serves one run: it holds the NVML session and what was read in it."""
+    """MIG on one host. One object serves one run: it holds what was read in it."""
 
     name = "mig"
 
-    def __init__(self, host, looks_after_vgpus=False):
+    def __init__(self, host, sessions, looks_after_vgpus=False):
         self._host = host
         # What manages vGPUs too removes those that stand on an instance before it; for all others they are in the way.
         self._looks_after_vgpus = looks_after_vgpus
-        self.nvml = MigNvml(host)
+        self.nvml = sessions.nvml
         self._tables = {}
         self._gi_ids = {}
         # (GPU, where an instance was to be) -> where the driver made it instead.

@@ -102,7 +102,7 @@ class Partition:
 
     name = "partition"
 
-    def __init__(self, host):
+    def __init__(self, host, sessions):
         self._host = host
         self._notes = Notes(host)
         self._settings = {}

@@ -46,7 +46,7 @@ class Sriov:
 
     name = "sriov"
 
-    def __init__(self, host):
+    def __init__(self, host, sessions):
         self._host = host
         self._files = {}
         self._wanted = {}

@@ -75,10 +75,10 @@ class Vgpus:
 
     name = "vgpu"
 
-    def __init__(self, host):
+    def __init__(self, host, sessions):
         self._host = host
-        self._mig = Mig(host, looks_after_vgpus=True)
-        self._guest = Guest(host)
+        self._mig = Mig(host, sessions, looks_after_vgpus=True)
+        self._guest = Guest(host, sessions)
         self._doing = Doing(host, self._mig.nvml, self.holders, self._slots)
         self._types = {}
 

@@ -15,6 +15,7 @@ from gpuslice import errors
 from gpuslice import policy
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.inventory import discovery
 from gpuslice.records.journal import Journal
 from gpuslice.secret import digest
@@ -37,7 +38,7 @@ class Alone:
     name = "vgpu"
 
     def __init__(self, host):
-        self._guest = Guest(host)
+        self._guest = Guest(host, Sessions(host))
 
     def __getattr__(self, name):
         return getattr(self._guest, name)

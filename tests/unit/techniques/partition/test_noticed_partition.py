@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.partition.technique import Partition
 from tests.unit.techniques.partition.test_partition import FILES
@@ -34,7 +35,8 @@ def test_a_hive_is_known_from_the_compute_driver_where_no_file_tells_it(simulate
         for address, hive in HIVES.items()
     ]
     host = simulated("mi300x-8", gpus=boards)
-    tool = Partition(kind(host.description_path, host.state_dir))
+    other = kind(host.description_path, host.state_dir)
+    tool = Partition(other, Sessions(other))
     mates = {address: tool.hive(address) for address in HIVES}
     assert mates["0000:05:00.0"] == mates["0000:46:00.0"] == ["0000:05:00.0", "0000:46:00.0"]
     assert mates["0000:26:00.0"] == ["0000:26:00.0"] and mates["0000:65:00.0"] == ["0000:65:00.0"]

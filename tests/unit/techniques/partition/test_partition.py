@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.drivers import kfd
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.inventory import discovery
 from gpuslice.sim import amdgpu
 from gpuslice.sim.host import SimulatedHost
@@ -37,7 +38,7 @@ GPU = {"vendor": "amd", "device": "74a1", "address": FIRST, "sysfs": FILES}
 
 def opened(host):
     """(technique, GPU by address)."""
-    return Partition(host), {gpu.address: gpu for gpu in discovery.discover(host)}
+    return Partition(host, Sessions(host)), {gpu.address: gpu for gpu in discovery.discover(host)}
 
 
 def planned(tool, gpu, settings, rules=RELOAD):
@@ -288,12 +289,12 @@ def test_two_hives_need_two_requests_and_one_reload_and_a_third_keeps_its_mode(s
 def test_gpus_of_an_unknown_hive_are_taken_for_one(simulated):
     boards = [{**GPU, "address": address} for address in (FIRST, LAST)]
     host = simulated("mi300x-8", gpus=boards)
-    tool = Partition(host)
+    tool = Partition(host, Sessions(host))
     assert tool.hive(FIRST) == [FIRST]
     nodes = "/sys/class/kfd/kfd/topology/nodes"
     silent = {f"{nodes}/{n}/properties": "simd_count 0" for n in (2, 3)}
     host = simulated("mi300x-8", gpus=boards, files=silent)
-    assert Partition(host).hive(FIRST) == [FIRST, LAST]
+    assert Partition(host, Sessions(host)).hive(FIRST) == [FIRST, LAST]
 
 
 # -- who holds a GPU -------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_carrying_out_the_goal_leaves_nothing_to_do(state, settings):
     reached = goal._replace(driver="nvidia") if goal.driver is None else goal
     again = _goal(reached, settings)
     assert again == reached
-    assert _goal(state, {"layout": Passthrough(None).layout(reached)}) == reached
+    assert _goal(state, {"layout": Passthrough(None, None).layout(reached)}) == reached
 
 
 # -- there and back ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.catalog import intel
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
 from gpuslice.techniques import Rules
@@ -159,6 +160,11 @@ def test_wrong_functions_are_mistakes(vfs):
 
 
 # -- on a machine --------------------------------------------------------------------------------------------------------
+def sriov(host):
+    """The technique on a host."""
+    return Sriov(host, Sessions(host))
+
+
 def opened(host):
     engine = Engine({"simulate": host.description_path, "state_dir": host.state_dir})
     tool = engine.tools.get("sriov")
@@ -215,12 +221,12 @@ def blind(host, gone=(), broken=()):
 @pytest.mark.parametrize("name", ["sriov_numvfs", "sriov_totalvfs"])
 def test_a_number_that_can_not_be_read_is_no_zero(simulated, name):
     with pytest.raises(errors.DriverError, match=f"{name} can't be read") as caught:
-        Sriov(blind(simulated("arc-pro-b60"), broken=[name])).observe(B60)
+        sriov(blind(simulated("arc-pro-b60"), broken=[name])).observe(B60)
     assert B60.address in str(caught.value)
 
 
 def test_a_kernel_without_autoprobe_always_gives_functions_to_the_hosts_driver(simulated):
-    tool = Sriov(blind(simulated("arc-pro-b60"), gone=["sriov_drivers_autoprobe"]))
+    tool = sriov(blind(simulated("arc-pro-b60"), gone=["sriov_drivers_autoprobe"]))
     state = tool.observe(B60)
     assert tool.report(B60, state)["autoprobe"] is True
     plan = tool.plan(B60, state, {"vf_count": 2, "profile": "fair", "autoprobe": True})
@@ -241,7 +247,7 @@ def test_addresses_that_the_device_does_not_tell_before_are_checked_after(simula
             return told.get(path.rpartition("/")[2]) or super().read(path)
 
     host = simulated("arc-pro-b60")
-    tool = Sriov(Silent(host.description_path, host.state_dir))
+    tool = sriov(Silent(host.description_path, host.state_dir))
     wanted = {"vf_count": 2, "profile": "fair", "autoprobe": True, "vf_devices": ["0000:03:00.1", "0000:03:00.5"]}
     for step in tool.plan(B60, tool.observe(B60), wanted).steps:
         tool.run(B60, step)
@@ -252,7 +258,7 @@ def test_addresses_that_the_device_does_not_tell_before_are_checked_after(simula
 
 def test_a_function_that_was_lost_is_no_function(simulated):
     host = simulated("arc-pro-b60")
-    tool, wanted = Sriov(host), {"vf_count": 2, "profile": "fair", "autoprobe": True}
+    tool, wanted = sriov(host), {"vf_count": 2, "profile": "fair", "autoprobe": True}
     for step in tool.plan(B60, tool.observe(B60), wanted).steps:
         tool.run(B60, step)
     assert tool.plan(B60, tool.observe(B60), wanted).steps == ()
@@ -263,7 +269,7 @@ def test_a_function_that_was_lost_is_no_function(simulated):
         def exists(self, path):
             return not path.endswith("devices/0000:03:00.2") and super().exists(path)
 
-    tool = Sriov(Lossy(host.description_path, host.state_dir))
+    tool = sriov(Lossy(host.description_path, host.state_dir))
     assert tool.report(B60, tool.observe(B60))["vfs"][0]["address"] == "0000:03:00.1"
     assert [step.args for step in tool.plan(B60, tool.observe(B60), wanted).steps] == [{"count": 0}, {"count": 2}]
 
@@ -293,7 +299,7 @@ def test_functions_that_come_late_are_waited_for(simulated):
                 state["gpus"]["0000:03:00.0"]["numvfs"] = min(2, len(waits))
 
     late = Patient(host.description_path, host.state_dir)
-    tool = Sriov(late)
+    tool = sriov(late)
     tool.run_set_count(B60, 2)
     assert len(waits) == 2
 
@@ -309,7 +315,7 @@ def test_waiting_has_an_end(simulated):
             waits.append(seconds)
 
     with pytest.raises(errors.DriverError, match="2 virtual functions were asked for, the kernel says 0 and 0 are there"):
-        Sriov(Patient(host.description_path, host.state_dir)).wait_for(B60, 2)
+        sriov(Patient(host.description_path, host.state_dir)).wait_for(B60, 2)
     assert 1 < sum(waits) < 10
 
 
@@ -331,7 +337,7 @@ def test_waiting_has_an_end(simulated):
 def test_each_answer_of_the_kernel_is_a_sentence(simulated, error, kind):
     host = simulated("arc-pro-b60", faults=[{"call": "write", "nth": 1, "error": error}])
     with pytest.raises(kind) as caught:
-        Sriov(host).run_set_count(B60, 2)
+        sriov(host).run_set_count(B60, 2)
     assert caught.value.gpu == B60.address and caught.value.todo
     assert "Could not create 2 virtual functions" in str(caught.value)
 

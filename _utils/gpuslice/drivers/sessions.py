@@ -1,0 +1,33 @@
+"""
+The vendors' libraries that are open on one host. A session is a client of every GPU it sees, and costs a second or more on a host
+where nothing else keeps the driver awake: so there is one for all, and one place that closes it.
+"""
+
+import logging
+from functools import cached_property
+
+log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """The vendor sessions of one run on a host, each made when first asked for."""
+
+    def __init__(self, host):
+        self._host = host
+
+    @cached_property
+    def nvml(self):
+        """The :class:`gpuslice.drivers.nvml_mig.MigNvml` that all share; its session begins with the first call."""
+        # Here, so that a host without such a GPU does not load it.
+        from gpuslice.drivers.nvml_mig import MigNvml
+
+        return MigNvml(self._host)
+
+    def release(self):
+        """Close what is open. What can't be closed is told in the log: nothing else is kept from going on."""
+        if "nvml" not in self.__dict__:
+            return
+        try:
+            self.nvml.close()
+        except Exception:
+            log.warning("the NVML session could not be closed", exc_info=True)
