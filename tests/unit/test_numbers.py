@@ -8,8 +8,8 @@ from gpuslice import errors
 from gpuslice import numbers
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
+from gpuslice.drivers import sriov_files
 from gpuslice.host.base import RealHost
-from gpuslice.techniques.sriov import shares
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), (" 17\n", 17), ("-1", -1), ("007", 7), (str(2**64 - 1), 2**64 - 1)])
@@ -32,7 +32,7 @@ def test_what_it_can_be_at_most_is_the_callers():
 def test_no_text_is_an_exception(text):
     found = numbers.whole(text)
     assert found is None or (isinstance(found, int) and str(abs(found)) in text)
-    assert isinstance(shares._value(text), int | str | None)
+    assert isinstance(sriov_files._value(text), int | str | None)
 
 
 @pytest.fixture
@@ -61,18 +61,18 @@ def test_a_file_of_the_kernel_is_a_number_nothing_or_a_sentence(file):
 
 
 @pytest.mark.parametrize("said", ["N/A", "-1", "unlimited", "٣", "1 2", "[auto] none"])
-@pytest.mark.parametrize("field", sorted({*shares.QUOTAS, *shares.SCHEDULING} - {"priority"}))
+@pytest.mark.parametrize("field", sorted({*sriov_files.QUOTAS, *sriov_files.SCHEDULING} - {"priority"}))
 def test_what_a_driver_says_of_a_function_is_a_number_or_a_sentence(tmp_path, field, said):
     """It is added up and compared: a word there ended the whole run, of all GPUs, without a sentence."""
     (tmp_path / "value").write_text(said, encoding="utf-8")
-    files = shares.Files("made", str(tmp_path), (shares.Attribute("value", 1, field),))
+    files = sriov_files.Files("made", str(tmp_path), (sriov_files.Attribute("value", 1, field),))
     with pytest.raises(errors.DriverError, match="can't be true: it is a number of 0 or more"):
-        shares.read(RealHost(str(tmp_path / "state")), files)
+        sriov_files.read(RealHost(str(tmp_path / "state")), files)
     (tmp_path / "value").write_text("0x10\n", encoding="utf-8")
-    assert shares.read(RealHost(str(tmp_path / "state")), files) == {"value": 16}
+    assert sriov_files.read(RealHost(str(tmp_path / "state")), files) == {"value": 16}
 
 
 def test_a_priority_is_a_word(tmp_path):
     (tmp_path / "value").write_text("low [normal] high\n", encoding="utf-8")
-    files = shares.Files("made", str(tmp_path), (shares.Attribute("value", 1, "priority"),))
-    assert shares.read(RealHost(str(tmp_path / "state")), files) == {"value": "normal"}
+    files = sriov_files.Files("made", str(tmp_path), (sriov_files.Attribute("value", 1, "priority"),))
+    assert sriov_files.read(RealHost(str(tmp_path / "state")), files) == {"value": "normal"}

@@ -9,9 +9,9 @@ from gpuslice import errors
 from gpuslice.catalog import intel
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
-from gpuslice.techniques.sriov.shares import Attribute
-from gpuslice.techniques.sriov.shares import Files
-from gpuslice.techniques.sriov.shares import existing
+from gpuslice.drivers.sriov_files import Attribute
+from gpuslice.drivers.sriov_files import Files
+from gpuslice.drivers.sriov_files import existing
 
 _NAMES = {
     "vram": "lmem_quota",
@@ -38,7 +38,7 @@ def find(host, gpu, total):
     The files of a GPU that i915 drives.
 
     :param total: how many VFs it can have.
-    :return: :class:`gpuslice.techniques.sriov.shares.Files`, None where there are none.
+    :return: :class:`gpuslice.drivers.sriov_files.Files`, None where there are none.
     :raises errors.Unsupported: it does not run as a PF.
     """
     root, name = root_of(host, gpu)

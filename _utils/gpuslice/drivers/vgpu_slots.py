@@ -23,7 +23,7 @@ from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
-from gpuslice.techniques.vgpu.types import plain
+from gpuslice.printable import printable
 
 _MDEVS = "/sys/bus/mdev/devices"
 _TYPES = "mdev_supported_types"
@@ -31,6 +31,7 @@ _NONE = 0
 _TYPE_LINE = re.compile(r"^[ \t]*([0-9]{1,9})[ \t]*:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _TYPE_NUMBER = re.compile(r"-([0-9]{1,9})\Z")
 _NO_GI = 0xFFFFFFFF
+_MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?", re.IGNORECASE)
 _NVRM = "See 'dmesg | grep NVRM' for the driver's own words."
 #: So that a host gives a mediated device the same UUID each time: virtual machines refer to it.
 _NAMESPACE = uuid.UUID("6f2f0c4e-7a4b-5d0c-9a31-0d5f5f3f9c11")
@@ -322,6 +323,10 @@ class Mdev(Slots):
         candidates = (str(uuid.uuid5(_NAMESPACE, f"{machine}/{function}/{n}")) for n in range(len(taken) + 1))
         return next(made for made in candidates if made not in taken)
 
+
+def plain(name):
+    """A type's name as users write it: the driver puts ``NVIDIA`` or ``GRID`` before it."""
+    return _MAKERS.sub("", printable(name).strip())
 
 
 def _numbered(number):

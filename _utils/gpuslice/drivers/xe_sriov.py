@@ -13,9 +13,9 @@ import re
 
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
-from gpuslice.techniques.sriov.shares import Attribute
-from gpuslice.techniques.sriov.shares import Files
-from gpuslice.techniques.sriov.shares import existing
+from gpuslice.drivers.sriov_files import Attribute
+from gpuslice.drivers.sriov_files import Files
+from gpuslice.drivers.sriov_files import existing
 
 _DEBUG = "/sys/kernel/debug/dri"
 _PROFILE = {"exec_quantum_ms": "exec_quantum_ms", "preempt_timeout_us": "preempt_timeout_us", "vram": "vram_quota"}
@@ -33,7 +33,7 @@ def find(host, gpu, total):
     """
     The files of a GPU that xe drives.
 
-    :param total: how many VFs it can have. :return: :class:`gpuslice.techniques.sriov.shares.Files`, None where there are none.
+    :param total: how many VFs it can have. :return: :class:`gpuslice.drivers.sriov_files.Files`, None where there are none.
     """
     restore = next((f"{root}/sriov/restore_auto_provisioning" for root in _debug_roots(host, gpu)), "")
     restore = restore if restore and host.exists(restore) else ""

@@ -5,8 +5,8 @@ What is wanted of the virtual functions of a PF against what there is: pure part
 from types import MappingProxyType
 from typing import NamedTuple
 
+from gpuslice.drivers.sriov_files import QUOTAS
 from gpuslice.techniques.sriov import shares
-from gpuslice.techniques.sriov.shares import QUOTAS
 
 #: What the kernel does with new VFs when nobody says otherwise.
 AUTOPROBE = 1
@@ -19,7 +19,7 @@ class SriovState(NamedTuple):
     :ivar driver: of the PF, "" for none; :ivar total: the most VFs; :ivar numvfs: VFs now.
     :ivar autoprobe: 0 or 1; None where the kernel is too old to have it, which is as 1.
     :ivar addresses: PCI addresses of the VFs, in order.
-    :ivar files: :class:`gpuslice.techniques.sriov.shares.Files` or None; :ivar values: path -> value, without defaults.
+    :ivar files: :class:`gpuslice.drivers.sriov_files.Files` or None; :ivar values: path -> value, without defaults.
     :ivar option: number of VFs in our own module option, None where it is not there.
     """
 

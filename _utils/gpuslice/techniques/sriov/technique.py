@@ -17,8 +17,10 @@ from gpuslice.drivers import device_nodes
 from gpuslice.drivers import i915_sriov
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
+from gpuslice.drivers import sriov_files
 from gpuslice.drivers import xe_sriov
 from gpuslice.drivers.pci import DEVICES
+from gpuslice.drivers.sriov_files import QUOTAS
 from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -31,8 +33,7 @@ from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.sriov import gim
 from gpuslice.techniques.sriov import goal as sriov_goal
 from gpuslice.techniques.sriov import reasons
-from gpuslice.techniques.sriov import shares as sriov_files
-from gpuslice.techniques.sriov.shares import QUOTAS
+from gpuslice.techniques.sriov import shares
 
 #: How long VFs that come late are waited for, in seconds between looks.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -132,14 +133,14 @@ class Sriov:
         found = {"driver": state.driver, "numvfs": state.numvfs, "autoprobe": state.autoprobe, "values": state.values}
         if state.files:
             found["files"] = state.files.layout
-            found["provisioning"] = sriov_files.provisioning(state.files, state.values, state.numvfs)
+            found["provisioning"] = shares.provisioning(state.files, state.values, state.numvfs)
         return found
 
     def words(self, layout):
         """A layout in a few words."""
         number = layout["numvfs"]
         told = f"{number} virtual function{'' if number == 1 else 's'}"
-        parts = sriov_files.told(layout.get("values", {}))
+        parts = shares.told(layout.get("values", {}))
         return "; ".join([told, *(f"{who}: {what}" for who, what in parts.items())])
 
     def shown(self, layout):
@@ -150,7 +151,7 @@ class Sriov:
         found["autoprobe"] = sriov_goal.hosts_driver_takes(layout["autoprobe"])
         if "provisioning" in layout:
             found["provisioning"] = {"fair": "by the driver", "custom": "by quotas"}.get(layout["provisioning"], "equal")
-        return {**found, **sriov_files.told(layout["values"])}
+        return {**found, **shares.told(layout["values"])}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None for a GPU without VFs."""
@@ -329,8 +330,8 @@ class Sriov:
         if not settings["vf_count"]:
             values = {a.path: a.default for a in state.files.attributes if a.path in state.values} if state.files else {}
             return sriov_goal.Goal(0, sriov_goal.AUTOPROBE, "off", values)
-        found = sriov_files.wish(gpu, state.files, settings, self._usable(gpu, state))
-        values = sriov_files.values_of(state.files, found, settings["vf_count"]) if state.files else {}
+        found = shares.wish(gpu, state.files, settings, self._usable(gpu, state))
+        values = shares.values_of(state.files, found, settings["vf_count"]) if state.files else {}
         kind = "custom" if found.quotas else "fair"
         return sriov_goal.Goal(settings["vf_count"], int(settings["autoprobe"]), kind, values, found.note)
 
@@ -417,7 +418,7 @@ class Sriov:
         own = goal.provisioning == "custom"
         switch = [] if not files.switch or state.values.get(files.switch) == int(not own) else [self._switch(gpu, files, not own)]
         if not own:
-            divided = sriov_files.provisioning(files, state.values, state.numvfs) != "fair"
+            divided = shares.provisioning(files, state.values, state.numvfs) != "fair"
             if files.restore and (there or goal.provisioning == "fair") and (divided or files.complete):
                 return [self._restore(gpu, files)]
             # What the driver divided it takes back by itself when the VFs go; some drop what was written too.
@@ -448,7 +449,7 @@ class Sriov:
     def _write(self, gpu, state, attribute, value):
         old = state.values.get(attribute.path, attribute.default)
         who = f"vf{attribute.owner}" if attribute.owner else "all functions" if attribute.source else "the PF"
-        words = f"set {attribute.field} of {who} to {sriov_files.amount(attribute.field, value)} ({attribute.path})"
+        words = f"set {attribute.field} of {who} to {shares.amount(attribute.field, value)} ({attribute.path})"
         args = {"path": attribute.path, "value": value}
         return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"set it to {old}")
 
@@ -507,11 +508,11 @@ class Sriov:
 
     def functions(self, gpu, state):
         """The VFs as dicts: number, address, driver, iommu_group, what each may use, device_nodes, in_use_by."""
-        shares = sriov_files.shares(state.files, state.values, state.numvfs) if state.files else {}
+        provisioned = shares.shares(state.files, state.values, state.numvfs) if state.files else {}
         processes = self._host.processes() if state.addresses else []
         found = []
         for number, address in enumerate(state.addresses, 1):
-            told = dict(shares.get(number, {}))
+            told = dict(provisioned.get(number, {}))
             vram = told.pop("vram", None)
             nodes = _nodes(self._host, address)
             found.append(
@@ -569,7 +570,7 @@ class Sriov:
     def _present(self, gpu):
         files = self._files_of(gpu, self._count(gpu, "sriov_totalvfs"))
         if files is None:
-            raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, sriov_files.WHICH_KERNELS)
+            raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, shares.WHICH_KERNELS)
         return files
 
     def run_set_count(self, gpu, count):

@@ -16,11 +16,10 @@ from gpuslice.drivers.nvml import FUNCTION_NOT_FOUND
 from gpuslice.drivers.nvml import INVALID_ARGUMENT
 from gpuslice.drivers.nvml import NOT_FOUND
 from gpuslice.drivers.nvml import NOT_SUPPORTED
-from gpuslice.printable import printable
+from gpuslice.drivers.vgpu_slots import plain
 
 #: What NVML answers for a type that has no GPU instance.
 _NO_PROFILE = 0xFFFFFFFF
-_MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?", re.IGNORECASE)
 #: How the name of a type ends that has a GPU instance: a driver without the call for its profile tells no more than that.
 _BACKED = re.compile(r"-\d+-\d+[ABCQ]")
 #: A name in lower case taken apart. The code of the board is its last word.
@@ -48,11 +47,6 @@ class VgpuType(NamedTuple):
     memory_mib: int
     gi_profile: int | None
     most: int | None
-
-
-def plain(name):
-    """A type's name as users write it: the driver puts ``NVIDIA`` or ``GRID`` before it."""
-    return _MAKERS.sub("", printable(name).strip())
 
 
 class VgpuTypes(Mapping):

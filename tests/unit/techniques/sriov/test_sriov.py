@@ -10,12 +10,12 @@ from gpuslice import errors
 from gpuslice import policy
 from gpuslice.catalog import intel
 from gpuslice.drivers.sessions import Sessions
+from gpuslice.drivers.sriov_files import Attribute
+from gpuslice.drivers.sriov_files import Files
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
 from gpuslice.techniques import Rules
 from gpuslice.techniques.sriov import shares
-from gpuslice.techniques.sriov.shares import Attribute
-from gpuslice.techniques.sriov.shares import Files
 from gpuslice.techniques.sriov.technique import Sriov
 
 B60 = Gpu("0000:03:00.0", "intel", "e211", model="Intel Arc Pro B60", catalog_key="arc-pro-b60", memory_mib=24576)
