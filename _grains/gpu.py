@@ -20,7 +20,7 @@ gpuslice = gpuslice.current()
 
 # After current(), which may have imported the package anew.
 from gpuslice import secret as _secret  # noqa: E402
-from gpuslice.host import base as _host  # noqa: E402
+from gpuslice.host import open as _host  # noqa: E402
 from gpuslice.inventory import discovery as _inventory  # noqa: E402
 
 _log = logging.getLogger(__name__)

@@ -140,7 +140,7 @@ def sample(root, config):
     grain = load(root / "_grains" / "gpu.py")
     clock.lap("grain: import")
     # Apart, as a host with real GPUs loads none of it.
-    from gpuslice.host.base import open_host
+    from gpuslice.host.open import open_host
     from gpuslice.sim import sysfs  # noqa: F401
 
     clock.lap("the simulation: import")

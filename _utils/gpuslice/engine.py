@@ -18,7 +18,7 @@ from gpuslice.change.reconcile import UNDID
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.pci import VFIO_DRIVERS
-from gpuslice.host.base import open_host
+from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.records import interrupted
 from gpuslice.records import shapes

@@ -20,7 +20,7 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.host.base import open_host
+from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.printable import printable
 from gpuslice.records import lock

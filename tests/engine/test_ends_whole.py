@@ -360,7 +360,7 @@ def test_without_threads_the_gpus_are_changed_one_after_the_other(simulated):
 
 
 def test_a_program_that_can_not_be_started_is_a_sentence(tmp_path):
-    from gpuslice.host.base import RealHost
+    from gpuslice.host.real import RealHost
 
     program = tmp_path / "systemctl"
     program.write_text("#!/nowhere/at/all\n", encoding="utf-8")

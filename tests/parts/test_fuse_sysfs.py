@@ -222,7 +222,7 @@ class Inside:
 
     def rules(self):
         """errno's name of each write, by RealHost."""
-        from gpuslice.host.base import RealHost
+        from gpuslice.host.real import RealHost
 
         host, found = RealHost(self.config["state_dir"]), []
         for text in ("x", "-1", str(TOTAL + 1), "3", "3", "5", "0", "5", "0"):

@@ -80,7 +80,7 @@ A: class=0x020000\\n
 PROGRAM = """
 import json
 from gpuslice import errors
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.inventory import detection, discovery
 host = RealHost()
 discovered = discovery.facts_of(discovery.discover(host))
@@ -141,7 +141,7 @@ def test_the_inventory_lists_two_gpus_and_the_function_of_one(seen):
 HOTPLUG = """
 import ctypes, json, sys
 from gpuslice.inventory import discovery
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 
 library = ctypes.CDLL("libumockdev.so.0")
 library.umockdev_testbed_new.restype = ctypes.c_void_p

@@ -9,7 +9,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import errors
-from gpuslice.host.base import open_host
+from gpuslice.host.open import open_host
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"

@@ -208,7 +208,7 @@ echo "cpu memory" >/sys/fs/cgroup/gpu.slice/cgroup.subtree_control
 INSIDE = """
 import json
 from gpuslice import errors
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.model import Gpu
 from gpuslice.drivers import dmem
 host, gpu = RealHost("/nonexistent"), Gpu("0000:8a:00.0", "intel", "56c0")

@@ -9,7 +9,7 @@ from gpuslice import numbers
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers import sriov_files
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), (" 17\n", 17), ("-1", -1), ("007", 7), (str(2**64 - 1), 2**64 - 1)])

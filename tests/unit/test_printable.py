@@ -8,7 +8,7 @@ from gpuslice.drivers import kernel
 from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.host.base import Completed
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.inventory import discovery
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines

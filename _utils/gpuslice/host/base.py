@@ -5,19 +5,16 @@ so that a described machine (:mod:`gpuslice.sim`) can stand in for a real one.
 
 import json
 import os
-import subprocess
 import time
 from abc import ABC
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
-from gpuslice import errors
 from gpuslice.host import state_files
 from gpuslice.printable import printable_lines
 
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
-_CONFIG_KEYS = ("simulate", "state_dir")
 #: The record of a change that goes on or did not end, in the state directory.
 JOURNAL = "journal.json"
 
@@ -225,155 +222,3 @@ class Host(ABC):
             return self.read("/proc/sys/kernel/random/boot_id")
         except OSError:
             return ""
-
-
-class RealHost(Host):
-    """The machine that this runs on."""
-
-    def read(self, path):
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return handle.read().rstrip("\n")
-
-    def write(self, path, text):
-        # No O_TRUNC and no buffering: sysfs wants one write and answers with the driver's errno.
-        handle = os.open(path, os.O_WRONLY)
-        try:
-            os.write(handle, text.encode())
-        finally:
-            os.close(handle)
-
-    def listdir(self, path):
-        try:
-            return sorted(os.listdir(path))
-        except OSError:
-            return []
-
-    def exists(self, path):
-        return os.path.exists(path)
-
-    def readlink(self, path):
-        try:
-            return os.path.basename(os.readlink(path))
-        except OSError:
-            return ""
-
-    def device_number(self, path):
-        from gpuslice.host import holders
-
-        number = holders.device_number(path)
-        return "" if number == holders.NO_DEVICE else number
-
-    def udev_pci(self):
-        from gpuslice.host import udev
-
-        return udev.pci_devices()
-
-    def nvml(self):
-        try:
-            import pynvml
-        except ImportError as err:
-            raise errors.DriverMissing(
-                "The Python package nvidia-ml-py is not installed for this minion, so NVIDIA GPUs can't be managed.",
-                todo="Install it with 'salt-call pip.install nvidia-ml-py'.",
-            ) from err
-        return pynvml
-
-    def run(self, argv, timeout=60):
-        # Here, so that the grain does not load it.
-        from gpuslice.records import lock
-
-        pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        try:
-            # In a session of its own: what a terminal sends to its programs (Ctrl-C) must not end this one half way.
-            process = subprocess.Popen(
-                argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
-            )
-        except FileNotFoundError as err:
-            raise errors.ToolMissing(
-                f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
-            ) from err
-        except OSError as err:
-            raise errors.ToolFailed(f"'{' '.join(argv)}' could not be started: {err.strerror}.") from err
-        lock.waits(process, f"'{' '.join(argv)}' to end", time.monotonic())
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as err:
-            self._abandon(process)
-            raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
-        finally:
-            lock.goes_on(process)
-        return Completed(process.returncode, stdout, stderr)
-
-    @staticmethod
-    def _abandon(process):
-        """Kill a program, and wait only a moment for its end: one that hangs in a driver can't be killed."""
-        process.kill()
-        try:
-            process.communicate(timeout=1)
-        except subprocess.TimeoutExpired:
-            for stream in (process.stdout, process.stderr):
-                stream.close()
-            process.poll()
-
-    def processes(self):
-        from gpuslice.host import holders
-
-        return holders.scan_proc()
-
-    def process(self, pid):
-        from gpuslice.host import holders
-
-        return holders.process(pid)
-
-    def end_process(self, pid, command):
-        from gpuslice.host import holders
-
-        return holders.end_process(pid, command)
-
-    def why_spared(self, pid):
-        from gpuslice.host import holders
-
-        return holders.why_spared(pid)
-
-    def own_units(self):
-        from gpuslice.host import holders
-
-        return holders.own_units()
-
-    def schedule_reboot(self, why):
-        done = self.run(["shutdown", "-r", "+1", why])
-        if done.returncode:
-            raise errors.ToolFailed(f"A reboot could not be scheduled: {done.stderr.strip()}", todo="Reboot the host yourself.")
-
-
-def open_host(config):
-    """
-    The host that the minion configuration describes.
-
-    :param config: the value of ``gpu_slicing`` in the minion configuration: ``simulate`` (path of a host description) and
-        ``state_dir``.
-    :return: :class:`RealHost`, or a simulated one. Raises :class:`errors.PolicyError` for a wrong configuration.
-    """
-    config = config or {}
-    for key in config:
-        # Passed over, a misspelt "simulate" would hand the machine's own GPUs to a trial.
-        if key not in _CONFIG_KEYS:
-            raise errors.PolicyError(
-                f"gpu_slicing in the minion configuration has the unknown key {key!r}.",
-                todo=f"Its keys are {' and '.join(_CONFIG_KEYS)}; all else belongs into the pillar.",
-            )
-    for key in _CONFIG_KEYS:
-        # Nothing and false leave it out.
-        if config.get(key) and not (isinstance(config[key], str) and config[key].isprintable()):
-            raise errors.PolicyError(f"gpu_slicing:{key} in the minion configuration is no path.", todo="Write a path in quotes.")
-    state_dir = config.get("state_dir") or DEFAULT_STATE_DIR
-    if not os.path.isabs(state_dir):
-        raise errors.PolicyError(
-            f"gpu_slicing:state_dir in the minion configuration is {state_dir!r}, another directory wherever Salt is called.",
-            todo="Write a path that begins with '/'.",
-        )
-    if not config.get("simulate"):
-        return RealHost(state_dir)
-    from gpuslice.sim.host import SimulatedHost
-
-    return SimulatedHost(config["simulate"], state_dir)

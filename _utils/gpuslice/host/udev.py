@@ -1,5 +1,5 @@
 """
-GPUs as udev knows them, through the optional package pyudev. Only :class:`gpuslice.host.base.RealHost` uses this module.
+GPUs as udev knows them, through the optional package pyudev. Only :class:`gpuslice.host.real.RealHost` uses this module.
 """
 
 import os

@@ -15,7 +15,7 @@ import traceback
 from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.inventory import discovery
 
 MI300X, FLEX, H100 = "0010:00:00.0", "0010:00:04.0", "0010:00:08.0"

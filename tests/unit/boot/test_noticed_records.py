@@ -9,7 +9,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.records.journal import Journal
 from tests.unit.boot.test_boot import H100
 from tests.unit.boot.test_boot import HOPPER

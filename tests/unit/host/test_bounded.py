@@ -8,7 +8,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.host import bounded
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 
 GPU = "0000:1b:00.0"
 #: Seconds that the program which writes may take to start, on a busy machine.

@@ -15,7 +15,7 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.engine import Engine
 from gpuslice.host import holders
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.model import Process
 
 NULL, ZERO, FULL = "1:3", "1:5", "1:7"

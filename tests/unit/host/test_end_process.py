@@ -15,7 +15,7 @@ import pytest
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.host import holders
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.techniques import Rules
 from gpuslice.techniques import Stops
 

@@ -13,7 +13,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.host import limits
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.records import lock
 
 GPU, OTHER = "0000:07:00.0", "0000:0f:00.0"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gpuslice import errors
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 
 #: Leaves a child behind that keeps the outputs open, as a program does which hangs in a driver: its end can't be waited for.
 CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '3']); print('begun', flush=True); sys.stdin.read()"

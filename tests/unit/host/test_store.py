@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.records import lock
 
 PATH = "/etc/nvidia/ClientConfigToken/x.tok"

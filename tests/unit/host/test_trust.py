@@ -15,7 +15,7 @@ from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host import holders
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger

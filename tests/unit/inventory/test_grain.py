@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from _grains import gpu as grain
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.inventory import discovery
 
 KEYS = {

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gpuslice import errors
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.inventory import discovery
 
 A100 = {"vendor": "0x10de", "device": "0x20b0", "class": "0x030200", "subsystem_vendor": "0x10de", "subsystem_device": "0x134f"}

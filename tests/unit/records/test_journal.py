@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice.host.base import RealHost
+from gpuslice.host.real import RealHost
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
