@@ -9,7 +9,7 @@ from gpuslice.drivers import kernel
 from gpuslice.numbers import whole
 
 _ROOT = "/sys/fs/cgroup"
-_CAPACITY = f"{_ROOT}/dmem.capacity"
+CAPACITY = f"{_ROOT}/dmem.capacity"
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
@@ -19,13 +19,12 @@ _CONTROL_MEANINGS = {
     errno.EBUSY: (errors.ResourceConflict, "processes run in that group itself", "Give them a service or scope of their own."),
     errno.ENOENT: (errors.Unsupported, "this host has no cgroup version 2 with the controller dmem", "See vram_max_mib."),
 }
-_MIB = 2**20
 
 
 def regions(host, address):
     """Region -> bytes, of the memory of a GPU that can be limited."""
     found = {}
-    for line in (kernel.text(host, _CAPACITY) or "").splitlines():
+    for line in (kernel.text(host, CAPACITY) or "").splitlines():
         words = line.split()
         if len(words) == 2 and words[0].startswith(f"drm/{address}/vram") and (size := whole(words[1])) is not None:
             found[words[0]] = size
@@ -34,7 +33,7 @@ def regions(host, address):
 
 def limits(host, address):
     """Slice unit -> region -> bytes, of all limits that are set for a GPU."""
-    if not host.exists(_CAPACITY):
+    if not host.exists(CAPACITY):
         return {}
     mine, found = set(regions(host, address)), {}
     for unit, path in _slices(host, _ROOT):
@@ -58,40 +57,6 @@ def path_of(unit):
     """The directory of a slice: ``a-b.slice`` lies in ``a.slice``."""
     parts = unit.removesuffix(".slice").split("-")
     return "/".join([_ROOT, *("-".join(parts[: n + 1]) + ".slice" for n in range(len(parts)))])
-
-
-def wanted(host, gpu, unit, mebibytes, now):
-    """
-    The limits (see :func:`limits`) after a wish.
-
-    :param unit: slice unit, "" leaves all; :param mebibytes: limit for the whole GPU, shared evenly by its tiles; 0 lifts it.
-    :raises errors.Unsupported: kernel or driver have no such limit. :raises errors.PolicyError: more than there is.
-    """
-    if not unit:
-        return dict(now)
-    others = {name: each for name, each in now.items() if name != unit}
-    if not mebibytes:
-        return others
-    there = regions(host, gpu.address)
-    if not host.exists(_CAPACITY):
-        release = kernel.text(host, "/proc/sys/kernel/osrelease") or "an unknown version"
-        raise errors.Unsupported(
-            f"vram_max_mib needs the cgroup controller dmem, and this kernel ({release}) has none.",
-            gpu.address,
-            "It is in Linux 6.14 and later with CONFIG_CGROUP_DMEM, under cgroup version 2.",
-        )
-    if not there:
-        raise errors.Unsupported(
-            f"vram_max_mib is wanted, but the driver {gpu.driver or '(none)'} offers no memory of this GPU to be limited.",
-            gpu.address,
-            "The driver xe does for boards with memory of their own; integrated GPUs and i915 have none.",
-        )
-    if mebibytes * _MIB > sum(there.values()):
-        raise errors.PolicyError(
-            f"vram_max_mib is {mebibytes}, but the GPU has {sum(there.values()) // _MIB} MiB.", gpu.address, "Lower it."
-        )
-    share = mebibytes * _MIB // len(there)
-    return {**others, unit: dict.fromkeys(there, share)}
 
 
 def is_open(host, unit):

@@ -31,6 +31,9 @@ from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import FileTechnique
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.level_zero.engines import check_mode
+from gpuslice.techniques.level_zero.engines import wanted_limits
+from gpuslice.techniques.level_zero.engines import wanted_properties
 
 ENVIRONMENT = "/etc/gpu-slicing/environment"
 CONVENTION = "Environment files are a convention among programs, not isolation: a program may ignore or change them."
@@ -210,10 +213,10 @@ class LevelZero(FileTechnique):
             files, remark = self._wanted_files(gpu, partitions, hierarchy or "COMPOSITE")
         modes = dict(state.ccs)
         if settings.get("ccs_mode"):
-            intel_engines.check_mode(self._host, gpu, modes, settings["ccs_mode"])
+            check_mode(self._host, gpu, modes, settings["ccs_mode"])
             modes = dict.fromkeys(modes, settings["ccs_mode"])
-        engines = intel_engines.wanted_properties(self._host, gpu, settings.get("engines") or {}, state.engines)
-        caps = dmem.wanted(self._host, gpu, settings.get("vram_slice") or "", settings.get("vram_max_mib") or 0, state.vram)
+        engines = wanted_properties(self._host, gpu, settings.get("engines") or {}, state.engines)
+        caps = wanted_limits(self._host, gpu, settings.get("vram_slice") or "", settings.get("vram_max_mib") or 0, state.vram)
         return LevelZeroState(files, modes, engines, caps), remark
 
     def _wanted_files(self, gpu, partitions, hierarchy):

@@ -10,10 +10,10 @@ from gpuslice import errors
 from gpuslice import policy
 from gpuslice.catalog import intel
 from gpuslice.drivers import dmem
-from gpuslice.drivers import intel_engines
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
 from gpuslice.techniques.level_zero import technique as level_zero
+from gpuslice.techniques.level_zero.engines import why_no_ccs
 
 H100, FLEX, MAX = "0000:1b:00.0", "0000:8a:00.0", "0000:9a:00.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -280,7 +280,7 @@ def test_a_part_without_slices_is_refused_with_the_reason_of_its_family(bench, d
 @pytest.mark.parametrize("key", sorted(intel.MODELS))
 def test_every_model_has_a_reason(key):
     gpu = Gpu(FLEX, "intel", "0000", model="Intel X", catalog_key=key, driver=intel.MODELS[key]["driver"][0])
-    assert "Intel X" in intel_engines.why_no_ccs(gpu)
+    assert "Intel X" in why_no_ccs(gpu)
 
 
 def test_settings_are_lost_with_the_driver_and_set_again(bench):
