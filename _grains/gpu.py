@@ -21,7 +21,7 @@ gpuslice = gpuslice.current()
 # After current(), which may have imported the package anew.
 from gpuslice import secret as _secret  # noqa: E402
 from gpuslice.host import open as _host  # noqa: E402
-from gpuslice.inventory import discovery as _inventory  # noqa: E402
+from gpuslice.inventory import grain as _grain  # noqa: E402
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def gpu():
         )
         return {"gpu": {**_NOTHING, "errors": [sentence]}}
     try:
-        return {"gpu": _inventory.facts(_host.open_host(__opts__.get("gpu_slicing")))}
+        return {"gpu": _grain.facts(_host.open_host(__opts__.get("gpu_slicing")))}
     except Exception as err:
         _log.debug("The grain gpu failed: %s", _secret.redacted(traceback.format_exc()))
         why = _secret.redacted(str(err)) or type(err).__name__

@@ -33,14 +33,14 @@ PLANS = 5
 def in_process(config, wanted):
     """(milliseconds of the grain, of a plan, reads of files, NVML calls) for a converged host."""
     from gpuslice.engine import Engine
-    from gpuslice.inventory import discovery
+    from gpuslice.inventory import grain
 
     grains, plans, reads, calls = [], [], 0, 0
     for _ in range(PLANS):
         with Engine(config) as engine:
             counted = converged.CountedReads(engine.host)
             begun = time.perf_counter()
-            discovery.facts(engine.host)
+            grain.facts(engine.host)
             grains.append((time.perf_counter() - begun) * 1000)
         with Engine(config) as engine:
             counted = converged.CountedReads(engine.host)

@@ -20,6 +20,8 @@ from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
+from gpuslice.inventory import machine
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
 from gpuslice.records.journal import Journal
@@ -110,7 +112,7 @@ class Engine:
     def devices(self):
         """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
         found = []
-        for gpu, facts in zip(self.gpus, discovery.facts_of(self.gpus), strict=True):
+        for gpu, facts in zip(self.gpus, grain.facts_of(self.gpus), strict=True):
             live = {tool.name: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
             found.append({**facts, "uuid": gpu.uuid, "live": live})
         return found
@@ -199,7 +201,7 @@ class Engine:
             self._learn_uuids()
         gpus = self.gpus
         # Only strategy auto asks for it, and finding out reads more of the machine than all the rest.
-        environment = discovery.environment(self.host, gpus) if policy.automatic else ""
+        environment = machine.environment(self.host, gpus) if policy.automatic else ""
         if policy.vendor_detection != "udev":
             gpus, differences = discovery.confirmed_with_errors(self.host, gpus, policy.vendor_detection)
             for difference in differences:

@@ -21,7 +21,7 @@ from gpuslice import front
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host.open import open_host
-from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
 from gpuslice.printable import printable
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
@@ -178,7 +178,7 @@ FRONT_USES = {name: through_the_front(work) for name, work in USES.items()} | {
     "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False)),
     "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True)),
     "brief history": through_the_front(lambda engine, wanted: [front.brief(entry) for entry in engine.history()]),
-    "the grain": lambda config, wanted: discovery.facts(open_host(config)),
+    "the grain": lambda config, wanted: grain.facts(open_host(config)),
 }
 ODD_CONTENT = [
     b"", b"\n", b"\x00", b"\x00" * 4096, b"\xff\xfe{}", b"\xef\xbb\xbf{}", b"{", b"}", b"null", b"0", b"-0", b"true", b"[]",

@@ -81,10 +81,10 @@ PROGRAM = """
 import json
 from gpuslice import errors
 from gpuslice.host.real import RealHost
-from gpuslice.inventory import detection, discovery
+from gpuslice.inventory import detection, discovery, grain
 host = RealHost()
-discovered = discovery.facts_of(discovery.discover(host))
-facts = discovery.facts(host)
+discovered = grain.facts_of(discovery.discover(host))
+facts = grain.facts(host)
 try:
     lspci = detection.detect(host, "lspci")
 except errors.ToolMissing:
@@ -141,6 +141,7 @@ def test_the_inventory_lists_two_gpus_and_the_function_of_one(seen):
 HOTPLUG = """
 import ctypes, json, sys
 from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
 from gpuslice.host.real import RealHost
 
 library = ctypes.CDLL("libumockdev.so.0")
@@ -151,7 +152,7 @@ bed = library.umockdev_testbed_new()
 host, seen = RealHost(), []
 
 def look(what):
-    facts = discovery.facts(host)
+    facts = grain.facts(host)
     udev = host.udev_pci()
     seen.append({"after": what, "addresses": facts["addresses"], "capabilities": facts["capabilities"],
                  "discovered": [gpu.address for gpu in discovery.discover(host)], "errors": facts.get("errors", []),

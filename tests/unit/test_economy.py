@@ -11,6 +11,8 @@ import yaml
 
 from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
+from gpuslice.inventory import machine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 
@@ -77,10 +79,10 @@ def test_the_processors_are_asked_only_where_the_answer_matters(simulated):
     watched = Watched(host.description_path, host.state_dir)
     gpus = discovery.discover(watched)
     assert len(gpus) == 8 and "/proc/cpuinfo" not in watched.seen
-    assert discovery.virtualization(watched, gpus) == discovery.virtualization(host)
+    assert machine.virtualization(watched, gpus) == machine.virtualization(host, discovery.discover(host))
     assert watched.seen.count("/proc/cpuinfo") == 1
     watched.seen.clear()
-    discovery.facts(watched)
+    grain.facts(watched)
     assert watched.seen.count("/proc/cpuinfo") == 1
     assert watched.seen.count("/sys/bus/pci/devices/0000:1b:00.0/class") == 1
 

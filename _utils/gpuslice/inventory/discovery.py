@@ -7,42 +7,18 @@ import errno
 import os
 import re
 from dataclasses import replace
-from functools import cache
 
 from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import errors
-from gpuslice import numbers
-from gpuslice.host.base import JOURNAL
-from gpuslice.host.base import REBOOT_NAME
-from gpuslice.host.base import REBOOT_PACKAGES
 from gpuslice.inventory import detection
+from gpuslice.inventory import machine
 from gpuslice.model import Gpu
 from gpuslice.printable import printable
-from gpuslice.printable import printable_lines
 
 _SYSFS = "/sys/bus/pci/devices"
 #: How the names of NVIDIA's vGPU types end: ``GRID T4-2B``, ``NVIDIA A100X-40C``, ``NVIDIA H100XM-1-10CME``.
 _VGPU_NAME = re.compile(r"-\d+[ABCQ]\d?(?:ME|NOME|MEALL|GFX)?\Z")
-
-#: Maker and product in the firmware of virtual machines.
-_HYPERVISORS = re.compile(
-    r"qemu|kvm|vmware|virtualbox|xen|bochs|parallels|bhyve|openstack|nutanix ahv|virtual machine|cloud hypervisor|firecracker",
-    re.IGNORECASE,
-)
-
-#: The same of clouds that also rent out bare metal: believed only where the processor can't tell.
-_CLOUDS = re.compile(r"amazon ec2(?!.*\bmetal)|google compute engine|alibaba cloud ecs", re.IGNORECASE)
-
-#: What is there on a machine that gives devices to virtual machines, or manages them.
-_VM_SIGNS = (
-    "/sys/bus/pci/drivers/vfio-pci",
-    "/sys/module/nvidia_vgpu_vfio",
-    "/run/libvirt/libvirt-sock",
-    "/run/libvirt/virtqemud-sock",
-    "/run/qemu-server",
-)
-
 
 def discover(host, method="udev"):
     """
@@ -64,7 +40,7 @@ def discover_with_errors(host, method="udev"):
     :return: (gpus, errors): errors are sentences on devices that vanished while they were read, and on differences between
         the system and the tool.
     """
-    gpus, problems = _scan(host, _guest_test(host), _Udev(host, host.udev_pci()))
+    gpus, problems = _scan(host, machine.guest_test(host), _Udev(host, host.udev_pci()))
     kept, differences = confirmed_with_errors(host, gpus, method)
     return kept, problems + differences
 
@@ -78,6 +54,16 @@ def confirmed_with_errors(host, gpus, method):
     """As :func:`confirmed`, with sentences on the differences between the system and the tool."""
     # udev and sysfs are where the list came from.
     return (list(gpus), []) if method == "udev" else _compared(gpus, detection.detect(host, method), method)
+
+
+def listed(host, guest):
+    """
+    As :func:`discover_with_errors`, from sysfs alone: it lists the same devices as udev, without the time that loading udev
+    takes.
+
+    :param guest: what :func:`gpuslice.inventory.machine.guest_test` returned for this host.
+    """
+    return _scan(host, guest, _Udev(host))
 
 
 class _Udev:
@@ -103,7 +89,7 @@ class _Udev:
 
 
 def _scan(host, guest, udev):
-    """All GPUs that the system lists, and sentences on what could not be read. :param guest: see :func:`_guest_test`."""
+    """All GPUs that the system lists, and sentences on what could not be read. :param guest: see :func:`listed`."""
     gpus, problems = [], []
     for address in udev.candidates():
         try:
@@ -151,7 +137,7 @@ def _gpu(host, address, udev, guest):
     vendor, brand = catalog.VENDORS[vendor_id]
     known = catalog.lookup(vendor_id, device_id, subsystem_id) or {}
     told = _nvidia_information(host, address) if vendor == "nvidia" else {}
-    own_name = told.get("model") or _optional(host, f"{base}/product_name")
+    own_name = told.get("model") or machine.text(host, f"{base}/product_name")
     if not own_name and not known:
         own_name = udev.name(address)
     gpu = Gpu(
@@ -251,7 +237,7 @@ def _virtual_functions(host, base, names):
     """Limits and addresses of virtual functions, in the order of their numbers."""
     links = sorted((name for name in names if re.match(r"virtfn[0-9]{1,9}\Z", name)), key=lambda name: int(name[6:]))
     found = [host.readlink(f"{base}/{link}") for link in links]
-    total = (_number(_optional(host, f"{base}/sriov_totalvfs")) or 0) if "sriov_totalvfs" in names else 0
+    total = (machine.number(host, f"{base}/sriov_totalvfs") or 0) if "sriov_totalvfs" in names else 0
     # The links are counted: to read sriov_numvfs waits, for ever perhaps, while a driver is letting the function go.
     return {"total": total, "enabled": len(links), "addresses": [address for address in found if address]}
 
@@ -259,7 +245,7 @@ def _virtual_functions(host, base, names):
 def _nvidia_information(host, address):
     """What the NVIDIA driver's file says: ``model`` and ``uuid``, as far as it knows them."""
     for form in (address, address.upper()):
-        text = _optional(host, f"/proc/driver/nvidia/gpus/{form}/information")
+        text = machine.text(host, f"/proc/driver/nvidia/gpus/{form}/information")
         if text:
             break
     else:
@@ -272,146 +258,26 @@ def _nvidia_information(host, address):
 
 def _subsystem(host, base):
     """``vvvv:dddd``, "" when sysfs does not tell it."""
-    vendor = _optional(host, f"{base}/subsystem_vendor")
-    device = _optional(host, f"{base}/subsystem_device")
+    vendor = machine.text(host, f"{base}/subsystem_vendor")
+    device = machine.text(host, f"{base}/subsystem_device")
     return f"{_hex(vendor)}:{_hex(device)}" if vendor and device else ""
 
 
 def _amd_memory(host, base, vendor):
     """Memory in MiB as amdgpu tells it, None when it does not."""
-    size = _number(_optional(host, f"{base}/mem_info_vram_total")) if vendor == "amd" else None
+    size = machine.number(host, f"{base}/mem_info_vram_total") if vendor == "amd" else None
     return size // 2**20 if size else None
 
 
 def _numa_node(host, base):
     """NUMA node, None where the system has none for the device."""
-    node = _number(_optional(host, f"{base}/numa_node"))
+    node = machine.number(host, f"{base}/numa_node")
     return node if node is not None and node >= 0 else None
 
 
 def _hex(text, digits=4):
     """``0x10de`` -> ``10de``."""
     return text.strip().lower().removeprefix("0x").rjust(digits, "0")
-
-
-def _number(text):
-    """A decimal number, None for anything else."""
-    # One that can't be true is kept, so that whoever wants to use it meets it and says so.
-    return numbers.whole(text, most=10**25)
-
-
-def _optional(host, path):
-    """Text of a file that need not be there, "" when it can't be read."""
-    try:
-        return printable_lines(host.read(path)).strip()
-    except OSError:
-        return ""
-
-
-def virtualization(host, gpus=None):
-    """
-    What kind of machine this is: ``bare_metal``, ``virtual_host`` or ``virtual_guest``.
-
-    A guest is a machine whose processor says so (the flag ``hypervisor`` in /proc/cpuinfo); where processors have no such flag
-    (Arm) the firmware's maker and product decide, and under Xen /sys/hypervisor. A host is a machine that is no guest, has KVM
-    (or is Xen's control domain), and is used for virtual machines. Loaded KVM alone does not say so, as distributions load it
-    everywhere; one of these does: the driver vfio-pci is loaded, a GPU has virtual functions or is driven by gim, mediated
-    devices exist, NVIDIA's vGPU manager is loaded, a manager of virtual machines runs (libvirt, Proxmox), or a virtual machine
-    does. Most of these hold before a GPU is sliced, so that slicing it does not change the answer.
-
-    :param gpus: the GPUs of the host where they are known already; None looks for them.
-    """
-    guest = _guest_test(host)
-    return _virtualization(host, guest, _scan(host, guest, _Udev(host))[0] if gpus is None else gpus)
-
-
-def _virtualization(host, guest, gpus):
-    """As :func:`virtualization`, for what is known already."""
-    if guest():
-        return "virtual_guest"
-    has_hypervisor = host.exists("/sys/module/kvm") or _is_xen_control_domain(host)
-    return "virtual_host" if has_hypervisor and _serves_virtual_machines(host, gpus) else "bare_metal"
-
-
-#: Files that container runtimes and their managers put into a container.
-_CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
-#: Components of a control group's path that only containers have.
-_CONTAINER_GROUP = re.compile(
-    r"(?:^|/)(?:(?:docker|libpod|crio|cri-containerd|containerd)(?:-[0-9a-f]{12,64}(?:\.scope)?)?"
-    r"|kubepods[^/]*|lxc(?:\.payload[^/]*)?)(?:/|$)"
-)
-
-
-def is_container(host):
-    """
-    Whether this runs in a container: a runtime left its file there, or the first process is in a container's control group.
-    """
-    if any(host.exists(path) for path in _CONTAINER_FILES):
-        return True
-    groups = (line.rpartition(":")[2] for line in _optional(host, "/proc/1/cgroup").splitlines())
-    return any(_CONTAINER_GROUP.search(path) for path in groups)
-
-
-def environment(host, gpus=None):
-    """
-    Where this runs, for strategy auto: ``container``, or what :func:`virtualization` says of the machine.
-
-    :param gpus: the GPUs of the host where they are known already; None looks for them.
-    """
-    return "container" if is_container(host) else virtualization(host, gpus)
-
-
-def _is_xen_control_domain(host):
-    return "control_d" in _optional(host, "/proc/xen/capabilities")
-
-
-def _guest_test(host):
-    """
-    A function that says whether this is a virtual machine. It looks when first called: the processor's file takes milliseconds on
-    big servers, and most questions are answered without it.
-    """
-    return cache(lambda: _is_guest(host))
-
-
-def _is_guest(host):
-    """Whether this machine runs under a hypervisor and is not its control domain."""
-    if _optional(host, "/sys/hypervisor/type") == "xen":
-        return not _is_xen_control_domain(host)
-    # Asked before the processor: on big servers the kernel needs milliseconds to write /proc/cpuinfo.
-    maker = f"{_optional(host, '/sys/class/dmi/id/sys_vendor')} {_optional(host, '/sys/class/dmi/id/product_name')}"
-    if _HYPERVISORS.search(maker):
-        return True
-    flags = re.search(r"^flags\s*:(.*)$", _optional(host, "/proc/cpuinfo"), re.MULTILINE)
-    return "hypervisor" in flags[1].split() if flags else bool(_CLOUDS.search(maker))
-
-
-def _serves_virtual_machines(host, gpus):
-    """Whether there is a sign that virtual machines run here, or are to have GPUs."""
-    if any(gpu.virtual_functions["enabled"] or gpu.driver in ("vfio-pci", "gim") for gpu in gpus):
-        return True
-    if any(host.exists(path) for path in _VM_SIGNS) or host.listdir("/sys/bus/mdev/devices"):
-        return True
-    running = (_number(_optional(host, f"/sys/module/{module}/refcnt")) for module in ("kvm_intel", "kvm_amd"))
-    return any(running)
-
-
-def iommu(host):
-    """Whether the IOMMU is on: the kernel has made groups of devices."""
-    return bool(host.listdir("/sys/kernel/iommu_groups"))
-
-
-def reboot_required(host):
-    """Whether a change of ours waits for a reboot; the list is in /run, so a reboot clears it."""
-    return REBOOT_NAME in _optional(host, REBOOT_PACKAGES).split()
-
-
-def interrupted(host):
-    """Whether a change of ours did not end on this host."""
-    if not os.path.exists(os.path.join(host.state_dir, JOURNAL)):
-        return False
-    from gpuslice.records import lock
-
-    return not lock.is_held(host.state_dir)
 
 
 def select(gpus, method="auto", devices=()):
@@ -477,51 +343,3 @@ def _not_found(gpus, missing):
     if any(addresses.is_uuid(device) for device in missing) and not all(gpu.uuid for gpu in gpus):
         todo = "UUIDs are known only of GPUs whose driver is loaded and tells them; name the GPU by its PCI address."
     return errors.DeviceNotFound(" ".join(parts), todo=todo)
-
-
-def facts(host):
-    """
-    What the grain says of a host: plain data, stable between changes.
-
-    :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
-        ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts), and
-        ``errors`` (list of sentences) where there are any.
-    """
-    guest = _guest_test(host)
-    # From sysfs alone: it lists the same devices as udev, without the time that loading udev takes.
-    gpus, problems = _scan(host, guest, _Udev(host))
-    found = {
-        "count": len(gpus),
-        "vendors": sorted({gpu.vendor for gpu in gpus}),
-        "models": sorted({gpu.model for gpu in gpus}),
-        "addresses": [gpu.address for gpu in gpus],
-        "capabilities": sorted({capability for gpu in gpus for capability in gpu.capabilities}),
-        "virtualization": _virtualization(host, guest, gpus),
-        "iommu": iommu(host),
-        "reboot_required": reboot_required(host),
-        "interrupted": interrupted(host),
-        "devices": facts_of(gpus),
-    }
-    if problems:
-        found["errors"] = problems
-    return found
-
-
-def facts_of(gpus):
-    """GPUs as the grain's ``devices`` has them, a list of dicts."""
-    return [_facts_of_one(gpu) for gpu in gpus]
-
-
-def _facts_of_one(gpu):
-    return {
-        "address": gpu.address,
-        "vendor": gpu.vendor,
-        "model": gpu.model,
-        "name": gpu.name,
-        "device_id": gpu.device_id,
-        "memory_mib": gpu.memory_mib,
-        "driver": gpu.driver,
-        "numa_node": gpu.numa_node,
-        "capabilities": list(gpu.capabilities),
-        "virtual_functions": {**gpu.virtual_functions, "addresses": list(gpu.virtual_functions.get("addresses", ()))},
-    }

@@ -16,7 +16,7 @@ from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host.real import RealHost
-from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
 
 MI300X, FLEX, H100 = "0010:00:00.0", "0010:00:04.0", "0010:00:08.0"
 XCP = "compute_partition_config"
@@ -156,7 +156,7 @@ def give_to_vfio(address):
 # -- cases, in this order ---------------------------------------------------------------------------------------------------
 def case_inventory():
     with Engine(CONFIG) as engine:
-        return {"devices": engine.devices(), "facts": discovery.facts(engine.host), "health": engine.health()}
+        return {"devices": engine.devices(), "facts": grain.facts(engine.host), "health": engine.health()}
 
 
 def case_rules():

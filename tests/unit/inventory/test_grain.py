@@ -6,7 +6,7 @@ import pytest
 
 from _grains import gpu as grain
 from gpuslice.host.real import RealHost
-from gpuslice.inventory import discovery
+from gpuslice.inventory.grain import facts
 
 KEYS = {
     "count", "vendors", "models", "addresses", "capabilities", "virtualization", "iommu", "reboot_required", "interrupted",
@@ -27,7 +27,7 @@ def test_there_is_one_public_function():
 
 
 def test_it_says_what_the_inventory_says_under_one_key(opts):
-    assert grain.gpu() == {"gpu": discovery.facts(RealHost())}
+    assert grain.gpu() == {"gpu": facts(RealHost())}
 
 
 def test_it_has_every_key_and_its_lists_are_sorted(opts):

@@ -7,6 +7,8 @@ import pytest
 from gpuslice import errors
 from gpuslice.host.real import RealHost
 from gpuslice.inventory import discovery
+from gpuslice.inventory import grain
+from gpuslice.inventory import machine
 
 A100 = {"vendor": "0x10de", "device": "0x20b0", "class": "0x030200", "subsystem_vendor": "0x10de", "subsystem_device": "0x134f"}
 MI300X = {"vendor": "0x1002", "device": "0x74a1", "class": "0x120000", "subsystem_vendor": "0x1002", "subsystem_device": "0x74a1"}
@@ -85,7 +87,7 @@ def one(host):
 
 
 def test_a_host_without_pci_has_no_gpu(host):
-    assert discovery.facts(host) == {
+    assert grain.facts(host) == {
         "count": 0, "vendors": [], "models": [], "addresses": [], "capabilities": [], "virtualization": "bare_metal",
         "iommu": False, "reboot_required": False, "interrupted": False, "devices": [],
     }  # fmt: skip
@@ -147,13 +149,13 @@ def test_udev_names_a_gpu_that_the_catalog_does_not_know(tmp_path):
     gpu = one(host)
     assert (gpu.model, gpu.catalog_key, gpu.memory_mib) == ("NVIDIA Future 9000", "", None)
     assert gpu.capabilities == ("mps", "time-slicing")
-    assert discovery.facts(host)["models"] == ["NVIDIA Future 9000"]
+    assert grain.facts(host)["models"] == ["NVIDIA Future 9000"]
 
 
 def test_the_grain_does_not_load_udev_for_gpus_that_the_catalog_knows(host):
     host.device("0000:07:00.0", A100)
     host.udev_pci = lambda: pytest.fail("udev was asked")
-    assert discovery.facts(host)["models"] == ["NVIDIA A100-SXM4-40GB"]
+    assert grain.facts(host)["models"] == ["NVIDIA A100-SXM4-40GB"]
 
 
 def test_without_udev_an_unknown_gpu_is_named_by_its_id(host):
@@ -260,7 +262,7 @@ def test_a_device_that_vanishes_is_told_and_left_out(tmp_path, missing):
     gpus, problems = discovery.discover_with_errors(host)
     assert [gpu.address for gpu in gpus] == ["0000:07:00.0"]
     assert len(problems) == 1 and "0000:08:00.0" in problems[0]
-    assert discovery.facts(host)["errors"] == problems
+    assert grain.facts(host)["errors"] == problems
 
 
 @pytest.mark.parametrize(
@@ -291,30 +293,30 @@ def test_a_device_that_vanishes_is_told_and_left_out(tmp_path, missing):
 def test_virtualization(host, files, answer):
     for path, text in files.items():
         host.put(path, text)
-    assert discovery.virtualization(host) == answer
+    assert machine.virtualization(host, discovery.discover(host)) == answer
 
 
 def test_enabled_virtual_functions_make_a_machine_with_kvm_a_virtual_host(host):
     host.device("0000:3c:00.0", FLEX, driver="xe", vfs=2, total=31)
-    assert discovery.virtualization(host) == "bare_metal"
+    assert machine.virtualization(host, discovery.discover(host)) == "bare_metal"
     host.put("/sys/module/kvm/parameters/x")
-    assert discovery.virtualization(host) == "virtual_host"
-    assert discovery.facts(host)["virtualization"] == "virtual_host"
+    assert machine.virtualization(host, discovery.discover(host)) == "virtual_host"
+    assert grain.facts(host)["virtualization"] == "virtual_host"
 
 
 def test_a_pending_reboot_is_ours_only_by_name(host):
-    assert not discovery.reboot_required(host)
+    assert not machine.reboot_required(host)
     host.put("/run/reboot-required.pkgs", "linux-image-6.1\ngpu-slicing-docs")
-    assert not discovery.reboot_required(host)
+    assert not machine.reboot_required(host)
     host.put("/run/reboot-required.pkgs", "linux-image-6.1\ngpu-slicing")
-    assert discovery.reboot_required(host)
+    assert machine.reboot_required(host)
 
 
 def test_facts_of_a_mixed_host(host):
     host.device("0000:07:00.0", A100, driver="nvidia", iommu=True)
     host.device("0000:08:00.0", A100, driver="nvidia", iommu=True)
     host.device("0000:3c:00.0", FLEX, driver="xe", vfs=1, total=31, iommu=True)
-    found = discovery.facts(host)
+    found = grain.facts(host)
     assert found["count"] == 3
     assert found["vendors"] == ["intel", "nvidia"]
     assert found["models"] == ["Intel Data Center GPU Flex 170", "NVIDIA A100-SXM4-40GB"]
@@ -395,8 +397,8 @@ def test_what_is_no_address_and_no_method_is_a_mistake_of_the_policy(gpus):
 def test_containers(host, files, answer):
     for path, text in files.items():
         host.put(path, text)
-    assert discovery.is_container(host) is answer
-    assert discovery.environment(host) == ("container" if answer else "bare_metal")
+    assert machine.is_container(host) is answer
+    assert machine.environment(host, discovery.discover(host)) == ("container" if answer else "bare_metal")
 
 
 def test_virtual_functions_are_counted_without_the_file_that_waits_for_a_driver_that_hangs(host, monkeypatch):

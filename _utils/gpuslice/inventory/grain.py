@@ -1,0 +1,65 @@
+"""
+What the grain ``gpu`` says of a host: its GPUs and its kind of machine as plain data.
+"""
+
+import os
+
+from gpuslice.host.base import JOURNAL
+from gpuslice.inventory import discovery
+from gpuslice.inventory import machine
+
+
+def facts(host):
+    """
+    What the grain says of a host: plain data, stable between changes.
+
+    :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
+        ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts), and
+        ``errors`` (list of sentences) where there are any.
+    """
+    guest = machine.guest_test(host)
+    gpus, problems = discovery.listed(host, guest)
+    found = {
+        "count": len(gpus),
+        "vendors": sorted({gpu.vendor for gpu in gpus}),
+        "models": sorted({gpu.model for gpu in gpus}),
+        "addresses": [gpu.address for gpu in gpus],
+        "capabilities": sorted({capability for gpu in gpus for capability in gpu.capabilities}),
+        "virtualization": machine.virtualization(host, gpus, guest),
+        "iommu": machine.iommu(host),
+        "reboot_required": machine.reboot_required(host),
+        "interrupted": _interrupted(host),
+        "devices": facts_of(gpus),
+    }
+    if problems:
+        found["errors"] = problems
+    return found
+
+
+def facts_of(gpus):
+    """GPUs as the grain's ``devices`` has them, a list of dicts."""
+    return [_facts_of_one(gpu) for gpu in gpus]
+
+
+def _facts_of_one(gpu):
+    return {
+        "address": gpu.address,
+        "vendor": gpu.vendor,
+        "model": gpu.model,
+        "name": gpu.name,
+        "device_id": gpu.device_id,
+        "memory_mib": gpu.memory_mib,
+        "driver": gpu.driver,
+        "numa_node": gpu.numa_node,
+        "capabilities": list(gpu.capabilities),
+        "virtual_functions": {**gpu.virtual_functions, "addresses": list(gpu.virtual_functions.get("addresses", ()))},
+    }
+
+
+def _interrupted(host):
+    """Whether a change of ours did not end on this host."""
+    if not os.path.exists(os.path.join(host.state_dir, JOURNAL)):
+        return False
+    from gpuslice.records import lock
+
+    return not lock.is_held(host.state_dir)
