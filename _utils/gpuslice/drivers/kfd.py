@@ -5,8 +5,10 @@ What KFD, the kernel's compute driver of AMD GPUs, tells: its topology (one node
 import re
 from typing import NamedTuple
 
+from gpuslice.drivers import device_nodes
 from gpuslice.drivers.kernel import number
 from gpuslice.drivers.kernel import text
+from gpuslice.model import Process
 from gpuslice.numbers import whole
 
 NODE = "/dev/kfd"
@@ -80,6 +82,13 @@ def _memory(host, base):
 def clients(host):
     """Process numbers of KFD's clients, those included whose open files can't be seen from here."""
     return [pid for name in host.listdir(_PROCESSES) if (pid := whole(name)) is not None]
+
+
+def holding(host, nodes):
+    """The processes that hold any of these device nodes open, and KFD's clients whose open files can't be seen from here."""
+    seen = device_nodes.holding(host, nodes)
+    hidden = [pid for pid in clients(host) if all(process.pid != pid for process in seen)]
+    return [*seen, *(host.process(pid) or Process(pid, "a client of the compute driver") for pid in hidden)]
 
 
 def module_users(host, module):

@@ -14,9 +14,7 @@ request, which the driver carries out when it lets go of the GPUs, that is when 
 withdrawn and a reboot forgets it, so nothing is requested before the driver may be and can be reloaded.
 """
 
-import errno
 import re
-import threading
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,57 +25,26 @@ from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
+from gpuslice.drivers.amdgpu import AVAILABLE
+from gpuslice.drivers.amdgpu import COMPUTE
+from gpuslice.drivers.amdgpu import DMESG
+from gpuslice.drivers.amdgpu import MODULE
+from gpuslice.drivers.amdgpu import NOT_SWITCHABLE
+from gpuslice.drivers.amdgpu import Amdgpu
 from gpuslice.host import bounded
-from gpuslice.model import Process
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
 from gpuslice.plan import GpuPlan
 from gpuslice.plan import Step
-from gpuslice.printable import printable_lines
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.partition.notes import Notes
 
-MODULE = "amdgpu"
-_DRIVER = f"/sys/bus/pci/drivers/{MODULE}"
-_BEGINS_WITH = f"/sys/module/{MODULE}/parameters/user_partt_mode"
 _RELOAD_TIMEOUT = 600
-_COMPUTE, _MEMORY = "current_compute_partition", "current_memory_partition"
-_ALLOC = "compute_partition_mem_alloc_mode"
-#: A newer driver has all modes of the board here, and beside it a table of one compute mode, which ``xcp_config`` selects.
-_CONFIG = "compute_partition_config"
-_SUPPORTED, _AVAILABLE = f"{_CONFIG}/supported_xcp_configs", "available_compute_partition"
 _KNOWN = {"compute": ("SPX", "DPX", "TPX", "QPX", "CPX"), "memory": ("NPS1", "NPS2", "NPS4", "NPS8")}
-_DMESG = "See 'dmesg' for the driver's own words."
-_IN_RESET = (errors.Unhealthy, "the GPU is being reset", "Wait for the end of the reset and run again; 'dmesg' tells its cause.")
-_NOT_SWITCHABLE = (errors.Unsupported, "this GPU's modes can't be switched", "A virtual function's modes belong to its host.")
-_EACCES = (
-    errors.PermissionDenied,
-    "it needs root, or the driver offers the file for reading only",
-    "Run the minion (or salt-call) as root.",
-)
-_COMPUTE_ERRNOS = {
-    errno.EACCES: _EACCES,
-    errno.EPERM: _IN_RESET,
-    errno.EINVAL: (errors.DriverError, "the driver refuses this mode together with the present memory mode", _DMESG),
-    errno.EIO: (
-        errors.DriverError,
-        "the compute driver KFD did not come back for this GPU",
-        "See 'dmesg'; reloading amdgpu or a reboot brings it back.",
-    ),
-    errno.EOPNOTSUPP: _NOT_SWITCHABLE,
-}
-_MEMORY_ERRNOS = {
-    errno.EACCES: _EACCES,
-    errno.EPERM: _IN_RESET,
-    errno.EINVAL: (errors.DriverError, "the driver refuses this mode", _DMESG),
-    errno.EOPNOTSUPP: _NOT_SWITCHABLE,
-}
-#: A container that has just ended lingers in the compute driver for a moment.
-_PATIENCE = (0.2, 0.5, 1.0)
 
 
 class PartitionState(NamedTuple):
@@ -104,11 +71,10 @@ class Partition:
 
     def __init__(self, host, sessions):
         self._host = host
+        self._driver = Amdgpu(host)
         self._notes = Notes(host)
         self._settings = {}
         self._reloading = []
-        # GPUs change side by side, but older kernels lock the compute driver for one change and answer EBUSY to a second one.
-        self._switching = threading.Lock()
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -124,7 +90,7 @@ class Partition:
         model = amd.MODELS.get(gpu.catalog_key)
         if model and model["compute_partitions"]:
             return (
-                f"its driver {gpu.driver or MODULE} has no file {_COMPUTE}: the kernel, or AMD's own driver package, is too old",
+                f"its driver {gpu.driver or MODULE} has no file {COMPUTE}: the kernel, or AMD's own driver package, is too old",
                 True,
             )
         if model and model["functions_per_card"] > 1:
@@ -141,14 +107,14 @@ class Partition:
         driver = self._host.readlink(f"{pci.DEVICES}/{gpu.address}/driver")
         if driver != MODULE:
             return self._without_driver(gpu, driver)
-        if not self._host.exists(self._path(gpu.address, _COMPUTE)):
+        if not self._driver.has_modes(gpu.address):
             raise errors.Unsupported(
                 f"{gpu.model} has no partition modes: {self.why_not(gpu)[0]}.", gpu.address, "Use a newer kernel or driver."
             )
         return PartitionState(
-            self._read(gpu.address, _COMPUTE),
-            self._memory_of(gpu.address),
-            (kernel.text(self._host, self._path(gpu.address, _ALLOC)) or "").upper(),
+            self._driver.compute(gpu.address),
+            self._driver.memory(gpu.address),
+            self._driver.alloc(gpu.address),
             self._notes.requested(gpu.address),
         )
 
@@ -168,25 +134,6 @@ class Partition:
             "No driver has this GPU, and partition modes need amdgpu.", gpu.address, "Load it with 'modprobe amdgpu'."
         )
 
-    @staticmethod
-    def _path(address, name):
-        return f"{pci.DEVICES}/{address}/{name}"
-
-    def _read(self, address, name):
-        try:
-            return printable_lines(self._host.read(self._path(address, name))).strip().upper()
-        except OSError as err:
-            if err.errno == errno.EPERM:
-                raise errors.Unhealthy(f"{name} can't be read: the GPU is being reset.", address, _IN_RESET[2]) from err
-            raise errors.DriverError(f"{name} can't be read: {err.strerror}.", address, _DMESG) from err
-
-    def _memory_of(self, address):
-        """The memory mode, "" where the driver has no such file or knows it not."""
-        if not self._host.exists(self._path(address, _MEMORY)):
-            return ""
-        told = self._read(address, _MEMORY)
-        return "" if told == "UNKNOWN" else told
-
     def available(self, gpu):
         """
         The modes that this GPU has, as the driver tells them, else as the catalog does.
@@ -204,51 +151,42 @@ class Partition:
         every one in NPS1 and, in a newer driver, fewer in the others.
         """
         known = amd.MODELS.get(gpu.catalog_key, {}).get("compute_partitions", ())
-        if not self._is_bound(gpu.address):
+        if not self._driver.is_bound(gpu.address):
             return list(known)
-        told = self._listed(gpu, _SUPPORTED)
+        told = self._driver.all_compute_modes(gpu.address)
         if told is not None:
             return told
-        told = self._listed(gpu, _AVAILABLE)
+        told = self._driver.valid_compute_modes(gpu.address)
         if told is None:
             # The driver has this file wherever the modes can be switched.
             return []
         return told if self._memory_now(gpu) == "NPS1" else [*told, *(mode for mode in known if mode not in told)]
 
     def _memory_modes(self, gpu):
-        if not self._is_bound(gpu.address):
+        if not self._driver.is_bound(gpu.address):
             return list(amd.MODELS.get(gpu.catalog_key, {}).get("memory_partitions", ("NPS1",)))
         # The driver has the list only where there is a choice.
-        return self._listed(gpu, "available_memory_partition") or [self._memory_now(gpu)]
+        return self._driver.memory_modes(gpu.address) or [self._memory_now(gpu)]
 
     def _memory_modes_by_compute(self, gpu, compute):
         """
         Compute mode -> the memory modes that go with it. Of most pairs the driver says nothing, so there its rules count, which
         are the architecture's; what it says of the memory mode of now and of the compute mode that its own table shows, wins.
         """
-        newer = self._listed(gpu, _SUPPORTED) is not None
+        newer = self._driver.all_compute_modes(gpu.address) is not None
         architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
         found = {mode: amd.memory_modes_with(mode, architecture, newer) for mode in compute}
         if not newer:
             return found
-        shown = kernel.text(self._host, self._path(gpu.address, f"{_CONFIG}/xcp_config"))
-        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
+        shown, told = self._driver.table(gpu.address)
         if told and shown in found:
             found[shown] = tuple(told)
-        now, valid = self._memory_now(gpu), self._listed(gpu, _AVAILABLE)
+        now, valid = self._memory_now(gpu), self._driver.valid_compute_modes(gpu.address)
         # An empty list is no list: the driver makes it when it first switches the mode.
         return {mode: _with(modes, now, mode in valid) if valid else modes for mode, modes in found.items()}
 
-    def _is_bound(self, address):
-        return self._host.readlink(f"{pci.DEVICES}/{address}/driver") == MODULE
-
     def _memory_now(self, gpu):
-        return self._memory_of(gpu.address) or amd.DEFAULT_MODE[1]
-
-    def _listed(self, gpu, name):
-        """The modes in a file, None where there is no such file. The driver writes "Not supported" where there are none."""
-        told = kernel.text(self._host, self._path(gpu.address, name))
-        return None if told is None else re.findall(r"\b(?:[SDTQC]PX|NPS\d)\b", told.upper())
+        return self._driver.memory(gpu.address) or amd.DEFAULT_MODE[1]
 
     def layout(self, state):
         """The state as plain data."""
@@ -303,32 +241,13 @@ class Partition:
 
     def holders(self, gpu):
         """Processes that stand in the way of a change of the compute mode: clients of the compute driver or of this GPU."""
-        return self._holding([kfd.NODE, *self._nodes_of(gpu.address)])
+        return self._driver.holders(gpu.address)
 
     def in_the_way(self, gpu, steps):
         """The processes that use, at this moment, what any of these steps ends."""
         if any(step.action in ("set_memory", "reload") for step in steps):
-            return self._all_holders()
+            return self._driver.all_holders()
         return self.holders(gpu) if any(step.action == "set_compute" for step in steps) else []
-
-    def _nodes_of(self, address):
-        own = [f"/dev/dri/{name}" for name in self._host.listdir(f"{pci.DEVICES}/{address}/drm")]
-        return [*own, *(part.render_node for part in kfd.parts_of(self._host, address) if part.render_node)]
-
-    def _holding(self, nodes):
-        seen = device_nodes.holding(self._host, nodes)
-        hidden = [pid for pid in kfd.clients(self._host) if all(process.pid != pid for process in seen)]
-        return [*seen, *(self._host.process(pid) or Process(pid, "a client of the compute driver") for pid in hidden)]
-
-    def _all_holders(self):
-        """Processes that stand in the way of a reload: whoever has a node of any GPU of the driver open."""
-        nodes = [node for address in self._addresses() for node in self._nodes_of(address)]
-        spare = [f"/dev/dri/{n}" for d in self._spare_devices() for n in self._host.listdir(f"/sys/devices/platform/{d}/drm")]
-        return self._holding([kfd.NODE, *nodes, *spare])
-
-    def _spare_devices(self):
-        # Both separators are in the field: an underscore in AMD's packages, a dot in the kernel.
-        return [name for name in self._host.listdir("/sys/devices/platform") if re.match(r"amdgpu_xcp[._]\d+\Z", name)]
 
     # -- the hive ------------------------------------------------------------------------------------------------
     def gather(self, targets):
@@ -340,32 +259,17 @@ class Partition:
         self._settings = {gpu.address: (gpu, settings) for gpu, settings in targets}
         self._reloading = []
 
-    def _addresses(self):
-        """PCI addresses of the GPUs that the driver has."""
-        return [name for name in self._host.listdir(_DRIVER) if re.match(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z", name)]
-
-    def _partitioned(self):
-        return [address for address in self._addresses() if self._host.exists(self._path(address, _COMPUTE))]
-
     def hive(self, address):
         """
         PCI addresses of the GPUs whose memory mode changes with that of this one, itself included. GPUs of which nobody tells the
         hive are taken for one.
         """
         parts = kfd.parts(self._host)
-        known = {one: self._hive_id(one, parts) for one in self._partitioned()}
+        known = {one: self._driver.hive_id(one, parts) for one in self._driver.partitioned()}
         mine = known.get(address)
         if mine == "":
             return [address]
         return sorted({address, *(one for one, other in known.items() if other == mine)})
-
-    def _hive_id(self, address, parts):
-        """Identity of the hive, "" for a GPU that is in none, None when it is not known."""
-        told = kernel.text(self._host, self._path(address, "xgmi_hive_info/xgmi_hive_id"))
-        if told:
-            return told
-        mine = [part.hive for part in parts if part.slot == kfd.slot_of(address)]
-        return mine[0] if mine else None
 
     def _changing_memory(self, gpu, wanted, undo):
         """
@@ -391,12 +295,12 @@ class Partition:
                 f"the whole XGMI hive, so {', '.join(strangers)} would change too, of which it is not wanted.",
                 todo="Name all GPUs of the hive (by hand: all), or keep the memory mode.",
             )
-        return {address: goal for address, goal in sorted(goals.items()) if self._memory_of(address) != goal}
+        return {address: goal for address, goal in sorted(goals.items()) if self._driver.memory(address) != goal}
 
     def _memory_goal(self, gpu, settings):
         """The memory mode that settings ask for; what is there where they ask for none."""
         wanted = settings.get("layout", settings).get("memory")
-        return wanted.upper() if isinstance(wanted, str) and wanted else self._memory_of(gpu.address)
+        return wanted.upper() if isinstance(wanted, str) and wanted else self._driver.memory(gpu.address)
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
@@ -451,7 +355,7 @@ class Partition:
 
     def automatic(self, gpu, memory):
         """The compute mode that the driver takes by itself with a memory mode; an option of it may name one for all GPUs."""
-        if forced := self._forced():
+        if forced := self._driver.begins_with():
             return forced
         domains, dies = int(memory[3:]), amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 8
         if domains == 1:
@@ -460,13 +364,9 @@ class Partition:
             return "TPX" if "TPX" in self._compute_modes(gpu) else "CPX"
         return "DPX"
 
-    def _forced(self):
-        """The compute mode that the driver begins with because its options say so, "" where it decides."""
-        return amd.USER_PARTITION_MODE.get(kernel.number(self._host, _BEGINS_WITH), "")
-
     def _refuse_beginning(self, gpu, wanted):
         """Refuse a memory mode in which the driver, loaded with the options of now, would not start the GPU."""
-        forced = self._forced()
+        forced = self._driver.begins_with()
         if not forced or f"{forced}/{wanted.memory}" in self.available(gpu)["pairs"]:
             return
         raise errors.Unsupported(
@@ -486,9 +386,9 @@ class Partition:
             return
         if not have["compute"]:
             raise errors.Unsupported(
-                f"The modes of {gpu.model} can't be switched: its driver lists none in {_AVAILABLE}.",
+                f"The modes of {gpu.model} can't be switched: its driver lists none in {AVAILABLE}.",
                 gpu.address,
-                _NOT_SWITCHABLE[2],
+                NOT_SWITCHABLE[2],
             )
         for kind in ("compute", "memory"):
             mode = getattr(wanted, kind)
@@ -519,7 +419,7 @@ class Partition:
                 f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload=True); all GPUs of that driver "
                 "must be idle then.",
             )
-        held = self._all_holders()
+        held = self._driver.all_holders()
         refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
         users, modules = kfd.module_users(self._host, MODULE)
         if modules or (users and not held):
@@ -627,7 +527,7 @@ class Partition:
         if steps and state.alloc == "ALL" and wanted.alloc != "ALL":
             return "Partitions share each memory domain evenly afterwards: the driver forgets the mode ALL with every new layout."
         if any(step.action == "reload" for step in steps):
-            bystanders = [a for a in self._addresses() if a not in self._reloading]
+            bystanders = [a for a in self._driver.addresses() if a not in self._reloading]
             return f"The reload also restarts {', '.join(bystanders)}, with the modes of now." if bystanders else ""
         if not steps and state.requested not in ("", state.memory):
             return (
@@ -697,7 +597,7 @@ class Partition:
         device_nodes.end_process(self._host, gpu.address, pid, command)
 
     def _run_set_memory(self, gpu, memory, doubtful=()):
-        if self._memory_of(gpu.address) == memory:
+        if self._driver.memory(gpu.address) == memory:
             return
         self._refuse_busy_module(gpu)
         for compute in doubtful:
@@ -708,9 +608,7 @@ class Partition:
         mates = self.hive(address)
         self._notes.request(mates, memory)
         try:
-            bounded.write(
-                self._host, address, self._path(address, _MEMORY), memory, f"request memory mode {memory}", _MEMORY_ERRNOS
-            )
+            self._driver.request_memory(address, memory)
         except errors.GpuSliceError:
             self._notes.request(mates, "")
             raise
@@ -719,7 +617,7 @@ class Partition:
         """The last look before a request that can't be withdrawn."""
         users, modules = kfd.module_users(self._host, MODULE)
         if users or modules:
-            held = "; ".join(map(str, self._all_holders()))
+            held = "; ".join(map(str, self._driver.all_holders()))
             why = f"in use by {held}" if held else _users(users, modules)
             raise errors.ResourceConflict(
                 f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
@@ -728,14 +626,8 @@ class Partition:
             )
 
     def _refuse_what_the_driver_does_not_take(self, gpu, compute, memory):
-        """Ask the driver's own table, which is written to for that: so a plan can't."""
-        selector = self._path(gpu.address, f"{_CONFIG}/xcp_config")
-        shown, doing = kernel.text(self._host, selector), f"look up compute mode {compute}"
-        if not shown:
-            return
-        bounded.write(self._host, gpu.address, selector, compute, doing, _COMPUTE_ERRNOS)
-        told = self._listed(gpu, f"{_CONFIG}/supported_nps_configs")
-        bounded.write(self._host, gpu.address, selector, shown, doing, _COMPUTE_ERRNOS)
+        """Refuse a pair that the driver's own table has not."""
+        told = self._driver.look_up(gpu.address, compute)
         if told is not None and memory not in told:
             takes = f"takes compute mode {compute} with {', '.join(told) or 'nothing'} only"
             raise errors.ProfileMismatch(
@@ -746,7 +638,7 @@ class Partition:
 
     def _requested_before(self):
         """What was requested of other hives, which can't be withdrawn."""
-        waiting = {address: mode for address in self._partitioned() if (mode := self._notes.requested(address))}
+        waiting = {address: mode for address in self._driver.partitioned() if (mode := self._notes.requested(address))}
         if not waiting:
             return "Nothing was requested."
         told = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
@@ -755,7 +647,7 @@ class Partition:
     def _run_reload(self, gpu, memory):
         if self._notes.unloaded:
             self._load(gpu)
-        missing = {address: mode for address, mode in memory.items() if self._memory_of(address) != mode}
+        missing = {address: mode for address, mode in memory.items() if self._driver.memory(address) != mode}
         if not missing:
             return
         for address, mode in missing.items():
@@ -763,7 +655,7 @@ class Partition:
                 self._request(address, mode)
         self._reload(gpu, missing)
         self._reloading = []
-        left = {address: self._memory_of(address) for address, mode in missing.items() if self._memory_of(address) != mode}
+        left = {address: now for address, mode in missing.items() if (now := self._driver.memory(address)) != mode}
         if left:
             was = ", ".join(f"{address} has {mode or 'none'}" for address, mode in left.items())
             raise errors.ModeChangePending(
@@ -774,12 +666,12 @@ class Partition:
 
     def _reload(self, gpu, changing):
         hives = {mate for address in changing for mate in self.hive(address)}
-        keep = {a: self._read(a, _COMPUTE) for a in self._partitioned() if a not in hives}
+        keep = {a: self._driver.compute(a) for a in self._driver.partitioned() if a not in hives}
         self._notes.unload(keep)
         why = self._modprobe("-r", MODULE)
-        if why and self._addresses():
+        if why and self._driver.addresses():
             self._notes.loaded(keep_requests=True)
-            held = "; ".join(map(str, self._all_holders()))
+            held = "; ".join(map(str, self._driver.all_holders()))
             raise errors.ModeChangePending(
                 f"{MODULE} could not be unloaded: {why}.{f' In use by {held}.' if held else ''} The requested memory mode "
                 f"{', '.join(sorted(set(changing.values())))} can't be withdrawn: it comes with the next reload of {MODULE}.",
@@ -792,15 +684,15 @@ class Partition:
         """Load the driver, and give GPUs outside of the change the compute mode that they had."""
         why = self._modprobe(MODULE)
         # What is there counts, not what the program says of it.
-        if why and not self._addresses():
+        if why and not self._driver.addresses():
             raise errors.DriverMissing(
                 f"{MODULE} was unloaded and could not be loaded again: {why}.",
                 gpu.address,
                 f"See 'dmesg', load it with 'modprobe {MODULE}' and run again.",
             )
         for address, compute in self._notes.kept.items():
-            if self._read(address, _COMPUTE) != compute:
-                self._set_compute(address, compute)
+            if self._driver.compute(address) != compute:
+                self._driver.set_compute(address, compute)
         self._notes.loaded()
 
     def _modprobe(self, *arguments):
@@ -813,40 +705,15 @@ class Partition:
         return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
     def _run_confirm_memory(self, gpu, memory):
-        now = self._memory_of(gpu.address)
+        now = self._driver.memory(gpu.address)
         if now != memory:
-            raise errors.ModeChangePending(f"The memory mode is {now or 'unknown'} and not {memory}.", gpu.address, _DMESG)
+            raise errors.ModeChangePending(f"The memory mode is {now or 'unknown'} and not {memory}.", gpu.address, DMESG)
 
     def _run_set_compute(self, gpu, compute):
-        self._set_compute(gpu.address, compute)
-
-    def _set_compute(self, address, compute):
-        if self._read(address, _COMPUTE) == compute:
-            return
-        path, doing = self._path(address, _COMPUTE), f"set compute mode {compute}"
-        for pause in (*_PATIENCE, None):
-            try:
-                with self._switching:
-                    bounded.write(
-                        self._host,
-                        address,
-                        path,
-                        compute,
-                        doing,
-                        _COMPUTE_ERRNOS,
-                        seconds=bounded.DIVIDING,
-                        there=lambda: self._read(address, _COMPUTE) == compute,
-                    )
-                return
-            except errors.InUse as err:
-                held = self._holding([kfd.NODE, *self._nodes_of(address)])
-                if pause is None or held:
-                    raise device_nodes.in_use(address, doing, held) from err
-                self._host.sleep(pause)
+        self._driver.set_compute(gpu.address, compute)
 
     def _run_set_alloc(self, gpu, alloc):
-        doing = f"set the memory allocation mode {alloc}"
-        bounded.write(self._host, gpu.address, self._path(gpu.address, _ALLOC), alloc, doing, _COMPUTE_ERRNOS)
+        self._driver.set_alloc(gpu.address, alloc)
 
 
 def _mode(gpu, kind, value):
