@@ -14,6 +14,8 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
 from gpuslice.boot import replay as boot
+from gpuslice.boot import unit
+from gpuslice.inventory import command_line
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_boot"
@@ -30,7 +32,7 @@ def _engine():
 
 
 def _unit(engine):
-    return boot.unit_text(os.path.dirname(os.path.abspath(__opts__["conf_file"])), engine.host.state_dir)
+    return unit.unit_text(os.path.dirname(os.path.abspath(__opts__["conf_file"])), engine.host.state_dir)
 
 
 @_checked
@@ -119,7 +121,7 @@ def enable(test=False):
         salt 'gpu*' gpu_boot.enable
     """
     with _engine() as engine:
-        return boot.enable(engine, _unit(engine), test)
+        return unit.enable(engine, _unit(engine), test)
 
 
 @_checked
@@ -139,7 +141,7 @@ def disable(test=False):
         salt 'gpu*' gpu_boot.disable
     """
     with _engine() as engine:
-        return boot.disable(engine, test)
+        return unit.disable(engine, test)
 
 
 @_checked
@@ -157,4 +159,4 @@ def cmdline():
         salt 'gpu*' gpu_boot.cmdline
     """
     with _engine() as engine:
-        return boot.command_line(engine.host)
+        return command_line.command_line(engine.host)

@@ -24,6 +24,7 @@ from gpuslice.host.open import open_host
 from gpuslice.inventory import grain
 from gpuslice.printable import printable
 from gpuslice.records import lock
+from gpuslice.records.attempts import Attempts
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
@@ -64,8 +65,8 @@ def interrupted(tmp_path_factory, host_description):
     for wanted in (WANTED, OTHER):
         with Engine(config) as engine:
             assert engine.apply(wanted).ok
-    replay.Attempts(host).begin(Verified(host).entries())
-    replay.Attempts(host).ended(True, "as it was")
+    Attempts(host).begin(Verified(host).entries())
+    Attempts(host).ended(True, "as it was")
     host.store_write(f"{host.state_dir}/reboot.json", json.dumps({GPU: {"boot_id": "b", "why": "w", "reboots": 0}}))
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "after"})
     assert crash.apply_in_child(config, WANTED) == signal.SIGKILL

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from gpuslice.boot import replay
+from gpuslice.boot import unit
 from gpuslice.engine import Engine
+from gpuslice.records.attempts import Attempts
 from tests.support import needs
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,7 @@ def booted(tmp_path, host_description, loader_dirs):
             journal,
             json.loads((out / "seen.json").read_text(encoding="utf-8"))["gpus"],
             host,
-            (out / replay.UNIT).read_text(encoding="utf-8"),
+            (out / unit.UNIT).read_text(encoding="utf-8"),
             (out / "console.txt").read_text(encoding="utf-8", errors="replace"),
         )
 
@@ -201,18 +202,18 @@ def profiles(gpu):
 
 def test_the_slices_are_back_before_the_first_consumer_starts(booted):
     found = booted()
-    back = found.moment(replay.UNIT, STARTED)
+    back = found.moment(unit.UNIT, STARTED)
     assert back < found.moment("docker.service", STARTING)
     assert {address: profiles(gpu) for address, gpu in found.seen.items()} == dict.fromkeys(GPUS, ["1g.10gb", "3g.40gb"])
     assert found.said("gpu-slicing").count("brought back") == len(GPUS)
     assert "ordering cycle" not in "".join(str(entry.get("MESSAGE")) for entry in found.journal)
     assert f"ExecStart={pathlib.Path(sys.prefix).resolve()}/bin/salt-call " in found.unit
-    assert replay.Attempts(found.host).last()["result"] is True
+    assert Attempts(found.host).last()["result"] is True
 
 
 def test_a_replay_that_fails_is_a_failed_unit_and_keeps_nobody_from_starting(booted):
     found = booted([{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "times": 0, "error": "NVML_ERROR_UNKNOWN"}])
-    assert found.moment(replay.UNIT, FAILED) < found.moment("docker.service", STARTING)
+    assert found.moment(unit.UNIT, FAILED) < found.moment("docker.service", STARTING)
     assert all(gpu["gis"] == {} for gpu in found.seen.values())
     assert all(address in found.said("gpu-slicing") for address in GPUS)
     assert "Traceback" not in found.said("gpu-slicing")

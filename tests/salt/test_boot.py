@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gpuslice.boot import replay as boot
+from gpuslice.boot import unit
 from gpuslice.engine import Engine
 from tests.support.crash import apply_in_child
 from tests.support.crash import in_child
@@ -71,8 +72,8 @@ def test_the_stage_is_there_when_the_pillar_says_so(minion):
     assert [state.changes for state in applied] == [state.changes for state in tested]
     again = on.apply("gpu_slicing")
     assert [(state.result, bool(state.changes)) for state in again] == [(True, False)] * 4
-    unit = on.host.read(boot.UNIT_PATH)
-    assert f"--config-dir {on.place} " in unit and f"ConditionPathExists={on.state_dir}/verified.json" in unit
+    text = on.host.read(unit.UNIT_PATH)
+    assert f"--config-dir {on.place} " in text and f"ConditionPathExists={on.state_dir}/verified.json" in text
 
 
 @pytest.mark.parametrize("said", [False, None])
@@ -96,7 +97,7 @@ def test_highstate_reboot_replay_by_hand(minion):
     on.reload()
     assert placements(config) == EMPTY
     assert on.call("gpu_boot.status")["unit"] == {
-        "path": boot.UNIT_PATH, "present": True, "current": True, "enabled": True,
+        "path": unit.UNIT_PATH, "present": True, "current": True, "enabled": True,
     }  # fmt: skip
     untouched = hardware(on)
     tested = on.call("gpu_boot.replay", test=True)
@@ -120,7 +121,7 @@ def test_forget_enable_and_disable_by_hand(minion):
     assert on.call("gpu_boot.enable")["result"] is True
     assert on.state("gpu_boot.enabled").changes == {}
     gone = on.state("gpu_boot.disabled")
-    assert gone.result is True and gone.changes and not on.host.exists(boot.UNIT_PATH)
+    assert gone.result is True and gone.changes and not on.host.exists(unit.UNIT_PATH)
     assert on.state("gpu_boot.disabled").changes == {}
 
 
@@ -169,8 +170,8 @@ def test_the_program_of_the_unit_answers_as_systemd_reads_its_exit_status(salt_c
     call = salt_call("dgx-h100", changes=HOPPER, pillar=pillar())
     assert call("state.apply", "gpu_slicing").retcode == 0
     call.host.reboot()
-    unit = call.host.read(boot.UNIT_PATH)
-    [line] = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
+    text = call.host.read(unit.UNIT_PATH)
+    [line] = [line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart=")]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     done = subprocess.run(line.split(), capture_output=True, text=True, env=environment, cwd="/", timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

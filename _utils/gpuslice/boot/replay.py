@@ -5,82 +5,24 @@ A systemd unit calls :func:`replay` without a master and without a pillar. It wa
 names those that are gone, and never tries a layout again and again that fails: see :class:`Attempts`. It never reboots a host.
 """
 
-import os
-import sys
 import time
 from contextlib import nullcontext
 from typing import NamedTuple
 
 from gpuslice import catalog
 from gpuslice import errors
+from gpuslice.boot import unit
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.inventory import discovery
 from gpuslice.records import lock
+from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 
-UNIT = "gpu-slicing.service"
-_UNITS = "/etc/systemd/system"
-UNIT_PATH = f"{_UNITS}/{UNIT}"
-_WANTED = f"{_UNITS}/multi-user.target.wants/{UNIT}"
-_SYSTEMD_RUNS = "/run/systemd/system"
-
 #: Seconds to wait for GPUs that are not ready yet, between two looks, and for one more to come before the others are done.
 PATIENCE, POLL, SETTLE = 60.0, 0.5, 3.0
-#: A layout that failed this often within a day is not tried again by itself.
-LIMIT = 3
-#: Seconds that systemd gives the whole unit: the wait, and resets of many GPUs one after the other.
-_UNIT_TIMEOUT = 900
-
-#: What has to be there before: drivers, and services that make the GPUs ready or speak to them for all others.
-AFTER = (
-    "systemd-modules-load.service",
-    "systemd-udev-trigger.service",
-    "systemd-udev-settle.service",
-    "nvidia-persistenced.service",
-    "nvidia-fabricmanager.service",
-    "nvidia-vgpud.service",
-    "nvidia-vgpu-mgr.service",
-    "nvidia-gridd.service",
-    "nvidia-mig-manager.service",
-)
-#: Who uses slices, or describes them to users: containers, virtual machines, batch systems, monitors, desktops, which would keep
-#: their GPU busy, and the minion, whose first highstate should find the host as it was. Services only: sockets and targets of
-#: the early boot would make a cycle.
-BEFORE = (
-    "docker.service",
-    "containerd.service",
-    "podman.service",
-    "podman-restart.service",
-    "crio.service",
-    "kubelet.service",
-    "k3s.service",
-    "k3s-agent.service",
-    "rke2-server.service",
-    "rke2-agent.service",
-    "libvirtd.service",
-    "virtqemud.service",
-    "libvirt-guests.service",
-    "nvidia-cdi-refresh.service",
-    "nvidia-dcgm.service",
-    "dcgm-exporter.service",
-    "slurmd.service",
-    "nomad.service",
-    "k0scontroller.service",
-    "k0sworker.service",
-    "incus.service",
-    "lxd.service",
-    "pve-guests.service",
-    "display-manager.service",
-    "gdm.service",
-    "gdm3.service",
-    "lightdm.service",
-    "sddm.service",
-    "salt-minion.service",
-)
-
 #: Conditions that may pass while drivers load; any other error is told at once.
 _PASSING = (errors.DriverMissing, errors.DeviceNotFound, errors.Unsupported)
 #: The whole host can't be changed now, so trying GPU by GPU is in vain; of the first two, nothing was begun either.
@@ -97,7 +39,6 @@ class Target(NamedTuple):
     reason: str = ""
 
 
-# -- replaying -------------------------------------------------------------------------------------------------------
 def replay(engine, test=False, wait=PATIENCE, force=False):
     """
     Bring every GPU back to its last verified layout.
@@ -345,7 +286,7 @@ class _Replay:
         options = Options(
             who="gpu_boot.replay",
             # Units that come after us in the boot can't be running yet; started again from here, they would wait for us.
-            stop_units=tuple(sorted({u for rule in rules.values() for u in rule["stop_units"] if u not in BEFORE})),
+            stop_units=tuple(sorted({u for rule in rules.values() for u in rule["stop_units"] if u not in unit.BEFORE})),
             unload_modules=tuple(sorted({name for rule in rules.values() for name in rule["unload_modules"]})),
             health_check=all(rule["health_check"] for rule in rules.values()),
             rules_noted=rules,
@@ -411,217 +352,5 @@ def status(engine, text=""):
         generation, state, failures), ``last`` replay or None, and ``warnings``.
     """
     made = _Replay(engine, force=True)
-    return {"unit": unit_state(engine.host, text), "gpus": made.told(), "last": Attempts(engine.host).last(),
+    return {"unit": unit.unit_state(engine.host, text), "gpus": made.told(), "last": Attempts(engine.host).last(),
             "warnings": [*engine.rivals(), *engine.interrupted()]}  # fmt: skip
-
-
-# -- the unit --------------------------------------------------------------------------------------------------------
-def salt_call():
-    """
-    The ``salt-call`` of the installation that this process runs from, as an absolute path.
-
-    :raises errors.ToolMissing: there is none beside the program or the interpreter.
-    """
-    # About this very process and its files, not about the host that is managed: so it does not go through Host.
-    places = [os.path.dirname(os.path.abspath(sys.argv[0] or ".")), os.path.dirname(sys.executable)]
-    # The interpreter of a onedir package lies in bin/ below its programs.
-    places += [os.path.dirname(os.path.dirname(sys.executable)), "/usr/bin", "/usr/local/bin"]
-    for place in places:
-        path = os.path.join(place, "salt-call")
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    raise errors.ToolMissing(
-        f"There is no salt-call beside {sys.argv[0]} or {sys.executable}, so no unit can call it.",
-        todo="Install Salt's minion programs for this Python.",
-    )
-
-
-def unit_text(config_dir, state_dir, program=""):
-    """
-    The text of the unit.
-
-    :param config_dir: the minion's configuration directory; :param state_dir: the engine's.
-    :param program: path of ``salt-call``; "" finds it by :func:`salt_call`.
-    """
-    argv = [program or salt_call(), "--local", "--config-dir", config_dir, "--retcode-passthrough", "gpu_boot.replay"]
-    after = "".join(f"After={name}\n" for name in AFTER)
-    before = "".join(f"Before={name}\n" for name in BEFORE)
-    return f"""\
-# Written by Salt (gpu_boot.enabled); changes to this file are overwritten. Add your own in
-# {UNIT_PATH}.d/*.conf, for example Before= for another consumer of slices.
-[Unit]
-Description=Bring back the GPU slices of the last verified layout
-# Nothing was verified yet: nothing to do.
-ConditionPathExists={_escaped(os.path.join(state_dir, "verified.json"))}
-RequiresMountsFor={_quoted(state_dir)} {_quoted(config_dir)}
-# Default dependencies stay: they bring the unit after the file systems and stop it at shutdown. Only services are named in
-# Before=, since sockets belong to the early boot that this unit comes after.
-{after}{before}
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart={" ".join(_quoted(word) for word in argv)}
-TimeoutStartSec={_UNIT_TIMEOUT}
-SyslogIdentifier=gpu-slicing
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-
-def _escaped(word):
-    """A word in which systemd sees no specifier."""
-    return word.replace("%", "%%")
-
-
-def _quoted(word):
-    """A word of a command line or a list of paths of a unit."""
-    word = _escaped(word)
-    if word.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return word
-    inner = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
-    return f'"{inner}"'
-
-
-def unit_state(host, text=""):
-    """Dict of the unit: ``path``, ``present``, ``current`` (its content is ``text``; None for no text) and ``enabled``."""
-    present = host.exists(UNIT_PATH)
-    current = (present and host.read(UNIT_PATH).strip() == text.strip()) if text else None
-    return {"path": UNIT_PATH, "present": present, "current": current, "enabled": host.exists(_WANTED)}
-
-
-def enable(engine, text, test=False):
-    """
-    The unit is there with this text, and systemd starts it at each boot.
-
-    :return: dict with ``changes``, ``comment``, ``result`` (absent when ``test`` found something to change), ``warnings``.
-    :raises errors.Unsupported: the unit is masked; errors.ToolMissing: no systemd; errors.ToolFailed; errors.StateDirUnusable.
-    """
-    host, before = engine.host, unit_state(engine.host, text)
-    if host.readlink(UNIT_PATH) == "null":
-        raise errors.Unsupported(f"{UNIT} is masked on this host.", todo=f"Run 'systemctl unmask {UNIT}' to allow it.")
-    wanted = {"present": True, "current": True, "enabled": True}
-    warnings = {"warnings": engine.rivals()} if engine.rivals() else {}
-    if {key: before[key] for key in wanted} == wanted:
-        return {"result": True, "changes": {}, "comment": f"{UNIT} is enabled and current.", **warnings}
-    changes = {UNIT: {"old": _unit_words(before), "new": "enabled, current"}}
-    if test:
-        return {"changes": changes, "comment": f"{UNIT} would be written and enabled.", **warnings}
-    if not (before["present"] and before["current"]):
-        _file_of(host, lambda: host.store_write(UNIT_PATH, text))
-        _reload(host)
-    _systemctl(host, "enable", UNIT)
-    after = unit_state(host, text)
-    if {key: after[key] for key in wanted} != wanted:
-        words = _unit_words(after)
-        raise errors.ValidationFailed(f"{UNIT} was written and enabled, but it is {words}.", todo="See 'systemctl status'.")
-    return {"result": True, "changes": changes, "comment": f"{UNIT} is enabled; it runs at the next boot.", **warnings}
-
-
-def disable(engine, test=False):
-    """The unit is gone; what was verified stays on record. Returns as :func:`enable`, and raises the same errors."""
-    host, before = engine.host, unit_state(engine.host)
-    if not before["present"] and not before["enabled"]:
-        return {"result": True, "changes": {}, "comment": f"There is no {UNIT}."}
-    changes = {UNIT: {"old": _unit_words(before), "new": "absent"}}
-    if test:
-        return {"changes": changes, "comment": f"{UNIT} would be disabled and removed."}
-    if before["enabled"]:
-        _systemctl(host, "disable", UNIT)
-    _file_of(host, lambda: host.store_remove(UNIT_PATH))
-    _reload(host)
-    return {"result": True, "changes": changes, "comment": f"{UNIT} was removed: a boot brings no slices back."}
-
-
-def _unit_words(found):
-    if not found["present"]:
-        return "absent"
-    content = {True: "current", False: "outdated", None: "present"}[found["current"]]
-    return f"{'enabled' if found['enabled'] else 'disabled'}, {content}"
-
-
-def _file_of(host, work):
-    try:
-        work()
-    except OSError as err:
-        raise errors.PermissionDenied(f"{UNIT_PATH} could not be changed: {err.strerror}.", todo="Run as root.") from err
-
-
-def _reload(host):
-    # In an image that is being built nothing runs that could read its units anew.
-    if host.exists(_SYSTEMD_RUNS):
-        _systemctl(host, "daemon-reload")
-
-
-def _systemctl(host, *arguments):
-    try:
-        done = host.run(["systemctl", *arguments])
-    except errors.ToolMissing as err:
-        raise errors.ToolMissing(
-            "This host has no systemctl, so no unit can bring the slices back at a boot.",
-            todo="Call 'salt-call --local gpu_boot.replay' from its own init system, before the consumers of slices.",
-        ) from err
-    if done.returncode:
-        why = done.said or f"exit status {done.returncode}"
-        raise errors.ToolFailed(f"'systemctl {' '.join(arguments)}' failed: {why}.", todo="Mend that and run again.")
-
-
-# -- the kernel's command line ---------------------------------------------------------------------------------------
-#: CPU vendor in /proc/cpuinfo -> what the kernel needs to hear to use its IOMMU, and what is advised for hosts of VFs.
-_IOMMU = {"GenuineIntel": ("intel_iommu=on", "iommu=pt"), "AuthenticAMD": ("", "iommu=pt")}
-
-
-def command_line(host):
-    """
-    Which parameters the running kernel lacks for IOMMU and SR-IOV. Reads only.
-
-    :return: dict: ``cmdline``, ``cpu`` (vendor, "" when unknown), ``iommu`` (whether one is in use), ``missing`` (needed),
-        ``advised`` (not there, and better), ``comment``.
-    """
-    line, cpu = _text(host, "/proc/cmdline"), _cpu(host)
-    active = bool(host.listdir("/sys/class/iommu")) and bool(host.listdir("/sys/kernel/iommu_groups"))
-    needed, advised = _IOMMU.get(cpu, ("", "iommu=pt"))
-    words = line.split()
-    # Distributions may build the kernel so that the IOMMU is on without a word: what works lacks nothing.
-    missing = [needed] if needed and needed not in words and not active else []
-    against = [word for word in words if word in ("intel_iommu=off", "amd_iommu=off", "iommu=off")]
-    better = [advised] if advised not in words and "iommu.passthrough=1" not in words else []
-    return {
-        "cmdline": line,
-        "cpu": cpu,
-        "iommu": active,
-        "missing": missing,
-        "against": against,
-        "advised": better,
-        "comment": _told(active, missing, against, better),
-    }
-
-
-def _told(active, missing, against, better):
-    if against:
-        return f"{', '.join(against)} switches the IOMMU off: remove it from the kernel command line and reboot."
-    if missing:
-        words = " ".join([*missing, *better])
-        return f"Add {words} to the kernel command line and reboot: VFs can't be given to machines without an IOMMU."
-    if not active:
-        return "The kernel uses no IOMMU, and its command line is not why: switch it on in the firmware (VT-d, AMD-Vi, SMMU)."
-    if better:
-        return f"The IOMMU is in use. {better[0]} would spare devices that stay with the host its translation."
-    return "The IOMMU is in use, and no parameter is missing."
-
-
-def _cpu(host):
-    text = _text(host, "/proc/cpuinfo")
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "vendor_id":
-            return value.strip()
-    words = text.split()
-    return "GenuineIntel" if "vmx" in words else "AuthenticAMD" if "svm" in words else ""
-
-
-def _text(host, path):
-    try:
-        return host.read(path)
-    except OSError:
-        return ""

@@ -11,6 +11,8 @@ from gpuslice.records import shapes
 
 #: Seconds for which an attempt counts.
 DAY = 86400.0
+#: A layout that failed this often within a day is not tried again by itself.
+LIMIT = 3
 
 
 class Attempts:

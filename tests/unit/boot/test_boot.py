@@ -17,10 +17,14 @@ from hypothesis import strategies as st
 
 from gpuslice import errors
 from gpuslice.boot import replay as boot
+from gpuslice.boot import unit
 from gpuslice.engine import Engine
+from gpuslice.inventory import command_line
 from gpuslice.records import lock
 from gpuslice.records import verified
 from gpuslice.records.attempts import DAY
+from gpuslice.records.attempts import LIMIT
+from gpuslice.records.attempts import Attempts
 from tests.support import crash
 from tests.support import needs
 
@@ -269,7 +273,7 @@ def test_a_gpu_that_was_given_back_is_waited_for_until_it_has_its_driver(simulat
         assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
     host.reboot()
     host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
-    assert "No driver is bound" in replay(host)["comment"] and boot.Attempts(host).failures(FIRST, entries(host)[FIRST]) == 0
+    assert "No driver is bound" in replay(host)["comment"] and Attempts(host).failures(FIRST, entries(host)[FIRST]) == 0
     host.write("/sys/bus/pci/drivers_probe", FIRST)
     assert replay(host)["result"] is True and driver_of(host, FIRST) == "nvidia"
 
@@ -306,7 +310,7 @@ def test_a_layout_that_failed_three_times_in_a_day_is_not_tried_again(hopper):
     host, before = hopper
     call = "nvmlDeviceCreateGpuInstanceWithPlacement"
     host.add_fault({"call": call, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
-    for _ in range(boot.LIMIT):
+    for _ in range(LIMIT):
         assert replay(host)["result"] is False
         host.reboot()
     history = pathlib.Path(host.state_dir, "history")
@@ -329,7 +333,7 @@ def test_a_layout_that_failed_three_times_in_a_day_is_not_tried_again(hopper):
 def test_the_count_ends_after_a_day_and_begins_anew_with_another_layout(hopper):
     host, _ = hopper
     entry = entries(host)[H100[0]]
-    attempts = boot.Attempts(host)
+    attempts = Attempts(host)
     for _ in range(3):
         attempts.begin({H100[0]: entry})
     assert attempts.failures(H100[0], entry) == 3
@@ -342,9 +346,9 @@ def test_the_count_ends_after_a_day_and_begins_anew_with_another_layout(hopper):
 
 def test_a_host_that_dies_in_its_own_replay_comes_up_without_one(hopper):
     host, _ = hopper
-    for _ in range(boot.LIMIT):
+    for _ in range(LIMIT):
         # As if the machine had gone down right after the attempt was written.
-        boot.Attempts(host).begin(entries(host))
+        Attempts(host).begin(entries(host))
     answer = replay(host)
     assert answer["result"] is False and answer["changes"] == {}
     assert all(not found["instances"] for found in layouts(host).values())
@@ -362,17 +366,17 @@ def test_without_a_place_for_the_count_nothing_is_tried(hopper):
 
 
 def failures(host):
-    return {address: boot.Attempts(host).failures(address, entry) for address, entry in entries(host).items()}
+    return {address: Attempts(host).failures(address, entry) for address, entry in entries(host).items()}
 
 
 def failed_often(host):
     """Let the layout of the first GPU fail until it is given up."""
     host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
-    for _ in range(boot.LIMIT):
+    for _ in range(LIMIT):
         assert replay(host)["result"] is False
         host.reboot()
     host.clear_faults()
-    assert failures(host)[H100[0]] == boot.LIMIT and "failed 3 times" in replay(host)["comment"]
+    assert failures(host)[H100[0]] == LIMIT and "failed 3 times" in replay(host)["comment"]
 
 
 @pytest.mark.parametrize("jump", [7200, -7200])
@@ -414,7 +418,7 @@ def test_a_clock_that_is_set_back_does_not_make_it_wait_for_ever(hopper):
 
 def test_a_replay_that_only_met_a_held_lock_is_no_failed_attempt(hopper):
     host, before = hopper
-    for _ in range(boot.LIMIT + 1):
+    for _ in range(LIMIT + 1):
         with lock.held(host.state_dir, "a highstate"):
             answer = replay(host)
         assert answer["result"] is False and "Another change" in answer["comment"] and "a highstate" in answer["comment"]
@@ -424,7 +428,7 @@ def test_a_replay_that_only_met_a_held_lock_is_no_failed_attempt(hopper):
 
 def test_a_held_lock_takes_back_no_attempt_that_did_fail(hopper):
     host, _ = hopper
-    boot.Attempts(host).begin(entries(host))
+    Attempts(host).begin(entries(host))
     with lock.held(host.state_dir, "a highstate"):
         replay(host)
     assert set(failures(host).values()) == {1}
@@ -434,7 +438,7 @@ def test_a_journal_that_can_not_be_read_is_no_failed_attempt(hopper):
     host, before = hopper
     journal = pathlib.Path(host.state_dir, "journal.json")
     journal.write_text("{")
-    for _ in range(boot.LIMIT + 1):
+    for _ in range(LIMIT + 1):
         with pytest.raises(errors.JournalDamaged):
             replay(host)
     journal.unlink()
@@ -454,8 +458,8 @@ def test_a_later_apply_that_succeeds_clears_the_count_as_the_message_promises(ho
 def test_an_apply_that_finds_all_as_wanted_clears_the_count_too(hopper):
     host, before = hopper
     assert replay(host)["result"] is True
-    for _ in range(boot.LIMIT):
-        boot.Attempts(host).begin(entries(host))
+    for _ in range(LIMIT):
+        Attempts(host).begin(entries(host))
     result = apply(host, pillar(LAYOUT))
     assert result.plan.empty and set(failures(host).values()) == {0} and layouts(host) == before
 
@@ -465,18 +469,18 @@ def test_an_apply_that_fails_clears_no_count(hopper):
     failed_often(host)
     host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
     assert not apply(host, pillar(LAYOUT)).ok
-    assert failures(host)[H100[0]] == boot.LIMIT
+    assert failures(host)[H100[0]] == LIMIT
 
 
 def test_attempts_of_a_time_still_to_come_do_not_count(hopper):
     host, before = hopper
     host.set_clock(10 * DAY)
-    for _ in range(boot.LIMIT):
-        boot.Attempts(host).begin(entries(host))
-    assert set(failures(host).values()) == {boot.LIMIT}
+    for _ in range(LIMIT):
+        Attempts(host).begin(entries(host))
+    assert set(failures(host).values()) == {LIMIT}
     host.set_clock(-10 * DAY)
     assert set(failures(host).values()) == {0}
-    boot.Attempts(host).begin(entries(host))
+    Attempts(host).begin(entries(host))
     # Nor do they once that time has come: they were struck off.
     host.set_clock(10 * DAY)
     assert set(failures(host).values()) == {0}
@@ -573,7 +577,7 @@ def lines(text, key):
 
 
 def test_the_unit_comes_after_drivers_and_before_consumers():
-    text = boot.unit_text("/etc/salt", "/var/lib/gpu-slicing", "/opt/salt/salt-call")
+    text = unit.unit_text("/etc/salt", "/var/lib/gpu-slicing", "/opt/salt/salt-call")
     assert lines(text, "ExecStart") == [
         "/opt/salt/salt-call --local --config-dir /etc/salt --retcode-passthrough gpu_boot.replay"
     ]
@@ -587,7 +591,7 @@ def test_the_unit_comes_after_drivers_and_before_consumers():
 
 
 def test_the_program_of_this_installation_is_found():
-    assert boot.salt_call() == str(pathlib.Path(sys.executable).parent / "salt-call")
+    assert unit.salt_call() == str(pathlib.Path(sys.executable).parent / "salt-call")
 
 
 def test_no_program_is_a_sentence(tmp_path, monkeypatch):
@@ -595,27 +599,27 @@ def test_no_program_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
     if not any((pathlib.Path(place) / "salt-call").exists() for place in ("/usr/bin", "/usr/local/bin")):
         with pytest.raises(errors.ToolMissing, match="no salt-call beside"):
-            boot.salt_call()
+            unit.salt_call()
     (tmp_path / "bin").mkdir()
     program = tmp_path / "salt-call"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    assert boot.salt_call() == str(program)
+    assert unit.salt_call() == str(program)
 
 
 def verified_by_systemd(directory, text):
     """What ``systemd-analyze verify`` says of the unit; its exit code does not tell of unknown keys, its output does."""
     directory.mkdir(parents=True, exist_ok=True)
-    unit = directory / boot.UNIT
-    unit.write_text(text, encoding="utf-8")
+    file = directory / unit.UNIT
+    file.write_text(text, encoding="utf-8")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=60, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
 
 def test_the_unit_comes_after_what_gpus_need_and_before_all_who_would_keep_them_busy():
-    rows = [line.partition("=") for line in boot.unit_text("/etc/salt", "/var/lib/gpu-slicing").splitlines()]
+    rows = [line.partition("=") for line in unit.unit_text("/etc/salt", "/var/lib/gpu-slicing").splitlines()]
     order = {key: {value.removesuffix(".service") for name, _, value in rows if name == key} for key in ("After", "Before")}
     loaders = "systemd-modules-load systemd-udev-trigger systemd-udev-settle"
     makers = "persistenced fabricmanager vgpud vgpu-mgr gridd mig-manager"
@@ -633,12 +637,12 @@ needs_analyze = needs.programs("systemd-analyze")
 @needs_analyze
 @pytest.mark.parametrize("places", [("/etc/salt", "/var/lib/gpu-slicing"), ("/srv/my salt/100%", '/srv/a"b$c/state')])
 def test_systemd_has_nothing_against_the_unit(tmp_path, places):
-    assert verified_by_systemd(tmp_path, boot.unit_text(*places)) == (0, "")
+    assert verified_by_systemd(tmp_path, unit.unit_text(*places)) == (0, "")
 
 
 @needs_analyze
 def test_systemd_would_say_what_is_wrong(tmp_path):
-    text = boot.unit_text("/etc/salt", "/var/lib/gpu-slicing")
+    text = unit.unit_text("/etc/salt", "/var/lib/gpu-slicing")
     assert "Wantd" in verified_by_systemd(tmp_path, text.replace("RemainAfterExit", "Wantd"))[1]
 
 
@@ -646,7 +650,7 @@ def test_systemd_would_say_what_is_wrong(tmp_path):
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), min_size=1, max_size=12))
 def test_any_directory_is_quoted_as_systemd_reads_it(name):
     """Read back by the rules of systemd.syntax: quotes, backslashes, %% and $$."""
-    quoted = boot._quoted("/" + name)
+    quoted = unit._quoted("/" + name)
     if quoted.startswith('"'):
         inner = quoted[1:-1].replace("$$", "$")
         read = inner.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")
@@ -657,29 +661,29 @@ def test_any_directory_is_quoted_as_systemd_reads_it(name):
 
 def test_enable_writes_once_and_disable_removes(simulated):
     host = simulated("dgx-h100")
-    text = boot.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call")
+    text = unit.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call")
     with Engine(config(host)) as engine:
-        tested = boot.enable(engine, text, test=True)
-        assert "result" not in tested and tested["changes"] == {boot.UNIT: {"old": "absent", "new": "enabled, current"}}
-        assert not host.exists(boot.UNIT_PATH)
-        assert boot.enable(engine, text)["result"] is True
-        assert boot.enable(engine, text) == {"result": True, "changes": {}, "comment": f"{boot.UNIT} is enabled and current."}
+        tested = unit.enable(engine, text, test=True)
+        assert "result" not in tested and tested["changes"] == {unit.UNIT: {"old": "absent", "new": "enabled, current"}}
+        assert not host.exists(unit.UNIT_PATH)
+        assert unit.enable(engine, text)["result"] is True
+        assert unit.enable(engine, text) == {"result": True, "changes": {}, "comment": f"{unit.UNIT} is enabled and current."}
         host.reboot()
-        assert boot.unit_state(host, text) == {"path": boot.UNIT_PATH, "present": True, "current": True, "enabled": True}
-        changed = boot.enable(engine, text + "# newer\n")
-        assert changed["changes"][boot.UNIT]["old"] == "enabled, outdated"
-        assert "result" not in boot.disable(engine, test=True)
-        assert boot.disable(engine)["changes"][boot.UNIT]["new"] == "absent"
-        assert boot.disable(engine)["changes"] == {}
-    assert not host.exists(boot.UNIT_PATH)
+        assert unit.unit_state(host, text) == {"path": unit.UNIT_PATH, "present": True, "current": True, "enabled": True}
+        changed = unit.enable(engine, text + "# newer\n")
+        assert changed["changes"][unit.UNIT]["old"] == "enabled, outdated"
+        assert "result" not in unit.disable(engine, test=True)
+        assert unit.disable(engine)["changes"][unit.UNIT]["new"] == "absent"
+        assert unit.disable(engine)["changes"] == {}
+    assert not host.exists(unit.UNIT_PATH)
 
 
 def test_the_unit_of_a_simulated_host_is_never_written_to_the_machine_that_this_runs_on(simulated):
     host = simulated("dgx-h100")
-    there = pathlib.Path(boot.UNIT_PATH).exists()
+    there = pathlib.Path(unit.UNIT_PATH).exists()
     with Engine(config(host)) as engine:
-        boot.enable(engine, boot.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call"))
-    assert pathlib.Path(boot.UNIT_PATH).exists() == there
+        unit.enable(engine, unit.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call"))
+    assert pathlib.Path(unit.UNIT_PATH).exists() == there
 
 
 @pytest.mark.parametrize(
@@ -697,7 +701,7 @@ def test_a_unit_that_can_not_be_set_up_is_a_sentence(simulated, changes, fault, 
     if fault:
         host.add_fault(fault)
     with Engine(config(host)) as engine, pytest.raises(kind, match=words):
-        boot.enable(engine, boot.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call"))
+        unit.enable(engine, unit.unit_text("/etc/salt", host.state_dir, "/opt/salt/salt-call"))
 
 
 # -- the kernel's command line -------------------------------------------------------------------------------------------
@@ -716,7 +720,7 @@ def test_a_unit_that_can_not_be_set_up_is_a_sentence(simulated, changes, fault, 
 def test_the_command_line_is_read_for_what_the_cpu_needs(simulated, cmdline, cpu, iommu, missing, advised, words):
     files = {"/proc/cmdline": cmdline, "/proc/cpuinfo": f"processor\t: 0\nvendor_id\t: {cpu}"}
     host = simulated("dgx-h100", iommu=iommu, files=files)
-    found = boot.command_line(host)
+    found = command_line.command_line(host)
     assert (found["cmdline"], found["cpu"], found["iommu"]) == (cmdline, cpu, iommu)
     assert (found["missing"], found["advised"]) == (missing, advised)
     assert words in found["comment"]

@@ -17,6 +17,7 @@ from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.host.real import RealHost
 from gpuslice.records import lock
+from gpuslice.records.attempts import Attempts
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
@@ -29,7 +30,7 @@ FORK = multiprocessing.get_context("fork")
 READERS = {
     "journal.json": lambda host: Journal(host).unfinished(),
     "verified.json": lambda host: Verified(host).entries(),
-    "boot.json": lambda host: replay.Attempts(host).last(),
+    "boot.json": lambda host: Attempts(host).last(),
     "reboot.json": lambda host: RebootLedger(host).waiting(GPU),
     "partition.json": lambda host: Notes(host).unloaded,
     "history/000001.json": lambda host: Journal(host).generation(1),
@@ -170,7 +171,7 @@ def test_directories_that_only_their_owner_can_write_stay_valid(host, mode):
     os.chmod(host.state_dir, mode)
     assert Verified(RealHost(host.state_dir)).path and is_free(host.state_dir)
     host.store_write(f"{host.state_dir}/boot.json", "{}")
-    assert replay.Attempts(host).last() is None
+    assert Attempts(host).last() is None
 
 
 @pytest.mark.parametrize("masked", [0o000, 0o002, 0o022, 0o077], ids=oct)
