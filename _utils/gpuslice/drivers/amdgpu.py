@@ -84,12 +84,20 @@ class Amdgpu:
         """PCI addresses of the GPUs of which it tells a compute mode."""
         return [address for address in self.addresses() if self.has_modes(address)]
 
-    def hive_id(self, address, parts):
+    def hive(self, address):
         """
-        Identity of the hive, "" for a GPU that is in none, None when it is not known.
+        PCI addresses of the GPUs whose memory mode changes with that of this one, itself included. GPUs of which nobody tells the
+        hive are taken for one.
+        """
+        parts = kfd.parts(self._host)
+        known = {one: self._hive_id(one, parts) for one in self.partitioned()}
+        mine = known.get(address)
+        if mine == "":
+            return [address]
+        return sorted({address, *(one for one, other in known.items() if other == mine)})
 
-        :param parts: of all GPUs, from :func:`gpuslice.drivers.kfd.parts`.
-        """
+    def _hive_id(self, address, parts):
+        """Identity of the hive, "" for a GPU that is in none, None when it is not known."""
         told = kernel.text(self._host, _path(address, "xgmi_hive_info/xgmi_hive_id"))
         if told:
             return told

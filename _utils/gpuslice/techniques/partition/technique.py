@@ -25,11 +25,9 @@ from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
-from gpuslice.drivers.amdgpu import AVAILABLE
 from gpuslice.drivers.amdgpu import COMPUTE
 from gpuslice.drivers.amdgpu import DMESG
 from gpuslice.drivers.amdgpu import MODULE
-from gpuslice.drivers.amdgpu import NOT_SWITCHABLE
 from gpuslice.drivers.amdgpu import Amdgpu
 from gpuslice.host import bounded
 from gpuslice.model import Slice
@@ -41,10 +39,11 @@ from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.partition.modes import Modes
+from gpuslice.techniques.partition.modes import mode_of
 from gpuslice.techniques.partition.notes import Notes
 
 _RELOAD_TIMEOUT = 600
-_KNOWN = {"compute": ("SPX", "DPX", "TPX", "QPX", "CPX"), "memory": ("NPS1", "NPS2", "NPS4", "NPS8")}
 
 
 class PartitionState(NamedTuple):
@@ -72,6 +71,7 @@ class Partition:
     def __init__(self, host, sessions):
         self._host = host
         self._driver = Amdgpu(host)
+        self._modes = Modes(host, self._driver)
         self._notes = Notes(host)
         self._settings = {}
         self._reloading = []
@@ -133,60 +133,6 @@ class Partition:
         raise errors.DriverMissing(
             "No driver has this GPU, and partition modes need amdgpu.", gpu.address, "Load it with 'modprobe amdgpu'."
         )
-
-    def available(self, gpu):
-        """
-        The modes that this GPU has, as the driver tells them, else as the catalog does.
-
-        :return: dict: ``compute`` and ``memory`` are lists; ``pairs`` the combinations, as ``CPX/NPS4``. All of them are empty
-            where the modes can't be switched, as in a virtual machine.
-        """
-        compute, memory = self._compute_modes(gpu), self._memory_modes(gpu)
-        together = self._memory_modes_by_compute(gpu, compute)
-        return {"compute": compute, "memory": memory, "pairs": [f"{c}/{m}" for c in compute for m in memory if m in together[c]]}
-
-    def _compute_modes(self, gpu):
-        """
-        The compute modes of this board with all its memory modes. ``available_compute_partition`` has those that are valid now:
-        every one in NPS1 and, in a newer driver, fewer in the others.
-        """
-        known = amd.MODELS.get(gpu.catalog_key, {}).get("compute_partitions", ())
-        if not self._driver.is_bound(gpu.address):
-            return list(known)
-        told = self._driver.all_compute_modes(gpu.address)
-        if told is not None:
-            return told
-        told = self._driver.valid_compute_modes(gpu.address)
-        if told is None:
-            # The driver has this file wherever the modes can be switched.
-            return []
-        return told if self._memory_now(gpu) == "NPS1" else [*told, *(mode for mode in known if mode not in told)]
-
-    def _memory_modes(self, gpu):
-        if not self._driver.is_bound(gpu.address):
-            return list(amd.MODELS.get(gpu.catalog_key, {}).get("memory_partitions", ("NPS1",)))
-        # The driver has the list only where there is a choice.
-        return self._driver.memory_modes(gpu.address) or [self._memory_now(gpu)]
-
-    def _memory_modes_by_compute(self, gpu, compute):
-        """
-        Compute mode -> the memory modes that go with it. Of most pairs the driver says nothing, so there its rules count, which
-        are the architecture's; what it says of the memory mode of now and of the compute mode that its own table shows, wins.
-        """
-        newer = self._driver.all_compute_modes(gpu.address) is not None
-        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
-        found = {mode: amd.memory_modes_with(mode, architecture, newer) for mode in compute}
-        if not newer:
-            return found
-        shown, told = self._driver.table(gpu.address)
-        if told and shown in found:
-            found[shown] = tuple(told)
-        now, valid = self._memory_now(gpu), self._driver.valid_compute_modes(gpu.address)
-        # An empty list is no list: the driver makes it when it first switches the mode.
-        return {mode: _with(modes, now, mode in valid) if valid else modes for mode, modes in found.items()}
-
-    def _memory_now(self, gpu):
-        return self._driver.memory(gpu.address) or amd.DEFAULT_MODE[1]
 
     def layout(self, state):
         """The state as plain data."""
@@ -259,18 +205,6 @@ class Partition:
         self._settings = {gpu.address: (gpu, settings) for gpu, settings in targets}
         self._reloading = []
 
-    def hive(self, address):
-        """
-        PCI addresses of the GPUs whose memory mode changes with that of this one, itself included. GPUs of which nobody tells the
-        hive are taken for one.
-        """
-        parts = kfd.parts(self._host)
-        known = {one: self._driver.hive_id(one, parts) for one in self._driver.partitioned()}
-        mine = known.get(address)
-        if mine == "":
-            return [address]
-        return sorted({address, *(one for one, other in known.items() if other == mine)})
-
     def _changing_memory(self, gpu, wanted, undo):
         """
         Memory modes to be brought into force by one reload, by PCI address. Raises errors.PolicyError for a hive that is to be
@@ -280,7 +214,7 @@ class Partition:
             return {gpu.address: wanted}
         others = {**self._settings, gpu.address: (gpu, {"memory": wanted})}
         goals = {address: self._memory_goal(*other) for address, other in others.items()}
-        mates = self.hive(gpu.address)
+        mates = self._driver.hive(gpu.address)
         strangers = [address for address in mates if address not in goals]
         different = [address for address in mates if goals.get(address, wanted) != wanted]
         if different:
@@ -315,18 +249,18 @@ class Partition:
         wanted = self._wanted(gpu, state, settings)
         if not undo:
             # What is put back was there.
-            self._refuse_illegal(gpu, state, wanted)
+            self._modes.refuse_illegal(gpu, state, wanted)
         if not state.loaded:
             return self._plan_unloaded(gpu, state, wanted, undo)
         steps, now = [], state.compute
         if wanted.memory != state.memory:
             changing = self._changing_memory(gpu, wanted.memory, undo)
             if not undo:
-                self._refuse_beginning(gpu, wanted)
+                self._modes.refuse_beginning(gpu, wanted)
             self._refuse_reload(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
             self._reloading = sorted(changing)
             steps += self._memory_steps(gpu, state, wanted, changing, [] if undo else self._doubtful(gpu, wanted))
-            now = self.automatic(gpu, wanted.memory)
+            now = self._modes.automatic(gpu, wanted.memory)
         elif wanted.compute != state.compute:
             doing = f"change the compute mode from {state.compute} to {wanted.compute}"
             refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
@@ -345,69 +279,13 @@ class Partition:
             # A layout that was read without a driver (a reload of ours was interrupted) asks only for the driver.
             alloc = layout.get("alloc", "EVEN") if state.alloc or "alloc" in layout else ""
             return PartitionState(layout["compute"] or state.compute, layout["memory"] or state.memory, alloc)
-        modes = {kind: _mode(gpu, kind, settings.get(kind)) for kind in ("compute", "memory")}
+        modes = {kind: mode_of(gpu, kind, settings.get(kind)) for kind in ("compute", "memory")}
         memory = modes["memory"] or state.memory
         if state.loaded and not state.memory and memory == "NPS1":
             # A driver that tells no memory mode has the one that every GPU has.
             memory = state.memory
-        compute = modes["compute"] or (state.compute if memory == state.memory else self.automatic(gpu, memory))
+        compute = modes["compute"] or (state.compute if memory == state.memory else self._modes.automatic(gpu, memory))
         return PartitionState(compute, memory, "")
-
-    def automatic(self, gpu, memory):
-        """The compute mode that the driver takes by itself with a memory mode; an option of it may name one for all GPUs."""
-        if forced := self._driver.begins_with():
-            return forced
-        domains, dies = int(memory[3:]), amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 8
-        if domains == 1:
-            return "SPX"
-        if domains in (dies, dies // 2):
-            return "TPX" if "TPX" in self._compute_modes(gpu) else "CPX"
-        return "DPX"
-
-    def _refuse_beginning(self, gpu, wanted):
-        """Refuse a memory mode in which the driver, loaded with the options of now, would not start the GPU."""
-        forced = self._driver.begins_with()
-        if not forced or f"{forced}/{wanted.memory}" in self.available(gpu)["pairs"]:
-            return
-        raise errors.Unsupported(
-            f"Memory mode {wanted.memory} is wanted, but the option user_partt_mode of {MODULE} makes it begin with compute mode "
-            f"{forced}, which {gpu.model} does not have together with {wanted.memory}: it would not start the GPU.",
-            gpu.address,
-            "Take that option out of /etc/modprobe.d and the kernel's command line, reload the driver, and run again.",
-        )
-
-    def _refuse_illegal(self, gpu, state, wanted):
-        """Refuse a pair that this board does not have. It is judged by the memory mode in which the compute mode is wanted."""
-        if (wanted.compute, wanted.memory) == (state.compute, state.memory):
-            return
-        have = self.available(gpu)
-        if not have["compute"] and not state.loaded:
-            # A board that the catalog does not know, and no driver that could be asked.
-            return
-        if not have["compute"]:
-            raise errors.Unsupported(
-                f"The modes of {gpu.model} can't be switched: its driver lists none in {AVAILABLE}.",
-                gpu.address,
-                NOT_SWITCHABLE[2],
-            )
-        for kind in ("compute", "memory"):
-            mode = getattr(wanted, kind)
-            if mode and mode not in have[kind] and mode != getattr(state, kind):
-                raise errors.ProfileMismatch(
-                    f"{gpu.model} has no {kind} mode {mode}{self._firmware(kind, gpu, mode)}.",
-                    gpu.address,
-                    f"It has {', '.join(have[kind])}; combinations: {', '.join(have['pairs'])}.",
-                )
-        pair = f"{wanted.compute}/{wanted.memory or amd.DEFAULT_MODE[1]}"
-        if pair not in have["pairs"]:
-            raise errors.ProfileMismatch(
-                f"{gpu.model} has no combination {pair}.", gpu.address, f"It has {', '.join(have['pairs'])}."
-            )
-
-    @staticmethod
-    def _firmware(kind, gpu, mode):
-        known = amd.MODELS.get(gpu.catalog_key, {}).get(f"{kind}_partitions", ())
-        return " with this driver and firmware (the model can have it)" if mode in known else ""
 
     def _refuse_reload(self, gpu, state, wanted, allowed, rules, stops):
         """Everything that would keep the driver from being reloaded, before anything is requested."""
@@ -428,7 +306,7 @@ class Partition:
     def _doubtful(self, gpu, wanted):
         """Compute modes wanted in the hive that only newer drivers take with the memory mode: a reload must not tell it."""
         architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
-        others = [self._settings[address][1] for address in self.hive(gpu.address) if address in self._settings]
+        others = [self._settings[address][1] for address in self._driver.hive(gpu.address) if address in self._settings]
         modes = {wanted.compute, *(str(one.get("layout", one).get("compute") or "").upper() for one in others)}
         old, new = ({m for m in modes if wanted.memory in amd.memory_modes_with(m, architecture, n)} for n in (False, True))
         return sorted(new - old)
@@ -439,7 +317,7 @@ class Partition:
         the order of addresses. So nothing comes between the two that could fail and leave a request behind.
         """
         mode, steps = wanted.memory, []
-        if gpu.address == max(address for address in self.hive(gpu.address) if address in changing):
+        if gpu.address == max(address for address in self._driver.hive(gpu.address) if address in changing):
             words = f"request memory mode {mode} for the hive (now {state.memory})"
             undo = f"requesting {state.memory} and another reload"
             args = {"memory": mode, **({"doubtful": doubtful} if doubtful else {})}
@@ -486,7 +364,7 @@ class Partition:
         memory = wanted.memory
         goals = {gpu.address: memory} if undo else self._all_memory(gpu, memory)
         steps = [self._reload_step(gpu, {address: goal for address, goal in goals.items() if goal})]
-        if wanted.compute and not (memory and wanted.compute == self.automatic(gpu, memory)):
+        if wanted.compute and not (memory and wanted.compute == self._modes.automatic(gpu, memory)):
             steps.append(self._compute_step(gpu, state, wanted.compute))
         if wanted.alloc == "ALL":
             steps.append(self._alloc_step(gpu, "ALL"))
@@ -500,8 +378,9 @@ class Partition:
         before = self.layout(state)
         alloc = wanted.alloc or ("" if steps else state.alloc)
         after = self.layout(PartitionState(wanted.compute, wanted.memory, alloc)) if steps else before
-        gone = [f"partition {n} of {state.compute}" for n in range(self._count(gpu, state.compute))] if steps else []
-        made = [f"partition {n} of {wanted.compute}" for n in range(self._count(gpu, wanted.compute))] if steps else []
+        there = [f"partition {n} of {state.compute}" for n in range(self._modes.count(gpu, state.compute))]
+        gone = there if steps else []
+        made = [f"partition {n} of {wanted.compute}" for n in range(self._modes.count(gpu, wanted.compute))] if steps else []
         if (state.compute, state.memory) == (wanted.compute, wanted.memory):
             gone = made = []
         return GpuPlan(
@@ -513,7 +392,7 @@ class Partition:
             after,
             self.shown(before),
             self.shown(after),
-            keeps=tuple(f"partition {n} of {state.compute}" for n in range(self._count(gpu, state.compute))) if not gone else (),
+            keeps=() if gone else tuple(there),
             destroys=tuple(gone),
             creates=tuple(made),
             drawing=(self._draw(gpu, state), self._draw(gpu, wanted)) if steps else (),
@@ -535,12 +414,6 @@ class Partition:
                 f"withdrawn: it comes with the next reload of {MODULE}"
             )
         return ""
-
-    def _count(self, gpu, mode):
-        if not mode:
-            return 0
-        dies = amd.MODELS.get(gpu.catalog_key, {}).get("xcc")
-        return amd.PARTITIONS.get(mode) or dies or len(kfd.parts_of(self._host, gpu.address))
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
@@ -572,10 +445,18 @@ class Partition:
     def _draw(self, gpu, state):
         if not state.compute:
             return "no driver loaded"
-        dies, count = amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 0, self._count(gpu, state.compute)
+        dies, count = amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 0, self._modes.count(gpu, state.compute)
         if not dies or dies % count:
             return f"{state.compute}/{state.memory}"
         return f"|{'|'.join(str(n) * (dies // count) for n in range(count))}| {state.compute}/{state.memory or 'NPS1'}"
+
+    def available(self, gpu):
+        """The modes that a GPU has, see :meth:`.modes.Modes.available`."""
+        return self._modes.available(gpu)
+
+    def hive(self, address):
+        """The hive of a GPU, see :meth:`gpuslice.drivers.amdgpu.Amdgpu.hive`."""
+        return self._driver.hive(address)
 
     def modes(self, gpu):
         """Everything about the modes of a GPU for users: what is, what waits, what can be had, and the hive."""
@@ -584,8 +465,8 @@ class Partition:
             "compute": state.compute,
             "memory": state.memory,
             "requested_memory": state.requested,
-            "available": self.available(gpu),
-            "hive": self.hive(gpu.address),
+            "available": self._modes.available(gpu),
+            "hive": self._driver.hive(gpu.address),
         }
 
     # -- doing ---------------------------------------------------------------------------------------------------
@@ -605,7 +486,7 @@ class Partition:
         self._request(gpu.address, memory)
 
     def _request(self, address, memory):
-        mates = self.hive(address)
+        mates = self._driver.hive(address)
         self._notes.request(mates, memory)
         try:
             self._driver.request_memory(address, memory)
@@ -665,7 +546,7 @@ class Partition:
             )
 
     def _reload(self, gpu, changing):
-        hives = {mate for address in changing for mate in self.hive(address)}
+        hives = {mate for address in changing for mate in self._driver.hive(address)}
         keep = {a: self._driver.compute(a) for a in self._driver.partitioned() if a not in hives}
         self._notes.unload(keep)
         why = self._modprobe("-r", MODULE)
@@ -714,21 +595,6 @@ class Partition:
 
     def _run_set_alloc(self, gpu, alloc):
         self._driver.set_alloc(gpu.address, alloc)
-
-
-def _mode(gpu, kind, value):
-    """A mode in upper case, "" for none. Raises errors.PolicyError."""
-    if value in (None, ""):
-        return ""
-    if isinstance(value, str) and value.upper() in _KNOWN[kind]:
-        return value.upper()
-    raise errors.PolicyError(f"{value!r} is no {kind} mode.", gpu.address, f"Use one of {', '.join(_KNOWN[kind])}.")
-
-
-def _with(modes, mode, wanted):
-    """A tuple of modes, in which this one is or is not."""
-    others = tuple(other for other in modes if other != mode)
-    return (*others, mode) if wanted else others
 
 
 def _alloc(layout):
