@@ -17,6 +17,7 @@ from gpuslice.engine import Engine
 from gpuslice.plan import Plan
 from gpuslice.records.journal import Journal
 from tests.support import crash
+from tests.support.hosts import config
 
 GPU = "0000:07:00.0"
 #: A GPU instance with three compute instances, and one that is filled by its only one.
@@ -26,10 +27,6 @@ NEIGHBOUR = {"pid": 41, "command": "neighbour.py", "unit": "neighbour.service", 
 OTHER = {"pid": 42, "command": "other.py", "unit": "other.service", "gpu": GPU, "slice": "3g.40gb@4", "ci": 0}
 #: Joins the first and second compute instance, the only place of a 2c; the third stays.
 JOINED = ["1c.3g.40gb", "2c.3g.40gb", "1g.10gb"]
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def give(host, profiles, test=False, **given):

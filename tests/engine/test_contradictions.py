@@ -21,7 +21,7 @@ from tests.engine.test_hangs import config
 from tests.engine.test_hangs import mig
 from tests.engine.test_hangs import section
 from tests.engine.test_hangs import shape
-from tests.support.crash import apply
+from tests.support.hosts import apply
 
 DEVICES = "/sys/bus/pci/devices"
 VGPU, XE = "0000:41:00.0", "0000:03:00.0"
@@ -41,9 +41,9 @@ def test_what_was_done_is_done_whatever_is_said_of_it(simulated, name, call, nth
     example, changes, _, wanted, _ = CASES[name]
     host = simulated(example, **changes)
     host.add_fault({"call": call, "nth": nth, "late": "EIO"})
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert result.ok, result.errors
-    assert apply(config(host), wanted).plan.empty
+    assert apply(host, wanted).plan.empty
 
 
 def test_virtual_functions_that_are_there_are_there(simulated):
@@ -51,7 +51,7 @@ def test_virtual_functions_that_are_there_are_there(simulated):
     host = simulated(example, **changes)
     count = next(n for n in range(1, 9) if _numvfs_is_written_at(simulated, n))
     host.add_fault({"call": "write", "nth": count, "late": "EIO"})
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert result.ok, result.errors
     assert host.read(f"{DEVICES}/{XE}/sriov_numvfs") == "2"
 
@@ -61,13 +61,13 @@ def _numvfs_is_written_at(simulated, nth):
     example, changes, _, wanted, _ = CASES["sriov"]
     host = simulated(example, **changes)
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
-    return "create 2 virtual functions" in " ".join(apply(config(host), wanted).errors)
+    return "create 2 virtual functions" in " ".join(apply(host, wanted).errors)
 
 
 def test_a_reset_that_worked_and_exits_with_an_error_is_a_reset(simulated):
     host = reset_by_tool(simulated)
     host.add_fault({"call": "run", "late": "EIO"})
-    result = apply(config(host), mig(["3g.20gb"]))
+    result = apply(host, mig(["3g.20gb"]))
     assert result.ok, result.errors
     assert shape(host, FIRST) == ["3g.20gb"] and not result.reboot
 
@@ -75,14 +75,14 @@ def test_a_reset_that_worked_and_exits_with_an_error_is_a_reset(simulated):
 def test_a_reset_that_did_not_work_and_exits_with_an_error_is_none(simulated):
     host = reset_by_tool(simulated)
     host.add_fault({"call": "run", "lie": True, "late": "EIO"})
-    result = apply(config(host), mig(["3g.20gb"]))
+    result = apply(host, mig(["3g.20gb"]))
     assert not result.ok and "the reset was refused" in " ".join(result.errors)
 
 
 def test_a_mode_that_is_set_though_the_driver_says_no_is_set(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{"model": "a100-40gb", "address": FIRST}])
     host.add_fault({"call": "nvmlDeviceSetMigMode", "late": "NVML_ERROR_UNKNOWN"})
-    result = apply(config(host), mig(["3g.20gb"]))
+    result = apply(host, mig(["3g.20gb"]))
     assert result.ok, result.errors
     assert shape(host, FIRST) == ["3g.20gb"]
 
@@ -98,13 +98,13 @@ def test_an_instance_that_the_driver_made_elsewhere_is_found_out_and_removed(roo
     before = shape(room, FIRST)
     wanted = mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])
     room.add_fault({"call": CREATE, "elsewhere": 5})
-    result = apply(config(room), wanted)
+    result = apply(room, wanted)
     told = " ".join(result.errors)
     assert not result.ok and "was to be made at memory slice 4, and the driver made it at 5" in told and FIRST in told
     assert "has been undone" in told and "another tool" not in told
     assert shape(room, FIRST) == before
     assert sorted(gi["start"] for gi in room.state()["gpus"][FIRST]["gis"].values()) == [0, 6]
-    assert apply(config(room), wanted).ok
+    assert apply(room, wanted).ok
 
 
 def test_what_the_driver_made_elsewhere_is_a_fault_of_the_driver(room):
@@ -127,14 +127,14 @@ def test_a_vgpu_that_the_driver_made_otherwise_is_found_out_and_removed(simulate
         other = types["H100XM-40C"].id
         before = tool.layout(tool.observe(gpu))
     host.add_fault({"call": "write", "elsewhere": other})
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     told = " ".join(result.errors)
     assert not result.ok and VGPU in told and "it made H100XM-40C" in told
     assert "has been undone" in told and "another tool" not in told.lower()
     with Engine(config(host)) as engine:
         gpu, tool = engine.technique("vgpu", VGPU)
         assert tool.layout(tool.observe(gpu)) == before
-    assert apply(config(host), wanted).ok
+    assert apply(host, wanted).ok
 
 
 def test_what_the_driver_made_of_a_vgpu_fails_the_step_as_not_validated(simulated):

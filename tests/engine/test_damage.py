@@ -29,6 +29,7 @@ from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from tests.support import crash
+from tests.support import hosts
 
 GPU = "0000:1b:00.0"
 JUNK = [None, True, -1, 0, 7, 1.5, float("nan"), 10**30, "", "x", "--help", "../../x", "\x1b[2J", [], [[]], ["x"], {}, {"x": 1}]
@@ -61,7 +62,7 @@ def interrupted(tmp_path_factory, host_description):
     place = tmp_path_factory.mktemp("interrupted")
     description = host_description(place, "dgx-h100", {"gpus": [{"model": "h100-80gb", "address": GPU}], "processes": []})
     host = SimulatedHost(str(description), str(place / "state"))
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     for wanted in (WANTED, OTHER):
         with Engine(config) as engine:
             assert engine.apply(wanted).ok
@@ -69,7 +70,7 @@ def interrupted(tmp_path_factory, host_description):
     Attempts(host).ended(True, "as it was")
     host.store_write(f"{host.state_dir}/reboot.json", json.dumps({GPU: {"boot_id": "b", "why": "w", "reboots": 0}}))
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "after"})
-    assert crash.apply_in_child(config, WANTED) == signal.SIGKILL
+    assert crash.apply_in_child(host, WANTED) == signal.SIGKILL
     assert Journal(host).unfinished().steps
     kept = place / "kept"
     shutil.copytree(host.state_dir, kept)
@@ -406,7 +407,7 @@ def test_what_every_technique_writes_has_the_form_that_is_read(simulated, repo, 
     pillar_file = EXAMPLES.get(example, example)
     wanted = yaml.safe_load((repo / "examples" / "pillar" / f"{pillar_file}.sls").read_text(encoding="utf-8"))
     host = simulated("mixed-vendors" if example == "passthrough" else example)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     seen = []
 
     def look(_):

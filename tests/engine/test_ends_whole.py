@@ -27,11 +27,12 @@ from tests.support.a100 import OLD
 from tests.support.a100 import SECOND
 from tests.support.a100 import THIRD
 from tests.support.a100 import TRIO
-from tests.support.a100 import closed
-from tests.support.a100 import config
-from tests.support.a100 import shapes
-from tests.support.crash import apply
 from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import closed
+from tests.support.hosts import config
+from tests.support.hosts import listed
+from tests.support.hosts import shapes
 
 
 def pillar(profiles=AFTER, **management):
@@ -48,7 +49,7 @@ def last(host):
 # -- one GPU and the others -------------------------------------------------------------------------------------------
 def test_a_gpu_that_fails_is_put_back_and_the_others_keep_their_change(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": CREATE, "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}])
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     told = " ".join(result.errors)
     assert not result.ok and closed(host)
     assert shapes(host) == {FIRST: NEW, SECOND: OLD, THIRD: NEW}
@@ -63,14 +64,14 @@ def test_a_gpu_that_fails_is_put_back_and_the_others_keep_their_change(simulated
     # The next run has only that GPU to do.
     with Engine(config(host)) as engine:
         assert [made.gpu for made in engine.plan(pillar()).changing] == [SECOND]
-    assert apply(config(host), pillar()).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
+    assert apply(host, pillar()).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
 @pytest.mark.parametrize("call", [CREATE, "nvmlGpuInstanceDestroy", "nvmlGpuInstanceCreateComputeInstanceWithPlacement"])
 def test_a_driver_that_lies_about_one_gpu_costs_only_that_gpu_its_change(simulated, call):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": call, "gpu": THIRD, "lie": True}])
     wanted = ["3g.20gb", "1g.5gb"] if call == "nvmlGpuInstanceDestroy" else AFTER
-    result = apply(config(host), pillar(wanted))
+    result = apply(host, pillar(wanted))
     assert not result.ok and THIRD in " ".join(result.errors)
     assert shapes(host) == {FIRST: sorted(wanted), SECOND: sorted(wanted), THIRD: OLD}
 
@@ -78,22 +79,17 @@ def test_a_driver_that_lies_about_one_gpu_costs_only_that_gpu_its_change(simulat
 def test_what_can_not_be_put_back_keeps_the_journal_open_for_that_gpu_only(simulated):
     faults = [{"call": CREATE, "gpu": SECOND, "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in " ".join(result.errors)
     left = Journal(host).unfinished()
     assert list(left.before) == list(left.goal) == list(left.techniques) == [SECOND]
     assert {gpu for gpu, _ in left.begun()} == {SECOND} and left.pauses == []
     host.clear_faults()
     # Another wish undoes what is left there first, and leaves alone what the others were changed to.
-    kept = {(s["gpu"], s["placement"]): s["uuid"] for s in slices(host) if s["gpu"] != SECOND}
-    assert apply(config(host), pillar([*AFTER, "1g.5gb"])).ok and closed(host)
-    now = {(s["gpu"], s["placement"]): s["uuid"] for s in slices(host)}
+    kept = {(s["gpu"], s["placement"]): s["uuid"] for s in listed(host) if s["gpu"] != SECOND}
+    assert apply(host, pillar([*AFTER, "1g.5gb"])).ok and closed(host)
+    now = {(s["gpu"], s["placement"]): s["uuid"] for s in listed(host)}
     assert kept.items() <= now.items()
-
-
-def slices(host):
-    with Engine(config(host)) as engine:
-        return engine.slices()
 
 
 def test_a_unit_that_can_not_be_stopped_costs_only_its_gpu_the_change(simulated):
@@ -105,7 +101,7 @@ def test_a_unit_that_can_not_be_stopped_costs_only_its_gpu_the_change(simulated)
         processes=[holder, other],
         faults=[{"call": "run", "nth": 1, "error": "EACCES"}],
     )
-    result = apply(config(host), pillar(stop_units=["trainer.service", "web.service"]))
+    result = apply(host, pillar(stop_units=["trainer.service", "web.service"]))
     told = " ".join(result.errors)
     assert not result.ok and closed(host)
     assert "trainer.service could not be stopped" in told and "Permission denied" in told and FIRST in told
@@ -119,7 +115,7 @@ def test_a_gpu_that_goes_during_its_change_is_told_and_stops_no_later_run(simula
         gpu = engine.gpus[0].address
     host.add_fault({"call": "write", "nth": 2, "times": 0, "error": "ENODEV"})
     wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "sriov", "sriov": {"vf_count": 2, "autoprobe": True}}}
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert not result.ok and "the device is gone" in " ".join(result.errors) and gpu in " ".join(result.errors)
     assert closed(host) and last(host)["result"] == "rolled back as far as possible"
 
@@ -139,7 +135,7 @@ def test_with_on_failure_host_the_others_begin_no_further_step(simulated):
 def test_what_is_put_back_after_it_was_verified_is_no_foreign_change(simulated):
     """The first GPUs are verified before the last one is found wrong; then all are put back, by nobody else."""
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": THIRD, "lie": True}])
-    result = apply(config(host), pillar(["3g.20gb", "1g.5gb"], on_failure="host"))
+    result = apply(host, pillar(["3g.20gb", "1g.5gb"], on_failure="host"))
     told = " ".join(result.errors)
     assert "read again" in told and THIRD in told and FIRST not in told and "manages it besides Salt" not in told
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD) and not Verified(host).entries()
@@ -161,7 +157,7 @@ def test_gpus_that_change_together_are_put_back_together(simulated):
         },
         "containers_gpu_state_management": {"unload_modules": ["amdgpu"]},
     }
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert not result.ok and addresses[-2] in " ".join(result.errors)
     with Engine(config(host)) as engine:
         after = {gpu.address: engine.tools.get("partition").observe(gpu) for gpu in engine.gpus}
@@ -179,7 +175,7 @@ def ended(host, wanted):
             # Ended as a terminal or a service manager would find it.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            apply(config(host), wanted)
+            apply(host, wanted)
             status = 0
         except errors.Interrupted as err:
             with open(f"{host.state_dir}/told", "w", encoding="utf-8") as handle:
@@ -215,7 +211,7 @@ def test_a_signal_lets_the_running_call_end_and_undoes_the_change(simulated, nam
     assert name in told(host) and "undone" in told(host) and "generation 1" in told(host)
     assert units_started(host), "what was stopped was started again"
     # Nothing is left for the next run to repair.
-    assert apply(config(host), pillar(stop_units=["trainer.service"])).ok
+    assert apply(host, pillar(stop_units=["trainer.service"])).ok
 
 
 def units_started(host):
@@ -243,7 +239,7 @@ def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
-            apply(config(host), pillar())
+            apply(host, pillar())
         finally:
             os._exit(0)
     end = time.monotonic() + 20
@@ -256,7 +252,7 @@ def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
     assert time.monotonic() - begun < 1.0 and not closed(host)
-    assert apply({**config(host)}, pillar(BEFORE)).ok and closed(host)
+    assert apply(host, pillar(BEFORE)).ok and closed(host)
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
 
 
@@ -267,7 +263,7 @@ def test_handlers_are_as_they_were_after_a_change(simulated):
     former = signal.signal(signal.SIGTERM, mine)
     try:
         host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
-        assert apply(config(host), pillar()).ok
+        assert apply(host, pillar()).ok
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, former)
@@ -275,7 +271,7 @@ def test_handlers_are_as_they_were_after_a_change(simulated):
 
 def test_a_change_outside_the_main_thread_works_without_handlers(simulated):
     host, results = simulated("dgx-a100-40gb", gpus=TRIO[:1]), []
-    thread = threading.Thread(target=lambda: results.append(apply(config(host), pillar())))
+    thread = threading.Thread(target=lambda: results.append(apply(host, pillar())))
     thread.start()
     thread.join(30)
     assert results[0].ok and shapes(host)[FIRST] == NEW
@@ -302,20 +298,20 @@ def test_what_nobody_thought_of_ends_in_a_closed_record_and_hardware_put_back(si
         faults=[{"call": call, "nth": nth, "unexpected": True}],
     )
     wanted = pillar(stop_units=["trainer.service"])
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert closed(host) and units_started(host)
     found = shapes(host)
     assert all(shape in (OLD, NEW) for shape in found.values()), found
     assert result.ok == (set(map(tuple, found.values())) == {tuple(NEW)}), (result.errors, found)
     assert result.ok or "unexpected" in " ".join(result.errors) or "RuntimeError" in " ".join(result.errors)
-    assert apply(config(host), wanted).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
+    assert apply(host, wanted).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
 def test_a_unit_that_can_not_be_started_again_is_named(simulated):
     host = simulated(
         "dgx-a100-40gb", gpus=TRIO, processes=[HOLDER], faults=[{"call": "run", "nth": 2, "unexpected": True}]
     )
-    result = apply(config(host), pillar(stop_units=["trainer.service"]))
+    result = apply(host, pillar(stop_units=["trainer.service"]))
     assert not result.ok and closed(host) and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
     assert "trainer.service was stopped for this change and could not be started again" in " ".join(result.errors)
 
@@ -324,7 +320,7 @@ def test_a_session_that_can_not_be_closed_fails_no_change(simulated):
     plain = [{"model": "a100-40gb", "address": FIRST}]
     fault = {"call": "nvmlShutdown", "times": 0, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=plain, reset="tool", faults=[fault])
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     assert closed(host)
     host.clear_faults()
     with Engine(config(host)) as engine:
@@ -353,7 +349,7 @@ def test_without_threads_the_gpus_are_changed_one_after_the_other(simulated):
         resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
         with pytest.raises(RuntimeError):
             threading.Thread(target=print).start()
-        assert apply(config(host), pillar()).ok
+        assert apply(host, pillar()).ok
 
     assert in_child(work) == 0
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW) and closed(host)
@@ -379,7 +375,7 @@ def test_a_program_that_can_not_be_started_is_a_sentence(tmp_path):
 def crashed(host, nth=8):
     """A change of all GPUs that a kill ended half way."""
     host.add_fault({"call": CREATE, "nth": nth, "kill": "before"})
-    assert in_child(lambda: apply(config(host), pillar([*AFTER, "1g.5gb"], on_failure="host"))) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillar([*AFTER, "1g.5gb"], on_failure="host"))) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host)
 

@@ -14,6 +14,7 @@ from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.support.hosts import config
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 TRIO = [{"model": "a100-40gb", "mig": "enabled", "instances": ["2g.10gb@4"], "address": each} for each in (FIRST, SECOND, THIRD)]
@@ -43,7 +44,7 @@ MIG = section("mig", profiles=["3g.20gb"])
 
 
 def targets(host, pillar):
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         return engine.targets(engine.policy(pillar))
 
 

@@ -8,8 +8,9 @@ import signal
 import pytest
 
 from gpuslice.engine import Engine
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 OLD = {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}
 NEW = {"3g.20gb": 1, "1g.5gb": 4}
@@ -40,8 +41,8 @@ def shapes(engine):
     return by_gpu, {(s["gpu"], s["profile"], s["placement"]): s["uuid"] for s in slices}
 
 
-def look(config):
-    with Engine(config) as engine:
+def look(host):
+    with Engine(config(host)) as engine:
         return shapes(engine)
 
 
@@ -52,13 +53,12 @@ def expected(profiles, addresses):
 
 @pytest.fixture
 def prepared(simulated):
-    """A DGX A100 in the old layout: (host, minion configuration, layouts by GPU, UUIDs by slice)."""
+    """A DGX A100 in the old layout: (host, layouts by GPU, UUIDs by slice)."""
     host = simulated("dgx-a100-40gb")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    assert apply(config, pillar(OLD)).ok
-    by_gpu, uuids = look(config)
+    assert apply(host, pillar(OLD)).ok
+    by_gpu, uuids = look(host)
     assert by_gpu == expected(OLD, by_gpu)
-    return host, config, by_gpu, uuids
+    return host, by_gpu, uuids
 
 
 def kept(before, after):
@@ -67,53 +67,53 @@ def kept(before, after):
 
 
 def test_the_change_keeps_what_is_right(prepared):
-    _, config, before, uuids = prepared
-    result = apply(config, pillar(NEW))
-    after, new_uuids = look(config)
+    host, before, uuids = prepared
+    result = apply(host, pillar(NEW))
+    after, new_uuids = look(host)
     assert result.ok and after == expected(NEW, before)
     assert kept(uuids, new_uuids)
     assert sum(len(p.destroys) for p in result.plan.gpus) == GPUS
     assert sum(len(p.keeps) for p in result.plan.gpus) == 3 * GPUS
-    assert apply(config, pillar(NEW)).plan.empty
+    assert apply(host, pillar(NEW)).plan.empty
 
 
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_a_step_that_fails_undoes_everything(prepared, call, nth):
-    host, config, before, uuids = prepared
+    host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(config, pillar(NEW))
-    after, now = look(config)
+    result = apply(host, pillar(NEW))
+    after, now = look(host)
     assert not result.ok
     assert after == before
     assert kept(uuids, now)
     assert any(gpu in " ".join(result.errors) for gpu in before)
     assert "undone" in " ".join(result.errors)
-    assert apply(config, pillar(NEW)).ok
+    assert apply(host, pillar(NEW)).ok
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):
-    host, config, before, uuids = prepared
+    host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, pillar(NEW)) == signal.SIGKILL
-    result = apply(config, pillar(NEW))
-    after, now = look(config)
+    assert apply_in_child(host, pillar(NEW)) == signal.SIGKILL
+    result = apply(host, pillar(NEW))
+    after, now = look(host)
     assert result.ok
     assert "interrupted" in " ".join(result.warnings)
     assert after == expected(NEW, before)
     assert kept(uuids, now)
-    assert apply(config, pillar(NEW)).plan.empty
+    assert apply(host, pillar(NEW)).plan.empty
 
 
 @pytest.mark.parametrize(("call", "nth"), POINTS[::7])
 def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth):
-    host, config, before, uuids = prepared
+    host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "kill": "after"})
-    assert apply_in_child(config, pillar(NEW)) == signal.SIGKILL
-    result = apply(config, pillar(OLD))
-    after, now = look(config)
+    assert apply_in_child(host, pillar(NEW)) == signal.SIGKILL
+    result = apply(host, pillar(OLD))
+    after, now = look(host)
     assert result.ok
     assert after == before
     assert kept(uuids, now)

@@ -14,7 +14,8 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
-from tests.support.crash import apply
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 A100 = {"model": "a100-40gb", "mig": "enabled", "instances": ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]}
@@ -25,10 +26,6 @@ CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 PATIENCE = 0.01
 #: Seconds that nobody waits, and within which every run here must have ended.
 NEVER, SOON = 20, 15
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def mig(profiles=NEW, **management):
@@ -52,7 +49,7 @@ def shape(host, gpu):
 def timed(host, wanted):
     """Apply; returns (Result, what all its errors say)."""
     begun = time.monotonic()
-    result = apply(config(host), wanted)
+    result = apply(host, wanted)
     assert time.monotonic() - begun < SOON
     return result, " ".join(result.errors)
 
@@ -231,7 +228,7 @@ def test_the_other_run_is_told_what_this_one_waits_for(simulated):
     child = os.fork()
     if child == 0:
         try:
-            apply(config(host), mig())
+            apply(host, mig())
         finally:
             os._exit(0)
     told, end = "", time.monotonic() + SOON

@@ -20,11 +20,11 @@ from tests.support.a100 import FIRST
 from tests.support.a100 import HOLDER
 from tests.support.a100 import SECOND
 from tests.support.a100 import TRIO
-from tests.support.a100 import closed
-from tests.support.a100 import config
-from tests.support.a100 import shapes
-from tests.support.crash import apply
 from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import closed
+from tests.support.hosts import config
+from tests.support.hosts import shapes
 
 PAIR = TRIO[:2]
 
@@ -48,7 +48,7 @@ def half(simulated, **fault):
     """A host on which a change was killed."""
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER])
     host.add_fault({"call": CREATE, "kill": "before", **fault})
-    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host)
     return host
@@ -60,11 +60,11 @@ def half(simulated, **fault):
 def test_a_surprise_in_one_part_of_the_end_keeps_no_other_from_being_done(simulated, call, nth):
     """The records of what was verified, of the change and of the history: the units run and the result is told all the same."""
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER], faults=[{"call": call, "nth": nth, "unexpected": True}])
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     assert "RuntimeError" in " ".join([*result.errors, *result.warnings]) and sorted(result.changes) == [FIRST, SECOND]
     assert running(host) == ["trainer.service"] and in_order(host) == [sorted(AFTER)] * 2
     assert closed(host) or "the next run takes this change for an interrupted one" in " ".join(result.errors)
-    assert apply(config(host), pillar()).ok and closed(host)
+    assert apply(host, pillar()).ok and closed(host)
 
 
 class Opened(SimulatedHost):
@@ -93,7 +93,7 @@ def test_a_state_directory_that_others_may_write_meanwhile_leaves_no_unit_stoppe
 def test_of_a_change_that_could_not_be_begun_nothing_says_that_it_was_interrupted(simulated, error):
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_remove", "error": error}])
     with pytest.raises(errors.StateDirUnusable, match="Could not begin a change"):
-        apply(config(host), pillar())
+        apply(host, pillar())
     assert closed(host) and in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
 
 
@@ -103,31 +103,31 @@ def test_a_record_that_could_not_be_gone_on_with_stays(simulated):
     before = Journal(host).unfinished()
     host.add_fault({"call": "store_remove", "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable):
-        apply(config(host), pillar())
+        apply(host, pillar())
     now = Journal(host).unfinished()
     assert now.before == before.before and now.pauses == before.pauses
     assert [step for _, step in now.begun()] == [step for _, step in before.begun()]
-    assert apply(config(host), pillar()).ok and closed(host) and running(host) == ["trainer.service"]
+    assert apply(host, pillar()).ok and closed(host) and running(host) == ["trainer.service"]
 
 
 # -- what is said is true ----------------------------------------------------------------------------------------------
 def test_an_interrupted_change_is_called_finished_only_when_it_is(simulated):
     host = half(simulated)
     host.add_fault({"call": CREATE, "gpu": FIRST, "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     told = " ".join(result.warnings)
     assert not result.ok and "was interrupted; this run went on with it" in told and "finished" not in told
-    assert apply(config(host), pillar()).ok
+    assert apply(host, pillar()).ok
 
 
 def test_an_undo_that_could_not_be_closed_says_that_it_was_made(simulated):
     host = half(simulated)
     host.add_fault({"call": "store_remove", "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable) as caught:
-        apply(config(host), pillar(BEFORE))
+        apply(host, pillar(BEFORE))
     assert "it was undone" in str(caught.value) and not closed(host)
     assert in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
-    assert apply(config(host), pillar(BEFORE)).ok and closed(host)
+    assert apply(host, pillar(BEFORE)).ok and closed(host)
 
 
 def test_an_undo_is_told_of_where_the_next_change_could_not_be_begun(simulated):
@@ -135,7 +135,7 @@ def test_an_undo_is_told_of_where_the_next_change_could_not_be_begun(simulated):
     # The first write is the history's, of the undo.
     host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable, match="Could not begin a change.*Before that: .*it was undone"):
-        apply(config(host), pillar(["1g.5gb"]))
+        apply(host, pillar(["1g.5gb"]))
     assert closed(host)
 
 
@@ -149,7 +149,7 @@ def test_the_plan_for_a_gpu_that_is_gone_tells_what_a_run_would_undo(simulated):
         engine.plan(wanted)
     assert not closed(host)
     with pytest.raises(errors.DeviceNotFound, match="it was undone"):
-        apply(config(host), wanted)
+        apply(host, wanted)
     assert closed(host)
 
 
@@ -159,11 +159,11 @@ def test_a_rollback_never_goes_back_half_way(simulated, failed):
     host = simulated("dgx-a100-40gb", gpus=PAIR)
     if failed:
         host.add_fault({"call": CREATE, "error": "NVML_ERROR_UNKNOWN"})
-        assert not apply(config(host), pillar(on_failure="host")).ok and closed(host)
+        assert not apply(host, pillar(on_failure="host")).ok and closed(host)
         host.clear_faults()
     host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
-    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
-    assert apply(config(host), pillar(BEFORE)).ok and closed(host)
+    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
+    assert apply(host, pillar(BEFORE)).ok and closed(host)
     before = in_order(host)
     with Engine(config(host)) as engine:
         if failed:
@@ -190,8 +190,8 @@ def test_what_all_gpus_of_a_guest_have_in_common_is_on_record_once(simulated):
         rules = [{"match": {"pci": a}, "strategy": "vgpu", "vgpu": {"license_server": server}} for a in addresses]
         return {"containers_gpu_slicing": {"enabled": True, "devices": rules}}
 
-    assert apply(config(host), wish("a.example.com", "0000:06:00.0", "0000:07:00.0")).ok
-    assert apply(config(host), wish("b.example.com", "0000:06:00.0")).ok
+    assert apply(host, wish("a.example.com", "0000:06:00.0", "0000:07:00.0")).ok
+    assert apply(host, wish("b.example.com", "0000:06:00.0")).ok
     with Engine(config(host)) as engine:
         assert replay.replay(engine, wait=0)["result"] is True
         host.store_remove("/etc/nvidia/gridd.conf")
@@ -219,7 +219,7 @@ def test_a_unit_that_the_killed_change_had_started_again_does_not_hinder_its_und
     """Killed after the units were started and before the record was closed: what stopped them may stop them again."""
     host = simulated("mi300x-8", processes=[EXPORTER])
     host.add_fault({"call": "store_remove", "nth": 3, "kill": "before"})
-    assert in_child(lambda: apply(config(host), HIVE)) == signal.SIGKILL
+    assert in_child(lambda: apply(host, HIVE)) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host) and running(host) == ["exporter.service"] and modes(host) == {("CPX", "NPS4")}
     with Engine(config(host)) as engine:
@@ -237,7 +237,7 @@ def test_a_signal_ends_the_process_also_when_the_run_was_refused(simulated):
     host.add_fault({"call": CREATE, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
     host.add_fault({"call": CREATE, "signal": "SIGTERM"})
     with pytest.raises(errors.Interrupted) as caught:
-        apply(config(host), pillar(BEFORE))
+        apply(host, pillar(BEFORE))
     assert caught.value.code == 128 + signal.SIGTERM and "could not be undone" in caught.value.what
     host.clear_faults()
-    assert apply(config(host), pillar(BEFORE)).ok and running(host) == ["trainer.service"]
+    assert apply(host, pillar(BEFORE)).ok and running(host) == ["trainer.service"]

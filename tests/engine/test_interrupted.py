@@ -25,11 +25,12 @@ from tests.support.a100 import OLD
 from tests.support.a100 import SECOND
 from tests.support.a100 import THIRD
 from tests.support.a100 import TRIO
-from tests.support.a100 import closed
-from tests.support.a100 import config
-from tests.support.a100 import shapes
-from tests.support.crash import apply
 from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import closed
+from tests.support.hosts import config
+from tests.support.hosts import shapes
+from tests.support.hosts import uuids
 
 KILL = {"call": CREATE, "nth": 2, "kill": "before"}
 #: What each of these tests finds in a sentence about it.
@@ -53,16 +54,11 @@ def machine(host):
     return host.state()["gpus"]
 
 
-def uuids(host):
-    with Engine(config(host)) as engine:
-        return {s["uuid"] for s in engine.slices()}
-
-
 @pytest.fixture
 def half(simulated):
     """A host on which the change to AFTER was killed half way, with one GPU between two layouts."""
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[KILL])
-    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host) and any(shape not in (OLD, NEW) for shape in shapes(host).values())
     return host
@@ -101,7 +97,7 @@ def test_what_was_stopped_is_started_again_also_when_the_undo_fails(simulated):
     holder = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[holder], faults=[KILL])
     wanted = pillar(stop_units=["trainer.service"])
-    assert in_child(lambda: apply(config(host), wanted)) == signal.SIGKILL and not host.processes()
+    assert in_child(lambda: apply(host, wanted)) == signal.SIGKILL and not host.processes()
     host.clear_faults()
     host.add_fault({"call": CREATE, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
     with Engine(config(host)) as engine, pytest.raises(errors.RollbackFailed):
@@ -128,7 +124,7 @@ def test_a_signal_during_an_undo_lets_it_end_and_begins_nothing_else(half):
         status = 99
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            apply(config(half), pillar(["7g.40gb"]))
+            apply(half, pillar(["7g.40gb"]))
         except errors.Interrupted as err:
             status = err.code if "it was undone" in err.what and "Nothing was begun" in err.what else 98
         finally:
@@ -171,13 +167,13 @@ def test_a_run_on_one_gpu_says_before_what_it_undoes_on_the_others(half):
         note = engine.plan(wanted).notes[0]
     assert "undoes it first" in note and f"also on {FIRST}, {THIRD}" in note
     assert machine(half) == before
-    result = apply(config(half), wanted)
+    result = apply(half, wanted)
     assert result.ok and shapes(half) == {FIRST: OLD, SECOND: NEW, THIRD: OLD}
 
 
 def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
     found = {gpu: shape for gpu, shape in shapes(half).items() if shape != OLD}
-    result = apply(config(half), pillar(BEFORE))
+    result = apply(half, pillar(BEFORE))
     assert result.ok and found and sorted(result.changes) == sorted(found)
     assert all(sorted(re.sub("@.*", "", one) for one in result.changes[gpu]["new"]["instances"]) == OLD for gpu in found)
     history = Journal(half).history()
@@ -186,19 +182,19 @@ def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
 
 
 def test_a_run_that_only_deals_with_an_earlier_change_says_which_way(simulated, half):
-    assert front.done(apply(config(half), pillar(BEFORE)))["comment"].startswith("An interrupted change was undone in ")
+    assert front.done(apply(half, pillar(BEFORE)))["comment"].startswith("An interrupted change was undone in ")
     # All steps have run, and only the close is left.
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "store_remove", "nth": 2, "kill": "before"}])
-    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
     host.clear_faults()
-    assert front.done(apply(config(host), pillar()))["comment"].startswith("An interrupted change was finished in ")
+    assert front.done(apply(host, pillar()))["comment"].startswith("An interrupted change was finished in ")
     assert closed(host) and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
 def test_what_follows_an_undo_goes_on_from_what_was_found_first(half):
     """``changes`` tell of both: from what the run found to what it left behind."""
     found = next(gpu for gpu, shape in shapes(half).items() if shape != OLD)
-    result = apply(config(half), pillar(["7g.40gb"]))
+    result = apply(half, pillar(["7g.40gb"]))
     assert result.ok and result.generation == 2
     names = [re.sub("[@ ].*", "", one) for one in result.changes[found]["old"]["instances"]]
     assert sorted(names) != OLD
@@ -207,9 +203,9 @@ def test_what_follows_an_undo_goes_on_from_what_was_found_first(half):
 
 def test_a_rollback_after_an_undo_does_not_go_half_way_again(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
-    assert apply(config(host), pillar(["7g.40gb"])).ok
+    assert apply(host, pillar(["7g.40gb"])).ok
     host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
-    assert in_child(lambda: apply(config(host), pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
     host.clear_faults()
     with Engine(config(host)) as engine:
         assert engine.reconciler().recover(engine.gpus).ok
@@ -246,7 +242,7 @@ def test_a_foreign_change_after_verification_is_told_and_not_brought_back_at_a_b
         host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
         foreign = [{"gpu": FIRST, "action": "create_gi", "profile": "1g.5gb", "start": 5}]
         host.add_fault({"call": "nvmlDeviceGetMigMode", "nth": nth, "foreign": foreign})
-        result = apply(config(host), pillar())
+        result = apply(host, pillar())
         if any(not fault["seen"] >= nth for fault in host.state()["faults"]):
             break
         there = shapes(host)[FIRST]
@@ -271,18 +267,18 @@ def test_a_full_disk_at_the_reboot_ledger_still_starts_units_and_closes_the_jour
     host = simulated("dgx-a100-40gb", gpus=[gpu], processes=[holder])
     # The first write is the journal's own, the second the ledger's.
     host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
-    result = apply(config(host), pillar(stop_units=["trainer.service"]))
+    result = apply(host, pillar(stop_units=["trainer.service"]))
     assert result.ok and result.reboot == [FIRST]
     assert "could not be noted" in " ".join(result.warnings) and "No space left" in " ".join(result.warnings)
     assert closed(host) and [process.unit for process in host.processes()] == ["trainer.service"]
     assert not RebootLedger(host).waiting(FIRST)
     # Once there is room the next run notes it.
-    assert apply(config(host), pillar(stop_units=["trainer.service"])).reboot == [FIRST]
+    assert apply(host, pillar(stop_units=["trainer.service"])).reboot == [FIRST]
 
 
 def test_a_layout_found_wrong_is_not_noted_as_verified_without_validation(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:2], faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": SECOND, "lie": True}])
-    result = apply(config(host), pillar(["3g.20gb", "1g.5gb"], validation=False))
+    result = apply(host, pillar(["3g.20gb", "1g.5gb"], validation=False))
     assert result.ok and not result.verified and "read again" in " ".join(result.warnings)
     assert list(Verified(host).entries()) == [FIRST]
     assert "verified" not in front.done(result)["comment"]
@@ -291,9 +287,9 @@ def test_a_layout_found_wrong_is_not_noted_as_verified_without_validation(simula
 def test_a_journal_that_can_not_be_closed_is_told_and_the_next_run_closes_it(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     host.add_fault({"call": "store_remove", "nth": 2, "times": 2, "error": "EIO"})
-    result = apply(config(host), pillar())
+    result = apply(host, pillar())
     assert not result.ok and "end a change" in " ".join(result.errors)
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
     host.clear_faults()
     kept = uuids(host)
-    assert apply(config(host), pillar()).ok and closed(host) and uuids(host) == kept
+    assert apply(host, pillar()).ok and closed(host) and uuids(host) == kept

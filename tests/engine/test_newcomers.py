@@ -17,6 +17,7 @@ from gpuslice.records import lock
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Rules
 from gpuslice.techniques import Toolbox
+from tests.support.hosts import config
 
 A100, H100 = "0000:07:00.0", "0000:1b:00.0"
 MI300X, FLEX = "0000:05:00.0", "0000:3c:00.0"
@@ -76,7 +77,7 @@ class Patient(SimulatedHost):
 
 def apply(machine, wanted):
     """Apply a pillar on this very machine; returns the result."""
-    with Engine({"simulate": machine.description_path, "state_dir": machine.state_dir}) as engine:
+    with Engine(config(machine)) as engine:
         policy = engine.policy(wanted)
         targets = engine.targets(policy)
     options = Options(strategy=policy.apply_strategy, stop_units=policy.stop_units, unload_modules=policy.unload_modules)
@@ -202,7 +203,7 @@ def test_a_virtual_function_given_to_a_machine_meanwhile_stays(simulated):
 def test_a_virtual_machine_that_took_its_vgpu_meanwhile_keeps_it(simulated, strategy):
     host, gpu = simulated("vgpu-host-vfio"), "0000:41:00.0"
     assert apply(host, pillar(gpu, "vgpu", {"profile": "H100XM-40C", "count": 2})).ok
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         nodes = [part["device_nodes"][0] for part in engine.slices(gpu)]
     host.add_process({**TRAINER, "nodes": nodes[:1]})
     wanted = pillar(gpu, "vgpu", {"profile": "H100XM-20C", "count": 4}, apply_strategy=strategy)
@@ -311,7 +312,7 @@ def test_force_spares_the_run_s_ancestors_and_the_first_process(
         use = {"nodes": [f"/dev/dri/{name}" for name in host.listdir(f"/sys/bus/pci/devices/{gpu}/drm")]}
     host.add_process({**holder, **use})
     before, wanted = hardware(host), pillar(gpu, strategy, section, **management)
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         planned = engine.plan(wanted)
         result = engine.apply(wanted)
     for said in (dict(planned.blocked)[gpu], " ".join(result.errors)):

@@ -24,6 +24,7 @@ from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import crash
+from tests.support.hosts import config
 
 FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
 HOPPER = [{"model": "h100-80gb", "address": address} for address in (FIRST, SECOND)]
@@ -151,10 +152,6 @@ def pillar(profiles, **management):
         "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
         "containers_gpu_state_management": management,
     }
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def on(host, work):

@@ -20,6 +20,9 @@ from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import crash
+from tests.support.hosts import apply
+from tests.support.hosts import config
+from tests.support.hosts import slices
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 #: Three A100 that are sliced alike: what the tests change, keep, and leave alone.
@@ -53,10 +56,6 @@ class Recording(SimulatedHost):
         return super().run(argv, timeout)
 
 
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
-
-
 def pillar(profiles=AFTER, mig=None, devices=None, **management):
     slicing = {"enabled": True, "strategy": "mig", "mig": mig or {"profiles": profiles}}
     if devices is not None:
@@ -66,11 +65,6 @@ def pillar(profiles=AFTER, mig=None, devices=None, **management):
 
 def rule(address, profiles):
     return {"match": {"pci": address}, "strategy": "mig", "mig": {"profiles": profiles}}
-
-
-def apply(host, wanted, progress=None):
-    with Engine(config(host), progress=progress) as engine:
-        return engine.apply(wanted)
 
 
 def recorded(host, wanted):
@@ -90,12 +84,6 @@ def recorded(host, wanted):
 def in_child(host, wanted):
     """Apply in a process that a fault may kill; returns the signal that ended it, 0 for none."""
     return crash.in_child(lambda: apply(host, wanted))
-
-
-def slices(host):
-    """(GPU, profile, placement) -> UUID."""
-    with Engine(config(host)) as engine:
-        return {(part["gpu"], part["profile"], part["placement"]): part["uuid"] for part in engine.slices()}
 
 
 def shape(host, gpu=FIRST):

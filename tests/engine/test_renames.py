@@ -17,6 +17,9 @@ from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import profile_names
 from tests.support import crash
+from tests.support.hosts import apply
+from tests.support.hosts import config
+from tests.support.hosts import uuids
 
 GPU, OTHER = "0000:41:00.0", "0000:a1:00.0"
 MODELS = sorted(key for key in nvidia.MODELS if nvidia.mig_table(key))
@@ -59,31 +62,22 @@ def machine(simulated):
     return make
 
 
-def engine(host):
-    return Engine({"simulate": host.description_path, "state_dir": host.state_dir})
-
-
 def pillar(profiles, **mig):
     return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles, **mig}}}
 
 
-def apply(host, wanted):
-    with engine(host) as opened:
-        return opened.apply(wanted)
-
-
 def rollback(host, generation=None):
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         return opened.reconciler().apply(opened.rollback_targets(generation))
 
 
 def replay(host):
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         return boot.replay(opened, wait=0)
 
 
 def export(host):
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         return opened.export()
 
 
@@ -97,14 +91,9 @@ def hardware(host, gpu=GPU):
 
 def live(host, gpu=GPU):
     """The instances as the driver names them now."""
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         mig = opened.mig(gpu)[1]
         return mig.layout(mig.observe(opened.gpu(gpu)))["instances"]
-
-
-def uuids(host):
-    with engine(host) as opened:
-        return {part["uuid"] for part in opened.slices()}
 
 
 def wishes_of(key):
@@ -193,7 +182,7 @@ def test_what_a_crash_left_is_finished_or_undone_after_the_update(machine, old, 
 def test_an_instance_goes_by_hand_under_either_name(machine, name):
     host = machine(renames=OLD)
     assert apply(host, pillar(["3g.93gb@0", "1g.23gb@6"])).ok
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         assert opened.reconciler().apply([opened.removed_target(GPU, name)]).ok
     assert [(profile, start) for profile, start, _ in hardware(host)] == [(19, 6)]
 
@@ -205,7 +194,7 @@ def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
     before = hardware(host)
 
     def destroy(name):
-        with engine(host) as opened:
+        with Engine(config(host)) as opened:
             return opened.reconciler().apply([opened.removed_target(GPU, name)])
 
     host.add_fault({"call": "nvmlComputeInstanceDestroy", "kill": "after"})

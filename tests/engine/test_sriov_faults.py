@@ -10,8 +10,9 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 FAIR = {"vf_count": 2, "profile": "fair", "autoprobe": True}
 UNEQUAL = {
@@ -53,25 +54,24 @@ def pillar(settings, **management):
     }
 
 
-def look(config):
+def look(host):
     """Layout of each GPU as the hardware has it."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         tool = engine.tools.get("sriov")
         return {gpu.address: tool.layout(tool.observe(gpu)) for gpu in engine.gpus}
 
 
 @pytest.fixture
 def prepared(simulated):
-    """``prepared(name)``: a host in the old layout: (host, configuration, layouts by GPU, the new pillar)."""
+    """``prepared(name)``: a host in the old layout: (host, layouts by GPU, the new pillar)."""
 
     def make(name):
         example, gpus, old, new, _ = CASES[name]
         host = simulated(example, gpus=gpus)
-        config = {"simulate": host.description_path, "state_dir": host.state_dir}
-        result = apply(config, pillar(old))
+        result = apply(host, pillar(old))
         assert result.ok, result.errors
-        assert apply(config, pillar(old)).plan.empty
-        return host, config, look(config), pillar(new)
+        assert apply(host, pillar(old)).plan.empty
+        return host, look(host), pillar(new)
 
     return make
 
@@ -82,65 +82,64 @@ def writes(host):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_write_of_the_change_is_tried(prepared, name):
-    host, config, before, new = prepared(name)
+    host, before, new = prepared(name)
     host.add_fault({"call": "write", "nth": 10**9, "lie": True})
-    result = apply(config, new)
+    result = apply(host, new)
     assert result.ok, result.errors
     assert writes(host) == CASES[name][-1]
-    assert look(config) != before
-    assert apply(config, new).plan.empty
+    assert look(host) != before
+    assert apply(host, new).plan.empty
 
 
 @pytest.mark.parametrize(("name", "nth"), POINTS)
 def test_a_write_that_fails_undoes_everything(prepared, name, nth):
-    host, config, before, new = prepared(name)
+    host, before, new = prepared(name)
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
-    result = apply(config, new)
+    result = apply(host, new)
     told = " ".join(result.errors)
     assert not result.ok
     assert next(iter(before)) in told and "has been undone" in told
-    assert look(config) == before
-    assert apply(config, new).ok
+    assert look(host) == before
+    assert apply(host, new).ok
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("name", "nth"), POINTS)
 def test_kill_at_every_write_is_finished_by_the_next_run(prepared, name, nth, when):
-    host, config, _, new = prepared(name)
+    host, _, new = prepared(name)
     host.add_fault({"call": "write", "nth": nth, "kill": when})
-    assert apply_in_child(config, new) == signal.SIGKILL
-    result = apply(config, new)
+    assert apply_in_child(host, new) == signal.SIGKILL
+    result = apply(host, new)
     assert result.ok, result.errors
     assert "interrupted" in " ".join(result.warnings)
-    assert apply(config, new).plan.empty
+    assert apply(host, new).plan.empty
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "nth"), POINTS[::3])
 def test_kill_is_undone_by_a_run_that_wants_the_old(prepared, name, nth):
-    host, config, before, new = prepared(name)
+    host, before, new = prepared(name)
     host.add_fault({"call": "write", "nth": nth, "kill": "after"})
-    assert apply_in_child(config, new) == signal.SIGKILL
-    result = apply(config, pillar(CASES[name][2]))
+    assert apply_in_child(host, new) == signal.SIGKILL
+    result = apply(host, pillar(CASES[name][2]))
     assert result.ok, result.errors
-    assert look(config) == before
+    assert look(host) == before
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
 def test_the_pfs_own_priority_comes_back_too(simulated, nth):
     """One file sets the priority of all functions, the PF's among them, which somebody may have set to another one."""
     host = simulated("arc-pro-b60", gpus=[B60])
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
     own = f"/sys/bus/pci/devices/{B60['address']}/sriov_admin/pf/profile/sched_priority"
     host.write(own, "high")
-    before = look(config)
+    before = look(host)
     new = pillar({**FAIR, "scheduling": {"priority": "normal", "exec_quantum_ms": 20}})
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
-    result = apply(config, new)
+    result = apply(host, new)
     assert result.ok == (nth == 6), result.errors
     assert host.read(own) == ("low [normal] high" if result.ok else "low normal [high]")
-    assert (look(config) == before) != result.ok
+    assert (look(host) == before) != result.ok
 
 
 # -- what the driver made of a quota -----------------------------------------------------------------------------------
@@ -166,22 +165,22 @@ class Generous(SimulatedHost):
 
 @pytest.fixture(params=sorted(MEMORY))
 def memory(request, simulated):
-    """(host, configuration) of a machine without virtual functions."""
+    """A machine without virtual functions."""
     example, gpu = MEMORY[request.param]
     host = simulated(example, gpus=[gpu])
-    return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+    return host
 
 
-def shares(config):
+def shares(host):
     """MiB of each virtual function, as consumers are told."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         return [part["memory_mib"] for part in engine.slices()]
 
 
-def applied_on(config, machine, wanted):
+def applied_on(host, machine, wanted):
     """Apply a pillar on a machine of another class than the simulated one."""
-    with Engine(config) as engine:
-        engine.host = machine(config["simulate"], config["state_dir"])
+    with Engine(config(host)) as engine:
+        engine.host = machine(host.description_path, host.state_dir)
         engine.tools = type(engine.tools)(engine.host)
         return engine.apply(wanted)
 
@@ -191,67 +190,66 @@ ODD = {"vf_count": 3, "profile": "fair", "vfs": {1: {"vram_mib": 5333}, 2: {"vra
 
 
 def test_what_the_driver_rounds_is_what_was_wanted(memory):
-    host, config = memory
-    result = apply(config, pillar(ODD))
+    host = memory
+    result = apply(host, pillar(ODD))
     assert result.ok, result.errors
-    assert shares(config) == [5334, 5334, 2002]
-    assert apply(config, pillar(ODD)).plan.empty
+    assert shares(host) == [5334, 5334, 2002]
+    assert apply(host, pillar(ODD)).plan.empty
 
 
 def test_a_share_that_is_no_whole_piece_is_rounded_down_so_that_all_fit(memory):
-    host, config = memory
+    host = memory
     wanted = {"vf_count": 4, "profile": "fair", "vfs": {1: {"vram_mib": 5333}}}
-    result = apply(config, pillar(wanted))
+    result = apply(host, pillar(wanted))
     assert result.ok, result.errors
-    first, *others = shares(config)
+    first, *others = shares(host)
     assert first == 5334 and len(set(others)) == 1 and others[0] % 2 == 0
-    assert apply(config, pillar(wanted)).plan.empty
+    assert apply(host, pillar(wanted)).plan.empty
 
 
 def test_a_quota_that_the_driver_made_otherwise_is_noticed_and_undone(memory):
-    host, config = memory
-    before = look(config)
-    result = applied_on(config, Generous, pillar(ODD))
+    host = memory
+    before = look(host)
+    result = applied_on(host, Generous, pillar(ODD))
     told = " ".join(result.errors)
     assert not result.ok and "is not as wanted" in told and "6144 MiB" in told and "5333 MiB" in told
     assert next(iter(before)) in told and "has been undone" in told
-    assert look(config) == before
+    assert look(host) == before
 
 
 def test_a_quota_that_was_not_written_is_noticed_and_undone(memory):
-    host, config = memory
-    before = look(config)
+    host = memory
+    before = look(host)
     host.add_fault({"call": "write", "nth": 10**9, "lie": True})
-    assert apply(config, pillar(ODD)).ok
+    assert apply(host, pillar(ODD)).ok
     every = writes(host)
-    assert apply(config, pillar({"vf_count": 0})).ok and look(config) == before
+    assert apply(host, pillar({"vf_count": 0})).ok and look(host) == before
     host.clear_faults()
     noticed = 0
     for nth in range(1, every + 1):
         host.add_fault({"call": "write", "nth": nth, "lie": True})
-        result = apply(config, pillar(ODD))
+        result = apply(host, pillar(ODD))
         host.clear_faults()
         # Whatever was answered: what it says of the hardware is so.
-        assert not result.ok or shares(config) == [5334, 5334, 2002]
+        assert not result.ok or shares(host) == [5334, 5334, 2002]
         noticed += not result.ok
-        assert apply(config, pillar({"vf_count": 0})).ok
+        assert apply(host, pillar({"vf_count": 0})).ok
     assert noticed >= 3
 
 
 def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_can(simulated):
     host = simulated("max1550", gpus=[MAX])
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
     before = host.state()
     wanted = {"vf_count": 1, "profile": "fair", "vfs": {1: {"vram_mib": 4097, "contexts": 1025, "doorbells": 8, "ggtt_mib": 512}}}
     with pytest.raises(errors.ProfileMismatch, match=r"1025 contexts.*2 tiles.*Give 1024 or 1026") as caught:
-        apply(config, pillar(wanted))
+        apply(host, pillar(wanted))
     assert MAX["address"] in str(caught.value)
     assert host.state() == before
     wanted["vfs"][1]["contexts"] = 1026
-    result = apply(config, pillar(wanted))
+    result = apply(host, pillar(wanted))
     assert result.ok, result.errors
-    assert apply(config, pillar(wanted)).plan.empty
-    values = look(config)[MAX["address"]]["values"]
+    assert apply(host, pillar(wanted)).plan.empty
+    values = look(host)[MAX["address"]]["values"]
     assert [values[f"vf1/gt{tile}/contexts_quota"] for tile in (0, 1)] == [513, 513]
     assert [values[f"vf1/gt{tile}/lmem_quota"] // MIB for tile in (0, 1)] == [2050, 2050]
 
@@ -261,12 +259,11 @@ def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_
 def test_an_earlier_layout_is_refused_in_the_plan_when_the_driver_makes_no_functions_now(simulated, able, unable):
     """Another kernel was booted: a rollback or a boot must not find out by the answer to a write."""
     host = simulated("flex170", gpus=[able])
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    assert apply(config, pillar(FAIR)).ok
-    layout = look(config)[able["address"]]
+    assert apply(host, pillar(FAIR)).ok
+    layout = look(host)[able["address"]]
     now = {**able, "sriov_files": unable} if unable else {**able, "driver": ""}
     other = simulated("flex170", gpus=[now])
-    with Engine({"simulate": other.description_path, "state_dir": other.state_dir}) as engine:
+    with Engine(config(other)) as engine:
         gpu, tool = engine.gpu(able["address"]), engine.tools.get("sriov")
         with pytest.raises((errors.Unsupported, errors.DriverMissing), match="[Vv]irtual functions") as caught:
             tool.plan(gpu, tool.observe(gpu), tool.settings_of(layout))
@@ -280,10 +277,9 @@ EIGHT = pillar({"vf_count": 8}, unload_modules=["gim"])
 
 @pytest.fixture
 def gim(simulated):
-    """Two MI350X under gim with one VF each: (host, configuration, layouts)."""
+    """Two MI350X under gim with one VF each: (host, layouts)."""
     host = simulated("mi210-gim", gpus=GIM)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    return host, config, look(config)
+    return host, look(host)
 
 
 #: What a change of both GPUs calls: each writes the option, one reload serves both.
@@ -291,65 +287,65 @@ GIM_POINTS = [("store_write", nth) for nth in (2, 3)] + [("run", nth) for nth in
 
 
 def test_gim_is_reloaded_once_for_all_its_gpus(gim):
-    host, config, before = gim
+    host, before = gim
     for call in ("run", "write"):
         host.add_fault({"call": call, "nth": 10**9, "lie": True})
-    result = apply(config, EIGHT)
+    result = apply(host, EIGHT)
     assert result.ok, result.errors
     assert {f["call"]: f["seen"] for f in host.state()["faults"]} == {"run": 2, "write": 0}
-    assert look(config) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
+    assert look(host) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
     assert "vf_num=8,8" in host.read("/etc/modprobe.d/gpu-slicing-gim.conf")
-    assert apply(config, EIGHT).plan.empty
+    assert apply(host, EIGHT).plan.empty
     host.reboot()
-    assert apply(config, EIGHT).plan.empty
+    assert apply(host, EIGHT).plan.empty
 
 
 @pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
 def test_gim_goes_back_when_something_fails(gim, call, nth):
-    host, config, before = gim
+    host, before = gim
     host.add_fault({"call": call, "nth": nth, "error": "EIO"})
-    result = apply(config, EIGHT)
+    result = apply(host, EIGHT)
     assert not result.ok
     assert "has been undone" in " ".join(result.errors), result.errors
-    assert look(config) == before
+    assert look(host) == before
     assert not host.exists("/etc/modprobe.d/gpu-slicing-gim.conf")
-    assert apply(config, EIGHT).ok
+    assert apply(host, EIGHT).ok
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
 def test_gim_is_finished_after_a_kill(gim, call, nth, when):
-    host, config, before = gim
+    host, before = gim
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, EIGHT) == signal.SIGKILL
-    result = apply(config, EIGHT)
+    assert apply_in_child(host, EIGHT) == signal.SIGKILL
+    result = apply(host, EIGHT)
     assert result.ok, result.errors
-    assert look(config) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
+    assert look(host) == {gpu: {"driver": "gim", "numvfs": 8, "option": 8} for gpu in before}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), GIM_POINTS)
 def test_gim_is_undone_after_a_kill_when_something_else_is_wanted(gim, call, nth, when):
-    host, config, _ = gim
+    host, _ = gim
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, EIGHT) == signal.SIGKILL
-    result = apply(config, pillar({"vf_count": 1}, unload_modules=["gim"]))
+    assert apply_in_child(host, EIGHT) == signal.SIGKILL
+    result = apply(host, pillar({"vf_count": 1}, unload_modules=["gim"]))
     assert result.ok, result.errors
-    assert all(one["numvfs"] == 1 and one["driver"] == "gim" for one in look(config).values())
+    assert all(one["numvfs"] == 1 and one["driver"] == "gim" for one in look(host).values())
 
 
 def test_gim_that_may_not_be_reloaded_waits_for_a_reboot(gim):
-    host, config, before = gim
+    host, before = gim
     wanted = pillar({"vf_count": 8})
-    result = apply(config, wanted)
+    result = apply(host, wanted)
     assert result.ok and sorted(result.reboot) == sorted(before)
-    assert look(config) == {gpu: {"driver": "gim", "numvfs": 1, "option": 8} for gpu in before}
-    again = apply(config, wanted)
+    assert look(host) == {gpu: {"driver": "gim", "numvfs": 1, "option": 8} for gpu in before}
+    again = apply(host, wanted)
     assert again.ok and again.plan.empty and sorted(again.reboot) == sorted(before)
     assert "may not be reloaded" in again.plan.text()
     host.reboot()
-    done = apply(config, wanted)
+    done = apply(host, wanted)
     assert done.ok and done.plan.empty and not done.reboot
-    assert {one["numvfs"] for one in look(config).values()} == {8}
+    assert {one["numvfs"] for one in look(host).values()} == {8}

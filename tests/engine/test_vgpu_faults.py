@@ -8,8 +8,9 @@ import signal
 import pytest
 
 from gpuslice.engine import Engine
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 VFIO, MDEV = "vgpu-host-vfio", "vgpu-host-mdev"
 H100, A100, T4 = "0000:41:00.0", "0000:3b:00.0", "0000:86:00.0"
@@ -71,89 +72,88 @@ def pillar(gpu, settings):
     return {"containers_gpu_slicing": {"enabled": True, "devices": [rule]}}
 
 
-def look(config, gpu):
+def look(host, gpu):
     """Layout of the GPU as the hardware has it."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         return tool.layout(tool.observe(one))
 
 
 @pytest.fixture
 def prepared(simulated):
-    """``prepared(name)``: a host in the old layout: (host, configuration, GPU, layout, the old pillar, the new pillar)."""
+    """``prepared(name)``: a host in the old layout: (host, GPU, layout, the old pillar, the new pillar)."""
 
     def make(name):
         example, gpu, old, new, _ = CASES[name]
         host = simulated(example)
-        config = {"simulate": host.description_path, "state_dir": host.state_dir}
         if old:
-            result = apply(config, pillar(gpu, old))
+            result = apply(host, pillar(gpu, old))
             assert result.ok, result.errors
-            assert apply(config, pillar(gpu, old)).plan.empty
-        return host, config, gpu, look(config, gpu), pillar(gpu, old), pillar(gpu, new)
+            assert apply(host, pillar(gpu, old)).plan.empty
+        return host, gpu, look(host, gpu), pillar(gpu, old), pillar(gpu, new)
 
     return make
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_call_of_the_change_is_tried(prepared, name):
-    host, config, gpu, before, _, new = prepared(name)
+    host, gpu, before, _, new = prepared(name)
     counters = ("write", "run", SCHEDULER, SIZES, MODE, GI, CI, END_GI, END_CI)
     for call in counters:
         host.add_fault({"call": call, "nth": 10**9, "error": "NVML_ERROR_UNKNOWN" if call.startswith("nvml") else "EIO"})
-    result = apply(config, new)
+    result = apply(host, new)
     assert result.ok, result.errors
     made = {fault["call"]: fault["seen"] for fault in host.state()["faults"] if fault["seen"]}
     assert made == CASES[name][-1]
-    assert look(config, gpu) != before
-    assert apply(config, new).plan.empty
+    assert look(host, gpu) != before
+    assert apply(host, new).plan.empty
 
 
 @pytest.mark.parametrize(("name", "call", "nth"), POINTS)
 def test_a_call_that_fails_undoes_everything(prepared, name, call, nth):
-    host, config, gpu, before, _, new = prepared(name)
+    host, gpu, before, _, new = prepared(name)
     host.add_fault({"call": call, "nth": nth, "error": "NVML_ERROR_UNKNOWN" if call.startswith("nvml") else "EIO"})
-    result = apply(config, new)
+    result = apply(host, new)
     told = " ".join(result.errors)
     assert not result.ok
     assert gpu in told and "has been undone" in told, told
-    assert look(config, gpu) == before
-    assert apply(config, new).ok
+    assert look(host, gpu) == before
+    assert apply(host, new).ok
 
 
 @pytest.mark.parametrize(("name", "call", "nth"), POINTS)
 def test_a_call_that_only_says_yes_is_found_out(prepared, name, call, nth):
-    host, config, gpu, before, _, new = prepared(name)
+    host, gpu, before, _, new = prepared(name)
     host.add_fault({"call": call, "nth": nth, "lie": True})
-    result = apply(config, new)
+    result = apply(host, new)
     # An instance that was not destroyed goes with the change of the MIG mode that follows: then all is as wanted nevertheless.
     assert result.ok == ((name, call) in {("from MIG", END_GI)})
     if result.ok:
-        assert apply(config, new).plan.empty
+        assert apply(host, new).plan.empty
     else:
-        assert look(config, gpu) == before, result.errors
+        assert look(host, gpu) == before, result.errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("name", "call", "nth"), POINTS)
 def test_kill_is_finished_by_the_next_run(prepared, name, call, nth, when):
-    host, config, gpu, _, _, new = prepared(name)
+    host, gpu, _, _, new = prepared(name)
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, new) == signal.SIGKILL
-    result = apply(config, new)
+    assert apply_in_child(host, new) == signal.SIGKILL
+    result = apply(host, new)
     assert result.ok, result.errors
     assert "interrupted" in " ".join(result.warnings)
-    assert apply(config, new).plan.empty
+    assert apply(host, new).plan.empty
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("name", "call", "nth"), [point for point in POINTS if point[0] not in ENDED])
 def test_kill_is_undone_by_a_run_that_wants_the_old(prepared, name, call, nth, when):
-    host, config, gpu, before, old, new = prepared(name)
+    host, gpu, before, old, new = prepared(name)
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, new) == signal.SIGKILL
-    result = apply(config, old)
+    assert apply_in_child(host, new) == signal.SIGKILL
+    result = apply(host, old)
     assert result.ok, result.errors
-    assert look(config, gpu) == before
+    assert look(host, gpu) == before

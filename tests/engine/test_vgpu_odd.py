@@ -8,7 +8,8 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
-from tests.support.crash import apply
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 VFIO, MDEV = "vgpu-host-vfio", "vgpu-host-mdev"
 H100, A100, T4 = "0000:41:00.0", "0000:3b:00.0", "0000:86:00.0"
@@ -25,25 +26,25 @@ def pillar(gpu, strategy="vgpu", management=None, **vgpu):
 
 @pytest.fixture
 def box(simulated):
-    """``box(example, **changes)``: (host, configuration)."""
+    """``box(example, **changes)``: the host."""
 
     def make(example, **changes):
         host = simulated(example, **changes)
-        return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+        return host
 
     return make
 
 
-def look(config, gpu):
+def look(host, gpu):
     """The vGPUs of a GPU as the hardware has them."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         return tool.observe(one).vgpus
 
 
-def in_use(host, config, vgpu, gpu):
+def in_use(host, vgpu, gpu):
     """Let a virtual machine have a vGPU."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         [part] = [part for part in tool.slices(one, tool.observe(one)) if part.identity == vgpu.identity]
     host.add_process({"pid": 4242, "command": "qemu-system-x86_64", "nodes": [part.device_nodes[0]]})
@@ -52,36 +53,36 @@ def in_use(host, config, vgpu, gpu):
 # -- other tools -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("gpu", "profile", "others"), [(T4, "T4-4Q", 2), (A100, "A100D-20C", 2)])
 def test_an_undo_keeps_the_mediated_devices_that_another_tool_made_in_our_place(box, gpu, profile, others):
-    host, config = box(MDEV)
-    assert apply(config, pillar(gpu, profile=profile, count=1)).ok
-    [mine] = look(config, gpu)
+    host = box(MDEV)
+    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    [mine] = look(host, gpu)
     # Just before our second write another tool takes what is left.
     foreign = [{"gpu": gpu, "action": "create_vgpu", "profile": profile}] * others
     host.add_fault({"call": "write", "nth": 2, "foreign": foreign})
-    result = apply(config, pillar(gpu, profile=profile, count=4))
+    result = apply(host, pillar(gpu, profile=profile, count=4))
     told = " ".join(result.errors)
     assert not result.ok and gpu in told and "another tool" in told, told
-    left = look(config, gpu)
+    left = look(host, gpu)
     assert mine in left and len(left) == 1 + others
     host.clear_faults()
-    assert apply(config, pillar(gpu, profile=profile, count=4)).ok
+    assert apply(host, pillar(gpu, profile=profile, count=4)).ok
 
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(("example", "gpu", "profile"), [(VFIO, H100, "H100XM-20C"), (MDEV, A100, "A100D-20C")])
 def test_what_another_tool_made_on_new_functions_keeps_them(box, example, gpu, profile, told):
     zero = {f"{DEVICES}/{gpu}/sriov_{name}": "0" for name in ("offset", "stride")}
-    host, config = box(example, files={} if told else zero)
+    host = box(example, files={} if told else zero)
     # One of ours is made, then another tool takes the next function, and what is ours then is refused.
     foreign = [{"gpu": gpu, "action": "create_vgpu", "profile": profile}]
     host.add_fault({"call": "write", "nth": 2, "foreign": foreign})
-    result = apply(config, pillar(gpu, profile=profile, count=3))
+    result = apply(host, pillar(gpu, profile=profile, count=3))
     said = " ".join(result.errors)
     assert not result.ok and gpu in said and "made by another tool" in said, said
-    left = look(config, gpu)
+    left = look(host, gpu)
     assert [vgpu.at[-1] for vgpu in left][-1] == "5", left
     host.clear_faults()
-    assert apply(config, pillar(gpu, profile=profile, count=3)).ok
+    assert apply(host, pillar(gpu, profile=profile, count=3)).ok
 
 
 class Overtaken(SimulatedHost):
@@ -98,9 +99,9 @@ class Overtaken(SimulatedHost):
 
 
 def test_what_came_at_the_very_moment_of_our_write_is_not_taken_for_ours(box):
-    host, config = box(VFIO)
+    host = box(VFIO)
     overtaken = Overtaken(host.description_path, host.state_dir)
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         engine.host, engine.tools = overtaken, type(engine.tools)(overtaken)
         one, tool = engine.technique("vgpu", H100)
         first, second = tool.plan(one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps
@@ -112,9 +113,9 @@ def test_what_came_at_the_very_moment_of_our_write_is_not_taken_for_ours(box):
 
 
 def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
-    host, config = box(VFIO)
-    assert apply(config, pillar(H100, profile="H100XM-40C", count=1)).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profile="H100XM-40C", count=1)).ok
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         [step] = tool.plan(one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
         other = tool.types(one)["H100XM-20C"].id
@@ -124,33 +125,33 @@ def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
         with pytest.raises(errors.ForeignChange, match="carries H100XM-20C now") as told:
             tool.run(one, step)
     assert H100 in str(told.value)
-    assert [vgpu.type for vgpu in look(config, H100)] == ["H100XM-20C"]
+    assert [vgpu.type for vgpu in look(host, H100)] == ["H100XM-20C"]
 
 
 @pytest.mark.parametrize(("example", "gpu", "profile"), [(VFIO, H100, "H100XM-40C"), (MDEV, T4, "T4-8Q")])
 def test_a_virtual_machine_that_starts_between_plan_and_removal_is_named(box, example, gpu, profile):
-    host, config = box(example)
-    assert apply(config, pillar(gpu, profile=profile, count=1)).ok
-    [vgpu] = look(config, gpu)
-    with Engine(config) as engine:
+    host = box(example)
+    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    [vgpu] = look(host, gpu)
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         [step] = tool.plan(one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
-        in_use(host, config, vgpu, gpu)
+        in_use(host, vgpu, gpu)
         with pytest.raises(errors.ResourceConflict, match="pid 4242") as told:
             tool.run(one, step)
-    assert gpu in str(told.value) and look(config, gpu) == (vgpu,)
+    assert gpu in str(told.value) and look(host, gpu) == (vgpu,)
 
 
 def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_too(box):
-    host, config = box(MDEV)
-    assert apply(config, pillar(T4, profile="T4-8Q", count=1)).ok
-    [vgpu] = look(config, T4)
+    host = box(MDEV)
+    assert apply(host, pillar(T4, profile="T4-8Q", count=1)).ok
+    [vgpu] = look(host, T4)
 
     class Newer(SimulatedHost):
         def listdir(self, path):
             return ["vfio7"] if path == f"/sys/bus/mdev/devices/{vgpu.uuid}/vfio-dev" else super().listdir(path)
 
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         newer = Newer(host.description_path, host.state_dir)
         engine.host, engine.tools = newer, type(engine.tools)(newer)
         one, tool = engine.technique("vgpu", T4)
@@ -163,53 +164,53 @@ def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_
 
 def test_passthrough_of_a_gpu_with_vgpus_is_refused_and_names_them(box):
     for example, gpu, profile in ((VFIO, H100, "H100XM-40C"), (MDEV, A100, "A100D-40C"), (MDEV, T4, "T4-8Q")):
-        _, config = box(example)
-        assert apply(config, pillar(gpu, profile=profile, count=2)).ok
-        before = look(config, gpu)
-        result = apply(config, pillar(gpu, "passthrough"))
+        host = box(example)
+        assert apply(host, pillar(gpu, profile=profile, count=2)).ok
+        before = look(host, gpu)
+        result = apply(host, pillar(gpu, "passthrough"))
         told = " ".join(result.errors)
         assert not result.ok and all(vgpu.identity in told for vgpu in before) and "2 vGPUs" in told, told
-        assert look(config, gpu) == before
+        assert look(host, gpu) == before
 
 
 # -- MIG instances behind mediated devices ---------------------------------------------------------------------------
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("used", [True, False])
 def test_a_mediated_device_that_stays_keeps_its_instance_or_is_made_anew_on_another(box, place, used):
-    host, config = box(MDEV)
-    assert apply(config, pillar(A100, profiles={"A100D-1-10C": 3})).ok
-    vgpu = look(config, A100)[place]
+    host = box(MDEV)
+    assert apply(host, pillar(A100, profiles={"A100D-1-10C": 3})).ok
+    vgpu = look(host, A100)[place]
     if used:
-        in_use(host, config, vgpu, A100)
+        in_use(host, vgpu, A100)
     wanted = pillar(A100, profiles={"A100D-1-10C": 1, "A100D-3-40C": 1})
-    result = apply(config, wanted)
+    result = apply(host, wanted)
     assert result.ok, result.errors
-    after = look(config, A100)
+    after = look(host, A100)
     assert sorted(one.type for one in after) == ["A100D-1-10C", "A100D-3-40C"]
     if used:
         [still] = [one for one in after if one.type == "A100D-1-10C"]
         assert (still.at, still.uuid) == (vgpu.at, vgpu.uuid)
         assert not any("make" in step.words and vgpu.uuid in step.words for step in result.plan.gpus[0].steps)
-    assert apply(config, wanted).plan.empty
+    assert apply(host, wanted).plan.empty
 
 
 def test_an_instance_that_nobody_tells_is_not_taken_from_a_virtual_machine(box):
-    host, config = box(MDEV)
-    assert apply(config, pillar(A100, profiles={"A100D-1-10C": 3})).ok
-    before = look(config, A100)
-    in_use(host, config, before[0], A100)
+    host = box(MDEV)
+    assert apply(host, pillar(A100, profiles={"A100D-1-10C": 3})).ok
+    before = look(host, A100)
+    in_use(host, before[0], A100)
     host.add_fault({"call": "nvmlVgpuInstanceGetMdevUUID", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
-    result = apply(config, pillar(A100, profiles={"A100D-1-10C": 1, "A100D-3-40C": 1}))
+    result = apply(host, pillar(A100, profiles={"A100D-1-10C": 1, "A100D-3-40C": 1}))
     told = " ".join(result.errors)
     assert not result.ok and "pid 4242" in told and before[0].uuid in told, told
     host.clear_faults()
-    assert [vgpu[:3] for vgpu in look(config, A100)] == [vgpu[:3] for vgpu in before]
+    assert [vgpu[:3] for vgpu in look(host, A100)] == [vgpu[:3] for vgpu in before]
 
 
 def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
-    _, config = box(VFIO)
-    assert apply(config, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         state = tool.observe(one)
         moved = tool.layout(state)
@@ -222,9 +223,9 @@ def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
 
 
 def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
-    host, config = box(VFIO)
-    assert apply(config, pillar(H100, profiles={"H100XM-3-40C": 1})).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profiles={"H100XM-3-40C": 1})).ok
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("mig", H100)
         layout = tool.layout(tool.observe(one))
         layout["instances"].append(["2g.20gb", 0, [["2g.20gb", 0]]])
@@ -232,53 +233,53 @@ def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
             tool.run(one, step)
         node = next(part.device_nodes[-1] for part in tool.slices(one, tool.observe(one)) if part.profile == "2g.20gb")
     host.add_process({"pid": 78, "command": "python", "nodes": [node]})
-    before = look(config, H100)
+    before = look(host, H100)
     wanted = {"profiles": {"H100XM-2-20C": 1, "H100XM-3-40C": 1}}
-    result = apply(config, pillar(H100, **wanted))
+    result = apply(host, pillar(H100, **wanted))
     told = " ".join(result.errors)
     assert not result.ok and "2g.20gb at 0" in told and "pid 78" in told and H100 in told, told
-    assert not result.plan.changing and look(config, H100) == before
+    assert not result.plan.changing and look(host, H100) == before
     host.remove_process(78)
-    assert apply(config, pillar(H100, **wanted)).ok
+    assert apply(host, pillar(H100, **wanted)).ok
 
 
 # -- drivers that tell less ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("code", ["NOT_SUPPORTED", "FUNCTION_NOT_FOUND", "DEPRECATED", "ARGUMENT_VERSION_MISMATCH"])
 def test_a_driver_without_modes_of_the_scheduler_makes_vgpus_all_the_same(box, code):
-    host, config = box(VFIO)
+    host = box(VFIO)
     for name in ("nvmlDeviceGetVgpuSchedulerState", "nvmlDeviceGetVgpuHeterogeneousMode"):
         host.add_fault({"call": name, "error": f"NVML_ERROR_{code}", "times": 0})
-    assert apply(config, pillar(H100, profile="H100XM-40C")).ok
-    assert len(look(config, H100)) == 2
+    assert apply(host, pillar(H100, profile="H100XM-40C")).ok
+    assert len(look(host, H100)) == 2
     with pytest.raises(errors.Unsupported, match="Leave it out") as told:
-        apply(config, pillar(H100, profile="H100XM-40C", scheduler="equal-share"))
+        apply(host, pillar(H100, profile="H100XM-40C", scheduler="equal-share"))
     assert H100 in str(told.value)
 
 
 def test_a_driver_that_does_not_tell_how_many_fit_wants_a_number(box):
-    host, config = box(VFIO)
+    host = box(VFIO)
     host.add_fault({"call": "nvmlVgpuTypeGetMaxInstances", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
     with pytest.raises(errors.Unsupported, match="vgpu:count") as told:
-        apply(config, pillar(H100, profile="H100XM-20C"))
-    assert H100 in str(told.value) and look(config, H100) == ()
-    assert apply(config, pillar(H100, profile="H100XM-20C", count=3)).ok
-    assert len(look(config, H100)) == 3
+        apply(host, pillar(H100, profile="H100XM-20C"))
+    assert H100 in str(told.value) and look(host, H100) == ()
+    assert apply(host, pillar(H100, profile="H100XM-20C", count=3)).ok
+    assert len(look(host, H100)) == 3
 
 
 def test_a_driver_that_does_not_tell_what_backs_a_type_does_not_switch_mig_off(box):
-    host, config = box(VFIO)
+    host = box(VFIO)
     host.add_fault({"call": "nvmlVgpuTypeGetGpuInstanceProfileId", "error": "NVML_ERROR_FUNCTION_NOT_FOUND", "times": 0})
     with pytest.raises(errors.Unsupported, match="H100XM-3-40C needs a MIG instance") as told:
-        apply(config, pillar(H100, profile="H100XM-3-40C"))
+        apply(host, pillar(H100, profile="H100XM-3-40C"))
     assert H100 in str(told.value)
-    assert apply(config, pillar(H100, profile="H100XM-40C")).ok
+    assert apply(host, pillar(H100, profile="H100XM-40C")).ok
 
 
 def test_a_driver_without_any_types_is_told(box):
-    host, config = box(VFIO)
+    host = box(VFIO)
     host.add_fault({"call": "nvmlDeviceGetSupportedVgpus", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
     with pytest.raises(errors.Unsupported, match="tells of no vGPU types") as told:
-        apply(config, pillar(H100, profile="H100XM-40C"))
+        apply(host, pillar(H100, profile="H100XM-40C"))
     assert H100 in str(told.value)
 
 
@@ -308,12 +309,12 @@ class Nameless(SimulatedHost):
 
 @pytest.mark.parametrize(("example", "gpu", "profile"), [(VFIO, H100, "H100XM-40C"), (MDEV, T4, "T4-8Q")])
 def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example, gpu, profile):
-    host, config = box(example)
-    assert apply(config, pillar(gpu, profile=profile, count=1)).ok
-    with Engine(config) as engine:
+    host = box(example)
+    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         number = tool.types(one)[profile].id
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         odd = Nameless(host.description_path, host.state_dir)
         odd.number = number
         engine.host, engine.tools = odd, type(engine.tools)(odd)
@@ -330,17 +331,17 @@ def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example
         for step in tool.plan(one, tool.observe(one), tool.settings_of(before)).steps:
             tool.run(one, step)
         assert tool.layout(tool.observe(one)) == before
-    assert [vgpu.type for vgpu in look(config, gpu)] == [profile]
+    assert [vgpu.type for vgpu in look(host, gpu)] == [profile]
 
 
 # -- functions -------------------------------------------------------------------------------------------------------
 def test_a_board_that_carries_vgpus_itself_may_have_functions_on_paper(box):
     base = f"{DEVICES}/{T4}"
-    _, config = box(MDEV, files={f"{base}/sriov_totalvfs": "16", f"{base}/sriov_numvfs": "0"})
-    result = apply(config, pillar(T4, profile="T4-4Q"))
+    host = box(MDEV, files={f"{base}/sriov_totalvfs": "16", f"{base}/sriov_numvfs": "0"})
+    result = apply(host, pillar(T4, profile="T4-4Q"))
     assert result.ok, result.errors
-    assert [vgpu.type for vgpu in look(config, T4)] == ["T4-4Q"] * 4
-    assert apply(config, pillar(T4, profile="T4-4Q")).plan.empty
+    assert [vgpu.type for vgpu in look(host, T4)] == ["T4-4Q"] * 4
+    assert apply(host, pillar(T4, profile="T4-4Q")).plan.empty
 
 
 class Taken(SimulatedHost):
@@ -354,10 +355,10 @@ class Taken(SimulatedHost):
 
 @pytest.mark.parametrize("count", [1, 0, 3])
 def test_functions_that_another_program_has_are_passed_over(box, count):
-    host, config = box(VFIO)
-    assert apply(config, pillar(H100, profile="H100XM-10C", count=1)).ok
-    [first] = look(config, H100)
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profile="H100XM-10C", count=1)).ok
+    [first] = look(host, H100)
+    with Engine(config(host)) as engine:
         taken = Taken(host.description_path, host.state_dir)
         engine.host, engine.tools = taken, type(engine.tools)(taken)
         one, tool = engine.technique("vgpu", H100)
@@ -399,8 +400,8 @@ class Written(SimulatedHost):
     ],
 )
 def test_the_driver_may_write_its_files_with_other_paddings_and_names(box, files):
-    host, config = box(VFIO)
-    with Engine(config) as engine:
+    host = box(VFIO)
+    with Engine(config(host)) as engine:
         odd = Written(host.description_path, host.state_dir)
         odd.files = files
         engine.host, engine.tools = odd, type(engine.tools)(odd)
@@ -412,9 +413,9 @@ def test_the_driver_may_write_its_files_with_other_paddings_and_names(box, files
 
 
 def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
-    host, config = box(VFIO)
-    assert apply(config, pillar(H100, profile="H100XM-20C", count=2)).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profile="H100XM-20C", count=2)).ok
+    with Engine(config(host)) as engine:
         odd = Written(host.description_path, host.state_dir)
         odd.broken = "0000:41:00.4/nvidia/current_vgpu_type"
         engine.host, engine.tools = odd, type(engine.tools)(odd)
@@ -435,9 +436,9 @@ def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
     ],
 )
 def test_a_gpu_that_is_right_costs_a_handful_of_nvml_calls(box, example, gpu, settings, most):
-    _, config = box(example)
-    assert apply(config, pillar(gpu, **settings)).ok
-    with Engine(config) as engine:
+    host = box(example)
+    assert apply(host, pillar(gpu, **settings)).ok
+    with Engine(config(host)) as engine:
         assert engine.apply(pillar(gpu, **settings)).plan.empty
         calls = engine.host.nvml().calls
         assert 0 < sum(calls.values()) <= most, calls
@@ -453,22 +454,22 @@ def test_a_gpu_that_is_right_costs_a_handful_of_nvml_calls(box, example, gpu, se
     ],
 )
 def test_mig_on_a_gpu_with_vgpus_is_refused_and_names_them(box, example, gpu, settings, profile):
-    _, config = box(example)
-    assert apply(config, pillar(gpu, **settings)).ok
-    before = look(config, gpu)
+    host = box(example)
+    assert apply(host, pillar(gpu, **settings)).ok
+    before = look(host, gpu)
     wanted = pillar(gpu, "mig")
     wanted["containers_gpu_slicing"]["devices"][0]["mig"] = {"profiles": [profile]}
-    result = apply(config, wanted)
+    result = apply(host, wanted)
     told = " ".join(result.errors)
     assert not result.ok and not result.plan.changing
     assert gpu in told and "gpu_vgpu.remove" in told and all(vgpu.identity in told for vgpu in before), told
-    assert look(config, gpu) == before
+    assert look(host, gpu) == before
 
 
 def test_mig_is_not_switched_off_under_virtual_functions(box):
-    _, config = box(VFIO)
-    assert apply(config, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
+    with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         state = tool.observe(one)
         for step in tool.plan(one, state, {"layout": {**tool.layout(state), "vgpus": []}}).steps:
@@ -480,9 +481,9 @@ def test_mig_is_not_switched_off_under_virtual_functions(box):
 
 
 def test_vgpus_with_mig_instances_are_exported_as_vgpus(box):
-    _, config = box(VFIO)
-    assert apply(config, pillar(H100, profiles={"H100XM-1-10C": 2})).ok
-    with Engine(config) as engine:
+    host = box(VFIO)
+    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 2})).ok
+    with Engine(config(host)) as engine:
         exported = engine.export()
         assert engine.apply(exported).plan.empty
     [rule] = [rule for rule in exported["containers_gpu_slicing"]["devices"] if rule["match"]["pci"] == H100]
@@ -505,9 +506,9 @@ class Older(SimulatedHost):
 
 
 def test_an_older_binding_of_nvml_is_taken_for_an_older_driver(box):
-    host, _ = box(VFIO)
+    host = box(VFIO)
     older = Older(host.description_path, host.state_dir)
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         engine.host, engine.tools = older, type(engine.tools)(older)
         one, tool = engine.technique("vgpu", H100)
         for step in tool.plan(one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps:

@@ -11,6 +11,8 @@ from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.sim import hardware
 from tests.support import crash
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 GPU = "0000:41:00.0"
 BOARD = {"model": "rtx-pro-6000-96gb", "device": "2bb5", "address": GPU, "vgpu": "vfio", "sriov_totalvfs": 32, "vf_offset": 4}
@@ -28,18 +30,9 @@ def board(simulated):
     return make
 
 
-def engine(host):
-    return Engine({"simulate": host.description_path, "state_dir": host.state_dir})
-
-
 def pillar(types=None, **vgpu):
     section = {"profiles": types} if types else vgpu
     return {"containers_gpu_slicing": {"enabled": True, "strategy": "vgpu", "vgpu": section}}
-
-
-def apply(host, wanted):
-    with engine(host) as opened:
-        return opened.apply(wanted)
 
 
 def shape(host):
@@ -69,7 +62,7 @@ def test_an_instance_carries_as_many_as_fit(board, interface, wanted, expected):
     assert result.ok, result.errors
     assert shape(host) == sorted(expected)
     assert apply(host, wanted).plan.empty
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         assert opened.plan(opened.export()).empty
 
 
@@ -126,7 +119,7 @@ def test_a_crash_and_a_boot_bring_shared_instances_back(board):
     assert result.ok and shape(host) == before == [(QUARTER, 2)] * 2
     host.reboot()
     assert shape(host) == []
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         assert replay.replay(opened, wait=0)["result"]
     assert shape(host) == before
 
@@ -137,6 +130,6 @@ def test_a_board_is_named_in_full_or_by_its_code(board, name):
     host, wanted = board(), pillar({name: 2})
     assert apply(host, wanted).ok
     assert apply(host, wanted).plan.empty
-    with engine(host) as opened:
+    with Engine(config(host)) as opened:
         assert {part["profile"] for part in opened.slices()} == {f"{LONG}DC-24Q"}
         assert apply(host, opened.export()).plan.empty

@@ -21,16 +21,13 @@ from gpuslice import front
 from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from tests.support import crash
+from tests.support.hosts import config
 
 GPU = "0000:07:00.0"
 H100 = {"model": "h100-80gb", "address": GPU, "mig": "enabled"}
 SPLIT = {"profile": "3g.40gb", "start": 4, "cis": [["2c.3g.40gb", 0], ["1c.3g.40gb", 2]]}
 #: Long enough that the second process has read the GPU before the first one changes it, short enough to wait for the lock.
 SLOW = {"create_gi": 0.4, "destroy_gi": 0.4}
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def layout(host, gpu=GPU):

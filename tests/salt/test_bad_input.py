@@ -18,6 +18,9 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
 from tests.salt.conftest import Minion
+from tests.support.hosts import apply
+from tests.support.hosts import config
+from tests.support.hosts import slices
 
 FIRST, SECOND, PLAIN = "0000:07:00.0", "0000:0f:00.0", "0000:3b:00.0"
 ABSENT = "0000:aa:00.0"
@@ -356,21 +359,6 @@ def test_a_damaged_journal_stops_every_change_until_somebody_looked(minion):
     refused(on, pillar(), str(journal), "gpu.slices", "remove that file")
     journal.unlink()
     assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar())] == [True] * 3
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
-
-
-def apply(host, wanted):
-    with Engine(config(host)) as engine:
-        return engine.apply(wanted)
-
-
-def slices(host):
-    """(GPU, profile, placement) -> UUID."""
-    with Engine(config(host)) as engine:
-        return {(part["gpu"], part["profile"], part["placement"]): part["uuid"] for part in engine.slices()}
 
 
 def test_a_full_disk_before_the_change_means_no_change(minion):

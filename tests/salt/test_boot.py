@@ -14,6 +14,7 @@ import yaml
 from gpuslice.boot import replay as boot
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
+from tests.support import hosts
 from tests.support.crash import apply_in_child
 from tests.support.crash import in_child
 
@@ -198,7 +199,7 @@ def replay_in_child(config):
 def rebooted(simulated):
     """Two H100 after the reboot that lost their slices: (host, minion configuration)."""
     host = simulated("dgx-h100", **HOPPER)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         assert engine.apply(pillar()).ok
     assert placements(config) == WANTED
@@ -246,12 +247,12 @@ def test_kill_and_power_loss_are_mended_by_the_next_boot(rebooted, call, nth):
 @pytest.mark.parametrize(("call", "nth"), [("store_write", nth) for nth in (1, 2, 3)] + [("store_append", 3)])
 def test_a_change_that_is_killed_is_on_record_as_old_or_new_and_a_boot_brings_that_back(simulated, call, nth, when):
     host = simulated("dgx-h100", **HOPPER)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         assert engine.apply(pillar()).ok
     newer = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}}
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, newer) == signal.SIGKILL
+    assert apply_in_child(host, newer) == signal.SIGKILL
     host.clear_faults()
     host.reboot()
     answer = replay(config)
@@ -304,7 +305,7 @@ def layouts(config):
 def test_what_the_examples_make_is_lost_at_a_reboot_and_comes_back(simulated, repo, example, pillar_file):
     wanted = yaml.safe_load((repo / "examples" / "pillar" / f"{pillar_file}.sls").read_text(encoding="utf-8"))
     host = simulated(example)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         result = engine.apply(wanted)
     assert result.ok and result.changes, result.errors

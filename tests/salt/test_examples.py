@@ -10,6 +10,7 @@ import yaml
 
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
+from tests.support.hosts import config
 
 FOUR = ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]
 #: Host -> the profiles of every GPU in the end, or of each by its PCI address.
@@ -166,7 +167,7 @@ def test_every_model_with_known_placements_is_sliced_when_simulated(simulated, m
     small = nvidia.profile_names(model)[0]
     for profiles in ({small: 2}, {small: 1}, {}):
         pillar = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
-        with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        with Engine(config(host)) as engine:
             result = engine.apply(pillar)
             assert not result.errors
             assert [part["profile"] for part in engine.slices()] == [small] * profiles.get(small, 0)

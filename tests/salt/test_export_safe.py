@@ -9,6 +9,7 @@ import pytest
 from gpuslice import errors
 from gpuslice import policy
 from gpuslice.engine import Engine
+from tests.support.hosts import config
 
 GPU = "0000:41:00.0"
 EVIL = [
@@ -96,7 +97,7 @@ def test_names_of_units_and_profiles_are_written_as_they_are():
 def test_the_models_of_every_example_host_are_written_as_they_are(simulated, repo):
     for path in sorted((repo / "examples" / "hosts").glob("*.yaml")):
         host = simulated(path.stem)
-        with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        with Engine(config(host)) as engine:
             models = {gpu.address: gpu.model for gpu in engine.gpus}
         rules = policy.export_rules(dict.fromkeys(models, {"strategy": "passthrough"}), models)
         assert {rule["match"]["pci"]: rule["match"]["model"] for rule in rules["containers_gpu_slicing"]["devices"]} == models

@@ -17,18 +17,17 @@ from tests.support.a100 import OLD
 from tests.support.a100 import SECOND
 from tests.support.a100 import THIRD
 from tests.support.a100 import TRIO
-from tests.support.a100 import closed
-from tests.support.a100 import config
-from tests.support.a100 import shapes
-from tests.support.crash import apply
 from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import closed
+from tests.support.hosts import shapes
 
 
 @pytest.fixture
 def half_minion(minion):
     """A minion on whose host a change was killed half way, with one GPU between two layouts."""
     made = minion("dgx-a100-40gb", changes={"gpus": TRIO, "faults": [KILL]})
-    assert in_child(lambda: apply(config(made.host), pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(made.host, pillar())) == signal.SIGKILL
     made.host.clear_faults()
     return made
 

@@ -14,8 +14,9 @@ import yaml
 
 from gpuslice.engine import Engine
 from tests.support import needs
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 FLEX, MAX = "0000:8a:00.0", "0000:9a:00.0"
 FILES = "/etc/gpu-slicing/environment"
@@ -134,37 +135,36 @@ def test_bad_input_is_a_sentence_and_changes_nothing(minion, changes, section, w
 # -- stopped half way ----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def prepared(simulated):
-    """(host, minion configuration) of a machine in the old settings."""
+    """A machine in the old settings."""
     host = simulated("mixed-vendors")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    assert apply(config, OLD).ok and machine(host) == AS_OLD
-    return host, config
+    assert apply(host, OLD).ok and machine(host) == AS_OLD
+    return host
 
 
 def test_the_change_and_the_way_back(prepared):
-    host, config = prepared
-    assert apply(config, NEW).ok and machine(host) == AS_NEW
-    assert apply(config, NEW).plan.empty
-    with Engine(config) as engine:
+    host = prepared
+    assert apply(host, NEW).ok and machine(host) == AS_NEW
+    assert apply(host, NEW).plan.empty
+    with Engine(config(host)) as engine:
         assert engine.reconciler().apply(engine.rollback_targets()).ok
     assert machine(host) == AS_OLD
 
 
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
 def test_a_write_that_fails_undoes_everything(prepared, nth):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
-    result = apply(config, NEW)
+    result = apply(host, NEW)
     assert not result.ok and FLEX in result.errors[0] and "undone" in result.errors[-1]
     assert machine(host) == AS_OLD
-    assert apply(config, NEW).ok and machine(host) == AS_NEW
+    assert apply(host, NEW).ok and machine(host) == AS_NEW
 
 
 def test_a_file_that_cannot_be_removed_undoes_everything(prepared):
-    host, config = prepared
+    host = prepared
     # The first removal is that of old journal lines.
     host.add_fault({"call": "store_remove", "nth": 2, "error": "EIO"})
-    result = apply(config, NEW)
+    result = apply(host, NEW)
     assert not result.ok and f"{FILES}/{FLEX}.env" in result.errors[0]
     assert machine(host) == AS_OLD
 
@@ -176,10 +176,10 @@ POINTS = [("write", nth) for nth in range(1, WRITES + 1)] + [("store_remove", 2)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_is_finished_by_the_next_run(prepared, call, nth, when):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, NEW) == signal.SIGKILL
-    result = apply(config, NEW)
+    assert apply_in_child(host, NEW) == signal.SIGKILL
+    result = apply(host, NEW)
     assert result.ok and "interrupted" in " ".join(result.warnings)
     assert machine(host) == AS_NEW
 
@@ -188,10 +188,10 @@ def test_kill_is_finished_by_the_next_run(prepared, call, nth, when):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, when):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, NEW) == signal.SIGKILL
-    result = apply(config, OLD)
+    assert apply_in_child(host, NEW) == signal.SIGKILL
+    result = apply(host, OLD)
     assert result.ok and "undone" in " ".join(result.warnings)
     assert machine(host) == AS_OLD
 
@@ -217,7 +217,7 @@ with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as handle:
 said = []
 for unit in ("broken.slice", "gpu-batch.slice", "gpu-batch.slice"):
     try:
-        vram.open_slice(host, gpu, unit)
+        dmem.open_slice(host, gpu, unit)
         said.append("")
     except errors.GpuSliceError as err:
         said.append(str(err))

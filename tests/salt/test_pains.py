@@ -12,6 +12,9 @@ import pytest
 from gpuslice import errors
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
+from tests.support.hosts import apply
+from tests.support.hosts import config
+from tests.support.hosts import slices
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
@@ -41,26 +44,11 @@ def counted(host):
     return {fault["call"]: fault["seen"] for fault in host.state()["faults"] if fault["seen"]}
 
 
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
-
-
 def pillar(profiles=("3g.20gb", "1g.5gb", "1g.5gb"), **management):
     return {
         "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": list(profiles)}},
         "containers_gpu_state_management": management,
     }
-
-
-def apply(host, wanted):
-    with Engine(config(host)) as engine:
-        return engine.apply(wanted)
-
-
-def slices(host):
-    """(GPU, profile, placement) -> UUID."""
-    with Engine(config(host)) as engine:
-        return {(part["gpu"], part["profile"], part["placement"]): part["uuid"] for part in engine.slices()}
 
 
 # 1 (changing one slice ends all of its GPU): test_reconcile, promise 4; test_faults for every step.

@@ -10,8 +10,9 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 from tests.support.stages import machine
 from tests.support.stages import refused
 from tests.support.stages import stages
@@ -290,12 +291,11 @@ def test_without_root_it_says_so(minion):
 # -- stopped at every point ------------------------------------------------------------------------------------------
 @pytest.fixture
 def prepared(simulated):
-    """Eight GPUs in the old modes: (host, minion configuration)."""
+    """Eight GPUs in the old modes."""
     host = simulated("mi300x-8")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    assert apply(config, pillar(*OLD)).ok
+    assert apply(host, pillar(*OLD)).ok
     assert modes(host) == every(OLD)
-    return host, config
+    return host
 
 
 #: The change from OLD to NEW: one request, two runs of modprobe, and eight writes of the compute mode.
@@ -304,13 +304,13 @@ POINTS = [("write", nth) for nth in range(1, 10)] + [("run", 1), ("run", 2)]
 
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_a_step_that_fails_undoes_everything(prepared, call, nth):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": call, "nth": nth, "error": "EIO"})
-    result = apply(config, pillar(*NEW, **RELOAD))
+    result = apply(host, pillar(*NEW, **RELOAD))
     assert not result.ok and "Traceback" not in " ".join(result.errors)
     assert modes(host) == every(OLD)
     assert any(address in " ".join(result.errors) for address in ADDRESSES)
-    assert apply(config, pillar(*NEW, **RELOAD)).ok
+    assert apply(host, pillar(*NEW, **RELOAD)).ok
     assert modes(host) == every(NEW)
 
 
@@ -318,24 +318,24 @@ def test_a_step_that_fails_undoes_everything(prepared, call, nth):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, pillar(*NEW, **RELOAD)) == signal.SIGKILL
-    result = apply(config, pillar(*NEW, **RELOAD))
+    assert apply_in_child(host, pillar(*NEW, **RELOAD)) == signal.SIGKILL
+    result = apply(host, pillar(*NEW, **RELOAD))
     assert result.ok, result.errors
     assert "interrupted" in " ".join(result.warnings)
     assert modes(host) == every(NEW)
-    assert apply(config, pillar(*NEW, **RELOAD)).plan.empty
+    assert apply(host, pillar(*NEW, **RELOAD)).plan.empty
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, when):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, pillar(*NEW, **RELOAD)) == signal.SIGKILL
-    result = apply(config, pillar(*OLD))
+    assert apply_in_child(host, pillar(*NEW, **RELOAD)) == signal.SIGKILL
+    result = apply(host, pillar(*OLD))
     assert result.ok, result.errors
     assert modes(host) == every(OLD)
 
@@ -343,37 +343,37 @@ def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, 
 @pytest.mark.parametrize("nth", range(1, 12))
 def test_no_record_no_change(prepared, nth):
     """A full disk at any write of ours leaves the old modes, or is told when the hardware has the new ones already."""
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": "store_write", "nth": nth, "error": "ENOSPC"})
     try:
-        result = apply(config, pillar(*NEW, **RELOAD))
+        result = apply(host, pillar(*NEW, **RELOAD))
     except errors.StateDirUnusable:
         result = None
     assert set(modes(host).values()) == ({NEW} if result and result.ok else {OLD})
     host.clear_faults()
-    assert apply(config, pillar(*NEW, **RELOAD)).ok
+    assert apply(host, pillar(*NEW, **RELOAD)).ok
     assert modes(host) == every(NEW)
 
 
 def test_a_driver_that_does_not_load_is_told_and_loaded_by_the_next_run(prepared):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": "run", "nth": 2, "times": 0, "error": "EIO"})
-    result = apply(config, pillar(*NEW, **RELOAD))
+    result = apply(host, pillar(*NEW, **RELOAD))
     assert "amdgpu was unloaded and could not be loaded again" in " ".join(result.errors)
     assert "could not be put back" in " ".join(result.errors)
     with pytest.raises(errors.RollbackFailed, match="could not be loaded again"):
-        apply(config, pillar(*OLD))
+        apply(host, pillar(*OLD))
     host.clear_faults()
-    assert apply(config, pillar(*OLD)).ok
+    assert apply(host, pillar(*OLD)).ok
     assert modes(host) == every(OLD)
 
 
 def test_a_driver_that_does_not_let_go_is_told_with_what_stays_behind(prepared):
-    host, config = prepared
+    host = prepared
     host.add_fault({"call": "run", "nth": 1, "error": "EIO"})
-    result = apply(config, pillar(*NEW, **RELOAD))
+    result = apply(host, pillar(*NEW, **RELOAD))
     assert "can't be withdrawn" in " ".join(result.errors)
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         assert "NPS4 was requested" in engine.plan(pillar(*OLD)).text()
 
 
@@ -383,33 +383,32 @@ SPLIT, WHOLE = ("CPX", "NPS4"), ("SPX", "NPS1")
 
 @pytest.fixture
 def split(simulated):
-    """Eight GPUs in CPX/NPS4, where the driver lists QPX and CPX only: (host, minion configuration)."""
+    """Eight GPUs in CPX/NPS4, where the driver lists QPX and CPX only."""
     host = simulated("mi300x-8")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    assert apply(config, pillar(*SPLIT, **RELOAD)).ok
+    assert apply(host, pillar(*SPLIT, **RELOAD)).ok
     assert modes(host) == every(SPLIT)
     assert host.read(f"/sys/bus/pci/devices/{FIRST}/available_compute_partition") == "QPX, CPX"
-    return host, config
+    return host
 
 
 @pytest.mark.parametrize("goal", [WHOLE, ("DPX", "NPS2"), ("DPX", "NPS1"), ("QPX", "NPS4")])
 def test_a_split_hive_goes_anywhere_and_a_rollback_brings_it_back(split, goal):
-    host, config = split
-    result = apply(config, pillar(*goal, **RELOAD))
+    host = split
+    result = apply(host, pillar(*goal, **RELOAD))
     assert result.ok, result.errors
     assert modes(host) == every(goal)
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         assert engine.reconciler(engine.policy(pillar(*goal, **RELOAD))).apply(engine.rollback_targets()).ok
     assert modes(host) == every(SPLIT)
 
 
 @pytest.mark.parametrize(("call", "nth"), [("write", 1), ("run", 1), ("run", 2)])
 def test_a_split_hive_that_could_not_be_made_whole_is_split_again(split, call, nth):
-    host, config = split
+    host = split
     host.add_fault({"call": call, "nth": nth, "error": "EIO"})
-    result = apply(config, pillar(*WHOLE, **RELOAD))
+    result = apply(host, pillar(*WHOLE, **RELOAD))
     assert not result.ok and modes(host) == every(SPLIT)
-    assert apply(config, pillar(*WHOLE, **RELOAD)).ok
+    assert apply(host, pillar(*WHOLE, **RELOAD)).ok
     assert modes(host) == every(WHOLE)
 
 
@@ -427,24 +426,22 @@ def mi355x(age="supported"):
 
 def test_boards_of_the_newer_generation_have_quarters_in_two_domains(simulated):
     host = simulated("mi300x-8", gpus=mi355x())
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
     for pair in (("QPX", "NPS2"), ("SPX", "NPS1"), ("CPX", "NPS2"), ("DPX", "NPS1")):
-        result = apply(config, pillar(*pair, **RELOAD))
+        result = apply(host, pillar(*pair, **RELOAD))
         assert result.ok, result.errors
         assert modes(host) == every(pair)
-        assert apply(config, pillar(*pair, **RELOAD)).plan.empty
+        assert apply(host, pillar(*pair, **RELOAD)).plan.empty
 
 
 def test_an_earlier_driver_is_asked_before_anything_is_requested(simulated):
     host = simulated("mi300x-8", gpus=mi355x("supported-early"))
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
     host.add_fault({"call": "run", "nth": 1, "times": 0, "error": "EIO"})
-    result = apply(config, pillar("QPX", "NPS2", **RELOAD))
+    result = apply(host, pillar("QPX", "NPS2", **RELOAD))
     told = " ".join(result.errors)
     assert not result.ok and "QPX with NPS1 only, not with NPS2. Nothing was requested" in told and LAST in told
-    assert modes(host) == every(WHOLE) and requested(config) == {""}
+    assert modes(host) == every(WHOLE) and requested(host) == {""}
     host.clear_faults()
-    assert apply(config, pillar("DPX", "NPS2", **RELOAD)).ok
+    assert apply(host, pillar("DPX", "NPS2", **RELOAD)).ok
 
 
 def test_a_split_hive_is_reset_by_hand(minion):
@@ -470,36 +467,36 @@ class Late(SimulatedHost):
             happens(self)
 
 
-def applied_late(config, wanted, gpu, happens):
+def applied_late(host, wanted, gpu, happens):
     """Apply a pillar; right before the first step of this GPU, ``happens(host)`` is called."""
-    with Engine(config) as engine:
-        engine.host = Late(config["simulate"], config["state_dir"])
+    with Engine(config(host)) as engine:
+        engine.host = Late(host.description_path, host.state_dir)
         engine.host.gpu, engine.host.happens = gpu, happens
         engine.tools = type(engine.tools)(engine.host)
         return engine.apply(wanted)
 
 
-def requested(config):
+def requested(host):
     """The memory modes that wait for a reload, as users are told them."""
-    with Engine(config) as engine:
+    with Engine(config(host)) as engine:
         return {engine.technique("partition", address)[1].modes(engine.gpu(address))["requested_memory"] for address in ADDRESSES}
 
 
 def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):
-    host, config = prepared
-    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
+    host = prepared
+    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500 (python3 train.py" in said and "Nothing was requested" in said
     assert modes(host) == every(OLD)
     # Nothing waits: a reload for another reason brings the old mode.
     host.remove_process(500)
-    assert requested(config) == {""}
+    assert requested(host) == {""}
     assert host.run(["modprobe", "-r", "amdgpu"]).returncode == host.run(["modprobe", "amdgpu"]).returncode == 0
     assert {memory for _, memory in modes(host).values()} == {OLD[1]}
 
 
 def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepared):
-    host, config = prepared
+    host = prepared
 
     def other_tool(machine):
         machine.write(f"/sys/bus/pci/devices/{FIRST}/current_memory_partition", "NPS4")
@@ -507,9 +504,9 @@ def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepa
             assert machine.run(argv).returncode == 0
         machine.add_fault({"call": "run", "error": "EIO", "times": 0})
 
-    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, other_tool)
+    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, other_tool)
     assert result.ok, result.errors
-    assert modes(host) == every(NEW) and requested(config) == {""}
+    assert modes(host) == every(NEW) and requested(host) == {""}
 
 
 def test_what_was_requested_of_another_hive_before_is_told(simulated):
@@ -520,8 +517,7 @@ def test_what_was_requested_of_another_hive_before_is_told(simulated):
         files["xgmi_hive_info/xgmi_hive_id"] = str(1 + number // 4)
         boards.append({"vendor": "amd", "device": "74a1", "address": address, "sysfs": files})
     host = simulated("mi300x-8", gpus=boards)
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
-    result = applied_late(config, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
+    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500" in said
     assert f"coming with the next reload of amdgpu: NPS4 of {FIRST}" in said and "Nothing was requested" not in said

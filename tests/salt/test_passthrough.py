@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from gpuslice.engine import Engine
-from tests.support.crash import apply
 from tests.support.crash import apply_in_child
 from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 H100, MI300X, FLEX, MAX = GPUS = ("0000:1b:00.0", "0000:3d:00.0", "0000:8a:00.0", "0000:9a:00.0")
 OWN = dict(zip(GPUS, ("nvidia", "amdgpu", "xe", "i915"), strict=True))
@@ -112,9 +113,9 @@ def test_bad_input_is_a_sentence_and_changes_nothing(minion, changes, words):
 # -- stopped half way ----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def bench(simulated):
-    """(host, minion configuration) of a machine with GPUs of three vendors."""
+    """A machine with GPUs of three vendors."""
     host = simulated("mixed-vendors")
-    return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+    return host
 
 
 def is_old(host):
@@ -132,45 +133,45 @@ def _traces(host):
 
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
 def test_a_write_that_fails_undoes_everything(bench, nth):
-    host, config = bench
+    host = bench
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
-    result = apply(config, ONE)
+    result = apply(host, ONE)
     assert not result.ok and "undone" in result.errors[-1] and H100 in result.errors[0]
     assert is_old(host)
-    assert apply(config, ONE).ok and is_new(host)
+    assert apply(host, ONE).ok and is_new(host)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("call", "nth"), [("write", nth) for nth in range(1, WRITES + 1)] + [("run", 1), ("store_write", 2)])
 def test_kill_is_finished_by_the_next_run(bench, call, nth, when):
-    host, config = bench
+    host = bench
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(config, ONE) == signal.SIGKILL
-    result = apply(config, ONE)
+    assert apply_in_child(host, ONE) == signal.SIGKILL
+    result = apply(host, ONE)
     assert result.ok and "interrupted" in " ".join(result.warnings)
     assert is_new(host)
-    assert apply(config, ONE).plan.empty
+    assert apply(host, ONE).plan.empty
     # What it goes back to has survived as well.
-    assert release(config).ok and is_old(host)
+    assert release(host).ok and is_old(host)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
 def test_kill_is_undone_by_a_run_that_wants_something_else(bench, nth, when):
-    host, config = bench
+    host = bench
     host.add_fault({"call": "write", "nth": nth, "kill": when})
-    assert apply_in_child(config, ONE) == signal.SIGKILL
+    assert apply_in_child(host, ONE) == signal.SIGKILL
     other = {"containers_gpu_slicing": {"enabled": True, "devices": [{"match": {"pci": FLEX}, "strategy": "passthrough"}]}}
-    result = apply(config, other)
+    result = apply(host, other)
     assert result.ok and "undone" in " ".join(result.warnings)
     assert drivers(host) == {**OWN, FLEX: "vfio-pci"}
     assert _traces(host) == ("(null)", [FLEX])
 
 
-def release(config):
-    with Engine(config) as engine:
+def release(host):
+    with Engine(config(host)) as engine:
         return engine.reconciler().apply([engine.target("passthrough", H100, {"bound": False})])
 
 
@@ -179,11 +180,11 @@ def release(config):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
 def test_kill_of_a_release_is_finished(bench, nth, when, noted):
-    host, config = bench
-    assert apply(config, ONE).ok
+    host = bench
+    assert apply(host, ONE).ok
     if not noted:
         host.store_remove(f"/run/gpu-slicing/passthrough/{H100}")
     host.add_fault({"call": "write", "nth": nth, "kill": when})
-    assert in_child(lambda: release(config)) == signal.SIGKILL
-    assert release(config).ok and is_old(host)
-    assert release(config).plan.empty
+    assert in_child(lambda: release(host)) == signal.SIGKILL
+    assert release(host).ok and is_old(host)
+    assert release(host).plan.empty

@@ -8,23 +8,16 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from tests.support.hosts import config
+from tests.support.hosts import listed
 
 SLICING = "containers_gpu_slicing"
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def apply(host, wanted, management=None):
     pillar = {SLICING: {"enabled": True, **wanted}, "containers_gpu_state_management": management or {}}
     with Engine(config(host)) as engine:
         return engine.apply(pillar)
-
-
-def slices(host):
-    with Engine(config(host)) as engine:
-        return engine.slices()
 
 
 CPX = {"strategy": "partition", "partition": {"compute": "CPX"}}
@@ -58,16 +51,16 @@ def test_no_default_ends_what_is_there(simulated, what):
     name, made, silent, path = SILENT[what]
     host = simulated(name)
     assert apply(host, made).ok
-    before, state = slices(host), host.state()
+    before, state = listed(host), host.state()
     with pytest.raises(errors.PolicyError, match=f"{SLICING}:{path} is not given, and its default would end what is there"):
         apply(host, silent)
-    assert slices(host) == before and host.state() == state
+    assert listed(host) == before and host.state() == state
 
 
 def test_a_default_is_good_where_nothing_is_there(simulated):
     host = simulated("flex170")
     assert apply(host, {"strategy": "sriov"}).ok
-    assert len(slices(host)) == 4 * len({part["gpu"] for part in slices(host)}) > 0
+    assert len(listed(host)) == 4 * len({part["gpu"] for part in listed(host)}) > 0
     assert apply(host, {"strategy": "sriov"}).plan.empty
     # In writing it may end what is there.
     assert apply(host, {"strategy": "sriov", "sriov": {"vf_count": 2}}).ok
@@ -77,13 +70,13 @@ def test_a_default_is_good_where_nothing_is_there(simulated):
 def test_mig_without_profiles_is_refused_and_an_empty_list_is_a_word(simulated):
     host = simulated("dgx-h100")
     assert apply(host, {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}).ok
-    before = slices(host)
+    before = listed(host)
     for silent in ({}, {"mig": {}}, {"mig": {"mode": "enabled"}}):
         with pytest.raises(errors.PolicyError, match=f"{SLICING}:mig:profiles: is not given"):
             apply(host, {"strategy": "mig", **silent})
-    assert slices(host) == before != []
+    assert listed(host) == before != []
     assert apply(host, {"strategy": "mig", "mig": {"profiles": []}}).ok
-    assert slices(host) == []
+    assert listed(host) == []
 
 
 @pytest.mark.parametrize("match", [{"pci": "0000:99:00.0"}, {"uuid": "GPU-00000000-d33d-2b2c-524d-9e3d8d2b8a77"}])
@@ -94,11 +87,11 @@ def test_a_gpu_that_may_be_absent_is_reported_and_the_others_are_sliced(simulate
     rule = {"match": match, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}
     with pytest.raises(errors.DeviceNotFound, match="optional: true"):
         apply(host, {**wanted, "devices": [rule]})
-    assert slices(host) == []
+    assert listed(host) == []
     result = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
     line = f"{named}: absent, which {SLICING}:devices:0:optional allows"
     assert result.ok and line in result.plan.text()
-    assert len(slices(host)) == len({part["gpu"] for part in slices(host)}) == 8
+    assert len(listed(host)) == len({part["gpu"] for part in listed(host)}) == 8
     again = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
     assert again.plan.empty and line in again.plan.text()
 

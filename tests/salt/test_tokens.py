@@ -23,6 +23,7 @@ from gpuslice import secret
 from gpuslice.engine import Engine
 from gpuslice.policy import document
 from gpuslice.policy.build import SLICING
+from tests.support import hosts
 
 CHANCE = random.Random("token")
 
@@ -148,7 +149,7 @@ def places_of(token):
 )
 def test_no_place_of_the_pillar_shows_a_token(simulated, caplog, use, token):
     host = simulated("dgx-h100", **MINI)
-    opts = {"gpu_slicing": {"simulate": host.description_path, "state_dir": host.state_dir}}
+    opts = {"gpu_slicing": hosts.config(host)}
     caplog.set_level(logging.DEBUG)
     count = 0
     for wanted in places_of(token):
@@ -166,7 +167,7 @@ def test_no_place_of_the_pillar_shows_a_token(simulated, caplog, use, token):
 @pytest.mark.parametrize("key", ["license_server", "profile", "feature", "scheduler", "license_port", "profiles"])
 def test_in_a_guest_a_token_beside_its_place_is_refused_and_named_by_its_path(simulated, key, token):
     host = simulated("vgpu-guest")
-    opts = {"gpu_slicing": {"simulate": host.description_path, "state_dir": host.state_dir}}
+    opts = {"gpu_slicing": hosts.config(host)}
     value = {token: 1} if key == "profiles" else token
     wanted = {SLICING: {"enabled": True, "strategy": "vgpu", "vgpu": {"client_token": token, key: value}}}
     said = told(lambda: USES["apply"](opts, wanted))
@@ -271,7 +272,7 @@ def test_no_key_of_the_minions_configuration_shows_a_token(simulated, tmp_path, 
     caplog.set_level(logging.DEBUG)
     blocked = tmp_path / token[:200]
     blocked.write_text("in the way")
-    good = {"simulate": host.description_path, "state_dir": host.state_dir}
+    good = hosts.config(host)
     for config in (token, [token], {"simulate": token}, {"simulate": f"/{token}/x.yaml"}, {**good, "state_dir": str(blocked)},
                    {token: token}, {**good, "simulate": {token: 1}}, {**good, "state_dir": [token]}):  # fmt: skip
         for use in (USES["plan"], USES["apply"]):
@@ -291,7 +292,7 @@ def test_a_bug_of_ours_shows_no_token_either(caplog):
 # -- the right place -----------------------------------------------------------------------------------------------------
 def test_in_its_own_place_it_is_kept_and_told_by_its_digest(simulated):
     host, token = simulated("vgpu-guest"), TOKENS["web token"]
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         result = engine.apply({SLICING: {"enabled": True, "strategy": "vgpu", "vgpu": {"client_token": token}}})
         said = json.dumps([front.done(result), engine.history(), result.plan.as_dict(), result.plan.text()])

@@ -2,9 +2,6 @@
 A100 that are sliced alike, what the tests of a change that goes wrong make of them, and how they look at the outcome.
 """
 
-from gpuslice.engine import Engine
-from gpuslice.records.journal import Journal
-
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 #: A change from BEFORE to AFTER keeps the 3g, ends the 2g and makes one more 1g.
 BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
@@ -15,20 +12,3 @@ TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
 #: Who uses the instance that the change ends.
 HOLDER = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
-
-
-def config(host):
-    """The minion configuration of a simulated host."""
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
-
-
-def shapes(host):
-    """PCI address -> sorted profiles."""
-    with Engine(config(host)) as engine:
-        found = engine.slices()
-        return {gpu.address: sorted(s["profile"] for s in found if s["gpu"] == gpu.address) for gpu in engine.gpus}
-
-
-def closed(host):
-    """Whether no change is on record as begun."""
-    return Journal(host).unfinished() is None

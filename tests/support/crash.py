@@ -5,7 +5,7 @@ What tests share that kill a process in the middle of its work.
 import os
 import sys
 
-from gpuslice.engine import Engine
+from tests.support.hosts import apply
 
 
 def in_child(work):
@@ -21,12 +21,6 @@ def in_child(work):
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def apply(config, wanted):
-    """Bring the host of a minion configuration to a pillar; returns :class:`gpuslice.change.reconcile.Result`."""
-    with Engine(config) as engine:
-        return engine.apply(wanted)
-
-
-def apply_in_child(config, wanted):
-    """:func:`apply` in a process of its own; returns what :func:`in_child` does."""
-    return in_child(lambda: apply(config, wanted))
+def apply_in_child(host, wanted):
+    """:func:`~tests.support.hosts.apply` in a process of its own; returns what :func:`in_child` does."""
+    return in_child(lambda: apply(host, wanted))

@@ -15,6 +15,7 @@ from gpuslice.inventory import grain
 from gpuslice.inventory import machine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.support import hosts
 
 #: Functions of NVML that read and change nothing.
 READS = {
@@ -63,7 +64,7 @@ print(json.dumps([sorted(sys.modules), found]))
 
 def test_the_grain_loads_nothing_that_it_does_not_need(repo, simulated):
     host = simulated("dgx-h100")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     modules, found = loaded_by_the_grain(repo, config)
     assert found["count"] == 8 and "errors" not in found
     assert "gpuslice.catalog.nvidia" in modules
@@ -89,7 +90,7 @@ def test_the_processors_are_asked_only_where_the_answer_matters(simulated):
 
 def test_a_converged_host_is_read_once_and_nothing_else(simulated):
     host = simulated("dgx-h100")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         assert engine.apply(pillar({"1g.10gb": 7})).ok
     with Engine(config) as engine:
@@ -106,7 +107,7 @@ def test_a_converged_host_is_read_once_and_nothing_else(simulated):
 
 def test_what_the_pillar_wants_is_told_without_nvml(simulated):
     host = simulated("dgx-h100")
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(hosts.config(host)) as engine:
         targets = engine.targets(engine.policy(pillar({"1g.10gb": 7})))
         assert len(targets) == 8
         assert not engine.tools.get("mig").nvml.calls
@@ -114,7 +115,7 @@ def test_what_the_pillar_wants_is_told_without_nvml(simulated):
 
 def test_strategy_auto_still_learns_what_kind_of_machine_it_is(simulated):
     host = simulated("dgx-h100")
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(hosts.config(host)) as engine:
         policy = engine.policy(pillar({"1g.10gb": 7}, strategy="auto"))
         assert policy.automatic
         assert [target.technique for target in engine.targets(policy)] == ["mig"] * 8
@@ -134,7 +135,7 @@ class Counting(SimulatedHost):
 def test_the_processes_are_looked_at_once_for_all_vgpus_of_a_gpu(repo, simulated):
     """A look takes seconds on a host with some thousand processes, and a GPU can have 32 vGPUs."""
     host = simulated("vgpu-host-vfio")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     wanted = yaml.safe_load((repo / "examples" / "pillar" / "vgpu_host.sls").read_text(encoding="utf-8"))
     with Engine(config) as engine:
         assert engine.apply(wanted).ok

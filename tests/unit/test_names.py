@@ -13,6 +13,7 @@ from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
 from gpuslice.records import verified
+from tests.support import hosts
 
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:a1:00.0", "0000:c1:00.0"
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
@@ -152,7 +153,7 @@ def test_a_rule_fits_the_name_that_the_system_has(simulated):
 
 def test_a_boot_knows_a_board_that_was_recorded_under_a_former_name(simulated):
     host = simulated("dgx-h100", gpus=[{**GH200, "mig": "enabled"}], processes=[])
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     pillar = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.48gb"]}}}
     with Engine(config) as engine:
         assert engine.apply(pillar).ok
@@ -176,7 +177,7 @@ def rules(*matches):
 def test_a_rule_that_matches_no_gpu_is_told_and_one_that_does_is_not(simulated):
     host = simulated("mixed")
     wanted = rules({"model": "NVIDIA A100*"}, {"model": "NVIDIA H100 NVLink"}, {"vendor": "amd"}, {"vendor": "nvidia"})
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(hosts.config(host)) as engine:
         plan, result = engine.plan(wanted), engine.apply(wanted)
     told = [line for line in plan.text().splitlines() if line.startswith("Warning: ")]
     path = "containers_gpu_slicing:devices"
@@ -199,7 +200,7 @@ def twins(simulated):
     """Two H100 that say they are the same one, and a third: (host, its configuration)."""
     boards = [{"model": "h100-80gb", "address": address, "uuid": UUID} for address in (FIRST, SECOND)]
     host = simulated("dgx-h100", gpus=[*boards, {"model": "h100-80gb", "address": THIRD}], processes=[])
-    return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+    return host, hosts.config(host)
 
 
 def test_a_uuid_of_two_gpus_names_neither(twins):

@@ -13,6 +13,7 @@ from gpuslice.inventory import discovery
 from gpuslice.printable import printable
 from gpuslice.printable import printable_lines
 from gpuslice.sim.host import SimulatedHost
+from tests.support.hosts import config
 from tests.unit.host.test_holders import make_process
 
 #: Clears the screen, rings, returns to the begin of the line, forges one, and turns the direction of writing.
@@ -129,7 +130,7 @@ def test_a_command_line_does_not_forge_a_line_of_ours(simulated):
     host = simulated("dgx-a100-40gb", gpus=gpus, processes=[holder])
     lines = []
     wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["7g.40gb"]}}}
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}, progress=lines.append) as engine:
+    with Engine(config(host), progress=lines.append) as engine:
         told = [engine.holders("0000:07:00.0"), engine.slices(), engine.plan(wanted).text(), list(engine.plan(wanted).blocked)]
         forced = {**wanted, "containers_gpu_state_management": {"apply_strategy": "force"}}
         told.append(engine.plan(forced).as_dict())

@@ -27,6 +27,8 @@ from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
 from tests.support import crash
 from tests.support import needs
+from tests.support.hosts import apply
+from tests.support.hosts import config
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
@@ -41,15 +43,6 @@ def pillar(profiles, **management):
         "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
         "containers_gpu_state_management": management,
     }
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
-
-
-def apply(host, wanted):
-    with Engine(config(host)) as engine:
-        return engine.apply(wanted)
 
 
 def replay(host, **kwargs):

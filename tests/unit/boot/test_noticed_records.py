@@ -11,6 +11,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.host.real import RealHost
 from gpuslice.records.journal import Journal
+from tests.support.hosts import config
 from tests.unit.boot.test_boot import H100
 from tests.unit.boot.test_boot import HOPPER
 from tests.unit.boot.test_boot import LAYOUT
@@ -55,7 +56,7 @@ def test_any_write_that_fails_leaves_what_was_or_brings_all_back_and_is_told(sim
             answer = {"result": False, "comment": str(err)}
         after = layouts(host)
         assert all(after[address] in (bare[address], before[address]) for address in after)
-        with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        with Engine(config(host)) as engine:
             assert Journal(engine.host).unfinished() is None
         told = " ".join([answer["comment"], *answer.get("warnings", [])])
         if host.state()["faults"][0]["seen"] < number:

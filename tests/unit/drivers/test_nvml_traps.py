@@ -23,6 +23,7 @@ from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import profile_names
 from gpuslice.techniques.mig.technique import Mig
+from tests.support.hosts import config
 
 A100, A30, H100 = "0000:07:00.0", "0000:41:00.0", "0000:1b:00.0"
 SERVER, WORKSTATION = "0000:16:00.0", "0000:ac:00.0"
@@ -42,10 +43,6 @@ def box(tmp_path):
         return SimulatedHost(str(path), str(tmp_path / f"state{count}"))
 
     return make
-
-
-def config(host):
-    return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
 def pillar(profiles, **mig):

@@ -17,6 +17,7 @@ from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.host.real import RealHost
 from gpuslice.model import Process
+from tests.support.hosts import config
 
 NULL, ZERO, FULL = "1:3", "1:5", "1:7"
 MEMORY = {1}
@@ -205,7 +206,7 @@ def pillar(strategy, section):
 
 
 def blocked(host, wanted):
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         return dict(engine.plan(wanted).blocked)
 
 
@@ -226,11 +227,11 @@ def test_a_container_with_the_second_gpu_under_the_name_of_the_first(simulated):
 def test_a_mig_slice_under_another_capability_node(simulated):
     gpus = [{"model": "a100-40gb", "address": "0000:07:00.0", "mig": "enabled", "instances": ["3g.20gb@0", "2g.10gb@4"]}]
     host = simulated("dgx-a100-40gb", gpus=gpus)
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         caps = [part["device_nodes"][-1] for part in engine.slices()]
     holder = {"pid": 5, "command": "job", "nodes": [caps[1]], "shown_as": {caps[1]: caps[0]}}
     host.add_process(holder)
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         used = {part["profile"]: [p["pid"] for p in part["in_use_by"]] for part in engine.slices()}
     assert used == {"3g.20gb": [], "2g.10gb": [5]}
     assert "pid 5" in " ".join(blocked(host, pillar("mig", {"profiles": ["3g.20gb@0"]})).values())
@@ -243,7 +244,7 @@ def test_a_whole_gpu_under_another_number(simulated):
     host.add_process(
         {"pid": 5, "command": "mon", "type": "monitor", "nodes": ["/dev/nvidia1"], "shown_as": {"/dev/nvidia1": "/dev/nvidia0"}}
     )
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         assert engine.holders(addresses[0]) == []
         assert [one["pid"] for one in engine.holders(addresses[1])] == [5]
 
@@ -252,11 +253,11 @@ def test_the_group_of_a_virtual_machine_under_another_number(simulated):
     host = simulated("mixed-vendors")
     one, other = "0000:8a:00.0", "0000:9a:00.0"
     given = {"containers_gpu_slicing": {"enabled": True, "strategy": "passthrough"}}
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         assert engine.apply(given).ok
     groups = [f"/dev/vfio/{host.readlink(f'/sys/bus/pci/devices/{gpu}/iommu_group')}" for gpu in (one, other)]
     host.add_process({"pid": 5, "command": "qemu", "nodes": [groups[1]], "shown_as": {groups[1]: groups[0]}})
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         assert engine.holders(one) == [] and [process["pid"] for process in engine.holders(other)] == [5]
         used = {part["gpu"]: [p["pid"] for p in part["in_use_by"]] for part in engine.slices()}
     assert used[one] == [] and used[other] == [5]

@@ -22,6 +22,7 @@ from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
 from gpuslice.techniques.partition.notes import Notes
+from tests.support import hosts
 
 GPU = "0000:1b:00.0"
 STRANGER = 65534
@@ -234,7 +235,7 @@ PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": 
 ])  # fmt: skip
 def test_the_engine_uses_no_state_directory_that_others_can_write(simulated, use):
     host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU}], processes=[])
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     with Engine(config) as engine:
         os.chmod(host.state_dir, 0o777)
         refused(lambda: use(engine), host.state_dir, "chmod go-w")
@@ -251,7 +252,7 @@ def test_a_history_that_others_can_write_is_found_out_before_anything_is_changed
     os.makedirs(os.path.join(host.state_dir, "history"))
     os.chmod(os.path.join(host.state_dir, "history"), 0o777)
     before = host.state()["gpus"]
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(hosts.config(host)) as engine:
         wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.5gb"]}}}
         refused(lambda: engine.apply(wanted), "history")
     assert host.state()["gpus"] == before and Journal(host).unfinished() is None

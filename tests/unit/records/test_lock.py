@@ -15,6 +15,7 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
+from tests.support.hosts import config
 
 FORK = multiprocessing.get_context("fork")
 
@@ -109,7 +110,7 @@ def test_a_change_waits_for_another_one_that_is_about_to_end(simulated, holder_o
     _, stop = holder_of(host.state_dir)
     timer = threading.Timer(0.5, stop.set)
     timer.start()
-    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+    with Engine(config(host)) as engine:
         result = engine.apply({"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}})
     timer.join()
     assert result.ok and result.changes

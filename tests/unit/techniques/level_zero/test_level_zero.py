@@ -14,6 +14,7 @@ from gpuslice.engine import Engine
 from gpuslice.model import Gpu
 from gpuslice.techniques.level_zero import technique as level_zero
 from gpuslice.techniques.level_zero.engines import why_no_ccs
+from tests.support import hosts
 
 H100, FLEX, MAX = "0000:1b:00.0", "0000:8a:00.0", "0000:9a:00.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -27,7 +28,7 @@ def bench(simulated):
 
     def make(**changes):
         host = simulated("mixed-vendors", **changes)
-        return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+        return host, hosts.config(host)
 
     return make
 
@@ -381,7 +382,7 @@ def test_the_controller_is_switched_on_in_every_group_above_a_slice(bench):
 def test_an_older_kernel_is_named(simulated):
     gpu = {"vendor": "intel", "device": "56c0", "address": FLEX, "engines": {"cslices": 4}}
     host = simulated("no-gpu", gpus=[gpu], files={"/proc/sys/kernel/osrelease": "6.8.0-45"})
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     refused(host, config, FLEX, errors.Unsupported, "6.8.0-45", "6.14", vram_slice="gpu.slice", vram_max_mib=1)
 
 

@@ -13,6 +13,7 @@ from gpuslice.plan import RESET
 from gpuslice.techniques import Rules
 from gpuslice.techniques.passthrough.technique import Passthrough
 from gpuslice.techniques.passthrough.technique import PassthroughState
+from tests.support import hosts
 
 H100, MI300X, FLEX = "0000:1b:00.0", "0000:3d:00.0", "0000:8a:00.0"
 NIC = "0000:18:00.0"
@@ -26,7 +27,7 @@ def bench(simulated):
 
     def make(**changes):
         host = simulated("mixed-vendors", **changes)
-        return host, {"simulate": host.description_path, "state_dir": host.state_dir}
+        return host, hosts.config(host)
 
     return make
 

@@ -17,6 +17,7 @@ from gpuslice.model import Gpu
 from gpuslice.techniques import Rules
 from gpuslice.techniques.sriov import shares
 from gpuslice.techniques.sriov.technique import Sriov
+from tests.support.hosts import config
 
 B60 = Gpu("0000:03:00.0", "intel", "e211", model="Intel Arc Pro B60", catalog_key="arc-pro-b60", memory_mib=24576)
 FLEX = Gpu("0000:3c:00.0", "intel", "56c0", model="Intel Data Center GPU Flex 170", catalog_key="flex-170", memory_mib=16384)
@@ -166,7 +167,7 @@ def sriov(host):
 
 
 def opened(host):
-    engine = Engine({"simulate": host.description_path, "state_dir": host.state_dir})
+    engine = Engine(config(host))
     tool = engine.tools.get("sriov")
     return engine, tool, engine.gpus[0]
 

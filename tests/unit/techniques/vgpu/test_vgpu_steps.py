@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.host.base import Completed
 from gpuslice.sim.host import SimulatedHost
+from tests.support.hosts import config
 
 H100 = "0000:41:00.0"
 LOCKED = Completed(1, "Cannot obtain unbindLock for 0000:41:00.0\n")
@@ -42,7 +43,7 @@ def busy(simulated):
     def make(held=0, shy=0):
         plain = simulated("vgpu-host-vfio")
         host = Busy(plain.description_path, plain.state_dir)
-        engine = Engine({"simulate": plain.description_path, "state_dir": plain.state_dir})
+        engine = Engine(config(plain))
         engine.host, engine.tools = host, type(engine.tools)(host)
         made.append(engine)
         one, tool = engine.technique("vgpu", H100)
