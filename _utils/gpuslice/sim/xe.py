@@ -265,7 +265,7 @@ def _write_file(tree, address, gpu, layout, path, text):
         raise _os_error(errno.EOPNOTSUPP, path)
     elif path.endswith(f"{address}/sriov/restore_auto_provisioning"):
         _restore(gpu, now, path)
-    elif path.endswith("/pf/auto_provisioning"):
+    elif layout in _BACKPORT and path == f"/sys/class/drm/{_card(tree, address)}/{layout}/pf/auto_provisioning":
         _switch(now, _int(path, text), path)
     else:
         return False
