@@ -105,7 +105,8 @@ def earlier(state, layout):
     everything = {a.path: values.get(a.path, a.default) for a in files.attributes}
     if layout["provisioning"] == "fair":
         quotas = {a.path for a in files.attributes if a.field in QUOTAS}
-        again = numvfs == state.numvfs and any(state.values.get(p, 0) != values.get(p, 0) for p in quotas)
+        # Without functions there is no division to write again: what an interrupted change wrote of one is taken back.
+        again = numvfs and numvfs == state.numvfs and any(state.values.get(p, 0) != values.get(p, 0) for p in quotas)
         if not again:
             # The driver divides anew as it did: only what it does not decide is written.
             left = {path: value for path, value in everything.items() if path not in quotas}
