@@ -1,0 +1,244 @@
+"""
+How the engine and its techniques are called. All of this suite calls them from here and nowhere else, so that it holds for a
+technique whose methods get other signatures: then only this file follows.
+"""
+
+import json
+import os
+import threading
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from gpuslice.engine import Engine
+from gpuslice.engine import Target
+from gpuslice.errors import GpuSliceError as Refusal
+from gpuslice.plan import Plan
+from gpuslice.plan import same
+from gpuslice.records.journal import Journal
+from gpuslice.shape import anything
+from gpuslice.shape import record
+from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques import PLAIN
+from gpuslice.techniques import TECHNIQUES
+from gpuslice.techniques import Toolbox
+from gpuslice.techniques import layouts
+
+__all__ = ("NAMES", "Refusal", "same")
+#: The names of all techniques.
+NAMES = tuple(TECHNIQUES)
+#: How the engine's own records begin, below the state directory; techniques keep notes there too.
+_RECORDS = ("journal.", "verified.", "reboot.", "history")
+#: What is among the arguments of programs that only look.
+_LOOKS = ("is-active", "-q")
+
+
+class Place(NamedTuple):
+    """A simulated host on disk: its description and its state directory."""
+
+    description: str
+    state_dir: str
+
+    @property
+    def host(self):
+        """The host, to be looked at and to be given faults."""
+        return SimulatedHost(self.description, self.state_dir)
+
+
+# -- the host as a whole ----------------------------------------------------------------------------------------------
+def opened(place):
+    """An engine on a host, to be used in ``with``."""
+    return Engine({"simulate": place.description, "state_dir": place.state_dir})
+
+
+def tool(engine, name):
+    """A technique of an engine."""
+    return engine.tools.get(name)
+
+
+def release(engine):
+    """Let go of every GPU."""
+    engine.tools.release()
+
+
+def able(engine, name):
+    """The GPUs for which a technique is at work now."""
+    return [gpu for gpu in engine.gpus if name in [one.name for one in engine.techniques_of(gpu)]]
+
+
+def all_slices(engine):
+    """Every slice of the host, as users get them."""
+    return engine.slices()
+
+
+def look(engine):
+    """All that is asked of a host to be shown, in one value that JSON can hold."""
+    holders = [engine.holders(gpu.address) for gpu in engine.gpus]
+    return through_json([engine.devices(), engine.slices(), engine.maps(), engine.health(), holders])
+
+
+def export(engine):
+    """The host as a pillar."""
+    return engine.export()
+
+
+def wish(engine, pillar):
+    """The plan of a pillar."""
+    return engine.plan(pillar)
+
+
+def apply(place, pillar):
+    """Bring a host to a pillar."""
+    with opened(place) as engine:
+        return engine.apply(pillar)
+
+
+def bring(place, name, earlier, pillar):
+    """
+    Bring a host back to earlier layouts of a technique.
+
+    :param earlier: PCI address -> layout; :param pillar: what may be stopped for it.
+    """
+    with opened(place) as engine:
+        technique = tool(engine, name)
+        found = [gpu for gpu in engine.gpus if gpu.address in earlier]
+        wanted = [Target(gpu, name, settings_of(technique, earlier[gpu.address])) for gpu in found]
+        return engine.reconciler(permissions=pillar).apply(wanted)
+
+
+class Listening(SimulatedHost):
+    """
+    A simulated host that tells of every call that a fault could hit: ``told.call(name, gpu, purpose)``, where the latter is
+    ``records`` for what only keeps the engine's records, and ``look`` for a program that changes nothing; and of every step
+    before it is done: ``told.step(gpu, number)``.
+    """
+
+    def __init__(self, place, told):
+        self._told, self._here = None, threading.local()
+        super().__init__(place.description, place.state_dir)
+        # Calls of NVML are counted only where a fault might hit one.
+        self.add_fault({"call": "nvmlInit", "nth": 10**9, "lie": True})
+        self._told = told
+
+    def hit(self, call, gpu=""):
+        if self._told:
+            self._told.call(call, gpu, getattr(self._here, "purpose", ""))
+        return super().hit(call, gpu)
+
+    def run(self, argv, timeout=60):
+        with self._for("look" if any(word in argv for word in _LOOKS) else ""):
+            return super().run(argv, timeout)
+
+    def store_write(self, path, data, mode=0o644):
+        with self._for(_purpose(path, self.state_dir)):
+            super().store_write(path, data, mode)
+
+    def store_remove(self, path):
+        with self._for(_purpose(path, self.state_dir)):
+            super().store_remove(path)
+
+    def store_append(self, path, line):
+        super().store_append(path, line)
+        _, gpu, number = json.loads(line)
+        self._told.step(gpu, number)
+
+    @contextmanager
+    def _for(self, purpose):
+        self._here.purpose = purpose
+        try:
+            yield
+        finally:
+            self._here.purpose = ""
+
+
+def _purpose(path, state_dir):
+    return "records" if os.path.relpath(path, state_dir).startswith(_RECORDS) else ""
+
+
+def listen(place, pillar, told):
+    """Apply a pillar on a host that tells ``told`` what is done, see :class:`Listening`."""
+    machine = Listening(place, told)
+    with opened(place) as engine:
+        release(engine)
+        engine.host, engine.tools = machine, Toolbox(machine)
+        return engine.apply(pillar)
+
+
+def is_closed(place):
+    """Whether no change is on record as begun."""
+    return Journal(place.host).unfinished() is None
+
+
+# -- one technique ----------------------------------------------------------------------------------------------------
+def observe(tool, gpu):
+    """What a GPU has now, in the technique's own form."""
+    return tool.observe(gpu)
+
+
+def layout(tool, state):
+    """The same as plain data."""
+    return tool.layout(state)
+
+
+def words(tool, layout):
+    return tool.words(layout)
+
+
+def shown(tool, layout):
+    return tool.shown(layout)
+
+
+def pillar(tool, gpu, layout):
+    return tool.pillar(gpu, layout)
+
+
+def drawing(tool, gpu, state):
+    return tool.drawing(gpu, state)
+
+
+def slices(tool, gpu, state):
+    return [part.as_dict() for part in tool.slices(gpu, state)]
+
+
+def health(tool, gpu):
+    return tool.health(gpu)
+
+
+def holders(tool, gpu):
+    return tool.holders(gpu)
+
+
+def settings_of(tool, layout):
+    """Settings that ask for exactly this layout."""
+    return tool.settings_of(layout)
+
+
+def plan(tool, wanted):
+    """
+    Plans for all these GPUs.
+
+    :param wanted: a list of (GPU, state, settings).
+    """
+    if gather := getattr(tool, "gather", None):
+        gather([(gpu, settings) for gpu, _, settings in wanted])
+    return [tool.plan(gpu, state, settings, PLAIN) for gpu, state, settings in wanted]
+
+
+# -- as it is kept on disk --------------------------------------------------------------------------------------------
+def through_json(data):
+    return json.loads(json.dumps(data))
+
+
+def check_layout(name, data):
+    """Raises a ValueError for a layout that could not be read back from a file."""
+    layouts.LAYOUTS[name](data, "layout")
+
+
+def check_step(step):
+    """Raises a ValueError for a step that could not be read back from a file."""
+    needed = layouts.STEPS.get((step.technique, step.action), {})
+    record(needed, dict.fromkeys(step.args, anything) | needed)(step.args, step.action)
+
+
+def plan_read_back(plan):
+    """A plan as the journal gives it back."""
+    return Plan.from_dict(through_json(plan.as_dict()))

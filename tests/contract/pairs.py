@@ -1,0 +1,152 @@
+"""
+Which technique is tried on which example host, and with which wish.
+"""
+
+import pathlib
+import shutil
+
+import yaml
+
+from tests.conftest import ROOT
+from tests.contract import house
+
+HOSTS = sorted(path.stem for path in (ROOT / "examples" / "hosts").glob("*.yaml"))
+
+
+def _slicing(**settings):
+    return {"containers_gpu_slicing": {"enabled": True, **settings}}
+
+
+def _level_zero(**settings):
+    """For hosts that are not the one of the example, which has two GPUs of given models."""
+    return _slicing(strategy="level-zero", level_zero={"partitions": ["0"], **settings})
+
+
+#: (host, technique) -> what is wanted there: the example pillar that examples/top.sls gives it (where it is of that technique),
+#: another one of examples/pillar that fits, or one of our own where none does.
+WISHES = {
+    ("a30-pair", "mig"): "a30",
+    ("arc-pro-b60", "level-zero"): _level_zero(),
+    ("arc-pro-b60", "passthrough"): "passthrough",
+    ("arc-pro-b60", "sriov"): "arc_pro_b60",
+    ("dgx-a100-40gb", "mig"): "a100",
+    ("dgx-a100-40gb", "passthrough"): "passthrough",
+    ("dgx-h100", "mig"): "h100",
+    ("dgx-h100", "passthrough"): "passthrough",
+    ("flex170", "level-zero"): _level_zero(),
+    ("flex170", "passthrough"): "passthrough",
+    ("flex170", "sriov"): "flex170",
+    ("hgx-b200", "mig"): "b200",
+    ("hgx-b200", "passthrough"): "passthrough",
+    ("hgx-h200", "mig"): "h200",
+    ("hgx-h200", "passthrough"): "passthrough",
+    ("max1550", "level-zero"): _level_zero(partitions=["0", "1"]),
+    ("max1550", "passthrough"): "passthrough",
+    ("max1550", "sriov"): "max1550",
+    ("mi210-gim", "sriov"): "mi210_gim",
+    ("mi300x-8", "partition"): "mi300x",
+    ("mixed", "mig"): "mixed",
+    ("mixed-vendors", "level-zero"): "level_zero",
+    ("mixed-vendors", "mig"): "h100",
+    ("mixed-vendors", "partition"): "mi300x",
+    ("mixed-vendors", "passthrough"): "passthrough",
+    ("rtx-pro-6000", "mig"): "rtx_pro_6000",
+    ("vgpu-guest", "vgpu"): "vgpu_guest",
+    ("vgpu-host-mdev", "mig"): "a100",
+    ("vgpu-host-mdev", "passthrough"): "passthrough",
+    ("vgpu-host-mdev", "vgpu"): "vgpu_host",
+    ("vgpu-host-vfio", "mig"): "h100",
+    ("vgpu-host-vfio", "passthrough"): "passthrough",
+    ("vgpu-host-vfio", "vgpu"): "vgpu_host",
+}
+#: Where a technique only looks: what is there stands in the way of any change, and why.
+LOOKS_ONLY = {("mi210-gim", "passthrough"): "gim has made virtual functions, which passthrough would end"}
+#: Hosts whose description is changed, so that the example pillar can be had.
+COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
+
+#: Pairs whose changes go as those of others do, as far as a failure of them goes: tried at each step only with the slow tests.
+ALIKE = {
+    ("arc-pro-b60", "level-zero"),
+    ("dgx-a100-40gb", "mig"),
+    ("dgx-a100-40gb", "passthrough"),
+    ("dgx-h100", "mig"),
+    ("dgx-h100", "passthrough"),
+    ("flex170", "level-zero"),
+    ("flex170", "passthrough"),
+    ("hgx-b200", "passthrough"),
+    ("hgx-h200", "mig"),
+    ("hgx-h200", "passthrough"),
+    ("max1550", "passthrough"),
+    ("max1550", "sriov"),
+    ("mixed-vendors", "mig"),
+    ("rtx-pro-6000", "mig"),
+    ("vgpu-host-mdev", "mig"),
+    ("vgpu-host-mdev", "passthrough"),
+    ("vgpu-host-vfio", "mig"),
+    ("vgpu-host-vfio", "passthrough"),
+}
+
+CHANGING = sorted(WISHES)
+LOOKING = sorted([*WISHES, *LOOKS_ONLY])
+
+
+def ids(pairs):
+    """Names of tests for pairs of host and technique."""
+    return ["/".join(pair) for pair in pairs]
+
+
+def pillar(pair, **management):
+    """The pillar of a pair, with more settings for how it is changed."""
+    found = WISHES[pair]
+    if isinstance(found, str):
+        found = yaml.safe_load((ROOT / "examples" / "pillar" / f"{found}.sls").read_text(encoding="utf-8"))
+    how = {**found.get("containers_gpu_state_management", {}), **management}
+    return {**found, "containers_gpu_state_management": how}
+
+
+def _fewer(gpus):
+    """Of GPUs that differ only in where they are, the first two."""
+    kinds = {}
+    for gpu in gpus:
+        what = repr(sorted((key, value) for key, value in gpu.items() if key not in ("address", "uuid", "numa_node")))
+        kinds.setdefault(what, []).append(gpu)
+    kept = [gpu for alike in kinds.values() for gpu in alike[:2]]
+    return [gpu for gpu in gpus if gpu in kept]
+
+
+def place(directory, host, few=False):
+    """
+    A new example host in a directory.
+
+    :param few: with two GPUs of those that are alike, for tests that change it many times.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    described = yaml.safe_load((ROOT / "examples" / "hosts" / f"{host}.yaml").read_text(encoding="utf-8"))
+    gpus = [{**gpu, **COMPUTE.get(host, {})} for gpu in described["gpus"]]
+    described["gpus"] = _fewer(gpus) if few else gpus
+    written = directory / f"{host}.yaml"
+    written.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+    return house.Place(str(written), str(directory / "state"))
+
+
+def copied(original, directory):
+    """A host as another one is now."""
+    shutil.copytree(original.state_dir, directory)
+    return original._replace(state_dir=str(directory))
+
+
+def tree(place):
+    """Every file of a host, its hardware and the kernel's files among them, as bytes."""
+    root = pathlib.Path(place.state_dir)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def layouts(place):
+    """{technique: {PCI address: layout}} of a host, of the techniques that are at work there."""
+    found = {}
+    with house.opened(place) as now:
+        for name in house.NAMES:
+            tool = house.tool(now, name)
+            found[name] = {gpu.address: house.layout(tool, house.observe(tool, gpu)) for gpu in house.able(now, name)}
+    return found

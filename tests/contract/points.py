@@ -1,0 +1,95 @@
+"""
+Where a change can go wrong: its calls that change anything, as one run of it makes them.
+"""
+
+import threading
+from typing import NamedTuple
+
+from tests.contract import house
+from tests.contract import pairs
+
+#: Calls beside those of NVML that change something, as :mod:`gpuslice.sim.faults` names them.
+_CHANGING = ("write", "run", "store_write", "store_append", "store_remove", "end_process")
+_NVML_READS = ("nvmlInit", "nvmlShutdown", "nvmlSystem", "Get", "Count")
+#: Actions of the engine itself, beside those of steps: it keeps records of a change, and writes a line before each step.
+RECORDS, LINE = "records", "line"
+
+
+class Point(NamedTuple):
+    """The ``nth`` call of this name, for this GPU ("" counts those for every GPU), made by a step of this action."""
+
+    call: str
+    gpu: str
+    nth: int
+    action: str
+
+    def fault(self, **effect):
+        """The fault that hits this call."""
+        return {"call": self.call, "nth": self.nth, **({"gpu": self.gpu} if self.gpu else {}), **effect}
+
+    @property
+    def error(self):
+        """An error that such a call can have."""
+        return "NVML_ERROR_UNKNOWN" if self.call.startswith("nvml") else "EIO"
+
+
+class _Listener:
+    """
+    Notes the calls of a change.
+
+    :param actions: PCI address -> the actions of its steps.
+    """
+
+    def __init__(self, actions):
+        self._actions, self._now, self._last = actions, {}, ""
+        # GPUs are changed side by side.
+        self._counts, self._one = {}, threading.Lock()
+        self.points = []
+
+    def step(self, gpu, number):
+        """A step is begun."""
+        with self._one:
+            self._now[gpu] = self._last = self._actions[gpu][number - 1]
+
+    def call(self, call, gpu, purpose):
+        """A call is made."""
+        with self._one:
+            # A fault that names no GPU counts the calls for all of them.
+            for counted in dict.fromkeys([(call, gpu), (call, "")]):
+                self._counts[counted] = self._counts.get(counted, 0) + 1
+            if purpose != "look" and _changes(call):
+                self.points.append(Point(call, gpu, self._counts[call, gpu], self._action(call, gpu, purpose)))
+
+    def _action(self, call, gpu, purpose):
+        if call == "store_append":
+            return LINE
+        return RECORDS if purpose == "records" else self._now.get(gpu, self._last)
+
+
+def _changes(call):
+    return call in _CHANGING or (call.startswith("nvml") and not any(word in call for word in _NVML_READS))
+
+
+def of(place, pillar):
+    """
+    The points of the change to a pillar that are tried, on a host that this changes.
+
+    Not every one: for each kind of call that each action makes, the first and the last of the whole change. What is between
+    them, such as the fortieth of fifty instances that are made alike, differs in its number only.
+    """
+    with house.opened(place) as now:
+        plan = house.wish(now, pillar)
+    listener = _Listener({made.gpu: [step.action for step in made.steps] for made in plan.gpus})
+    result = house.listen(place, pillar, listener)
+    assert result.ok, result.errors
+    ends = {}
+    for point in listener.points:
+        ends.setdefault((point.action, point.call), []).append(point)
+    found = list(dict.fromkeys(point for all_alike in ends.values() for point in (all_alike[0], all_alike[-1])))
+    assert {point.action for point in found} >= {RECORDS, LINE} and len(found) > 4
+    return found
+
+
+def wish(pair):
+    """The pillar of a pair, where a failure puts back every GPU."""
+    return pairs.pillar(pair, on_failure="host")
