@@ -39,11 +39,11 @@ from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.partition import hive
 from gpuslice.techniques.partition.modes import Modes
 from gpuslice.techniques.partition.modes import mode_of
 from gpuslice.techniques.partition.notes import Notes
-
-_RELOAD_TIMEOUT = 600
+from gpuslice.techniques.partition.reload import Reload
 
 
 class PartitionState(NamedTuple):
@@ -73,6 +73,7 @@ class Partition:
         self._driver = Amdgpu(host)
         self._modes = Modes(host, self._driver)
         self._notes = Notes(host)
+        self._reload = Reload(host, self._driver, self._notes)
         self._settings = {}
         self._reloading = []
 
@@ -205,37 +206,6 @@ class Partition:
         self._settings = {gpu.address: (gpu, settings) for gpu, settings in targets}
         self._reloading = []
 
-    def _changing_memory(self, gpu, wanted, undo):
-        """
-        Memory modes to be brought into force by one reload, by PCI address. Raises errors.PolicyError for a hive that is to be
-        in two modes, or that is wanted only in part.
-        """
-        if undo:
-            return {gpu.address: wanted}
-        others = {**self._settings, gpu.address: (gpu, {"memory": wanted})}
-        goals = {address: self._memory_goal(*other) for address, other in others.items()}
-        mates = self._driver.hive(gpu.address)
-        strangers = [address for address in mates if address not in goals]
-        different = [address for address in mates if goals.get(address, wanted) != wanted]
-        if different:
-            lines = ", ".join(f"GPU {address} {goals[address]}" for address in mates if address in goals)
-            raise errors.PolicyError(
-                f"GPUs of one XGMI hive have one memory mode, but different ones are wanted: {lines}.",
-                todo="Give all of them the same partition:memory.",
-            )
-        if strangers:
-            raise errors.PolicyError(
-                f"Memory mode {wanted} is wanted of {', '.join(a for a in mates if a in goals)}, but the memory mode is one for "
-                f"the whole XGMI hive, so {', '.join(strangers)} would change too, of which it is not wanted.",
-                todo="Name all GPUs of the hive (by hand: all), or keep the memory mode.",
-            )
-        return {address: goal for address, goal in sorted(goals.items()) if self._driver.memory(address) != goal}
-
-    def _memory_goal(self, gpu, settings):
-        """The memory mode that settings ask for; what is there where they ask for none."""
-        wanted = settings.get("layout", settings).get("memory")
-        return wanted.upper() if isinstance(wanted, str) and wanted else self._driver.memory(gpu.address)
-
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
@@ -254,12 +224,13 @@ class Partition:
             return self._plan_unloaded(gpu, state, wanted, undo)
         steps, now = [], state.compute
         if wanted.memory != state.memory:
-            changing = self._changing_memory(gpu, wanted.memory, undo)
+            changing = hive.changing_memory(self._driver, self._settings, gpu, wanted.memory, undo)
             if not undo:
                 self._modes.refuse_beginning(gpu, wanted)
-            self._refuse_reload(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
+            self._reload.refuse(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
             self._reloading = sorted(changing)
-            steps += self._memory_steps(gpu, state, wanted, changing, [] if undo else self._doubtful(gpu, wanted))
+            doubtful = [] if undo else hive.doubtful(self._driver, self._settings, gpu, wanted)
+            steps += self._memory_steps(gpu, state, wanted, changing, doubtful)
             now = self._modes.automatic(gpu, wanted.memory)
         elif wanted.compute != state.compute:
             doing = f"change the compute mode from {state.compute} to {wanted.compute}"
@@ -286,30 +257,6 @@ class Partition:
             memory = state.memory
         compute = modes["compute"] or (state.compute if memory == state.memory else self._modes.automatic(gpu, memory))
         return PartitionState(compute, memory, "")
-
-    def _refuse_reload(self, gpu, state, wanted, allowed, rules, stops):
-        """Everything that would keep the driver from being reloaded, before anything is requested."""
-        need = f"Memory mode {wanted.memory} is wanted, {state.memory} is in force, and it changes only when {MODULE} is reloaded"
-        if not allowed and MODULE not in rules.unload_modules:
-            raise errors.ModeChangePending(
-                f"{need}, which is not allowed. Nothing was requested: a reboot would forget it.",
-                gpu.address,
-                f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload=True); all GPUs of that driver "
-                "must be idle then.",
-            )
-        held = self._driver.all_holders()
-        refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
-        users, modules = kfd.module_users(self._host, MODULE)
-        if modules or (users and not held):
-            raise errors.ResourceConflict(f"{need}, but {_users(users, modules)}.", gpu.address, "End that use and run again.")
-
-    def _doubtful(self, gpu, wanted):
-        """Compute modes wanted in the hive that only newer drivers take with the memory mode: a reload must not tell it."""
-        architecture = amd.MODELS.get(gpu.catalog_key, {}).get("architecture", "")
-        others = [self._settings[address][1] for address in self._driver.hive(gpu.address) if address in self._settings]
-        modes = {wanted.compute, *(str(one.get("layout", one).get("compute") or "").upper() for one in others)}
-        old, new = ({m for m in modes if wanted.memory in amd.memory_modes_with(m, architecture, n)} for n in (False, True))
-        return sorted(new - old)
 
     def _memory_steps(self, gpu, state, wanted, changing, doubtful):
         """
@@ -362,17 +309,13 @@ class Partition:
     def _plan_unloaded(self, gpu, state, wanted, undo):
         """A reload of ours was interrupted: the driver is loaded first, whatever is wanted."""
         memory = wanted.memory
-        goals = {gpu.address: memory} if undo else self._all_memory(gpu, memory)
+        goals = {gpu.address: memory} if undo else hive.all_memory(self._driver, self._settings, gpu, memory)
         steps = [self._reload_step(gpu, {address: goal for address, goal in goals.items() if goal})]
         if wanted.compute and not (memory and wanted.compute == self._modes.automatic(gpu, memory)):
             steps.append(self._compute_step(gpu, state, wanted.compute))
         if wanted.alloc == "ALL":
             steps.append(self._alloc_step(gpu, "ALL"))
         return self._gpu_plan(gpu, state, wanted, steps, Stops(self._host, gpu.address))
-
-    def _all_memory(self, gpu, memory):
-        goals = {address: self._memory_goal(*other) for address, other in self._settings.items()}
-        return dict(sorted({**goals, gpu.address: memory}.items()))
 
     def _gpu_plan(self, gpu, state, wanted, steps, stops):
         before = self.layout(state)
@@ -480,61 +423,21 @@ class Partition:
     def _run_set_memory(self, gpu, memory, doubtful=()):
         if self._driver.memory(gpu.address) == memory:
             return
-        self._refuse_busy_module(gpu)
+        self._reload.refuse_busy_module(gpu)
         for compute in doubtful:
-            self._refuse_what_the_driver_does_not_take(gpu, compute, memory)
-        self._request(gpu.address, memory)
-
-    def _request(self, address, memory):
-        mates = self._driver.hive(address)
-        self._notes.request(mates, memory)
-        try:
-            self._driver.request_memory(address, memory)
-        except errors.GpuSliceError:
-            self._notes.request(mates, "")
-            raise
-
-    def _refuse_busy_module(self, gpu):
-        """The last look before a request that can't be withdrawn."""
-        users, modules = kfd.module_users(self._host, MODULE)
-        if users or modules:
-            held = "; ".join(map(str, self._driver.all_holders()))
-            why = f"in use by {held}" if held else _users(users, modules)
-            raise errors.ResourceConflict(
-                f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
-                gpu.address,
-                "End that use and run again.",
-            )
-
-    def _refuse_what_the_driver_does_not_take(self, gpu, compute, memory):
-        """Refuse a pair that the driver's own table has not."""
-        told = self._driver.look_up(gpu.address, compute)
-        if told is not None and memory not in told:
-            takes = f"takes compute mode {compute} with {', '.join(told) or 'nothing'} only"
-            raise errors.ProfileMismatch(
-                f"This version of {MODULE} {takes}, not with {memory}. {self._requested_before()}",
-                gpu.address,
-                "Use another combination, or a newer driver.",
-            )
-
-    def _requested_before(self):
-        """What was requested of other hives, which can't be withdrawn."""
-        waiting = {address: mode for address in self._driver.partitioned() if (mode := self._notes.requested(address))}
-        if not waiting:
-            return "Nothing was requested."
-        told = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
-        return f"Requested before that, and coming with the next reload of {MODULE}: {told}."
+            self._reload.refuse_what_the_driver_does_not_take(gpu, compute, memory)
+        self._reload.request(gpu.address, memory)
 
     def _run_reload(self, gpu, memory):
         if self._notes.unloaded:
-            self._load(gpu)
+            self._reload.load(gpu)
         missing = {address: mode for address, mode in memory.items() if self._driver.memory(address) != mode}
         if not missing:
             return
         for address, mode in missing.items():
             if self._notes.requested(address) != mode:
-                self._request(address, mode)
-        self._reload(gpu, missing)
+                self._reload.request(address, mode)
+        self._reload.reload(gpu, missing)
         self._reloading = []
         left = {address: now for address, mode in missing.items() if (now := self._driver.memory(address)) != mode}
         if left:
@@ -544,46 +447,6 @@ class Partition:
                 gpu.address,
                 "The firmware (VBIOS) may be too old for it; see 'dmesg'.",
             )
-
-    def _reload(self, gpu, changing):
-        hives = {mate for address in changing for mate in self._driver.hive(address)}
-        keep = {a: self._driver.compute(a) for a in self._driver.partitioned() if a not in hives}
-        self._notes.unload(keep)
-        why = self._modprobe("-r", MODULE)
-        if why and self._driver.addresses():
-            self._notes.loaded(keep_requests=True)
-            held = "; ".join(map(str, self._driver.all_holders()))
-            raise errors.ModeChangePending(
-                f"{MODULE} could not be unloaded: {why}.{f' In use by {held}.' if held else ''} The requested memory mode "
-                f"{', '.join(sorted(set(changing.values())))} can't be withdrawn: it comes with the next reload of {MODULE}.",
-                gpu.address,
-                "End the use of the GPUs and run again.",
-            )
-        self._load(gpu)
-
-    def _load(self, gpu):
-        """Load the driver, and give GPUs outside of the change the compute mode that they had."""
-        why = self._modprobe(MODULE)
-        # What is there counts, not what the program says of it.
-        if why and not self._driver.addresses():
-            raise errors.DriverMissing(
-                f"{MODULE} was unloaded and could not be loaded again: {why}.",
-                gpu.address,
-                f"See 'dmesg', load it with 'modprobe {MODULE}' and run again.",
-            )
-        for address, compute in self._notes.kept.items():
-            if self._driver.compute(address) != compute:
-                self._driver.set_compute(address, compute)
-        self._notes.loaded()
-
-    def _modprobe(self, *arguments):
-        """Run modprobe; returns "" or why it failed."""
-        try:
-            done = self._host.run(["modprobe", *arguments], timeout=_RELOAD_TIMEOUT)
-        except errors.GpuSliceError as err:
-            return str(err).rstrip(".")
-        said = done.said.rstrip(".")
-        return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
     def _run_confirm_memory(self, gpu, memory):
         now = self._driver.memory(gpu.address)
@@ -599,9 +462,3 @@ class Partition:
 
 def _alloc(layout):
     return {"memory_allocation": layout["alloc"]} if "alloc" in layout else {}
-
-
-def _users(users, modules):
-    if modules:
-        return f"the kernel modules {', '.join(modules)} use it"
-    return f"it has {users} users that can't be seen, such as a display server or the console"
