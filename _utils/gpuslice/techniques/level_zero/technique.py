@@ -34,13 +34,16 @@ from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.level_zero.engines import check_mode
 from gpuslice.techniques.level_zero.engines import wanted_limits
 from gpuslice.techniques.level_zero.engines import wanted_properties
-
-ENVIRONMENT = "/etc/gpu-slicing/environment"
-CONVENTION = "Environment files are a convention among programs, not isolation: a program may ignore or change them."
+from gpuslice.techniques.level_zero.environment import CONVENTION
+from gpuslice.techniques.level_zero.environment import ENVIRONMENT
+from gpuslice.techniques.level_zero.environment import NAME
+from gpuslice.techniques.level_zero.environment import mask_of
+from gpuslice.techniques.level_zero.environment import partition_of
+from gpuslice.techniques.level_zero.environment import text_of
+from gpuslice.techniques.level_zero.environment import variable
 
 _VENDOR = "0x8086"
 _DRIVERS = ("xe", "i915")
-_NAME = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?:-tile([0-9]{1,9}))?\.env\Z")
 
 
 class LevelZeroState(NamedTuple):
@@ -86,7 +89,7 @@ class LevelZero(FileTechnique):
     def _files(self, address):
         found = {}
         for name in self._host.listdir(ENVIRONMENT):
-            match = _NAME.match(name)
+            match = NAME.match(name)
             if match and match[1] == address:
                 # As store_write gets it: the host's read leaves out the last line break.
                 found[name] = self._text(address, f"{ENVIRONMENT}/{name}") + "\n"
@@ -102,7 +105,7 @@ class LevelZero(FileTechnique):
 
     def words(self, layout):
         """A layout in a few words."""
-        masks = ", ".join(_mask(text) or name for name, text in sorted(layout["files"].items()))
+        masks = ", ".join(mask_of(text) or name for name, text in sorted(layout["files"].items()))
         modes = "/".join(str(mode) for mode in sorted(set(layout["ccs"].values())))
         found = [f"partitions {masks}" if masks else "", f"CCS mode {modes}" if modes else ""]
         for where, values in sorted(layout["engines"].items()):
@@ -113,7 +116,7 @@ class LevelZero(FileTechnique):
     def shown(self, layout):
         """A layout as users see it in changes."""
         modes = sorted(set(layout["ccs"].values()))
-        found = {"partitions": {name: _mask(text) for name, text in layout["files"].items()}}
+        found = {"partitions": {name: mask_of(text) for name, text in layout["files"].items()}}
         if modes:
             found["ccs_mode"] = modes[0] if len(modes) == 1 else dict(layout["ccs"])
         return {**found, **{key: layout[key] for key in ("engines", "vram") if layout[key]}}
@@ -123,7 +126,7 @@ class LevelZero(FileTechnique):
         made = {}
         if layout["files"]:
             made["partitions"] = self._partitions(gpu.address, layout["files"])
-            made["hierarchy"] = _variable(next(iter(layout["files"].values())), "ZE_FLAT_DEVICE_HIERARCHY") or "COMPOSITE"
+            made["hierarchy"] = variable(next(iter(layout["files"].values())), "ZE_FLAT_DEVICE_HIERARCHY") or "COMPOSITE"
         modes = set(layout["ccs"].values())
         if len(modes) == 1 and max(modes) > 1:
             made["ccs_mode"] = modes.pop()
@@ -137,7 +140,7 @@ class LevelZero(FileTechnique):
     def _partitions(self, address, files):
         """Environment files as a pillar names their partitions."""
         number = next((n for n, (one, _) in enumerate(self._devices()) if one == address), 0)
-        return sorted(_partition(name, number) for name in files)
+        return sorted(partition_of(name, number) for name in files)
 
     def health(self, gpu):
         """Why this GPU should not be set up now, as sentences."""
@@ -234,7 +237,7 @@ class LevelZero(FileTechnique):
             self._check_partition(gpu, partition, devices)
             if devices[int(device)][0] == gpu.address:
                 name = f"{gpu.address}{f'-tile{tile}' if tile else ''}.env"
-                made[name] = _text(gpu, partition, devices, hierarchy)
+                made[name] = text_of(gpu, partition, devices, hierarchy)
         if partitions and not made:
             return made, f"No partition names this GPU, which is device {numbers[gpu.address]} in the order of PCI addresses."
         return made, ""
@@ -367,10 +370,10 @@ class LevelZero(FileTechnique):
         count = self._tiles(gpu.address) or 1
         found = []
         for name, text in sorted(state.files.items()):
-            share = 1 / count if _NAME.match(name)[2] else 1.0
+            share = 1 / count if NAME.match(name)[2] else 1.0
             memory = int(gpu.memory_mib * share) if gpu.memory_mib else None
             nodes = tuple(device_nodes.render(self._host, gpu.address))
-            found.append(Slice(gpu.address, "environment", _mask(text), f"{ENVIRONMENT}/{name}", memory, share, "", nodes))
+            found.append(Slice(gpu.address, "environment", mask_of(text), f"{ENVIRONMENT}/{name}", memory, share, "", nodes))
         return found
 
     def environment(self, state):
@@ -383,50 +386,10 @@ class LevelZero(FileTechnique):
     def drawing(self, gpu, state):
         """CCS mode and partitions in a few words."""
         modes = "/".join(str(mode) for mode in state.ccs.values())
-        parts = ", ".join(_mask(text) for _, text in sorted(state.files.items()))
+        parts = ", ".join(mask_of(text) for _, text in sorted(state.files.items()))
         return "; ".join(part for part in (f"CCS mode {modes}" if modes else "", f"partitions {parts}" if parts else "") if part)
 
 
 def _numbers(address):
     """A PCI address as Level Zero compares them: by domain, bus, device and function."""
     return [int(part, 16) for part in re.split("[:.]", address)]
-
-
-def _text(gpu, partition, devices, hierarchy):
-    device, _, tile = str(partition).partition(".")
-    what = f"tile {tile} of " if tile else ""
-    return (
-        f"# Made by Salt. This is {what}the GPU {gpu.address} ({gpu.model}).\n"
-        "# A convention for programs that load this file, not isolation: any of them can change it.\n"
-        "ZE_ENABLE_PCI_ID_DEVICE_ORDER=1\n"
-        f"ZE_FLAT_DEVICE_HIERARCHY={hierarchy}\n"
-        f"ZE_AFFINITY_MASK={mask(int(device), int(tile) if tile else None, [count for _, count in devices], hierarchy)}\n"
-    )
-
-
-def mask(device, tile, tiles, hierarchy):
-    """
-    A device or tile as ``ZE_AFFINITY_MASK`` names it.
-
-    :param tile: number of the tile, None for the whole device; :param tiles: tiles of each device (None counts as one).
-    :param hierarchy: COMPOSITE counts devices; FLAT and COMBINED count tiles.
-    """
-    if hierarchy == "COMPOSITE":
-        return str(device) if tile is None else f"{device}.{tile}"
-    first = sum(count or 1 for count in tiles[:device])
-    numbers = range(first, first + (tiles[device] or 1)) if tile is None else [first + tile]
-    return ",".join(map(str, numbers))
-
-
-def _variable(text, name):
-    found = re.search(rf"^{name}=(.*)$", text, re.MULTILINE)
-    return found[1] if found else ""
-
-
-def _mask(text):
-    return _variable(text, "ZE_AFFINITY_MASK")
-
-
-def _partition(name, number):
-    tile = _NAME.match(name)[2]
-    return f"{number}.{tile}" if tile else str(number)

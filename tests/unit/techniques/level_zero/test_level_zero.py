@@ -12,6 +12,7 @@ from gpuslice.catalog import intel
 from gpuslice.drivers import dmem
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
+from gpuslice.techniques.level_zero import environment
 from gpuslice.techniques.level_zero import technique as level_zero
 from gpuslice.techniques.level_zero.engines import why_no_ccs
 from tests.support import hosts
@@ -99,9 +100,9 @@ def test_another_hierarchy_alone_renames_the_same_partitions(bench):
 @given(st.lists(st.integers(1, 2), min_size=1, max_size=6))
 def test_flat_masks_name_every_tile_once(tiles):
     parts = [(device, tile) for device, count in enumerate(tiles) for tile in range(count)]
-    masks = [level_zero.mask(device, tile, tiles, "FLAT") for device, tile in parts]
+    masks = [environment.mask(device, tile, tiles, "FLAT") for device, tile in parts]
     assert masks == [str(number) for number in range(sum(tiles))]
-    wholes = ",".join(level_zero.mask(device, None, tiles, "COMBINED") for device in range(len(tiles)))
+    wholes = ",".join(environment.mask(device, None, tiles, "COMBINED") for device in range(len(tiles)))
     assert wholes == ",".join(masks)
 
 
