@@ -20,7 +20,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers import sriov_files
 from gpuslice.drivers import xe_sriov
 from gpuslice.drivers.pci import DEVICES
-from gpuslice.drivers.sriov_files import QUOTAS
 from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -30,10 +29,12 @@ from gpuslice.plan import Step
 from gpuslice.techniques import PLAIN
 from gpuslice.techniques import Stops
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.sriov import checks
 from gpuslice.techniques.sriov import gim
 from gpuslice.techniques.sriov import goal as sriov_goal
 from gpuslice.techniques.sriov import reasons
 from gpuslice.techniques.sriov import shares
+from gpuslice.techniques.sriov.steps import Steps
 
 #: How long VFs that come late are waited for, in seconds between looks.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -52,6 +53,7 @@ class Sriov:
         self._files = {}
         self._wanted = {}
         self._gim = gim.Gim(host, self)
+        self._steps = Steps(self.step)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -68,15 +70,9 @@ class Sriov:
         if gpu.vendor == "amd":
             return f"{reasons.why_not_amd(gpu)}.", False
         if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs"):
-            return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {self._mend_total(gpu)}", True
+            todo = checks.mend_total(self._host, gpu)
+            return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {todo}", True
         return f"{reasons.why_not_intel(gpu)}.", False
-
-    def _mend_total(self, gpu):
-        if gpu.driver == "xe":
-            return xe_sriov.why_none(self._host, gpu)
-        if gpu.driver == "i915":
-            return f"Boot with {i915_sriov.PARAMETERS} on the kernel's command line."
-        return "Load its driver."
 
     def observe(self, gpu):
         """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported, errors.Unhealthy: the kernel hangs."""
@@ -222,14 +218,14 @@ class Sriov:
             settings = {**_DEFAULTS, **settings}
             if settings["pf_device"] not in ("", gpu.address):
                 return self._elsewhere(gpu, state, settings["pf_device"])
-            self._check_numbers(gpu, state, settings)
+            checks.refuse_numbers(self._host, gpu, state, settings, self._wanted)
         if gpu.vendor == "amd":
             return self._gim.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
         if goal.numvfs:
-            self._check_driver(gpu, state)
+            checks.refuse_driver(self._host, gpu, state)
         if goal.numvfs and "layout" not in settings:
-            self._check_host(gpu, state, goal)
+            checks.refuse_host(self._host, gpu, state, goal)
         return self._planned(gpu, state, goal, rules)
 
     def _elsewhere(self, gpu, state, wanted):
@@ -252,77 +248,6 @@ class Sriov:
         now = self.layout(state)
         note = f"left as it is: sriov:pf_device is {wanted}"
         return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), note=note, wanted=False)
-
-    def _check_numbers(self, gpu, state, settings):
-        count = settings["vf_count"]
-        if count > state.total:
-            known = self._mend_total(gpu) if not state.total else "Ask for that many, or for fewer."
-            raise errors.ProfileMismatch(
-                f"{count} virtual functions are wanted, and {gpu.model} can have {state.total} (sriov_totalvfs).",
-                gpu.address,
-                known,
-            )
-        if gpu.vendor == "intel" and _tiles(gpu, state) > 1 and count > 1 and count % 2:
-            raise errors.ProfileMismatch(
-                f"{count} virtual functions are wanted, and {gpu.model} has two tiles that share them: 1 or an even number.",
-                gpu.address,
-                f"Ask for {count - 1} or {count + 1}.",
-            )
-        beyond = sorted((number for number in settings["vfs"] if int(number) > count), key=int)
-        if beyond:
-            raise errors.PolicyError(
-                f"sriov:vfs has settings for {', '.join(f'vf{number}' for number in beyond)}, and vf_count is {count}.",
-                gpu.address,
-            )
-        self._check_named(gpu, state, settings)
-
-    def _check_named(self, gpu, state, settings):
-        own = self._possible(gpu, settings["vf_count"], state)
-        # One list may name the VFs of several PFs.
-        others = [one for one in self._wanted.values() if one[0].address != gpu.address and one[1].get("vf_count")]
-        mine = (self._possible(one, asked["vf_count"]) for one, asked in others if not asked.get("pf_device"))
-        possible = [own, *mine]
-        strangers = [address for address in settings["vf_devices"] if not any(address in found for found in possible)]
-        if strangers and all(possible):
-            raise errors.PolicyError(
-                f"sriov:vf_devices names {', '.join(strangers)}, which will not be among the virtual functions of the GPU.",
-                gpu.address,
-                f"They are {', '.join(own)}.",
-            )
-
-    def _possible(self, gpu, count, state=None):
-        """
-        Addresses that VFs have, or will have; [] where the device does not tell.
-        """
-        if state and state.numvfs == count == len(state.addresses):
-            return list(state.addresses)
-        return pci.possible(self._host, gpu.address, count)
-
-    def _check_driver(self, gpu, state):
-        if state.driver not in ("xe", "i915"):
-            raise errors.DriverMissing(
-                f"Virtual functions are made by the driver xe or i915, and the GPU has {state.driver or 'none'}.",
-                gpu.address,
-                "Load it ('modprobe xe'), or see 'dmesg' for why it did not take the GPU.",
-            )
-        if state.files is None:
-            reasons.refuse_driver_without_functions(self._host, gpu, state.driver)
-        if not state.total:
-            raise errors.Unsupported(
-                f"The driver {state.driver} offers no virtual functions: sriov_totalvfs is 0.", gpu.address, self._mend_total(gpu)
-            )
-
-    def _check_host(self, gpu, state, goal):
-        if not goal.autoprobe and state.autoprobe is None:
-            raise errors.Unsupported(
-                "This kernel can't leave virtual functions unbound: sriov_drivers_autoprobe is of Linux 4.13.",
-                gpu.address,
-                "Use a newer kernel, or set sriov:autoprobe to true and unbind them yourself.",
-            )
-        # Functions that stay with the host's own driver work without; a virtual machine's do not.
-        if not goal.autoprobe and goal.numvfs != state.numvfs:
-            instead = "Virtual functions for containers need none: set sriov:autoprobe to true."
-            pci.refuse_without_iommu(self._host, gpu.address, instead)
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
@@ -352,10 +277,10 @@ class Sriov:
             refuse_if_held(gpu.address, doing, self.held(state.addresses), rules, stops)
         steps = [*self.ending(gpu, stops)]
         if anew:
-            steps += self._anew(gpu, state, goal)
+            steps += self._steps.anew(gpu, state, goal)
         else:
-            steps += self._autoprobe(gpu, state, goal)
-            steps += self._writes(gpu, state, goal, lambda a: not sriov_goal.close(state, goal, a))
+            steps += self._steps.autoprobe(gpu, state, goal)
+            steps += self._steps.writes(gpu, state, goal, lambda a: not sriov_goal.close(state, goal, a))
         now = self.layout(state)
         after = {**now, "numvfs": goal.numvfs, "autoprobe": goal.autoprobe, "values": sriov_goal.after(state, goal, anew)}
         if "provisioning" in after:
@@ -382,99 +307,6 @@ class Sriov:
         bound = [vf for vf, driver in drivers.items() if driver in pci.VFIO_DRIVERS]
         lost = f"{', '.join(bound)}: bound for virtual machines, as the new ones have to be again" if bound else ""
         return "; ".join(filter(None, (goal.note, lost)))
-
-    def _anew(self, gpu, state, goal):
-        """VFs go, the files are written, VFs come: the only order that all drivers take."""
-        steps = [self.count_step(gpu, state, 0)] if state.numvfs else []
-        steps += self._division(gpu, state, goal)
-        scheduling = [a for a in self._attributes(state) if a.field not in QUOTAS and a.path in goal.values]
-        # A driver that divides by itself sets or clears the turns of VFs when it makes and removes them, and some take a VF whose
-        # turn was set for one that is provisioned already. Turns may be changed later: so they come after the VFs.
-        dividing = goal.provisioning == "fair" or (state.files and not state.files.complete)
-        late = [a for a in scheduling if 0 < a.owner <= goal.numvfs and dividing]
-        early = [a for a in scheduling if a not in late]
-        steps += [self._write(gpu, state, a, goal.values[a.path]) for a in early if self._has_to(state, goal, a)]
-        steps += [self._write(gpu, state, a, a.default) for a in sriov_goal.leftover(state, goal)]
-        steps += self._autoprobe(gpu, state, goal)
-        steps += [self.count_step(gpu, state, goal.numvfs)] if goal.numvfs else []
-        return steps + [self._write(gpu, state, a, goal.values[a.path]) for a in late]
-
-    @staticmethod
-    def _has_to(state, goal, attribute):
-        """Removing VFs may have cleared what is there: only what nobody ever set needs no write."""
-        wanted = goal.values[attribute.path]
-        return wanted != attribute.default or attribute.path in state.values
-
-    def _attributes(self, state):
-        return state.files.attributes if state.files else ()
-
-    def _division(self, gpu, state, goal):
-        """Steps that hand the division to the driver, or take it from it."""
-        files = state.files
-        if files is None:
-            return []
-        quotas = [a for a in files.attributes if a.field in QUOTAS]
-        there = [a for a in quotas if a.path in state.values]
-        own = goal.provisioning == "custom"
-        switch = [] if not files.switch or state.values.get(files.switch) == int(not own) else [self._switch(gpu, files, not own)]
-        if not own:
-            divided = shares.provisioning(files, state.values, state.numvfs) != "fair"
-            if files.restore and (there or goal.provisioning == "fair") and (divided or files.complete):
-                return [self._restore(gpu, files)]
-            # What the driver divided it takes back by itself when the VFs go; some drop what was written too.
-            kept = divided and (files.complete or not state.numvfs)
-            return [self._write(gpu, state, a, 0) for a in there if kept] + switch
-        wanted = {a: goal.values.get(a.path, 0) for a in quotas}
-        # What becomes less comes first, or the rest would not fit.
-        order = sorted(wanted, key=lambda a: (wanted[a] >= state.values.get(a.path, 0), a.owner))
-        return switch + [self._write(gpu, state, a, wanted[a]) for a in order if wanted[a] or a in there]
-
-    def _autoprobe(self, gpu, state, goal):
-        if goal.autoprobe is None or sriov_goal.hosts_driver_takes(state.autoprobe) == bool(goal.autoprobe):
-            return []
-        words = "let the host's driver take new virtual functions" if goal.autoprobe else "leave new virtual functions unbound"
-        return [
-            self.step(
-                gpu, "set_autoprobe", {"value": goal.autoprobe}, words, "sysfs_write", undo=f"write {state.autoprobe} again"
-            )
-        ]
-
-    def _writes(self, gpu, state, goal, differs):
-        return [
-            self._write(gpu, state, a, goal.values[a.path])
-            for a in self._attributes(state)
-            if a.path in goal.values and differs(a)
-        ]
-
-    def _write(self, gpu, state, attribute, value):
-        old = state.values.get(attribute.path, attribute.default)
-        who = f"vf{attribute.owner}" if attribute.owner else "all functions" if attribute.source else "the PF"
-        words = f"set {attribute.field} of {who} to {shares.amount(attribute.field, value)} ({attribute.path})"
-        args = {"path": attribute.path, "value": value}
-        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"set it to {old}")
-
-    def _switch(self, gpu, files, on):
-        words = "let the driver divide the GPU" if on else "stop the driver from dividing the GPU by itself"
-        args = {"path": files.switch, "value": int(on)}
-        return self.step(gpu, "write_attribute", args, words, "sysfs_write", undo=f"write {int(not on)} to {files.switch}")
-
-    def _restore(self, gpu, files):
-        words = "give the division of the GPU back to the driver"
-        return self.step(gpu, "restore_division", {}, words, "sysfs_write", undo="writing the quotas again")
-
-    def count_step(self, gpu, state, count):
-        """The step that writes ``sriov_numvfs``."""
-        words = f"create {count} virtual functions" if count else f"remove {state.numvfs} virtual functions"
-        return self.step(
-            gpu,
-            "set_count",
-            {"count": count},
-            words,
-            "sriov_numvfs",
-            undo=f"{'remove them' if count else f'create {state.numvfs} virtual functions'}",
-            disrupts=() if count else state.addresses,
-            needs=() if count else ("idle",),
-        )
 
     def step(self, gpu, action, args, words, cost, phase=SHAPE, undo="", disrupts=(), needs=()):
         """A step of this technique."""
@@ -619,7 +451,3 @@ def _nodes(host, address):
     if driver in pci.VFIO_DRIVERS:
         return device_nodes.vfio(host, address)
     return device_nodes.drm(host, address)
-
-
-def _tiles(gpu, state):
-    return intel.MODELS.get(gpu.catalog_key, {}).get("tiles") or (state.files.tiles if state.files else 1)
