@@ -13,6 +13,7 @@ from gpuslice import addresses
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import job
+from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.change.reconcile import UNDID
 from gpuslice.change.reconcile import Options
@@ -26,8 +27,6 @@ from gpuslice.records import interrupted
 from gpuslice.records import shapes
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
-from gpuslice.techniques import REFUSING
-from gpuslice.techniques import TECHNIQUES
 from gpuslice.techniques import Toolbox
 from gpuslice.techniques.mig import export as mig_export
 from gpuslice.techniques.mig import section as mig_section
@@ -105,9 +104,10 @@ class Engine:
         self.gpus = [replace(gpu, uuid=nvml.uuid(gpu.address)) if gpu in blind else gpu for gpu in self.gpus]
 
     def techniques_of(self, gpu):
-        """The techniques of this version that this GPU can do now: only passthrough while a VFIO driver has it."""
-        able = [tool for tool in map(self.tools.get, TECHNIQUES) if tool.supports(gpu)]
-        return [tool for tool in able if tool.name == "passthrough"] if gpu.driver in VFIO_DRIVERS else able
+        """The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out."""
+        given_away = gpu.driver in VFIO_DRIVERS
+        found = [kind for kind in kinds.concerning(gpu) if kind.layer == kinds.HAND_OUT or not given_away]
+        return [tool for tool in (self.tools.get(kind.name) for kind in found) if tool.supports(gpu)]
 
     def devices(self):
         """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
@@ -207,16 +207,18 @@ class Engine:
             for difference in differences:
                 log.warning("%s", difference)
         gpus = [self._as_supported(gpu) for gpu in gpus]
-        return policies.targets(policy, gpus, environment, available=tuple(TECHNIQUES), why_not=self._why_not)
+        return policies.targets(policy, gpus, environment, available=kinds.AVAILABLE, why_not=self._why_not)
 
     def _as_supported(self, gpu):
         """The GPU without capabilities whose technique can't use them: the VFs of some serve another technology only."""
-        refused = [name for name in gpu.capabilities if name in REFUSING and not self.tools.get(name).supports(gpu)]
+        asked = [kind for kind in kinds.DOABLE if kind.last_word and kind.needs in gpu.capabilities]
+        able = {kind.needs for kind in asked if kind.may_concern(gpu) and self.tools.get(kind.name).supports(gpu)}
+        refused = {kind.needs for kind in asked} - able
         return replace(gpu, capabilities=tuple(name for name in gpu.capabilities if name not in refused)) if refused else gpu
 
     def _why_not(self, gpu, name):
         """Why a GPU can't do a technology, as far as its technique knows it: (sentence, whether it is the host's fault)."""
-        tell = getattr(self.tools.get(name), "why_not", None) if name in TECHNIQUES else None
+        tell = getattr(self.tools.get(kinds.called(name).name), "why_not", None) if name in kinds.AVAILABLE else None
         return tell(gpu) if tell else ("", False)
 
     def reconciler(self, policy=None, force=None, permissions=None):

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
-from gpuslice.techniques import TECHNIQUES
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def validated(pillar, opts):
         parsed = policy.parse(dict(pillar))
     except errors.PolicyError as err:
         return {"result": False, "mistakes": err.mistakes or [str(err)]}
-    if mistakes := policy.lacking(parsed, tuple(TECHNIQUES)):
+    if mistakes := policy.lacking(parsed, kinds.AVAILABLE):
         return {"result": False, "mistakes": mistakes}
     answer = {"result": True, "mistakes": []}
     try:

@@ -148,3 +148,18 @@ def _wrong(path, what):
 
 def _told(path):
     return path if isinstance(path, str) else f"{_told(path[0])}:{path[1]}"
+
+
+# -- what several records and technologies write ---------------------------------------------------------------------
+#: What is given to systemctl and modprobe; what begins with a dash would be an option to them.
+UNIT_NAME = r"(?!-)[A-Za-z0-9:_.@\\-]+\.[a-z]+"
+MODULE_NAME = r"(?!-)[A-Za-z0-9_-]+"
+
+ADDRESS = text(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+UNIT, MODULE = text(UNIT_NAME), text(MODULE_NAME)
+LINE = text(r"[^\x00-\x1f\x7f]*")
+WORD = text(r"[A-Za-z0-9_.+-]*")
+#: A file below a directory that is known, which no ".." leads out of.
+FILE = text(r"(?!\.)[A-Za-z0-9:_.-]+")
+PATH = text(r"(?!\.)[A-Za-z0-9:_.-]+(?:/(?!\.)[A-Za-z0-9:_.-]+)*")
+NUMBER = whole(-(2**31), 2**64)

@@ -22,7 +22,7 @@ from gpuslice import front
 from gpuslice import secret
 from gpuslice.engine import Engine
 from gpuslice.policy import document
-from gpuslice.policy.build import SLICING
+from gpuslice.policy.fields import SLICING
 from tests.support import hosts
 
 CHANCE = random.Random("token")
@@ -91,12 +91,12 @@ def wrong(field, token):
         for value in wrong(field.item, token):
             yield {"1": value}
         yield {token: sample(field.item)}
-    elif field.kind == "profiles":
+    elif field.kind == "own":
         yield from ([f"1g.10gb@{token}"], [f"1g.10gb+{token}"], {f"{token}": 1}, {"1g.10gb": token}, [["1g.10gb", token]])
 
 
 def pillars(token):
-    for name, field in document.TOP.items():
+    for name, field in document.top().items():
         for value in wrong(field, token):
             wanted = {SLICING: {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}}
             if name == SLICING and isinstance(value, dict):

@@ -105,13 +105,13 @@ def _keys(fields):
 def test_the_example_has_every_key_with_its_default():
     text = EXAMPLE.read_text(encoding="utf-8")
     pillar = loaded(EXAMPLE)
-    for top, each in document.TOP.items():
+    for top, each in document.top().items():
         assert set(pillar[top]) == set(each.fields)
         for name, sub in each.fields.items():
             if sub.kind == "map":
                 assert set(pillar[top][name]) == set(sub.fields)
     lines = text.splitlines()
-    for top in document.TOP.values():
+    for top in document.top().values():
         for name, sub in top.fields.items():
             for key, leaf in (sub.fields or {name: sub}).items():
                 assert _comment_names_default(lines, key, leaf), f"{key}: the comment above it does not name its default"

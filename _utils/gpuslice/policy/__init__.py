@@ -16,8 +16,8 @@ from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.build import section
-from gpuslice.policy.document import json_schema
 from gpuslice.policy.export import export_rules
+from gpuslice.policy.json_schema import json_schema
 
 __all__ = [
     "Policy",

@@ -9,11 +9,13 @@ from dataclasses import field
 from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
 from gpuslice.policy import document
-from gpuslice.policy.build import DISCOVERY
-from gpuslice.policy.build import SLICING
+from gpuslice.policy.fields import DISCOVERY
+from gpuslice.policy.fields import ENVIRONMENTS
+from gpuslice.policy.fields import SLICING
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,10 @@ class Target:
 
 _ALLOW = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
 
-#: What strategy auto takes on a GPU that lacks the technology of ``auto_strategy``, in this order, where the pillar has
-#: settings for it. Sharing in time is here only where the pick is no stronger: weaker isolation has to be asked for by name.
-_FALLBACKS = {
-    "bare_metal": ("mig", "partition", "level-zero"),
-    "virtual_host": ("sriov", "vgpu"),
-    "virtual_guest": ("time-slicing", "level-zero"),
-    "container": (),
-}
 _CAN = ("", False)
 
 
-def targets(policy, gpus, environment, available=document.TECHNIQUES, why_not=None):
+def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None):
     """
     Decide what is wanted of each GPU.
 
@@ -159,11 +153,11 @@ def _chosen(gpu, rule, technique, why, automatic=False):
 
 def _automatic(policy, gpu, rule, environment, available, why_not):
     """Strategy auto never fails: it names no technology, so where nothing that it may pick can be had the GPU is left alone."""
-    if environment not in document.ENVIRONMENTS:
+    if environment not in ENVIRONMENTS:
         raise errors.Unsupported(
             f"{rule.path}: strategy auto can't decide in the environment '{environment}'.",
             gpu.address,
-            f"It knows {', '.join(document.ENVIRONMENTS)}; name a strategy in the pillar.",
+            f"It knows {', '.join(ENVIRONMENTS)}; name a strategy in the pillar.",
         )
     picked = policy.auto_strategy[environment]
     why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
@@ -184,16 +178,10 @@ def _fallback(gpu, rule, picked, environment, available, why_not):
     if picked in gpu.capabilities:
         # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
-    suiting = _FALLBACKS[environment] if picked in _FALLBACKS[environment] else ()
+    suiting = kinds.fallbacks(environment)
     found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, environment, available, why_not))
-    return next((name for name in found if _has_settings(rule, name)), "")
-
-
-def _has_settings(rule, technique):
-    """Whether the pillar says more about a technology than its defaults, so that picking it means something."""
-    key = document.SECTIONS[technique]
-    defaults = {name: each.default for name, each in document.SECTION_FIELDS[key].fields.items()}
-    return technique == "mig" or any(value != defaults.get(name, value) for name, value in rule.settings[technique].items())
+    with_settings = (name for name in found if document.section(name).says_more(rule.settings[name]))
+    return next(with_settings, "") if picked in suiting else ""
 
 
 def _obstacle(gpu, rule, picked, environment, available, why_not):
@@ -202,29 +190,14 @@ def _obstacle(gpu, rule, picked, environment, available, why_not):
     if picked not in gpu.capabilities:
         return _lacks(gpu, picked, why_not)
     if picked in rule.switched_off:
-        return f"{document.SECTIONS[picked]}:enabled is false"
-    if picked == "mig" and not rule.settings["mig"].get("entries"):
-        # Nobody asked for MIG by name: an empty list here is no wish to remove what exists.
-        return "no profiles are given"
-    if picked == "vgpu":
-        return _no_vgpu(rule.settings["vgpu"], environment)
-    if picked == "level-zero" and not _has_settings(rule, picked):
-        return "no partitions and no other level_zero settings are given"
-    return ""
-
-
-def _no_vgpu(settings, environment):
-    """What is missing for vgpu: types are chosen on a host, licences in its virtual machines."""
-    if environment == "virtual_guest":
-        given = any(settings[key] for key in document.VGPU_LICENCE_KEYS)
-        return "" if given else "neither license_server nor client_token is given"
-    return "" if any(settings[key] for key in document.VGPU_TYPE_KEYS) else "no vGPU profile is given"
+        return f"{kinds.SECTIONS[picked]}:enabled is false"
+    return document.section(picked).missing(rule.settings[picked], environment)
 
 
 def _lacks(gpu, technique, why_not):
     model = gpu.model or f"{gpu.vendor} device {gpu.device_id}"
     why = why_not(gpu, technique)[0].rstrip(".")
-    return f"{model} has no {document.LABELS[technique]}{f' ({why})' if why else ''}"
+    return f"{model} has no {kinds.called(technique).label}{f' ({why})' if why else ''}"
 
 
 def _named(policy, gpu):

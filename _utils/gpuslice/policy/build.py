@@ -11,21 +11,23 @@ from typing import NamedTuple
 
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.policy import document
 from gpuslice.policy.check import WRONG
 from gpuslice.policy.check import check
+from gpuslice.policy.fields import ADDRESS
+from gpuslice.policy.fields import DISCOVERY
+from gpuslice.policy.fields import INTEGRATION
+from gpuslice.policy.fields import MANAGEMENT
+from gpuslice.policy.fields import SLICING
+from gpuslice.policy.fields import Field
 from gpuslice.policy.notes import Notes
 from gpuslice.policy.notes import nearest
-from gpuslice.techniques.mig import section as profiles
+from gpuslice.policy.section import Written
 
-DISCOVERY = "containers_gpu_discovery"
-SLICING = "containers_gpu_slicing"
-INTEGRATION = "containers_gpu_container_integration"
-MANAGEMENT = "containers_gpu_state_management"
 _PREFIX = "containers_"
 
 _ONE_AT_A_TIME = "a GPU has one technology at a time."
-_SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 class Rule(NamedTuple):
@@ -112,7 +114,7 @@ def parse(pillar):
     host = _host_rule(slicing, notes)
     rules = tuple(_rule(each, slicing, host, notes) for each in slicing.get("devices", []))
     _check_shadowed(rules, notes)
-    discovery = _filled(document.TOP[DISCOVERY], written[DISCOVERY])
+    discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
     if notes.mistakes:
         number = len(notes.mistakes)
@@ -120,11 +122,11 @@ def parse(pillar):
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(document.TOP[SLICING], slicing), written, host, rules, notes)
+    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, rules, notes)
 
 
 def _policy(discovery, slicing, written, host, rules, notes):
-    management = _filled(document.TOP[MANAGEMENT], written[MANAGEMENT])
+    management = _filled(document.top()[MANAGEMENT], written[MANAGEMENT])
     made = {
         "enabled": slicing["enabled"],
         "method": discovery["method"],
@@ -134,7 +136,7 @@ def _policy(discovery, slicing, written, host, rules, notes):
         "rules": rules,
         "default": host,
         **management,
-        "integration": _filled(document.TOP[INTEGRATION], written[INTEGRATION]),
+        "integration": _filled(document.top()[INTEGRATION], written[INTEGRATION]),
     }
     text = json.dumps(made, sort_keys=True)
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
@@ -149,7 +151,7 @@ def _top(pillar, notes):
         if near := _meant(key, value):
             notes.wrong(key, f"is not a known key. Did you mean '{near}'?")
     found = {}
-    for key, each in document.TOP.items():
+    for key, each in document.top().items():
         value = check(each, _possible(pillar[key], key), key, notes) if key in pillar else {}
         found[key] = {} if value is WRONG else value
     return found
@@ -157,13 +159,13 @@ def _top(pillar, notes):
 
 def _meant(key, value):
     """The one of our keys that another key of the pillar was meant to be, "" for a key of somebody else."""
-    if not isinstance(key, str) or key in document.TOP:
+    if not isinstance(key, str) or key in document.top():
         return ""
-    if near := nearest(key, document.TOP, 0.85):
+    if near := nearest(key, document.top(), 0.85):
         return near
     # Without its first word the name may be another's, unless what stands below it is ours.
-    shortened = nearest(key, [name.removeprefix(_PREFIX) for name in document.TOP], 0.9)
-    ours = document.TOP[_PREFIX + shortened].fields if shortened else ()
+    shortened = nearest(key, [name.removeprefix(_PREFIX) for name in document.top()], 0.9)
+    ours = document.top()[_PREFIX + shortened].fields if shortened else ()
     return _PREFIX + shortened if isinstance(value, Mapping) and any(name in ours for name in value) else ""
 
 
@@ -192,7 +194,7 @@ def _filled(each, written):
 
 def _switched(scope, value):
     """The technologies with ``enabled: <value>`` in writing."""
-    return [name for name, key in document.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
+    return [name for name, key in kinds.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
 
 
 def _strategy(scope, path, inherited, notes):
@@ -203,7 +205,7 @@ def _strategy(scope, path, inherited, notes):
     """
     said = scope.get("strategy")
     switched_on = _switched(scope, True)
-    if said in document.TECHNIQUES:
+    if said in kinds.STRATEGIES:
         for other in (each for each in switched_on if each != said):
             notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME}")
         chosen = said
@@ -221,7 +223,7 @@ def _strategy(scope, path, inherited, notes):
 
 
 def _enabled(path, technique):
-    return f"{path}:{document.SECTIONS[technique]}:enabled"
+    return f"{path}:{kinds.SECTIONS[technique]}:enabled"
 
 
 def _host_rule(slicing, notes):
@@ -233,7 +235,7 @@ def _rule(written, slicing, host, notes):
     path = written["path"]
     strategy = _strategy(written, path, host.strategy, notes)
     off = {name for name in host.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
-    sections = [key for key in document.SECTION_FIELDS if key in written]
+    sections = [key for key in kinds.SECTIONS.values() if key in written]
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
     rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
@@ -244,71 +246,24 @@ def _rule(written, slicing, host, notes):
 
 
 def _made_rule(match, strategy, slicing, written, path, off, notes):
-    settings = {}
-    for name, key in document.SECTIONS.items():
-        merged = {**slicing.get(key, {}), **written.get(key, {})}
-        filled = _filled(document.SECTION_FIELDS[key], merged)
-        del filled["enabled"]
-        settings[name] = filled
-    _mig_settings(settings, strategy, slicing, written, path, notes)
-    _vgpu_settings(settings["vgpu"], slicing, written, path, notes)
-    settings["time-slicing"]["slice_duration"] = _seconds(settings["time-slicing"]["slice_duration"])
-    settings["passthrough"] = {}
-    _check_settings(settings, strategy, path, notes)
-    return Rule(match, strategy, settings, path, off, _silent(slicing, written, path))
+    settings, silent, scopes = {}, {}, {}
+    for word in kinds.STRATEGIES:
+        key, words = kinds.SECTIONS.get(word, ""), document.section(word)
+        host, own = slicing.get(key, {}), written.get(key, {})
+        scopes[word] = Written(host, own, SLICING, path, word == strategy, slicing.get("enabled", False))
+        settings[word] = words.settle(_filled_section(words.FIELD, {**host, **own}), scopes[word], notes)
+        if words.DECISIVE and not any(each in host or each in own for each in words.DECISIVE):
+            silent[word] = f"{path}:{key}:{words.DECISIVE[0]}"
+    if strategy in kinds.STRATEGIES:
+        document.section(strategy).judge(settings[strategy], scopes[strategy], notes)
+    return Rule(match, strategy, settings, path, off, silent)
 
 
-def _silent(slicing, written, path):
-    """Technology -> path of its decisive key, for those of which none is written."""
-    found = {}
-    for name, keys in document.DECISIVE.items():
-        section = document.SECTIONS[name]
-        if not any(key in scope.get(section, {}) for scope in (slicing, written) for key in keys):
-            found[name] = f"{path}:{section}:{keys[0]}"
-    return found
-
-
-def _mig_settings(settings, strategy, slicing, written, path, notes):
-    mig = settings["mig"]
-    own = "profiles" in written.get("mig", {})
-    where = f"{path if own else SLICING}:mig:profiles"
-    listed = profiles.expand(mig["profiles"], mig["gpu_instance_count"], where, notes)
-    settings["mig"] = {"entries": listed, "compute_instances": mig["compute_instance_count"]}
-    if mig["mode"] == "disabled":
-        settings["mig"] = {"enabled": False}
-        if listed and strategy == "mig":
-            notes.wrong(f"{path}:mig:mode", "is disabled, but profiles are given; write 'profiles: []' or drop it.")
-        return
-    if strategy == "mig" and not own and "profiles" not in slicing.get("mig", {}):
-        note = notes.wrong if slicing.get("enabled") else notes.warn
-        note(
-            f"{path}:mig:profiles",
-            "is not given, and without any profile every idle instance would go. Name the profiles; write 'profiles: []' for a "
-            "GPU without instances, or 'mode: disabled' to switch MIG off.",
-        )
-
-
-def _vgpu_settings(vgpu, slicing, written, path, notes):
-    """One type or several: what a rule says of the one takes the place of what the host says of the other."""
-    own = written.get("vgpu", {})
-    _check_types(slicing.get("vgpu", {}), SLICING, notes)
-    _check_types(own, path, notes)
-    if own.get("profiles"):
-        vgpu.update(profile="", count=0)
-    elif own.get("profile"):
-        vgpu["profiles"] = {}
-
-
-def _check_types(scope, path, notes):
-    if scope.get("profile") and scope.get("profiles"):
-        notes.wrong(f"{path}:vgpu:profiles", "is given, but so is profile; name the types in one of the two.")
-    elif scope.get("count") and scope.get("profiles"):
-        notes.wrong(f"{path}:vgpu:count", "is given, but profiles has a count for each type; remove it.")
-
-
-def _seconds(text):
-    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", text).groups()
-    return float(number) * _SECOND_UNITS[unit]
+def _filled_section(each, written):
+    """What was written of a technology's settings, over their defaults; that it is switched on is no setting."""
+    filled = _filled(each, written) if each else {}
+    filled.pop("enabled", None)
+    return filled
 
 
 def section(technique, written):
@@ -318,39 +273,12 @@ def section(technique, written):
     :param technique: such as ``level-zero``; :param written: keys of its section.
     :return: only what was written. Raises :class:`errors.PolicyError` with every mistake; its paths begin at the section.
     """
-    notes, key = Notes(), document.SECTIONS[technique]
-    fields = {name: each for name, each in document.SECTION_FIELDS[key].fields.items() if name != "enabled"}
-    made = check(document.Field("map", fields=fields), _possible(written, key), key, notes)
+    notes, key = Notes(), kinds.SECTIONS[technique]
+    fields = {name: each for name, each in document.section(technique).FIELD.fields.items() if name != "enabled"}
+    made = check(Field("map", fields=fields), _possible(written, key), key, notes)
     if notes.mistakes:
         raise errors.PolicyError(" ".join(notes.mistakes), mistakes=notes.mistakes)
     return made
-
-
-def _check_settings(settings, strategy, path, notes):
-    """What only matters to the technology that is in effect."""
-    level_zero = settings["level-zero"]
-    if strategy == "level-zero" and level_zero["vram_max_mib"] and not level_zero["vram_slice"]:
-        notes.wrong(f"{path}:level_zero:vram_max_mib", "is given without vram_slice; name the slice unit that is to be limited.")
-    if strategy == "time-slicing":
-        notes.warn(
-            f"{path}:strategy",
-            "time-slicing gives no memory isolation: any consumer can take the whole memory, and a fault of one can end all.",
-        )
-    if strategy == "time-slicing" and not settings["time-slicing"]["slice_duration"]:
-        notes.wrong(f"{path}:time_slicing:slice_duration", "is no time at all; give a duration above 0, such as 100ms.")
-    if strategy == "vgpu" and not any(settings["vgpu"][key] for key in document.VGPU_KEYS):
-        notes.wrong(
-            f"{path}:vgpu:profile",
-            "is empty, but the strategy is vgpu; name the vGPU type to create, or in a virtual machine its license_server or "
-            "client_token.",
-        )
-    sriov = settings["sriov"]
-    beyond = [number for number in sriov["vfs"] if int(number) > sriov["vf_count"]]
-    if strategy == "sriov" and beyond:
-        notes.wrong(f"{path}:sriov:vfs:{beyond[0]}", f"is beyond the {sriov['vf_count']} virtual functions of vf_count.")
-    partition = settings["partition"]
-    if strategy == "partition" and partition["compute"] == "SPX" and partition["memory"] != "NPS1":
-        notes.wrong(f"{path}:partition:memory", f"is {partition['memory']}, but compute mode SPX goes with NPS1 only.")
 
 
 # -- rules and discovery -------------------------------------------------------------------------------------------
@@ -380,7 +308,7 @@ def _check_discovery(discovery, rules, notes):
         return
     if not devices:
         notes.warn(path, "is empty and the method is manual, so no GPU is touched.")
-    if any(not re.fullmatch(document.ADDRESS, each) for each in devices):
+    if any(not re.fullmatch(ADDRESS, each) for each in devices):
         return
     for rule in rules:
         if rule.match.get("pci") and rule.match["pci"] not in devices:

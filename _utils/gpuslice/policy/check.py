@@ -1,5 +1,5 @@
 """
-Walk a pillar along the schema's table: types, ranges, words and unknown keys, every mistake with its path.
+Walk a pillar along its table: types, ranges, words and unknown keys, every mistake with its path.
 """
 
 import ipaddress
@@ -9,10 +9,9 @@ from gpuslice import addresses
 from gpuslice import errors
 from gpuslice import secret
 from gpuslice.arguments import describe
-from gpuslice.policy import document
+from gpuslice.policy import fields
 from gpuslice.policy.notes import did_you_mean
 from gpuslice.printable import printable
-from gpuslice.techniques.mig import section
 
 #: Returned for a value that is wrong, so that its key counts as not written.
 WRONG = object()
@@ -33,7 +32,7 @@ def check(field, value, path, notes):
     """
     Check a value of the pillar.
 
-    :param field: :class:`gpuslice.policy.document.Field` that describes it.
+    :param field: :class:`gpuslice.policy.fields.Field` that describes it.
     :param path: its pillar path, parts joined with ``:``.
     :param notes: where mistakes and warnings go.
     :return: the value in its normal form, with only the keys that were written; :data:`WRONG` when it is not usable.
@@ -173,7 +172,7 @@ def _check_secret(_, value, path, notes):
     if isinstance(value, secret.Secret):
         return value
     text = value.strip()
-    if not re.search(document.TOKEN, text):
+    if not re.search(fields.TOKEN, text):
         notes.wrong(path, "has white space or a character in it that no token has; give it in one line. It is not shown here.")
         return WRONG
     if secret.is_digest(text):
@@ -284,7 +283,7 @@ _CHECKS = {
     "list": _check_list,
     "numbered": _check_numbered,
     "rules": _check_rules,
-    "profiles": lambda field, value, path, notes: section.check(value, path, notes),
+    "own": lambda field, value, path, notes: field.check(value, path, notes),
     "bool": _check_bool,
     "int": _check_int,
     "counts": _check_counts,

@@ -9,7 +9,7 @@ import re
 
 from gpuslice import errors
 from gpuslice import secret
-from gpuslice.policy.build import SLICING
+from gpuslice.policy.fields import SLICING
 
 
 def export_rules(sections, models):

@@ -5,6 +5,12 @@ stopped, started, destroyed and made, as root.
 Each function takes what a file held and raises a ValueError that says what is wrong with it.
 """
 
+from functools import cache
+
+from gpuslice import kinds
+from gpuslice.shape import ADDRESS
+from gpuslice.shape import MODULE
+from gpuslice.shape import UNIT
 from gpuslice.shape import anything
 from gpuslice.shape import either
 from gpuslice.shape import listing
@@ -17,16 +23,14 @@ from gpuslice.shape import table
 from gpuslice.shape import text
 from gpuslice.shape import truth
 from gpuslice.shape import whole
-from gpuslice.techniques import TECHNIQUES
-from gpuslice.techniques import layouts
 
 _TEXT, _TEXTS = text(), listing(text())
 _NAME = text(r"[a-z][a-z-]*")
-_KNOWN = text("|".join(TECHNIQUES))
+_KNOWN = text("|".join(kind.name for kind in kinds.DOABLE))
 _PLAIN = table(_TEXT, anything)
 _STEP = parts(
     {
-        "gpu": layouts.ADDRESS,
+        "gpu": ADDRESS,
         "technique": _KNOWN,
         "action": text(r"[a-z_]+"),
         "args": _PLAIN,
@@ -40,14 +44,14 @@ _STEP = parts(
 )
 _GPU_PLAN = parts(
     {
-        "gpu": layouts.ADDRESS,
+        "gpu": ADDRESS,
         "technique": _KNOWN,
         "model": _TEXT,
         "steps": listing(_STEP),
         **dict.fromkeys(("before", "after", "old", "new"), _PLAIN),
         **dict.fromkeys(("keeps", "destroys", "creates", "drawing"), _TEXTS),
-        "stops": listing(layouts.UNIT),
-        "unloads": listing(layouts.MODULE),
+        "stops": listing(UNIT),
+        "unloads": listing(MODULE),
         "waits": _TEXT,
         "note": _TEXT,
         "wanted": truth,
@@ -59,7 +63,7 @@ _PLAN = parts(
     {"gpus": listing(_GPU_PLAN), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS},
     needed=("gpus",),
 )
-_PAUSE = either(row(text("kernel module"), layouts.MODULE), row(text("unit"), layouts.UNIT))
+_PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
 _ENTRY = parts(
     {
         "time": moment,
@@ -68,17 +72,17 @@ _ENTRY = parts(
         "pid": whole(),
         "boot_id": _TEXT,
         "plan": _PLAN,
-        "before": table(layouts.ADDRESS, _PLAIN),
-        "goal": table(layouts.ADDRESS, _PLAIN),
-        "wishes": table(layouts.ADDRESS, _PLAIN),
-        "techniques": table(layouts.ADDRESS, _KNOWN),
+        "before": table(ADDRESS, _PLAIN),
+        "goal": table(ADDRESS, _PLAIN),
+        "wishes": table(ADDRESS, _PLAIN),
+        "techniques": table(ADDRESS, _KNOWN),
         "pauses": listing(_PAUSE),
         "earlier": listing(_STEP),
-        "groups": table(layouts.ADDRESS, _TEXT),
+        "groups": table(ADDRESS, _TEXT),
     },
     needed=("time", "pid", "plan", "before", "goal", "techniques"),
 )
-_RULES = parts({"stop_units": listing(layouts.UNIT), "unload_modules": listing(layouts.MODULE), "health_check": truth})
+_RULES = parts({"stop_units": listing(UNIT), "unload_modules": listing(MODULE), "health_check": truth})
 _VERIFIED = parts(
     {"technique": _NAME, "model": _TEXT, "layout": _PLAIN, "time": moment, "generation": maybe(whole()), "awaits": maybe(_PLAIN),
      "rules": _RULES},
@@ -86,14 +90,11 @@ _VERIFIED = parts(
 )  # fmt: skip
 _ATTEMPTS = record(
     {
-        "tried": table(layouts.ADDRESS, record({"digest": text(r"[0-9a-f]+"), "times": listing(moment)})),
+        "tried": table(ADDRESS, record({"digest": text(r"[0-9a-f]+"), "times": listing(moment)})),
         "last": maybe(record({"time": moment, "boot_id": _TEXT, "result": truth, "comment": _TEXT})),
     }
 )
-_WAITING = table(layouts.ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))
-_NOTES = record(
-    {"boot_id": _TEXT, "requested": table(layouts.ADDRESS, _TEXT), "unloaded": truth, "kept": table(layouts.ADDRESS, _TEXT)}
-)
+_WAITING = table(ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))
 _GENERATION = parts(
     {
         "time": moment,
@@ -101,12 +102,26 @@ _GENERATION = parts(
         "jid": _TEXT,
         "result": _TEXT,
         "errors": _TEXTS,
-        "before": table(layouts.ADDRESS, _PLAIN),
-        "after": table(layouts.ADDRESS, _PLAIN),
-        "techniques": table(layouts.ADDRESS, _NAME),
-        "reboot": listing(layouts.ADDRESS),
+        "before": table(ADDRESS, _PLAIN),
+        "after": table(ADDRESS, _PLAIN),
+        "techniques": table(ADDRESS, _NAME),
+        "reboot": listing(ADDRESS),
     }
 )
+
+
+@cache
+def _layout(technique):
+    """The shape of a layout of a technique; of one of another version nothing is known."""
+    kind = kinds.named(technique)
+    return kinds.section(kind).layout() if kind else anything
+
+
+@cache
+def _settings(technique):
+    """The shape of settings of a technique that wait for a reboot."""
+    kind = kinds.named(technique)
+    return kinds.section(kind).settings() if kind and kind.cls else anything
 
 
 def entry(data):
@@ -115,7 +130,7 @@ def entry(data):
     for gpu, layout in data["before"].items():
         if gpu not in data["techniques"]:
             raise ValueError(f"its before is incomplete: it does not say by what GPU {gpu} was sliced")
-        layouts.LAYOUTS[data["techniques"][gpu]](layout, f"it:before:{gpu}")
+        _layout(data["techniques"][gpu])(layout, f"it:before:{gpu}")
     for made in data["plan"]["gpus"]:
         _steps(made["steps"], made["gpu"])
     for step in data.get("earlier", ()):
@@ -126,7 +141,7 @@ def _steps(steps, gpu):
     for step in steps:
         if step["gpu"] != gpu:
             raise ValueError(f"a step of GPU {gpu} is of another one")
-        needed = layouts.STEPS.get((step["technique"], step["action"]), {})
+        needed = kinds.section(kinds.named(step["technique"])).steps().get(step["action"], {})
         record(needed, dict.fromkeys(step["args"], anything) | needed)(step["args"], f"a step of GPU {gpu}")
 
 
@@ -137,11 +152,11 @@ def has_step(plan, gpu, number):
 
 def verified(data):
     """PCI address -> entry of :class:`gpuslice.records.verified.Verified`. A technique of another version is no mistake."""
-    table(layouts.ADDRESS, _VERIFIED)(data, "it")
+    table(ADDRESS, _VERIFIED)(data, "it")
     for gpu, each in data.items():
-        layouts.LAYOUTS.get(each["technique"], anything)(each["layout"], f"it:{gpu}:layout")
-        if each.get("awaits") is not None and each["technique"] in layouts.LAYOUTS:
-            layouts.settings(each["technique"])(each["awaits"], f"it:{gpu}:awaits")
+        _layout(each["technique"])(each["layout"], f"it:{gpu}:layout")
+        if each.get("awaits") is not None:
+            _settings(each["technique"])(each["awaits"], f"it:{gpu}:awaits")
 
 
 def attempts(data):
@@ -152,11 +167,6 @@ def attempts(data):
 def waiting(data):
     """The file of :class:`gpuslice.records.reboot.RebootLedger`."""
     _WAITING(data, "it")
-
-
-def notes(data):
-    """The file of :class:`gpuslice.techniques.partition.notes.Notes`."""
-    _NOTES(data, "it")
 
 
 def generation(data):
@@ -174,5 +184,4 @@ def outcome(data, which):
     for gpu, layout in data[which].items():
         if gpu not in data["techniques"]:
             raise ValueError(f"it does not say by what GPU {gpu} was sliced")
-        shape = layouts.LAYOUTS.get(data["techniques"][gpu], anything)
-        either(record({"error": _TEXT}), shape)(layout, f"it:{which}:{gpu}")
+        either(record({"error": _TEXT}), _layout(data["techniques"][gpu]))(layout, f"it:{which}:{gpu}")

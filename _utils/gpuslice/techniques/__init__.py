@@ -1,7 +1,7 @@
 """
-The technologies, one file each. A technique is a class with this shape, made with the host and the
-:class:`gpuslice.drivers.sessions.Sessions` of the run; adding a technology is adding a file, a line here, and to :mod:`.layouts`
-what its layouts look like, without which nothing that is on record of it can be read back::
+The technologies, a package each, with their words in ``section.py`` and this class in ``technique.py``; a row in
+:mod:`gpuslice.kinds` leads to both. A technique is a class with this shape, made with the host and the
+:class:`gpuslice.drivers.sessions.Sessions` of the run::
 
     name                                            'mig'
     supports(gpu) -> bool                           from what the hardware says
@@ -28,26 +28,12 @@ what its layouts look like, without which nothing that is on record of it can be
     release()                                       forget what was found; what holds a GPU open is closed
 """
 
-import importlib
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.drivers.device_nodes import refuse_spared
 from gpuslice.drivers.sessions import Sessions
-
-#: Name of each technique this version has, and where its class is. What a GPU has is told by the first that knows it, so one
-#: that stands on another (vGPUs with a MIG instance each) comes before it.
-TECHNIQUES = {
-    "vgpu": ("gpuslice.techniques.vgpu.technique", "Vgpus"),
-    "mig": ("gpuslice.techniques.mig.technique", "Mig"),
-    "level-zero": ("gpuslice.techniques.level_zero.technique", "LevelZero"),
-    "partition": ("gpuslice.techniques.partition.technique", "Partition"),
-    "sriov": ("gpuslice.techniques.sriov.technique", "Sriov"),
-    "passthrough": ("gpuslice.techniques.passthrough.technique", "Passthrough"),
-}
-
-#: Techniques that can't use every GPU with the capability of their name: what the hardware has may serve another one only.
-REFUSING = ("sriov", "vgpu")
 
 
 class Rules(NamedTuple):
@@ -120,12 +106,13 @@ class Toolbox:
         self._made = {}
 
     def get(self, name):
-        """The technique of that name (a key of :data:`TECHNIQUES`). Raises errors.Unsupported for one of another version."""
-        if name not in TECHNIQUES:
-            raise errors.Unsupported(f"This version has no technique '{name}'; it has {', '.join(TECHNIQUES)}.")
+        """The technique of that name. Raises errors.Unsupported for one that this version can't do."""
+        kind = kinds.named(name)
+        if not kind or not kind.cls:
+            names = ", ".join(kind.name for kind in kinds.DOABLE)
+            raise errors.Unsupported(f"This version has no technique '{name}'; it has {names}.")
         if name not in self._made:
-            module, cls = TECHNIQUES[name]
-            self._made[name] = getattr(importlib.import_module(module), cls)(self._host, self.sessions)
+            self._made[name] = kinds.technique(kind)(self._host, self.sessions)
         return self._made[name]
 
     def made(self):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.policy import document
@@ -129,7 +130,7 @@ def test_every_mistake_is_reported_at_once_with_its_path():
 
 @pytest.mark.parametrize("value", [None, "", "mig", 5, ["a"]])
 def test_a_section_that_is_no_mapping_is_refused(value):
-    for key in document.TOP:
+    for key in document.top():
         assert mistakes({key: value})[0].startswith(f"{key}: ")
     assert only_mistake(mig=value).startswith(f"{SLICING}:mig: ")
 
@@ -228,9 +229,9 @@ def test_a_switched_off_policy_may_name_a_strategy():
     assert (made.enabled, made.default.strategy) == (False, "mig")
 
 
-@pytest.mark.parametrize("strategy", list(document.SECTIONS))
+@pytest.mark.parametrize("strategy", list(kinds.SECTIONS))
 def test_a_strategy_that_is_switched_off_in_writing_is_a_contradiction(strategy):
-    key = document.SECTIONS[strategy]
+    key = kinds.SECTIONS[strategy]
     found = mistakes({SLICING: {"strategy": strategy, key: {"enabled": False}}})
     assert found[0].startswith(f"{SLICING}:{key}:enabled: is false, but the strategy is {strategy}.")
 
@@ -599,7 +600,7 @@ def _paths(fields, path=()):
             yield from _paths(each.item.fields, (*path, name, 0))
 
 
-@given(st.sampled_from(list(_paths(document.TOP))), anything)
+@given(st.sampled_from(list(_paths(document.top()))), anything)
 def test_any_value_at_any_key_is_accepted_or_a_mistake_below_that_key(path, value):
     nested = value
     for part in reversed(path):

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice import policy
 from gpuslice.model import Gpu
 from gpuslice.policy import document
+from gpuslice.policy import fields
 
 SLICING = "containers_gpu_slicing"
 H100 = Gpu(
@@ -22,7 +24,7 @@ HOST = [H100, T4, MI300]
 MIG = {"profiles": ["1g.10gb"]}
 
 
-def targets(slicing, gpus=HOST, environment="bare_metal", available=document.TECHNIQUES, discovery=None):
+def targets(slicing, gpus=HOST, environment="bare_metal", available=kinds.STRATEGIES, discovery=None):
     """The targets of a pillar with these keys."""
     made = policy.parse({SLICING: {"enabled": True, **slicing}, "containers_gpu_discovery": discovery or {}})
     return policy.targets(made, gpus, environment, available)
@@ -223,7 +225,7 @@ def test_a_technology_that_this_version_lacks_is_an_error_where_it_was_asked_for
 
 
 def test_auto_picks_by_environment_and_says_so():
-    bare, host, guest, container = (targets({"strategy": "auto", "mig": MIG}, environment=each) for each in document.ENVIRONMENTS)
+    bare, host, guest, container = (targets({"strategy": "auto", "mig": MIG}, environment=each) for each in fields.ENVIRONMENTS)
     assert [each.technique for each in bare] == ["mig", None, None]
     assert [each.technique for each in host] == ["sriov", None, "sriov"]
     assert [each.technique for each in guest] == ["time-slicing", "time-slicing", None]
@@ -340,7 +342,7 @@ def test_auto_takes_nothing_else_that_was_not_meant(gpu, keys):
     assert made.technique is None and made.reason.startswith("not applicable: auto picks ")
 
 
-@pytest.mark.parametrize("environment", document.ENVIRONMENTS)
+@pytest.mark.parametrize("environment", fields.ENVIRONMENTS)
 def test_every_environment_may_be_told_what_to_take(environment):
     keys = {"strategy": "auto", "auto_strategy": {environment: "passthrough"}}
     able = replace(H100, capabilities=(*H100.capabilities, "passthrough"))
@@ -359,10 +361,10 @@ def test_what_the_host_is_to_blame_for_is_a_mistake_also_where_only_the_host_wid
 gpus = st.builds(
     Gpu,
     address=st.integers(0, 255).map(lambda bus: f"0000:{bus:02x}:00.0"),
-    vendor=st.sampled_from(document.VENDORS),
+    vendor=st.sampled_from(fields.VENDORS),
     device_id=st.just("1234"),
     model=st.sampled_from(["NVIDIA T4", "NVIDIA H100", "AMD Instinct MI300X", ""]),
-    capabilities=st.sets(st.sampled_from(document.TECHNIQUES)).map(tuple),
+    capabilities=st.sets(st.sampled_from(kinds.STRATEGIES)).map(tuple),
 )
 
 
@@ -370,9 +372,9 @@ gpus = st.builds(
     st.lists(gpus, max_size=5, unique_by=lambda gpu: gpu.address),
     st.sampled_from(document.STRATEGIES),
     st.lists(
-        st.tuples(st.sampled_from(document.VENDORS), st.sampled_from(document.STRATEGIES)), max_size=3, unique_by=lambda x: x[0]
+        st.tuples(st.sampled_from(fields.VENDORS), st.sampled_from(document.STRATEGIES)), max_size=3, unique_by=lambda x: x[0]
     ),
-    st.sampled_from(document.ENVIRONMENTS),
+    st.sampled_from(fields.ENVIRONMENTS),
 )
 def test_every_gpu_gets_what_it_can_do_or_a_reason(found, strategy, rules, environment):
     made = targets(

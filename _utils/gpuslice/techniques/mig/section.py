@@ -1,5 +1,5 @@
 """
-The three forms in which a MIG layout is written, and the one form that the engine works with.
+The words of MIG: the three forms in which a layout is written, and the one form that the engine works with.
 """
 
 import re
@@ -7,7 +7,17 @@ import re
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice.arguments import describe
+from gpuslice.policy import fields
 from gpuslice.policy.notes import Notes
+from gpuslice.policy.section import Section
+from gpuslice.shape import LINE
+from gpuslice.shape import either
+from gpuslice.shape import listing
+from gpuslice.shape import maybe
+from gpuslice.shape import record
+from gpuslice.shape import row
+from gpuslice.shape import truth
+from gpuslice.shape import whole
 from gpuslice.techniques.mig import profile_names
 
 #: More instances than this of one profile is a slip of the finger on any GPU there is.
@@ -123,3 +133,88 @@ def expand(written, gpu_instance_count, path, notes):
         key = (name, start)
         joined[key] = joined.get(key, 0) + (gpu_instance_count if count is None else count)
     return [(name, start, count) for (name, start), count in joined.items()]
+
+
+def _json_profiles():
+    return {
+        "oneOf": [
+            {"type": "array", "items": {"type": "string", "pattern": profile_names.PATTERN}},
+            {
+                "type": "object",
+                "propertyNames": {"pattern": profile_names.PATTERN.replace("(?:@(0|[1-9][0-9]*))?", "")},
+                "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST},
+            },
+        ]
+    }
+
+
+class Mig(Section):
+    """
+    See :class:`gpuslice.policy.section.Section`. Settled: ``entries`` (``[(profile, start or None, count)]``) and
+    ``compute_instances``; or ``enabled`` False.
+    """
+
+    FIELD = fields.section(
+        "Multi-Instance GPU: hardware slices with their own memory.",
+        mode=fields.choice("disabled: no instances, and MIG mode is switched off.", "enabled", "enabled", "disabled"),
+        profiles=fields.Field(
+            "own",
+            "A list of names, each with an optional @start, or a mapping of name to count.",
+            [],
+            check=check,
+            schema=_json_profiles,
+        ),
+        gpu_instance_count=fields.number("How many of each profile of the list form.", 1, 1, MOST),
+        compute_instance_count=fields.number(
+            "Compute instances in each GPU instance that is not named with a 'c.' part.", 1, 1, 8
+        ),
+    )
+    DECISIVE = ("profiles", "mode")
+
+    def settle(self, filled, written, notes):
+        """The list with its counts. Where MIG is the strategy, a list must be written, or that there is to be none."""
+        own = "profiles" in written.own
+        where = f"{written.path if own else written.host_path}:mig:profiles"
+        listed = expand(filled["profiles"], filled["gpu_instance_count"], where, notes)
+        if filled["mode"] == "disabled":
+            if listed and written.chosen:
+                notes.wrong(
+                    f"{written.path}:mig:mode", "is disabled, but profiles are given; write 'profiles: []' or drop it."
+                )
+            return {"enabled": False}
+        if written.chosen and not own and "profiles" not in written.host:
+            note = notes.wrong if written.enabled else notes.warn
+            note(
+                f"{written.path}:mig:profiles",
+                "is not given, and without any profile every idle instance would go. Name the profiles; write 'profiles: []' for "
+                "a GPU without instances, or 'mode: disabled' to switch MIG off.",
+            )
+        return {"entries": listed, "compute_instances": filled["compute_instance_count"]}
+
+    def missing(self, settings, environment):
+        """Profiles: nobody asked for MIG by name, so that an empty list is no wish to remove what exists."""
+        return "" if settings.get("entries") else "no profiles are given"
+
+    def says_more(self, settings):
+        """Whether profiles are given."""
+        return bool(settings.get("entries"))
+
+    def layout(self):
+        """Its mode, and GPU instances with their compute instances."""
+        start = maybe(whole(0, 255))
+        instances = listing(row(LINE, start, listing(row(LINE, start))))
+        return record({"enabled": truth, "instances": instances}, {"pending": truth})
+
+    def asked(self):
+        """The mode can wait for a reboot, and instances with it."""
+        entries = listing(row(LINE, maybe(whole(0, 255)), whole(1, MOST)))
+        return either(
+            record({"enabled": truth}), record({"entries": entries, "compute_instances": whole(1, 64)}, {"enabled": truth})
+        )
+
+    def steps(self):
+        """Where a GPU instance was made."""
+        return {"create_gi": {"start": whole(0, 255)}}
+
+
+SECTION = Mig()

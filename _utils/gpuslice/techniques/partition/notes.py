@@ -8,7 +8,14 @@ import os
 import threading
 
 from gpuslice import errors
-from gpuslice.records import shapes
+from gpuslice.shape import ADDRESS
+from gpuslice.shape import record
+from gpuslice.shape import table
+from gpuslice.shape import text
+from gpuslice.shape import truth
+
+_MODES = table(ADDRESS, text())
+_SHAPE = record({"boot_id": text(), "requested": _MODES, "unloaded": truth, "kept": _MODES})
 
 
 class Notes:
@@ -55,7 +62,7 @@ class Notes:
         nothing = {"requested": {}, "unloaded": False, "kept": {}}
         try:
             found = self._host.store_load(self._path)
-            shapes.notes(found)
+            _SHAPE(found, "it")
             return {key: found[key] for key in nothing} if found["boot_id"] == self._host.boot_id() else nothing
         except (OSError, ValueError):
             # Without notes the driver is looked at as it is, and a missing one is reported.

@@ -1,0 +1,121 @@
+"""
+The technologies, a row each: what policy, inventory, engine and records have to know of one before anything of it is loaded.
+
+Rows are data, and nothing of ours is imported for them. What a technology means is told in its package below
+:mod:`gpuslice.techniques`: its words in ``section.py`` (:class:`gpuslice.policy.section.Section`), and what it does to
+hardware in ``technique.py``. Both are loaded when they are asked for.
+"""
+
+import importlib
+from typing import NamedTuple
+
+#: Layers, from the silicon up: what changes the shape of a GPU, what shares what there is, what only sets how it runs, and what
+#: hands it to somebody else.
+SHAPE, SHARE, TUNE, HAND_OUT = range(4)
+
+
+class Kind(NamedTuple):
+    """
+    One technology.
+
+    :ivar name: how techniques, plans and records call it. :ivar label: how sentences do ("this GPU has no ...").
+    :ivar layer: where it stands, from :data:`SHAPE` to :data:`HAND_OUT`.
+    :ivar vendors: whose GPUs can have it. :ivar package: its package below :mod:`gpuslice.techniques`.
+    :ivar cls: its class in ``technique.py``; "" for one that the pillar's language knows and this version can't do.
+    :ivar strategy: its word in the pillar, its name when "". :ivar section: key of its settings there, "" for none.
+    :ivar capability: what ``Gpu.capabilities`` must have, its name when "".
+    :ivar last_word: whether it has to be asked although the capability is there: that may serve another one only.
+    :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
+    """
+
+    name: str
+    label: str
+    layer: int
+    vendors: tuple
+    package: str
+    cls: str = ""
+    strategy: str = ""
+    section: str = ""
+    capability: str = ""
+    last_word: bool = False
+    over: tuple = ()
+    auto: tuple = ()
+
+    @property
+    def word(self):
+        """What the pillar calls it."""
+        return self.strategy or self.name
+
+    @property
+    def needs(self):
+        """The capability that a GPU must have for it."""
+        return self.capability or self.name
+
+    def may_concern(self, gpu):
+        """Whether a GPU can have it, as far as vendor and capabilities tell; see ``last_word``."""
+        return gpu.vendor in self.vendors and self.needs in gpu.capabilities
+
+
+#: In the order of the pillar, which is also that in which strategy auto falls back to one of them. Sharing in time is no
+#: fallback where the pick is stronger: weaker isolation has to be asked for by name.
+KINDS = (
+    Kind("mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",)),
+    Kind("time-slicing", "time-slicing", SHARE, ("nvidia",), "time_slicing", section="time_slicing", auto=("virtual_guest",)),
+    Kind("mps", "MPS", SHARE, ("nvidia",), "mps", section="mps"),
+    Kind(
+        "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",)
+    ),
+    Kind(
+        "vgpu", "vGPU", SHAPE, ("nvidia",), "vgpu", "Vgpus", section="vgpu", last_word=True, over=("mig",),
+        auto=("virtual_host",),
+    ),
+    Kind("partition", "partition modes", SHAPE, ("amd",), "partition", "Partition", section="partition", auto=("bare_metal",)),
+    Kind(
+        "level-zero", "Level Zero", TUNE, ("intel",), "level_zero", "LevelZero", section="level_zero",
+        auto=("bare_metal", "virtual_guest"),
+    ),
+    Kind("passthrough", "passthrough", HAND_OUT, ("nvidia", "amd", "intel"), "passthrough", "Passthrough"),
+)  # fmt: skip
+
+#: Those that this version can do. What a GPU has is told by the first that knows it, so one that may stand on another comes
+#: before it; a GPU that is given away as a whole has nothing else to tell, so that comes last.
+DOABLE = tuple(sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: kind.layer == HAND_OUT))
+
+#: The pillar's words: of every technology, of those that this version can do, and which key has the settings of which.
+STRATEGIES = tuple(dict.fromkeys(kind.word for kind in KINDS))
+AVAILABLE = tuple(dict.fromkeys(kind.word for kind in KINDS if kind.cls))
+SECTIONS = {kind.word: kind.section for kind in reversed(KINDS) if kind.section}
+SECTIONS = {word: SECTIONS[word] for word in STRATEGIES if word in SECTIONS}
+
+_BY_NAME = {kind.name: kind for kind in KINDS}
+_BY_WORD = {kind.word: kind for kind in reversed(KINDS)}
+
+
+def named(name):
+    """The kind of that name; None for one of another version."""
+    return _BY_NAME.get(name)
+
+
+def called(word):
+    """The kind that a word of the pillar means, the first of those that share it; None for no technology."""
+    return _BY_WORD.get(word)
+
+
+def concerning(gpu):
+    """Those of :data:`DOABLE` that a GPU can have, as far as vendor and capabilities tell."""
+    return [kind for kind in DOABLE if kind.may_concern(gpu)]
+
+
+def fallbacks(environment):
+    """The pillar's words of what strategy auto may fall back to in an environment, the first of them first."""
+    return tuple(dict.fromkeys(kind.word for kind in KINDS if environment in kind.auto))
+
+
+def technique(kind):
+    """The class of a kind of :data:`DOABLE`, loaded."""
+    return getattr(importlib.import_module(f"gpuslice.techniques.{kind.package}.technique"), kind.cls)
+
+
+def section(kind):
+    """The :class:`gpuslice.policy.section.Section` of a kind, loaded: its words in the pillar and on record."""
+    return importlib.import_module(f"gpuslice.techniques.{kind.package}.section").SECTION

@@ -1,0 +1,85 @@
+"""
+The words of a technology, for those that treat all alike: policy, JSON schema and records ask a section, and know none by name.
+
+``section.py`` in the package of each technology has its own as ``SECTION``; :func:`gpuslice.kinds.section` finds it. Nothing that
+reads or changes hardware belongs there, since a pillar is also checked where there is none.
+"""
+
+from typing import NamedTuple
+
+from gpuslice.shape import anything
+from gpuslice.shape import either
+from gpuslice.shape import listing
+from gpuslice.shape import record
+from gpuslice.shape import truth
+
+
+class Written(NamedTuple):
+    """
+    What stands in the pillar about one technology, where a rule comes to its settings.
+
+    :ivar host: keys of its section for the whole host, as written; :ivar own: those of the rule, {} in the host-wide one.
+    :ivar host_path: :ivar path: pillar paths of the two, without the key of the section.
+    :ivar chosen: whether the technology is the strategy of the rule. :ivar enabled: whether GPUs are sliced at all.
+    """
+
+    host: dict
+    own: dict
+    host_path: str
+    path: str
+    chosen: bool
+    enabled: bool
+
+
+class Section:
+    """The words of one technology. What it has nothing special of stays as it is here."""
+
+    #: Its settings in the pillar, a :class:`gpuslice.policy.fields.Field`; None for one without any.
+    FIELD = None
+    #: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
+    DECISIVE = ()
+
+    # -- in the pillar -------------------------------------------------------------------------------------------
+    def settle(self, filled, written, notes):
+        """
+        The settings that the pillar's words come to, as the technique takes them.
+
+        :param filled: every key of the section but ``enabled``: the rule's, else the host's, else its default.
+        :param written: :class:`Written`. :param notes: where mistakes and warnings go (:class:`gpuslice.policy.notes.Notes`).
+        """
+        return filled
+
+    def judge(self, settings, written, notes):
+        """Note what is wrong or odd about settled settings that are in effect, since this technology is the strategy."""
+
+    def missing(self, settings, environment):
+        """What strategy auto can't pick the technology without, as words that end "because ..."; "" when nothing is."""
+        return ""
+
+    def says_more(self, settings):
+        """Whether the pillar says more than defaults, so that to pick the technology in the place of another means something."""
+        defaults = {name: each.default for name, each in self.FIELD.fields.items()}
+        return any(value != defaults.get(name, value) for name, value in settings.items())
+
+    # -- on record: shapes of plain data (gpuslice.shape), made when a record is read -----------------------------
+    def layout(self):
+        """The shape of a layout of its technique."""
+        return anything
+
+    def asked(self):
+        """The shape of settings that can wait for a reboot, as a pillar or a function asks for them; None for none of these."""
+        return None
+
+    def beside(self):
+        """Shapes of what settings that ask for an earlier layout can have beside it."""
+        return {"reload": truth, "undo": truth, "created": listing(anything)}
+
+    def settings(self):
+        """The shape of settings that wait for a reboot; a layout is asked for by settings too."""
+        earlier = record({"layout": self.layout()}, self.beside())
+        asked = self.asked()
+        return either(asked, earlier) if asked else earlier
+
+    def steps(self):
+        """Action -> shapes of the arguments of its steps from which an undo learns what was made."""
+        return {}

@@ -1,0 +1,3 @@
+"""
+Multi-Process Service: consumers run side by side. So far the pillar's words for it.
+"""

@@ -1,0 +1,3 @@
+"""
+Time-slicing: consumers take turns on a GPU. So far the pillar's words for it.
+"""
