@@ -6,7 +6,6 @@ What stands in the pillar as well (``profiles``, ``vfs``, ``scheduling``, ...) i
 handled at all; its meaning is judged as the pillar's is.
 """
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -14,107 +13,49 @@ from gpuslice import addresses
 from gpuslice import errors
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
-
-#: Longest text that a setting may be: a client configuration token has some thousand characters.
-_LONGEST = 65536
-#: How deep values may lie in each other, how many there may be, and how large a number: far beyond any setting.
-_DEEPEST, _MOST, _LARGEST = 16, 20000, 10**15
-_SHOWN = 80
-
-
-def describe(value):
-    """A value in words, with its type, so that a text '8' and a number 8 can be told apart in a message. It is never long."""
-    if value is None:
-        return "empty"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        return "a number that is too large"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        # Looked at as a whole: the beginning alone may not look like what it is.
-        text = redacted(str(value))
-        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        return f"the text '{printable(shown)}'" if text else "an empty text"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return f"a {type(value).__name__}"
-
-
-def refuse_odd(value, path):
-    """
-    Refuse what no setting is: endless nesting, numbers of a thousand digits, texts of megabytes. What is left can be printed,
-    compared and written down like any other value.
-
-    :param path: how the value is called in the message. Raises errors.PolicyError.
-    """
-    left = [(value, 0)]
-    for count, (each, depth) in enumerate(left, 1):
-        if depth > _DEEPEST or count > _MOST:
-            raise _wrong(path, "goes deeper or further than any setting does")
-        if isinstance(each, Mapping):
-            left += [(inner, depth + 1) for pair in each.items() for inner in pair]
-        elif isinstance(each, list | tuple):
-            left += [(inner, depth + 1) for inner in each]
-        elif why := _odd(each):
-            # Where in it is not told: a key may be as odd, and a secret in the wrong place.
-            raise _wrong(path, f"{'is' if not depth else 'has in it'} {why}")
-
-
-def _odd(value):
-    """What a single value is that no setting is, "" for any other."""
-    if isinstance(value, str) and len(value) > _LONGEST:
-        return f"a text of {len(value)} characters; {_LONGEST} is the most"
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        return describe(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{describe(value)}, with which nothing can be counted"
-    return ""
-
-
-def _wrong(place, what):
-    return errors.PolicyError(f"{place} {what}.", todo="Nothing was done.")
+from gpuslice.values import LARGEST
+from gpuslice.values import SHOWN
+from gpuslice.values import describe
+from gpuslice.values import refusal
+from gpuslice.values import refuse_odd
 
 
 # -- kinds -----------------------------------------------------------------------------------------------------------
 def truth(name, value):
     """Something is permitted or not: True or False. Any text counts as true to Python, "false" as well, and 0 as false."""
     if not isinstance(value, bool):
-        shown = repr(redacted(value)[:_SHOWN]) if isinstance(value, str) else describe(value)
-        raise _wrong(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
+        shown = repr(redacted(value)[:SHOWN]) if isinstance(value, str) else describe(value)
+        raise refusal(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
 
 
-def whole(name, value, low=0, high=_LARGEST):
+def whole(name, value, low=0, high=LARGEST):
     """A whole number from ``low`` to ``high``. True is one to Python, and 1.5 becomes one in silence."""
     if type(value) is not int:
-        raise _wrong(name, f"is {describe(value)}; a whole number is wanted")
+        raise refusal(name, f"is {describe(value)}; a whole number is wanted")
     if not low <= value <= high:
-        most = f" to {high}" if high < _LARGEST else " on"
-        raise _wrong(name, f"is {describe(value)}; a whole number from {low}{most} is wanted")
+        most = f" to {high}" if high < LARGEST else " on"
+        raise refusal(name, f"is {describe(value)}; a whole number from {low}{most} is wanted")
 
 
 def seconds(name, value, high=600):
     """A time in seconds, which may have a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-        raise _wrong(name, f"must be a number of seconds from 0 to {high}, and is {describe(value)}")
+        raise refusal(name, f"must be a number of seconds from 0 to {high}, and is {describe(value)}")
 
 
 def text(name, value):
     """A name: a text that is not empty and can be printed."""
     if not isinstance(value, str):
-        raise _wrong(name, f"is {describe(value)}; a text is wanted")
+        raise refusal(name, f"is {describe(value)}; a text is wanted")
     if not value.strip() or len(value) > 4096 or printable(value) != value:
-        raise _wrong(name, f"is {describe(value)}, which is no name")
+        raise refusal(name, f"is {describe(value)}, which is no name")
 
 
 def address(name, value):
     """A PCI address, the number that YAML makes of one without quotes, or a UUID."""
     if not addresses.is_uuid(value):
-        if isinstance(value, str) and (len(value) > _SHOWN or printable(value) != value):
-            raise _wrong(name, f"is {describe(value)}, which is neither a PCI address nor a UUID")
+        if isinstance(value, str) and (len(value) > SHOWN or printable(value) != value):
+            raise refusal(name, f"is {describe(value)}, which is neither a PCI address nor a UUID")
         addresses.normalize(value)
 
 
@@ -132,13 +73,13 @@ def gpus(name, value):
 def one_of(name, value, words):
     """One of these words."""
     if not isinstance(value, str) or value not in words:
-        raise _wrong(name, f"is {describe(value)}; one of these is wanted: {', '.join(words[:-1])} or {words[-1]}")
+        raise refusal(name, f"is {describe(value)}; one of these is wanted: {', '.join(words[:-1])} or {words[-1]}")
 
 
 def mapping(name, value):
     """A mapping, such as a pillar. Salt's own is a mapping without being a dict."""
     if not isinstance(value, Mapping):
-        raise _wrong(name, f"is {describe(value)}; a mapping with the containers_gpu_* keys is wanted")
+        raise refusal(name, f"is {describe(value)}; a mapping with the containers_gpu_* keys is wanted")
 
 
 def as_in_pillar(name, value):
@@ -148,7 +89,7 @@ def as_in_pillar(name, value):
 def secret(name, value):
     """A text that no message shows."""
     if not isinstance(value, str):
-        raise _wrong(name, "is no text; put it in quotes. What it is now is not shown here")
+        raise refusal(name, "is no text; put it in quotes. What it is now is not shown here")
 
 
 #: The forms of an export.

@@ -14,7 +14,7 @@ import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
-from gpuslice import arguments
+from gpuslice import values
 from gpuslice.printable import printable
 from tests.conftest import ROOT
 from tests.salt.conftest import Minion
@@ -116,7 +116,7 @@ def drawn(function, address, rng):
     for name in rng.sample(names, min(len(names), rng.choice((1, 1, 1, 2, 3)))):
         place = rng.randrange(len(POOL))
         # The value itself may be too large, or too deep, to be printed.
-        given[name], told[name] = POOL[place], f"POOL[{place}], {arguments.describe(POOL[place])}"
+        given[name], told[name] = POOL[place], f"POOL[{place}], {values.describe(POOL[place])}"
     return given, told
 
 

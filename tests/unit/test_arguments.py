@@ -8,6 +8,7 @@ import pytest
 
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice import values
 from gpuslice.printable import printable
 
 UUID = "GPU-eb73f151-c944-4ceb-8a88-ad01349c00aa"
@@ -118,12 +119,12 @@ ODD = {
 @pytest.mark.parametrize("what", ODD)
 def test_what_no_setting_is_gets_a_short_sentence(what):
     with pytest.raises(errors.PolicyError) as caught:
-        arguments.refuse_odd(ODD[what], "vfs")
+        values.refuse_odd(ODD[what], "vfs")
     assert str(caught.value).startswith("vfs ") and len(str(caught.value)) < 400
 
 
 def test_what_a_setting_may_be_is_let_through():
-    arguments.refuse_odd({"a": [1, 2.5, None, True, "x", datetime.date(2026, 1, 1), ("y",)], 1: {"b": b"z"}}, "vfs")
+    values.refuse_odd({"a": [1, 2.5, None, True, "x", datetime.date(2026, 1, 1), ("y",)], 1: {"b": b"z"}}, "vfs")
 
 
 @pytest.mark.parametrize(
@@ -143,9 +144,9 @@ def test_what_a_setting_may_be_is_let_through():
     ],
 )
 def test_values_are_described_with_their_type(value, words):
-    assert arguments.describe(value) == words
+    assert values.describe(value) == words
 
 
 def test_long_texts_and_numbers_are_cut():
-    assert arguments.describe(10**5000) == "a number that is too large"
-    assert len(arguments.describe("x" * 10**6)) < 120
+    assert values.describe(10**5000) == "a number that is too large"
+    assert len(values.describe("x" * 10**6)) < 120

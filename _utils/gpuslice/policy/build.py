@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.policy import document
@@ -24,6 +23,7 @@ from gpuslice.policy.fields import Field
 from gpuslice.policy.notes import Notes
 from gpuslice.policy.notes import nearest
 from gpuslice.policy.section import Written
+from gpuslice.values import refuse_odd
 
 _PREFIX = "containers_"
 
@@ -172,7 +172,7 @@ def _meant(key, value):
 def _possible(value, path):
     """A value that can be looked into to its end. Raises errors.PolicyError for one that is no setting at all."""
     try:
-        arguments.refuse_odd(value, path)
+        refuse_odd(value, path)
     except errors.PolicyError as err:
         raise errors.PolicyError(str(err), mistakes=[str(err)]) from err
     return value

@@ -8,10 +8,10 @@ import re
 from gpuslice import addresses
 from gpuslice import errors
 from gpuslice import secret
-from gpuslice.arguments import describe
 from gpuslice.policy import fields
 from gpuslice.policy.notes import did_you_mean
 from gpuslice.printable import printable
+from gpuslice.values import describe
 
 #: Returned for a value that is wrong, so that its key counts as not written.
 WRONG = object()

@@ -4,9 +4,7 @@ The words of MIG: the three forms in which a layout is written, and the one form
 
 import re
 
-from gpuslice import arguments
 from gpuslice import errors
-from gpuslice.arguments import describe
 from gpuslice.policy import fields
 from gpuslice.policy.notes import Notes
 from gpuslice.policy.section import Section
@@ -19,6 +17,8 @@ from gpuslice.shape import row
 from gpuslice.shape import truth
 from gpuslice.shape import whole
 from gpuslice.techniques.mig import profile_names
+from gpuslice.values import describe
+from gpuslice.values import refuse_odd
 
 #: More instances than this of one profile is a slip of the finger on any GPU there is.
 MOST = 64
@@ -36,7 +36,7 @@ def entries(profiles, gpu_instance_count=1, path="profiles"):
     :return: ``[(canonical name without a pin, start or None, count)]`` in the order of first mention; equal ones are joined.
         Raises :class:`errors.PolicyError` with every mistake.
     """
-    arguments.refuse_odd(profiles, path)
+    refuse_odd(profiles, path)
     notes = Notes()
     written = check([profiles] if isinstance(profiles, str) else profiles, path, notes)
     if type(gpu_instance_count) is not int or not 1 <= gpu_instance_count <= MOST:
