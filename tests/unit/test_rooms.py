@@ -1,0 +1,215 @@
+"""
+Who may know what: a module may import those of its own room, the nouns, and those of the rooms that stand beside it in the table.
+An import inside a function counts too. What still breaks the table is listed one by one, so that it can only become less.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+from gpuslice import kinds
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ENGINE = ROOT / "_utils" / "gpuslice"
+LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
+
+#: Data and its words: anybody may know them, and they know only one another.
+NOUNS = {
+    "addresses", "costs", "errors", "kinds", "model", "numbers", "plan", "printable", "rules", "secret", "shape", "values",
+}  # fmt: skip
+#: Modules that are no package, and belong to one room.
+FRONT = {"arguments", "engine", "front", "job"}
+#: Room -> rooms that it may import.
+ROOMS = {
+    "loader": {"front", "boot", "inventory", "host"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health"},
+    "policy": {"catalog", "inventory"},
+    # What all technologies have in common.
+    "techniques": {"drivers", "host", "inventory", "health"},
+    # One technology: its own row of the table allows it to know another.
+    "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog", "health"},
+    "change": {"techniques", "records", "inventory", "host"},
+    "records": {"host"},
+    "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
+    "inventory": {"drivers", "records", "host", "catalog"},
+    "health": {"drivers", "host", "catalog"},
+    "drivers": {"host", "catalog"},
+    "host": set(),
+    "catalog": set(),
+    "sim": {"host", "catalog"},
+    "nouns": set(),
+}
+#: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
+NOT_FOR = {"drivers": {"kinds", "plan", "rules"}, "host": {"kinds", "plan", "rules"}, "catalog": {"kinds", "plan", "rules"}}
+#: The one place that knows whether a host is real.
+DOORKEEPER = "host.open"
+
+#: (module, what it imports) that break the table and have to go. Nothing may be added.
+LEFT = {
+    ("_modules.gpu_sriov", "policy"),
+    ("_modules.gpu_vgpu", "policy"),
+    ("change.newcomers", "drivers.device_nodes"),
+    ("engine", "drivers.pci"),
+    ("engine", "techniques.mig.export"),
+    ("engine", "techniques.mig.section"),
+    ("host.bounded", "drivers.kernel"),
+    ("host.bounded", "records.lock"),
+    ("host.limits", "records.lock"),
+    ("host.real", "records.lock"),
+    ("techniques.mig.technique", "change.newcomers"),
+    ("techniques.vgpu.doing", "change.newcomers"),
+    ("techniques.vgpu.technique", "techniques.licence.technique"),
+}
+#: Circles that have to go, likewise.
+LEFT_CIRCLES = [["sim.description", "sim.faults"], ["sim.hardware", "sim.sysfs", "sim.vgpu_rules"]]
+
+
+def module_name(path):
+    """A module below the engine as ``policy.check``, the package itself as ""; a loader file as ``_modules.gpu``."""
+    inside = path.relative_to(ENGINE) if path.is_relative_to(ENGINE) else path.relative_to(ROOT)
+    parts = inside.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources():
+    """Name -> path of every module of the engine and every loader file."""
+    folders = [ENGINE, *(ROOT / folder for folder in LOADER_FOLDERS)]
+    found = [path for folder in folders for path in folder.rglob("*.py") if "__pycache__" not in path.parts]
+    return {module_name(path): path for path in sorted(found)}
+
+
+def imports(tree, names):
+    """(line, module) of every import of the engine in a syntax tree, wherever it stands; ``names`` are all modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in wanted:
+            if name.split(".")[0] == "gpuslice":
+                yield node.lineno, _module(name.removeprefix("gpuslice").lstrip("."), names)
+
+
+def _module(name, names):
+    """The module that a dotted name is, or is in."""
+    while name not in names:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def graph():
+    """Module -> [(line, module that it imports)]."""
+    paths = sources()
+    return {name: list(imports(ast.parse(path.read_text(encoding="utf-8")), paths)) for name, path in paths.items()}
+
+
+def room(module):
+    """The room of a module, "" for the package itself, None for a module that nobody gave one."""
+    parts = module.split(".")
+    if parts[0] in LOADER_FOLDERS:
+        return "loader"
+    if parts[0] == "techniques" and len(parts) > 1 and (ENGINE / "techniques" / parts[1]).is_dir():
+        return "/".join(parts[:2])
+    if parts[0] in NOUNS:
+        return "nouns"
+    if parts[0] in FRONT:
+        return "front"
+    return parts[0] if parts[0] in ROOMS or not parts[0] else None
+
+
+def may_import(module, other):
+    """Whether the table allows it."""
+    mine, theirs = room(module), room(other)
+    if theirs == "nouns":
+        return other not in NOT_FOR.get(mine, ())
+    if theirs in ("", mine):
+        return True
+    if theirs == "sim":
+        return module == DOORKEEPER
+    if not mine.startswith("techniques/"):
+        return theirs in ROOMS[mine]
+    return theirs in ROOMS["techniques/*"] or theirs in below(mine)
+
+
+def below(technique):
+    """Rooms of the technologies that this one may stand on, by its rows in the table of kinds."""
+    rows = [kind for kind in kinds.KINDS if f"techniques/{kind.package}" == technique]
+    return {f"techniques/{kinds.named(name).package}" for kind in rows for name in kind.over}
+
+
+def breaking():
+    """(module, imported) -> line of every import that the table does not allow."""
+    found = {(name, other): line for name, targets in graph().items() for line, other in targets if not may_import(name, other)}
+    return dict(sorted(found.items()))
+
+
+def circles(edges):
+    """Groups of modules that import one another in a circle. ``edges``: module -> modules that it imports."""
+    reached = {name: _reach(name, edges) for name in edges}
+    found = {frozenset(o for o in reached[name] if name in reached.get(o, ())) for name in edges if name in reached[name]}
+    return sorted(sorted(group) for group in found)
+
+
+def _reach(start, edges):
+    seen, left = set(), list(edges[start])
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left += edges.get(name, ())
+    return seen
+
+
+def test_every_module_has_a_room():
+    assert [name for name in sources() if room(name) is None] == []
+
+
+def test_no_room_knows_what_it_should_not():
+    found = {pair: line for pair, line in breaking().items() if pair not in LEFT}
+    assert [f"{name} line {line} imports {other}" for (name, other), line in found.items()] == []
+
+
+def test_what_is_left_to_mend_is_still_there():
+    """What was mended goes from the list, so that it does not come back."""
+    assert sorted(LEFT - breaking().keys()) == []
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    assert circles({name: {other for _, other in targets} for name, targets in graph().items()}) == LEFT_CIRCLES
+
+
+# -- the rule itself -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("module", "other", "allowed"),
+    [
+        ("policy.build", "policy.check", True),
+        ("policy.build", "errors", True),
+        ("policy.build", "techniques.mig.section", False),
+        ("techniques.mig.technique", "policy.fields", True),
+        ("techniques.vgpu.technique", "techniques.mig.technique", True),
+        ("techniques.mig.technique", "techniques.vgpu.technique", False),
+        ("techniques.partition.technique", "change.planner", False),
+        ("drivers.nvml", "host.bounded", True),
+        ("drivers.nvml", "plan", False),
+        ("host.open", "sim.host", True),
+        ("host.base", "sim.host", False),
+        ("model", "policy.fields", False),
+        ("engine", "techniques.mig.section", False),
+        ("_modules.gpu", "front", True),
+        ("_modules.gpu", "drivers.nvml", False),
+    ],
+)
+def test_the_table_is_read_as_it_is_meant(module, other, allowed):
+    assert may_import(module, other) is allowed
+
+
+def test_an_import_is_seen_wherever_it_stands():
+    source = "import gpuslice\nfrom gpuslice import a\ndef f():\n    from gpuslice.b.c import d\n    import gpuslice.b, os\n"
+    assert list(imports(ast.parse(source), {"", "a", "b", "b.c"})) == [(1, ""), (2, "a"), (4, "b.c"), (5, "b")]
+
+
+def test_a_circle_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
