@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from gpuslice import kinds
 from gpuslice.engine import Engine
 from gpuslice.engine import Target
 from gpuslice.errors import GpuSliceError as Refusal
@@ -19,13 +20,11 @@ from gpuslice.shape import anything
 from gpuslice.shape import record
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import PLAIN
-from gpuslice.techniques import TECHNIQUES
 from gpuslice.techniques import Toolbox
-from gpuslice.techniques import layouts
 
 __all__ = ("NAMES", "Refusal", "same")
 #: The names of all techniques.
-NAMES = tuple(TECHNIQUES)
+NAMES = tuple(kind.name for kind in kinds.DOABLE)
 #: How the engine's own records begin, below the state directory; techniques keep notes there too.
 _RECORDS = ("journal.", "verified.", "reboot.", "history")
 #: What is among the arguments of programs that only look.
@@ -230,12 +229,12 @@ def through_json(data):
 
 def check_layout(name, data):
     """Raises a ValueError for a layout that could not be read back from a file."""
-    layouts.LAYOUTS[name](data, "layout")
+    kinds.section(kinds.named(name)).layout()(data, "layout")
 
 
 def check_step(step):
     """Raises a ValueError for a step that could not be read back from a file."""
-    needed = layouts.STEPS.get((step.technique, step.action), {})
+    needed = kinds.section(kinds.named(step.technique)).steps().get(step.action, {})
     record(needed, dict.fromkeys(step.args, anything) | needed)(step.args, step.action)
 
 
