@@ -80,28 +80,59 @@ def export(engine):
     return engine.export()
 
 
+class There(NamedTuple):
+    """A change to what a pillar wants."""
+
+    pillar: dict
+
+    def plan(self, engine):
+        """What it comes to."""
+        return engine.plan(self.pillar)
+
+    def make(self, engine):
+        """Make it."""
+        return engine.apply(self.pillar)
+
+
+class Back(NamedTuple):
+    """
+    A change back to earlier layouts of a technique.
+
+    :ivar earlier: PCI address -> layout; :ivar pillar: how it may be made; what else the pillar wants does not count.
+    """
+
+    name: str
+    earlier: dict
+    pillar: dict
+
+    def plan(self, engine):
+        """What it comes to."""
+        return engine.reconciler(engine.policy(self.pillar)).plan(self._targets(engine))
+
+    def make(self, engine):
+        """Make it."""
+        return engine.reconciler(engine.policy(self.pillar)).apply(self._targets(engine))
+
+    def _targets(self, engine):
+        technique = tool(engine, self.name)
+        found = [gpu for gpu in engine.gpus if gpu.address in self.earlier]
+        return [Target(gpu, self.name, settings_of(technique, self.earlier[gpu.address])) for gpu in found]
+
+
 def wish(engine, pillar):
     """The plan of a pillar."""
-    return engine.plan(pillar)
+    return There(pillar).plan(engine)
+
+
+def make(place, change):
+    """Make a change on a host."""
+    with opened(place) as engine:
+        return change.make(engine)
 
 
 def apply(place, pillar):
     """Bring a host to a pillar."""
-    with opened(place) as engine:
-        return engine.apply(pillar)
-
-
-def bring(place, name, earlier, pillar):
-    """
-    Bring a host back to earlier layouts of a technique.
-
-    :param earlier: PCI address -> layout; :param pillar: what may be stopped for it.
-    """
-    with opened(place) as engine:
-        technique = tool(engine, name)
-        found = [gpu for gpu in engine.gpus if gpu.address in earlier]
-        wanted = [Target(gpu, name, settings_of(technique, earlier[gpu.address])) for gpu in found]
-        return engine.reconciler(permissions=pillar).apply(wanted)
+    return make(place, There(pillar))
 
 
 class Listening(SimulatedHost):
@@ -153,13 +184,13 @@ def _purpose(path, state_dir):
     return "records" if os.path.relpath(path, state_dir).startswith(_RECORDS) else ""
 
 
-def listen(place, pillar, told):
-    """Apply a pillar on a host that tells ``told`` what is done, see :class:`Listening`."""
+def listen(place, change, told):
+    """Make a change on a host that tells ``told`` what is done, see :class:`Listening`."""
     machine = Listening(place, told)
     with opened(place) as engine:
         release(engine)
         engine.host, engine.tools = machine, Toolbox(machine)
-        return engine.apply(pillar)
+        return change.make(engine)
 
 
 def is_closed(place):

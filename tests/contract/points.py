@@ -70,17 +70,17 @@ def _changes(call):
     return call in _CHANGING or (call.startswith("nvml") and not any(word in call for word in _NVML_READS))
 
 
-def of(place, pillar):
+def of(place, change):
     """
-    The points of the change to a pillar that are tried, on a host that this changes.
+    The points of a change that are tried, on a host that this changes.
 
     Not every one: for each kind of call that each action makes, the first and the last of the whole change. What is between
     them, such as the fortieth of fifty instances that are made alike, differs in its number only.
     """
     with house.opened(place) as now:
-        plan = house.wish(now, pillar)
+        plan = change.plan(now)
     listener = _Listener({made.gpu: [step.action for step in made.steps] for made in plan.gpus})
-    result = house.listen(place, pillar, listener)
+    result = house.listen(place, change, listener)
     assert result.ok, result.errors
     ends = {}
     for point in listener.points:

@@ -23,15 +23,16 @@ by_pair = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def points_of(tmp_path_factory, untouched):
-    """``points_of(pair)``: where the change of a pair can go wrong."""
+def points_of(tmp_path_factory):
+    """``points_of(original, change)``: where a change of a host can go wrong."""
     made = {}
 
-    def get(pair):
-        if pair not in made:
-            place = pairs.copied(untouched(pair[0], few=True), tmp_path_factory.mktemp("points") / "state")
-            made[pair] = points.of(place, points.wish(pair))
-        return made[pair]
+    def get(original, change):
+        key = (original, repr(change))
+        if key not in made:
+            place = pairs.copied(original, tmp_path_factory.mktemp("points") / "state")
+            made[key] = points.of(place, change)
+        return made[key]
 
     return get
 
@@ -52,18 +53,18 @@ def differences(place, original):
     return found
 
 
-def failure(work, *args):
-    """Why a run failed, as sentences; [] for one that did not."""
+def failure(place, change):
+    """Why a change was not made, as sentences; [] for one that was."""
     try:
-        return work(*args).errors
+        return house.make(place, change).errors
     except house.Refusal as err:
         return [str(err)]
 
 
-def is_made(place, pillar):
-    """Whether a host is as a pillar wants it, and no change is on record as begun."""
+def is_made(place, change):
+    """Whether nothing of a change is left to do, and none is on record as begun."""
     with house.opened(place) as now:
-        plan = house.wish(now, pillar)
+        plan = change.plan(now)
     return plan.empty and not plan.blocked and house.is_closed(place)
 
 
@@ -77,22 +78,26 @@ def test_each_action_of_each_technique_is_among_those_that_are_not_slow(untouche
     assert found[True] <= found[False]
 
 
+@pytest.mark.parametrize("way", ["there", "back"])
 @by_pair
-def test_a_change_that_fails_is_undone_wherever_it_fails(copy, untouched, points_of, pair):
+def test_a_change_that_fails_is_undone_wherever_it_fails(copy, untouched, sliced, points_of, pair, way):
     original, wanted, wrong = untouched(pair[0], few=True), points.wish(pair), []
-    for point in points_of(pair):
+    change = house.There(wanted)
+    if way == "back":
+        original, change = sliced(pair, few=True), house.Back(pair[1], before(original)[pair[1]], wanted)
+    for point in points_of(original, change):
         if point.action == points.RECORDS:
             # A change that can't be recorded is not begun, and one that was made is not undone for its record.
             continue
         place = copy(original)
         place.host.add_fault(point.fault(error=point.error))
-        result = house.apply(place, wanted)
+        result = house.make(place, change)
         place.host.clear_faults()
         if result.ok:
             wrong.append((point, "did not fail"))
         elif not house.is_closed(place) or differences(place, original):
             wrong.append((point, "was not put back", result.errors, differences(place, original)))
-        elif not house.apply(place, wanted).ok or not is_made(place, wanted):
+        elif not house.make(place, change).ok or not is_made(place, change):
             wrong.append((point, "was not made by the next run"))
     assert not wrong, "\n".join(map(str, wrong))
 
@@ -101,23 +106,23 @@ def test_a_change_that_fails_is_undone_wherever_it_fails(copy, untouched, points
 @by_pair
 def test_a_change_that_is_killed_is_finished_or_undone_by_the_next_run(copy, untouched, points_of, pair, when):
     original, wanted, wrong = untouched(pair[0], few=True), points.wish(pair), []
-    earlier = before(original)[pair[1]]
-    for point in points_of(pair):
+    there, back = house.There(wanted), house.Back(pair[1], before(original)[pair[1]], wanted)
+    for point in points_of(original, there):
         if point.action == points.LINE:
             # Before and after the line of a step is after the call of the last step and before that of this one.
             continue
         place = copy(original)
         place.host.add_fault(point.fault(kill=when))
-        if in_child(functools.partial(house.apply, place, wanted)) != signal.SIGKILL:
+        if in_child(functools.partial(house.make, place, there)) != signal.SIGKILL:
             wrong.append((point, "was not killed"))
             continue
         place.host.clear_faults()
         other = copy(place)
-        if why := failure(house.apply, place, wanted):
+        if why := failure(place, there):
             wrong.append((point, "was not finished", why))
-        elif not is_made(place, wanted):
+        elif not is_made(place, there):
             wrong.append((point, "was finished in something else"))
-        if why := failure(house.bring, other, pair[1], earlier, wanted):
+        if why := failure(other, back):
             wrong.append((point, "was not undone", why))
         elif not house.is_closed(other) or differences(other, original):
             wrong.append((point, "was undone to something else", differences(other, original)))

@@ -97,6 +97,6 @@ def test_a_layout_of_before_can_be_asked_for_after_a_change(copy, untouched, sli
     host, name = pair
     before = pairs.layouts(untouched(host))
     place = copy(sliced(pair))
-    result = house.bring(place, name, before[name], pairs.pillar(pair))
+    result = house.make(place, house.Back(name, before[name], pairs.pillar(pair)))
     assert result.ok, result.errors
     assert house.same(pairs.layouts(place), before)
