@@ -13,12 +13,10 @@ Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set
 ``{"remove": UUID or function}``.
 """
 
-import math
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
-from gpuslice import addresses
 from gpuslice import errors
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
@@ -42,11 +40,13 @@ from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.licence.technique import Guest
 from gpuslice.techniques.mig.technique import Mig
 from gpuslice.techniques.mig.technique import MigState
-from gpuslice.techniques.mig.technique import device_words
 from gpuslice.techniques.vgpu import goal as vgpu_goal
 from gpuslice.techniques.vgpu import types as vgpu_types
+from gpuslice.techniques.vgpu.difference import one_less
+from gpuslice.techniques.vgpu.difference import one_more
 from gpuslice.techniques.vgpu.doing import Doing
 from gpuslice.techniques.vgpu.goal import Goal
+from gpuslice.techniques.vgpu.instances import Instances
 
 #: The modes of a GPU whose driver was bound anew.
 _FRESH = {"heterogeneous": False, "scheduler": "best-effort"}
@@ -81,6 +81,7 @@ class Vgpus:
         self._guest = Guest(host, sessions)
         self._doing = Doing(host, self._mig.nvml, self.holders, self._slots)
         self._types = {}
+        self._instances = Instances(self._mig, self.types)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -280,13 +281,13 @@ class Vgpus:
         """
         Settings for what a difference makes of ``state``; all other vGPUs stay as they are.
 
-        :raises errors.Unsupported: the GPU is a vGPU itself; and what :meth:`_with_type` and :meth:`_without` raise.
+        :raises errors.Unsupported: the GPU is a vGPU itself; and what :func:`.one_more` and :func:`.one_less` raise.
         """
         if not isinstance(state, VgpuState):
             raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
         if "remove" in difference:
-            return self._without(gpu, state, difference["remove"])
-        return self._with_type(gpu, state, *difference["set_type"])
+            return one_less(gpu, self.layout(state), difference["remove"])
+        return one_more(gpu, self.layout(state), self.types(gpu), self._slots(gpu), *difference["set_type"])
 
     def plan(self, gpu, state, settings, rules=PLAIN):
         """
@@ -310,7 +311,7 @@ class Vgpus:
             return self._earlier(gpu, state, settings)
         slots = self._slots(gpu)
         carriers = vgpu_goal.room(self._host, gpu, state, slots)
-        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._most(gpu, found))
+        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._instances.most(gpu, found))
         stay, missing = vgpu_goal.kept(state, counts, self._users(slots))
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
@@ -323,16 +324,8 @@ class Vgpus:
                 gpu.address,
                 "Ask for types of one size.",
             )
-        mig = self._instances(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
+        mig = self._instances.wanted(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
         return Goal(tuple(stay), create, True, True if mixed else None, scheduler, mig)
-
-    def _most(self, gpu, found):
-        """How many vGPUs of a type a GPU can have. A driver may count those that share a MIG instance as one."""
-        if found.gi_profile is None or found.most is None or not self._mig.supports(gpu):
-            return found.most
-        profile = self._mig.table(gpu).by_id(found.gi_profile)
-        each = self.types(gpu).per_instance(found, profile) if profile else 1
-        return found.most if each == 1 else max(found.most, each * profile.count)
 
     def _check_scheduler(self, gpu, state, scheduler, backed):
         if scheduler and backed:
@@ -345,41 +338,6 @@ class Vgpus:
             raise errors.Unsupported(
                 f"vgpu:scheduler is {scheduler}, and the driver can't set it on this GPU.", gpu.address, "Leave it out."
             )
-
-    def _instances(self, gpu, state, counts, stay):
-        """
-        Settings for MIG: the instances behind vGPUs that stay, where they are, and as many more as those to come need. vGPUs of
-        different types share none: the driver puts only those of one size together.
-        """
-        if state.mig is None:
-            raise errors.Unsupported(f"{counts[0][0].name} needs MIG, which {gpu.model} does not have.", gpu.address)
-        table = self._mig.table(gpu)
-        behind = [vgpu.gi for vgpu in stay]
-        pinned = [gi for gi in state.mig.instances if gi.id in behind]
-        there = {gi.id for gi in pinned}
-        missing = {}
-        for found, count in counts:
-            profile = table.by_id(found.gi_profile)
-            if profile is None:
-                raise errors.Unsupported(
-                    f"vGPU type {found.name} needs a MIG instance of a profile that the driver does not tell.",
-                    gpu.address,
-                    "Ask for a type without a MIG instance, or take a newer driver.",
-                )
-            placed = [vgpu.gi for vgpu in stay if vgpu.type == found.name and vgpu.gi in there]
-            each = self.types(gpu).per_instance(found, profile)
-            # What is free on the instances that stay is filled first.
-            left = max(0, count - len(set(placed)) * each)
-            missing[profile.name] = missing.get(profile.name, 0) + math.ceil(left / each)
-        return {
-            "layout": {
-                "enabled": True,
-                "instances": [
-                    *([gi.profile, gi.start, [[ci.name, ci.start] for ci in gi.cis]] for gi in pinned),
-                    *([name, None, [[name, None]]] for name, count in missing.items() for _ in range(count)),
-                ],
-            }
-        }
 
     def _earlier(self, gpu, state, settings):
         layout = self.translated(gpu, settings["layout"])
@@ -428,9 +386,9 @@ class Vgpus:
         ends = _steps(bare)
         heterogeneous, scheduler = self._modes(state, goal, anew=off or on)
         shaping = off or heterogeneous is not None or scheduler is not None
-        keep = () if shaping else self._standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
+        keep = () if shaping else self._instances.standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
         if not ends:
-            self._refuse_if_taken(gpu, state, goal, keep, mode, rules, stops)
+            self._instances.refuse_if_taken(gpu, state, goal, keep, _steps(mode), rules, stops)
         going = [vgpu for vgpu in state.vgpus if vgpu not in keep]
         self._refuse_if_used(gpu, going, rules, stops)
         steps = [
@@ -446,35 +404,6 @@ class Vgpus:
             *(self._create(gpu, vgpu) for vgpu in goal.vgpus if vgpu not in keep),
         ]
         return self._gpu_plan(gpu, state, goal, keep, steps, (bare, mode), stops)
-
-    def _standing(self, gpu, state, keep, steps):
-        """Those of these vGPUs that keep their GPU instance. The others are made anew, as are those of which that is not sure."""
-        ended = {step.args["gi"] for step in steps if step.action.startswith("destroy")}
-        return tuple(vgpu for vgpu in keep if ended.isdisjoint(self._behind(gpu, state, vgpu))) if ended else keep
-
-    def _behind(self, gpu, state, vgpu):
-        """Ids of the GPU instances of which one is behind a vGPU."""
-        if vgpu.gi is not None:
-            return [vgpu.gi]
-        profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
-        told = {other.gi for other in state.vgpus}
-        return [gi.id for gi in state.mig.instances if gi.id not in told and (not profile or gi.profile == profile.name)]
-
-    def _profile(self, gpu, found):
-        """The MIG profile of which a vGPU type has an instance to itself; None for no type or one without."""
-        return self._mig.table(gpu).by_id(found.gi_profile) if found and found.gi_profile is not None else None
-
-    def _refuse_if_taken(self, gpu, state, goal, keep, mode, rules, stops):
-        """A GPU instance that is there already may carry a vGPU to come, unless somebody else works on it."""
-        if state.mig is None or not state.mig.instances or len(goal.vgpus) == len(keep):
-            return
-        ended = {step.args["gi"] for step in _steps(mode) if step.action == "destroy_gi"}
-        behind = {vgpu.gi for vgpu in keep}
-        free = {gi.id: gi for gi in state.mig.instances if gi.id not in ended | behind}
-        for (number, _), held in (self._mig.users.of_instances(gpu) if free else {}).items():
-            if number in free:
-                doing = f"give GPU instance {free[number].profile} at {free[number].start} to a vGPU"
-                refuse_if_held(gpu.address, doing, held, rules, stops)
 
     def _mig_steps(self, gpu, state, settings, rules, stops):
         if settings is None or state is None:
@@ -573,7 +502,7 @@ class Vgpus:
             after = {name: value for name, value in after.items() if name not in _FRESH}
         after = after if steps else before
         there = [vgpu for vgpu in state.vgpus if vgpu in keep]
-        stay, go, come = self._bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
+        stay, go, come = self._instances.bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
         return GpuPlan(
             gpu.address,
             self.name,
@@ -593,32 +522,6 @@ class Vgpus:
             unloads=tuple(sorted(stops.modules)) if steps else (),
         )
 
-    def _bare_devices(self, gpu, state, goal, keep, steps):
-        """
-        Words for MIG devices that stay, go and come, as far as no vGPU stands on them: with a vGPU it is the vGPU that counts.
-        """
-        ended = {(step.args["gi"], step.args["ci"]) for step in steps if step.action == "destroy_ci"}
-        under = self._under_vgpus(gpu, state)
-        there = [(gi, ci) for gi in state.mig.instances if gi.id not in under for ci in gi.cis] if state.mig else []
-        words = {(gi.id, ci.id): device_words(gi.profile, gi.start, ci.name, ci.start) for gi, ci in there}
-        come = [step.args for step in steps if step.action == "create_ci"]
-        for vgpu in (vgpu for vgpu in goal.vgpus if come and vgpu not in keep):
-            profile = self._profile(gpu, self.types(gpu).get(vgpu.type))
-            mine = next((args for args in come if profile and args["profile"] == profile.name), None)
-            come = [args for args in come if args is not mine]
-        return (
-            [told for ids, told in words.items() if ids not in ended],
-            [told for ids, told in words.items() if ids in ended],
-            [device_words(args["profile"], args["start"], args["ci"], args["ci_start"]) for args in come],
-        )
-
-    def _under_vgpus(self, gpu, state):
-        """Ids of the GPU instances on which vGPUs stand. Where the driver does not tell, the first that it may be."""
-        found = set()
-        for vgpu in state.vgpus if state.mig else ():
-            found.update([number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found][:1])
-        return found
-
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The vGPUs as slices, with who uses them."""
@@ -629,7 +532,7 @@ class Vgpus:
         return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users) for vgpu in state.vgpus]
 
     def _slice(self, gpu, slots, vgpu, found, users):
-        profile = self._profile(gpu, found)
+        profile = self._instances.profile(gpu, found)
         return Slice(
             gpu.address,
             self.name,
@@ -675,42 +578,6 @@ class Vgpus:
     def sharing_licence(self, gpus):
         """Those of these GPUs that are vGPUs of this guest: what one of them is to have, all are to have."""
         return [gpu for gpu in gpus if self.supports(gpu) and self._in_guest(gpu)]
-
-    def _with_type(self, gpu, state, function, profile):
-        """
-        Settings for the layout of ``state`` with one more vGPU.
-
-        :param function: PCI address of the virtual function that carries it, or of a GPU that carries all.
-        :raises errors.ProfileMismatch: no such type. :raises errors.DeviceNotFound: the GPU has no such function.
-        :raises errors.PolicyError: no PCI address. :raises errors.ResourceConflict: there is no room for the type now.
-        """
-        layout = self.layout(state)
-        function, _ = addresses.normalize(function)
-        found = vgpu_types.resolve(gpu, profile, self.types(gpu))
-        slots = self._slots(gpu)
-        carriers = slots.carriers() if slots else []
-        if function not in carriers:
-            there = ", ".join(carriers) or "none: gpu_vgpu.set_vgpus enables them"
-            raise errors.DeviceNotFound(f"{function} carries no vGPU of this GPU.", gpu.address, f"What can is: {there}.")
-        if function not in [vgpu.at for vgpu in state.vgpus] or function == gpu.address:
-            slots.refuse_if_not_creatable(found.name, function)
-        taken = [vgpu.uuid for vgpu in state.vgpus]
-        others = [entry for entry in layout["vgpus"] if entry[1] != function or function == gpu.address]
-        return {"layout": {**layout, "vgpus": [*others, [found.name, function, slots.uuid(function, taken)]]}}
-
-    def _without(self, gpu, state, vgpu):
-        """
-        Settings for the layout of ``state`` without one vGPU, named by UUID or by the address of its function.
-
-        :raises errors.DeviceNotFound: the GPU has no such vGPU.
-        """
-        layout = self.layout(state)
-        vgpu = vgpu.strip().lower() if addresses.is_uuid(vgpu) else addresses.normalize(vgpu)[0]
-        left = [entry for entry in layout["vgpus"] if vgpu not in (entry[2] or entry[1], entry[1])]
-        if len(left) == len(layout["vgpus"]):
-            there = ", ".join(uuid or at for _, at, uuid in layout["vgpus"]) or "none"
-            raise errors.DeviceNotFound(f"There is no vGPU {vgpu}; there are: {there}.", gpu.address, "Name one of these.")
-        return {"layout": {**layout, "vgpus": left}}
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu, step):
