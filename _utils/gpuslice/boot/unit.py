@@ -6,12 +6,12 @@ import os
 import sys
 
 from gpuslice import errors
+from gpuslice.drivers import systemd
 
 UNIT = "gpu-slicing.service"
 _UNITS = "/etc/systemd/system"
 UNIT_PATH = f"{_UNITS}/{UNIT}"
 _WANTED = f"{_UNITS}/multi-user.target.wants/{UNIT}"
-_SYSTEMD_RUNS = "/run/systemd/system"
 
 #: Seconds that systemd gives the whole unit: the wait, and resets of many GPUs one after the other.
 _UNIT_TIMEOUT = 900
@@ -157,8 +157,8 @@ def enable(engine, text, test=False):
         return {"changes": changes, "comment": f"{UNIT} would be written and enabled.", **warnings}
     if not (before["present"] and before["current"]):
         _file_of(host, lambda: host.store_write(UNIT_PATH, text))
-        _reload(host)
-    _systemctl(host, "enable", UNIT)
+        _by_systemd(systemd.reload_units, host)
+    _by_systemd(systemd.enable, host, UNIT)
     after = unit_state(host, text)
     if {key: after[key] for key in wanted} != wanted:
         words = _unit_words(after)
@@ -175,9 +175,9 @@ def disable(engine, test=False):
     if test:
         return {"changes": changes, "comment": f"{UNIT} would be disabled and removed."}
     if before["enabled"]:
-        _systemctl(host, "disable", UNIT)
+        _by_systemd(systemd.disable, host, UNIT)
     _file_of(host, lambda: host.store_remove(UNIT_PATH))
-    _reload(host)
+    _by_systemd(systemd.reload_units, host)
     return {"result": True, "changes": changes, "comment": f"{UNIT} was removed: a boot brings no slices back."}
 
 
@@ -195,20 +195,11 @@ def _file_of(host, work):
         raise errors.PermissionDenied(f"{UNIT_PATH} could not be changed: {err.strerror}.", todo="Run as root.") from err
 
 
-def _reload(host):
-    # In an image that is being built nothing runs that could read its units anew.
-    if host.exists(_SYSTEMD_RUNS):
-        _systemctl(host, "daemon-reload")
-
-
-def _systemctl(host, *arguments):
+def _by_systemd(ask, *arguments):
     try:
-        done = host.run(["systemctl", *arguments])
+        ask(*arguments)
     except errors.ToolMissing as err:
         raise errors.ToolMissing(
             "This host has no systemctl, so no unit can bring the slices back at a boot.",
             todo="Call 'salt-call --local gpu_boot.replay' from its own init system, before the consumers of slices.",
         ) from err
-    if done.returncode:
-        why = done.said or f"exit status {done.returncode}"
-        raise errors.ToolFailed(f"'systemctl {' '.join(arguments)}' failed: {why}.", todo="Mend that and run again.")

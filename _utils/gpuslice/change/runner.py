@@ -11,6 +11,8 @@ from gpuslice import errors
 from gpuslice.change import newcomers
 from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
+from gpuslice.drivers import modules
+from gpuslice.drivers import systemd
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
@@ -18,8 +20,8 @@ from gpuslice.plan import same
 
 log = logging.getLogger(__name__)
 
-_PAUSE = {"unit": ["systemctl", "stop"], "kernel module": ["modprobe", "-r"]}
-_RESUME = {"unit": ["systemctl", "start"], "kernel module": ["modprobe"]}
+#: What can be stopped for a change -> how.
+_STOPPED_BY = {"unit": systemd.stop, "kernel module": modules.unload}
 
 
 class Runner:
@@ -163,25 +165,29 @@ class Runner:
     def stop(self, kind, name):
         """Stop one unit or unload one module. Returns "" or why it refused."""
         self.tell(f"stopping {kind} {name}")
-        return self._command([*_PAUSE[kind], name])
+        return _failure(_STOPPED_BY[kind], self._host, name)
 
     def resume(self, entry):
         """Start again what was stopped, whatever became of the change. Returns a sentence for each that refused."""
         found = []
         for kind, name in reversed(entry.pauses):
             self.tell(f"starting {kind} {name}")
-            queued = ["--no-block"] if kind == "unit" and not self._options.awaits_units else []
-            if why := self._command([*_RESUME[kind], *queued, name]):
+            if why := _failure(self._start, kind, name):
                 found.append(f"The {kind} {name} was stopped for this change and could not be started again: {why}")
         return found
 
-    def _command(self, argv):
-        """Run a program; returns "" or why it failed."""
-        try:
-            done = self._host.run(argv)
-        except Exception as err:
-            return str(caught(err))
-        return "" if done.returncode == 0 else done.said or f"exit status {done.returncode}"
+    def _start(self, kind, name):
+        if kind == "unit":
+            return systemd.start(self._host, name, waits=self._options.awaits_units)
+        return modules.load(self._host, name)
+
+
+def _failure(command, *arguments):
+    """Run a program; returns "" or why it failed."""
+    try:
+        return command(*arguments).failure
+    except Exception as err:
+        return str(caught(err))
 
 
 def _step_failed(err, step, number, count):

@@ -13,6 +13,7 @@ from gpuslice.catalog import amd
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.host import bounded
 from gpuslice.printable import printable_lines
@@ -26,7 +27,6 @@ DMESG = "See 'dmesg' for the driver's own words."
 NOT_SWITCHABLE = (errors.Unsupported, "this GPU's modes can't be switched", "A virtual function's modes belong to its host.")
 
 _DRIVER = f"/sys/bus/pci/drivers/{MODULE}"
-_BEGINS_WITH = f"/sys/module/{MODULE}/parameters/user_partt_mode"
 _MEMORY = "current_memory_partition"
 _ALLOC = "compute_partition_mem_alloc_mode"
 #: A newer driver has all modes of the board here, and beside it a table of one compute mode, which ``xcp_config`` selects.
@@ -165,7 +165,7 @@ class Amdgpu:
 
     def begins_with(self):
         """The compute mode that the driver begins with because its options say so, "" where it decides."""
-        return amd.USER_PARTITION_MODE.get(kernel.number(self._host, _BEGINS_WITH), "")
+        return amd.USER_PARTITION_MODE.get(modules.parameter(self._host, MODULE, "user_partt_mode"), "")
 
     def _listed(self, address, name):
         """The modes in a file, None where there is no such file. The driver writes "Not supported" where there are none."""

@@ -6,6 +6,7 @@ import errno
 
 from gpuslice import errors
 from gpuslice.drivers import kernel
+from gpuslice.drivers import systemd
 from gpuslice.numbers import whole
 
 _ROOT = "/sys/fs/cgroup"
@@ -72,7 +73,7 @@ def open_slice(host, gpu, unit):
     """
     path = path_of(unit)
     if not host.exists(path):
-        done = host.run(["systemctl", "start", unit])
+        done = systemd.start(host, unit)
         if done.returncode or not host.exists(path):
             said = done.said or f"systemctl said nothing, but {path} is not there"
             raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, "Correct vram_slice, or mend that.")

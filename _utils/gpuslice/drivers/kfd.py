@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple
 
 from gpuslice.drivers import device_nodes
-from gpuslice.drivers.kernel import number
 from gpuslice.drivers.kernel import text
 from gpuslice.model import Process
 from gpuslice.numbers import whole
@@ -89,8 +88,3 @@ def holding(host, nodes):
     seen = device_nodes.holding(host, nodes)
     hidden = [pid for pid in clients(host) if all(process.pid != pid for process in seen)]
     return [*seen, *(host.process(pid) or Process(pid, "a client of the compute driver") for pid in hidden)]
-
-
-def module_users(host, module):
-    """(number of users of a kernel module, names of the modules among them); (0, []) when it is not loaded."""
-    return number(host, f"/sys/module/{module}/refcnt") or 0, host.listdir(f"/sys/module/{module}/holders")

@@ -11,7 +11,7 @@ Provisioning of virtual functions by the xe driver: three layouts of files, of w
 
 import re
 
-from gpuslice.drivers import kernel
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers.sriov_files import Attribute
 from gpuslice.drivers.sriov_files import Files
@@ -103,7 +103,7 @@ def _numbered(host, directory, prefix):
 
 def why_none(host, gpu):
     """What to do when the driver offers no VF at all (``sriov_totalvfs`` is 0)."""
-    limit = kernel.number(host, "/sys/module/xe/parameters/max_vfs")
+    limit = modules.parameter(host, "xe", "max_vfs")
     if limit == 0:
         return "Remove xe.max_vfs=0 from the kernel's command line (or set it to a number) and reboot."
     return "Boot with xe.max_vfs=<number> on the kernel's command line, and let GuC firmware be loaded; then reboot."

@@ -41,6 +41,11 @@ class Completed:
         """What it said on one line, "" for nothing: its errors, or what else it printed where there are none."""
         return " ".join((self.stderr or self.stdout).split())
 
+    @property
+    def failure(self):
+        """Why it failed, in its own words or by its exit status; "" for a program that succeeded."""
+        return (self.said or f"exit status {self.returncode}") if self.returncode else ""
+
 
 class Host(ABC):
     """

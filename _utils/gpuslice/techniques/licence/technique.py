@@ -20,6 +20,7 @@ from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import gridd
 from gpuslice.drivers import pci
+from gpuslice.drivers import systemd
 from gpuslice.model import Slice
 from gpuslice.numbers import whole
 from gpuslice.plan import PREPARE
@@ -38,6 +39,8 @@ STALE = f"/run/gpu-slicing/{SERVICE}.restart"
 
 _UNITS = tuple(f"{place}/systemd/system/{SERVICE}.service" for place in ("/etc", "/usr/lib", "/lib"))
 _RUNS = ("active", "activating", "reloading")
+#: How long the daemon may take to stop or start.
+_SECONDS = 120
 #: Words of the pillar -> FeatureType of gridd.conf.
 FEATURES = {"vgpu": "1", "workstation": "2", "compute": "4"}
 _FEATURE_WORDS = {number: word for word, number in FEATURES.items()}
@@ -107,16 +110,9 @@ class Guest:
             self._token.digest(gpu),
             self._token.others(),
             any(self._host.exists(path) for path in _UNITS),
-            self._service() in _RUNS,
+            self._runs(),
             self._host.exists(STALE),
         )
-
-    def _service(self):
-        """What systemd says of the daemon: "active", "inactive", "failed" ..., "" where nobody can be asked."""
-        try:
-            return self._host.run(["systemctl", "is-active", SERVICE]).stdout.strip()
-        except errors.ToolMissing:
-            return ""
 
     def layout(self, state):
         """The state as plain data, with the digest of the token."""
@@ -353,10 +349,10 @@ class Guest:
     def run_restart_service(self, gpu):
         """Restart the daemon, unless that was done for another vGPU already. Raises errors.ToolFailed, errors.ToolMissing."""
         with self._writing:
-            if self._service() in _RUNS and not self._host.exists(STALE):
+            if self._runs() and not self._host.exists(STALE):
                 return
-            self._systemctl(gpu, "restart")
-            found = self._service()
+            self._switch(gpu, "restart", systemd.restart)
+            found = systemd.active_state(self._host, SERVICE)
             if found not in _RUNS:
                 raise self._failed(gpu, f"{SERVICE} was restarted and does not run: systemd says it is {found or 'not known'}.")
             client_token.store(self._host, gpu, STALE, None)
@@ -364,15 +360,16 @@ class Guest:
     def run_stop_service(self, gpu):
         """Stop the daemon. Raises errors.ToolFailed, errors.ToolMissing."""
         with self._writing:
-            if self._service() in _RUNS:
-                self._systemctl(gpu, "stop")
+            if self._runs():
+                self._switch(gpu, "stop", systemd.stop)
             client_token.store(self._host, gpu, STALE, None)
 
-    def _systemctl(self, gpu, verb):
-        done = self._host.run(["systemctl", verb, SERVICE], timeout=120)
-        if done.returncode:
-            said = done.said or f"exit status {done.returncode}"
-            raise self._failed(gpu, f"Could not {verb} {SERVICE}: {said}")
+    def _runs(self):
+        return systemd.active_state(self._host, SERVICE) in _RUNS
+
+    def _switch(self, gpu, doing, switch):
+        if why := switch(self._host, SERVICE, _SECONDS).failure:
+            raise self._failed(gpu, f"Could not {doing} {SERVICE}: {why}")
 
     @staticmethod
     def _failed(gpu, what):

@@ -20,6 +20,7 @@ from gpuslice import errors
 from gpuslice.catalog import nvidia
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.drivers.nvml import IN_USE
@@ -43,7 +44,6 @@ from gpuslice.techniques.mig.users import Users
 
 _RESET_TIMEOUT = 120
 _RESET_REFUSED = ("not supported", "not permitted in this", "unable to reset")
-_MODULES = "/proc/modules"
 
 
 class MigState(NamedTuple):
@@ -343,7 +343,7 @@ class Mig:
         self._clear_the_way(gpu, state, needs_reset, word, rules, stops)
         if not needs_reset:
             return [set_mode]
-        stops.modules.update(name for name in rules.unload_modules if name in self._loaded_modules())
+        stops.modules.update(name for name in rules.unload_modules if name in modules.loaded(self._host))
         reset = self._step(
             gpu,
             "reset",
@@ -366,9 +366,6 @@ class Mig:
         """A mode change ends everything on the GPU: its users are stopped if the rules allow it, else they are named."""
         held = self.users.of_gpu(gpu, any_client=needs_reset)
         refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
-
-    def _loaded_modules(self):
-        return {line.split()[0] for line in self.users.read(_MODULES).splitlines() if line.strip()}
 
     def _ending(self, gpu, stops):
         """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""

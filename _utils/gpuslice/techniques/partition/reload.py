@@ -3,7 +3,7 @@ Loading amdgpu anew, which brings a requested memory mode into force: what keeps
 """
 
 from gpuslice import errors
-from gpuslice.drivers import kfd
+from gpuslice.drivers import modules
 from gpuslice.drivers.amdgpu import MODULE
 from gpuslice.techniques.base import refuse_if_held
 
@@ -32,16 +32,16 @@ class Reload:
             )
         held = self._driver.all_holders()
         refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)
-        users, modules = kfd.module_users(self._host, MODULE)
-        if modules or (users and not held):
-            raise errors.ResourceConflict(f"{need}, but {_users(users, modules)}.", gpu.address, "End that use and run again.")
+        users, holders = modules.users(self._host, MODULE)
+        if holders or (users and not held):
+            raise errors.ResourceConflict(f"{need}, but {_users(users, holders)}.", gpu.address, "End that use and run again.")
 
     def refuse_busy_module(self, gpu):
         """The last look before a request that can't be withdrawn."""
-        users, modules = kfd.module_users(self._host, MODULE)
-        if users or modules:
+        users, holders = modules.users(self._host, MODULE)
+        if users or holders:
             held = "; ".join(map(str, self._driver.all_holders()))
-            why = f"in use by {held}" if held else _users(users, modules)
+            why = f"in use by {held}" if held else _users(users, holders)
             raise errors.ResourceConflict(
                 f"{MODULE} can't be unloaded: {why}. {self._requested_before()}",
                 gpu.address,
@@ -87,7 +87,7 @@ class Reload:
         hives = {mate for address in changing for mate in self._driver.hive(address)}
         keep = {a: self._driver.compute(a) for a in self._driver.partitioned() if a not in hives}
         self._notes.unload(keep)
-        why = self._modprobe("-r", MODULE)
+        why = self._modprobe(modules.unload)
         if why and self._driver.addresses():
             self._notes.loaded(keep_requests=True)
             held = "; ".join(map(str, self._driver.all_holders()))
@@ -101,7 +101,7 @@ class Reload:
 
     def load(self, gpu):
         """Load the driver, and give GPUs outside of the change the compute mode that they had."""
-        why = self._modprobe(MODULE)
+        why = self._modprobe(modules.load)
         # What is there counts, not what the program says of it.
         if why and not self._driver.addresses():
             raise errors.DriverMissing(
@@ -114,17 +114,15 @@ class Reload:
                 self._driver.set_compute(address, compute)
         self._notes.loaded()
 
-    def _modprobe(self, *arguments):
-        """Run modprobe; returns "" or why it failed."""
+    def _modprobe(self, change):
+        """Load or unload the driver; returns "" or why it failed."""
         try:
-            done = self._host.run(["modprobe", *arguments], timeout=_RELOAD_TIMEOUT)
+            return change(self._host, MODULE, _RELOAD_TIMEOUT).failure.rstrip(".")
         except errors.GpuSliceError as err:
             return str(err).rstrip(".")
-        said = done.said.rstrip(".")
-        return "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
 
-def _users(users, modules):
-    if modules:
-        return f"the kernel modules {', '.join(modules)} use it"
+def _users(users, holders):
+    if holders:
+        return f"the kernel modules {', '.join(holders)} use it"
     return f"it has {users} users that can't be seen, such as a display server or the console"

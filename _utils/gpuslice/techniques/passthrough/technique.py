@@ -18,6 +18,7 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
@@ -277,7 +278,7 @@ class Passthrough(FileTechnique):
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_load(self, gpu, module):
-        done = self._host.run(["modprobe", module])
+        done = modules.load(self._host, module)
         # What is there counts, not what the program says of it.
         if not self._host.exists(f"{_DRIVERS}/{module}"):
             said = done.said or "modprobe said nothing, but the driver is not there"
@@ -327,7 +328,7 @@ class Passthrough(FileTechnique):
         """Who may keep the driver waiting, as a sentence after another; "" when nobody is known."""
         held = [str(process) for process in self._open(gpu)]
         # What it has open, for a console say, no process shows.
-        if driver == "nvidia" and self._host.exists("/sys/module/nvidia_drm"):
+        if driver == "nvidia" and modules.is_there(self._host, "nvidia_drm"):
             held.append("perhaps the module nvidia_drm")
         return f" In use by {'; '.join(held)}." if held else ""
 

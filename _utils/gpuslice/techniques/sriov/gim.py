@@ -12,6 +12,7 @@ import threading
 from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.drivers import kernel
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import limits
@@ -24,8 +25,7 @@ from gpuslice.techniques.base import refuse_if_held
 
 MODULE = "gim"
 OPTIONS = "/etc/modprobe.d/gpu-slicing-gim.conf"
-#: Where modprobe reads options, and where gim keeps its own.
-_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+#: Where gim keeps options of its own.
 _OWN_CONFIG = "/etc/gim_config"
 _HEAD = "# Written by GPU slicing. Virtual functions of each GPU that was asked for; the option lists all GPUs in PCI order."
 _LINE = re.compile(r"^# ([0-9a-f:.]+) ([0-9]{1,9})$", re.MULTILINE)
@@ -75,8 +75,7 @@ class Gim:
         return [g.address for g in gpus if g.vendor == "amd" and g.virtual_functions["total"] and g.driver in ("", MODULE)]
 
     def _loaded(self):
-        text = kernel.text(self._host, "/proc/modules") or ""
-        return any(line.split()[0] == MODULE for line in text.splitlines() if line.strip())
+        return MODULE in modules.loaded(self._host)
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules):
@@ -190,7 +189,7 @@ class Gim:
 
     def _check_others(self, gpu):
         """Another place that sets the option would fight ours."""
-        files = [f"{folder}/{name}" for folder in _FOLDERS for name in self._host.listdir(folder) if name.endswith(".conf")]
+        files = modules.option_files(self._host)
         found = [path for path in files if path != OPTIONS and _OPTION.search(kernel.text(self._host, path) or "")]
         if re.search(r"^\s*vf_num\b", kernel.text(self._host, _OWN_CONFIG) or "", re.MULTILINE):
             raise errors.Unsupported(
@@ -306,14 +305,14 @@ class Gim:
         if self._in_force(gpu, count) or not self._loaded():
             return
         self._allow(gpu, count, allowed)
-        self._modprobe(gpu, ["modprobe", "-r", MODULE], f"unload {MODULE}", False)
+        self._modprobe(gpu, modules.unload, f"unload {MODULE}", False)
 
     def run_load_driver(self, gpu, count, allowed):
         """Load gim and see whether it made the VFs. Raises errors.RebootNeeded, errors.DriverError."""
         if self._in_force(gpu, count):
             return
         self._allow(gpu, count, allowed)
-        self._modprobe(gpu, ["modprobe", MODULE], f"load {MODULE}", True)
+        self._modprobe(gpu, modules.load, f"load {MODULE}", True)
         self._technique.wait_for(gpu, count)
 
     @staticmethod
@@ -323,9 +322,9 @@ class Gim:
                 f"The GPU gets {count} virtual functions when {MODULE} is loaded the next time.", gpu.address, _RELOAD
             )
 
-    def _modprobe(self, gpu, command, doing, loaded):
+    def _modprobe(self, gpu, change, doing, loaded):
         try:
-            done = self._host.run(command, timeout=_LOADING)
+            done = change(self._host, MODULE, _LOADING)
         except errors.ToolHangs as err:
             # It makes the VFs of all GPUs; which of these it is at, nobody knows.
             raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, doing, _LOADING, "modprobe")) from err

@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.catalog import intel
 from gpuslice.drivers import i915_sriov
+from gpuslice.drivers import modules
 
 
 def why_not_intel(gpu):
@@ -50,7 +51,7 @@ def refuse_driver_without_functions(host, gpu, driver):
 
     :param driver: ``xe`` or ``i915``. :raises errors.Unsupported:
     """
-    options = host.listdir(f"/sys/module/{driver}/parameters")
+    options = modules.parameters(host, driver)
     if not options or "max_vfs" in options:
         return
     if driver == "i915":

@@ -21,6 +21,7 @@ from gpuslice import errors
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
+from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
@@ -92,7 +93,7 @@ class Vgpus:
         """Why a GPU has no vGPUs: (sentence, whether the configuration of the host is to blame)."""
         if gpu.vendor != "nvidia":
             return "this technology is of NVIDIA; mediated devices of others are not managed here", False
-        if self._host.exists("/sys/module/nvidia_vgpu_vfio"):
+        if modules.is_there(self._host, "nvidia_vgpu_vfio"):
             return "the loaded driver makes no vGPUs on this model", False
         return "the loaded driver is not NVIDIA's vGPU host driver", True
 
