@@ -18,9 +18,8 @@ from tests.engine.test_hangs import CREATE
 from tests.engine.test_hangs import FIRST
 from tests.engine.test_hangs import TRIO
 from tests.engine.test_hangs import config
-from tests.engine.test_hangs import mig
-from tests.engine.test_hangs import section
 from tests.engine.test_hangs import shape
+from tests.support import pillars
 from tests.support.hosts import apply
 
 DEVICES = "/sys/bus/pci/devices"
@@ -67,7 +66,7 @@ def _numvfs_is_written_at(simulated, nth):
 def test_a_reset_that_worked_and_exits_with_an_error_is_a_reset(simulated):
     host = reset_by_tool(simulated)
     host.add_fault({"call": "run", "late": "EIO"})
-    result = apply(host, mig(["3g.20gb"]))
+    result = apply(host, pillars.mig(["3g.20gb"]))
     assert result.ok, result.errors
     assert shape(host, FIRST) == ["3g.20gb"] and not result.reboot
 
@@ -75,14 +74,14 @@ def test_a_reset_that_worked_and_exits_with_an_error_is_a_reset(simulated):
 def test_a_reset_that_did_not_work_and_exits_with_an_error_is_none(simulated):
     host = reset_by_tool(simulated)
     host.add_fault({"call": "run", "lie": True, "late": "EIO"})
-    result = apply(host, mig(["3g.20gb"]))
+    result = apply(host, pillars.mig(["3g.20gb"]))
     assert not result.ok and "the reset was refused" in " ".join(result.errors)
 
 
 def test_a_mode_that_is_set_though_the_driver_says_no_is_set(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{"model": "a100-40gb", "address": FIRST}])
     host.add_fault({"call": "nvmlDeviceSetMigMode", "late": "NVML_ERROR_UNKNOWN"})
-    result = apply(host, mig(["3g.20gb"]))
+    result = apply(host, pillars.mig(["3g.20gb"]))
     assert result.ok, result.errors
     assert shape(host, FIRST) == ["3g.20gb"]
 
@@ -96,7 +95,7 @@ def room(simulated):
 
 def test_an_instance_that_the_driver_made_elsewhere_is_found_out_and_removed(room):
     before = shape(room, FIRST)
-    wanted = mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])
+    wanted = pillars.mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])
     room.add_fault({"call": CREATE, "elsewhere": 5})
     result = apply(room, wanted)
     told = " ".join(result.errors)
@@ -111,7 +110,7 @@ def test_what_the_driver_made_elsewhere_is_a_fault_of_the_driver(room):
     room.add_fault({"call": CREATE, "elsewhere": 5})
     with Engine(config(room)) as engine:
         gpu, tool = engine.mig(FIRST)
-        [made] = engine.plan(mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])).changing
+        [made] = engine.plan(pillars.mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])).changing
         step = next(step for step in made.steps if step.action == "create_gi")
         with pytest.raises(errors.DriverError) as caught:
             tool.run(gpu, step)
@@ -120,7 +119,7 @@ def test_what_the_driver_made_elsewhere_is_a_fault_of_the_driver(room):
 
 def test_a_vgpu_that_the_driver_made_otherwise_is_found_out_and_removed(simulated):
     host = simulated("vgpu-host-vfio")
-    wanted = section("vgpu", VGPU, profile="H100XM-20C", count=1)
+    wanted = pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1})
     with Engine(config(host)) as engine:
         gpu, tool = engine.technique("vgpu", VGPU)
         types = tool.types(gpu)
@@ -141,7 +140,7 @@ def test_what_the_driver_made_of_a_vgpu_fails_the_step_as_not_validated(simulate
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
         gpu, tool = engine.technique("vgpu", VGPU)
-        [made] = engine.plan(section("vgpu", VGPU, profile="H100XM-20C", count=1)).changing
+        [made] = engine.plan(pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1})).changing
         host.add_fault({"call": "write", "elsewhere": tool.types(gpu)["H100XM-40C"].id})
         with pytest.raises(errors.GpuSliceError) as caught:
             for step in made.steps:
@@ -220,7 +219,7 @@ def test_a_type_of_a_vgpu_that_can_not_be_true_is_a_sentence(simulated, text):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", VGPU)
-        engine.apply(section("vgpu", VGPU, profile="H100XM-20C", count=1))
+        engine.apply(pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1}))
         carrier = tool.observe(one).vgpus[0].at
     told = Told(host, {f"{DEVICES}/{carrier}/nvidia/current_vgpu_type": text})
     with pytest.raises(errors.DriverError) as caught:

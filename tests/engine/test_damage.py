@@ -30,6 +30,7 @@ from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from tests.support import crash
 from tests.support import hosts
+from tests.support import pillars
 
 GPU = "0000:1b:00.0"
 JUNK = [None, True, -1, 0, 7, 1.5, float("nan"), 10**30, "", "x", "--help", "../../x", "\x1b[2J", [], [[]], ["x"], {}, {"x": 1}]
@@ -45,15 +46,8 @@ USES = {
 }
 
 
-def pillar(profiles):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": {"stop_units": ["dcgm.service"]},
-    }
-
-
-WANTED = pillar(["3g.40gb", "1g.10gb"])
-OTHER = pillar(["2g.20gb"])
+WANTED = pillars.mig(["3g.40gb", "1g.10gb"], stop_units=["dcgm.service"])
+OTHER = pillars.mig(["2g.20gb"], stop_units=["dcgm.service"])
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
+from tests.support import pillars
 from tests.support.a100 import A100
 from tests.support.a100 import AFTER
 from tests.support.a100 import BEFORE
@@ -35,13 +36,6 @@ from tests.support.hosts import listed
 from tests.support.hosts import shapes
 
 
-def pillar(profiles=AFTER, **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": management,
-    }
-
-
 def last(host):
     return Journal(host).history()[-1]
 
@@ -49,7 +43,7 @@ def last(host):
 # -- one GPU and the others -------------------------------------------------------------------------------------------
 def test_a_gpu_that_fails_is_put_back_and_the_others_keep_their_change(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": CREATE, "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     told = " ".join(result.errors)
     assert not result.ok and closed(host)
     assert shapes(host) == {FIRST: NEW, SECOND: OLD, THIRD: NEW}
@@ -63,15 +57,15 @@ def test_a_gpu_that_fails_is_put_back_and_the_others_keep_their_change(simulated
     assert sorted(known) == [FIRST, THIRD] and known[FIRST]["layout"]["instances"] != []
     # The next run has only that GPU to do.
     with Engine(config(host)) as engine:
-        assert [made.gpu for made in engine.plan(pillar()).changing] == [SECOND]
-    assert apply(host, pillar()).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
+        assert [made.gpu for made in engine.plan(pillars.mig(AFTER)).changing] == [SECOND]
+    assert apply(host, pillars.mig(AFTER)).ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
 @pytest.mark.parametrize("call", [CREATE, "nvmlGpuInstanceDestroy", "nvmlGpuInstanceCreateComputeInstanceWithPlacement"])
 def test_a_driver_that_lies_about_one_gpu_costs_only_that_gpu_its_change(simulated, call):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": call, "gpu": THIRD, "lie": True}])
     wanted = ["3g.20gb", "1g.5gb"] if call == "nvmlGpuInstanceDestroy" else AFTER
-    result = apply(host, pillar(wanted))
+    result = apply(host, pillars.mig(wanted))
     assert not result.ok and THIRD in " ".join(result.errors)
     assert shapes(host) == {FIRST: sorted(wanted), SECOND: sorted(wanted), THIRD: OLD}
 
@@ -79,7 +73,7 @@ def test_a_driver_that_lies_about_one_gpu_costs_only_that_gpu_its_change(simulat
 def test_what_can_not_be_put_back_keeps_the_journal_open_for_that_gpu_only(simulated):
     faults = [{"call": CREATE, "gpu": SECOND, "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in " ".join(result.errors)
     left = Journal(host).unfinished()
     assert list(left.before) == list(left.goal) == list(left.techniques) == [SECOND]
@@ -87,7 +81,7 @@ def test_what_can_not_be_put_back_keeps_the_journal_open_for_that_gpu_only(simul
     host.clear_faults()
     # Another wish undoes what is left there first, and leaves alone what the others were changed to.
     kept = {(s["gpu"], s["placement"]): s["uuid"] for s in listed(host) if s["gpu"] != SECOND}
-    assert apply(host, pillar([*AFTER, "1g.5gb"])).ok and closed(host)
+    assert apply(host, pillars.mig([*AFTER, "1g.5gb"])).ok and closed(host)
     now = {(s["gpu"], s["placement"]): s["uuid"] for s in listed(host)}
     assert kept.items() <= now.items()
 
@@ -101,7 +95,7 @@ def test_a_unit_that_can_not_be_stopped_costs_only_its_gpu_the_change(simulated)
         processes=[holder, other],
         faults=[{"call": "run", "nth": 1, "error": "EACCES"}],
     )
-    result = apply(host, pillar(stop_units=["trainer.service", "web.service"]))
+    result = apply(host, pillars.mig(AFTER, stop_units=["trainer.service", "web.service"]))
     told = " ".join(result.errors)
     assert not result.ok and closed(host)
     assert "trainer.service could not be stopped" in told and "Permission denied" in told and FIRST in told
@@ -126,7 +120,7 @@ def test_with_on_failure_host_the_others_begin_no_further_step(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, latency={"destroy_ci": 0.4}, faults=faults)
     begun = []
     with Engine(config(host), progress=begun.append) as engine:
-        result = engine.apply(pillar(on_failure="host"))
+        result = engine.apply(pillars.mig(AFTER, on_failure="host"))
     assert not result.ok and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
     forward = begun[: next(number for number, line in enumerate(begun) if line.startswith("failed"))]
     assert not [line for line in forward if "destroy GPU instance" in line], forward
@@ -135,7 +129,7 @@ def test_with_on_failure_host_the_others_begin_no_further_step(simulated):
 def test_what_is_put_back_after_it_was_verified_is_no_foreign_change(simulated):
     """The first GPUs are verified before the last one is found wrong; then all are put back, by nobody else."""
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": THIRD, "lie": True}])
-    result = apply(host, pillar(["3g.20gb", "1g.5gb"], on_failure="host"))
+    result = apply(host, pillars.mig(["3g.20gb", "1g.5gb"], on_failure="host"))
     told = " ".join(result.errors)
     assert "read again" in told and THIRD in told and FIRST not in told and "manages it besides Salt" not in told
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD) and not Verified(host).entries()
@@ -203,7 +197,7 @@ def test_a_signal_lets_the_running_call_end_and_undoes_the_change(simulated, nam
         faults=[{"call": call, "signal": name}],
         latency={"create_gi": 0.2, "destroy_ci": 0.2},
     )
-    status = ended(host, pillar(stop_units=["trainer.service"]))
+    status = ended(host, pillars.mig(AFTER, stop_units=["trainer.service"]))
     number = signal.Signals[name]
     assert status == 128 + number
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
@@ -211,7 +205,7 @@ def test_a_signal_lets_the_running_call_end_and_undoes_the_change(simulated, nam
     assert name in told(host) and "undone" in told(host) and "generation 1" in told(host)
     assert units_started(host), "what was stopped was started again"
     # Nothing is left for the next run to repair.
-    assert apply(host, pillar(stop_units=["trainer.service"])).ok
+    assert apply(host, pillars.mig(AFTER, stop_units=["trainer.service"])).ok
 
 
 def units_started(host):
@@ -224,10 +218,10 @@ def test_a_signal_when_only_the_close_is_left_leaves_the_change_made(simulated, 
     """Every step has run: to undo all of it would be worse than to close the record."""
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     with Engine(config(host)) as engine:
-        engine.plan(pillar())
+        engine.plan(pillars.mig(AFTER))
     # The last step of this GPU creates a compute instance; the next call of any kind belongs to the verification.
     host.add_fault({"call": "nvmlDeviceGetMigMode", "nth": 4, "signal": "SIGTERM"})
-    status = ended(host, pillar())
+    status = ended(host, pillars.mig(AFTER))
     assert status == 128 + signal.SIGTERM and closed(host)
     made = shapes(host)[FIRST]
     assert made in (NEW, OLD) and last(host)["result"] == ("applied" if made == NEW else "rolled back")
@@ -239,7 +233,7 @@ def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
-            apply(host, pillar())
+            apply(host, pillars.mig(AFTER))
         finally:
             os._exit(0)
     end = time.monotonic() + 20
@@ -252,7 +246,7 @@ def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
     assert time.monotonic() - begun < 1.0 and not closed(host)
-    assert apply(host, pillar(BEFORE)).ok and closed(host)
+    assert apply(host, pillars.mig(BEFORE)).ok and closed(host)
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
 
 
@@ -263,7 +257,7 @@ def test_handlers_are_as_they_were_after_a_change(simulated):
     former = signal.signal(signal.SIGTERM, mine)
     try:
         host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
-        assert apply(host, pillar()).ok
+        assert apply(host, pillars.mig(AFTER)).ok
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, former)
@@ -271,7 +265,7 @@ def test_handlers_are_as_they_were_after_a_change(simulated):
 
 def test_a_change_outside_the_main_thread_works_without_handlers(simulated):
     host, results = simulated("dgx-a100-40gb", gpus=TRIO[:1]), []
-    thread = threading.Thread(target=lambda: results.append(apply(host, pillar())))
+    thread = threading.Thread(target=lambda: results.append(apply(host, pillars.mig(AFTER))))
     thread.start()
     thread.join(30)
     assert results[0].ok and shapes(host)[FIRST] == NEW
@@ -297,7 +291,7 @@ def test_what_nobody_thought_of_ends_in_a_closed_record_and_hardware_put_back(si
         processes=[HOLDER],
         faults=[{"call": call, "nth": nth, "unexpected": True}],
     )
-    wanted = pillar(stop_units=["trainer.service"])
+    wanted = pillars.mig(AFTER, stop_units=["trainer.service"])
     result = apply(host, wanted)
     assert closed(host) and units_started(host)
     found = shapes(host)
@@ -311,7 +305,7 @@ def test_a_unit_that_can_not_be_started_again_is_named(simulated):
     host = simulated(
         "dgx-a100-40gb", gpus=TRIO, processes=[HOLDER], faults=[{"call": "run", "nth": 2, "unexpected": True}]
     )
-    result = apply(host, pillar(stop_units=["trainer.service"]))
+    result = apply(host, pillars.mig(AFTER, stop_units=["trainer.service"]))
     assert not result.ok and closed(host) and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
     assert "trainer.service was stopped for this change and could not be started again" in " ".join(result.errors)
 
@@ -320,7 +314,7 @@ def test_a_session_that_can_not_be_closed_fails_no_change(simulated):
     plain = [{"model": "a100-40gb", "address": FIRST}]
     fault = {"call": "nvmlShutdown", "times": 0, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=plain, reset="tool", faults=[fault])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert closed(host)
     host.clear_faults()
     with Engine(config(host)) as engine:
@@ -336,7 +330,7 @@ def test_progress_that_can_not_be_told_fails_no_change(simulated):
         raise OSError("the event bus is gone")
 
     with Engine(config(host), progress=broken) as engine:
-        assert engine.apply(pillar()).ok
+        assert engine.apply(pillars.mig(AFTER)).ok
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
@@ -349,7 +343,7 @@ def test_without_threads_the_gpus_are_changed_one_after_the_other(simulated):
         resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
         with pytest.raises(RuntimeError):
             threading.Thread(target=print).start()
-        assert apply(host, pillar()).ok
+        assert apply(host, pillars.mig(AFTER)).ok
 
     assert in_child(work) == 0
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW) and closed(host)
@@ -375,7 +369,7 @@ def test_a_program_that_can_not_be_started_is_a_sentence(tmp_path):
 def crashed(host, nth=8):
     """A change of all GPUs that a kill ended half way."""
     host.add_fault({"call": CREATE, "nth": nth, "kill": "before"})
-    assert in_child(lambda: apply(host, pillar([*AFTER, "1g.5gb"], on_failure="host"))) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillars.mig([*AFTER, "1g.5gb"], on_failure="host"))) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host)
 
@@ -390,7 +384,7 @@ def test_a_gpu_that_is_lost_after_a_crash_keeps_no_other_between_two_layouts(sim
             state["gpus"][SECOND]["health"]["lost"] = True
     else:
         host.add_fault({"call": "nvmlDeviceGetHandleByPciBusId", "gpu": SECOND, "times": 0, "error": "NVML_ERROR_NOT_FOUND"})
-    wanted = pillar([*AFTER, "1g.5gb"] if wish == "same" else BEFORE)
+    wanted = pillars.mig([*AFTER, "1g.5gb"] if wish == "same" else BEFORE)
     with Engine(config(host)) as engine:
         result = engine.apply(wanted)
     assert SECOND in " ".join([*result.errors, *result.warnings]) and closed(host)

@@ -14,6 +14,7 @@ from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.support import pillars
 from tests.support.hosts import config
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
@@ -35,12 +36,7 @@ class Failing(SimulatedHost):
         return super().read(path) if answer is None else answer
 
 
-def section(strategy, devices=(), **settings):
-    key = strategy.replace("-", "_")
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": strategy, key: settings, "devices": list(devices)}}
-
-
-MIG = section("mig", profiles=["3g.20gb"])
+MIG = pillars.for_all("mig", {"profiles": ["3g.20gb"]})
 
 
 def targets(host, pillar):
@@ -158,7 +154,7 @@ FILES = {
 
 @pytest.mark.parametrize("what", FILES)
 def test_a_file_of_one_gpu_that_can_not_be_read_leaves_that_gpu_alone(simulated, what):
-    (file, answer, kind), wanted = FILES[what], section("partition", compute="CPX")
+    (file, answer, kind), wanted = FILES[what], pillars.for_all("partition", {"compute": "CPX"})
     host = simulated("mi300x-8")
     every = changed(host, wanted)
     odd = every[1]
@@ -175,4 +171,4 @@ def test_a_file_of_one_gpu_that_can_not_be_read_leaves_that_gpu_alone(simulated,
 def test_a_physical_function_that_is_not_there_is_a_mistake(simulated):
     host = simulated("flex170")
     with pytest.raises(errors.PolicyError, match="pf_device names 0000:99:00.0, which this host does not have"):
-        apply(host, section("sriov", vf_count=2, pf_device="0000:99:00.0"))
+        apply(host, pillars.for_all("sriov", {"vf_count": 2, "pf_device": "0000:99:00.0"}))

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from gpuslice.engine import Engine
+from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -22,16 +23,9 @@ CALLS = {
     "nvmlGpuInstanceCreateComputeInstanceWithPlacement": 2,
 }
 GPUS = 8
+#: All or nothing for the host, so that each of the points below is followed by the undoing of all GPUs.
+TOGETHER = {"on_failure": "host"}
 POINTS = [(call, nth) for call, times in CALLS.items() for nth in range(1, times * GPUS + 1)]
-
-
-def pillar(profiles, **management):
-    """The pillar that asks for these profiles on every GPU."""
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        # All or nothing for the host, so that each of the points below is followed by the undoing of all GPUs.
-        "containers_gpu_state_management": {"on_failure": "host", **management},
-    }
 
 
 def shapes(engine):
@@ -55,7 +49,7 @@ def expected(profiles, addresses):
 def prepared(simulated):
     """A DGX A100 in the old layout: (host, layouts by GPU, UUIDs by slice)."""
     host = simulated("dgx-a100-40gb")
-    assert apply(host, pillar(OLD)).ok
+    assert apply(host, pillars.mig(OLD, **TOGETHER)).ok
     by_gpu, uuids = look(host)
     assert by_gpu == expected(OLD, by_gpu)
     return host, by_gpu, uuids
@@ -68,27 +62,27 @@ def kept(before, after):
 
 def test_the_change_keeps_what_is_right(prepared):
     host, before, uuids = prepared
-    result = apply(host, pillar(NEW))
+    result = apply(host, pillars.mig(NEW, **TOGETHER))
     after, new_uuids = look(host)
     assert result.ok and after == expected(NEW, before)
     assert kept(uuids, new_uuids)
     assert sum(len(p.destroys) for p in result.plan.gpus) == GPUS
     assert sum(len(p.keeps) for p in result.plan.gpus) == 3 * GPUS
-    assert apply(host, pillar(NEW)).plan.empty
+    assert apply(host, pillars.mig(NEW, **TOGETHER)).plan.empty
 
 
 @pytest.mark.parametrize(("call", "nth"), POINTS)
 def test_a_step_that_fails_undoes_everything(prepared, call, nth):
     host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(host, pillar(NEW))
+    result = apply(host, pillars.mig(NEW, **TOGETHER))
     after, now = look(host)
     assert not result.ok
     assert after == before
     assert kept(uuids, now)
     assert any(gpu in " ".join(result.errors) for gpu in before)
     assert "undone" in " ".join(result.errors)
-    assert apply(host, pillar(NEW)).ok
+    assert apply(host, pillars.mig(NEW, **TOGETHER)).ok
 
 
 @pytest.mark.slow
@@ -97,22 +91,22 @@ def test_a_step_that_fails_undoes_everything(prepared, call, nth):
 def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):
     host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(host, pillar(NEW)) == signal.SIGKILL
-    result = apply(host, pillar(NEW))
+    assert apply_in_child(host, pillars.mig(NEW, **TOGETHER)) == signal.SIGKILL
+    result = apply(host, pillars.mig(NEW, **TOGETHER))
     after, now = look(host)
     assert result.ok
     assert "interrupted" in " ".join(result.warnings)
     assert after == expected(NEW, before)
     assert kept(uuids, now)
-    assert apply(host, pillar(NEW)).plan.empty
+    assert apply(host, pillars.mig(NEW, **TOGETHER)).plan.empty
 
 
 @pytest.mark.parametrize(("call", "nth"), POINTS[::7])
 def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth):
     host, before, uuids = prepared
     host.add_fault({"call": call, "nth": nth, "kill": "after"})
-    assert apply_in_child(host, pillar(NEW)) == signal.SIGKILL
-    result = apply(host, pillar(OLD))
+    assert apply_in_child(host, pillars.mig(NEW, **TOGETHER)) == signal.SIGKILL
+    result = apply(host, pillars.mig(OLD, **TOGETHER))
     after, now = look(host)
     assert result.ok
     assert after == before

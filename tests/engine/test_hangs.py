@@ -14,6 +14,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 
@@ -26,18 +27,6 @@ CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 PATIENCE = 0.01
 #: Seconds that nobody waits, and within which every run here must have ended.
 NEVER, SOON = 20, 15
-
-
-def mig(profiles=NEW, **management):
-    slicing = {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}
-    return {"containers_gpu_slicing": slicing, "containers_gpu_state_management": management}
-
-
-def section(strategy, address, **settings):
-    rule = {"match": {"pci": address}, "strategy": strategy}
-    if settings:
-        rule[strategy.replace("-", "_")] = settings
-    return {"containers_gpu_slicing": {"enabled": True, "devices": [rule]}}
 
 
 def shape(host, gpu):
@@ -72,25 +61,28 @@ def step_by_step(host, wanted, kind):
 XE = {"vendor": "intel", "device": "e211", "address": "0000:03:00.0", "driver": "xe", "sriov_totalvfs": 4}
 #: name -> (host, changes, GPU, pillar, calls that hang one after the other).
 CASES = {
-    "mig": ("dgx-a100-40gb", {"gpus": TRIO[:1]}, FIRST, mig(), [
+    "mig": ("dgx-a100-40gb", {"gpus": TRIO[:1]}, FIRST, pillars.mig(NEW), [
         ("nvmlComputeInstanceDestroy", 1), ("nvmlGpuInstanceDestroy", 1), (CREATE, 1),
         ("nvmlGpuInstanceCreateComputeInstanceWithPlacement", 1)]),
-    "mig mode": ("mixed-vendors", {}, "0000:1b:00.0", section("mig", "0000:1b:00.0", profiles=["1g.10gb"]),
+    "mig mode": ("mixed-vendors", {}, "0000:1b:00.0", pillars.for_gpu("0000:1b:00.0", "mig", {"profiles": ["1g.10gb"]}),
         [("nvmlDeviceSetMigMode", 1)]),
-    "partition": ("mi300x-8", {}, "0000:05:00.0", section("partition", "0000:05:00.0", compute="CPX"), [("write", 1)]),
+    "partition": ("mi300x-8", {}, "0000:05:00.0",
+        pillars.for_gpu("0000:05:00.0", "partition", {"compute": "CPX"}), [("write", 1)]),
     "sriov": ("arc-pro-b60", {"gpus": [XE]}, "0000:03:00.0",
-        section("sriov", "0000:03:00.0", vf_count=2, profile="fair", autoprobe=True, scheduling={"exec_quantum_ms": 20}),
+        pillars.for_gpu("0000:03:00.0", "sriov", {"vf_count": 2, "profile": "fair", "autoprobe": True,
+            "scheduling": {"exec_quantum_ms": 20}}),
         [("write", nth) for nth in (1, 2, 3)]),
     "gim": ("mi210-gim", {"gpus": [{"vendor": "amd", "device": "75a0", "address": "0000:33:00.0", "driver": "gim",
         "sriov_totalvfs": 8, "numvfs": 1, "vf_offset": 16}]}, "0000:33:00.0",
-        {**section("sriov", "0000:33:00.0", vf_count=2),
-         "containers_gpu_state_management": {"unload_modules": ["gim"]}}, [("run", 1), ("run", 2)]),
-    "passthrough": ("mixed-vendors", {}, "0000:1b:00.0", section("passthrough", "0000:1b:00.0"),
+        pillars.for_gpu("0000:33:00.0", "sriov", {"vf_count": 2}, unload_modules=["gim"]), [("run", 1), ("run", 2)]),
+    "passthrough": ("mixed-vendors", {}, "0000:1b:00.0", pillars.for_gpu("0000:1b:00.0", "passthrough"),
         [("write", nth) for nth in (1, 2, 3)]),
-    "level-zero": ("mixed-vendors", {}, "0000:8a:00.0", section("level-zero", "0000:8a:00.0", ccs_mode=4), [("write", 1)]),
-    "vgpu": ("vgpu-host-vfio", {}, "0000:41:00.0", section("vgpu", "0000:41:00.0", profile="H100XM-20C", count=2),
+    "level-zero": ("mixed-vendors", {}, "0000:8a:00.0",
+        pillars.for_gpu("0000:8a:00.0", "level-zero", {"ccs_mode": 4}), [("write", 1)]),
+    "vgpu": ("vgpu-host-vfio", {}, "0000:41:00.0", pillars.for_gpu("0000:41:00.0", "vgpu", {"profile": "H100XM-20C", "count": 2}),
         [("run", 1), ("write", 1), ("write", 2)]),
-    "mediated vgpu": ("vgpu-host-mdev", {}, "0000:3b:00.0", section("vgpu", "0000:3b:00.0", profile="A100D-10C", count=1),
+    "mediated vgpu": ("vgpu-host-mdev", {}, "0000:3b:00.0",
+        pillars.for_gpu("0000:3b:00.0", "vgpu", {"profile": "A100D-10C", "count": 1}),
         [("write", 1)]),
 }  # fmt: skip
 POINTS = [(name, call, nth) for name, case in CASES.items() for call, nth in case[-1]]
@@ -129,7 +121,7 @@ def test_what_hangs_is_asked_nothing_more_and_is_asked_again_when_it_came_back(s
     host.add_fault({"call": CREATE, "gpu": FIRST, "hang": 6})
     begun = time.monotonic()
     with Engine(config(host)) as engine:
-        result = engine.apply(mig())
+        result = engine.apply(pillars.mig(NEW))
         calls = dict(engine.tools.get("mig").nvml.calls)
         assert time.monotonic() - begun < 6, "what is tried here comes too late"
         with pytest.raises(errors.Unhealthy, match="has not answered within 180 s"):
@@ -144,7 +136,7 @@ def test_what_hangs_is_asked_nothing_more_and_is_asked_again_when_it_came_back(s
             time.sleep(0.05)
         engine.tools.get("mig").observe(engine.gpu(FIRST))
     # A run of its own sees what the driver did in the end, and brings the GPU to what is wanted.
-    result, told = timed(host, mig())
+    result, told = timed(host, pillars.mig(NEW))
     assert result.ok, told
     assert [shape(host, gpu) for gpu in (FIRST, SECOND, THIRD)] == [NEW] * 3
 
@@ -153,7 +145,7 @@ def test_what_hangs_is_asked_nothing_more_and_is_asked_again_when_it_came_back(s
 def test_a_gpu_that_can_not_be_read_is_reported_and_the_others_change(simulated, call):
     host = simulated("dgx-a100-40gb", patience=PATIENCE, gpus=TRIO)
     host.add_fault({"call": call, "gpu": FIRST, "times": 0, "hang": NEVER})
-    result, told = timed(host, mig())
+    result, told = timed(host, pillars.mig(NEW))
     assert not result.ok and f"GPU {FIRST}" in told and "has not answered within 60 s" in told
     host.clear_faults()
     assert [shape(host, gpu) for gpu in (FIRST, SECOND, THIRD)] == [OLD, NEW, NEW]
@@ -177,7 +169,7 @@ def test_whoever_only_looks_is_told_too(simulated, read):
 def test_a_library_that_does_not_begin_a_session_is_asked_once(simulated):
     host = simulated("dgx-a100-40gb", patience=PATIENCE, gpus=TRIO)
     host.add_fault({"call": "nvmlInit", "times": 0, "hang": NEVER})
-    result, told = timed(host, mig())
+    result, told = timed(host, pillars.mig(NEW))
     assert not result.ok and all(gpu in told for gpu in (FIRST, SECOND, THIRD))
     assert "Could not begin an NVML session" in told
     assert next(fault["seen"] for fault in host.state()["faults"]) == 1
@@ -199,7 +191,7 @@ def test_a_session_in_which_a_call_hangs_is_not_ended_under_it(simulated, call, 
     host = simulated("dgx-a100-40gb", patience=PATIENCE, gpus=TRIO[:1])
     host.add_fault({"call": call, "hang": NEVER})
     with Engine(config(host)) as engine:
-        engine.apply(mig())
+        engine.apply(pillars.mig(NEW))
         library = engine.host.nvml()
     assert library.calls["nvmlShutdown"] == ended_before
 
@@ -207,7 +199,7 @@ def test_a_session_in_which_a_call_hangs_is_not_ended_under_it(simulated, call, 
 def test_a_reset_that_does_not_end_is_an_illness_of_its_gpu(simulated):
     host = simulated("dgx-a100-40gb", patience=PATIENCE, reset="tool", gpus=[{"model": "a100-40gb", "address": FIRST}])
     host.add_fault({"call": "run", "hang": NEVER})
-    err = step_by_step(host, mig(["3g.20gb"]), errors.Unhealthy)
+    err = step_by_step(host, pillars.mig(["3g.20gb"]), errors.Unhealthy)
     assert err.gpu == FIRST and "Could not reset it" in str(err) and "within 120 s" in str(err)
 
 
@@ -215,7 +207,7 @@ def test_a_unit_that_does_not_stop_is_named_with_the_gpus_and_started_again(simu
     holder = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
     host = simulated("dgx-a100-40gb", patience=PATIENCE, gpus=TRIO[:1], processes=[holder])
     host.add_fault({"call": "run", "hang": NEVER})
-    result, told = timed(host, mig(stop_units=["trainer.service"]))
+    result, told = timed(host, pillars.mig(NEW, stop_units=["trainer.service"]))
     assert not result.ok and FIRST in told and "trainer.service could not be stopped" in told and "within 60 s" in told
     assert shape(host, FIRST) == OLD
     # The job goes on in systemd: whether it stops in the end or not, the unit is to run.
@@ -228,7 +220,7 @@ def test_the_other_run_is_told_what_this_one_waits_for(simulated):
     child = os.fork()
     if child == 0:
         try:
-            apply(host, mig())
+            apply(host, pillars.mig(NEW))
         finally:
             os._exit(0)
     told, end = "", time.monotonic() + SOON

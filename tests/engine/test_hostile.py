@@ -13,6 +13,7 @@ from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
+from tests.support import pillars
 from tests.support.a100 import AFTER
 from tests.support.a100 import BEFORE
 from tests.support.a100 import CREATE
@@ -27,13 +28,7 @@ from tests.support.hosts import config
 from tests.support.hosts import shapes
 
 PAIR = TRIO[:2]
-
-
-def pillar(profiles=AFTER, **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": {"stop_units": ["trainer.service"], **management},
-    }
+STOPS = {"stop_units": ["trainer.service"]}
 
 
 def in_order(host):
@@ -48,7 +43,7 @@ def half(simulated, **fault):
     """A host on which a change was killed."""
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER])
     host.add_fault({"call": CREATE, "kill": "before", **fault})
-    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillars.mig(AFTER, **STOPS))) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host)
     return host
@@ -60,11 +55,11 @@ def half(simulated, **fault):
 def test_a_surprise_in_one_part_of_the_end_keeps_no_other_from_being_done(simulated, call, nth):
     """The records of what was verified, of the change and of the history: the units run and the result is told all the same."""
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER], faults=[{"call": call, "nth": nth, "unexpected": True}])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER, **STOPS))
     assert "RuntimeError" in " ".join([*result.errors, *result.warnings]) and sorted(result.changes) == [FIRST, SECOND]
     assert running(host) == ["trainer.service"] and in_order(host) == [sorted(AFTER)] * 2
     assert closed(host) or "the next run takes this change for an interrupted one" in " ".join(result.errors)
-    assert apply(host, pillar()).ok and closed(host)
+    assert apply(host, pillars.mig(AFTER, **STOPS)).ok and closed(host)
 
 
 class Opened(SimulatedHost):
@@ -82,7 +77,7 @@ def test_a_state_directory_that_others_may_write_meanwhile_leaves_no_unit_stoppe
     with Engine(config(made)) as engine:
         engine.host = Opened(made.description_path, made.state_dir)
         engine.tools = Toolbox(engine.host)
-        result = engine.apply(pillar())
+        result = engine.apply(pillars.mig(AFTER, **STOPS))
     os.chmod(made.state_dir, 0o755)
     told = " ".join([*result.errors, *result.warnings])
     assert f"The reboot that GPU {FIRST} needs could not be noted" in told and "can be written by other users" in told
@@ -93,7 +88,7 @@ def test_a_state_directory_that_others_may_write_meanwhile_leaves_no_unit_stoppe
 def test_of_a_change_that_could_not_be_begun_nothing_says_that_it_was_interrupted(simulated, error):
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_remove", "error": error}])
     with pytest.raises(errors.StateDirUnusable, match="Could not begin a change"):
-        apply(host, pillar())
+        apply(host, pillars.mig(AFTER, **STOPS))
     assert closed(host) and in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
 
 
@@ -103,31 +98,31 @@ def test_a_record_that_could_not_be_gone_on_with_stays(simulated):
     before = Journal(host).unfinished()
     host.add_fault({"call": "store_remove", "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable):
-        apply(host, pillar())
+        apply(host, pillars.mig(AFTER, **STOPS))
     now = Journal(host).unfinished()
     assert now.before == before.before and now.pauses == before.pauses
     assert [step for _, step in now.begun()] == [step for _, step in before.begun()]
-    assert apply(host, pillar()).ok and closed(host) and running(host) == ["trainer.service"]
+    assert apply(host, pillars.mig(AFTER, **STOPS)).ok and closed(host) and running(host) == ["trainer.service"]
 
 
 # -- what is said is true ----------------------------------------------------------------------------------------------
 def test_an_interrupted_change_is_called_finished_only_when_it_is(simulated):
     host = half(simulated)
     host.add_fault({"call": CREATE, "gpu": FIRST, "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER, **STOPS))
     told = " ".join(result.warnings)
     assert not result.ok and "was interrupted; this run went on with it" in told and "finished" not in told
-    assert apply(host, pillar()).ok
+    assert apply(host, pillars.mig(AFTER, **STOPS)).ok
 
 
 def test_an_undo_that_could_not_be_closed_says_that_it_was_made(simulated):
     host = half(simulated)
     host.add_fault({"call": "store_remove", "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable) as caught:
-        apply(host, pillar(BEFORE))
+        apply(host, pillars.mig(BEFORE, **STOPS))
     assert "it was undone" in str(caught.value) and not closed(host)
     assert in_order(host) == [sorted(name.split("@")[0] for name in BEFORE)] * 2
-    assert apply(host, pillar(BEFORE)).ok and closed(host)
+    assert apply(host, pillars.mig(BEFORE, **STOPS)).ok and closed(host)
 
 
 def test_an_undo_is_told_of_where_the_next_change_could_not_be_begun(simulated):
@@ -135,7 +130,7 @@ def test_an_undo_is_told_of_where_the_next_change_could_not_be_begun(simulated):
     # The first write is the history's, of the undo.
     host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
     with pytest.raises(errors.StateDirUnusable, match="Could not begin a change.*Before that: .*it was undone"):
-        apply(host, pillar(["1g.5gb"]))
+        apply(host, pillars.mig(["1g.5gb"], **STOPS))
     assert closed(host)
 
 
@@ -159,11 +154,11 @@ def test_a_rollback_never_goes_back_half_way(simulated, failed):
     host = simulated("dgx-a100-40gb", gpus=PAIR)
     if failed:
         host.add_fault({"call": CREATE, "error": "NVML_ERROR_UNKNOWN"})
-        assert not apply(host, pillar(on_failure="host")).ok and closed(host)
+        assert not apply(host, pillars.mig(AFTER, on_failure="host", **STOPS)).ok and closed(host)
         host.clear_faults()
     host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
-    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
-    assert apply(host, pillar(BEFORE)).ok and closed(host)
+    assert in_child(lambda: apply(host, pillars.mig(AFTER, **STOPS))) == signal.SIGKILL
+    assert apply(host, pillars.mig(BEFORE, **STOPS)).ok and closed(host)
     before = in_order(host)
     with Engine(config(host)) as engine:
         if failed:
@@ -237,7 +232,7 @@ def test_a_signal_ends_the_process_also_when_the_run_was_refused(simulated):
     host.add_fault({"call": CREATE, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
     host.add_fault({"call": CREATE, "signal": "SIGTERM"})
     with pytest.raises(errors.Interrupted) as caught:
-        apply(host, pillar(BEFORE))
+        apply(host, pillars.mig(BEFORE, **STOPS))
     assert caught.value.code == 128 + signal.SIGTERM and "could not be undone" in caught.value.what
     host.clear_faults()
-    assert apply(host, pillar(BEFORE)).ok and running(host) == ["trainer.service"]
+    assert apply(host, pillars.mig(BEFORE, **STOPS)).ok and running(host) == ["trainer.service"]

@@ -16,6 +16,7 @@ from gpuslice.records import lock
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
+from tests.support import pillars
 from tests.support.a100 import AFTER
 from tests.support.a100 import BEFORE
 from tests.support.a100 import CREATE
@@ -37,19 +38,6 @@ KILL = {"call": CREATE, "nth": 2, "kill": "before"}
 SAYS = "was interrupted"
 
 
-def pillar(profiles=AFTER, strategy="mig", enabled=True, devices=None, **management):
-    slicing = {"enabled": enabled, "strategy": strategy}
-    if devices is not None:
-        slicing["devices"] = devices
-    elif strategy == "mig":
-        slicing["mig"] = {"profiles": profiles}
-    return {"containers_gpu_slicing": slicing, "containers_gpu_state_management": management}
-
-
-def rule(address, profiles=AFTER):
-    return {"match": {"pci": address}, "strategy": "mig", "mig": {"profiles": profiles}}
-
-
 def machine(host):
     return host.state()["gpus"]
 
@@ -58,7 +46,7 @@ def machine(host):
 def half(simulated):
     """A host on which the change to AFTER was killed half way, with one GPU between two layouts."""
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[KILL])
-    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillars.mig(AFTER))) == signal.SIGKILL
     host.clear_faults()
     assert not closed(host) and any(shape not in (OLD, NEW) for shape in shapes(host).values())
     return host
@@ -70,7 +58,7 @@ def test_a_change_that_is_going_on_is_not_interrupted(half):
     with lock.held(half.state_dir, "somebody"), Engine(config(half)) as engine:
         assert engine.interrupted() == [] and not any(engine.health().values())
         assert engine.history() == Journal(half).history()
-        assert "going on" in engine.plan(pillar()).notes[0] and SAYS not in engine.plan(pillar()).notes[0]
+        assert "going on" in engine.plan(pillars.mig(AFTER)).notes[0] and SAYS not in engine.plan(pillars.mig(AFTER)).notes[0]
 
 
 def test_a_record_that_can_not_be_read_is_told_everywhere(half):
@@ -96,7 +84,7 @@ def test_what_can_not_be_undone_is_told_and_stays_on_record(half):
 def test_what_was_stopped_is_started_again_also_when_the_undo_fails(simulated):
     holder = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST, "slice": "2g.10gb@4"}
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[holder], faults=[KILL])
-    wanted = pillar(stop_units=["trainer.service"])
+    wanted = pillars.mig(AFTER, stop_units=["trainer.service"])
     assert in_child(lambda: apply(host, wanted)) == signal.SIGKILL and not host.processes()
     host.clear_faults()
     host.add_fault({"call": CREATE, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
@@ -124,7 +112,7 @@ def test_a_signal_during_an_undo_lets_it_end_and_begins_nothing_else(half):
         status = 99
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            apply(half, pillar(["7g.40gb"]))
+            apply(half, pillars.mig(["7g.40gb"]))
         except errors.Interrupted as err:
             status = err.code if "it was undone" in err.what and "Nothing was begun" in err.what else 98
         finally:
@@ -143,10 +131,10 @@ def test_a_replay_without_any_layout_tells_of_it(half):
 
 # -- what is said is what is done --------------------------------------------------------------------------------------
 NOTHING = {
-    "enabled is false": pillar(enabled=False),
-    "strategy none": pillar(strategy="none"),
-    "a rule that leaves all alone": pillar(strategy="none", devices=[{"match": {"vendor": "nvidia"}, "strategy": "none"}]),
-    "skip": pillar(apply_strategy="skip"),
+    "enabled is false": pillars.mig(AFTER, slicing={"enabled": False}),
+    "strategy none": pillars.for_all("none"),
+    "a rule that leaves all alone": pillars.for_all("none", devices=[{"match": {"vendor": "nvidia"}, "strategy": "none"}]),
+    "skip": pillars.mig(AFTER, apply_strategy="skip"),
 }
 
 
@@ -162,7 +150,7 @@ def test_a_run_that_slices_nothing_leaves_it_alone_and_says_so(half, wanted):
 
 def test_a_run_on_one_gpu_says_before_what_it_undoes_on_the_others(half):
     before = machine(half)
-    wanted = pillar(strategy="none", devices=[rule(SECOND)])
+    wanted = pillars.for_all("none", devices=[pillars.mig_rule(SECOND, AFTER)])
     with Engine(config(half)) as engine:
         note = engine.plan(wanted).notes[0]
     assert "undoes it first" in note and f"also on {FIRST}, {THIRD}" in note
@@ -173,7 +161,7 @@ def test_a_run_on_one_gpu_says_before_what_it_undoes_on_the_others(half):
 
 def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
     found = {gpu: shape for gpu, shape in shapes(half).items() if shape != OLD}
-    result = apply(half, pillar(BEFORE))
+    result = apply(half, pillars.mig(BEFORE))
     assert result.ok and found and sorted(result.changes) == sorted(found)
     assert all(sorted(re.sub("@.*", "", one) for one in result.changes[gpu]["new"]["instances"]) == OLD for gpu in found)
     history = Journal(half).history()
@@ -182,19 +170,19 @@ def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
 
 
 def test_a_run_that_only_deals_with_an_earlier_change_says_which_way(simulated, half):
-    assert front.done(apply(half, pillar(BEFORE)))["comment"].startswith("An interrupted change was undone in ")
+    assert front.done(apply(half, pillars.mig(BEFORE)))["comment"].startswith("An interrupted change was undone in ")
     # All steps have run, and only the close is left.
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "store_remove", "nth": 2, "kill": "before"}])
-    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillars.mig(AFTER))) == signal.SIGKILL
     host.clear_faults()
-    assert front.done(apply(host, pillar()))["comment"].startswith("An interrupted change was finished in ")
+    assert front.done(apply(host, pillars.mig(AFTER)))["comment"].startswith("An interrupted change was finished in ")
     assert closed(host) and shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
 
 
 def test_what_follows_an_undo_goes_on_from_what_was_found_first(half):
     """``changes`` tell of both: from what the run found to what it left behind."""
     found = next(gpu for gpu, shape in shapes(half).items() if shape != OLD)
-    result = apply(half, pillar(["7g.40gb"]))
+    result = apply(half, pillars.mig(["7g.40gb"]))
     assert result.ok and result.generation == 2
     names = [re.sub("[@ ].*", "", one) for one in result.changes[found]["old"]["instances"]]
     assert sorted(names) != OLD
@@ -203,9 +191,9 @@ def test_what_follows_an_undo_goes_on_from_what_was_found_first(half):
 
 def test_a_rollback_after_an_undo_does_not_go_half_way_again(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
-    assert apply(host, pillar(["7g.40gb"])).ok
+    assert apply(host, pillars.mig(["7g.40gb"])).ok
     host.add_fault({"call": CREATE, "nth": 2, "kill": "before"})
-    assert in_child(lambda: apply(host, pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(host, pillars.mig(AFTER))) == signal.SIGKILL
     host.clear_faults()
     with Engine(config(host)) as engine:
         assert engine.reconciler().recover(engine.gpus).ok
@@ -220,7 +208,7 @@ def test_a_rollback_after_an_undo_does_not_go_half_way_again(simulated):
 def test_a_request_with_mistakes_undoes_nothing(half, profiles):
     before = machine(half)
     with Engine(config(half)) as engine, pytest.raises(errors.GpuSliceError) as caught:
-        engine.apply(pillar(profiles))
+        engine.apply(pillars.mig(profiles))
     assert SAYS in str(caught.value) and "gpu_slicing.recover" in str(caught.value)
     assert machine(half) == before and not closed(half)
 
@@ -242,7 +230,7 @@ def test_a_foreign_change_after_verification_is_told_and_not_brought_back_at_a_b
         host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
         foreign = [{"gpu": FIRST, "action": "create_gi", "profile": "1g.5gb", "start": 5}]
         host.add_fault({"call": "nvmlDeviceGetMigMode", "nth": nth, "foreign": foreign})
-        result = apply(host, pillar())
+        result = apply(host, pillars.mig(AFTER))
         if any(not fault["seen"] >= nth for fault in host.state()["faults"]):
             break
         there = shapes(host)[FIRST]
@@ -267,18 +255,18 @@ def test_a_full_disk_at_the_reboot_ledger_still_starts_units_and_closes_the_jour
     host = simulated("dgx-a100-40gb", gpus=[gpu], processes=[holder])
     # The first write is the journal's own, the second the ledger's.
     host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
-    result = apply(host, pillar(stop_units=["trainer.service"]))
+    result = apply(host, pillars.mig(AFTER, stop_units=["trainer.service"]))
     assert result.ok and result.reboot == [FIRST]
     assert "could not be noted" in " ".join(result.warnings) and "No space left" in " ".join(result.warnings)
     assert closed(host) and [process.unit for process in host.processes()] == ["trainer.service"]
     assert not RebootLedger(host).waiting(FIRST)
     # Once there is room the next run notes it.
-    assert apply(host, pillar(stop_units=["trainer.service"])).reboot == [FIRST]
+    assert apply(host, pillars.mig(AFTER, stop_units=["trainer.service"])).reboot == [FIRST]
 
 
 def test_a_layout_found_wrong_is_not_noted_as_verified_without_validation(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:2], faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": SECOND, "lie": True}])
-    result = apply(host, pillar(["3g.20gb", "1g.5gb"], validation=False))
+    result = apply(host, pillars.mig(["3g.20gb", "1g.5gb"], validation=False))
     assert result.ok and not result.verified and "read again" in " ".join(result.warnings)
     assert list(Verified(host).entries()) == [FIRST]
     assert "verified" not in front.done(result)["comment"]
@@ -287,9 +275,9 @@ def test_a_layout_found_wrong_is_not_noted_as_verified_without_validation(simula
 def test_a_journal_that_can_not_be_closed_is_told_and_the_next_run_closes_it(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     host.add_fault({"call": "store_remove", "nth": 2, "times": 2, "error": "EIO"})
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert not result.ok and "end a change" in " ".join(result.errors)
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW)
     host.clear_faults()
     kept = uuids(host)
-    assert apply(host, pillar()).ok and closed(host) and uuids(host) == kept
+    assert apply(host, pillars.mig(AFTER)).ok and closed(host) and uuids(host) == kept

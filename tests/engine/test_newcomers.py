@@ -24,6 +24,7 @@ MI300X, FLEX = "0000:05:00.0", "0000:3c:00.0"
 NEWCOMER = {"pid": 900, "command": "late.py", "container": "c0ffee123456"}
 #: The unit whose stop gives the newcomer his time.
 TRAINER = {"pid": 4711, "command": "train.py", "unit": "trainer.service"}
+from tests.support import pillars
 
 
 class Visited(SimulatedHost):
@@ -88,12 +89,9 @@ def apply(machine, wanted):
         tools.release()
 
 
-def pillar(gpu, strategy, section=None, **management):
-    rule = {"match": {"pci": gpu}, "strategy": strategy, **({strategy.replace("-", "_"): section} if section else {})}
-    return {
-        "containers_gpu_slicing": {"enabled": True, "devices": [rule]},
-        "containers_gpu_state_management": {"stop_units": ["trainer.service"], **management},
-    }
+def stopping(gpu, strategy, settings=None, **management):
+    """A pillar about one GPU that lets the unit of the process that was there before be stopped."""
+    return pillars.for_gpu(gpu, strategy, settings, **{"stop_units": ["trainer.service"], **management})
 
 
 def hardware(host):
@@ -126,14 +124,14 @@ def refused(host, wanted, newcomer):
 
 def test_who_came_while_a_unit_was_stopped_is_named_and_keeps_his_slice(simulated):
     host = simulated("dgx-a100-40gb", **A100_MIG)
-    _, said = refused(host, pillar(A100, "mig", SLICES), ON_SLICE)
+    _, said = refused(host, stopping(A100, "mig", SLICES), ON_SLICE)
     assert A100 in said and "run again" in said.lower() and "stop_units" in said
 
 
 def test_force_ends_nobody_whom_the_plan_did_not_show(simulated):
     bystander = {"pid": 5000, "command": "shown.py", "gpu": A100, "slice": "2g.10gb@4"}
     host = simulated("dgx-a100-40gb", gpus=A100_MIG["gpus"], processes=[*A100_MIG["processes"], bystander])
-    machine, _ = refused(host, pillar(A100, "mig", SLICES, apply_strategy="force"), ON_SLICE)
+    machine, _ = refused(host, stopping(A100, "mig", SLICES, apply_strategy="force"), ON_SLICE)
     # He came before the first process was ended, so none was ended in vain.
     assert machine.ended == []
 
@@ -151,7 +149,7 @@ def test_one_who_took_another_name_was_not_ended_and_his_slice_stays(simulated):
     """What runs under its number is not what the plan showed, so it was left alone, and then it still uses the GPU."""
     host = simulated("dgx-a100-40gb", **A100_MIG)
     before = hardware(host)
-    forced = {**pillar(A100, "mig", SLICES), "containers_gpu_state_management": {"apply_strategy": "force"}}
+    forced = {**stopping(A100, "mig", SLICES), "containers_gpu_state_management": {"apply_strategy": "force"}}
     result = apply(Retitling(host.description_path, host.state_dir), forced)
     said = " ".join(result.errors)
     assert not result.ok and "pid 4711 (train.py: step 2" in said and "after the change was planned" in said, said
@@ -160,19 +158,19 @@ def test_one_who_took_another_name_was_not_ended_and_his_slice_stays(simulated):
 
 def test_who_has_gone_again_is_no_obstacle(simulated):
     host = simulated("dgx-a100-40gb", **A100_MIG)
-    result = apply(Visited(host, ON_SLICE, stays=False), pillar(A100, "mig", SLICES))
+    result = apply(Visited(host, ON_SLICE, stays=False), stopping(A100, "mig", SLICES))
     assert result.ok, result.errors
 
 
 def test_who_uses_something_that_stays_is_no_obstacle(simulated):
     host = simulated("dgx-a100-40gb", **A100_MIG)
-    result = apply(Visited(host, {**ON_SLICE, "slice": "3g.20gb@0"}), pillar(A100, "mig", SLICES))
+    result = apply(Visited(host, {**ON_SLICE, "slice": "3g.20gb@0"}), stopping(A100, "mig", SLICES))
     assert result.ok, result.errors
 
 
 def test_a_client_who_came_before_a_mode_change_is_named(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{"model": "a100-40gb", "address": A100}], processes=[{**TRAINER, "gpu": A100}])
-    refused(host, pillar(A100, "mig", {"profiles": ["7g.40gb"]}), {**NEWCOMER, "gpu": A100, "type": "monitor"})
+    refused(host, stopping(A100, "mig", {"profiles": ["7g.40gb"]}), {**NEWCOMER, "gpu": A100, "type": "monitor"})
 
 
 @pytest.mark.parametrize(
@@ -187,26 +185,26 @@ def test_every_technique_looks_again(simulated, example, gpu, strategy, section,
     host = simulated(example)
     node = node or next(f"/dev/dri/{name}" for name in host.listdir(f"/sys/bus/pci/devices/{gpu}/drm") if "render" in name)
     host.add_process({**TRAINER, "nodes": [node]})
-    refused(host, pillar(gpu, strategy, section), {**NEWCOMER, "nodes": [node]})
+    refused(host, stopping(gpu, strategy, section), {**NEWCOMER, "nodes": [node]})
 
 
 def test_a_virtual_function_given_to_a_machine_meanwhile_stays(simulated):
     host = simulated("flex170")
-    assert apply(host, pillar(FLEX, "sriov", {"vf_count": 2, "autoprobe": True})).ok
+    assert apply(host, stopping(FLEX, "sriov", {"vf_count": 2, "autoprobe": True})).ok
     nodes = device_nodes.drm(host, host.readlink(f"/sys/bus/pci/devices/{FLEX}/virtfn0"))
     assert nodes
     host.add_process({**TRAINER, "nodes": nodes})
-    refused(host, pillar(FLEX, "sriov", {"vf_count": 3, "autoprobe": True}), {**NEWCOMER, "nodes": nodes})
+    refused(host, stopping(FLEX, "sriov", {"vf_count": 3, "autoprobe": True}), {**NEWCOMER, "nodes": nodes})
 
 
 @pytest.mark.parametrize("strategy", ["auto", "force"])
 def test_a_virtual_machine_that_took_its_vgpu_meanwhile_keeps_it(simulated, strategy):
     host, gpu = simulated("vgpu-host-vfio"), "0000:41:00.0"
-    assert apply(host, pillar(gpu, "vgpu", {"profile": "H100XM-40C", "count": 2})).ok
+    assert apply(host, stopping(gpu, "vgpu", {"profile": "H100XM-40C", "count": 2})).ok
     with Engine(config(host)) as engine:
         nodes = [part["device_nodes"][0] for part in engine.slices(gpu)]
     host.add_process({**TRAINER, "nodes": nodes[:1]})
-    wanted = pillar(gpu, "vgpu", {"profile": "H100XM-20C", "count": 4}, apply_strategy=strategy)
+    wanted = stopping(gpu, "vgpu", {"profile": "H100XM-20C", "count": 4}, apply_strategy=strategy)
     refused(host, wanted, {**NEWCOMER, "nodes": nodes[1:]})
 
 
@@ -220,7 +218,7 @@ class Shifting(Visited):
 def test_a_last_look_that_fails_is_a_step_that_was_not_begun(simulated):
     host = simulated("dgx-a100-40gb", **A100_MIG)
     before = hardware(host)
-    result = apply(Shifting(host, NEWCOMER), pillar(A100, "mig", SLICES))
+    result = apply(Shifting(host, NEWCOMER), stopping(A100, "mig", SLICES))
     assert "not there any more" in " ".join(result.errors) and hardware(host) == before
     assert "Please report" not in " ".join(result.errors)
 
@@ -231,7 +229,7 @@ def test_who_came_while_the_run_waited_for_the_lock_is_in_its_plan(simulated, st
     host = simulated("dgx-a100-40gb", gpus=A100_MIG["gpus"])
     host.add_process({**ON_SLICE, "pid": 800, "command": "early.py", "unit": "trainer.service"})
     machine, found = Busy(host), []
-    wanted = pillar(A100, "mig", SLICES, apply_strategy=strategy)
+    wanted = stopping(A100, "mig", SLICES, apply_strategy=strategy)
     with lock.held(host.state_dir, "a colleague", patience=0):
         run = threading.Thread(target=lambda: found.append(apply(machine, wanted)))
         run.start()
@@ -258,7 +256,7 @@ def test_one_passing_answer_does_not_undo_a_change(simulated, call):
     host = simulated("dgx-h100", gpus=H100_MIG, faults=[{"call": call, "nth": 1, "error": IN_USE}])
     host.add_process({"pid": 500, "command": "job", "gpu": H100, "slice": "2g.20gb@0"})
     machine = Patient(host)
-    result = apply(machine, pillar(H100, "mig", LAYOUT, apply_strategy="force"))
+    result = apply(machine, stopping(H100, "mig", LAYOUT, apply_strategy="force"))
     assert result.ok, result.errors
     assert machine.pauses == [0.1]
 
@@ -267,7 +265,7 @@ def test_one_passing_answer_does_not_undo_a_change(simulated, call):
 def test_where_nobody_is_in_sight_it_is_said_who_usually_is(simulated, call):
     gpus = H100_MIG if "Instance" in call else [{"model": "h100-80gb", "address": H100}]
     host = simulated("dgx-h100", gpus=gpus, faults=[{"call": call, "times": 4, "error": IN_USE}])
-    result = apply(Patient(host), pillar(H100, "mig", LAYOUT))
+    result = apply(Patient(host), stopping(H100, "mig", LAYOUT))
     said = " ".join(result.errors)
     for word in ("can't be seen", "nv-hostengine", "nvidia-persistenced", "debugger", "fuser -v /dev/nvidia0", H100):
         assert word in said, said
@@ -277,14 +275,14 @@ def test_who_is_in_the_way_at_the_step_is_looked_for_then(simulated):
     """He comes after the last look, in the first pause after the driver's answer."""
     faults = [{"call": "nvmlComputeInstanceDestroy", "times": 4, "error": IN_USE}]
     host = simulated("dgx-h100", gpus=H100_MIG, faults=faults)
-    result = apply(Patient(host, {**NEWCOMER, "gpu": H100, "slice": "2g.20gb@0"}), pillar(H100, "mig", LAYOUT))
+    result = apply(Patient(host, {**NEWCOMER, "gpu": H100, "slice": "2g.20gb@0"}), stopping(H100, "mig", LAYOUT))
     said = " ".join(result.errors)
     assert "in use by pid 900 (late.py, container c0ffee123456)" in said, said
 
 
 def test_a_kernel_file_that_is_busy_is_told_with_the_names_too(simulated):
     host = simulated("mi300x-8", faults=[{"call": "write", "times": 9, "error": "EBUSY", "gpu": MI300X}])
-    said = " ".join(apply(Patient(host), pillar(MI300X, "partition", {"compute": "CPX", "memory": "NPS1"})).errors)
+    said = " ".join(apply(Patient(host), stopping(MI300X, "partition", {"compute": "CPX", "memory": "NPS1"})).errors)
     assert "can't be seen" in said and "exporter" in said and "fuser -v /dev/dri/card1" in said, said
 
 
@@ -311,7 +309,7 @@ def test_force_spares_the_run_s_ancestors_and_the_first_process(
     if strategy in ("level-zero", "passthrough"):
         use = {"nodes": [f"/dev/dri/{name}" for name in host.listdir(f"/sys/bus/pci/devices/{gpu}/drm")]}
     host.add_process({**holder, **use})
-    before, wanted = hardware(host), pillar(gpu, strategy, section, **management)
+    before, wanted = hardware(host), stopping(gpu, strategy, section, **management)
     with Engine(config(host)) as engine:
         planned = engine.plan(wanted)
         result = engine.apply(wanted)
@@ -329,7 +327,7 @@ def test_a_unit_of_a_user_or_container_is_not_the_system_s(simulated, inside):
     holder = {"pid": 5, "command": "job", "gpu": A100, "slice": "2g.10gb@4", **inside}
     host = simulated("dgx-a100-40gb", gpus=A100_MIG["gpus"], processes=[holder])
     host.add_process({"pid": 6, "command": "hostengine", "unit": "dcgm.service"})
-    result = apply(host, pillar(A100, "mig", SLICES, stop_units=["dcgm.service"]))
+    result = apply(host, stopping(A100, "mig", SLICES, stop_units=["dcgm.service"]))
     assert f"pid 5 (job, unit {inside['unit']})" in " ".join(result.errors)
     assert {process.pid for process in host.processes()} == {5, 6}
 

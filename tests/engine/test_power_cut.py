@@ -24,6 +24,7 @@ from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import crash
+from tests.support import pillars
 from tests.support.hosts import config
 
 FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
@@ -147,13 +148,6 @@ class PowerHost(SimulatedHost):
                 self.watch(moment, self.disk.left())
 
 
-def pillar(profiles, **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": management,
-    }
-
-
 def on(host, work):
     """Do ``work(engine)`` on this very host."""
     with Engine(config(host)) as engine:
@@ -186,12 +180,12 @@ def layouts(left):
 def host(simulated):
     """Two H100 with a layout and a user in a unit that may be stopped."""
     made = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(made, pillar(["2g.20gb@0", "1g.10gb@4"])).ok
+    assert apply(made, pillars.mig(["2g.20gb@0", "1g.10gb@4"])).ok
     made.add_process(USER)
     return PowerHost(made)
 
 
-WANTED = pillar(["3g.40gb", "1g.10gb"], stop_units=[UNIT])
+WANTED = pillars.mig(["3g.40gb", "1g.10gb"], stop_units=[UNIT])
 
 
 def test_no_step_is_done_that_is_not_on_the_disk(host):
@@ -225,7 +219,7 @@ def test_the_journal_is_closed_when_all_else_is_on_the_disk(host):
 
 
 def test_nothing_of_a_change_that_returned_is_lost(host):
-    for number, wanted in enumerate((WANTED, pillar(["7g.80gb"], stop_units=[UNIT]), WANTED), 2):
+    for number, wanted in enumerate((WANTED, pillars.mig(["7g.80gb"], stop_units=[UNIT]), WANTED), 2):
         assert apply(host, wanted).ok
         left = host.disk.left()
         assert left == host.disk.there() and "journal.json" not in left and f"history/{number:06d}.json" in left
@@ -302,7 +296,7 @@ def test_a_gpu_that_waits_for_a_reboot_is_on_the_disk_before_the_system_is_told(
             assert FIRST in json.loads(left["reboot.json"]) and journalled(left)
 
     host.watch = watch
-    assert apply(host, pillar(["3g.20gb"])).reboot == [FIRST]
+    assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST]
     assert seen == ["mark_reboot_required", "unlink journal.json"]
     assert host.disk.left()["reboot.json"] == host.disk.there()["reboot.json"]
 
@@ -370,9 +364,9 @@ def ledger(host):
 
 def test_a_gpu_that_came_back_as_wanted_is_struck_off_so_that_a_later_wait_is_a_new_one(simulated):
     host = awaiting(simulated, NO_RESET)
-    assert apply(host, pillar(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
+    assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
     host.reboot()
-    assert apply(host, pillar(["3g.20gb"])).ok and ledger(host) == {}
+    assert apply(host, pillars.mig(["3g.20gb"])).ok and ledger(host) == {}
     # Off again: this waits for the first time.
     off = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"mode": "disabled"}}}
     assert apply(host, off).reboot == [FIRST]
@@ -381,30 +375,30 @@ def test_a_gpu_that_came_back_as_wanted_is_struck_off_so_that_a_later_wait_is_a_
 
 def test_one_that_is_found_as_wanted_is_struck_off_too_and_no_other(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(["1g.10gb"])).ok
+    assert apply(host, pillars.mig(["1g.10gb"])).ok
     waits = {"boot_id": host.boot_id(), "why": "a reset was refused", "reboots": 0}
     host.store_write(f"{host.state_dir}/reboot.json", json.dumps({FIRST: waits, "0000:ff:00.0": waits}))
-    assert apply(host, pillar(["1g.10gb"])).plan.empty
+    assert apply(host, pillars.mig(["1g.10gb"])).plan.empty
     assert ledger(host) == {"0000:ff:00.0": waits}
 
 
 def test_one_that_still_waits_stays_on_the_ledger(simulated):
     host = awaiting(simulated, NO_RESET)
     for _ in range(3):
-        assert apply(host, pillar(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
+        assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
 
 
 # -- the record and the lock -----------------------------------------------------------------------------------------------
 def test_what_is_found_as_wanted_is_noted_under_the_lock_only(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(["1g.10gb"])).ok
+    assert apply(host, pillars.mig(["1g.10gb"])).ok
     path = pathlib.Path(Verified(host).path)
     path.unlink()
     with lock.held(host.state_dir, "another change"):
-        assert apply(host, pillar(["1g.10gb"])).ok
+        assert apply(host, pillars.mig(["1g.10gb"])).ok
         # Whoever holds the lock may be about to change what was just found.
         assert not path.exists()
-    assert apply(host, pillar(["1g.10gb"])).ok and set(Verified(host).entries()) == {FIRST, SECOND}
+    assert apply(host, pillars.mig(["1g.10gb"])).ok and set(Verified(host).entries()) == {FIRST, SECOND}
 
 
 def test_everything_of_a_change_is_written_under_the_lock(host):

@@ -20,6 +20,7 @@ from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import crash
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
@@ -54,17 +55,6 @@ class Recording(SimulatedHost):
     def run(self, argv, timeout=60):
         self.ran.append(" ".join(argv))
         return super().run(argv, timeout)
-
-
-def pillar(profiles=AFTER, mig=None, devices=None, **management):
-    slicing = {"enabled": True, "strategy": "mig", "mig": mig or {"profiles": profiles}}
-    if devices is not None:
-        slicing = {"enabled": True, "devices": devices}
-    return {"containers_gpu_slicing": slicing, "containers_gpu_state_management": management}
-
-
-def rule(address, profiles):
-    return {"match": {"pci": address}, "strategy": "mig", "mig": {"profiles": profiles}}
 
 
 def recorded(host, wanted):
@@ -117,7 +107,7 @@ def is_free(host):
 # -- the nine promises ------------------------------------------------------------------------------------------------
 def test_promise_1_the_lock_is_held_during_the_whole_change(simulated):
     host, seen = simulated("dgx-a100-40gb", gpus=TRIO), []
-    assert apply(host, pillar(), progress=lambda line: seen.append(is_free(host))).ok
+    assert apply(host, pillars.mig(AFTER), progress=lambda line: seen.append(is_free(host))).ok
     assert len(seen) >= 12 and not any(seen)
     assert is_free(host)
 
@@ -125,16 +115,16 @@ def test_promise_1_the_lock_is_held_during_the_whole_change(simulated):
 def test_promise_1_a_host_that_is_right_takes_no_lock(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     with lock.held(host.state_dir, "somebody else", patience=0):
-        assert apply(host, pillar(BEFORE)).ok
+        assert apply(host, pillars.mig(BEFORE)).ok
 
 
 def test_promise_2_what_was_left_is_dealt_with_before_anything_new(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": "nvmlGpuInstanceDestroy", "nth": 2, "kill": "after"}])
     before = slices(host)
-    assert in_child(host, pillar()) == signal.SIGKILL
+    assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
     assert slices(host) != before and not journal_is_closed(host)
     lines = []
-    result = apply(host, pillar(["3g.20gb@0", "2g.10gb@4"]), progress=lines.append)
+    result = apply(host, pillars.mig(["3g.20gb@0", "2g.10gb@4"]), progress=lines.append)
     assert result.ok and journal_is_closed(host)
     assert "interrupted" in lines[0] and "undone first" in lines[0]
     assert any("interrupted" in warning and "undone" in warning for warning in result.warnings)
@@ -147,7 +137,7 @@ def test_promise_2_what_was_left_is_dealt_with_before_anything_new(simulated):
 def test_promise_3_nothing_in_use_is_destroyed(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[HOLDER])
     before = slices(host)
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     [said] = result.errors
     for word in (FIRST, "2g.10gb at 4", "pid 4711", "train.py", "trainer.service", "c0ffee123456", "force"):
         assert word in said
@@ -158,7 +148,7 @@ def test_promise_3_nothing_in_use_is_destroyed(simulated):
 
 def test_promise_3_what_is_in_use_and_may_stay_is_no_obstacle(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[{**HOLDER, "slice": "3g.20gb@0"}])
-    assert apply(host, pillar()).ok
+    assert apply(host, pillars.mig(AFTER)).ok
     assert shape(host) == sorted(AFTER)
 
 
@@ -167,7 +157,7 @@ def test_promise_3_of_two_that_would_do_the_idle_one_goes(simulated):
     for busy in ("1g.5gb@0", "1g.5gb@4"):
         host = simulated("dgx-a100-40gb", gpus=gpus, processes=[{**HOLDER, "slice": busy}])
         before = slices(host)
-        assert apply(host, pillar(["1g.5gb"])).ok
+        assert apply(host, pillars.mig(["1g.5gb"])).ok
         [(key, uuid)] = slices(host).items()
         assert key[2] == f"{busy[-1]}:1" and before[key] == uuid
 
@@ -175,7 +165,7 @@ def test_promise_3_of_two_that_would_do_the_idle_one_goes(simulated):
 def test_promise_4_kept_slices_keep_their_uuid(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     before = slices(host)
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     after = slices(host)
     same = {key for key in before if after.get(key) == before[key]}
     assert {(gpu, "3g.20gb", "0:4") for gpu in (FIRST, SECOND, THIRD)} <= same
@@ -189,11 +179,11 @@ def test_promise_5_a_step_is_on_the_disk_before_it_is_done(simulated):
     for number, action in enumerate(steps, 1):
         host.reset()
         host.add_fault({"call": CALL_OF[action], "nth": steps[:number].count(action), "kill": "before"})
-        assert in_child(host, pillar()) == signal.SIGKILL
+        assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
         entry = Journal(host).unfinished()
         assert entry.steps == [(FIRST, n) for n in range(1, number + 1)]
         assert entry.before[FIRST]["instances"] and entry.plan["gpus"][0]["steps"][number - 1]["action"] == action
-        assert apply(host, pillar()).ok and journal_is_closed(host)
+        assert apply(host, pillars.mig(AFTER)).ok and journal_is_closed(host)
 
 
 CALL_OF = {
@@ -207,14 +197,14 @@ CALL_OF = {
 def apply_steps(host):
     """The actions of the change on the first GPU, in order."""
     with Engine(config(host)) as engine:
-        return [step.action for step in engine.plan(pillar()).steps]
+        return [step.action for step in engine.plan(pillars.mig(AFTER)).steps]
 
 
 def test_promise_6_a_failing_step_puts_every_gpu_back(simulated):
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[fault])
     before = slices(host)
-    result = apply(host, pillar(on_failure="host"))
+    result = apply(host, pillars.mig(AFTER, on_failure="host"))
     assert not result.ok and journal_is_closed(host)
     assert SECOND in result.errors[0] and "create GPU instance 1g.5gb" in result.errors[0]
     assert slices(host).keys() == before.keys()
@@ -223,7 +213,7 @@ def test_promise_6_a_failing_step_puts_every_gpu_back(simulated):
 def test_promise_6_a_rollback_that_fails_too_says_what_is_left(simulated):
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
-    result = apply(host, pillar(on_failure="host"))
+    result = apply(host, pillars.mig(AFTER, on_failure="host"))
     text = " ".join(result.errors)
     assert not result.ok and not journal_is_closed(host)
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in text
@@ -232,17 +222,17 @@ def test_promise_6_a_rollback_that_fails_too_says_what_is_left(simulated):
     assert result.changes[SECOND]["new"]["instances"] == ["3g.20gb@0", "1g.5gb@6"]
     # Once the driver is well again, the next run mends it, whether it wants the same or something else.
     host.clear_faults()
-    assert apply(host, pillar(BEFORE)).ok and journal_is_closed(host)
+    assert apply(host, pillars.mig(BEFORE)).ok and journal_is_closed(host)
     assert shape(host, SECOND) == sorted(["3g.20gb", "2g.10gb", "1g.5gb"])
 
 
 def test_promise_6_while_it_can_not_be_mended_nothing_else_is_begun(simulated):
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=faults)
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     before = slices(host)
     with Engine(config(host)) as engine, pytest.raises(errors.RollbackFailed) as caught:
-        engine.apply(pillar(["1g.5gb@0"]))
+        engine.apply(pillars.mig(["1g.5gb@0"]))
     assert SECOND in str(caught.value) and "interrupted" in str(caught.value)
     assert slices(host) == before
 
@@ -253,7 +243,7 @@ def test_promise_7_what_was_done_is_read_again(simulated, call):
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[{"call": call, "gpu": SECOND, "lie": True}])
     before = slices(host)
     wanted = ["3g.20gb", "1g.5gb"] if call == "nvmlGpuInstanceDestroy" else AFTER
-    result = apply(host, pillar(wanted, on_failure="host"))
+    result = apply(host, pillars.mig(wanted, on_failure="host"))
     text = " ".join(result.errors)
     assert not result.ok and SECOND in text
     assert "read again" in text and "wanted is" in text
@@ -263,7 +253,7 @@ def test_promise_7_what_was_done_is_read_again(simulated, call):
 def test_promise_8_what_the_policy_does_not_name_is_not_touched(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     before, machine = slices(host), dict(host.state()["gpus"])
-    result = apply(host, pillar(devices=[rule(SECOND, ["7g.40gb"])]))
+    result = apply(host, pillars.rules(pillars.mig_rule(SECOND, ["7g.40gb"])))
     assert result.ok and set(result.changes) == {SECOND}
     assert {gpu: host.state()["gpus"][gpu] for gpu in (FIRST, THIRD)} == {gpu: machine[gpu] for gpu in (FIRST, THIRD)}
     assert {key: uuid for key, uuid in slices(host).items() if key[0] != SECOND} == {
@@ -280,7 +270,8 @@ def test_promise_9_reading_and_planning_change_nothing(simulated):
         for read in (engine.devices, engine.slices, engine.maps, engine.health, engine.history, engine.export):
             assert read() is not None
         assert engine.export("mig-parted") and engine.holders(FIRST)
-        for wanted in (pillar(), pillar(apply_strategy="force"), pillar(mig={"mode": "disabled"})):
+        force = pillars.mig(AFTER, apply_strategy="force")
+        for wanted in (pillars.mig(AFTER), force, pillars.for_all("mig", {"mode": "disabled"})):
             engine.plan(wanted)
     assert [fault for fault in host.state()["faults"] if fault["seen"]] == []
     assert sorted(str(path) for path in pathlib.Path(host.state_dir).rglob("*")) == files
@@ -290,19 +281,19 @@ def test_promise_9_reading_and_planning_change_nothing(simulated):
 def test_auto_changes_the_idle_ones_and_names_the_busy_one(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[HOLDER])
     before = dict(host.state()["gpus"])
-    result = apply(host, pillar(apply_strategy="auto"))
+    result = apply(host, pillars.mig(AFTER, apply_strategy="auto"))
     assert not result.ok and len(result.errors) == 1 and "pid 4711" in result.errors[0]
     assert set(result.changes) == {SECOND, THIRD}
     assert shape(host, SECOND) == shape(host, THIRD) == sorted(AFTER)
     assert host.state()["gpus"][FIRST] == before[FIRST]
     host.remove_process(4711)
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and set(result.changes) == {FIRST}
 
 
 def test_force_ends_the_process_and_changes(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[HOLDER])
-    result = apply(host, pillar(apply_strategy="force"))
+    result = apply(host, pillars.mig(AFTER, apply_strategy="force"))
     assert result.ok and set(result.changes) == {FIRST, SECOND, THIRD}
     assert host.processes() == []
     assert shape(host) == sorted(AFTER)
@@ -310,14 +301,14 @@ def test_force_ends_the_process_and_changes(simulated):
 
 def test_force_ends_nobody_who_is_not_in_the_way(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[{**HOLDER, "slice": "3g.20gb@0"}])
-    assert apply(host, pillar(apply_strategy="force")).ok
+    assert apply(host, pillars.mig(AFTER, apply_strategy="force")).ok
     assert [process.pid for process in host.processes()] == [4711]
 
 
 def test_force_on_a_process_that_will_not_end_undoes_everything(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[{**HOLDER, "stubborn": True}])
     before = slices(host)
-    result = apply(host, pillar(apply_strategy="force", on_failure="host"))
+    result = apply(host, pillars.mig(AFTER, apply_strategy="force", on_failure="host"))
     assert not result.ok and "pid 4711" in " ".join(result.errors) and FIRST in " ".join(result.errors)
     assert slices(host).keys() == before.keys()
 
@@ -325,7 +316,7 @@ def test_force_on_a_process_that_will_not_end_undoes_everything(simulated):
 def test_skip_reports_and_changes_nothing(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     before = slices(host)
-    result = apply(host, pillar(apply_strategy="skip"))
+    result = apply(host, pillars.mig(AFTER, apply_strategy="skip"))
     assert result.ok and result.changes == {} and len(result.plan.steps) == 12
     assert "skip" in " ".join(result.warnings)
     assert slices(host) == before and Journal(host).history() == []
@@ -335,7 +326,7 @@ def test_skip_reports_and_changes_nothing(simulated):
 def test_without_validation_a_difference_is_a_warning(simulated):
     lie = {"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "gpu": SECOND, "lie": True}
     host = simulated("dgx-a100-40gb", gpus=TRIO, faults=[lie])
-    result = apply(host, pillar(validation=False))
+    result = apply(host, pillars.mig(AFTER, validation=False))
     assert result.ok
     assert any(SECOND in warning and "not as wanted" in warning for warning in result.warnings)
 
@@ -355,7 +346,7 @@ def test_a_sick_gpu_is_not_sliced_and_the_others_are(simulated, health, words):
     gpus = [{"model": "h100-80gb", "address": FIRST, "health": health}, {"model": "h100-80gb", "address": SECOND}]
     host = simulated("dgx-h100", gpus=gpus)
     before = dict(host.state()["gpus"])
-    result = apply(host, pillar(["3g.40gb"]))
+    result = apply(host, pillars.mig(["3g.40gb"]))
     [said] = result.errors
     assert FIRST in said and words in said
     assert host.state()["gpus"][FIRST] == before[FIRST]
@@ -365,20 +356,20 @@ def test_a_sick_gpu_is_not_sliced_and_the_others_are(simulated, health, words):
 @pytest.mark.parametrize("health", [health for health, _ in list(SICK.values())[1:]], ids=list(SICK)[1:])
 def test_health_check_false_slices_it_all_the_same(simulated, health):
     host = simulated("dgx-h100", gpus=[{**H100[0], "health": health}])
-    assert apply(host, pillar(["3g.40gb"], health_check=False)).ok
+    assert apply(host, pillars.mig(["3g.40gb"], health_check=False)).ok
     assert shape(host) == ["3g.40gb"]
 
 
 def test_a_sick_gpu_that_is_right_already_is_no_failure(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{**A100, "address": FIRST, "health": {"row_remap_pending": True}}])
-    result = apply(host, pillar(BEFORE))
+    result = apply(host, pillars.mig(BEFORE))
     assert result.ok and result.plan.empty
 
 
 # -- changes of the mode ----------------------------------------------------------------------------------------------
 def test_an_idle_ampere_that_resets_itself_needs_no_program(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="auto")
-    result, ran = recorded(host, pillar())
+    result, ran = recorded(host, pillars.mig(AFTER))
     assert result.ok and ran == [] and mode(host) == (1, 1) and shape(host) == sorted(AFTER)
 
 
@@ -386,7 +377,7 @@ def test_only_the_gpu_with_the_pending_mode_is_reset(simulated):
     busy = [{**HOLDER, "gpu": THIRD, "slice": "3g.20gb@0"}]
     host = simulated("dgx-a100-40gb", gpus=[*PLAIN, *TRIO[1:]], reset="tool", processes=busy)
     before = slices(host)
-    result, ran = recorded(host, pillar())
+    result, ran = recorded(host, pillars.mig(AFTER))
     assert result.ok and shape(host) == sorted(AFTER)
     assert ran == [f"nvidia-smi --gpu-reset -i {FIRST}"]
     assert {key: uuid for key, uuid in slices(host).items() if key[1] == "3g.20gb" and key[0] != FIRST} == {
@@ -397,14 +388,14 @@ def test_only_the_gpu_with_the_pending_mode_is_reset(simulated):
 def test_resets_go_one_after_the_other_and_each_names_one_gpu(simulated):
     gpus = [{"model": "a100-40gb", "address": address} for address in (FIRST, SECOND, THIRD)]
     host = simulated("dgx-a100-40gb", gpus=gpus, reset="tool")
-    result, ran = recorded(host, pillar())
+    result, ran = recorded(host, pillars.mig(AFTER))
     assert result.ok
     assert sorted(ran) == [f"nvidia-smi --gpu-reset -i {gpu}" for gpu in (FIRST, SECOND, THIRD)]
 
 
 def test_hopper_needs_no_reset(simulated):
     host = simulated("dgx-h100", gpus=H100, reset="never")
-    result, ran = recorded(host, pillar(["3g.40gb"]))
+    result, ran = recorded(host, pillars.mig(["3g.40gb"]))
     assert result.ok and ran == [] and result.reboot == [] and shape(host) == ["3g.40gb"]
 
 
@@ -415,7 +406,7 @@ def test_a_mode_that_somebody_left_pending_is_brought_into_force(simulated):
     lib.nvmlDeviceSetMigMode(lib.nvmlDeviceGetHandleByIndex(0), 1)
     lib.nvmlShutdown()
     assert mode(host) == (0, 1)
-    result, ran = recorded(host, pillar())
+    result, ran = recorded(host, pillars.mig(AFTER))
     assert result.ok and len(ran) == 1 and mode(host) == (1, 1)
 
 
@@ -423,22 +414,22 @@ def test_a_mode_that_somebody_left_pending_is_brought_into_force(simulated):
 @pytest.mark.parametrize(("gpus", "profile"), [(TRIO[:1], "3g.20gb"), ([{**H100[0], "mig": "enabled"}], "3g.40gb")])
 def test_switching_mig_off_ends_the_instances_first(simulated, gpus, profile, way):
     host = simulated("dgx-a100-40gb", gpus=gpus, reset=way)
-    assert apply(host, pillar([profile])).ok
-    result = apply(host, pillar(mig={"mode": "disabled"}))
+    assert apply(host, pillars.mig([profile])).ok
+    result = apply(host, pillars.for_all("mig", {"mode": "disabled"}))
     assert result.ok and mode(host) == (0, 0) and gis(host) == {}
-    assert apply(host, pillar(mig={"mode": "disabled"})).plan.empty
+    assert apply(host, pillars.for_all("mig", {"mode": "disabled"})).plan.empty
 
 
 def test_switching_mig_off_names_who_uses_it(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1], processes=[HOLDER])
-    result = apply(host, pillar(mig={"mode": "disabled"}))
+    result = apply(host, pillars.for_all("mig", {"mode": "disabled"}))
     assert not result.ok and "pid 4711 (train.py" in result.errors[0]
     assert mode(host) == (1, 1) and len(gis(host)) == 3
 
 
 def test_a_failed_change_of_the_mode_stops_the_run_and_is_undone(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", faults=[{"call": "run", "times": 0, "error": "EIO"}])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert not result.ok and FIRST in result.errors[0]
     assert mode(host) == (0, 0) and gis(host) == {}
 
@@ -453,52 +444,52 @@ def runs(host):
 
 def test_a_reset_that_can_not_be_is_a_reboot_that_is_told_once(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="never", faults=[RUNS])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and result.reboot == [FIRST]
     assert mode(host) == (0, 1) and runs(host) == 1
     assert "gpu-slicing" in host.read(REBOOT_PACKAGES) and host.exists("/run/reboot-required")
     assert host.state()["reboot_scheduled"] == ""
     # The same boot: nothing is changed, no reset is tried, and it is still told.
     for _ in range(2):
-        again = apply(host, pillar())
+        again = apply(host, pillars.mig(AFTER))
         assert again.ok and again.changes == {} and again.reboot == [FIRST]
         assert "waits for a reboot" in again.plan.summary()
     assert runs(host) == 1
     host.reboot()
-    final = apply(host, pillar())
+    final = apply(host, pillars.mig(AFTER))
     assert final.ok and final.reboot == [] and shape(host) == sorted(AFTER)
     assert runs(host) == 1
-    assert apply(host, pillar()).plan.empty
+    assert apply(host, pillars.mig(AFTER)).plan.empty
 
 
 def test_without_the_program_that_resets_a_reboot_is_needed_and_the_reason_told(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", tools=["lspci"])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and result.reboot == [FIRST]
     host.reboot()
-    assert apply(host, pillar()).ok and shape(host) == sorted(AFTER)
+    assert apply(host, pillars.mig(AFTER)).ok and shape(host) == sorted(AFTER)
 
 
 def test_a_request_for_another_gpu_does_not_forget_who_waits(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{**PLAIN[0], "reset": "never"}, TRIO[1]], faults=[RUNS])
-    assert apply(host, pillar()).reboot == [FIRST]
+    assert apply(host, pillars.mig(AFTER)).reboot == [FIRST]
     with Engine(config(host)) as engine:
         assert engine.reconciler().apply([engine.layout_target(SECOND, ["7g.40gb"])]).ok
         assert engine.reconciler().apply([engine.layout_target(SECOND, ["7g.40gb"])]).plan.empty
-    assert apply(host, pillar()).reboot == [FIRST]
+    assert apply(host, pillars.mig(AFTER)).reboot == [FIRST]
     assert runs(host) == 1
 
 
 def test_a_reboot_is_scheduled_only_where_it_is_allowed_and_never_twice_in_vain(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="never")
-    result = apply(host, pillar(reboot_required=True))
+    result = apply(host, pillars.mig(AFTER, reboot_required=True))
     assert result.ok and "reboots in a minute" in " ".join(result.warnings)
     assert "GPU slicing" in host.state()["reboot_scheduled"]
     host.reboot()
     with host.change() as state:
         # A board that forgets what it was told: the reboot was in vain.
         state["gpus"][FIRST].update(mode=0, pending=1)
-    result = apply(host, pillar(reboot_required=True))
+    result = apply(host, pillars.mig(AFTER, reboot_required=True))
     assert result.reboot == [FIRST] and host.state()["reboot_scheduled"] == ""
     assert "in vain" in " ".join(result.warnings) and FIRST in " ".join(result.warnings)
 
@@ -506,17 +497,17 @@ def test_a_reboot_is_scheduled_only_where_it_is_allowed_and_never_twice_in_vain(
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", f'{{"{FIRST}": 3}}', f'{{"{FIRST}": {{}}}}'])
 def test_a_damaged_list_of_waiting_gpus_costs_one_more_attempt_and_no_more(simulated, content):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="never", faults=[RUNS])
-    assert apply(host, pillar()).reboot == [FIRST]
+    assert apply(host, pillars.mig(AFTER)).reboot == [FIRST]
     (pathlib.Path(host.state_dir) / "reboot.json").write_text(content)
     for _ in range(2):
-        again = apply(host, pillar())
+        again = apply(host, pillars.mig(AFTER))
         assert again.ok and again.reboot == [FIRST]
     assert runs(host) == 2
 
 
 def test_a_gpu_that_waits_keeps_no_other_from_its_layout(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{**PLAIN[0], "reset": "never"}, *TRIO[1:]])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and result.reboot == [FIRST] and set(result.changes) >= {SECOND, THIRD}
     assert shape(host, SECOND) == shape(host, THIRD) == sorted(AFTER)
 
@@ -527,7 +518,7 @@ MONITOR = {"pid": 900, "command": "dcgm-exporter", "unit": "dcgm.service", "type
 
 def test_a_unit_that_may_stop_is_stopped_and_started_again(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR])
-    result, ran = recorded(host, pillar(stop_units=["dcgm.service"]))
+    result, ran = recorded(host, pillars.mig(AFTER, stop_units=["dcgm.service"]))
     assert result.ok and shape(host) == sorted(AFTER)
     assert ran == ["systemctl stop dcgm.service", f"nvidia-smi --gpu-reset -i {FIRST}", "systemctl start dcgm.service"]
     assert [process.command for process in host.processes()] == ["dcgm-exporter"]
@@ -535,13 +526,13 @@ def test_a_unit_that_may_stop_is_stopped_and_started_again(simulated):
 
 def test_a_unit_that_is_not_in_the_way_is_not_stopped(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, processes=[MONITOR])
-    result, ran = recorded(host, pillar(stop_units=["dcgm.service"]))
+    result, ran = recorded(host, pillars.mig(AFTER, stop_units=["dcgm.service"]))
     assert result.ok and ran == []
 
 
 def test_a_unit_that_was_not_named_is_not_stopped(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR])
-    result, ran = recorded(host, pillar(stop_units=["other.service"]))
+    result, ran = recorded(host, pillars.mig(AFTER, stop_units=["other.service"]))
     assert not result.ok and ran == [] and mode(host) == (0, 0)
     for word in (FIRST, "pid 900", "dcgm-exporter", "dcgm.service", "stop_units"):
         assert word in result.errors[0]
@@ -550,7 +541,7 @@ def test_a_unit_that_was_not_named_is_not_stopped(simulated):
 def test_a_unit_is_started_again_after_a_change_that_failed(simulated):
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR], faults=[fault])
-    result, ran = recorded(host, pillar(stop_units=["dcgm.service"]))
+    result, ran = recorded(host, pillars.mig(AFTER, stop_units=["dcgm.service"]))
     assert not result.ok and ran[0] == "systemctl stop dcgm.service" and ran[-1] == "systemctl start dcgm.service"
     assert mode(host) == (0, 0)
     assert [process.command for process in host.processes()] == ["dcgm-exporter"]
@@ -560,9 +551,9 @@ def test_a_unit_is_started_again_after_a_change_that_failed(simulated):
 def test_a_unit_is_started_again_after_a_crash(simulated, wanted):
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": "after"}
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR], faults=[fault])
-    assert in_child(host, pillar(stop_units=["dcgm.service"])) == signal.SIGKILL
+    assert in_child(host, pillars.mig(AFTER, stop_units=["dcgm.service"])) == signal.SIGKILL
     assert host.processes() == []
-    assert apply(host, pillar(wanted, stop_units=["dcgm.service"])).ok
+    assert apply(host, pillars.mig(wanted, stop_units=["dcgm.service"])).ok
     assert [process.command for process in host.processes()] == ["dcgm-exporter"]
     assert shape(host) == sorted(wanted)
 
@@ -570,7 +561,7 @@ def test_a_unit_is_started_again_after_a_crash(simulated, wanted):
 def test_a_unit_that_can_not_be_started_again_is_told(simulated):
     start = {"call": "run", "nth": 3, "error": "EIO"}
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR], faults=[start])
-    result = apply(host, pillar(stop_units=["dcgm.service"]))
+    result = apply(host, pillars.mig(AFTER, stop_units=["dcgm.service"]))
     assert shape(host) == sorted(AFTER)
     told = " ".join([*result.errors, *result.warnings])
     assert "dcgm.service" in told and "could not be started again" in told
@@ -578,7 +569,7 @@ def test_a_unit_that_can_not_be_started_again_is_told(simulated):
 
 def test_a_unit_that_can_not_be_stopped_means_no_change(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", processes=[MONITOR], tools=["lspci", "nvidia-smi"])
-    result = apply(host, pillar(stop_units=["dcgm.service"]))
+    result = apply(host, pillars.mig(AFTER, stop_units=["dcgm.service"]))
     text = " ".join(result.errors)
     assert not result.ok and FIRST in text and "dcgm.service" in text and "systemctl is not installed" in text
     assert mode(host) == (0, 0) and journal_is_closed(host)
@@ -586,7 +577,7 @@ def test_a_unit_that_can_not_be_stopped_means_no_change(simulated):
 
 def test_a_kernel_module_is_unloaded_for_a_reset_and_loaded_again(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", modules={"nvidia_drm": 0})
-    result, ran = recorded(host, pillar(unload_modules=["nvidia_drm"]))
+    result, ran = recorded(host, pillars.mig(AFTER, unload_modules=["nvidia_drm"]))
     assert result.ok and shape(host) == sorted(AFTER)
     assert ran == ["modprobe -r nvidia_drm", f"nvidia-smi --gpu-reset -i {FIRST}", "modprobe nvidia_drm"]
     assert host.state()["modules"] == {"nvidia_drm": 0}
@@ -594,14 +585,14 @@ def test_a_kernel_module_is_unloaded_for_a_reset_and_loaded_again(simulated):
 
 def test_a_kernel_module_that_blocks_the_reset_is_named(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", modules={"nvidia_drm": 0})
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert not result.ok and FIRST in result.errors[0] and "nvidia_drm" in result.errors[0]
     assert mode(host) == (0, 0)
 
 
 def test_a_kernel_module_that_is_in_use_stops_the_change_before_it_begins(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", modules={"nvidia_drm": 2})
-    result = apply(host, pillar(unload_modules=["nvidia_drm"]))
+    result = apply(host, pillars.mig(AFTER, unload_modules=["nvidia_drm"]))
     assert not result.ok and "nvidia_drm" in result.errors[0] and "in use" in result.errors[0] and FIRST in result.errors[0]
     assert mode(host) == (0, 0) and host.state()["modules"] == {"nvidia_drm": 2}
 
@@ -614,9 +605,9 @@ def roll_back(host, generation=None):
 
 def test_the_history_tells_who_what_and_how_it_ended(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
-    assert apply(host, pillar()).generation == 1
+    assert apply(host, pillars.mig(AFTER)).generation == 1
     host.add_fault({"call": "nvmlGpuInstanceDestroy", "error": "NVML_ERROR_UNKNOWN"})
-    assert apply(host, pillar(["7g.40gb"])).generation == 2
+    assert apply(host, pillars.mig(["7g.40gb"])).generation == 2
     with Engine(config(host)) as engine:
         first, second = engine.history()
     assert first["result"] == "applied" and first["errors"] == []
@@ -630,14 +621,14 @@ def test_the_history_tells_who_what_and_how_it_ended(simulated):
 def test_a_run_that_changes_nothing_makes_no_generation(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     for _ in range(2):
-        assert apply(host, pillar(BEFORE)).generation is None
+        assert apply(host, pillars.mig(BEFORE)).generation is None
     assert Journal(host).history() == []
 
 
 def test_rollback_undoes_the_last_change_and_keeps_what_both_have(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     before = slices(host)
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     result = roll_back(host)
     after = slices(host)
     assert result.ok and after.keys() == before.keys()
@@ -647,9 +638,9 @@ def test_rollback_undoes_the_last_change_and_keeps_what_both_have(simulated):
 def test_rollback_passes_over_a_change_that_was_put_back(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     before = slices(host)
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     host.add_fault({"call": "nvmlGpuInstanceDestroy", "error": "NVML_ERROR_UNKNOWN"})
-    assert not apply(host, pillar(["7g.40gb"])).ok
+    assert not apply(host, pillars.mig(["7g.40gb"])).ok
     assert roll_back(host).ok and slices(host).keys() == before.keys()
     # Undoing that again brings the change back.
     assert roll_back(host).ok and shape(host) == sorted(AFTER)
@@ -659,7 +650,7 @@ def test_rollback_to_a_generation_brings_back_its_outcome(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     shapes = {}
     for profiles in (AFTER, ["7g.40gb"], ["1g.5gb@0", "1g.5gb@6"]):
-        generation = apply(host, pillar(profiles)).generation
+        generation = apply(host, pillars.mig(profiles)).generation
         shapes[generation] = slices(host).keys()
     for generation in (1, 3, 2):
         assert roll_back(host, generation).ok
@@ -668,14 +659,14 @@ def test_rollback_to_a_generation_brings_back_its_outcome(simulated):
 
 def test_rollback_of_a_mode_change_brings_the_mode_back(simulated):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool")
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     assert roll_back(host).ok
     assert mode(host) == (0, 0) and gis(host) == {}
 
 
 def test_rollback_names_a_gpu_that_is_gone_and_changes_nothing(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     with host.change() as state:
         del state["gpus"][SECOND]
     before = slices(host)
@@ -689,7 +680,7 @@ def test_rollback_with_an_empty_history_or_an_unknown_generation_is_a_sentence(s
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     with Engine(config(host)) as engine, pytest.raises(errors.PolicyError, match="no change in the history"):
         engine.rollback_targets()
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     with Engine(config(host)) as engine, pytest.raises(errors.PolicyError, match="no generation 9.*Generations: 1"):
         engine.rollback_targets(9)
     for content in ("{", "{}", '{"generation": 1}', '{"generation": 1, "before": {}, "techniques": 3}', '{"before": 3}'):
@@ -700,7 +691,7 @@ def test_rollback_with_an_empty_history_or_an_unknown_generation_is_a_sentence(s
 
 def test_rollback_to_what_only_another_version_can_do_is_a_sentence(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
-    apply(host, pillar())
+    apply(host, pillars.mig(AFTER))
     path = pathlib.Path(host.state_dir) / "history" / "000001.json"
     path.write_text(path.read_text().replace('"mig"', '"origami"'))
     with Engine(config(host)) as engine, pytest.raises(errors.Unsupported, match="no technique 'origami'"):
@@ -709,7 +700,7 @@ def test_rollback_to_what_only_another_version_can_do_is_a_sentence(simulated):
 
 def test_rollback_leaves_what_is_in_use(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
-    apply(host, pillar(["3g.20gb@0", "1g.5gb@4", "1g.5gb@6"]))
+    apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4", "1g.5gb@6"]))
     host.add_process({**HOLDER, "slice": "1g.5gb@4"})
     result = roll_back(host)
     assert not result.ok and "pid 4711" in result.errors[0]
@@ -746,7 +737,7 @@ def test_an_exported_pillar_brings_a_cleared_host_back(simulated):
     before = slices(host)
     with Engine(config(host)) as engine:
         exported = engine.export()
-    apply(host, pillar(devices=[rule(FIRST, []), rule(SECOND, [])]))
+    apply(host, pillars.rules(pillars.mig_rule(FIRST, []), pillars.mig_rule(SECOND, [])))
     assert slices(host) == {}
     assert apply(host, exported).ok
     assert slices(host).keys() == before.keys()
@@ -769,7 +760,7 @@ def test_gpus_work_side_by_side(simulated):
     """While the driver makes an instance on one GPU, every other GPU has begun: eight take about as long as one."""
     host = simulated("dgx-a100-40gb", latency={"create_gi": 0.15, "create_ci": 0, "destroy_gi": 0.1})
     lines = []
-    assert apply(host, pillar(["3g.20gb", "2g.10gb"]), progress=lines.append).ok
+    assert apply(host, pillars.mig(["3g.20gb", "2g.10gb"]), progress=lines.append).ok
     told = [found.groups() for found in map(STEP.match, lines) if found]
     first_end = next(number for number, (_, step, total) in enumerate(told) if step == total)
     assert {gpu for gpu, _, _ in told[:first_end]} == {gpu for gpu, _, _ in told} and len({gpu for gpu, _, _ in told}) == 8
@@ -781,7 +772,7 @@ STEP = re.compile(r"([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) step (\d+)/(\d+
 def test_progress_is_told_step_by_step_in_order(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     lines = []
-    result = apply(host, pillar(), progress=lines.append)
+    result = apply(host, pillars.mig(AFTER), progress=lines.append)
     told = [STEP.fullmatch(line).groups() for line in lines]
     for made in result.plan.gpus:
         count = len(made.steps)
@@ -808,7 +799,7 @@ ORPHAN = [{**A100, "address": FIRST, "instances": [{"profile": "3g.20gb", "start
 def test_a_gpu_instance_without_compute_instance_comes_back_as_it_was(simulated, call, nth):
     host = simulated("dgx-a100-40gb", gpus=ORPHAN, faults=[{"call": call, "nth": nth, "error": "NVML_ERROR_UNKNOWN"}])
     before = gis(host)
-    result = apply(host, pillar(["1g.5gb@0", "1g.5gb@1"]))
+    result = apply(host, pillars.mig(["1g.5gb@0", "1g.5gb@1"]))
     assert not result.ok and "undone" in " ".join(result.errors)
     assert gis(host) == before == {(9, 0): 0, (14, 4): 1}
 
@@ -818,8 +809,8 @@ def test_a_gpu_instance_without_compute_instance_comes_back_as_it_was(simulated,
 @pytest.mark.parametrize("wanted", [AFTER, ["7g.40gb"]], ids=["the same", "something else"])
 def test_a_crash_during_the_change_of_a_mode_is_repaired(simulated, wanted, call, when):
     host = simulated("dgx-a100-40gb", gpus=PLAIN, reset="tool", faults=[{"call": call, "kill": when}])
-    assert in_child(host, pillar()) == signal.SIGKILL
-    result = apply(host, pillar(wanted))
+    assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
+    result = apply(host, pillars.mig(wanted))
     assert result.ok and "interrupted" in " ".join(result.warnings)
     assert mode(host) == (1, 1) and shape(host) == sorted(wanted) and journal_is_closed(host)
 
@@ -845,8 +836,8 @@ def test_a_crash_during_the_rollback_is_repaired(simulated, wanted, call, nth, w
     ]
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1], faults=faults)
     before = slices(host)
-    assert in_child(host, pillar(first)) == signal.SIGKILL
-    result = apply(host, pillar(wanted))
+    assert in_child(host, pillars.mig(first)) == signal.SIGKILL
+    result = apply(host, pillars.mig(wanted))
     assert result.ok and "interrupted" in " ".join(result.warnings)
     assert shape(host) == sorted(wanted) and journal_is_closed(host)
     if wanted == first:
@@ -858,7 +849,7 @@ def test_what_can_not_be_finished_any_more_is_undone(simulated):
     fault = {"call": "nvmlComputeInstanceDestroy", "nth": 2, "kill": "before"}
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1], faults=[fault])
     before = slices(host)
-    wanted = pillar(["1g.5gb@6"])
+    wanted = pillars.mig(["1g.5gb@6"])
     assert in_child(host, wanted) == signal.SIGKILL
     [gone] = {key[1:] for key in before} - {key[1:] for key in slices(host)}
     [(_, profile, placement)] = [key for key in slices(host) if key[1] in {"3g.20gb", "2g.10gb"} - {gone[0]}]
@@ -879,15 +870,15 @@ STORED = [("store_write", 3), ("store_append", 4), ("store_remove", 5)]
 def test_a_crash_while_the_journal_is_written_is_repaired(simulated, call, nth, when):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1], faults=[{"call": call, "nth": nth, "kill": when}])
     before = slices(host)
-    killed = in_child(host, pillar())
-    result = apply(host, pillar())
+    killed = in_child(host, pillars.mig(AFTER))
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and journal_is_closed(host)
     assert shape(host) == sorted(AFTER)
     assert slices(host)[(FIRST, "3g.20gb", "0:4")] == before[(FIRST, "3g.20gb", "0:4")]
     # Every write that a change makes is met; the counts above are one too many where there are fewer.
     assert killed == signal.SIGKILL or nth > 1
     host.clear_faults()
-    assert apply(host, pillar()).plan.empty
+    assert apply(host, pillars.mig(AFTER)).plan.empty
 
 
 def test_a_record_that_can_not_be_closed_is_closed_by_the_next_run(simulated):
@@ -895,20 +886,20 @@ def test_a_record_that_can_not_be_closed_is_closed_by_the_next_run(simulated):
     host.add_fault({"call": "store_remove", "nth": 2, "times": 0, "error": "EROFS"})
     with Engine(config(host)) as engine:
         try:
-            said = " ".join([*(done := engine.apply(pillar())).errors, *done.warnings])
+            said = " ".join([*(done := engine.apply(pillars.mig(AFTER))).errors, *done.warnings])
         except errors.StateDirUnusable as err:
             said = str(err)
     assert host.state_dir in said and "Read-only" in said
     assert shape(host) == sorted(AFTER)
     host.clear_faults()
-    assert apply(host, pillar()).ok and journal_is_closed(host)
+    assert apply(host, pillars.mig(AFTER)).ok and journal_is_closed(host)
 
 
 def crashed(simulated, gpus=TRIO, **fault):
     """A host on which the change from BEFORE to AFTER was killed half way."""
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": FIRST, "kill": "after", **fault}
     host = simulated("dgx-a100-40gb", gpus=gpus, faults=[fault])
-    assert in_child(host, pillar()) == signal.SIGKILL
+    assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
     return host
 
 
@@ -924,7 +915,7 @@ def test_after_a_crash_a_request_for_one_gpu_repairs_all(simulated):
 def test_after_a_crash_skip_touches_nothing(simulated):
     host = crashed(simulated)
     before = slices(host)
-    result = apply(host, pillar(apply_strategy="skip"))
+    result = apply(host, pillars.mig(AFTER, apply_strategy="skip"))
     assert result.changes == {} and slices(host) == before and not journal_is_closed(host)
 
 
@@ -936,9 +927,9 @@ def test_a_crash_and_a_reboot_are_repaired(simulated, wanted, model):
     instances = [say(name.partition("@")[0]) + name[-2:] for name in BEFORE]
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": "after"}
     host = simulated("dgx-h100", gpus=[{**A100, "model": model, "address": FIRST, "instances": instances}], faults=[fault])
-    assert in_child(host, pillar([say(name) for name in AFTER])) == signal.SIGKILL
+    assert in_child(host, pillars.mig([say(name) for name in AFTER])) == signal.SIGKILL
     host.reboot()
-    result = apply(host, pillar([say(name) for name in wanted]))
+    result = apply(host, pillars.mig([say(name) for name in wanted]))
     assert result.ok and journal_is_closed(host)
     assert shape(host) == sorted(say(name) for name in wanted)
 
@@ -948,7 +939,7 @@ def test_a_gpu_that_is_lost_after_the_crash_keeps_no_other_from_being_repaired(s
     host = crashed(simulated)
     with host.change() as state:
         state["gpus"][SECOND]["health"]["lost"] = True
-    result = apply(host, pillar(wanted))
+    result = apply(host, pillars.mig(wanted))
     assert SECOND in " ".join([*result.errors, *result.warnings]) and journal_is_closed(host)
     assert shape(host, FIRST) == shape(host, THIRD) == sorted(wanted)
 
@@ -961,7 +952,7 @@ def test_what_another_tool_made_after_the_crash_is_not_destroyed_by_the_repair(s
     theirs = slices(host)[(FIRST, "1g.5gb", "4:1")]
     # The 2g that was there before can't come back: its place is taken by what is not ours.
     lines = []
-    result = apply(host, pillar(["3g.20gb@0", "1g.5gb@4"]), progress=lines.append)
+    result = apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4"]), progress=lines.append)
     assert "undone first" in lines[0]
     told = " ".join([*result.errors, *result.warnings])
     assert FIRST in told and "another tool" in told
@@ -973,9 +964,9 @@ def test_two_crashes_in_a_row_still_know_where_the_first_began(simulated, wanted
     host = crashed(simulated, TRIO[:1])
     before = {(FIRST, "3g.20gb", "0:4"), (FIRST, "2g.10gb", "4:2"), (FIRST, "1g.5gb", "6:1")}
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"})
-    assert in_child(host, pillar()) == signal.SIGKILL
+    assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
     assert {gpu: len(layout["instances"]) for gpu, layout in Journal(host).unfinished().before.items()} == {FIRST: 3}
-    result = apply(host, pillar(wanted))
+    result = apply(host, pillars.mig(wanted))
     assert result.ok and journal_is_closed(host)
     assert (slices(host).keys() == before) == (wanted == BEFORE)
     assert shape(host) == sorted(name.partition("@")[0] for name in wanted)
@@ -984,7 +975,7 @@ def test_two_crashes_in_a_row_still_know_where_the_first_began(simulated, wanted
 def test_a_second_attempt_that_fails_goes_back_to_before_the_first(simulated):
     host = crashed(simulated, TRIO[:1])
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert not result.ok and journal_is_closed(host)
     assert slices(host).keys() == {(FIRST, "3g.20gb", "0:4"), (FIRST, "2g.10gb", "4:2"), (FIRST, "1g.5gb", "6:1")}
 
@@ -993,9 +984,9 @@ def test_a_change_that_failed_leaves_nobody_waiting_for_a_reboot(simulated):
     """One GPU needs a reboot for its mode, another one fails: both are put back, so nothing waits."""
     fault = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}
     host = simulated("dgx-a100-40gb", gpus=[{**PLAIN[0], "reset": "never"}, TRIO[1]], faults=[fault])
-    result = apply(host, pillar(reboot_required=True, on_failure="host"))
+    result = apply(host, pillars.mig(AFTER, reboot_required=True, on_failure="host"))
     assert not result.ok and mode(host) == (0, 0)
     assert result.reboot == [] and host.state()["reboot_scheduled"] == ""
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert result.ok and result.reboot == [FIRST] and mode(host) == (0, 1)
     assert shape(host, SECOND) == sorted(AFTER)

@@ -17,6 +17,7 @@ from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import profile_names
 from tests.support import crash
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import uuids
@@ -60,10 +61,6 @@ def machine(simulated):
         return simulated("dgx-h100", gpus=gpus, processes=[], driver={"renames": renames or {}}, **more)
 
     return make
-
-
-def pillar(profiles, **mig):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles, **mig}}}
 
 
 def rollback(host, generation=None):
@@ -110,7 +107,7 @@ def wishes_of(key):
 @pytest.mark.parametrize("factor", [0.985, 1.015])
 @pytest.mark.parametrize("key", MODELS)
 def test_a_pillar_a_boot_and_a_rollback_know_the_names_of_another_driver(machine, key, factor):
-    host, wanted = machine(key), pillar(wishes_of(key))
+    host, wanted = machine(key), pillars.mig(wishes_of(key))
     assert apply(host, wanted).ok
     first, slices = hardware(host), uuids(host)
     host = update_driver(host, renames_of(key, factor))
@@ -118,7 +115,7 @@ def test_a_pillar_a_boot_and_a_rollback_know_the_names_of_another_driver(machine
     assert uuids(host) == slices and Verified(host).entries()[GPU]["layout"]["instances"] == live(host)
     assert apply(host, export(host)).plan.empty
     full = next(p.name for p in nvidia.mig_table(key).profiles if p.size == nvidia.mig_table(key).slots)
-    assert apply(host, pillar([full])).ok
+    assert apply(host, pillars.mig([full])).ok
     assert rollback(host, 1).ok
     assert hardware(host) == first
     assert apply(host, wanted).plan.empty
@@ -127,7 +124,7 @@ def test_a_pillar_a_boot_and_a_rollback_know_the_names_of_another_driver(machine
 @pytest.mark.parametrize("key", MODELS)
 def test_a_boot_after_the_update_brings_back_what_was_verified_before_it(machine, key):
     host = machine(key)
-    assert apply(host, pillar(wishes_of(key))).ok
+    assert apply(host, pillars.mig(wishes_of(key))).ok
     before = hardware(host)
     for renames in (renames_of(key, 1.015), {}):
         host = update_driver(host, renames)
@@ -143,7 +140,7 @@ def test_a_boot_after_the_update_brings_back_what_was_verified_before_it(machine
 def test_the_names_of_a_gb200(machine, old, new):
     small, big = old.get("1g.23gb", "1g.23gb"), old.get("3g.93gb", "3g.93gb")
     host = machine(renames=old)
-    assert apply(host, pillar([f"1c.{big}", f"2c.{big}", f"{small}+me", "1g.47gb"])).ok
+    assert apply(host, pillars.mig([f"1c.{big}", f"2c.{big}", f"{small}+me", "1g.47gb"])).ok
     before, named = hardware(host), [name for name, *_ in live(host)]
     assert sorted(named) == sorted([big, f"{small}+me", "1g.47gb"])
     host = update_driver(host, new)
@@ -158,7 +155,7 @@ def test_the_names_of_a_gb200(machine, old, new):
 @pytest.mark.parametrize("same", [True, False])
 def test_what_a_crash_left_is_finished_or_undone_after_the_update(machine, old, new, same):
     host = machine(renames=old, addresses=(GPU, OTHER))
-    first, second = pillar(["3g.93gb@0", "1g.23gb@6"]), pillar(["1g.23gb"] * 4 + ["1c.2g.47gb"])
+    first, second = pillars.mig(["3g.93gb@0", "1g.23gb@6"]), pillars.mig(["1g.23gb"] * 4 + ["1c.2g.47gb"])
     assert apply(host, first).ok
     before = hardware(host)
     host.add_fault(KILL)
@@ -181,7 +178,7 @@ def test_what_a_crash_left_is_finished_or_undone_after_the_update(machine, old, 
 @pytest.mark.parametrize("name", ["3g.93gb@0", "3g.95gb@0", "3G.93GB@0"])
 def test_an_instance_goes_by_hand_under_either_name(machine, name):
     host = machine(renames=OLD)
-    assert apply(host, pillar(["3g.93gb@0", "1g.23gb@6"])).ok
+    assert apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@6"])).ok
     with Engine(config(host)) as opened:
         assert opened.reconciler().apply([opened.removed_target(GPU, name)]).ok
     assert [(profile, start) for profile, start, _ in hardware(host)] == [(19, 6)]
@@ -190,7 +187,7 @@ def test_an_instance_goes_by_hand_under_either_name(machine, name):
 @pytest.mark.parametrize("again", [True, False])
 def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
     host = machine()
-    assert apply(host, pillar(["3g.93gb@0", "1g.23gb@6"])).ok
+    assert apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@6"])).ok
     before = hardware(host)
 
     def destroy(name):
@@ -201,20 +198,20 @@ def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
     assert crash.in_child(lambda: destroy("3g.93gb@0"))
     host.clear_faults()
     host = update_driver(host, OLD)
-    assert (destroy("3g.93gb@0") if again else apply(host, pillar(["3g.93gb@0", "1g.23gb@6"]))).ok
+    assert (destroy("3g.93gb@0") if again else apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@6"]))).ok
     assert Journal(host).unfinished() is None
     assert hardware(host) == ([one for one in before if one[1] == 6] if again else before)
 
 
 def test_an_undo_keeps_what_another_tool_made_though_all_names_have_changed(machine):
     host = machine()
-    assert apply(host, pillar(["3g.93gb@0"])).ok
+    assert apply(host, pillars.mig(["3g.93gb@0"])).ok
     host.add_fault({**KILL, "nth": 1})
-    assert crash.in_child(lambda: apply(host, pillar(["3g.93gb@0", "1g.23gb@4"])))
+    assert crash.in_child(lambda: apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@4"])))
     host.clear_faults()
     host.add_fault({"call": "nvmlInit", "foreign": [{"gpu": GPU, "action": "create_gi", "profile": "1g.23gb", "start": 6}]})
     host = update_driver(host, OLD)
-    result = apply(host, pillar(["3g.95gb@0", "1g.24gb@6"]))
+    result = apply(host, pillars.mig(["3g.95gb@0", "1g.24gb@6"]))
     assert result.ok, result.errors
     assert result.plan.empty and any("was undone" in line for line in result.warnings)
     assert [(name, start) for name, start, _ in live(host)] == [("3g.95gb", 0), ("1g.24gb", 6)]
@@ -222,15 +219,15 @@ def test_an_undo_keeps_what_another_tool_made_though_all_names_have_changed(mach
 
 def test_a_record_of_another_board_is_told_and_keeps_no_run_from_working(machine):
     host = machine("a100-40gb")
-    assert apply(host, pillar(["3g.20gb@0"])).ok
+    assert apply(host, pillars.mig(["3g.20gb@0"])).ok
     host.add_fault({**KILL, "nth": 1})
-    assert crash.in_child(lambda: apply(host, pillar(["3g.20gb@0", "1g.5gb@4"])))
+    assert crash.in_child(lambda: apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4"])))
     host.clear_faults()
     with host.change() as state:
         about = state["gpus"][GPU]["about"]
         about.update(model="a100-80gb", device="20b2", name="NVIDIA A100-SXM4-80GB", memory_mib=81920)
         state["gpus"][GPU]["gis"] = {}
-    result = apply(host, pillar(["2g.20gb"]))
+    result = apply(host, pillars.mig(["2g.20gb"]))
     assert result.ok, result.errors
     assert any("It had 3g.20gb before the change" in line for line in result.warnings)
     assert Journal(host).unfinished() is None
@@ -265,7 +262,7 @@ def test_names_of_other_boards_stay_unknown_on_every_model():
 # -- the simulated driver ------------------------------------------------------------------------------------------------
 def test_an_update_of_the_simulated_driver_leaves_the_machine_as_it_is(machine):
     host = machine()
-    assert apply(host, pillar(["1g.23gb"])).ok
+    assert apply(host, pillars.mig(["1g.23gb"])).ok
     before, slices = hardware(host), uuids(host)
     host = update_driver(host, OLD)
     assert hardware(host) == before and uuids(host) == slices

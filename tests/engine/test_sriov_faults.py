@@ -10,6 +10,7 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
+from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -47,13 +48,6 @@ CASES = {
 POINTS = [(name, nth) for name, case in CASES.items() for nth in range(1, case[-1] + 1)]
 
 
-def pillar(settings, **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "sriov", "sriov": settings},
-        "containers_gpu_state_management": management,
-    }
-
-
 def look(host):
     """Layout of each GPU as the hardware has it."""
     with Engine(config(host)) as engine:
@@ -68,10 +62,10 @@ def prepared(simulated):
     def make(name):
         example, gpus, old, new, _ = CASES[name]
         host = simulated(example, gpus=gpus)
-        result = apply(host, pillar(old))
+        result = apply(host, pillars.for_all("sriov", old))
         assert result.ok, result.errors
-        assert apply(host, pillar(old)).plan.empty
-        return host, look(host), pillar(new)
+        assert apply(host, pillars.for_all("sriov", old)).plan.empty
+        return host, look(host), pillars.for_all("sriov", new)
 
     return make
 
@@ -122,7 +116,7 @@ def test_kill_is_undone_by_a_run_that_wants_the_old(prepared, name, nth):
     host, before, new = prepared(name)
     host.add_fault({"call": "write", "nth": nth, "kill": "after"})
     assert apply_in_child(host, new) == signal.SIGKILL
-    result = apply(host, pillar(CASES[name][2]))
+    result = apply(host, pillars.for_all("sriov", CASES[name][2]))
     assert result.ok, result.errors
     assert look(host) == before
 
@@ -134,7 +128,7 @@ def test_the_pfs_own_priority_comes_back_too(simulated, nth):
     own = f"/sys/bus/pci/devices/{B60['address']}/sriov_admin/pf/profile/sched_priority"
     host.write(own, "high")
     before = look(host)
-    new = pillar({**FAIR, "scheduling": {"priority": "normal", "exec_quantum_ms": 20}})
+    new = pillars.for_all("sriov", {**FAIR, "scheduling": {"priority": "normal", "exec_quantum_ms": 20}})
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
     result = apply(host, new)
     assert result.ok == (nth == 6), result.errors
@@ -191,26 +185,26 @@ ODD = {"vf_count": 3, "profile": "fair", "vfs": {1: {"vram_mib": 5333}, 2: {"vra
 
 def test_what_the_driver_rounds_is_what_was_wanted(memory):
     host = memory
-    result = apply(host, pillar(ODD))
+    result = apply(host, pillars.for_all("sriov", ODD))
     assert result.ok, result.errors
     assert shares(host) == [5334, 5334, 2002]
-    assert apply(host, pillar(ODD)).plan.empty
+    assert apply(host, pillars.for_all("sriov", ODD)).plan.empty
 
 
 def test_a_share_that_is_no_whole_piece_is_rounded_down_so_that_all_fit(memory):
     host = memory
     wanted = {"vf_count": 4, "profile": "fair", "vfs": {1: {"vram_mib": 5333}}}
-    result = apply(host, pillar(wanted))
+    result = apply(host, pillars.for_all("sriov", wanted))
     assert result.ok, result.errors
     first, *others = shares(host)
     assert first == 5334 and len(set(others)) == 1 and others[0] % 2 == 0
-    assert apply(host, pillar(wanted)).plan.empty
+    assert apply(host, pillars.for_all("sriov", wanted)).plan.empty
 
 
 def test_a_quota_that_the_driver_made_otherwise_is_noticed_and_undone(memory):
     host = memory
     before = look(host)
-    result = applied_on(host, Generous, pillar(ODD))
+    result = applied_on(host, Generous, pillars.for_all("sriov", ODD))
     told = " ".join(result.errors)
     assert not result.ok and "is not as wanted" in told and "6144 MiB" in told and "5333 MiB" in told
     assert next(iter(before)) in told and "has been undone" in told
@@ -221,19 +215,19 @@ def test_a_quota_that_was_not_written_is_noticed_and_undone(memory):
     host = memory
     before = look(host)
     host.add_fault({"call": "write", "nth": 10**9, "lie": True})
-    assert apply(host, pillar(ODD)).ok
+    assert apply(host, pillars.for_all("sriov", ODD)).ok
     every = writes(host)
-    assert apply(host, pillar({"vf_count": 0})).ok and look(host) == before
+    assert apply(host, pillars.for_all("sriov", {"vf_count": 0})).ok and look(host) == before
     host.clear_faults()
     noticed = 0
     for nth in range(1, every + 1):
         host.add_fault({"call": "write", "nth": nth, "lie": True})
-        result = apply(host, pillar(ODD))
+        result = apply(host, pillars.for_all("sriov", ODD))
         host.clear_faults()
         # Whatever was answered: what it says of the hardware is so.
         assert not result.ok or shares(host) == [5334, 5334, 2002]
         noticed += not result.ok
-        assert apply(host, pillar({"vf_count": 0})).ok
+        assert apply(host, pillars.for_all("sriov", {"vf_count": 0})).ok
     assert noticed >= 3
 
 
@@ -242,13 +236,13 @@ def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_
     before = host.state()
     wanted = {"vf_count": 1, "profile": "fair", "vfs": {1: {"vram_mib": 4097, "contexts": 1025, "doorbells": 8, "ggtt_mib": 512}}}
     with pytest.raises(errors.ProfileMismatch, match=r"1025 contexts.*2 tiles.*Give 1024 or 1026") as caught:
-        apply(host, pillar(wanted))
+        apply(host, pillars.for_all("sriov", wanted))
     assert MAX["address"] in str(caught.value)
     assert host.state() == before
     wanted["vfs"][1]["contexts"] = 1026
-    result = apply(host, pillar(wanted))
+    result = apply(host, pillars.for_all("sriov", wanted))
     assert result.ok, result.errors
-    assert apply(host, pillar(wanted)).plan.empty
+    assert apply(host, pillars.for_all("sriov", wanted)).plan.empty
     values = look(host)[MAX["address"]]["values"]
     assert [values[f"vf1/gt{tile}/contexts_quota"] for tile in (0, 1)] == [513, 513]
     assert [values[f"vf1/gt{tile}/lmem_quota"] // MIB for tile in (0, 1)] == [2050, 2050]
@@ -259,7 +253,7 @@ def test_pieces_that_two_tiles_can_not_share_are_refused_with_numbers_that_they_
 def test_an_earlier_layout_is_refused_in_the_plan_when_the_driver_makes_no_functions_now(simulated, able, unable):
     """Another kernel was booted: a rollback or a boot must not find out by the answer to a write."""
     host = simulated("flex170", gpus=[able])
-    assert apply(host, pillar(FAIR)).ok
+    assert apply(host, pillars.for_all("sriov", FAIR)).ok
     layout = look(host)[able["address"]]
     now = {**able, "sriov_files": unable} if unable else {**able, "driver": ""}
     other = simulated("flex170", gpus=[now])
@@ -272,7 +266,7 @@ def test_an_earlier_layout_is_refused_in_the_plan_when_the_driver_makes_no_funct
 
 
 # -- a driver that is reloaded -----------------------------------------------------------------------------------------
-EIGHT = pillar({"vf_count": 8}, unload_modules=["gim"])
+EIGHT = pillars.for_all("sriov", {"vf_count": 8}, unload_modules=["gim"])
 
 
 @pytest.fixture
@@ -331,14 +325,14 @@ def test_gim_is_undone_after_a_kill_when_something_else_is_wanted(gim, call, nth
     host, _ = gim
     host.add_fault({"call": call, "nth": nth, "kill": when})
     assert apply_in_child(host, EIGHT) == signal.SIGKILL
-    result = apply(host, pillar({"vf_count": 1}, unload_modules=["gim"]))
+    result = apply(host, pillars.for_all("sriov", {"vf_count": 1}, unload_modules=["gim"]))
     assert result.ok, result.errors
     assert all(one["numvfs"] == 1 and one["driver"] == "gim" for one in look(host).values())
 
 
 def test_gim_that_may_not_be_reloaded_waits_for_a_reboot(gim):
     host, before = gim
-    wanted = pillar({"vf_count": 8})
+    wanted = pillars.for_all("sriov", {"vf_count": 8})
     result = apply(host, wanted)
     assert result.ok and sorted(result.reboot) == sorted(before)
     assert look(host) == {gpu: {"driver": "gim", "numvfs": 1, "option": 8} for gpu in before}

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from gpuslice.engine import Engine
+from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -67,11 +68,6 @@ POINTS = [(name, call, n) for name, case in CASES.items() for call, count in cas
 ENDED = {"first vGPUs"}
 
 
-def pillar(gpu, settings):
-    rule = {"match": {"pci": gpu}, "strategy": "vgpu", "vgpu": settings}
-    return {"containers_gpu_slicing": {"enabled": True, "devices": [rule]}}
-
-
 def look(host, gpu):
     """Layout of the GPU as the hardware has it."""
     with Engine(config(host)) as engine:
@@ -87,10 +83,10 @@ def prepared(simulated):
         example, gpu, old, new, _ = CASES[name]
         host = simulated(example)
         if old:
-            result = apply(host, pillar(gpu, old))
+            result = apply(host, pillars.for_gpu(gpu, "vgpu", old))
             assert result.ok, result.errors
-            assert apply(host, pillar(gpu, old)).plan.empty
-        return host, gpu, look(host, gpu), pillar(gpu, old), pillar(gpu, new)
+            assert apply(host, pillars.for_gpu(gpu, "vgpu", old)).plan.empty
+        return host, gpu, look(host, gpu), pillars.for_gpu(gpu, "vgpu", old), pillars.for_gpu(gpu, "vgpu", new)
 
     return make
 

@@ -8,20 +8,13 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 
 VFIO, MDEV = "vgpu-host-vfio", "vgpu-host-mdev"
 H100, A100, T4 = "0000:41:00.0", "0000:3b:00.0", "0000:86:00.0"
 DEVICES = "/sys/bus/pci/devices"
-
-
-def pillar(gpu, strategy="vgpu", management=None, **vgpu):
-    rule = {"match": {"pci": gpu}, "strategy": strategy, **({"vgpu": vgpu} if vgpu else {})}
-    return {
-        "containers_gpu_slicing": {"enabled": True, "devices": [rule]},
-        "containers_gpu_state_management": management or {},
-    }
 
 
 @pytest.fixture
@@ -54,18 +47,18 @@ def in_use(host, vgpu, gpu):
 @pytest.mark.parametrize(("gpu", "profile", "others"), [(T4, "T4-4Q", 2), (A100, "A100D-20C", 2)])
 def test_an_undo_keeps_the_mediated_devices_that_another_tool_made_in_our_place(box, gpu, profile, others):
     host = box(MDEV)
-    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 1})).ok
     [mine] = look(host, gpu)
     # Just before our second write another tool takes what is left.
     foreign = [{"gpu": gpu, "action": "create_vgpu", "profile": profile}] * others
     host.add_fault({"call": "write", "nth": 2, "foreign": foreign})
-    result = apply(host, pillar(gpu, profile=profile, count=4))
+    result = apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 4}))
     told = " ".join(result.errors)
     assert not result.ok and gpu in told and "another tool" in told, told
     left = look(host, gpu)
     assert mine in left and len(left) == 1 + others
     host.clear_faults()
-    assert apply(host, pillar(gpu, profile=profile, count=4)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 4})).ok
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -76,13 +69,13 @@ def test_what_another_tool_made_on_new_functions_keeps_them(box, example, gpu, p
     # One of ours is made, then another tool takes the next function, and what is ours then is refused.
     foreign = [{"gpu": gpu, "action": "create_vgpu", "profile": profile}]
     host.add_fault({"call": "write", "nth": 2, "foreign": foreign})
-    result = apply(host, pillar(gpu, profile=profile, count=3))
+    result = apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 3}))
     said = " ".join(result.errors)
     assert not result.ok and gpu in said and "made by another tool" in said, said
     left = look(host, gpu)
     assert [vgpu.at[-1] for vgpu in left][-1] == "5", left
     host.clear_faults()
-    assert apply(host, pillar(gpu, profile=profile, count=3)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 3})).ok
 
 
 class Overtaken(SimulatedHost):
@@ -114,7 +107,7 @@ def test_what_came_at_the_very_moment_of_our_write_is_not_taken_for_ours(box):
 
 def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profile="H100XM-40C", count=1)).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C", "count": 1})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         [step] = tool.plan(one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
@@ -131,7 +124,7 @@ def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
 @pytest.mark.parametrize(("example", "gpu", "profile"), [(VFIO, H100, "H100XM-40C"), (MDEV, T4, "T4-8Q")])
 def test_a_virtual_machine_that_starts_between_plan_and_removal_is_named(box, example, gpu, profile):
     host = box(example)
-    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 1})).ok
     [vgpu] = look(host, gpu)
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
@@ -144,7 +137,7 @@ def test_a_virtual_machine_that_starts_between_plan_and_removal_is_named(box, ex
 
 def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_too(box):
     host = box(MDEV)
-    assert apply(host, pillar(T4, profile="T4-8Q", count=1)).ok
+    assert apply(host, pillars.for_gpu(T4, "vgpu", {"profile": "T4-8Q", "count": 1})).ok
     [vgpu] = look(host, T4)
 
     class Newer(SimulatedHost):
@@ -165,9 +158,9 @@ def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_
 def test_passthrough_of_a_gpu_with_vgpus_is_refused_and_names_them(box):
     for example, gpu, profile in ((VFIO, H100, "H100XM-40C"), (MDEV, A100, "A100D-40C"), (MDEV, T4, "T4-8Q")):
         host = box(example)
-        assert apply(host, pillar(gpu, profile=profile, count=2)).ok
+        assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 2})).ok
         before = look(host, gpu)
-        result = apply(host, pillar(gpu, "passthrough"))
+        result = apply(host, pillars.for_gpu(gpu, "passthrough"))
         told = " ".join(result.errors)
         assert not result.ok and all(vgpu.identity in told for vgpu in before) and "2 vGPUs" in told, told
         assert look(host, gpu) == before
@@ -178,11 +171,11 @@ def test_passthrough_of_a_gpu_with_vgpus_is_refused_and_names_them(box):
 @pytest.mark.parametrize("used", [True, False])
 def test_a_mediated_device_that_stays_keeps_its_instance_or_is_made_anew_on_another(box, place, used):
     host = box(MDEV)
-    assert apply(host, pillar(A100, profiles={"A100D-1-10C": 3})).ok
+    assert apply(host, pillars.for_gpu(A100, "vgpu", {"profiles": {"A100D-1-10C": 3}})).ok
     vgpu = look(host, A100)[place]
     if used:
         in_use(host, vgpu, A100)
-    wanted = pillar(A100, profiles={"A100D-1-10C": 1, "A100D-3-40C": 1})
+    wanted = pillars.for_gpu(A100, "vgpu", {"profiles": {"A100D-1-10C": 1, "A100D-3-40C": 1}})
     result = apply(host, wanted)
     assert result.ok, result.errors
     after = look(host, A100)
@@ -196,11 +189,11 @@ def test_a_mediated_device_that_stays_keeps_its_instance_or_is_made_anew_on_anot
 
 def test_an_instance_that_nobody_tells_is_not_taken_from_a_virtual_machine(box):
     host = box(MDEV)
-    assert apply(host, pillar(A100, profiles={"A100D-1-10C": 3})).ok
+    assert apply(host, pillars.for_gpu(A100, "vgpu", {"profiles": {"A100D-1-10C": 3}})).ok
     before = look(host, A100)
     in_use(host, before[0], A100)
     host.add_fault({"call": "nvmlVgpuInstanceGetMdevUUID", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
-    result = apply(host, pillar(A100, profiles={"A100D-1-10C": 1, "A100D-3-40C": 1}))
+    result = apply(host, pillars.for_gpu(A100, "vgpu", {"profiles": {"A100D-1-10C": 1, "A100D-3-40C": 1}}))
     told = " ".join(result.errors)
     assert not result.ok and "pid 4242" in told and before[0].uuid in told, told
     host.clear_faults()
@@ -209,7 +202,7 @@ def test_an_instance_that_nobody_tells_is_not_taken_from_a_virtual_machine(box):
 
 def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-1-10C": 1}})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         state = tool.observe(one)
@@ -224,7 +217,7 @@ def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
 
 def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profiles={"H100XM-3-40C": 1})).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-3-40C": 1}})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("mig", H100)
         layout = tool.layout(tool.observe(one))
@@ -235,12 +228,12 @@ def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
     host.add_process({"pid": 78, "command": "python", "nodes": [node]})
     before = look(host, H100)
     wanted = {"profiles": {"H100XM-2-20C": 1, "H100XM-3-40C": 1}}
-    result = apply(host, pillar(H100, **wanted))
+    result = apply(host, pillars.for_gpu(H100, "vgpu", wanted))
     told = " ".join(result.errors)
     assert not result.ok and "2g.20gb at 0" in told and "pid 78" in told and H100 in told, told
     assert not result.plan.changing and look(host, H100) == before
     host.remove_process(78)
-    assert apply(host, pillar(H100, **wanted)).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", wanted)).ok
 
 
 # -- drivers that tell less ------------------------------------------------------------------------------------------
@@ -249,10 +242,10 @@ def test_a_driver_without_modes_of_the_scheduler_makes_vgpus_all_the_same(box, c
     host = box(VFIO)
     for name in ("nvmlDeviceGetVgpuSchedulerState", "nvmlDeviceGetVgpuHeterogeneousMode"):
         host.add_fault({"call": name, "error": f"NVML_ERROR_{code}", "times": 0})
-    assert apply(host, pillar(H100, profile="H100XM-40C")).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C"})).ok
     assert len(look(host, H100)) == 2
     with pytest.raises(errors.Unsupported, match="Leave it out") as told:
-        apply(host, pillar(H100, profile="H100XM-40C", scheduler="equal-share"))
+        apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C", "scheduler": "equal-share"}))
     assert H100 in str(told.value)
 
 
@@ -260,9 +253,9 @@ def test_a_driver_that_does_not_tell_how_many_fit_wants_a_number(box):
     host = box(VFIO)
     host.add_fault({"call": "nvmlVgpuTypeGetMaxInstances", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
     with pytest.raises(errors.Unsupported, match="vgpu:count") as told:
-        apply(host, pillar(H100, profile="H100XM-20C"))
+        apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-20C"}))
     assert H100 in str(told.value) and look(host, H100) == ()
-    assert apply(host, pillar(H100, profile="H100XM-20C", count=3)).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-20C", "count": 3})).ok
     assert len(look(host, H100)) == 3
 
 
@@ -270,16 +263,16 @@ def test_a_driver_that_does_not_tell_what_backs_a_type_does_not_switch_mig_off(b
     host = box(VFIO)
     host.add_fault({"call": "nvmlVgpuTypeGetGpuInstanceProfileId", "error": "NVML_ERROR_FUNCTION_NOT_FOUND", "times": 0})
     with pytest.raises(errors.Unsupported, match="H100XM-3-40C needs a MIG instance") as told:
-        apply(host, pillar(H100, profile="H100XM-3-40C"))
+        apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-3-40C"}))
     assert H100 in str(told.value)
-    assert apply(host, pillar(H100, profile="H100XM-40C")).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C"})).ok
 
 
 def test_a_driver_without_any_types_is_told(box):
     host = box(VFIO)
     host.add_fault({"call": "nvmlDeviceGetSupportedVgpus", "error": "NVML_ERROR_NOT_SUPPORTED", "times": 0})
     with pytest.raises(errors.Unsupported, match="tells of no vGPU types") as told:
-        apply(host, pillar(H100, profile="H100XM-40C"))
+        apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C"}))
     assert H100 in str(told.value)
 
 
@@ -310,7 +303,7 @@ class Nameless(SimulatedHost):
 @pytest.mark.parametrize(("example", "gpu", "profile"), [(VFIO, H100, "H100XM-40C"), (MDEV, T4, "T4-8Q")])
 def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example, gpu, profile):
     host = box(example)
-    assert apply(host, pillar(gpu, profile=profile, count=1)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 1})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
         number = tool.types(one)[profile].id
@@ -338,10 +331,10 @@ def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example
 def test_a_board_that_carries_vgpus_itself_may_have_functions_on_paper(box):
     base = f"{DEVICES}/{T4}"
     host = box(MDEV, files={f"{base}/sriov_totalvfs": "16", f"{base}/sriov_numvfs": "0"})
-    result = apply(host, pillar(T4, profile="T4-4Q"))
+    result = apply(host, pillars.for_gpu(T4, "vgpu", {"profile": "T4-4Q"}))
     assert result.ok, result.errors
     assert [vgpu.type for vgpu in look(host, T4)] == ["T4-4Q"] * 4
-    assert apply(host, pillar(T4, profile="T4-4Q")).plan.empty
+    assert apply(host, pillars.for_gpu(T4, "vgpu", {"profile": "T4-4Q"})).plan.empty
 
 
 class Taken(SimulatedHost):
@@ -356,7 +349,7 @@ class Taken(SimulatedHost):
 @pytest.mark.parametrize("count", [1, 0, 3])
 def test_functions_that_another_program_has_are_passed_over(box, count):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profile="H100XM-10C", count=1)).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-10C", "count": 1})).ok
     [first] = look(host, H100)
     with Engine(config(host)) as engine:
         taken = Taken(host.description_path, host.state_dir)
@@ -414,7 +407,7 @@ def test_the_driver_may_write_its_files_with_other_paddings_and_names(box, files
 
 def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profile="H100XM-20C", count=2)).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-20C", "count": 2})).ok
     with Engine(config(host)) as engine:
         odd = Written(host.description_path, host.state_dir)
         odd.broken = "0000:41:00.4/nvidia/current_vgpu_type"
@@ -437,9 +430,9 @@ def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
 )
 def test_a_gpu_that_is_right_costs_a_handful_of_nvml_calls(box, example, gpu, settings, most):
     host = box(example)
-    assert apply(host, pillar(gpu, **settings)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", settings)).ok
     with Engine(config(host)) as engine:
-        assert engine.apply(pillar(gpu, **settings)).plan.empty
+        assert engine.apply(pillars.for_gpu(gpu, "vgpu", settings)).plan.empty
         calls = engine.host.nvml().calls
         assert 0 < sum(calls.values()) <= most, calls
 
@@ -455,9 +448,9 @@ def test_a_gpu_that_is_right_costs_a_handful_of_nvml_calls(box, example, gpu, se
 )
 def test_mig_on_a_gpu_with_vgpus_is_refused_and_names_them(box, example, gpu, settings, profile):
     host = box(example)
-    assert apply(host, pillar(gpu, **settings)).ok
+    assert apply(host, pillars.for_gpu(gpu, "vgpu", settings)).ok
     before = look(host, gpu)
-    wanted = pillar(gpu, "mig")
+    wanted = pillars.for_gpu(gpu, "mig")
     wanted["containers_gpu_slicing"]["devices"][0]["mig"] = {"profiles": [profile]}
     result = apply(host, wanted)
     told = " ".join(result.errors)
@@ -468,7 +461,7 @@ def test_mig_on_a_gpu_with_vgpus_is_refused_and_names_them(box, example, gpu, se
 
 def test_mig_is_not_switched_off_under_virtual_functions(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 1})).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-1-10C": 1}})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         state = tool.observe(one)
@@ -482,7 +475,7 @@ def test_mig_is_not_switched_off_under_virtual_functions(box):
 
 def test_vgpus_with_mig_instances_are_exported_as_vgpus(box):
     host = box(VFIO)
-    assert apply(host, pillar(H100, profiles={"H100XM-1-10C": 2})).ok
+    assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-1-10C": 2}})).ok
     with Engine(config(host)) as engine:
         exported = engine.export()
         assert engine.apply(exported).plan.empty

@@ -11,6 +11,7 @@ from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.sim import hardware
 from tests.support import crash
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 
@@ -30,11 +31,6 @@ def board(simulated):
     return make
 
 
-def pillar(types=None, **vgpu):
-    section = {"profiles": types} if types else vgpu
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "vgpu", "vgpu": section}}
-
-
 def shape(host):
     """(profiles of the GPU instances, vGPUs on each) as the machine has them, sorted."""
     gpu = host.state()["gpus"][GPU]
@@ -48,12 +44,12 @@ def shape(host):
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (pillar({"DC-1-12C": 8}), [(QUARTER, 2)] * 4),
-        (pillar(profile="DC-1-12C"), [(QUARTER, 2)] * 4),
-        (pillar(profile="DC-1-8C", count=5), [(QUARTER, 2), (QUARTER, 3)]),
-        (pillar({"DC-1-12C": 3, "DC-2-48Q": 1}), [(HALF, 1), (QUARTER, 1), (QUARTER, 2)]),
-        (pillar({"DC-1-24C": 1, "DC-1-12C": 2, "DC-1-2B": 12}), [(QUARTER, 1), (QUARTER, 2), (QUARTER, 12)]),
-        (pillar({"DC-2-12A": 4, "DC-1-24C": 2}), [(HALF, 4), (QUARTER, 1), (QUARTER, 1)]),
+        (pillars.vgpu(profiles={"DC-1-12C": 8}), [(QUARTER, 2)] * 4),
+        (pillars.vgpu(profile="DC-1-12C"), [(QUARTER, 2)] * 4),
+        (pillars.vgpu(profile="DC-1-8C", count=5), [(QUARTER, 2), (QUARTER, 3)]),
+        (pillars.vgpu(profiles={"DC-1-12C": 3, "DC-2-48Q": 1}), [(HALF, 1), (QUARTER, 1), (QUARTER, 2)]),
+        (pillars.vgpu(profiles={"DC-1-24C": 1, "DC-1-12C": 2, "DC-1-2B": 12}), [(QUARTER, 1), (QUARTER, 2), (QUARTER, 12)]),
+        (pillars.vgpu(profiles={"DC-2-12A": 4, "DC-1-24C": 2}), [(HALF, 4), (QUARTER, 1), (QUARTER, 1)]),
     ],
 )
 def test_an_instance_carries_as_many_as_fit(board, interface, wanted, expected):
@@ -68,34 +64,34 @@ def test_an_instance_carries_as_many_as_fit(board, interface, wanted, expected):
 
 def test_more_come_onto_the_instances_that_are_there_first(board):
     host = board()
-    assert apply(host, pillar({"DC-1-12C": 1})).ok
+    assert apply(host, pillars.vgpu(profiles={"DC-1-12C": 1})).ok
     [first] = host.state()["gpus"][GPU]["gis"]
-    result = apply(host, pillar({"DC-1-12C": 2}))
+    result = apply(host, pillars.vgpu(profiles={"DC-1-12C": 2}))
     assert result.ok and [step.action for step in result.plan.steps] == ["create_vgpu"]
     assert shape(host) == [(QUARTER, 2)]
-    result = apply(host, pillar({"DC-1-12C": 3}))
+    result = apply(host, pillars.vgpu(profiles={"DC-1-12C": 3}))
     assert result.ok and [step.action for step in result.plan.steps] == ["create_gi", "create_ci", "create_vgpu"]
     assert shape(host) == [(QUARTER, 1), (QUARTER, 2)] and first in host.state()["gpus"][GPU]["gis"]
-    assert apply(host, pillar({"DC-1-12C": 1})).ok
+    assert apply(host, pillars.vgpu(profiles={"DC-1-12C": 1})).ok
     assert sum(number for _, number in shape(host)) == 1
 
 
 def test_more_than_fit_are_refused(board):
     host = board()
     with pytest.raises(errors.ProfileMismatch, match=f"9 vGPUs of type {LONG}DC-1-12C are wanted, and .* can have 8"):
-        apply(host, pillar({"DC-1-12C": 9}))
+        apply(host, pillars.vgpu(profiles={"DC-1-12C": 9}))
     with pytest.raises(errors.ProfileMismatch, match="do not fit together"):
-        apply(host, pillar({"DC-1-12C": 7, "DC-1-24C": 1}))
+        apply(host, pillars.vgpu(profiles={"DC-1-12C": 7, "DC-1-24C": 1}))
     assert shape(host) == []
 
 
 def test_a_driver_that_does_not_tell_how_many_share_one_is_no_reason_to_guess(board):
     host = board(nvml_level="r575")
     with pytest.raises(errors.Unsupported, match="the driver does not tell how many share one") as caught:
-        apply(host, pillar({"DC-1-12C": 2}))
+        apply(host, pillars.vgpu(profiles={"DC-1-12C": 2}))
     assert GPU in str(caught.value) and "R580" in str(caught.value) and shape(host) == []
     # Where only one fits, nobody has to be asked.
-    assert apply(host, pillar({"DC-1-24C": 2})).ok
+    assert apply(host, pillars.vgpu(profiles={"DC-1-24C": 2})).ok
     assert shape(host) == [(QUARTER, 1), (QUARTER, 1)]
 
 
@@ -103,16 +99,16 @@ def test_a_driver_that_counts_instances_instead_of_vgpus_leaves_no_half_idle(boa
     host = board()
     # It answers 4, which is this code's number.
     host.add_fault({"call": "nvmlVgpuTypeGetMaxInstances", "times": 0, "returns": "NVML_ERROR_NO_PERMISSION"})
-    assert apply(host, pillar(profile="DC-1-12C")).ok
+    assert apply(host, pillars.vgpu(profile="DC-1-12C")).ok
     assert shape(host) == [(QUARTER, 2)] * 4
 
 
 def test_a_crash_and_a_boot_bring_shared_instances_back(board):
-    host, first = board(), pillar({"DC-1-12C": 4})
+    host, first = board(), pillars.vgpu(profiles={"DC-1-12C": 4})
     assert apply(host, first).ok
     before = shape(host)
     host.add_fault({"call": "write", "nth": 2, "kill": "after"})
-    assert crash.in_child(lambda: apply(host, pillar({"DC-1-8C": 6, "DC-1-12C": 4})))
+    assert crash.in_child(lambda: apply(host, pillars.vgpu(profiles={"DC-1-8C": 6, "DC-1-12C": 4})))
     host.clear_faults()
     assert Journal(host).unfinished()
     result = apply(host, first)
@@ -127,7 +123,7 @@ def test_a_crash_and_a_boot_bring_shared_instances_back(board):
 # -- long and short names ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["DC-24Q", "nvidia rtx pro 6000 blackwell dc-24q", f"{LONG}DC-24Q", "NVIDIA DC-24Q"])
 def test_a_board_is_named_in_full_or_by_its_code(board, name):
-    host, wanted = board(), pillar({name: 2})
+    host, wanted = board(), pillars.vgpu(profiles={name: 2})
     assert apply(host, wanted).ok
     assert apply(host, wanted).plan.empty
     with Engine(config(host)) as opened:

@@ -17,6 +17,7 @@ import sys
 import pytest
 
 from tests.support import needs
+from tests.support import pillars
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PF = "0000:3c:00.0"
@@ -171,9 +172,6 @@ mount --bind "$place/mount/devices" /sys/devices
 
 
 # -- inside --------------------------------------------------------------------------------------------------------------
-def pillar(count):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "sriov",
-                                       "sriov": {"vf_count": count, "profile": "fair", "autoprobe": True}}}  # fmt: skip
 
 
 class Inside:
@@ -205,7 +203,7 @@ class Inside:
         from gpuslice.engine import Engine
 
         with Engine(self.config) as engine:
-            result = engine.apply(pillar(count))
+            result = engine.apply(pillars.for_all("sriov", {"vf_count": count, "profile": "fair", "autoprobe": True}))
         return {"ok": result.ok, "steps": len(result.plan.steps), "errors": result.errors, "warnings": result.warnings,
                 "changed": bool(result.changes), "vfs": self.vfs()}  # fmt: skip
 

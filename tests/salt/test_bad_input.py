@@ -18,6 +18,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
 from tests.salt.conftest import Minion
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
@@ -25,6 +26,8 @@ from tests.support.hosts import slices
 FIRST, SECOND, PLAIN = "0000:07:00.0", "0000:0f:00.0", "0000:3b:00.0"
 ABSENT = "0000:aa:00.0"
 UUIDS = {FIRST: "GPU-eb73f151-c944-4ceb-8a88-ad01349c00aa", SECOND: "GPU-eb7bfb01-2797-43e9-8c10-8882ceff9965"}
+#: What most of the wishes are.
+ONE = ["3g.20gb"]
 #: Two A100 that have one instance each.
 PAIR = [
     {"model": "a100-40gb", "address": address, "uuid": uuid, "mig": "enabled", "instances": ["2g.10gb@4"]}
@@ -56,19 +59,6 @@ def machine(host):
 def mutations(host):
     """Mutating call -> how often it was made."""
     return {f["call"]: f["seen"] for f in host.state()["faults"] if f["nth"] == 10**9 and f["seen"]}
-
-
-def pillar(profiles=("3g.20gb",), discovery=None, management=None, **slicing):
-    made = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": list(profiles)}, **slicing}}
-    if discovery is not None:
-        made["containers_gpu_discovery"] = discovery
-    if management is not None:
-        made["containers_gpu_state_management"] = management
-    return made
-
-
-def rule(address, profiles=("3g.20gb",), **more):
-    return {"match": {"pci": address}, "strategy": "mig", "mig": {"profiles": list(profiles)}, **more}
 
 
 def only(*rules):
@@ -104,19 +94,19 @@ def pair(tmp_path_factory, checkout_options, host_description):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (pillar(stratgey="mig"), ["containers_gpu_slicing:stratgey", "strategy"]),
+        (pillars.mig(ONE, slicing={"stratgey": "mig"}), ["containers_gpu_slicing:stratgey", "strategy"]),
         ({"containers_gpu_slicin": {"enabled": True}}, ["containers_gpu_slicin", "containers_gpu_slicing"]),
-        (pillar(enabled="yes please"), ["containers_gpu_slicing:enabled", "yes please"]),
-        (pillar(mig={"profiles": 7}), ["containers_gpu_slicing:mig:profiles", "7"]),
-        (pillar(mig={"profiles": {"1g.5gb": -1}}), ["mig:profiles", "1g.5gb"]),
-        (pillar(strategy="mgi"), ["containers_gpu_slicing:strategy", "mgi", "mig"]),
-        (pillar(mig={"enabled": False, "profiles": ["1g.5gb"]}), ["mig:enabled", "false"]),
-        (pillar(management={"apply_strategy": "forse"}), ["apply_strategy", "force"]),
-        (pillar(devices=[rule(FIRST), rule(FIRST, ["1g.5gb"])]), ["devices", "never win"]),
-        (pillar(mps={"enabled": True}), ["mps:enabled", "one technology"]),
-        (pillar(discovery={"method": "auto", "devices": [FIRST]}), ["containers_gpu_discovery:devices", "manual"]),
-        (pillar(devices=[{"match": {"index": 0}, "strategy": "mig"}]), ["devices", "index"]),
-        (pillar(["banana"]), ["mig:profiles", "banana", "1g.10gb"]),
+        (pillars.mig(ONE, slicing={"enabled": "yes please"}), ["containers_gpu_slicing:enabled", "yes please"]),
+        (pillars.mig(ONE, slicing={"mig": {"profiles": 7}}), ["containers_gpu_slicing:mig:profiles", "7"]),
+        (pillars.mig(ONE, slicing={"mig": {"profiles": {"1g.5gb": -1}}}), ["mig:profiles", "1g.5gb"]),
+        (pillars.mig(ONE, slicing={"strategy": "mgi"}), ["containers_gpu_slicing:strategy", "mgi", "mig"]),
+        (pillars.mig(ONE, slicing={"mig": {"enabled": False, "profiles": ["1g.5gb"]}}), ["mig:enabled", "false"]),
+        (pillars.mig(ONE, apply_strategy="forse"), ["apply_strategy", "force"]),
+        (pillars.mig(ONE, devices=[pillars.mig_rule(FIRST, ONE), pillars.mig_rule(FIRST, ["1g.5gb"])]), ["devices", "never win"]),
+        (pillars.mig(ONE, slicing={"mps": {"enabled": True}}), ["mps:enabled", "one technology"]),
+        (pillars.mig(ONE, discovery={"method": "auto", "devices": [FIRST]}), ["containers_gpu_discovery:devices", "manual"]),
+        (pillars.mig(ONE, devices=[{"match": {"index": 0}, "strategy": "mig"}]), ["devices", "index"]),
+        (pillars.mig(["banana"]), ["mig:profiles", "banana", "1g.10gb"]),
     ],
     ids=[
         "unknown key",
@@ -139,44 +129,44 @@ def test_a_wrong_pillar_names_its_path_and_what_is_right(pair, wanted, words):
 
 
 def test_all_mistakes_are_told_at_once(pair):
-    comment = refused(pair, pillar(["nonsense"], stratgey="mig", management={"validation": "maybe"}))
+    comment = refused(pair, pillars.mig(["nonsense"], slicing={"stratgey": "mig"}, validation="maybe"))
     assert "3 mistakes" in comment
     assert all(word in comment for word in ("nonsense", "stratgey", "maybe"))
 
 
 def test_an_unknown_profile_lists_those_that_each_gpu_has(pair):
-    comment = refused(pair, pillar(["3g.40gb"]), FIRST, SECOND, "3g.40gb", "1g.5gb", "3g.20gb", "7g.40gb")
+    comment = refused(pair, pillars.mig(["3g.40gb"]), FIRST, SECOND, "3g.40gb", "1g.5gb", "3g.20gb", "7g.40gb")
     assert "nearest" in comment
 
 
 def test_more_than_fits_says_what_fits(pair):
-    refused(pair, pillar(["3g.20gb", "3g.20gb", "1g.5gb"]), FIRST, "do not fit", "2 x 3g.20gb")
+    refused(pair, pillars.mig(["3g.20gb", "3g.20gb", "1g.5gb"]), FIRST, "do not fit", "2 x 3g.20gb")
 
 
 def test_a_place_where_a_profile_can_not_be_names_those_where_it_can(pair):
-    refused(pair, only(rule(FIRST, ["3g.20gb@2"])), FIRST, "3g.20gb", "0", "4")
+    refused(pair, only(pillars.mig_rule(FIRST, ["3g.20gb@2"])), FIRST, "3g.20gb", "0", "4")
 
 
 def test_two_pins_on_one_place_are_refused(pair):
-    refused(pair, only(rule(FIRST, ["3g.20gb@0", "2g.10gb@2"])), FIRST, "3g.20gb", "2g.10gb")
+    refused(pair, only(pillars.mig_rule(FIRST, ["3g.20gb@0", "2g.10gb@2"])), FIRST, "3g.20gb", "2g.10gb")
 
 
 def test_a_mistake_for_one_gpu_changes_no_other(pair):
-    refused(pair, only(rule(FIRST, ["1g.5gb"]), rule(SECOND, ["9g.90gb"])), SECOND, "9g.90gb")
+    refused(pair, only(pillars.mig_rule(FIRST, ["1g.5gb"]), pillars.mig_rule(SECOND, ["9g.90gb"])), SECOND, "9g.90gb")
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(pair):
-    refused(pair, only(rule(ABSENT)), ABSENT, FIRST, SECOND)
-    refused(pair, pillar(discovery={"method": "manual", "devices": [ABSENT]}), ABSENT, FIRST, SECOND)
+    refused(pair, only(pillars.mig_rule(ABSENT, ONE)), ABSENT, FIRST, SECOND)
+    refused(pair, pillars.mig(ONE, discovery={"method": "manual", "devices": [ABSENT]}), ABSENT, FIRST, SECOND)
 
 
 def test_a_uuid_that_is_not_there_is_named_with_those_that_are(pair):
     absent = "GPU-00000000-0000-0000-0000-000000000000"
-    refused(pair, pillar(discovery={"method": "manual", "devices": [absent]}), absent, *UUIDS.values())
+    refused(pair, pillars.mig(ONE, discovery={"method": "manual", "devices": [absent]}), absent, *UUIDS.values())
 
 
 def test_a_technology_that_this_version_lacks_is_named(pair):
-    refused(pair, pillar(strategy="mps", mig={}, mps={}), "mps", "mig")
+    refused(pair, pillars.mig(ONE, slicing={"strategy": "mps", "mig": {}, "mps": {}}), "mps", "mig")
 
 
 def test_arguments_that_a_state_does_not_know_are_no_silence(pair):
@@ -219,8 +209,8 @@ FUNCTIONS = {
     "a generation": lambda engine, junk: engine.rollback_targets(junk),
     "a form": lambda engine, junk: engine.export(junk),
     "a pillar": lambda engine, junk: engine.plan(junk),
-    "a strategy": lambda engine, junk: engine.plan(pillar(strategy=junk)),
-    "profiles": lambda engine, junk: engine.plan(pillar(mig={"profiles": junk})),
+    "a strategy": lambda engine, junk: engine.plan(pillars.mig(ONE, slicing={"strategy": junk})),
+    "profiles": lambda engine, junk: engine.plan(pillars.mig(ONE, slicing={"mig": {"profiles": junk}})),
     "a rule": lambda engine, junk: engine.plan(only(junk)),
     "a match": lambda engine, junk: engine.plan(only({"match": junk, "strategy": "mig"})),
 }
@@ -255,7 +245,7 @@ def test_a_wrong_minion_configuration_is_a_sentence(configured):
 def test_an_address_without_quotes_is_understood_and_works(minion, caplog):
     """YAML 1.1 reads 0000:07:00.0 as the number 420.0."""
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR})
-    stages = list(on.apply("gpu_slicing", pillar=only(rule(420.0, ["3g.20gb"]))))
+    stages = list(on.apply("gpu_slicing", pillar=only(pillars.mig_rule(420.0, ["3g.20gb"]))))
     assert [stage.result for stage in stages] == [True] * 3
     assert "0000:07:00.0 was written without quotes" in caplog.text
     slices = [(part["gpu"], part["profile"]) for part in on.call("gpu.slices")]
@@ -263,7 +253,8 @@ def test_an_address_without_quotes_is_understood_and_works(minion, caplog):
 
 
 def test_salt_call_ends_with_an_error_and_no_traceback(salt_call):
-    call = salt_call("dgx-a100-40gb", pillar=pillar(stratgey="mig"), changes={"gpus": PAIR, "faults": COUNTERS})
+    wanted = pillars.mig(ONE, slicing={"stratgey": "mig"})
+    call = salt_call("dgx-a100-40gb", pillar=wanted, changes={"gpus": PAIR, "faults": COUNTERS})
     before = machine(call.host)
     answer = call("state.apply", "gpu_slicing")
     # --retcode-passthrough gives the code of a failed state.
@@ -282,13 +273,17 @@ MIXED = [{**PAIR[0]}, {"model": "t4", "address": PLAIN}]
 
 def test_a_gpu_without_mig_is_an_error_where_it_is_named(minion):
     refused(
-        minion("mixed", changes={"gpus": MIXED, "faults": COUNTERS}), only(rule(FIRST), rule(PLAIN)), PLAIN, "Tesla T4", "MIG"
+        minion("mixed", changes={"gpus": MIXED, "faults": COUNTERS}),
+        only(pillars.mig_rule(FIRST, ONE), pillars.mig_rule(PLAIN, ONE)),
+        PLAIN,
+        "Tesla T4",
+        "MIG",
     )
 
 
 def test_a_gpu_without_mig_is_not_applicable_where_a_host_wide_strategy_reaches_it(minion):
     on = minion("mixed", changes={"gpus": MIXED})
-    stages = list(on.apply("gpu_slicing", pillar=pillar()))
+    stages = list(on.apply("gpu_slicing", pillar=pillars.mig(ONE)))
     assert [stage.result for stage in stages] == [True] * 3
     assert f"{PLAIN} NVIDIA Tesla T4: left alone, not applicable" in stages[1].comment
     assert [(part["gpu"], part["profile"]) for part in on.call("gpu.slices")] == [(FIRST, "3g.20gb")]
@@ -297,7 +292,7 @@ def test_a_gpu_without_mig_is_not_applicable_where_a_host_wide_strategy_reaches_
 def test_mig_of_a_vgpu_in_a_guest_is_its_hosts_affair(minion):
     gpus = [{**PAIR[0], "mig": "disabled", "instances": [], "vgpu_guest": True}]
     on = minion("dgx-a100-40gb", changes={"gpus": gpus, "virtualization": "virtual_guest", "faults": COUNTERS})
-    refused(on, only(rule(FIRST)), FIRST)
+    refused(on, only(pillars.mig_rule(FIRST, ONE)), FIRST)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +306,7 @@ def test_mig_of_a_vgpu_in_a_guest_is_its_hosts_affair(minion):
 )
 def test_a_driver_that_can_not_be_used(minion, driver, words):
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR, "driver": driver, "faults": COUNTERS})
-    refused(on, pillar(), *words)
+    refused(on, pillars.mig(ONE), *words)
     # Reading says so too, and never fails.
     assert on.call("gpu.slices") == []
     assert all(isinstance(device["live"]["mig"], str) for device in on.call("gpu.devices"))
@@ -319,7 +314,7 @@ def test_a_driver_that_can_not_be_used(minion, driver, words):
 
 def test_without_root_the_error_says_so(minion):
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR, "privileged": False, "faults": COUNTERS})
-    refused(on, pillar(), FIRST, "root")
+    refused(on, pillars.mig(ONE), FIRST, "root")
 
 
 def test_without_root_the_change_of_a_mode_is_refused_and_named(simulated):
@@ -328,7 +323,7 @@ def test_without_root_the_change_of_a_mode_is_refused_and_named(simulated):
     before = machine(host)
     with Engine(config(host)) as engine:
         try:
-            said = " ".join(engine.apply(pillar()).errors)
+            said = " ".join(engine.apply(pillars.mig(ONE)).errors)
         except errors.GpuSliceError as err:
             said = str(err)
     assert FIRST in said and "root" in said
@@ -340,7 +335,7 @@ def test_a_file_in_place_of_the_state_directory(minion):
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR})
     shutil.rmtree(on.state_dir, ignore_errors=True)
     on.state_dir.write_text("in the way")
-    stages = list(on.apply("gpu_slicing", pillar=pillar()))
+    stages = list(on.apply("gpu_slicing", pillar=pillars.mig(ONE)))
     failed = [stage for stage in stages if stage.result is False]
     assert str(on.state_dir) in failed[0].comment and "state_dir" in failed[0].comment
     assert on.state_dir.read_text() == "in the way"
@@ -349,22 +344,22 @@ def test_a_file_in_place_of_the_state_directory(minion):
 def test_a_lock_that_can_not_be_made(minion):
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR, "faults": COUNTERS})
     (on.host and on.state_dir / "lock").mkdir()
-    refused(on, pillar(), str(on.state_dir), "gpu_slicing:state_dir")
+    refused(on, pillars.mig(ONE), str(on.state_dir), "gpu_slicing:state_dir")
 
 
 def test_a_damaged_journal_stops_every_change_until_somebody_looked(minion):
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR, "faults": COUNTERS})
     journal = on.host and on.state_dir / "journal.json"
     journal.write_text('{"time": 1, "who"')
-    refused(on, pillar(), str(journal), "gpu.slices", "remove that file")
+    refused(on, pillars.mig(ONE), str(journal), "gpu.slices", "remove that file")
     journal.unlink()
-    assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar())] == [True] * 3
+    assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillars.mig(ONE))] == [True] * 3
 
 
 def test_a_full_disk_before_the_change_means_no_change(minion):
     full = {"call": "store_write", "times": 0, "error": "ENOSPC"}
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR, "faults": [*COUNTERS, full]})
-    refused(on, pillar(), str(on.state_dir), "No space left", "Free space")
+    refused(on, pillars.mig(ONE), str(on.state_dir), "No space left", "Free space")
 
 
 #: What the change of the next test does on both GPUs: a 2g goes, two 1g come; each with its compute instance.
@@ -379,7 +374,7 @@ def test_a_disk_that_fills_up_during_the_change_undoes_it(simulated, nth, lastin
     host.add_fault({"call": "store_append", "nth": nth, "times": lasting, "error": "ENOSPC"})
     if not lasting:
         host.add_fault({"call": "store_write", "nth": 2, "times": 0, "error": "ENOSPC"})
-    result = apply(host, pillar(["3g.20gb@0", "1g.5gb@4", "1g.5gb@5"]))
+    result = apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4", "1g.5gb@5"]))
     assert not result.ok
     text = " ".join(result.errors)
     assert "No space left" in text and host.state_dir in text and "undone" in text
@@ -390,15 +385,15 @@ def test_a_disk_that_fills_up_during_the_change_undoes_it(simulated, nth, lastin
         key: uuid for key, uuid in before.items() if key[1] == "3g.20gb"
     }
     host.clear_faults()
-    assert apply(host, pillar(["3g.20gb@0", "1g.5gb@4", "1g.5gb@5"])).ok
+    assert apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4", "1g.5gb@5"])).ok
 
 
 def test_a_disk_that_is_full_only_for_the_history_is_a_warning(simulated):
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_write", "nth": 2, "times": 0, "error": "ENOSPC"}])
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(ONE))
     assert result.ok and result.generation is None
     assert "write the history" in " ".join(result.warnings)
-    assert apply(host, pillar()).plan.empty
+    assert apply(host, pillars.mig(ONE)).plan.empty
 
 
 # -- somebody else ----------------------------------------------------------------------------------------------------
@@ -415,11 +410,11 @@ def test_a_change_that_is_going_on_is_named_by_who_makes_it(minion):
     other.start()
     try:
         assert held.wait(30)
-        refused(on, pillar(), f"pid {other.pid}", "gpu_slicing.apply by somebody", "20260101000000000007", "run again")
+        refused(on, pillars.mig(ONE), f"pid {other.pid}", "gpu_slicing.apply by somebody", "20260101000000000007", "run again")
     finally:
         stop.set()
         other.join()
-    assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar())] == [True] * 3
+    assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillars.mig(ONE))] == [True] * 3
 
 
 def test_a_gpu_that_another_tool_changed_after_the_plan_is_left_to_it(simulated):
@@ -427,14 +422,14 @@ def test_a_gpu_that_another_tool_changed_after_the_plan_is_left_to_it(simulated)
     meddling = {"action": "create_gi", "gpu": SECOND, "profile": "1g.5gb", "start": 0}
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_write", "nth": 1, "foreign": [meddling]}])
     before = slices(host)
-    result = apply(host, pillar(management={"on_failure": "host"}))
+    result = apply(host, pillars.mig(ONE, on_failure="host"))
     assert not result.ok
     assert SECOND in result.errors[0] and "Somebody else changed" in result.errors[0]
     after = slices(host)
     assert (SECOND, "1g.5gb", "0:1") in after
     assert {key: after[key] for key in before} == before
     # The next run plans with what is there now.
-    assert apply(host, pillar()).ok
+    assert apply(host, pillars.mig(ONE)).ok
     assert sorted(key[:2] for key in slices(host)) == [(FIRST, "3g.20gb"), (SECOND, "3g.20gb")]
 
 
@@ -444,7 +439,7 @@ def test_what_another_tool_made_during_the_change_is_not_destroyed_by_the_rollba
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "gpu": FIRST, "foreign": [meddling]}]
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=faults)
     before = slices(host)
-    result = apply(host, pillar(["2g.10gb@4", "1g.5gb@6", "2g.10gb@0"], management={"on_failure": "host"}))
+    result = apply(host, pillars.mig(["2g.10gb@4", "1g.5gb@6", "2g.10gb@0"], on_failure="host"))
     after = slices(host)
     text = " ".join(result.errors)
     assert not result.ok
@@ -459,9 +454,9 @@ def test_another_tool_that_destroys_what_was_to_stay_fails_the_verification(simu
     meddling = {"action": "destroy_gi", "gpu": FIRST, "profile": "2g.10gb", "start": 4}
     faults = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": FIRST, "foreign": [meddling]}]
     host = simulated("dgx-a100-40gb", gpus=PAIR, faults=faults)
-    result = apply(host, pillar(["2g.10gb@4", "3g.20gb@0"]))
+    result = apply(host, pillars.mig(["2g.10gb@4", "3g.20gb@0"]))
     assert not result.ok and FIRST in " ".join(result.errors)
-    assert apply(host, pillar(["2g.10gb@4", "3g.20gb@0"])).ok
+    assert apply(host, pillars.mig(["2g.10gb@4", "3g.20gb@0"])).ok
 
 
 # -- a GPU that dies --------------------------------------------------------------------------------------------------
@@ -478,7 +473,7 @@ def test_a_gpu_that_falls_off_the_bus_takes_no_other_with_it(simulated, call, nt
     third = {"model": "a100-40gb", "address": "0000:47:00.0", "mig": "enabled", "instances": ["2g.10gb@4"]}
     host = simulated("dgx-a100-40gb", gpus=[*PAIR, third], faults=[{"call": call, "nth": nth, "gpu": SECOND, "lost": True}])
     before = {key for key in slices(host) if key[0] != SECOND}
-    wanted = pillar(["1g.5gb@4", "1g.5gb@5"], management={"on_failure": "host"})
+    wanted = pillars.mig(["1g.5gb@4", "1g.5gb@5"], on_failure="host")
     result = apply(host, wanted)
     text = " ".join(result.errors)
     assert not result.ok

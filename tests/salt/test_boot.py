@@ -15,6 +15,7 @@ from gpuslice.boot import replay as boot
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
 from tests.support import hosts
+from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.crash import in_child
 
@@ -30,13 +31,6 @@ CALLS = {
 HARDWARE = [(call, nth) for call, times in CALLS.items() for nth in range(1, times * len(GPUS) + 1)]
 #: Files that a replay writes: the count, the journal, the history, the count again, and how it ended; then steps.
 FILES = [("store_write", nth) for nth in range(1, 6)] + [("store_append", nth) for nth in (1, 5, 10)]
-
-
-def pillar(boot_too=True):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": PROFILES}},
-        "containers_gpu_state_management": {"boot": boot_too},
-    }
 
 
 def hardware(minion):
@@ -63,7 +57,7 @@ EMPTY = {address: [] for address in GPUS}
 
 # -- Salt ----------------------------------------------------------------------------------------------------------------
 def test_the_stage_is_there_when_the_pillar_says_so(minion):
-    on = minion("dgx-h100", changes=HOPPER, pillar=pillar())
+    on = minion("dgx-h100", changes=HOPPER, pillar=pillars.mig(PROFILES, boot=True))
     untouched = machine(on)
     tested = on.apply("gpu_slicing", test=True)
     assert machine(on) == untouched
@@ -79,19 +73,19 @@ def test_the_stage_is_there_when_the_pillar_says_so(minion):
 
 @pytest.mark.parametrize("said", [False, None])
 def test_the_stage_is_not_there_by_default(minion, said):
-    wanted = pillar(said) if said is not None else {"containers_gpu_slicing": {}}
+    wanted = pillars.mig(PROFILES, boot=said) if said is not None else {"containers_gpu_slicing": {}}
     on = minion("dgx-h100", changes=HOPPER, pillar=wanted)
     assert "gpu_boot" not in json.dumps(on.show("gpu_slicing"))
 
 
 def test_a_wrong_word_is_a_mistake_of_the_pillar(minion):
-    on = minion("dgx-h100", changes=HOPPER, pillar=pillar("yes"))
+    on = minion("dgx-h100", changes=HOPPER, pillar=pillars.mig(PROFILES, boot="yes"))
     states = on.apply("gpu_slicing")
     assert states[0].result is False and "containers_gpu_state_management:boot" in states[0].comment
 
 
 def test_highstate_reboot_replay_by_hand(minion):
-    on = minion("dgx-h100", changes=HOPPER, pillar=pillar())
+    on = minion("dgx-h100", changes=HOPPER, pillar=pillars.mig(PROFILES, boot=True))
     assert all(state.result for state in on.apply("gpu_slicing"))
     config = on.opts["gpu_slicing"]
     on.host.reboot()
@@ -112,7 +106,7 @@ def test_highstate_reboot_replay_by_hand(minion):
 
 def test_forget_enable_and_disable_by_hand(minion):
     on = minion("dgx-h100", changes=HOPPER)
-    assert on.call("gpu_slicing.apply", pillar(False))["result"] is True
+    assert on.call("gpu_slicing.apply", pillars.mig(PROFILES, boot=False))["result"] is True
     before = machine(on)
     assert "result" not in on.call("gpu_boot.forget", GPUS[0], test=True)
     assert "result" not in on.call("gpu_boot.enable", test=True)
@@ -152,7 +146,7 @@ def test_states_refuse_arguments_that_they_do_not_know(minion):
 
 
 def test_a_unit_that_can_not_be_written_fails_its_stage_and_leaves_the_slices(minion):
-    on = minion("dgx-h100", changes={**HOPPER, "tools": ["nvidia-smi", "lspci"]}, pillar=pillar())
+    on = minion("dgx-h100", changes={**HOPPER, "tools": ["nvidia-smi", "lspci"]}, pillar=pillars.mig(PROFILES, boot=True))
     states = on.apply("gpu_slicing")
     assert [state.result for state in states] == [True, True, True, False]
     assert "no systemctl" in states[3].comment and "gpu_boot.replay" in states[3].comment
@@ -168,7 +162,7 @@ def test_command_line(minion):
 
 def test_the_program_of_the_unit_answers_as_systemd_reads_its_exit_status(salt_call):
     """The very command line of the unit, in a process of its own: 0 for a replay that succeeded, else not 0."""
-    call = salt_call("dgx-h100", changes=HOPPER, pillar=pillar())
+    call = salt_call("dgx-h100", changes=HOPPER, pillar=pillars.mig(PROFILES, boot=True))
     assert call("state.apply", "gpu_slicing").retcode == 0
     call.host.reboot()
     text = call.host.read(unit.UNIT_PATH)
@@ -201,7 +195,7 @@ def rebooted(simulated):
     host = simulated("dgx-h100", **HOPPER)
     config = hosts.config(host)
     with Engine(config) as engine:
-        assert engine.apply(pillar()).ok
+        assert engine.apply(pillars.mig(PROFILES, boot=True)).ok
     assert placements(config) == WANTED
     host.reboot()
     return host, config
@@ -249,7 +243,7 @@ def test_a_change_that_is_killed_is_on_record_as_old_or_new_and_a_boot_brings_th
     host = simulated("dgx-h100", **HOPPER)
     config = hosts.config(host)
     with Engine(config) as engine:
-        assert engine.apply(pillar()).ok
+        assert engine.apply(pillars.mig(PROFILES, boot=True)).ok
     newer = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}}
     host.add_fault({"call": call, "nth": nth, "kill": when})
     assert apply_in_child(host, newer) == signal.SIGKILL

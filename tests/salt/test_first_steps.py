@@ -16,7 +16,8 @@ UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
 BOARDS = [{"model": "h100-80gb", "address": address, "uuid": UUID, "mig": "enabled"} for address in (FIRST, SECOND)]
 
 
-def pillar(*rules, **more):
+def written(*rules, **more):
+    """A pillar that is not switched on, unless ``more`` says so."""
     return {"containers_gpu_slicing": {"strategy": "mig", "mig": {"profiles": ["7g.80gb"]}, "devices": list(rules), **more}}
 
 
@@ -33,10 +34,10 @@ def test_the_state_directory_is_the_same_wherever_salt_is_called():
 def test_a_pillar_that_is_not_switched_on_says_so(minion):
     on = minion(changes={"gpus": BOARDS})
     said = "containers_gpu_slicing:enabled is false, so that no GPU is sliced. Set it to true where they are to be."
-    assert on.call("gpu_slicing.validate", pillar=pillar()) == {"result": True, "mistakes": [], "warnings": [said]}
-    assert on.call("gpu_slicing.plan", pillar=pillar()) == f"{said}\nNothing to do."
-    assert on.call("gpu_slicing.apply", pillar=pillar()) == {"result": True, "changes": {}, "comment": f"{said}\nNothing to do."}
-    only_a_rule = pillar({"match": {"pci": FIRST}, "mig": {"profiles": []}}, strategy="none")
+    assert on.call("gpu_slicing.validate", pillar=written()) == {"result": True, "mistakes": [], "warnings": [said]}
+    assert on.call("gpu_slicing.plan", pillar=written()) == f"{said}\nNothing to do."
+    assert on.call("gpu_slicing.apply", pillar=written()) == {"result": True, "changes": {}, "comment": f"{said}\nNothing to do."}
+    only_a_rule = written({"match": {"pci": FIRST}, "mig": {"profiles": []}}, strategy="none")
     assert said in on.call("gpu_slicing.plan", pillar=only_a_rule)
     assert on.call("gpu_slicing.plan", pillar={}) == "Nothing to do."
 
@@ -49,17 +50,17 @@ def test_validate_refuses_the_gpus_that_a_plan_refuses(minion):
         ({"uuid": UUID[:-1] + "0"}, f"names {UUID[:-1]}0: this host has no such GPU."),
     ):
         rule = {"match": match, "mig": {"profiles": []}}
-        wanted = pillar(rule, enabled=True)
+        wanted = written(rule, enabled=True)
         answer = on.call("gpu_slicing.validate", pillar=wanted)
         assert answer["result"] is False and why in answer["mistakes"][0], answer
         with pytest.raises(CommandExecutionError):
             on.call("gpu_slicing.plan", pillar=wanted)
     rule = {"match": {"pci": "0000:fe:00.0"}, "optional": True, "mig": {"profiles": []}}
-    assert on.call("gpu_slicing.validate", pillar=pillar(rule, enabled=True)) == {"result": True, "mistakes": []}
+    assert on.call("gpu_slicing.validate", pillar=written(rule, enabled=True)) == {"result": True, "mistakes": []}
     # Nobody can tell of a UUID that nobody has while one of the GPUs has not told its own.
     blind = minion(changes={"gpus": [BOARDS[0], {"vendor": "amd", "device": "74a1", "address": SECOND}]})
     rule = {"match": {"uuid": UUID[:-1] + "0"}, "mig": {"profiles": []}}
-    assert blind.call("gpu_slicing.validate", pillar=pillar(rule, enabled=True))["result"] is True
+    assert blind.call("gpu_slicing.validate", pillar=written(rule, enabled=True))["result"] is True
 
 
 @pytest.mark.parametrize("index", [0, 7])
@@ -82,13 +83,13 @@ def test_by_hand_nobody_is_sent_to_the_pillar(minion):
 def test_what_was_done_beside_a_gpu_in_use_is_told(minion):
     users = [{"pid": 4711, "command": "python3", "gpu": FIRST, "slice": "3g.40gb@0"}]
     on = minion(changes={"gpus": [{**BOARDS[0], "instances": ["3g.40gb@0"]}, BOARDS[1]], "processes": users})
-    skip = {**pillar(enabled=True), "containers_gpu_state_management": {"apply_strategy": "skip"}}
+    skip = {**written(enabled=True), "containers_gpu_state_management": {"apply_strategy": "skip"}}
     assert "Applied" not in on.call("gpu_slicing.apply", pillar=skip)["comment"]
-    answer = on.call("gpu_slicing.apply", pillar=pillar(enabled=True))
+    answer = on.call("gpu_slicing.apply", pillar=written(enabled=True))
     refused, made = answer["comment"].splitlines()
     assert answer["result"] is False and refused.startswith(f"GPU {FIRST}: ") and refused.endswith("(by hand: force=True).")
     assert made.startswith(f"Applied and verified on {SECOND} in ") and made.endswith(" s, generation 1.")
-    [again] = on.call("gpu_slicing.apply", pillar=pillar(enabled=True))["comment"].splitlines()
+    [again] = on.call("gpu_slicing.apply", pillar=written(enabled=True))["comment"].splitlines()
     assert again == refused
 
 

@@ -10,7 +10,8 @@ from salt.exceptions import CommandExecutionError
 from tests.engine.test_interrupted import KILL
 from tests.engine.test_interrupted import SAYS
 from tests.engine.test_interrupted import machine
-from tests.engine.test_interrupted import pillar
+from tests.support import pillars
+from tests.support.a100 import AFTER
 from tests.support.a100 import FIRST
 from tests.support.a100 import NEW
 from tests.support.a100 import OLD
@@ -27,7 +28,7 @@ from tests.support.hosts import shapes
 def half_minion(minion):
     """A minion on whose host a change was killed half way, with one GPU between two layouts."""
     made = minion("dgx-a100-40gb", changes={"gpus": TRIO, "faults": [KILL]})
-    assert in_child(lambda: apply(made.host, pillar())) == signal.SIGKILL
+    assert in_child(lambda: apply(made.host, pillars.mig(AFTER))) == signal.SIGKILL
     made.host.clear_faults()
     return made
 

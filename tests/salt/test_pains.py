@@ -12,12 +12,14 @@ import pytest
 from gpuslice import errors
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
+AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
 A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
 TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
@@ -44,13 +46,6 @@ def counted(host):
     return {fault["call"]: fault["seen"] for fault in host.state()["faults"] if fault["seen"]}
 
 
-def pillar(profiles=("3g.20gb", "1g.5gb", "1g.5gb"), **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": list(profiles)}},
-        "containers_gpu_state_management": management,
-    }
-
-
 # 1 (changing one slice ends all of its GPU): test_reconcile, promise 4; test_faults for every step.
 # 2 (all GPUs are reset for one): test_reconcile, only_the_gpu_with_the_pending_mode_is_reset.
 
@@ -59,7 +54,7 @@ def test_there_is_a_dry_run(minion):
     """3: test mode says what is kept, destroyed and created on each GPU, and calls nothing that changes anything."""
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO, "faults": COUNTERS})
     before = slices(on.host)
-    stages = list(on.apply("gpu_slicing", pillar=pillar(), test=True))
+    stages = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER), test=True))
     converged = stages[1]
     assert converged.result is None
     for gpu in (FIRST, SECOND, THIRD):
@@ -77,7 +72,7 @@ def test_success_is_not_reported_when_nothing_was_created(minion):
     lie = {"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "gpu": SECOND, "lie": True}
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO, "faults": [lie]})
     before = slices(on.host)
-    stages = list(on.apply("gpu_slicing", pillar=pillar(on_failure="host")))
+    stages = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER, on_failure="host")))
     converged = stages[1]
     assert converged.result is False and SECOND in converged.comment
     assert "read again" in converged.comment and "wanted is" in converged.comment
@@ -95,7 +90,7 @@ def test_the_layout_comes_back_after_a_reboot_where_it_was(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO)
     # One change after the other, so that what is kept decides about the places.
     for profiles in (["1g.5gb@0", "2g.10gb@4"], ["1g.5gb", "2g.10gb", "1g.5gb"]):
-        assert apply(host, pillar(profiles)).ok
+        assert apply(host, pillars.mig(profiles)).ok
     before = slices(host)
     with Engine(config(host)) as engine:
         last = engine.history()[-1]["generation"]
@@ -104,16 +99,16 @@ def test_the_layout_comes_back_after_a_reboot_where_it_was(simulated):
     with Engine(config(host)) as engine:
         assert engine.reconciler().apply(engine.rollback_targets(last)).ok
     assert slices(host).keys() == before.keys()
-    assert apply(host, pillar(["1g.5gb", "2g.10gb", "1g.5gb"])).plan.empty
+    assert apply(host, pillars.mig(["1g.5gb", "2g.10gb", "1g.5gb"])).plan.empty
 
 
 def test_the_mode_of_a_hopper_comes_back_before_its_instances(simulated):
     """8: one run brings back the mode, then the layout, each of them verified."""
     host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": FIRST}])
-    assert apply(host, pillar(["3g.40gb"])).ok
+    assert apply(host, pillars.mig(["3g.40gb"])).ok
     host.reboot()
     assert host.state()["gpus"][FIRST]["mode"] == 0
-    result = apply(host, pillar(["3g.40gb"]))
+    result = apply(host, pillars.mig(["3g.40gb"]))
     assert result.ok
     assert [step.action for step in result.plan.steps] == ["set_mode", "create_gi", "create_ci"]
     assert [key[1] for key in slices(host)] == ["3g.40gb"]
@@ -158,7 +153,7 @@ def test_every_mix_that_fits_is_made_at_the_first_try(simulated):
     expected = 0
     for mix in mixes:
         for order in (mix, mix[::-1]):
-            result = apply(host, pillar(order))
+            result = apply(host, pillars.mig(order))
             assert result.ok, (order, result.errors)
             assert sorted(key[1] for key in slices(host)) == sorted(mix)
             expected += sum(step.action == "create_gi" for step in result.plan.steps)
@@ -177,7 +172,7 @@ def test_free_slices_without_a_legal_place_are_explained(simulated):
         with pytest.raises(errors.ProfileMismatch) as caught:
             engine.reconciler().plan([engine.added_target(FIRST, "3g.20gb")])
     assert FIRST in str(caught.value) and "1g.5gb@0, 1g.5gb@4" in str(caught.value)
-    wanted = pillar(["3g.20gb", "1g.5gb", "1g.5gb"])
+    wanted = pillars.mig(["3g.20gb", "1g.5gb", "1g.5gb"])
     result = apply(host, wanted)
     assert not result.ok and "1g.5gb at " in result.errors[0] and "pid 7" in result.errors[0]
     host.remove_process(70)
@@ -213,7 +208,7 @@ def test_each_gpu_can_have_its_own_layout(simulated):
 
 def test_each_node_can_have_its_own_strategy(minion):
     """19: two minions, one SLS, two pillars: one is sliced, the other is left alone and says so."""
-    sliced = minion("dgx-a100-40gb", changes={"gpus": TRIO[:1]}, pillar=pillar())
+    sliced = minion("dgx-a100-40gb", changes={"gpus": TRIO[:1]}, pillar=pillars.mig(AFTER))
     whole = minion(
         "dgx-a100-40gb",
         changes={"gpus": TRIO[:1], "faults": COUNTERS},
@@ -282,7 +277,7 @@ def test_a_refusal_that_lasts_is_given_up_on(simulated):
     fault = {"call": "nvmlGpuInstanceDestroy", "gpu": FIRST, "times": 4, "error": "NVML_ERROR_IN_USE"}
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1], faults=[fault])
     before = slices(host)
-    result = apply(host, pillar())
+    result = apply(host, pillars.mig(AFTER))
     assert not result.ok and FIRST in result.errors[0] and "in use" in result.errors[0]
     assert slices(host).keys() == before.keys()
 
@@ -291,7 +286,7 @@ def test_another_owner_of_the_slices_is_named(minion):
     """30: a tool that sets layouts at boot and this one undo each other's work; whoever applies is told so."""
     unit = "/etc/systemd/system/multi-user.target.wants/nvidia-mig-manager.service"
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO[:1], "files": {unit: "[Unit]\n"}})
-    [stage] = list(on.apply("gpu_slicing", pillar=pillar()))[1:2]
+    [stage] = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER)))[1:2]
     assert stage.result is True
     assert "nvidia-mig-manager.service" in str(stage.full_return.get("warnings"))
 
@@ -348,6 +343,6 @@ def test_growing_and_shrinking_leave_nothing_behind(simulated, pair):
     """26, in part: whatever the number of slices was, afterwards there are exactly those that were wanted."""
     host = simulated("dgx-a100-40gb", gpus=[{**A100, "address": FIRST, "instances": []}])
     for profiles in (*pair, ()):
-        assert apply(host, pillar(profiles)).ok
+        assert apply(host, pillars.mig(profiles)).ok
         assert sorted(key[1] for key in slices(host)) == sorted(profiles)
     assert not pathlib.Path(host.state_dir, "journal.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
+from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -23,16 +24,6 @@ MONITOR = {"pid": 410, "command": "amd-metrics-exporter", "unit": "amd-metrics-e
 JOB = {"pid": 500, "command": "python3 train.py", "unit": "train.service", "nodes": ["/dev/kfd", "/dev/dri/renderD128"]}
 RELOAD = {"unload_modules": ["amdgpu"]}
 OLD, NEW = ("DPX", "NPS1"), ("QPX", "NPS4")
-
-
-def pillar(compute="CPX", memory="NPS1", devices=(), **management):
-    """The pillar that asks for these modes on every GPU, with rules for some."""
-    slicing = {"enabled": True, "strategy": "partition", "partition": {"compute": compute, "memory": memory}}
-    return {"containers_gpu_slicing": {**slicing, "devices": list(devices)}, "containers_gpu_state_management": management}
-
-
-def rule(address, **changes):
-    return {"match": {"pci": address}, **changes}
 
 
 def modes(host):
@@ -51,7 +42,7 @@ def every(pair, **others):
 )
 def test_test_then_apply_then_nothing_left(minion, compute, memory, count, gib):
     amd = minion("mi300x-8")
-    wanted = pillar(compute, memory, **RELOAD)
+    wanted = pillars.partition(compute, memory, **RELOAD)
     before = machine(amd.host)
     well, comment, planned = stages(amd, wanted, test=True)
     assert well and machine(amd.host) == before
@@ -74,7 +65,8 @@ def test_test_then_apply_then_nothing_left(minion, compute, memory, count, gib):
 
 def test_the_compute_mode_may_differ_between_gpus(minion):
     amd = minion("mi300x-8")
-    wanted = pillar("CPX", devices=[rule(FIRST, partition={"compute": "SPX"}), rule(LAST, strategy="none")])
+    rules = [pillars.rule(FIRST, partition={"compute": "SPX"}), pillars.rule(LAST, strategy="none")]
+    wanted = pillars.partition("CPX", devices=rules)
     well, comment, changes = stages(amd, wanted)
     assert well, comment
     assert modes(amd.host) == every(("CPX", "NPS1"), **{FIRST: ("SPX", "NPS1"), LAST: ("SPX", "NPS1")})
@@ -83,7 +75,7 @@ def test_the_compute_mode_may_differ_between_gpus(minion):
 
 def test_what_is_exported_changes_nothing(minion):
     amd = minion("mi300x-8")
-    assert stages(amd, pillar("QPX", "NPS4", **RELOAD))[0]
+    assert stages(amd, pillars.partition("QPX", "NPS4", **RELOAD))[0]
     exported = amd.call("gpu_slicing.export")
     assert exported["containers_gpu_slicing"]["devices"][0]["partition"] == {"compute": "QPX", "memory": "NPS4"}
     assert stages(amd, exported)[::2] == (True, {})
@@ -91,8 +83,8 @@ def test_what_is_exported_changes_nothing(minion):
 
 def test_units_that_may_be_stopped_come_back(minion):
     amd = minion("mi300x-8", changes={"processes": [MONITOR]})
-    refused(amd, pillar("CPX", "NPS4", **RELOAD), "pid 410", "amd-metrics-exporter.service", FIRST, LAST)
-    well, comment, _ = stages(amd, pillar("CPX", "NPS4", stop_units=["amd-metrics-exporter.service"], **RELOAD))
+    refused(amd, pillars.partition("CPX", "NPS4", **RELOAD), "pid 410", "amd-metrics-exporter.service", FIRST, LAST)
+    well, comment, _ = stages(amd, pillars.partition("CPX", "NPS4", stop_units=["amd-metrics-exporter.service"], **RELOAD))
     assert well, comment
     assert modes(amd.host) == every(("CPX", "NPS4"))
     assert [process.pid for process in amd.host.processes()] == [410]
@@ -100,7 +92,7 @@ def test_units_that_may_be_stopped_come_back(minion):
 
 def test_force_ends_what_is_in_the_way(minion):
     amd = minion("mi300x-8", changes={"processes": [JOB]})
-    well, comment, _ = stages(amd, pillar("CPX", "NPS4", apply_strategy="force", **RELOAD))
+    well, comment, _ = stages(amd, pillars.partition("CPX", "NPS4", apply_strategy="force", **RELOAD))
     assert well, comment
     assert modes(amd.host) == every(("CPX", "NPS4")) and amd.host.processes() == []
 
@@ -108,7 +100,7 @@ def test_force_ends_what_is_in_the_way(minion):
 def test_skip_only_reports(minion):
     amd = minion("mi300x-8")
     before = machine(amd.host)
-    stages(amd, pillar("CPX", apply_strategy="skip"))
+    stages(amd, pillars.partition("CPX", apply_strategy="skip"))
     assert machine(amd.host) == before
 
 
@@ -116,17 +108,17 @@ def test_skip_only_reports(minion):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (pillar("QPX", "NPS2", **RELOAD), ["QPX/NPS2", "QPX/NPS4", FIRST, LAST]),
-        (pillar("TPX"), ["no compute mode TPX", "SPX, DPX, QPX, CPX"]),
-        (pillar("CPX", "NPS8", **RELOAD), ["no memory mode NPS8", "NPS1, NPS2, NPS4"]),
-        (pillar("SPX", "NPS4", **RELOAD), ["partition:memory", "SPX goes with NPS1 only"]),
-        (pillar("CPU"), ["partition:compute", "CPX"]),
-        (pillar("CPX", "NPS4"), ["unload_modules", "NPS1 is in force", FIRST]),
+        (pillars.partition("QPX", "NPS2", **RELOAD), ["QPX/NPS2", "QPX/NPS4", FIRST, LAST]),
+        (pillars.partition("TPX"), ["no compute mode TPX", "SPX, DPX, QPX, CPX"]),
+        (pillars.partition("CPX", "NPS8", **RELOAD), ["no memory mode NPS8", "NPS1, NPS2, NPS4"]),
+        (pillars.partition("SPX", "NPS4", **RELOAD), ["partition:memory", "SPX goes with NPS1 only"]),
+        (pillars.partition("CPU"), ["partition:compute", "CPX"]),
+        (pillars.partition("CPX", "NPS4"), ["unload_modules", "NPS1 is in force", FIRST]),
         (
-            pillar("CPX", "NPS4", [rule(LAST, partition={"compute": "CPX", "memory": "NPS1"})], **RELOAD),
+            pillars.partition("CPX", "NPS4", [pillars.rule(LAST, partition={"compute": "CPX", "memory": "NPS1"})], **RELOAD),
             [f"GPU {FIRST} NPS4", f"GPU {LAST} NPS1", "one XGMI hive"],
         ),
-        (pillar("CPX", "NPS4", [rule(LAST, strategy="none")], **RELOAD), [f"so {LAST} would change too"]),
+        (pillars.partition("CPX", "NPS4", [pillars.rule(LAST, strategy="none")], **RELOAD), [f"so {LAST} would change too"]),
     ],
     ids=[
         "an illegal pair",
@@ -144,12 +136,12 @@ def test_a_wrong_wish_is_a_sentence_and_nothing_is_changed(minion, wanted, words
 
 
 def test_a_job_is_named_and_nothing_is_changed(minion):
-    refused(minion("mi300x-8", changes={"processes": [JOB]}), pillar("CPX"), "pid 500 (python3 train.py", "stop_units")
+    refused(minion("mi300x-8", changes={"processes": [JOB]}), pillars.partition("CPX"), "pid 500 (python3 train.py", "stop_units")
 
 
 def test_an_unseen_user_of_the_driver_is_told_before_the_request(minion):
     amd = minion("mi300x-8", changes={"modules": {"amdgpu": 2}})
-    refused(amd, pillar("CPX", "NPS4", **RELOAD), "2 users that can't be seen")
+    refused(amd, pillars.partition("CPX", "NPS4", **RELOAD), "2 users that can't be seen")
 
 
 def boards(driver="amdgpu", files=None, device="74a1"):
@@ -166,21 +158,21 @@ def boards(driver="amdgpu", files=None, device="74a1"):
     ids=["an older kernel", "no driver", "gim"],
 )
 def test_a_driver_that_can_not_is_named(minion, gpus, words):
-    refused(minion("mi300x-8", changes={"gpus": gpus}), pillar(), FIRST, *words)
+    refused(minion("mi300x-8", changes={"gpus": gpus}), pillars.partition(), FIRST, *words)
 
 
 @pytest.mark.parametrize(("device", "words"), [("740f", "only the MI300 and MI350"), ("740c", "each half of this card")])
 def test_a_family_that_can_not_is_left_alone_and_refused_by_name(minion, device, words):
     amd = minion("mi300x-8", changes={"gpus": boards(device=device)})
-    well, comment, changes = stages(amd, pillar())
+    well, comment, changes = stages(amd, pillars.partition())
     assert well and not changes
     assert words in comment
-    refused(amd, pillar(devices=[rule(FIRST, strategy="partition")]), FIRST, words)
+    refused(amd, pillars.partition(devices=[pillars.rule(FIRST, strategy="partition")]), FIRST, words)
 
 
 def test_an_unhealthy_gpu_keeps_its_whole_hive_from_a_reload(minion):
     amd = minion("mi300x-8", changes={"files": {f"/sys/bus/pci/devices/{LAST}/ras/umc_err_count": "ue: 2\nce: 0"}})
-    refused(amd, pillar("CPX", "NPS4", **RELOAD), f"GPU {LAST}", "2 uncorrected errors in umc", FIRST)
+    refused(amd, pillars.partition("CPX", "NPS4", **RELOAD), f"GPU {LAST}", "2 uncorrected errors in umc", FIRST)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +189,7 @@ def test_what_the_driver_answers_is_a_sentence_and_everything_is_put_back(minion
     amd = minion("mi300x-8")
     amd.host.add_fault({"call": "write", "gpu": LAST, "error": number, "times": 4 if number == "EBUSY" else 1})
     before = machine(amd.host)["gpus"]
-    well, comment, changes = stages(amd, pillar("CPX", on_failure="host"))
+    well, comment, changes = stages(amd, pillars.partition("CPX", on_failure="host"))
     assert not well and not changes
     assert words in comment and LAST in comment and "undone" in comment
     assert modes(amd.host) == {a: ("SPX", "NPS1") for a in before}
@@ -206,7 +198,7 @@ def test_what_the_driver_answers_is_a_sentence_and_everything_is_put_back(minion
 def test_an_answer_without_an_effect_fails_the_validation(minion):
     amd = minion("mi300x-8")
     amd.host.add_fault({"call": "write", "gpu": LAST, "lie": True})
-    well, comment, _ = stages(amd, pillar("CPX", on_failure="host"))
+    well, comment, _ = stages(amd, pillars.partition("CPX", on_failure="host"))
     assert not well and "wanted is compute mode CPX" in comment and LAST in comment
     assert modes(amd.host) == every(("SPX", "NPS1"))
 
@@ -253,7 +245,7 @@ def test_by_hand_nonsense_is_refused(minion, words):
 
 
 def test_a_rollback_goes_by_the_permission_of_the_pillar(minion):
-    allowed = pillar("CPX", "NPS4", **RELOAD)
+    allowed = pillars.partition("CPX", "NPS4", **RELOAD)
     amd = minion("mi300x-8", pillar=allowed)
     assert stages(amd, allowed)[0]
     assert amd.call("gpu_slicing.rollback")["result"] is True
@@ -285,7 +277,7 @@ def test_reads_work_on_every_host(minion):
 
 def test_without_root_it_says_so(minion):
     amd = minion("mi300x-8", changes={"privileged": False})
-    refused(amd, pillar("CPX"), "root")
+    refused(amd, pillars.partition("CPX"), "root")
 
 
 # -- stopped at every point ------------------------------------------------------------------------------------------
@@ -293,7 +285,7 @@ def test_without_root_it_says_so(minion):
 def prepared(simulated):
     """Eight GPUs in the old modes."""
     host = simulated("mi300x-8")
-    assert apply(host, pillar(*OLD)).ok
+    assert apply(host, pillars.partition(*OLD)).ok
     assert modes(host) == every(OLD)
     return host
 
@@ -306,11 +298,11 @@ POINTS = [("write", nth) for nth in range(1, 10)] + [("run", 1), ("run", 2)]
 def test_a_step_that_fails_undoes_everything(prepared, call, nth):
     host = prepared
     host.add_fault({"call": call, "nth": nth, "error": "EIO"})
-    result = apply(host, pillar(*NEW, **RELOAD))
+    result = apply(host, pillars.partition(*NEW, **RELOAD))
     assert not result.ok and "Traceback" not in " ".join(result.errors)
     assert modes(host) == every(OLD)
     assert any(address in " ".join(result.errors) for address in ADDRESSES)
-    assert apply(host, pillar(*NEW, **RELOAD)).ok
+    assert apply(host, pillars.partition(*NEW, **RELOAD)).ok
     assert modes(host) == every(NEW)
 
 
@@ -320,12 +312,12 @@ def test_a_step_that_fails_undoes_everything(prepared, call, nth):
 def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, when):
     host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(host, pillar(*NEW, **RELOAD)) == signal.SIGKILL
-    result = apply(host, pillar(*NEW, **RELOAD))
+    assert apply_in_child(host, pillars.partition(*NEW, **RELOAD)) == signal.SIGKILL
+    result = apply(host, pillars.partition(*NEW, **RELOAD))
     assert result.ok, result.errors
     assert "interrupted" in " ".join(result.warnings)
     assert modes(host) == every(NEW)
-    assert apply(host, pillar(*NEW, **RELOAD)).plan.empty
+    assert apply(host, pillars.partition(*NEW, **RELOAD)).plan.empty
 
 
 @pytest.mark.slow
@@ -334,8 +326,8 @@ def test_kill_at_every_step_is_finished_by_the_next_run(prepared, call, nth, whe
 def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, when):
     host = prepared
     host.add_fault({"call": call, "nth": nth, "kill": when})
-    assert apply_in_child(host, pillar(*NEW, **RELOAD)) == signal.SIGKILL
-    result = apply(host, pillar(*OLD))
+    assert apply_in_child(host, pillars.partition(*NEW, **RELOAD)) == signal.SIGKILL
+    result = apply(host, pillars.partition(*OLD))
     assert result.ok, result.errors
     assert modes(host) == every(OLD)
 
@@ -346,35 +338,35 @@ def test_no_record_no_change(prepared, nth):
     host = prepared
     host.add_fault({"call": "store_write", "nth": nth, "error": "ENOSPC"})
     try:
-        result = apply(host, pillar(*NEW, **RELOAD))
+        result = apply(host, pillars.partition(*NEW, **RELOAD))
     except errors.StateDirUnusable:
         result = None
     assert set(modes(host).values()) == ({NEW} if result and result.ok else {OLD})
     host.clear_faults()
-    assert apply(host, pillar(*NEW, **RELOAD)).ok
+    assert apply(host, pillars.partition(*NEW, **RELOAD)).ok
     assert modes(host) == every(NEW)
 
 
 def test_a_driver_that_does_not_load_is_told_and_loaded_by_the_next_run(prepared):
     host = prepared
     host.add_fault({"call": "run", "nth": 2, "times": 0, "error": "EIO"})
-    result = apply(host, pillar(*NEW, **RELOAD))
+    result = apply(host, pillars.partition(*NEW, **RELOAD))
     assert "amdgpu was unloaded and could not be loaded again" in " ".join(result.errors)
     assert "could not be put back" in " ".join(result.errors)
     with pytest.raises(errors.RollbackFailed, match="could not be loaded again"):
-        apply(host, pillar(*OLD))
+        apply(host, pillars.partition(*OLD))
     host.clear_faults()
-    assert apply(host, pillar(*OLD)).ok
+    assert apply(host, pillars.partition(*OLD)).ok
     assert modes(host) == every(OLD)
 
 
 def test_a_driver_that_does_not_let_go_is_told_with_what_stays_behind(prepared):
     host = prepared
     host.add_fault({"call": "run", "nth": 1, "error": "EIO"})
-    result = apply(host, pillar(*NEW, **RELOAD))
+    result = apply(host, pillars.partition(*NEW, **RELOAD))
     assert "can't be withdrawn" in " ".join(result.errors)
     with Engine(config(host)) as engine:
-        assert "NPS4 was requested" in engine.plan(pillar(*OLD)).text()
+        assert "NPS4 was requested" in engine.plan(pillars.partition(*OLD)).text()
 
 
 # -- between two combinations that the driver does not list at the same time -------------------------------------------------
@@ -385,7 +377,7 @@ SPLIT, WHOLE = ("CPX", "NPS4"), ("SPX", "NPS1")
 def split(simulated):
     """Eight GPUs in CPX/NPS4, where the driver lists QPX and CPX only."""
     host = simulated("mi300x-8")
-    assert apply(host, pillar(*SPLIT, **RELOAD)).ok
+    assert apply(host, pillars.partition(*SPLIT, **RELOAD)).ok
     assert modes(host) == every(SPLIT)
     assert host.read(f"/sys/bus/pci/devices/{FIRST}/available_compute_partition") == "QPX, CPX"
     return host
@@ -394,11 +386,11 @@ def split(simulated):
 @pytest.mark.parametrize("goal", [WHOLE, ("DPX", "NPS2"), ("DPX", "NPS1"), ("QPX", "NPS4")])
 def test_a_split_hive_goes_anywhere_and_a_rollback_brings_it_back(split, goal):
     host = split
-    result = apply(host, pillar(*goal, **RELOAD))
+    result = apply(host, pillars.partition(*goal, **RELOAD))
     assert result.ok, result.errors
     assert modes(host) == every(goal)
     with Engine(config(host)) as engine:
-        assert engine.reconciler(engine.policy(pillar(*goal, **RELOAD))).apply(engine.rollback_targets()).ok
+        assert engine.reconciler(engine.policy(pillars.partition(*goal, **RELOAD))).apply(engine.rollback_targets()).ok
     assert modes(host) == every(SPLIT)
 
 
@@ -406,9 +398,9 @@ def test_a_split_hive_goes_anywhere_and_a_rollback_brings_it_back(split, goal):
 def test_a_split_hive_that_could_not_be_made_whole_is_split_again(split, call, nth):
     host = split
     host.add_fault({"call": call, "nth": nth, "error": "EIO"})
-    result = apply(host, pillar(*WHOLE, **RELOAD))
+    result = apply(host, pillars.partition(*WHOLE, **RELOAD))
     assert not result.ok and modes(host) == every(SPLIT)
-    assert apply(host, pillar(*WHOLE, **RELOAD)).ok
+    assert apply(host, pillars.partition(*WHOLE, **RELOAD)).ok
     assert modes(host) == every(WHOLE)
 
 
@@ -427,26 +419,26 @@ def mi355x(age="supported"):
 def test_boards_of_the_newer_generation_have_quarters_in_two_domains(simulated):
     host = simulated("mi300x-8", gpus=mi355x())
     for pair in (("QPX", "NPS2"), ("SPX", "NPS1"), ("CPX", "NPS2"), ("DPX", "NPS1")):
-        result = apply(host, pillar(*pair, **RELOAD))
+        result = apply(host, pillars.partition(*pair, **RELOAD))
         assert result.ok, result.errors
         assert modes(host) == every(pair)
-        assert apply(host, pillar(*pair, **RELOAD)).plan.empty
+        assert apply(host, pillars.partition(*pair, **RELOAD)).plan.empty
 
 
 def test_an_earlier_driver_is_asked_before_anything_is_requested(simulated):
     host = simulated("mi300x-8", gpus=mi355x("supported-early"))
     host.add_fault({"call": "run", "nth": 1, "times": 0, "error": "EIO"})
-    result = apply(host, pillar("QPX", "NPS2", **RELOAD))
+    result = apply(host, pillars.partition("QPX", "NPS2", **RELOAD))
     told = " ".join(result.errors)
     assert not result.ok and "QPX with NPS1 only, not with NPS2. Nothing was requested" in told and LAST in told
     assert modes(host) == every(WHOLE) and requested(host) == {""}
     host.clear_faults()
-    assert apply(host, pillar("DPX", "NPS2", **RELOAD)).ok
+    assert apply(host, pillars.partition("DPX", "NPS2", **RELOAD)).ok
 
 
 def test_a_split_hive_is_reset_by_hand(minion):
-    amd = minion("mi300x-8", pillar=pillar(*SPLIT, **RELOAD))
-    assert stages(amd, pillar(*SPLIT, **RELOAD))[0]
+    amd = minion("mi300x-8", pillar=pillars.partition(*SPLIT, **RELOAD))
+    assert stages(amd, pillars.partition(*SPLIT, **RELOAD))[0]
     assert amd.call("gpu_partition.modes", FIRST)[FIRST]["available"]["compute"] == ["SPX", "DPX", "QPX", "CPX"]
     tested = amd.call("gpu_partition.reset", "all", reload=True, test=True)
     assert tested["changes"] and modes(amd.host) == every(SPLIT)
@@ -484,7 +476,7 @@ def requested(host):
 
 def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):
     host = prepared
-    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
+    result = applied_late(host, pillars.partition(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500 (python3 train.py" in said and "Nothing was requested" in said
     assert modes(host) == every(OLD)
@@ -504,7 +496,7 @@ def test_a_mode_that_another_tool_brought_meanwhile_is_not_requested_again(prepa
             assert machine.run(argv).returncode == 0
         machine.add_fault({"call": "run", "error": "EIO", "times": 0})
 
-    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, other_tool)
+    result = applied_late(host, pillars.partition(*NEW, **RELOAD), LAST, other_tool)
     assert result.ok, result.errors
     assert modes(host) == every(NEW) and requested(host) == {""}
 
@@ -517,7 +509,7 @@ def test_what_was_requested_of_another_hive_before_is_told(simulated):
         files["xgmi_hive_info/xgmi_hive_id"] = str(1 + number // 4)
         boards.append({"vendor": "amd", "device": "74a1", "address": address, "sysfs": files})
     host = simulated("mi300x-8", gpus=boards)
-    result = applied_late(host, pillar(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
+    result = applied_late(host, pillars.partition(*NEW, **RELOAD), LAST, lambda machine: machine.add_process(JOB))
     said = " ".join(result.errors)
     assert not result.ok and "pid 500" in said
     assert f"coming with the next reload of amdgpu: NPS4 of {FIRST}" in said and "Nothing was requested" not in said

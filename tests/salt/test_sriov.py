@@ -9,6 +9,8 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
+from tests.support import pillars
+
 FLEX, B60, MAX, MI210 = "0000:3c:00.0", "0000:03:00.0", "0000:29:00.0", "0000:33:00.0"
 
 
@@ -16,13 +18,6 @@ def hardware(minion):
     """Everything of the simulated machine that a change could touch, as text."""
     state = minion.host.state()
     return json.dumps({key: state[key] for key in ("gpus", "processes", "written", "modules")}, sort_keys=True)
-
-
-def pillar(sriov, management=None, devices=None, **slicing):
-    made = {"enabled": True, "strategy": "sriov", "sriov": sriov, **slicing}
-    if devices is not None:
-        made = {"enabled": True, "devices": devices}
-    return {"containers_gpu_slicing": made, "containers_gpu_state_management": management or {}}
 
 
 def board(repo, host, **keys):
@@ -159,7 +154,7 @@ def test_a_gpu_that_can_not_is_refused_with_the_reason_of_its_family(minion, ven
     comment = told(one, "gpu_sriov.set_vfs", FLEX, 2)
     assert FLEX in comment and all(word in comment for word in words), comment
     rule = {"match": {"pci": FLEX}, "strategy": "sriov"}
-    refused(one, pillar({}, devices=[rule]), FLEX, *words)
+    refused(one, pillars.rules(rule), FLEX, *words)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +165,13 @@ def test_a_board_that_shows_the_capability_and_has_no_host_driver(minion, device
     """The family decides, whatever the device says and whichever driver has it."""
     gpu = {"vendor": "amd", "device": device, "address": FLEX, "driver": "gim", "sriov_totalvfs": 8, "numvfs": 1}
     one = minion("flex170", changes={"gpus": [gpu]})
-    refused(one, pillar({}, devices=[{"match": {"pci": FLEX}, "strategy": "sriov"}]), FLEX, words)
+    refused(one, pillars.rules({"match": {"pci": FLEX}, "strategy": "sriov"}), FLEX, words)
     assert words in told(one, "gpu_sriov.set_vfs", FLEX, 1)
-    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 1})))
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 1})))
 
 
 def test_a_host_wide_strategy_leaves_gpus_alone_whose_functions_carry_vgpus(minion):
-    stages = list(minion("hgx-h200").apply("gpu_slicing", pillar=pillar({"vf_count": 2})))
+    stages = list(minion("hgx-h200").apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 2})))
     assert all(state.result is not False for state in stages)
     assert "vGPU" in " ".join(str(state.comment) for state in stages)
 
@@ -184,12 +179,12 @@ def test_a_host_wide_strategy_leaves_gpus_alone_whose_functions_carry_vgpus(mini
 def test_no_functions_are_offered(minion, repo):
     gpus = board(repo, "arc-pro-b60", sriov_totalvfs=0, sysfs={"sriov_totalvfs": "0"})
     one = minion("arc-pro-b60", changes={"gpus": gpus, "files": {"/sys/module/xe/parameters/max_vfs": "0"}})
-    refused(one, pillar({"vf_count": 2}), B60, "sriov_totalvfs is 0", "xe.max_vfs=0", "reboot")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), B60, "sriov_totalvfs is 0", "xe.max_vfs=0", "reboot")
 
 
 def test_the_kernels_own_i915(minion, repo):
     one = minion("flex170", changes={"gpus": board(repo, "flex170", sriov_files="none")})
-    refused(one, pillar({"vf_count": 2}), FLEX, "kernel's own i915", "xe.force_probe=56c0", "backports")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), FLEX, "kernel's own i915", "xe.force_probe=56c0", "backports")
 
 
 def test_a_driver_that_makes_no_functions_is_refused_in_test_mode_and_by_hand(minion, repo):
@@ -197,7 +192,7 @@ def test_a_driver_that_makes_no_functions_is_refused_in_test_mode_and_by_hand(mi
     xe = minion("arc-pro-b60", changes={"gpus": board(repo, "arc-pro-b60", sriov_files="no-pf")})
     for one, gpu, words in ((i915, FLEX, "kernel's own i915"), (xe, B60, "no option max_vfs")):
         before = hardware(one)
-        stages = list(one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "autoprobe": True}), test=True))
+        stages = list(one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 2, "autoprobe": True}), test=True))
         comment = next(state.comment for state in stages if state.result is False)
         assert gpu in comment and words in comment and "ENOENT" not in comment
         assert words in told(one, "gpu_sriov.set_vfs", gpu, 2, autoprobe=True, test=True)
@@ -208,27 +203,27 @@ def test_a_kernel_without_the_option_of_the_older_ones_is_known_as_well(minion, 
     """Which other options a module has says nothing: a kernel that knows no force_probe makes no functions either."""
     gpus = board(repo, "flex170", sriov_files="none", sriov_totalvfs=0, sysfs={"sriov_totalvfs": "31", "sriov_numvfs": "0"})
     one = minion("flex170", changes={"gpus": gpus, "files": {"/sys/module/i915/parameters/modeset": "-1"}})
-    refused(one, pillar({"vf_count": 2, "autoprobe": True}), FLEX, "kernel's own i915")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2, "autoprobe": True}), FLEX, "kernel's own i915")
 
 
 def test_the_driver_does_not_run_as_a_pf(minion):
     one = minion("flex170", changes={"files": {"/sys/class/drm/card0/prelim_iov/mode": "native"}})
-    refused(one, pillar({"vf_count": 2}), FLEX, "mode 'native'", "i915.max_vfs")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), FLEX, "mode 'native'", "i915.max_vfs")
 
 
 def test_no_driver(minion, repo):
     one = minion("arc-pro-b60", changes={"gpus": board(repo, "arc-pro-b60", driver="")})
-    refused(one, pillar({"vf_count": 2}), B60, "has none", "modprobe xe")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), B60, "has none", "modprobe xe")
 
 
 def test_the_iommu_is_off(minion):
     one = minion("arc-pro-b60", changes={"iommu": False})
-    refused(one, pillar({"vf_count": 2}), B60, "IOMMU", "intel_iommu=on", "autoprobe")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), B60, "IOMMU", "intel_iommu=on", "autoprobe")
 
 
 def test_not_root(minion):
     one = minion("arc-pro-b60", changes={"privileged": False})
-    refused(one, pillar({"vf_count": 2}), B60, "root")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2}), B60, "root")
 
 
 # -- numbers that do not fit ---------------------------------------------------------------------------------------------
@@ -254,30 +249,30 @@ def test_not_root(minion):
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_fit_are_refused_with_the_numbers(minion, host, sriov, words):
-    refused(minion(host), pillar(sriov), *words)
+    refused(minion(host), pillars.for_all("sriov", sriov), *words)
 
 
 @pytest.mark.parametrize(("files", "word"), [("sriov_admin-6.19", "7.0"), ("none", "6.19")])
 def test_a_kernel_without_the_file_is_told_with_the_one_that_has_it(minion, repo, files, word):
     one = minion("arc-pro-b60", changes={"gpus": board(repo, "arc-pro-b60", sriov_files=files)})
-    refused(one, pillar({"vf_count": 2, "vfs": {1: {"vram_mib": 4096}}}), B60, "vram_mib", word, "fair")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2, "vfs": {1: {"vram_mib": 4096}}}), B60, "vram_mib", word, "fair")
 
 
 def test_memory_of_a_gpu_that_has_none_of_its_own(minion):
     gpu = {"vendor": "intel", "device": "b080", "address": FLEX, "driver": "xe", "sriov_totalvfs": 7}
     one = minion("flex170", changes={"gpus": [gpu]})
-    refused(one, pillar({"vf_count": 2, "vfs": {1: {"vram_mib": 4096}}}), FLEX, "no memory of its own")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2, "vfs": {1: {"vram_mib": 4096}}}), FLEX, "no memory of its own")
 
 
 def test_a_pf_that_is_none(minion):
     one = minion("arc-pro-b60")
     assert one.call("gpu_sriov.set_vfs", B60, 2)["result"]
-    refused(one, pillar({"vf_count": 2, "pf_device": "0000:03:00.1"}), "virtual function of 0000:03:00.0")
+    refused(one, pillars.for_all("sriov", {"vf_count": 2, "pf_device": "0000:03:00.1"}), "virtual function of 0000:03:00.0")
 
 
 def test_only_the_named_pf_is_changed(minion):
     one = minion("max1550")
-    stages = list(one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "pf_device": "0000:9a:00.0"})))
+    stages = list(one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 2, "pf_device": "0000:9a:00.0"})))
     assert all(state.result is not False for state in stages)
     assert [one.host.read(f"/sys/bus/pci/devices/{a}/sriov_numvfs") for a in (MAX, "0000:9a:00.0")] == ["0", "2"]
     assert set(one.call("gpu_boot.status")["gpus"]) == {"0000:9a:00.0"}
@@ -292,15 +287,16 @@ def test_a_pf_that_another_rule_leaves_alone(minion):
     """Nothing would be made, and nobody told."""
     one = minion("max1550")
     rule = {"match": {"pci": MAX}, "strategy": "sriov", "sriov": {"vf_count": 2, "pf_device": "0000:9a:00.0"}}
-    refused(one, pillar({}, devices=[rule]), MAX, "pf_device names 0000:9a:00.0, of which strategy sriov is not wanted")
+    refused(one, pillars.rules(rule), MAX, "pf_device names 0000:9a:00.0, of which strategy sriov is not wanted")
 
 
 def test_one_list_names_the_functions_of_several_pfs(minion):
     one = minion("max1550")
     named = [f"0000:{bus}:00.{number}" for bus in ("29", "9a") for number in (1, 2)]
-    refused(one, pillar({"vf_count": 2, "vf_devices": [*named, "0000:9a:00.3"]}), "names 0000:9a:00.3", MAX)
-    refused(one, pillar({"vf_count": 2, "vf_devices": named, "pf_device": MAX}), "names 0000:9a:00.1, 0000:9a:00.2")
-    stages = one.apply("gpu_slicing", pillar=pillar({"vf_count": 2, "vf_devices": named}))
+    refused(one, pillars.for_all("sriov", {"vf_count": 2, "vf_devices": [*named, "0000:9a:00.3"]}), "names 0000:9a:00.3", MAX)
+    wanted = pillars.for_all("sriov", {"vf_count": 2, "vf_devices": named, "pf_device": MAX})
+    refused(one, wanted, "names 0000:9a:00.1, 0000:9a:00.2")
+    stages = one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 2, "vf_devices": named}))
     assert all(state.result is not False for state in stages)
     assert [part["address"] for part in one.call("gpu_sriov.vfs", MAX)["vfs"]] == named[:2]
 
@@ -335,7 +331,7 @@ def guest(minion, repo):
 
 
 def test_a_function_in_use_is_not_taken_from_its_virtual_machine(guest):
-    wanted = pillar({"vf_count": 4, "profile": "fair", "autoprobe": True})
+    wanted = pillars.for_all("sriov", {"vf_count": 4, "profile": "fair", "autoprobe": True})
     refused(guest, wanted, B60, "pid 4711 (qemu-system-x86_64, unit machine-qemu.scope)")
     assert guest.call("gpu_sriov.vfs", B60)["vfs"][0]["in_use_by"][0]["pid"] == 4711
     assert guest.call("gpu.holders", B60)[0]["pid"] == 4711
@@ -356,7 +352,7 @@ def test_by_hand_a_unit_is_stopped_that_the_pillar_allows(guest):
 
 
 def test_force_ends_the_holder(guest):
-    wanted = pillar({"vf_count": 4, "profile": "fair", "autoprobe": True}, {"apply_strategy": "force"})
+    wanted = pillars.for_all("sriov", {"vf_count": 4, "profile": "fair", "autoprobe": True}, apply_strategy="force")
     assert all(state.result is not False for state in guest.apply("gpu_slicing", pillar=wanted))
     assert len(guest.call("gpu_sriov.vfs", B60)["vfs"]) == 4
     assert guest.host.processes() == []
@@ -370,7 +366,7 @@ def test_a_change_of_turns_leaves_a_guest_running(guest):
 def test_a_guest_holds_gim(minion, repo):
     gpus = board(repo, "mi210-gim", device="75a0", sriov_totalvfs=8, vf_driver="vfio-pci")
     one = minion("mi210-gim", changes={"gpus": gpus})
-    wanted = pillar({"vf_count": 8}, {"unload_modules": ["gim"]})
+    wanted = pillars.for_all("sriov", {"vf_count": 8}, unload_modules=["gim"])
     refused(one, wanted, MI210, "bound for virtual machines", "force")
     group = one.call("gpu_sriov.vfs", "0000:c3:00.0")["vfs"][0]["iommu_group"]
     one.host.add_process({"pid": 4712, "command": "qemu-system-x86_64", "nodes": [f"/dev/vfio/{group}"]})
@@ -380,12 +376,12 @@ def test_a_guest_holds_gim(minion, repo):
 # -- AMD's driver ---------------------------------------------------------------------------------------------------------
 def test_amdgpu_is_the_wrong_driver(minion, repo):
     one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", driver="amdgpu", numvfs=0)})
-    refused(one, pillar({"vf_count": 1}), MI210, "host driver gim", "amdgpu", "modprobe.blacklist=amdgpu")
+    refused(one, pillars.for_all("sriov", {"vf_count": 1}), MI210, "host driver gim", "amdgpu", "modprobe.blacklist=amdgpu")
 
 
 def test_a_number_that_does_not_divide_the_dies(minion, repo):
     one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", device="75a0", sriov_totalvfs=8)})
-    refused(one, pillar({"vf_count": 3}), MI210, "8 compute dies", "1, 2, 4, 8")
+    refused(one, pillars.for_all("sriov", {"vf_count": 3}), MI210, "8 compute dies", "1, 2, 4, 8")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +395,7 @@ def test_a_number_that_does_not_divide_the_dies(minion, repo):
 )
 def test_another_place_sets_the_option(minion, path, text, told):
     one = minion("mi210-gim", changes={"files": {path: text}})
-    refused(one, pillar({"vf_count": 1}), MI210, told)
+    refused(one, pillars.for_all("sriov", {"vf_count": 1}), MI210, told)
 
 
 def test_gim_may_write_the_number_into_a_file_of_its_own(minion, repo):
@@ -408,15 +404,15 @@ def test_gim_may_write_the_number_into_a_file_of_its_own(minion, repo):
     files = {"/etc/modprobe.d/gpu-slicing-gim.conf": options, "/etc/gim_config": "vf_num=2,2"}
     one = minion("mi210-gim", changes={"gpus": gpus, "files": files})
     before = hardware(one)
-    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 2})))
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 2})))
     assert hardware(one) == before
-    refused(one, pillar({"vf_count": 8}), MI210, "/etc/gim_config", "Move that file away")
+    refused(one, pillars.for_all("sriov", {"vf_count": 8}), MI210, "/etc/gim_config", "Move that file away")
 
 
 def test_none_are_wanted_and_another_driver_makes_none(minion, repo):
     one = minion("mi210-gim", changes={"gpus": board(repo, "mi210-gim", driver="amdgpu", numvfs=0)})
     before = hardware(one)
-    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillar({"vf_count": 0})))
+    assert all(state.result is not False for state in one.apply("gpu_slicing", pillar=pillars.for_all("sriov", {"vf_count": 0})))
     assert one.call("gpu_sriov.remove_vfs", MI210)["result"] and hardware(one) == before
 
 
@@ -440,7 +436,8 @@ def test_by_hand_gim_is_reloaded_where_the_pillar_allows_it(minion, repo):
 
 
 def test_gim_without_an_iommu_is_not_sent_to_the_containers(minion):
-    comment = refused(minion("mi210-gim", changes={"iommu": False}), pillar({"vf_count": 1}), MI210, "IOMMU", "amd_iommu=on")
+    one = minion("mi210-gim", changes={"iommu": False})
+    comment = refused(one, pillars.for_all("sriov", {"vf_count": 1}), MI210, "IOMMU", "amd_iommu=on")
     assert "autoprobe" not in comment
 
 

@@ -8,7 +8,8 @@ from tests.engine.test_damage import GPU
 from tests.engine.test_damage import WANTED
 from tests.engine.test_reconcile import FIRST
 from tests.engine.test_reconcile import PLAIN
-from tests.engine.test_reconcile import pillar
+from tests.support import pillars
+from tests.support.a100 import AFTER
 
 
 def test_a_state_directory_that_others_can_write_stops_a_highstate_and_a_replay(minion):
@@ -26,7 +27,7 @@ def test_a_state_directory_that_others_can_write_stops_a_highstate_and_a_replay(
 def test_the_state_says_that_a_reboot_is_required(minion):
     on = minion("dgx-a100-40gb", changes={"gpus": PLAIN, "reset": "never"})
     for _ in range(2):
-        stages = list(on.apply("gpu_slicing", pillar=pillar()))
+        stages = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER)))
         assert [stage.result for stage in stages] == [True] * 3
         assert f"Reboot required: {FIRST}" in stages[1].comment
     assert stages[1].changes == {}

@@ -21,6 +21,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice.records import lock
 from tests.support import crash
+from tests.support import pillars
 
 MODULES = pathlib.Path(__file__).parents[2] / "_modules"
 GPU, OTHER = "0000:07:00.0", "0000:0f:00.0"
@@ -35,11 +36,6 @@ MI300X, MIXED, ARC = ("mi300x-8", {}), ("mixed-vendors", {}), ("arc-pro-b60", {}
 FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
-
-
-def pillar(*profiles):
-    slicing = {"enabled": True, "strategy": "mig", "mig": {"profiles": list(profiles)}}
-    return {"containers_gpu_slicing": slicing}
 
 
 class Case(NamedTuple):
@@ -71,8 +67,8 @@ CASES = {
     "MIG on and off": Case("gpu_mig.set_mode", DGX, (GPU, False), (GPU, True)),
     "MIG off twice": Case("gpu_mig.set_mode", DGX, (GPU, False), (GPU, False)),
     "a pending reset twice": Case("gpu.reset", ("dgx-a100-40gb", {"gpus": [A100]}), (GPU,), (GPU,), both=False),
-    "two pillars": Case("gpu_slicing.apply", DGX, (pillar("7g.80gb"),), (pillar("1g.10gb", "4g.40gb"),)),
-    "one pillar twice": Case("gpu_slicing.apply", DGX, (pillar("7g.80gb"),), (pillar("7g.80gb"),)),
+    "two pillars": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["1g.10gb", "4g.40gb"]),)),
+    "one pillar twice": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["7g.80gb"]),)),
     "two generations": Case("gpu_slicing.rollback", PAIR, (1,), (2,), before=MADE),
     "an interrupted change undone": Case("gpu_slicing.recover", PAIR, (), (), before=(("kill", (GPU, "3g.40gb")),)),
     "replays": Case("gpu_boot.replay", DGX, ({"wait": 0},), ({"wait": 0},), before=(*MADE, ("lose", (GPU,)))),

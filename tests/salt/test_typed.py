@@ -12,9 +12,9 @@ from tests.salt.test_bad_input import FIRST
 from tests.salt.test_bad_input import PAIR
 from tests.salt.test_bad_input import machine
 from tests.salt.test_bad_input import mutations
-from tests.salt.test_bad_input import pillar
+from tests.support import pillars
 
-WANTED = pillar(["3g.20gb"])
+WANTED = pillars.mig(["3g.20gb"])
 NO_TRUTH = (0, 1, "false", "True", "", None, [])
 
 

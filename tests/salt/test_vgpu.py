@@ -5,6 +5,7 @@ NVIDIA vGPU on a host, from the pillar to the hardware: through the stages, by h
 
 import pytest
 
+from tests.support import pillars
 from tests.support.stages import machine
 from tests.support.stages import refused
 from tests.support.stages import stages
@@ -14,20 +15,10 @@ H100, OTHER, A100, T4 = "0000:41:00.0", "0000:a1:00.0", "0000:3b:00.0", "0000:86
 FIRST = "0000:41:00.4"
 
 
-def pillar(devices=(), **vgpu):
-    """The pillar that asks for these vGPUs on every GPU, with rules for some."""
-    management = vgpu.pop("management", {})
-    slicing = {"enabled": True, "strategy": "vgpu" if vgpu else "none", "devices": list(devices)}
-    return {
-        "containers_gpu_slicing": {**slicing, **({"vgpu": vgpu} if vgpu else {})},
-        "containers_gpu_state_management": management,
-    }
-
-
 def only(gpu, **vgpu):
     """The pillar that asks for vGPUs on one GPU alone."""
     management = vgpu.pop("management", {})
-    return pillar([{"match": {"pci": gpu}, "strategy": "vgpu", "vgpu": vgpu}], management=management)
+    return pillars.for_gpu(gpu, "vgpu", vgpu, **management)
 
 
 def vgpus(minion, gpu):
@@ -99,7 +90,7 @@ def test_functions_whose_addresses_the_device_does_not_tell_before(minion, host)
 
 def test_what_is_exported_changes_nothing(minion):
     box = minion(VFIO)
-    assert stages(box, pillar(profiles={"H100XM-40C": 1, "H100XM-20C": 1}))[0]
+    assert stages(box, pillars.vgpu(profiles={"H100XM-40C": 1, "H100XM-20C": 1}))[0]
     exported = box.call("gpu_slicing.export")
     rules = exported["containers_gpu_slicing"]["devices"]
     assert [rule["vgpu"] for rule in rules] == [{"profiles": {"H100XM-20C": 1, "H100XM-40C": 1}}] * 2
@@ -227,7 +218,7 @@ def test_what_another_tool_took_meanwhile_is_not_destroyed(minion):
 def test_a_wrong_pillar_is_told_with_its_path(minion):
     both, odd = {"profile": "x", "profiles": {"y": 1}}, {"scheduler": "fair", "profile": "x"}
     for settings, word in ((both, "profiles"), (odd, "scheduler")):
-        refused(minion(VFIO), pillar(**settings), "containers_gpu_slicing", word)
+        refused(minion(VFIO), pillars.vgpu(**settings), "containers_gpu_slicing", word)
 
 
 # -- by hand ---------------------------------------------------------------------------------------------------------

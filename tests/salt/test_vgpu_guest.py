@@ -7,17 +7,13 @@ import json
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.support import pillars
 from tests.support.stages import stages as run_stages
 
 GUEST, FIRST, SECOND = "vgpu-guest", "0000:06:00.0", "0000:07:00.0"
 CONFIGURATION = "/etc/nvidia/gridd.conf"
 TOKEN_FILE = "/etc/nvidia/ClientConfigToken/client_configuration_token_gpu-slicing.tok"
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.an-invented-token.c2lnbmF0dXJl"
-
-
-def pillar(devices=(), **vgpu):
-    """The pillar that asks for this licence."""
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "vgpu", "vgpu": vgpu, "devices": list(devices)}}
 
 
 def files(minion):
@@ -32,7 +28,7 @@ def stages(minion, wanted, test=False):
 
 
 def test_a_server_is_set_once_and_stays(minion):
-    guest, wanted = minion(GUEST), pillar(license_server="licence.example.com", feature="compute")
+    guest, wanted = minion(GUEST), pillars.vgpu(license_server="licence.example.com", feature="compute")
     before = files(guest)
     well, comment, planned = stages(guest, wanted, test=True)
     assert well and files(guest) == before and "start nvidia-gridd" in comment
@@ -48,7 +44,7 @@ def test_a_server_is_set_once_and_stays(minion):
 
 
 def test_a_token_is_written_and_never_shown(minion):
-    guest, wanted = minion(GUEST), pillar(client_token=TOKEN)
+    guest, wanted = minion(GUEST), pillars.vgpu(client_token=TOKEN)
     well, comment, planned = stages(guest, wanted, test=True)
     assert well
     told = [comment, planned]
@@ -61,7 +57,7 @@ def test_a_token_is_written_and_never_shown(minion):
     told += [path.read_text(encoding="utf-8") for path in kept]
     assert TOKEN not in json.dumps(told)
     assert stages(guest, wanted)[::2] == (True, {})
-    well, _, _ = stages(guest, pillar(client_token=TOKEN[::-1]))
+    well, _, _ = stages(guest, pillars.vgpu(client_token=TOKEN[::-1]))
     assert well and guest.host.read(TOKEN_FILE) == TOKEN[::-1]
     back = guest.call("gpu_slicing.rollback")
     assert back["result"] and guest.host.read(TOKEN_FILE) == TOKEN
@@ -88,7 +84,7 @@ def test_the_state_of_a_licence_settles(minion):
 
 def test_a_boot_finds_the_licence_as_it_was(minion):
     guest = minion(GUEST)
-    assert stages(guest, pillar(license_server="licence.example.com"))[0]
+    assert stages(guest, pillars.vgpu(license_server="licence.example.com"))[0]
     guest.host.reboot()
     assert guest.call("gpu_boot.replay")["result"]
     assert guest.call("gpu_vgpu.status", FIRST)["licensed"] is True
@@ -97,12 +93,12 @@ def test_a_boot_finds_the_licence_as_it_was(minion):
 @pytest.mark.parametrize(
     ("wanted", "changes", "words"),
     [
-        (pillar(profile="H100XM-10C"), {}, [FIRST, "host's affair"]),
-        (pillar(license_server="not a host"), {}, ["containers_gpu_slicing:vgpu:license_server"]),
-        (pillar(license_server="licence.example.com"), {"units": []}, [FIRST, "nvidia-gridd is not installed"]),
-        (pillar(license_server="licence.example.com"), {"privileged": False}, [FIRST]),
+        (pillars.vgpu(profile="H100XM-10C"), {}, [FIRST, "host's affair"]),
+        (pillars.vgpu(license_server="not a host"), {}, ["containers_gpu_slicing:vgpu:license_server"]),
+        (pillars.vgpu(license_server="licence.example.com"), {"units": []}, [FIRST, "nvidia-gridd is not installed"]),
+        (pillars.vgpu(license_server="licence.example.com"), {"privileged": False}, [FIRST]),
         (
-            pillar([{"match": {"pci": SECOND}, "vgpu": {"license_server": "other.example.com"}}], license_server="a.example.com"),
+            pillars.vgpu([pillars.rule(SECOND, vgpu={"license_server": "other.example.com"})], license_server="a.example.com"),
             {},
             [FIRST, SECOND, "share one licence"],
         ),

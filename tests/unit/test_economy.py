@@ -16,6 +16,7 @@ from gpuslice.inventory import machine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import hosts
+from tests.support import pillars
 
 #: Functions of NVML that read and change nothing.
 READS = {
@@ -41,10 +42,6 @@ class Watched(SimulatedHost):
     def read(self, path):
         self.seen.append(path)
         return super().read(path)
-
-
-def pillar(profiles, strategy="mig"):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": strategy, "mig": {"profiles": profiles}}}
 
 
 def loaded_by_the_grain(repo, config):
@@ -92,9 +89,9 @@ def test_a_converged_host_is_read_once_and_nothing_else(simulated):
     host = simulated("dgx-h100")
     config = hosts.config(host)
     with Engine(config) as engine:
-        assert engine.apply(pillar({"1g.10gb": 7})).ok
+        assert engine.apply(pillars.mig({"1g.10gb": 7})).ok
     with Engine(config) as engine:
-        result = engine.apply(pillar({"1g.10gb": 7}))
+        result = engine.apply(pillars.mig({"1g.10gb": 7}))
         calls = engine.tools.get("mig").nvml.calls
     assert result.ok and result.plan.empty and result.generation is None
     assert set(calls) <= READS
@@ -108,7 +105,7 @@ def test_a_converged_host_is_read_once_and_nothing_else(simulated):
 def test_what_the_pillar_wants_is_told_without_nvml(simulated):
     host = simulated("dgx-h100")
     with Engine(hosts.config(host)) as engine:
-        targets = engine.targets(engine.policy(pillar({"1g.10gb": 7})))
+        targets = engine.targets(engine.policy(pillars.mig({"1g.10gb": 7})))
         assert len(targets) == 8
         assert not engine.tools.get("mig").nvml.calls
 
@@ -116,10 +113,10 @@ def test_what_the_pillar_wants_is_told_without_nvml(simulated):
 def test_strategy_auto_still_learns_what_kind_of_machine_it_is(simulated):
     host = simulated("dgx-h100")
     with Engine(hosts.config(host)) as engine:
-        policy = engine.policy(pillar({"1g.10gb": 7}, strategy="auto"))
+        policy = engine.policy(pillars.mig({"1g.10gb": 7}, slicing={"strategy": "auto"}))
         assert policy.automatic
         assert [target.technique for target in engine.targets(policy)] == ["mig"] * 8
-        assert not engine.policy(pillar({"1g.10gb": 7})).automatic
+        assert not engine.policy(pillars.mig({"1g.10gb": 7})).automatic
 
 
 class Counting(SimulatedHost):

@@ -27,6 +27,7 @@ from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
 from tests.support import crash
 from tests.support import needs
+from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 
@@ -36,13 +37,6 @@ HOPPER = [{"model": "h100-80gb", "address": address} for address in H100]
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 EMPTY = {"enabled": False, "instances": []}
 LAYOUT = ["3g.40gb@4", "2g.20gb@0", "1g.10gb@2"]
-
-
-def pillar(profiles, **management):
-    return {
-        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}},
-        "containers_gpu_state_management": management,
-    }
 
 
 def replay(host, **kwargs):
@@ -65,7 +59,7 @@ def entries(host):
 def hopper(simulated):
     """Two H100 that were sliced and have gone through a reboot: (host, layouts before the reboot)."""
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     before = layouts(host)
     host.reboot()
     assert all(found == {"enabled": False, "instances": []} for found in layouts(host).values())
@@ -75,7 +69,7 @@ def hopper(simulated):
 # -- the record ----------------------------------------------------------------------------------------------------------
 def test_a_verified_change_is_on_record_with_its_generation(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    result = apply(host, pillar(LAYOUT, stop_units=["dcgm-exporter.service"]))
+    result = apply(host, pillars.mig(LAYOUT, stop_units=["dcgm-exporter.service"]))
     found = entries(host)
     assert set(found) == set(H100)
     for address, entry in found.items():
@@ -87,39 +81,39 @@ def test_a_verified_change_is_on_record_with_its_generation(simulated):
 
 def test_a_host_that_is_found_as_wanted_is_on_record_too_and_written_once(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     path = pathlib.Path(verified.Verified(host).path)
     path.unlink()
-    assert apply(host, pillar(LAYOUT)).plan.empty
+    assert apply(host, pillars.mig(LAYOUT)).plan.empty
     first = path.stat()
     assert entries(host)[H100[0]]["generation"] is None
-    assert apply(host, pillar(LAYOUT)).plan.empty
+    assert apply(host, pillars.mig(LAYOUT)).plan.empty
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
 def test_a_change_that_fails_leaves_the_record_as_it_was(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     before = {address: entry["layout"] for address, entry in entries(host).items()}
     host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "error": "NVML_ERROR_UNKNOWN"})
-    assert not apply(host, pillar(["7g.80gb"], on_failure="host")).ok
+    assert not apply(host, pillars.mig(["7g.80gb"], on_failure="host")).ok
     assert {address: entry["layout"] for address, entry in entries(host).items()} == before == layouts(host)
 
 
 def test_of_a_change_that_fails_on_one_gpu_the_other_one_is_on_record_as_changed(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     before = layouts(host)
     host.add_fault({"call": CREATE, "gpu": H100[0], "error": "NVML_ERROR_UNKNOWN"})
-    assert not apply(host, pillar(["7g.80gb"])).ok
+    assert not apply(host, pillars.mig(["7g.80gb"])).ok
     noted = {address: entry["layout"] for address, entry in entries(host).items()}
     assert noted == layouts(host) and noted[H100[0]] == before[H100[0]] and noted[H100[1]] != before[H100[1]]
 
 
 def test_a_rollback_is_on_record(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
-    assert apply(host, pillar(["7g.80gb"])).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
+    assert apply(host, pillars.mig(["7g.80gb"])).ok
     with Engine(config(host)) as engine:
         assert engine.reconciler().apply(engine.rollback_targets()).ok
     assert {address: entry["layout"] for address, entry in entries(host).items()} == layouts(host)
@@ -128,19 +122,19 @@ def test_a_rollback_is_on_record(simulated):
 
 def test_a_damaged_record_is_told_and_written_anew_by_the_next_verified_run(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     for text in ("{", "[]", '{"gpus": {"x": {"technique": 1}}}'):
         pathlib.Path(verified.Verified(host).path).write_text(text)
         with pytest.raises(errors.JournalDamaged, match="state.apply gpu_slicing"):
             replay(host)
-        assert apply(host, pillar(LAYOUT)).plan.empty
+        assert apply(host, pillars.mig(LAYOUT)).plan.empty
         assert set(entries(host)) == set(H100)
 
 
 def test_a_record_that_can_not_be_written_is_a_warning(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
     host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
-    result = apply(host, pillar(LAYOUT))
+    result = apply(host, pillars.mig(LAYOUT))
     assert result.ok
     assert any("verified layout could not be noted" in line and "No space left" in line for line in result.warnings)
 
@@ -442,7 +436,7 @@ def test_a_journal_that_can_not_be_read_is_no_failed_attempt(hopper):
 def test_a_later_apply_that_succeeds_clears_the_count_as_the_message_promises(hopper):
     host, before = hopper
     failed_often(host)
-    assert apply(host, pillar(LAYOUT)).ok and layouts(host) == before
+    assert apply(host, pillars.mig(LAYOUT)).ok and layouts(host) == before
     assert failures(host)[H100[0]] == 0
     host.reboot()
     assert replay(host)["result"] is True and layouts(host) == before
@@ -453,7 +447,7 @@ def test_an_apply_that_finds_all_as_wanted_clears_the_count_too(hopper):
     assert replay(host)["result"] is True
     for _ in range(LIMIT):
         Attempts(host).begin(entries(host))
-    result = apply(host, pillar(LAYOUT))
+    result = apply(host, pillars.mig(LAYOUT))
     assert result.plan.empty and set(failures(host).values()) == {0} and layouts(host) == before
 
 
@@ -461,7 +455,7 @@ def test_an_apply_that_fails_clears_no_count(hopper):
     host, _ = hopper
     failed_often(host)
     host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
-    assert not apply(host, pillar(LAYOUT)).ok
+    assert not apply(host, pillars.mig(LAYOUT)).ok
     assert failures(host)[H100[0]] == LIMIT
 
 
@@ -492,7 +486,7 @@ def test_no_unit_is_started_in_a_way_that_waits_for_the_replay_itself(hopper, re
     assert replay(host)["result"] is True
     host.add_process(WITH_DCGM)
     host.add_fault({"call": "nvmlGpuInstanceDestroy", "nth": reached, "kill": "after"})
-    wanted = pillar(["7g.80gb"], stop_units=[DCGM])
+    wanted = pillars.mig(["7g.80gb"], stop_units=[DCGM])
     assert crash.in_child(lambda: apply(host, wanted)) == 9
     stopped = host.state()["stopped"]
     assert [process["unit"] for process in stopped] == [DCGM]
@@ -511,7 +505,7 @@ def test_an_apply_still_waits_for_the_units_that_it_starts_again(hopper):
     host.add_process(WITH_DCGM)
     with host.change() as state:
         state["ordered_after_us"] = [DCGM]
-    result = apply(host, pillar(["7g.80gb"], stop_units=[DCGM]))
+    result = apply(host, pillars.mig(["7g.80gb"], stop_units=[DCGM]))
     assert not result.ok and "did not end within" in " ".join(result.errors)
 
 
@@ -531,7 +525,7 @@ def test_what_another_tool_changes_right_after_the_replay_is_told(hopper):
 def test_another_writer_at_boot_is_warned_of(simulated):
     link = "/etc/systemd/system/multi-user.target.wants/nvidia-mig-manager.service"
     host = simulated("dgx-h100", gpus=HOPPER, processes=[], files={link: ""})
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     host.reboot()
     assert "nvidia-mig-manager.service is enabled" in " ".join(replay(host)["warnings"])
 
@@ -539,7 +533,7 @@ def test_another_writer_at_boot_is_warned_of(simulated):
 def test_a_mode_that_waited_for_the_reboot_is_finished_by_the_boot(simulated):
     gpu = {"model": "a100-40gb", "address": FIRST, "reset": "never"}
     host = simulated("dgx-a100-40gb", gpus=[gpu], processes=[])
-    result = apply(host, pillar(["3g.20gb@4", "2g.10gb@0"]))
+    result = apply(host, pillars.mig(["3g.20gb@4", "2g.10gb@0"]))
     assert result.ok and result.reboot == [FIRST]
     assert entries(host)[FIRST]["awaits"]
     host.reboot()

@@ -11,13 +11,13 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.host.real import RealHost
 from gpuslice.records.journal import Journal
+from tests.support import pillars
 from tests.support.hosts import config
 from tests.unit.boot.test_boot import H100
 from tests.unit.boot.test_boot import HOPPER
 from tests.unit.boot.test_boot import LAYOUT
 from tests.unit.boot.test_boot import apply
 from tests.unit.boot.test_boot import layouts
-from tests.unit.boot.test_boot import pillar
 from tests.unit.boot.test_boot import replay
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
@@ -25,7 +25,7 @@ CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
 def rebooted(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillar(LAYOUT)).ok
+    assert apply(host, pillars.mig(LAYOUT)).ok
     before = layouts(host)
     host.reboot()
     return host, before

@@ -23,6 +23,7 @@ from gpuslice.inventory import discovery
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import profile_names
 from gpuslice.techniques.mig.technique import Mig
+from tests.support import pillars
 from tests.support.hosts import config
 
 A100, A30, H100 = "0000:07:00.0", "0000:41:00.0", "0000:1b:00.0"
@@ -45,13 +46,9 @@ def box(tmp_path):
     return make
 
 
-def pillar(profiles, **mig):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles, **mig}}}
-
-
 def apply(host, profiles, **mig):
     with Engine(config(host)) as engine:
-        return engine.apply(pillar(profiles, **mig))
+        return engine.apply(pillars.for_all("mig", {"profiles": profiles, **mig}))
 
 
 def names(host):
@@ -160,7 +157,7 @@ def test_generations_differ_in_reset_and_memory_of_the_mode(box, model, resets, 
     host = box(model, reset="tool")
     with Engine(config(host)) as engine:
         smallest = engine.mig(A100)[1].table(engine.gpu(A100)).profiles[0].name
-        plan = engine.plan(pillar([smallest]))
+        plan = engine.plan(pillars.mig([smallest]))
         assert [step.action for step in plan.steps].count("reset") == resets
     assert apply(host, [smallest]).ok
     host.reboot()
@@ -174,7 +171,7 @@ def test_a_driver_too_old_to_tell_is_judged_by_the_model(box):
     """Fact 3: the field that says "no reset needed" is younger than the first Hopper drivers."""
     host = box("h100-80gb", {"nvml_level": "r525"})
     with Engine(config(host)) as engine:
-        assert "reset" not in [step.action for step in engine.plan(pillar(["7g.80gb"])).steps]
+        assert "reset" not in [step.action for step in engine.plan(pillars.mig(["7g.80gb"])).steps]
 
 
 # -- 5: a GPU instance alone is nothing -------------------------------------------------------------------------------
@@ -259,7 +256,7 @@ def test_what_exists_is_seen_and_not_made_again(box):
     """Fact 7: idempotence comes from reading; not one call that changes something is made."""
     host = box("a100-40gb", mig="enabled", instances=["3g.20gb@4"])
     with Engine(config(host)) as engine:
-        result = engine.apply(pillar(["3g.20gb"]))
+        result = engine.apply(pillars.mig(["3g.20gb"]))
         assert result.ok and result.plan.empty
         assert not [call for call in engine.tools.get("mig").nvml.calls if "Create" in call or "Destroy" in call or "Set" in call]
 
@@ -415,7 +412,7 @@ def test_a_plan_made_from_the_catalog_is_checked_against_the_driver(box):
     """Around R535 profiles are told only once MIG is on; one that the driver then does not have ends in the state before."""
     host = box("a100-80gb", {"nvml_level": "r510"})
     with Engine(config(host)) as engine:
-        engine.plan(pillar(["1g.20gb"]))
+        engine.plan(pillars.mig(["1g.20gb"]))
     result = apply(host, ["1g.20gb"])
     assert not result.ok
     text = " ".join(result.errors)

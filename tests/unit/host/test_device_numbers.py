@@ -17,6 +17,7 @@ from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.host.real import RealHost
 from gpuslice.model import Process
+from tests.support import pillars
 from tests.support.hosts import config
 
 NULL, ZERO, FULL = "1:3", "1:5", "1:7"
@@ -201,8 +202,6 @@ def test_where_the_number_of_a_node_is_found(node, files, number):
 
 
 # -- as a user has it ----------------------------------------------------------------------------------------------------
-def pillar(strategy, section):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": strategy, strategy: section}}
 
 
 def blocked(host, wanted):
@@ -220,7 +219,7 @@ def test_a_container_with_the_second_gpu_under_the_name_of_the_first(simulated):
     first, second = "0000:05:00.0", "0000:26:00.0"
     inside = {render(host, second): render(host, first)}
     host.add_process({"pid": 77, "command": "serve", "container": "c0ffee123456", "nodes": list(inside), "shown_as": inside})
-    found = blocked(host, pillar("partition", {"compute": "CPX", "memory": "NPS1"}))
+    found = blocked(host, pillars.for_all("partition", {"compute": "CPX", "memory": "NPS1"}))
     assert set(found) == {second} and "pid 77 (serve, container c0ffee123456)" in found[second]
 
 
@@ -234,8 +233,8 @@ def test_a_mig_slice_under_another_capability_node(simulated):
     with Engine(config(host)) as engine:
         used = {part["profile"]: [p["pid"] for p in part["in_use_by"]] for part in engine.slices()}
     assert used == {"3g.20gb": [], "2g.10gb": [5]}
-    assert "pid 5" in " ".join(blocked(host, pillar("mig", {"profiles": ["3g.20gb@0"]})).values())
-    assert not blocked(host, pillar("mig", {"profiles": ["2g.10gb@4"]}))
+    assert "pid 5" in " ".join(blocked(host, pillars.for_all("mig", {"profiles": ["3g.20gb@0"]})).values())
+    assert not blocked(host, pillars.for_all("mig", {"profiles": ["2g.10gb@4"]}))
 
 
 def test_a_whole_gpu_under_another_number(simulated):

@@ -23,6 +23,7 @@ from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.licence import client_token
 from gpuslice.techniques.licence import technique as vgpu_guest
 from gpuslice.techniques.licence.technique import Guest
+from tests.support import pillars
 from tests.support.crash import in_child
 
 ONE, TWO = "0000:06:00.0", "0000:07:00.0"
@@ -79,16 +80,12 @@ class Request:
 
     def targets(self, devices=(), **section):
         """Targets of a pillar; ``devices`` are its rules."""
-        made = policy.parse(pillar(devices, **section))
+        made = policy.parse(pillars.vgpu(devices, **section))
         return policy.targets(made, self.gpus, "virtual_guest")
 
     def settings(self, settings):
         """Targets that give every GPU these settings."""
         return [policy.Target(gpu, "vgpu", settings) for gpu in self.gpus]
-
-
-def pillar(devices=(), **section):
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "vgpu", "vgpu": section, "devices": list(devices)}}
 
 
 def apply(host, **section):
