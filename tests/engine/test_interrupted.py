@@ -38,7 +38,7 @@ KILL = {"call": CREATE, "nth": 2, "kill": "before"}
 SAYS = "was interrupted"
 
 
-def machine(host):
+def gpus_of(host):
     return host.state()["gpus"]
 
 
@@ -140,21 +140,21 @@ NOTHING = {
 
 @pytest.mark.parametrize("wanted", NOTHING.values(), ids=NOTHING)
 def test_a_run_that_slices_nothing_leaves_it_alone_and_says_so(half, wanted):
-    before = machine(half)
+    before = gpus_of(half)
     with Engine(config(half)) as engine:
         assert "left as it is" in engine.plan(wanted).notes[0]
         result = engine.apply(wanted)
-    assert machine(half) == before and not closed(half)
+    assert gpus_of(half) == before and not closed(half)
     assert "left as it is" in " ".join([*result.warnings, *result.plan.notes]) and not result.changes
 
 
 def test_a_run_on_one_gpu_says_before_what_it_undoes_on_the_others(half):
-    before = machine(half)
+    before = gpus_of(half)
     wanted = pillars.for_all("none", devices=[pillars.mig_rule(SECOND, AFTER)])
     with Engine(config(half)) as engine:
         note = engine.plan(wanted).notes[0]
     assert "undoes it first" in note and f"also on {FIRST}, {THIRD}" in note
-    assert machine(half) == before
+    assert gpus_of(half) == before
     result = apply(half, wanted)
     assert result.ok and shapes(half) == {FIRST: OLD, SECOND: NEW, THIRD: OLD}
 
@@ -206,20 +206,20 @@ def test_a_rollback_after_an_undo_does_not_go_half_way_again(simulated):
 
 @pytest.mark.parametrize("profiles", [["9g.90gb"], ["7g.40gb", "7g.40gb"]], ids=["no such profile", "does not fit"])
 def test_a_request_with_mistakes_undoes_nothing(half, profiles):
-    before = machine(half)
+    before = gpus_of(half)
     with Engine(config(half)) as engine, pytest.raises(errors.GpuSliceError) as caught:
         engine.apply(pillars.mig(profiles))
     assert SAYS in str(caught.value) and "gpu_slicing.recover" in str(caught.value)
-    assert machine(half) == before and not closed(half)
+    assert gpus_of(half) == before and not closed(half)
 
 
 def test_one_instance_more_that_no_gpu_can_have_undoes_nothing(half):
     """What a difference comes to is settled first, and that may be refused already."""
-    before = machine(half)
+    before = gpus_of(half)
     with Engine(config(half)) as engine, pytest.raises(errors.ProfileMismatch) as caught:
         engine.reconciler().apply([engine.added_target(SECOND, "6g.30gb")])
     assert SAYS in str(caught.value) and "gpu_slicing.recover" in str(caught.value)
-    assert machine(half) == before and not closed(half)
+    assert gpus_of(half) == before and not closed(half)
 
 
 # -- what "verified" means ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gpuslice.records import lock
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Rules
 from gpuslice.techniques import Toolbox
+from tests.support import pillars
 from tests.support.hosts import config
 
 A100, H100 = "0000:07:00.0", "0000:1b:00.0"
@@ -24,7 +25,6 @@ MI300X, FLEX = "0000:05:00.0", "0000:3c:00.0"
 NEWCOMER = {"pid": 900, "command": "late.py", "container": "c0ffee123456"}
 #: The unit whose stop gives the newcomer his time.
 TRAINER = {"pid": 4711, "command": "train.py", "unit": "trainer.service"}
-from tests.support import pillars
 
 
 class Visited(SimulatedHost):

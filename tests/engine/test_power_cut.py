@@ -159,7 +159,7 @@ def on(host, work):
             engine.tools.release()
 
 
-def apply(host, wanted):
+def apply_on_disk(host, wanted):
     return on(host, lambda engine: engine.apply(wanted))
 
 
@@ -180,7 +180,7 @@ def layouts(left):
 def host(simulated):
     """Two H100 with a layout and a user in a unit that may be stopped."""
     made = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(made, pillars.mig(["2g.20gb@0", "1g.10gb@4"])).ok
+    assert apply_on_disk(made, pillars.mig(["2g.20gb@0", "1g.10gb@4"])).ok
     made.add_process(USER)
     return PowerHost(made)
 
@@ -198,7 +198,7 @@ def test_no_step_is_done_that_is_not_on_the_disk(host):
             assert journalled(left)[0]["pauses"] == [["unit", UNIT]], moment
 
     host.watch = watch
-    assert apply(host, WANTED).ok
+    assert apply_on_disk(host, WANTED).ok
     assert host.steps == 8 and host.moments[:3] == ["create journal.json." + f"{os.getpid()}.new", "replace journal.json",
                                                      f"systemctl stop {UNIT}"]  # fmt: skip
     assert f"systemctl start {UNIT}" in host.moments
@@ -214,13 +214,13 @@ def test_the_journal_is_closed_when_all_else_is_on_the_disk(host):
             assert goal == dict.fromkeys((FIRST, SECOND), ["1g.10gb", "3g.40gb"])
 
     host.watch = watch
-    assert apply(host, WANTED).ok
+    assert apply_on_disk(host, WANTED).ok
     assert len(closed) == 1 and host.moments.index(f"systemctl start {UNIT}") < host.moments.index("unlink journal.json")
 
 
 def test_nothing_of_a_change_that_returned_is_lost(host):
     for number, wanted in enumerate((WANTED, pillars.mig(["7g.80gb"], stop_units=[UNIT]), WANTED), 2):
-        assert apply(host, wanted).ok
+        assert apply_on_disk(host, wanted).ok
         left = host.disk.left()
         assert left == host.disk.there() and "journal.json" not in left and f"history/{number:06d}.json" in left
 
@@ -228,7 +228,7 @@ def test_nothing_of_a_change_that_returned_is_lost(host):
 @pytest.mark.parametrize("fault", ["nvmlGpuInstanceDestroy", "nvmlGpuInstanceCreateComputeInstanceWithPlacement"])
 def test_nothing_of_a_change_that_was_put_back_is_lost(host, fault):
     host.add_fault({"call": fault, "nth": 2, "error": "NVML_ERROR_UNKNOWN"})
-    result = apply(host, WANTED)
+    result = apply_on_disk(host, WANTED)
     assert not result.ok
     left = host.disk.left()
     assert "journal.json" not in left and "journal.steps" not in left
@@ -243,7 +243,7 @@ def test_a_cut_at_any_moment_of_a_change_is_repaired_by_the_next_run(host, tmp_p
         cuts.append((moment, left, json.dumps(host.state())))
 
     host.watch = watch
-    assert apply(host, WANTED).ok
+    assert apply_on_disk(host, WANTED).ok
     for number, (moment, left, machine) in enumerate(cuts):
         place = tmp_path / f"cut{number}"
         for name, text in left.items():
@@ -296,7 +296,7 @@ def test_a_gpu_that_waits_for_a_reboot_is_on_the_disk_before_the_system_is_told(
             assert FIRST in json.loads(left["reboot.json"]) and journalled(left)
 
     host.watch = watch
-    assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST]
+    assert apply_on_disk(host, pillars.mig(["3g.20gb"])).reboot == [FIRST]
     assert seen == ["mark_reboot_required", "unlink journal.json"]
     assert host.disk.left()["reboot.json"] == host.disk.there()["reboot.json"]
 
@@ -310,7 +310,7 @@ def test_that_a_driver_was_unloaded_is_on_the_disk_before_it_is(simulated, repo)
             seen.append(json.loads(left["partition.json"])["unloaded"])
 
     host.watch = watch
-    assert apply(host, wanted).ok
+    assert apply_on_disk(host, wanted).ok
     assert seen == [True] and "partition.json" not in host.disk.left()
 
 
@@ -364,41 +364,41 @@ def ledger(host):
 
 def test_a_gpu_that_came_back_as_wanted_is_struck_off_so_that_a_later_wait_is_a_new_one(simulated):
     host = awaiting(simulated, NO_RESET)
-    assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
+    assert apply_on_disk(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
     host.reboot()
-    assert apply(host, pillars.mig(["3g.20gb"])).ok and ledger(host) == {}
+    assert apply_on_disk(host, pillars.mig(["3g.20gb"])).ok and ledger(host) == {}
     # Off again: this waits for the first time.
     off = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"mode": "disabled"}}}
-    assert apply(host, off).reboot == [FIRST]
+    assert apply_on_disk(host, off).reboot == [FIRST]
     assert not RebootLedger(host).rebooted_in_vain(FIRST) and RebootLedger(host).waiting(FIRST)
 
 
 def test_one_that_is_found_as_wanted_is_struck_off_too_and_no_other(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillars.mig(["1g.10gb"])).ok
+    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok
     waits = {"boot_id": host.boot_id(), "why": "a reset was refused", "reboots": 0}
     host.store_write(f"{host.state_dir}/reboot.json", json.dumps({FIRST: waits, "0000:ff:00.0": waits}))
-    assert apply(host, pillars.mig(["1g.10gb"])).plan.empty
+    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).plan.empty
     assert ledger(host) == {"0000:ff:00.0": waits}
 
 
 def test_one_that_still_waits_stays_on_the_ledger(simulated):
     host = awaiting(simulated, NO_RESET)
     for _ in range(3):
-        assert apply(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
+        assert apply_on_disk(host, pillars.mig(["3g.20gb"])).reboot == [FIRST] and set(ledger(host)) == {FIRST}
 
 
 # -- the record and the lock -----------------------------------------------------------------------------------------------
 def test_what_is_found_as_wanted_is_noted_under_the_lock_only(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    assert apply(host, pillars.mig(["1g.10gb"])).ok
+    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok
     path = pathlib.Path(Verified(host).path)
     path.unlink()
     with lock.held(host.state_dir, "another change"):
-        assert apply(host, pillars.mig(["1g.10gb"])).ok
+        assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok
         # Whoever holds the lock may be about to change what was just found.
         assert not path.exists()
-    assert apply(host, pillars.mig(["1g.10gb"])).ok and set(Verified(host).entries()) == {FIRST, SECOND}
+    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok and set(Verified(host).entries()) == {FIRST, SECOND}
 
 
 def test_everything_of_a_change_is_written_under_the_lock(host):
@@ -412,5 +412,5 @@ def test_everything_of_a_change_is_written_under_the_lock(host):
             pass
 
     host.watch = watch
-    assert apply(host, WANTED).ok
+    assert apply_on_disk(host, WANTED).ok
     assert len(host.moments) > 15 and free == []

@@ -3,7 +3,6 @@ Everything that can be wrong with a pillar, a driver, a disk or a GPU, met throu
 what to do, fails the state, and leaves the hardware as it was.
 """
 
-import copy
 import multiprocessing
 import pathlib
 import shutil
@@ -22,6 +21,10 @@ from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
+from tests.support.stages import counted
+from tests.support.stages import counters
+from tests.support.stages import machine
+from tests.support.stages import refused
 
 FIRST, SECOND, PLAIN = "0000:07:00.0", "0000:0f:00.0", "0000:3b:00.0"
 ABSENT = "0000:aa:00.0"
@@ -33,53 +36,8 @@ PAIR = [
     {"model": "a100-40gb", "address": address, "uuid": uuid, "mig": "enabled", "instances": ["2g.10gb@4"]}
     for address, uuid in UUIDS.items()
 ]
-#: What changes a machine. A fault that never comes true counts the calls of each.
-MUTATING = (
-    "nvmlDeviceSetMigMode",
-    "nvmlDeviceCreateGpuInstance",
-    "nvmlDeviceCreateGpuInstanceWithPlacement",
-    "nvmlGpuInstanceDestroy",
-    "nvmlGpuInstanceCreateComputeInstance",
-    "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
-    "nvmlComputeInstanceDestroy",
-    "end_process",
-    "run",
-    "write",
-)
-COUNTERS = [{"call": call, "nth": 10**9, "lie": True} for call in MUTATING]
+COUNTERS = counters()
 FORK = multiprocessing.get_context("fork")
-
-
-def machine(host):
-    """Everything of the simulated hardware that a change could touch: modes, instances with their UUIDs, epochs, processes."""
-    state = copy.deepcopy(host.state())
-    return {key: value for key, value in state.items() if key not in ("faults", "serial")}
-
-
-def mutations(host):
-    """Mutating call -> how often it was made."""
-    return {f["call"]: f["seen"] for f in host.state()["faults"] if f["nth"] == 10**9 and f["seen"]}
-
-
-def only(*rules):
-    return {"containers_gpu_slicing": {"enabled": True, "devices": list(rules)}}
-
-
-def refused(minion, wanted, *words):
-    """Apply; assert that it fails with these words and nothing else happens. Returns the comment of the first failure."""
-    before = machine(minion.host)
-    stages = list(minion.apply("gpu_slicing", pillar=wanted))
-    assert not isinstance(stages[0], str), stages
-    failed = [stage for stage in stages if stage.result is False]
-    comment = failed[0].comment
-    assert "Traceback" not in comment and "gpuslice." not in comment
-    for word in words:
-        assert word in comment
-    assert all(stage.changes == {} for stage in stages)
-    assert stages[-1].result is False
-    assert machine(minion.host) == before
-    assert mutations(minion.host) == {}
-    return comment
 
 
 @pytest.fixture(scope="module")
@@ -144,19 +102,19 @@ def test_more_than_fits_says_what_fits(pair):
 
 
 def test_a_place_where_a_profile_can_not_be_names_those_where_it_can(pair):
-    refused(pair, only(pillars.mig_rule(FIRST, ["3g.20gb@2"])), FIRST, "3g.20gb", "0", "4")
+    refused(pair, pillars.rules(pillars.mig_rule(FIRST, ["3g.20gb@2"])), FIRST, "3g.20gb", "0", "4")
 
 
 def test_two_pins_on_one_place_are_refused(pair):
-    refused(pair, only(pillars.mig_rule(FIRST, ["3g.20gb@0", "2g.10gb@2"])), FIRST, "3g.20gb", "2g.10gb")
+    refused(pair, pillars.rules(pillars.mig_rule(FIRST, ["3g.20gb@0", "2g.10gb@2"])), FIRST, "3g.20gb", "2g.10gb")
 
 
 def test_a_mistake_for_one_gpu_changes_no_other(pair):
-    refused(pair, only(pillars.mig_rule(FIRST, ["1g.5gb"]), pillars.mig_rule(SECOND, ["9g.90gb"])), SECOND, "9g.90gb")
+    refused(pair, pillars.rules(pillars.mig_rule(FIRST, ["1g.5gb"]), pillars.mig_rule(SECOND, ["9g.90gb"])), SECOND, "9g.90gb")
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(pair):
-    refused(pair, only(pillars.mig_rule(ABSENT, ONE)), ABSENT, FIRST, SECOND)
+    refused(pair, pillars.rules(pillars.mig_rule(ABSENT, ONE)), ABSENT, FIRST, SECOND)
     refused(pair, pillars.mig(ONE, discovery={"method": "manual", "devices": [ABSENT]}), ABSENT, FIRST, SECOND)
 
 
@@ -175,7 +133,7 @@ def test_arguments_that_a_state_does_not_know_are_no_silence(pair):
     assert answer.result is False and "forse" in answer.comment
     answer = pair.state("gpu_mig.layout", name=FIRST, profiles=["1g.5gb"], froce=True)
     assert answer.result is False and "froce" in answer.comment
-    assert machine(pair.host) == before and mutations(pair.host) == {}
+    assert machine(pair.host) == before and counted(pair.host) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +152,7 @@ def test_the_state_of_one_gpu_refuses_as_the_pillar_does(pair, name, profiles, w
     answer = pair.state("gpu_mig.layout", name=name, profiles=profiles)
     assert answer.result is False and answer.changes == {} and "Traceback" not in answer.comment
     assert [word for word in words if word not in answer.comment] == []
-    assert machine(pair.host) == before and mutations(pair.host) == {}
+    assert machine(pair.host) == before and counted(pair.host) == {}
 
 
 JUNK = st.sampled_from([None, True, 0, -1, 9, 1.5, float("nan"), "", "x", "3g.20gb", "1g.5gb@0", [], ["x"], [None], {}, {"x": 1}])
@@ -211,8 +169,8 @@ FUNCTIONS = {
     "a pillar": lambda engine, junk: engine.plan(junk),
     "a strategy": lambda engine, junk: engine.plan(pillars.mig(ONE, slicing={"strategy": junk})),
     "profiles": lambda engine, junk: engine.plan(pillars.mig(ONE, slicing={"mig": {"profiles": junk}})),
-    "a rule": lambda engine, junk: engine.plan(only(junk)),
-    "a match": lambda engine, junk: engine.plan(only({"match": junk, "strategy": "mig"})),
+    "a rule": lambda engine, junk: engine.plan(pillars.rules(junk)),
+    "a match": lambda engine, junk: engine.plan(pillars.rules({"match": junk, "strategy": "mig"})),
 }
 
 
@@ -231,7 +189,7 @@ def test_whatever_is_given_is_planned_or_refused_with_a_sentence(pair, what, jun
             FUNCTIONS[what](engine, junk)
         except errors.GpuSliceError as err:
             assert len(str(err)) > 10 and "Traceback" not in str(err)
-    assert machine(pair.host) == before and mutations(pair.host) == {}
+    assert machine(pair.host) == before and counted(pair.host) == {}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +203,7 @@ def test_a_wrong_minion_configuration_is_a_sentence(configured):
 def test_an_address_without_quotes_is_understood_and_works(minion, caplog):
     """YAML 1.1 reads 0000:07:00.0 as the number 420.0."""
     on = minion("dgx-a100-40gb", changes={"gpus": PAIR})
-    stages = list(on.apply("gpu_slicing", pillar=only(pillars.mig_rule(420.0, ["3g.20gb"]))))
+    stages = list(on.apply("gpu_slicing", pillar=pillars.rules(pillars.mig_rule(420.0, ["3g.20gb"]))))
     assert [stage.result for stage in stages] == [True] * 3
     assert "0000:07:00.0 was written without quotes" in caplog.text
     slices = [(part["gpu"], part["profile"]) for part in on.call("gpu.slices")]
@@ -264,7 +222,7 @@ def test_salt_call_ends_with_an_error_and_no_traceback(salt_call):
     answer = call("gpu_slicing.apply")
     assert answer.retcode == 1 and "stratgey" in answer.stdout + answer.stderr
     assert "Traceback" not in answer.stdout + answer.stderr
-    assert machine(call.host) == before and mutations(call.host) == {}
+    assert machine(call.host) == before and counted(call.host) == {}
 
 
 # -- GPUs and drivers that can't --------------------------------------------------------------------------------------
@@ -274,7 +232,7 @@ MIXED = [{**PAIR[0]}, {"model": "t4", "address": PLAIN}]
 def test_a_gpu_without_mig_is_an_error_where_it_is_named(minion):
     refused(
         minion("mixed", changes={"gpus": MIXED, "faults": COUNTERS}),
-        only(pillars.mig_rule(FIRST, ONE), pillars.mig_rule(PLAIN, ONE)),
+        pillars.rules(pillars.mig_rule(FIRST, ONE), pillars.mig_rule(PLAIN, ONE)),
         PLAIN,
         "Tesla T4",
         "MIG",
@@ -292,7 +250,7 @@ def test_a_gpu_without_mig_is_not_applicable_where_a_host_wide_strategy_reaches_
 def test_mig_of_a_vgpu_in_a_guest_is_its_hosts_affair(minion):
     gpus = [{**PAIR[0], "mig": "disabled", "instances": [], "vgpu_guest": True}]
     on = minion("dgx-a100-40gb", changes={"gpus": gpus, "virtualization": "virtual_guest", "faults": COUNTERS})
-    refused(on, only(pillars.mig_rule(FIRST, ONE)), FIRST)
+    refused(on, pillars.rules(pillars.mig_rule(FIRST, ONE)), FIRST)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from salt.exceptions import CommandExecutionError
 
 from tests.engine.test_interrupted import KILL
 from tests.engine.test_interrupted import SAYS
-from tests.engine.test_interrupted import machine
+from tests.engine.test_interrupted import gpus_of
 from tests.support import pillars
 from tests.support.a100 import AFTER
 from tests.support.a100 import FIRST
@@ -59,9 +59,9 @@ def test_once_it_is_dealt_with_nobody_tells_of_it(half_minion):
 
 def test_recover_undoes_it(half_minion):
     gpu = half_minion
-    before = machine(gpu.host)
+    before = gpus_of(gpu.host)
     shown = gpu.call("gpu_slicing.recover", test=True)
-    assert "result" not in shown and machine(gpu.host) == before and SAYS in shown["comment"]
+    assert "result" not in shown and gpus_of(gpu.host) == before and SAYS in shown["comment"]
     done = gpu.call("gpu_slicing.recover")
     assert done["result"] is True and done["changes"].keys() == shown["changes"].keys(), done
     assert shapes(gpu.host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD) and closed(gpu.host)
@@ -71,9 +71,9 @@ def test_recover_undoes_it(half_minion):
 
 def test_recover_finishes_it(half_minion):
     gpu = half_minion
-    before = machine(gpu.host)
+    before = gpus_of(gpu.host)
     shown = gpu.call("gpu_slicing.recover", "finish", test=True)
-    assert "result" not in shown and machine(gpu.host) == before and "this run finishes it" in shown["comment"]
+    assert "result" not in shown and gpus_of(gpu.host) == before and "this run finishes it" in shown["comment"]
     done = gpu.call("gpu_slicing.recover", "finish")
     assert done["result"] is True, done
     assert shapes(gpu.host) == dict.fromkeys((FIRST, SECOND, THIRD), NEW) and closed(gpu.host)

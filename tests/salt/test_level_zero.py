@@ -38,7 +38,7 @@ NEW = wanted(
 WRITES = 3
 
 
-def machine(host):
+def settings_of(host):
     """What the settings are now."""
     return {
         "files": host.listdir(FILES),
@@ -137,17 +137,17 @@ def test_bad_input_is_a_sentence_and_changes_nothing(minion, changes, section, w
 def prepared(simulated):
     """A machine in the old settings."""
     host = simulated("mixed-vendors")
-    assert apply(host, OLD).ok and machine(host) == AS_OLD
+    assert apply(host, OLD).ok and settings_of(host) == AS_OLD
     return host
 
 
 def test_the_change_and_the_way_back(prepared):
     host = prepared
-    assert apply(host, NEW).ok and machine(host) == AS_NEW
+    assert apply(host, NEW).ok and settings_of(host) == AS_NEW
     assert apply(host, NEW).plan.empty
     with Engine(config(host)) as engine:
         assert engine.reconciler().apply(engine.rollback_targets()).ok
-    assert machine(host) == AS_OLD
+    assert settings_of(host) == AS_OLD
 
 
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
@@ -156,8 +156,8 @@ def test_a_write_that_fails_undoes_everything(prepared, nth):
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
     result = apply(host, NEW)
     assert not result.ok and FLEX in result.errors[0] and "undone" in result.errors[-1]
-    assert machine(host) == AS_OLD
-    assert apply(host, NEW).ok and machine(host) == AS_NEW
+    assert settings_of(host) == AS_OLD
+    assert apply(host, NEW).ok and settings_of(host) == AS_NEW
 
 
 def test_a_file_that_cannot_be_removed_undoes_everything(prepared):
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_removed_undoes_everything(prepared):
     host.add_fault({"call": "store_remove", "nth": 2, "error": "EIO"})
     result = apply(host, NEW)
     assert not result.ok and f"{FILES}/{FLEX}.env" in result.errors[0]
-    assert machine(host) == AS_OLD
+    assert settings_of(host) == AS_OLD
 
 
 POINTS = [("write", nth) for nth in range(1, WRITES + 1)] + [("store_remove", 2)]
@@ -181,7 +181,7 @@ def test_kill_is_finished_by_the_next_run(prepared, call, nth, when):
     assert apply_in_child(host, NEW) == signal.SIGKILL
     result = apply(host, NEW)
     assert result.ok and "interrupted" in " ".join(result.warnings)
-    assert machine(host) == AS_NEW
+    assert settings_of(host) == AS_NEW
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, 
     assert apply_in_child(host, NEW) == signal.SIGKILL
     result = apply(host, OLD)
     assert result.ok and "undone" in " ".join(result.warnings)
-    assert machine(host) == AS_OLD
+    assert settings_of(host) == AS_OLD
 
 
 # -- a slice that a boot took away, on real files ------------------------------------------------------------------------

@@ -16,6 +16,9 @@ from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
+from tests.support.stages import MUTATING
+from tests.support.stages import counted
+from tests.support.stages import counters
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
 BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
@@ -23,27 +26,7 @@ AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
 A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
 TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
-MUTATING = (
-    CREATE,
-    "nvmlDeviceCreateGpuInstance",
-    "nvmlGpuInstanceCreateComputeInstance",
-    "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
-    "nvmlComputeInstanceDestroy",
-    "nvmlGpuInstanceDestroy",
-    "nvmlDeviceSetMigMode",
-    "run",
-    "write",
-    "store_write",
-    "store_append",
-    "end_process",
-)
-#: Faults that never come true, and count.
-COUNTERS = [{"call": call, "nth": 10**9, "lie": True} for call in MUTATING]
-
-
-def counted(host):
-    """Mutating call -> how often it was made."""
-    return {fault["call"]: fault["seen"] for fault in host.state()["faults"] if fault["seen"]}
+COUNTERS = counters((*MUTATING, "store_write", "store_append"))
 
 
 # 1 (changing one slice ends all of its GPU): test_reconcile, promise 4; test_faults for every step.

@@ -7,17 +7,15 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import errors
-from gpuslice.engine import Engine
-from tests.support.hosts import config
+from tests.support.hosts import apply
 from tests.support.hosts import listed
 
 SLICING = "containers_gpu_slicing"
 
 
-def apply(host, wanted, management=None):
-    pillar = {SLICING: {"enabled": True, **wanted}, "containers_gpu_state_management": management or {}}
-    with Engine(config(host)) as engine:
-        return engine.apply(pillar)
+def apply_slicing(host, wanted):
+    """Bring a host to a pillar of which only ``containers_gpu_slicing`` says something."""
+    return apply(host, {SLICING: {"enabled": True, **wanted}})
 
 
 CPX = {"strategy": "partition", "partition": {"compute": "CPX"}}
@@ -50,32 +48,32 @@ SILENT = {
 def test_no_default_ends_what_is_there(simulated, what):
     name, made, silent, path = SILENT[what]
     host = simulated(name)
-    assert apply(host, made).ok
+    assert apply_slicing(host, made).ok
     before, state = listed(host), host.state()
     with pytest.raises(errors.PolicyError, match=f"{SLICING}:{path} is not given, and its default would end what is there"):
-        apply(host, silent)
+        apply_slicing(host, silent)
     assert listed(host) == before and host.state() == state
 
 
 def test_a_default_is_good_where_nothing_is_there(simulated):
     host = simulated("flex170")
-    assert apply(host, {"strategy": "sriov"}).ok
+    assert apply_slicing(host, {"strategy": "sriov"}).ok
     assert len(listed(host)) == 4 * len({part["gpu"] for part in listed(host)}) > 0
-    assert apply(host, {"strategy": "sriov"}).plan.empty
+    assert apply_slicing(host, {"strategy": "sriov"}).plan.empty
     # In writing it may end what is there.
-    assert apply(host, {"strategy": "sriov", "sriov": {"vf_count": 2}}).ok
-    assert apply(host, {"strategy": "sriov", "sriov": {"vf_count": 4}}).ok
+    assert apply_slicing(host, {"strategy": "sriov", "sriov": {"vf_count": 2}}).ok
+    assert apply_slicing(host, {"strategy": "sriov", "sriov": {"vf_count": 4}}).ok
 
 
 def test_mig_without_profiles_is_refused_and_an_empty_list_is_a_word(simulated):
     host = simulated("dgx-h100")
-    assert apply(host, {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}).ok
+    assert apply_slicing(host, {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}).ok
     before = listed(host)
     for silent in ({}, {"mig": {}}, {"mig": {"mode": "enabled"}}):
         with pytest.raises(errors.PolicyError, match=f"{SLICING}:mig:profiles: is not given"):
-            apply(host, {"strategy": "mig", **silent})
+            apply_slicing(host, {"strategy": "mig", **silent})
     assert listed(host) == before != []
-    assert apply(host, {"strategy": "mig", "mig": {"profiles": []}}).ok
+    assert apply_slicing(host, {"strategy": "mig", "mig": {"profiles": []}}).ok
     assert listed(host) == []
 
 
@@ -86,13 +84,13 @@ def test_a_gpu_that_may_be_absent_is_reported_and_the_others_are_sliced(simulate
     wanted = {"strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}
     rule = {"match": match, "strategy": "mig", "mig": {"profiles": ["7g.80gb"]}}
     with pytest.raises(errors.DeviceNotFound, match="optional: true"):
-        apply(host, {**wanted, "devices": [rule]})
+        apply_slicing(host, {**wanted, "devices": [rule]})
     assert listed(host) == []
-    result = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
+    result = apply_slicing(host, {**wanted, "devices": [{**rule, "optional": True}]})
     line = f"{named}: absent, which {SLICING}:devices:0:optional allows"
     assert result.ok and line in result.plan.text()
     assert len(listed(host)) == len({part["gpu"] for part in listed(host)}) == 8
-    again = apply(host, {**wanted, "devices": [{**rule, "optional": True}]})
+    again = apply_slicing(host, {**wanted, "devices": [{**rule, "optional": True}]})
     assert again.plan.empty and line in again.plan.text()
 
 

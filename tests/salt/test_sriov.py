@@ -10,6 +10,7 @@ import yaml
 from salt.exceptions import CommandExecutionError
 
 from tests.support import pillars
+from tests.support.stages import refused
 
 FLEX, B60, MAX, MI210 = "0000:3c:00.0", "0000:03:00.0", "0000:29:00.0", "0000:33:00.0"
 
@@ -24,20 +25,6 @@ def board(repo, host, **keys):
     """The GPUs of an example host with other keys."""
     described = yaml.safe_load((repo / "examples" / "hosts" / f"{host}.yaml").read_text(encoding="utf-8"))
     return [{**gpu, **keys} for gpu in described["gpus"]]
-
-
-def refused(minion, wanted, *words):
-    """Apply; assert that it fails with these words and nothing else happens. Returns the comment of the first failure."""
-    before = hardware(minion)
-    stages = list(minion.apply("gpu_slicing", pillar=wanted))
-    assert not isinstance(stages[0], str), stages
-    comment = next(one.comment for one in stages if one.result is False)
-    assert "Traceback" not in comment and "gpuslice." not in comment
-    for word in words:
-        assert word in comment, comment
-    assert all(one.changes == {} for one in stages)
-    assert hardware(minion) == before
-    return comment
 
 
 def told(minion, function, *args, **kwargs):

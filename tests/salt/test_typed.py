@@ -10,9 +10,9 @@ from tests.salt.conftest import Minion
 from tests.salt.test_bad_input import COUNTERS
 from tests.salt.test_bad_input import FIRST
 from tests.salt.test_bad_input import PAIR
-from tests.salt.test_bad_input import machine
-from tests.salt.test_bad_input import mutations
 from tests.support import pillars
+from tests.support.stages import counted
+from tests.support.stages import machine
 
 WANTED = pillars.mig(["3g.20gb"])
 NO_TRUTH = (0, 1, "false", "True", "", None, [])
@@ -38,7 +38,7 @@ def refused(on, function, *args, **given):
         on.call(function, *args, **given)
     sentence = str(caught.value)
     assert "Traceback" not in sentence and "engine failed" not in sentence
-    assert machine(on.host) == before and mutations(on.host) == {}
+    assert machine(on.host) == before and counted(on.host) == {}
     return sentence
 
 

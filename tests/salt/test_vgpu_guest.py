@@ -8,7 +8,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from tests.support import pillars
-from tests.support.stages import stages as run_stages
+from tests.support.stages import stages
 
 GUEST, FIRST, SECOND = "vgpu-guest", "0000:06:00.0", "0000:07:00.0"
 CONFIGURATION = "/etc/nvidia/gridd.conf"
@@ -21,23 +21,23 @@ def files(minion):
     return dict(minion.host.state()["written"])
 
 
-def stages(minion, wanted, test=False):
+def highstate(minion, wanted, test=False):
     """Run the stages with the pillar where a user has it; returns (all went well, comments, changes of all)."""
     minion.set_pillar(wanted)
-    return run_stages(minion, {}, test)
+    return stages(minion, {}, test)
 
 
 def test_a_server_is_set_once_and_stays(minion):
     guest, wanted = minion(GUEST), pillars.vgpu(license_server="licence.example.com", feature="compute")
     before = files(guest)
-    well, comment, planned = stages(guest, wanted, test=True)
+    well, comment, planned = highstate(guest, wanted, test=True)
     assert well and files(guest) == before and "start nvidia-gridd" in comment
-    well, comment, done = stages(guest, wanted)
+    well, comment, done = highstate(guest, wanted)
     assert well, comment
     assert done == planned and set(done) == {FIRST, SECOND}
     text = guest.host.read(CONFIGURATION)
     assert "ServerAddress=licence.example.com" in text and "FeatureType=4" in text
-    assert stages(guest, wanted)[::2] == (True, {})
+    assert highstate(guest, wanted)[::2] == (True, {})
     status = guest.call("gpu_vgpu.status", SECOND)
     assert status["licensed"] is True and status["license_server"] == "licence.example.com"
     assert [part["profile"] for part in guest.call("gpu.slices")] == ["H100XM-10C"] * 2
@@ -45,10 +45,10 @@ def test_a_server_is_set_once_and_stays(minion):
 
 def test_a_token_is_written_and_never_shown(minion):
     guest, wanted = minion(GUEST), pillars.vgpu(client_token=TOKEN)
-    well, comment, planned = stages(guest, wanted, test=True)
+    well, comment, planned = highstate(guest, wanted, test=True)
     assert well
     told = [comment, planned]
-    well, comment, done = stages(guest, wanted)
+    well, comment, done = highstate(guest, wanted)
     assert well, comment
     assert guest.host.read(TOKEN_FILE) == TOKEN
     told += [comment, done, guest.call("gpu_slicing.history"), guest.call("gpu_vgpu.status", FIRST)]
@@ -56,8 +56,8 @@ def test_a_token_is_written_and_never_shown(minion):
     kept = (path for path in guest.state_dir.rglob("*") if path.is_file() and "simulated" not in path.parts)
     told += [path.read_text(encoding="utf-8") for path in kept]
     assert TOKEN not in json.dumps(told)
-    assert stages(guest, wanted)[::2] == (True, {})
-    well, _, _ = stages(guest, pillars.vgpu(client_token=TOKEN[::-1]))
+    assert highstate(guest, wanted)[::2] == (True, {})
+    well, _, _ = highstate(guest, pillars.vgpu(client_token=TOKEN[::-1]))
     assert well and guest.host.read(TOKEN_FILE) == TOKEN[::-1]
     back = guest.call("gpu_slicing.rollback")
     assert back["result"] and guest.host.read(TOKEN_FILE) == TOKEN
@@ -84,7 +84,7 @@ def test_the_state_of_a_licence_settles(minion):
 
 def test_a_boot_finds_the_licence_as_it_was(minion):
     guest = minion(GUEST)
-    assert stages(guest, pillars.vgpu(license_server="licence.example.com"))[0]
+    assert highstate(guest, pillars.vgpu(license_server="licence.example.com"))[0]
     guest.host.reboot()
     assert guest.call("gpu_boot.replay")["result"]
     assert guest.call("gpu_vgpu.status", FIRST)["licensed"] is True
@@ -107,7 +107,7 @@ def test_a_boot_finds_the_licence_as_it_was(minion):
 def test_what_can_not_be_is_a_sentence_and_changes_nothing(minion, wanted, changes, words):
     guest = minion(GUEST, changes=changes)
     before = files(guest)
-    well, comment, done = stages(guest, wanted)
+    well, comment, done = highstate(guest, wanted)
     assert not well and not done
     assert "Traceback" not in comment and all(word in comment for word in words), comment
     assert files(guest) == before

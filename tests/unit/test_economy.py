@@ -150,7 +150,7 @@ def test_the_processes_are_looked_at_once_for_all_vgpus_of_a_gpu(repo, simulated
 def test_all_that_ask_the_vendors_library_share_one_session(simulated, look):
     """A session costs a second or more on a host where nothing else keeps the driver awake."""
     host = simulated("vgpu-host-vfio")
-    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    config = hosts.config(host)
     one, other = (gpu.address for gpu in discovery.discover(host))
     rules = [
         {"match": {"pci": one}, "strategy": "vgpu", "vgpu": {"profiles": {"H100XM-1-10C": 2}}},

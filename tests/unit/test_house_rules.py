@@ -340,3 +340,32 @@ def test_every_argument_of_an_execution_function_is_checked_by_its_name():
 def test_rule_arguments_sees_a_missing_check_and_an_unknown_name():
     source = "@_checked\ndef good(gpu, test=False):\n    pass\ndef bad(gpu):\n    pass\n@_checked\ndef odd(sesam):\n    pass\n"
     assert len(unchecked_arguments(parsed(source))) == 2
+
+
+def helpers(tree):
+    """(name, parameters without defaults) of each function of a file that is no test and no fixture."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("test_") and not node.decorator_list:
+            names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+            yield node.name, tuple(names[: len(names) - len(node.args.defaults)])
+
+
+def copied(paths, shared):
+    """Helpers of these files that have the name and the parameters of a shared one."""
+    found = [(path, helper) for path in paths for helper in helpers(parsed(path))]
+    return [f"{shown(path)}: {name}" for path, (name, names) in found if names and (name, names) in shared]
+
+
+def test_tests_copy_no_helper_that_they_share():
+    support = python_files(ROOT / "tests" / "support")
+    # What runs in the virtual machine has only the engine beside it.
+    alone = ROOT / "tests" / "parts" / "kernel" / "inside.py"
+    others = [path for path in python_files(ROOT / "tests") if path not in support and path != alone]
+    assert copied(others, {helper for path in support for helper in helpers(parsed(path))}) == []
+
+
+def test_rule_copies_sees_the_same_name_with_the_same_parameters(tmp_path):
+    source = "def config(host): ...\ndef apply(host, wanted, more=1): ...\ndef test_it(host): ...\n@fixture\ndef one(host): ...\n"
+    assert list(helpers(parsed(source))) == [("config", ("host",)), ("apply", ("host", "wanted"))]
+    (tmp_path / "x.py").write_text(source, encoding="utf-8")
+    assert copied([tmp_path / "x.py"], {("apply", ("host", "wanted")), ("config", ("place",))}) == [f"{tmp_path}/x.py: apply"]

@@ -15,6 +15,7 @@ from gpuslice import errors
 from gpuslice.host import limits
 from gpuslice.host.real import RealHost
 from gpuslice.records import lock
+from tests.support.locks import refused_lock
 
 GPU, OTHER = "0000:07:00.0", "0000:0f:00.0"
 #: Seconds that anything may take here on a busy machine.
@@ -168,13 +169,6 @@ def told(tmp_path, ready, before):
         time.sleep(NEVER)
 
 
-def refused(tmp_path):
-    with pytest.raises(errors.LockHeld) as caught:
-        with lock.held(str(tmp_path), "me", patience=0):
-            pytest.fail("the lock was given twice")
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(("seconds", "hangs"), [(340, True), (5, False)])
 def test_the_lock_names_what_its_holder_waits_for(tmp_path, seconds, hangs):
     ready = FORK.Event()
@@ -182,7 +176,7 @@ def test_the_lock_names_what_its_holder_waits_for(tmp_path, seconds, hangs):
     holder.start()
     try:
         assert ready.wait(SOON)
-        text = refused(tmp_path)
+        text = refused_lock(tmp_path)
     finally:
         holder.kill()
         holder.join()
@@ -197,14 +191,14 @@ def test_a_call_that_takes_long_is_told_while_it_does_and_not_after(tmp_path, li
 
     def ask():
         end = time.monotonic() + SOON
-        while "waits for" not in refused(tmp_path) and time.monotonic() < end:
+        while "waits for" not in refused_lock(tmp_path) and time.monotonic() < end:
             time.sleep(0.01)
-        seen.append(refused(tmp_path))
+        seen.append(refused_lock(tmp_path))
 
     with lock.held(str(tmp_path), "me"):
         limited.call(NEVER, GPU, "make an instance", ask)
         assert f"it waits for GPU {GPU}: make an instance, for " in seen[0]
-        assert "waits for" not in refused(tmp_path)
+        assert "waits for" not in refused_lock(tmp_path)
 
 
 def test_a_program_that_does_not_end_is_told_and_killed(tmp_path):
@@ -213,7 +207,7 @@ def test_a_program_that_does_not_end_is_told_and_killed(tmp_path):
     def look():
         end = time.monotonic() + SOON
         while not seen and time.monotonic() < end:
-            if "waits for" in (text := refused(tmp_path)):
+            if "waits for" in (text := refused_lock(tmp_path)):
                 seen.append(text)
 
     with lock.held(str(tmp_path), "me"):
@@ -223,4 +217,4 @@ def test_a_program_that_does_not_end_is_told_and_killed(tmp_path):
             host.run(["sleep", "300"], timeout=2)
         watcher.join()
         assert "it waits for 'sleep 300' to end, for " in seen[0]
-        assert "waits for" not in refused(tmp_path)
+        assert "waits for" not in refused_lock(tmp_path)

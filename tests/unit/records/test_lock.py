@@ -16,6 +16,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.records import lock
 from tests.support.hosts import config
+from tests.support.locks import refused_lock
 
 FORK = multiprocessing.get_context("fork")
 
@@ -53,16 +54,9 @@ def holder_of():
         process.join()
 
 
-def refused(tmp_path, **options):
-    with pytest.raises(errors.LockHeld) as caught:
-        with lock.held(str(tmp_path), "me", patience=0, **options):
-            pytest.fail("the lock was given twice")
-    return str(caught.value)
-
-
 def test_who_holds_it_is_named_with_pid_and_job(tmp_path, holder):
     process, _ = holder()
-    text = refused(tmp_path)
+    text = refused_lock(tmp_path)
     assert "highstate by root" in text
     assert f"pid {process.pid}" in text
     assert "job 20260101000000000001" in text
@@ -71,12 +65,12 @@ def test_who_holds_it_is_named_with_pid_and_job(tmp_path, holder):
 
 def test_a_holder_without_a_job_is_named_without_one(tmp_path, holder):
     holder(jid="")
-    assert "job" not in refused(tmp_path)
+    assert "job" not in refused_lock(tmp_path)
 
 
 def test_the_death_of_its_holder_frees_it(tmp_path, holder):
     process, _ = holder()
-    refused(tmp_path)
+    refused_lock(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     with lock.held(str(tmp_path), "me", patience=0):
@@ -132,7 +126,7 @@ def test_an_error_inside_gives_it_back(tmp_path):
 
 def test_two_threads_of_one_process_exclude_each_other_too(tmp_path):
     with lock.held(str(tmp_path), "first", patience=0):
-        assert f"pid {os.getpid()}" in refused(tmp_path)
+        assert f"pid {os.getpid()}" in refused_lock(tmp_path)
 
 
 def test_programs_started_meanwhile_do_not_inherit_it(tmp_path):
@@ -149,7 +143,7 @@ def test_programs_started_meanwhile_do_not_inherit_it(tmp_path):
 def test_a_holder_that_left_no_name_is_no_crash(tmp_path, holder, content):
     holder()
     (tmp_path / "lock").write_bytes(content.encode(errors="surrogateescape"))
-    text = refused(tmp_path)
+    text = refused_lock(tmp_path)
     assert "Another change" in text and "Wait" in text
 
 

@@ -120,7 +120,7 @@ def text(host, path):
     return host.read(path) if host.exists(path) else None
 
 
-def machine(host):
+def licence_of(host):
     """(gridd.conf, our token, whether the daemon runs) of a machine whose daemon, if it runs, has read just these files."""
     state = host.state()
     files = {**state["host"]["files"], **state["written"]}
@@ -161,7 +161,7 @@ def test_a_licence_server_comes_into_a_file_made_from_the_template(guest):
     assert made.splitlines()[-3:] == ["ServerAddress=lic1.example.com", "ServerPort=7070", "FeatureType=4"]
     assert host.state()["modes"][CONF] == 0o644
     assert licence(host)["licensed"] is True
-    machine(host)
+    licence_of(host)
 
 
 def test_a_second_run_does_nothing_and_tells_the_licence(guest):
@@ -186,7 +186,7 @@ def test_a_token_is_written_for_the_daemon_and_the_one_before_is_kept_for_root(g
     assert len(names) == 2
     assert (host.read(kept), host.state()["modes"][kept]) == (TOKEN, 0o600)
     assert host.read(client_token.PATH) == OTHER
-    machine(host)
+    licence_of(host)
 
 
 def test_a_token_that_a_crash_left_half_written_goes_with_the_next_change(guest):
@@ -199,15 +199,15 @@ def test_a_token_that_a_crash_left_half_written_goes_with_the_next_change(guest)
 
 def test_everything_of_ours_goes_when_it_is_cleared_and_comes_back_when_that_is_undone(guest):
     host = guest()
-    before = machine(host)
+    before = licence_of(host)
     assert apply(host, license_server="lic1", client_token=TOKEN).ok
-    licensed = machine(host)
+    licensed = licence_of(host)
     assert settle(host, {"clear": True}).ok
-    assert machine(host) == before and settle(host, {"remove": True}).plan.empty
+    assert licence_of(host) == before and settle(host, {"remove": True}).plan.empty
     assert rollback(again(host)).ok
-    assert machine(host) == licensed
+    assert licence_of(host) == licensed
     assert rollback(again(host)).ok
-    assert machine(host) == before
+    assert licence_of(host) == before
 
 
 def test_a_change_of_token_can_be_undone_back_and_forth_without_the_pillar(guest):
@@ -215,7 +215,7 @@ def test_a_change_of_token_can_be_undone_back_and_forth_without_the_pillar(guest
     assert apply(host, client_token=TOKEN).ok and apply(host, client_token=OTHER).ok
     for expected in (TOKEN, OTHER, TOKEN):
         assert rollback(again(host)).ok
-        assert machine(host)[1] == expected
+        assert licence_of(host)[1] == expected
 
 
 def test_a_token_that_is_kept_nowhere_is_asked_for(guest):
@@ -225,7 +225,7 @@ def test_a_token_that_is_kept_nowhere_is_asked_for(guest):
     with pytest.raises(errors.PolicyError) as caught:
         settle(host, {"layout": layout})
     assert digest(TOKEN) in str(caught.value) and "vgpu:client_token" in str(caught.value) and TOKEN not in str(caught.value)
-    assert machine(host)[1] == "third"
+    assert licence_of(host)[1] == "third"
 
 
 def test_lines_and_tokens_of_others_stay(guest):
@@ -238,7 +238,7 @@ def test_lines_and_tokens_of_others_stay(guest):
     # A pillar that no longer names the server leaves the one that was there before.
     assert apply(host, client_token=TOKEN).ok and host.read(CONF) == mine
     assert settle(host, {"clear": True}).ok
-    assert machine(host)[:2] == (mine, None) and host.read(FOREIGN) == "theirs"
+    assert licence_of(host)[:2] == (mine, None) and host.read(FOREIGN) == "theirs"
 
 
 def test_a_token_of_somebody_else_is_a_licence_too(guest):
@@ -270,10 +270,10 @@ def test_a_daemon_that_does_not_run_is_started_and_stopped_again_when_that_is_un
     assert licence(host)["service"] == "not running"
     result = apply(host, license_server="lic1")
     assert result.ok and any(step.words == "start nvidia-gridd" for step in result.plan.steps)
-    assert machine(host)[2] == "active"
+    assert licence_of(host)[2] == "active"
     host.run(["systemctl", "stop", SERVICE])
     assert apply(host, license_server="lic1").changes[ONE]["old"]["service"] == "not running"
-    assert rollback(host).ok and machine(host)[2] == "inactive"
+    assert rollback(host).ok and licence_of(host)[2] == "inactive"
 
 
 class Listening(SimulatedHost):
@@ -290,7 +290,7 @@ def test_the_daemon_is_restarted_once_for_all_vgpus(guest):
     result = apply(host, license_server="lic1", client_token=TOKEN)
     assert result.ok and len(result.plan.changing) == 2
     assert [line for line in host.ran if "restart" in line] == ["systemctl restart nvidia-gridd"]
-    machine(host)
+    licence_of(host)
 
 
 def test_one_vgpu_of_two_may_be_named(guest):
@@ -299,7 +299,7 @@ def test_one_vgpu_of_two_may_be_named(guest):
     request = Request(host)
     result = request.reconciler.apply(request.targets([rule], license_server="lic1"))
     assert result.ok and list(result.changes) == [ONE]
-    machine(host)
+    licence_of(host)
 
 
 def test_what_consumers_are_given(guest):
@@ -431,7 +431,7 @@ def test_without_root_nothing_is_changed(guest):
     result = apply(host, license_server="lic1", client_token=TOKEN)
     # Both begin at once, and neither goes on once the other has failed.
     assert not result.ok and "Run as root" in result.errors[0] and any(gpu in result.errors[0] for gpu in (ONE, TWO))
-    assert machine(host) == (None, None, "active")
+    assert licence_of(host) == (None, None, "active")
 
 
 # -- faults at every write -----------------------------------------------------------------------------------------------
@@ -445,10 +445,10 @@ def prepared(guest):
     """A guest with the old licence; and what it and the new one look like."""
     host = guest()
     assert apply(host, **OLD).ok
-    old = machine(host)
+    old = licence_of(host)
     assert apply(host, **NEW).ok
-    new = machine(host)
-    assert apply(host, **OLD).ok and machine(host) == old
+    new = licence_of(host)
+    assert apply(host, **OLD).ok and licence_of(host) == old
     return host, old, new
 
 
@@ -471,9 +471,9 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new(prepared, call):
             told += str(err)
         spent = host.state()["faults"][0]["seen"] >= nth
         host.clear_faults()
-        assert machine(host) in (old, new)
-        assert apply(again(host), **NEW).ok and machine(host) == new
-        assert apply(again(host), **OLD).ok and machine(host) == old
+        assert licence_of(host) in (old, new)
+        assert apply(again(host), **NEW).ok and licence_of(host) == new
+        assert apply(again(host), **OLD).ok and licence_of(host) == old
         if not spent:
             break
     assert not spent and False in met and "Traceback" not in told
@@ -504,7 +504,7 @@ def test_kill_is_finished_by_the_next_run(prepared, call, nth, when, wanted):
     # A licence that goes takes fewer writes than a new one, of which the last are then not met.
     assert ended == signal.SIGKILL or wanted is GONE
     assert change(again(host), wanted).ok
-    assert machine(host) == (new if wanted is NEW else (None, None, "active"))
+    assert licence_of(host) == (new if wanted is NEW else (None, None, "active"))
 
 
 @pytest.mark.slow
@@ -522,7 +522,7 @@ def test_kill_is_undone_by_a_run_that_wants_something_else(prepared, call, nth, 
     result = apply(again(host), license_server="lic1", feature="compute")
     assert result.ok and (not interrupted or "undone" in " ".join(result.warnings))
     if interrupted:
-        assert rollback(again(host)).ok and machine(host) == old
+        assert rollback(again(host)).ok and licence_of(host) == old
 
 
 @pytest.mark.slow
@@ -534,8 +534,8 @@ def test_a_restart_that_fails_after_a_kill_goes_back_to_where_the_first_attempt_
     host.add_fault({"call": "run", "nth": RESTART, "error": "EIO"})
     result = apply(again(host), **NEW)
     assert not result.ok and "undone" in result.errors[-1]
-    assert machine(host) == old
-    assert apply(again(host), **NEW).ok and machine(host) == new
+    assert licence_of(host) == old
+    assert apply(again(host), **NEW).ok and licence_of(host) == new
 
 
 # -- the token is told nowhere -------------------------------------------------------------------------------------------
