@@ -14,12 +14,12 @@ from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from gpuslice.techniques.mig.technique import Mig
 from tests.engine.test_hangs import CASES
-from tests.engine.test_hangs import CREATE
-from tests.engine.test_hangs import FIRST
-from tests.engine.test_hangs import TRIO
 from tests.engine.test_hangs import config
 from tests.engine.test_hangs import shape
 from tests.support import pillars
+from tests.support.a100 import CREATE
+from tests.support.a100 import FIRST
+from tests.support.a100 import TRIO
 from tests.support.hosts import apply
 
 DEVICES = "/sys/bus/pci/devices"

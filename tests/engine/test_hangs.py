@@ -15,14 +15,16 @@ from gpuslice.engine import Engine
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
 from tests.support import pillars
+from tests.support.a100 import CREATE
+from tests.support.a100 import FIRST
+from tests.support.a100 import NEW
+from tests.support.a100 import OLD
+from tests.support.a100 import SECOND
+from tests.support.a100 import THIRD
+from tests.support.a100 import TRIO
 from tests.support.hosts import apply
 from tests.support.hosts import config
 
-FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]}
-TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
-OLD, NEW = ["1g.5gb", "2g.10gb", "3g.20gb"], ["1g.5gb", "1g.5gb", "3g.20gb"]
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 #: What limits are multiplied by: 180 s become 1.8 s.
 PATIENCE = 0.01
 #: Seconds that nobody waits, and within which every run here must have ended.

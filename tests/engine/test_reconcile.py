@@ -21,17 +21,17 @@ from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques import Toolbox
 from tests.support import crash
 from tests.support import pillars
+from tests.support.a100 import A100
+from tests.support.a100 import AFTER
+from tests.support.a100 import BEFORE
+from tests.support.a100 import FIRST
+from tests.support.a100 import SECOND
+from tests.support.a100 import THIRD
+from tests.support.a100 import TRIO
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
 
-FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
-#: Three A100 that are sliced alike: what the tests change, keep, and leave alone.
-BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
-#: A change that keeps the 3g, ends the 2g and makes one more 1g.
-AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
-TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
 #: One A100 whose MIG mode is off, for changes of the mode.
 PLAIN = [{"model": "a100-40gb", "address": FIRST}]
 H100 = [{"model": "h100-80gb", "address": FIRST}]

@@ -13,6 +13,14 @@ from gpuslice import errors
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
 from tests.support import pillars
+from tests.support.a100 import A100
+from tests.support.a100 import AFTER
+from tests.support.a100 import BEFORE
+from tests.support.a100 import CREATE
+from tests.support.a100 import FIRST
+from tests.support.a100 import SECOND
+from tests.support.a100 import THIRD
+from tests.support.a100 import TRIO
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
@@ -20,12 +28,6 @@ from tests.support.stages import MUTATING
 from tests.support.stages import counted
 from tests.support.stages import counters
 
-FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
-BEFORE = ["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]
-AFTER = ["3g.20gb", "1g.5gb", "1g.5gb"]
-A100 = {"model": "a100-40gb", "mig": "enabled", "instances": BEFORE}
-TRIO = [{**A100, "address": address} for address in (FIRST, SECOND, THIRD)]
-CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 COUNTERS = counters((*MUTATING, "store_write", "store_append"))
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from tests.engine.test_damage import GPU
 from tests.engine.test_damage import WANTED
-from tests.engine.test_reconcile import FIRST
 from tests.engine.test_reconcile import PLAIN
 from tests.support import pillars
 from tests.support.a100 import AFTER
+from tests.support.a100 import FIRST
 
 
 def test_a_state_directory_that_others_can_write_stops_a_highstate_and_a_replay(minion):

@@ -1,5 +1,5 @@
 """
-A100 that are sliced alike, what the tests of a change that goes wrong make of them, and how they look at the outcome.
+A100 that are sliced alike, and what the tests of a change that goes wrong make of them.
 """
 
 FIRST, SECOND, THIRD = "0000:07:00.0", "0000:0f:00.0", "0000:47:00.0"
