@@ -60,12 +60,12 @@ class Halt:
     Where no further step of a change is begun.
 
     :param group: function from a PCI address to what it rises and falls with; :param whole: a failure stops all GPUs.
-    :param interrupts: :class:`gpuslice.change.signals.Interrupts`, None for undoing, which a signal does not stop.
+    :param signals: :class:`gpuslice.change.signals.Signals`, None for undoing, which a signal does not stop.
     :ivar cut_short: whether a signal has kept a step from being begun.
     """
 
-    def __init__(self, group=str, whole=False, interrupts=None):
-        self._group, self._whole, self._interrupts = group, whole, interrupts
+    def __init__(self, group=str, whole=False, signals=None):
+        self._group, self._whole, self._signals = group, whole, signals
         self._failed = set()
         self.cut_short = False
 
@@ -75,7 +75,7 @@ class Halt:
 
     def at(self, gpu):
         """Whether no step of this GPU may be begun any more."""
-        if self._interrupts is not None and self._interrupts.number is not None:
+        if self._signals is not None and self._signals.number is not None:
             self.cut_short = True
         if self._whole or ALL in self._failed:
             return self.cut_short or bool(self._failed)

@@ -21,7 +21,7 @@ from gpuslice.change.context import Halt
 from gpuslice.change.context import caught
 from gpuslice.change.memory import Memory
 from gpuslice.change.planner import Planner
-from gpuslice.change.signals import Interrupts
+from gpuslice.change.signals import Signals
 from gpuslice.inventory import discovery
 from gpuslice.plan import Plan
 from gpuslice.plan import same
@@ -108,7 +108,7 @@ class Reconciler:
         self._options = options or Options()
         self._journal = Journal(host)
         self._ledger = RebootLedger(host)
-        self._interrupts = Interrupts()
+        self._signals = Signals()
         self._planner = Planner(host, toolbox, self._options, self._journal, self._ledger)
         self._memory = Memory(host, toolbox, self._options, self._journal, self._ledger)
 
@@ -164,7 +164,7 @@ class Reconciler:
 
         :raises errors.Interrupted: a signal asked the process to end; it says what was done until then.
         """
-        with lock.held(self._host.state_dir, self._options.who, self._options.jid), self._interrupts:
+        with lock.held(self._host.state_dir, self._options.who, self._options.jid), self._signals:
             self._refuse_to_begin()
             # Somebody else may have changed the host while this run planned: what it read then counts no more, and handles of a
             # GPU that was reset are void.
@@ -176,7 +176,7 @@ class Reconciler:
                 self._end_process([str(err)])
                 raise
         # Only here no further signal is taken note of, so that none is forgotten.
-        if self._interrupts.number is not None:
+        if self._signals.number is not None:
             lines = [*result.errors, *result.warnings]
             if result.ok and not result.plan.empty:
                 lines.insert(0, "The change was at its end already and is made.")
@@ -187,12 +187,12 @@ class Reconciler:
 
     def _end_process(self, lines):
         """Raise errors.Interrupted with these sentences where a signal asked the process to end."""
-        if self._interrupts.number is not None:
+        if self._signals.number is not None:
             # What ended a change is among its errors already.
-            raise errors.Interrupted(self._interrupts.number, " ".join(dict.fromkeys([self._asked_to_end(), *lines])))
+            raise errors.Interrupted(self._signals.number, " ".join(dict.fromkeys([self._asked_to_end(), *lines])))
 
     def _asked_to_end(self):
-        return f"The run was asked to end ({self._interrupts.words})."
+        return f"The run was asked to end ({self._signals.words})."
 
     def _refuse_to_begin(self):
         """A signal that came before anything was begun ends the process before anything is."""
@@ -295,7 +295,7 @@ class Reconciler:
         return True
 
     def _carry_out(self, change):
-        halt = Halt(change.group, self._options.on_failure == "host", self._interrupts)
+        halt = Halt(change.group, self._options.on_failure == "host", self._signals)
         self._runner.pause(change, halt)
         failed, change.unmet = self._runner.execute(change.plan.changing, change.gpus, halt, change.entry)
         change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else gpu: err for gpu, err in failed.items()})

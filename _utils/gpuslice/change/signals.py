@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 1.0
 
 
-class Interrupts:
+class Signals:
     """
     A context in which the first signal is only taken note of.
 
