@@ -122,12 +122,13 @@ def holders(gpu):
 @_checked
 def health(gpu=None):
     """
-    What is wrong with the GPUs: off the bus, owed reset, uncorrected ECC errors, failed row remapping.
+    What is wrong with the GPUs, sliced or not: off the bus, owed reset, uncorrected memory errors, failed row remapping.
 
     gpu
         PCI address or UUID of a GPU; all GPUs when not given.
 
-    Returns a dict: PCI address -> list of sentences, empty for a healthy GPU.
+    Returns a dict: PCI address -> list of sentences, empty for a GPU of which nothing wrong is known. What can't be read in its
+    present mode is told by ``gpu.findings``.
 
     CLI Example:
 
@@ -137,6 +138,27 @@ def health(gpu=None):
     """
     with _engine() as engine:
         return engine.health(gpu)
+
+
+@_checked
+def findings(gpu=None):
+    """
+    What was found on the GPUs, for programs: faults, and what can't be read at the moment.
+
+    gpu
+        PCI address or UUID of a GPU; all GPUs when not given.
+
+    Returns a list of dicts: gpu (PCI address), code (it keeps its meaning, see docs/health.md), severity (info, warning, or
+    critical: the GPU is not changed before that is mended), words, todo.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu.findings
+    """
+    with _engine() as engine:
+        return engine.findings(gpu)
 
 
 @_checked

@@ -127,7 +127,7 @@ class Engine:
     def slices(self, gpu=None):
         """Every slice, as dicts. A GPU that can't be read is told in the log and has none."""
         found, told = [], set()
-        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
+        for one in self._asked(gpu):
             for tool in self.techniques_of(one):
                 try:
                     found += [part.as_dict() for part in tool.slices(one, tool.observe(one))]
@@ -142,7 +142,7 @@ class Engine:
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text."""
         found = {}
-        for one in self.gpus if gpu is None else [self.gpu(gpu)]:
+        for one in self._asked(gpu):
             for tool in self.techniques_of(one):
                 try:
                     drawing = tool.drawing(one, tool.observe(one))
@@ -155,19 +155,25 @@ class Engine:
         return found
 
     def health(self, gpu=None):
-        """PCI address -> reasons why the GPU should not be sliced now; [] for a healthy one."""
-        found, wanted = {}, self.gpus if gpu is None else [self.gpu(gpu)]
-        for one in wanted:
-            for tool in self.techniques_of(one):
-                try:
-                    reasons = tool.health(one)
-                except errors.GpuSliceError as err:
-                    reasons = [str(err)]
-                known = found.setdefault(one.address, [])
-                known += [reason for reason in reasons if reason not in known]
-        for address, sentence in self._interrupted_among([one.address for one in wanted]).items():
-            found.setdefault(address, []).append(sentence)
+        """PCI address -> what is wrong with the GPU, as sentences; [] for one of which nothing wrong is known."""
+        found = {one.address: [each.sentence for each in self._findings(one) if each.is_fault] for one in self._asked(gpu)}
+        for address, sentence in self._interrupted_among(found).items():
+            found[address].append(sentence)
         return found
+
+    def findings(self, gpu=None):
+        """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
+        return [each._asdict() for one in self._asked(gpu) for each in self._findings(one)]
+
+    def _findings(self, gpu):
+        # Here, so that a run without a change does not load it.
+        from gpuslice.health import board
+
+        return board.findings(self.host, self.tools.sessions, gpu)
+
+    def _asked(self, gpu):
+        """The GPU of that name; all GPUs of the host where none is named."""
+        return self.gpus if gpu is None else [self.gpu(gpu)]
 
     def _interrupted_among(self, wanted):
         """PCI address -> what to know of an interrupted change, for those of these addresses that it concerns."""

@@ -55,6 +55,7 @@ class GpuPlan:
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
     :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
     :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
+    :ivar covers: PCI addresses of other GPUs that it touches too, whose health matters as much.
     """
 
     gpu: str
@@ -77,6 +78,7 @@ class GpuPlan:
     note: str = ""
     wanted: bool = True
     group: str = ""
+    covers: tuple = ()
 
     @property
     def seconds(self):
@@ -98,7 +100,7 @@ class GpuPlan:
         """The plan that JSON made ``data`` of."""
         tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing", "stops", "unloads")}
         # An older version's journal does not have them.
-        tuples.update({name: tuple(data.get(name, ())) for name in ("destroys_empty", "creates_empty")})
+        tuples.update({name: tuple(data.get(name, ())) for name in ("destroys_empty", "creates_empty", "covers")})
         return cls(**{**data, **tuples, "steps": tuple(Step.from_dict(step) for step in data["steps"])})
 
 

@@ -229,8 +229,8 @@ def slices(tool, gpu, state):
     return [part.as_dict() for part in tool.slices(gpu, state)]
 
 
-def health(tool, gpu):
-    return tool.health(gpu)
+def health(engine, gpu):
+    return engine.health(gpu.address)
 
 
 def holders(tool, gpu):

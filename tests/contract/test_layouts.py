@@ -72,7 +72,7 @@ def test_what_is_read_twice_is_the_same_also_after_every_gpu_was_let_go(case):
         found = []
         for gpu, state, layout in read(case):
             slices = house.slices(tool, gpu, state)
-            health, holders = house.health(tool, gpu), [holder.as_dict() for holder in house.holders(tool, gpu)]
+            health, holders = house.health(now, gpu), [holder.as_dict() for holder in house.holders(tool, gpu)]
             found.append([gpu.address, layout, slices, house.drawing(tool, gpu, state), health, holders])
         return house.through_json(found)
 

@@ -26,14 +26,14 @@ ROOMS = {
     "front": {"policy", "techniques", "change", "records", "inventory", "host", "health"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
-    "techniques": {"drivers", "host", "inventory", "health"},
+    "techniques": {"drivers", "host", "inventory"},
     # One technology: its own row of the table allows it to know another.
-    "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog", "health"},
-    "change": {"techniques", "records", "inventory", "host"},
+    "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog"},
+    "change": {"techniques", "records", "inventory", "host", "health"},
     "records": {"host"},
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     "inventory": {"drivers", "records", "host", "catalog"},
-    "health": {"drivers", "host", "catalog"},
+    "health": {"drivers", "host", "inventory", "catalog"},
     "drivers": {"host", "catalog"},
     "host": set(),
     "catalog": set(),

@@ -135,13 +135,24 @@ class Planner:
         rules = self._options.rules(self._ledger.waiting(target.gpu.address))
         made = technique.plan(target.gpu, state, target.settings, rules)
         _refuse_silence(target, made)
-        if made.steps and self._options.health_check and (reasons := technique.health(target.gpu)):
+        if made.steps and self._options.health_check:
+            self._refuse_ill(target.gpu, made)
+        return made
+
+    def _refuse_ill(self, gpu, made):
+        # Here, so that a run without a change does not load it.
+        from gpuslice.health import board
+
+        reasons = board.refusing(self._host, self._tools.sessions, gpu)
+        for address in made.covers:
+            there = board.refusing(self._host, self._tools.sessions, replace(gpu, address=address))
+            reasons += [f"GPU {address}, which would change with it, has {reason}" for reason in there]
+        if reasons:
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
-                target.gpu.address,
+                gpu.address,
                 "Mend that first, or set containers_gpu_state_management:health_check to false.",
             )
-        return made
 
     def refuse_mistakes(self, targets, entry):
         """

@@ -408,12 +408,15 @@ class Reconciler:
         return err, None
 
     def _health_after(self, plans, gpus):
-        if not self._options.health_check:
+        if not plans or not self._options.health_check:
             return []
+        # Here, so that a run without a change does not load it.
+        from gpuslice.health import board
+
         found = []
         for made in plans:
             try:
-                reasons = self._tools.get(made.technique).health(gpus[made.gpu])
+                reasons = board.refusing(self._host, self._tools.sessions, gpus[made.gpu])
             except Exception as err:
                 reasons = [str(caught(err, made.gpu)).rstrip(".")]
             found += [f"GPU {made.gpu} is not healthy after the change: {reason}." for reason in reasons]

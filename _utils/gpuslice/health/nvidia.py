@@ -1,68 +1,134 @@
 """
-What is wrong with a GPU, so that it should not be sliced now.
+What is wrong with an NVIDIA GPU, as NVML tells it. Facts: NVML's header.
+
+What a GPU or driver does not have is no finding. What it has and can't tell in the present mode is one: with GPU instances NVML
+answers "not supported" for remapped rows, and with MIG mode for the volatile ECC errors of the whole GPU, sick or well.
 """
 
+from gpuslice import errors
 from gpuslice.drivers.nvml import FIELD_RECOVERY_ACTION
 from gpuslice.drivers.nvml import FUNCTION_NOT_FOUND
+from gpuslice.drivers.nvml import GPU_IS_LOST
 from gpuslice.drivers.nvml import INVALID_ARGUMENT
 from gpuslice.drivers.nvml import NO_PERMISSION
 from gpuslice.drivers.nvml import NOT_SUPPORTED
+from gpuslice.health.finding import found
+from gpuslice.inventory import discovery
 
-#: NVML's recovery actions (field GET_GPU_RECOVERY_ACTION); 0 is none.
-RECOVERY = {
-    1: "the driver asks for a GPU reset",
-    2: "the driver asks for a reboot",
-    3: "the driver asks to drain peer-to-peer traffic",
-    4: "the driver asks to drain and reset the GPU",
-    5: "the driver asks for an IMEX recovery",
+_RESET = "Reset it when it is idle ('nvidia-smi --gpu-reset -i <address>') or reboot."
+#: NVML's recovery actions (field GET_GPU_RECOVERY_ACTION) -> (code, words, what to do); 0 is none.
+_RECOVERY = {
+    1: ("nvidia-recovery-action-reset", "the driver asks for a GPU reset", _RESET),
+    2: ("nvidia-recovery-action-reboot", "the driver asks for a reboot", "Drain the host and reboot it."),
+    3: (
+        "nvidia-recovery-action-drain-p2p",
+        "the driver asks to drain peer-to-peer traffic",
+        "End what uses it together with other GPUs, then reset it.",
+    ),
+    4: (
+        "nvidia-recovery-action-drain-and-reset",
+        "the driver asks to drain and reset the GPU",
+        "End what runs on it, then reset it ('nvidia-smi --gpu-reset -i <address>').",
+    ),
+    5: (
+        "nvidia-recovery-action-recover-imex",
+        "the driver asks for an IMEX recovery",
+        "Recover the IMEX domain; the cause may be another host of it.",
+    ),
 }
 
 _UNCORRECTED, _VOLATILE = 1, 0
 _NO_ANSWER = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NO_PERMISSION)
+#: These tell of the host and of who asks, and not of the GPU.
+_NOT_ASKED = (errors.DriverMissing, errors.DriverMismatch, errors.PermissionDenied)
 
 
-def nvidia(nvml, gpu):
+def findings(_host, sessions, gpu, driver):
     """
-    Reasons not to slice an NVIDIA GPU, as sentences; [] for a healthy one. What a GPU or driver can't answer is no reason.
+    Findings on an NVIDIA GPU; parameters as of :func:`gpuslice.health.board.findings`.
 
-    :param nvml: a :class:`gpuslice.drivers.nvml.Nvml`; :param gpu: a :class:`gpuslice.model.Gpu`.
-    :raises errors.Unhealthy: the GPU has fallen off the bus.
+    :param driver: the kernel driver that has it now. A vGPU in a guest has none: its board's health is for the host to tell.
     """
-    return [reason for reason in (_recovery(nvml, gpu), _rows(nvml, gpu), _ecc(nvml, gpu)) if reason]
+    if discovery.is_vgpu_name(gpu.name):
+        return []
+    told = []
+    for ask in (_recovery, _memory, _ecc):
+        try:
+            told += ask(sessions.nvml, gpu.address)
+        except errors.GpuSliceError as err:
+            # Who does not answer one question answers none.
+            return [*told, _unanswered(gpu.address, driver, err)]
+    return told
 
 
 def _recovery(nvml, gpu):
-    action = nvml.field(gpu.address, FIELD_RECOVERY_ACTION) or 0
+    action = nvml.field(gpu, FIELD_RECOVERY_ACTION) or 0
     if not action:
-        return ""
-    mode = nvml.mig_mode(gpu.address)
+        return
+    mode = nvml.mig_mode(gpu)
     if action == 1 and mode and mode[0] != mode[1]:
         # The reset that a pending mode change owes is part of the plan, not an illness.
-        return ""
-    return RECOVERY.get(action, f"the driver asks for recovery action {action}")
+        return
+    other = ("nvidia-recovery-action-other", f"the driver asks for recovery action {action}", "See NVML's documentation.")
+    yield found(gpu, *_RECOVERY.get(action, other))
 
 
-def _rows(nvml, gpu):
-    rows = nvml.call(
-        "nvmlDeviceGetRemappedRows", nvml.handle(gpu.address), gpu=gpu.address, doing="read the remapped rows", quiet=_NO_ANSWER
-    )
+def _memory(nvml, gpu):
+    doing = "read the remapped rows"
+    rows = nvml.call("nvmlDeviceGetRemappedRows", nvml.handle(gpu), gpu=gpu, doing=doing, quiet=_NO_ANSWER)
     if rows is None:
-        return ""
+        yield from _rows_unknown(gpu) if _has_mig_on(nvml, gpu) else _retired_pages(nvml, gpu)
+        return
     _, _, pending, failed = rows
     if failed:
-        return "a memory row could not be remapped: the board must be replaced"
-    return "a memory row remapping waits for a GPU reset" if pending else ""
+        words = "a memory row could not be remapped: the board must be replaced"
+        yield found(gpu, "nvidia-row-remap-failed", words, "Drain it and have the board replaced.")
+    elif pending:
+        yield found(gpu, "nvidia-row-remap-pending", "a memory row remapping waits for a GPU reset", _RESET)
+
+
+def _rows_unknown(gpu):
+    words = "whether memory rows wait for a remapping or could not be remapped can't be read while GPU instances exist"
+    todo = "Look in the kernel's log for the Xids 48, 63, 64, 95 and 140, and ask again when it is not sliced."
+    yield found(gpu, "nvidia-row-remap-unknown", words, todo)
+
+
+def _retired_pages(nvml, gpu):
+    """Boards before Ampere have no rows to remap: they take memory pages out of use."""
+    ask, doing = "nvmlDeviceGetRetiredPagesPendingStatus", "read whether memory pages wait to be retired"
+    if nvml.call(ask, nvml.handle(gpu), gpu=gpu, doing=doing, quiet=_NO_ANSWER):
+        words = "memory pages wait for a reboot to be taken out of use"
+        yield found(gpu, "nvidia-page-retirement-pending", words, "Drain the host and reboot it.")
 
 
 def _ecc(nvml, gpu):
-    handle = nvml.handle(gpu.address)
-    count = nvml.call(
-        "nvmlDeviceGetTotalEccErrors",
-        handle,
-        _UNCORRECTED,
-        _VOLATILE,
-        gpu=gpu.address,
-        doing="read the ECC errors",
-        quiet=_NO_ANSWER,
-    )
-    return f"{count} uncorrected ECC errors since the driver was loaded" if count else ""
+    ask, doing = "nvmlDeviceGetTotalEccErrors", "read the ECC errors"
+    count = nvml.call(ask, nvml.handle(gpu), _UNCORRECTED, _VOLATILE, gpu=gpu, doing=doing, quiet=_NO_ANSWER)
+    if count:
+        words = f"{count} uncorrected ECC errors since the driver was loaded"
+        yield found(gpu, "nvidia-uncorrectable-ecc", words, "Reset it when it is idle; if they come again, replace the board.")
+    elif count is None and _has_mig_on(nvml, gpu):
+        words = "uncorrected ECC errors since the driver was loaded can't be read while MIG mode is enabled"
+        yield found(gpu, "nvidia-ecc-unknown", words, "Look in the kernel's log for the Xids 48, 94 and 95.")
+
+
+def _has_mig_on(nvml, gpu):
+    mode = nvml.mig_mode(gpu)
+    return bool(mode and mode[0])
+
+
+def _unanswered(gpu, driver, err):
+    """The finding for a GPU of which NVML told an error."""
+    place = f"GPU {err.gpu}: " if err.gpu and f"GPU {err.gpu}" not in err.what else ""
+    return found(gpu, _code_of(driver, err), f"{place}{err.what}", err.todo)
+
+
+def _code_of(driver, err):
+    if getattr(err.__cause__, "value", None) == GPU_IS_LOST or (isinstance(err, errors.DeviceNotFound) and driver == "nvidia"):
+        return "nvidia-gpu-lost"
+    if isinstance(err, errors.Unhealthy):
+        return "nvidia-driver-hangs"
+    # Of a session that can't be begun, and of a GPU that another driver has or none, nothing of the GPU is known.
+    if isinstance(err, (*_NOT_ASKED, errors.DeviceNotFound)) or not err.gpu:
+        return "nvidia-not-asked"
+    return "nvidia-health-unreadable"

@@ -56,6 +56,7 @@ _GPU_PLAN = parts(
         "note": _TEXT,
         "wanted": truth,
         "group": _TEXT,
+        "covers": listing(ADDRESS),
     },
     needed=("gpu", "technique", "steps"),
 )

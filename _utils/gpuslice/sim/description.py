@@ -63,9 +63,11 @@ numvfs            virtual functions that it begins with, such as those that gim 
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
 partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``supported-early`` as the first of
                   these, ``available`` as an older one; see :mod:`gpuslice.sim.amdgpu` (supported)
-health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, recovery_action}``; the action is none,
-                  gpu_reset, node_reboot, drain_p2p or drain_and_reset
-sysfs             more files of its PCI directory: ``{file: text}``; they can be written too ({})
+health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action}`` of an
+                  NVIDIA GPU; rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
+                  node_reboot, drain_p2p or drain_and_reset. AMD's error counters are files, see ``sysfs``
+sysfs             more files of its PCI directory: ``{file: text}``, such as ``{ras/umc_err_count: "ue: 3\nce: 0"}``; they can be
+                  written too ({})
 iommu_group       number of its IOMMU group, to share one with others (one of its own); devices in other_pci have it too
 engines           what the Intel driver shows of its engines: ``{tiles, cslices, classes, layout, refuses}``: tiles (1 or 2),
                   compute slices of each (1: no ccs_mode file), engine classes (all), file layout xe or i915-backport (xe),
@@ -529,12 +531,12 @@ def _looked_up(vendor, device, subsystem):
 
 
 def _health(raw, path, mistakes):
-    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", "row_remap_failed", "row_remap_pending", "recovery_action"))
+    flags = ("row_remap_failed", "row_remap_pending", "page_retirement_pending")
+    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action"))
     return {
         "lost": mistakes.take(raw, path, "lost", bool, False),
         "ecc_uncorrected": mistakes.take(raw, path, "ecc_uncorrected", int, 0),
-        "row_remap_failed": mistakes.take(raw, path, "row_remap_failed", bool, False),
-        "row_remap_pending": mistakes.take(raw, path, "row_remap_pending", bool, False),
+        **{flag: mistakes.take(raw, path, flag, bool, False) for flag in flags},
         "recovery_action": mistakes.take(raw, path, "recovery_action", str, "none", tuple(RECOVERY_ACTIONS)),
     }
 

@@ -417,7 +417,7 @@ def reset(state, address):
     gpu["gis"] = {}
     gpu["epoch"] += 1
     health = gpu["health"]
-    health["row_remap_pending"] = False
+    health["row_remap_pending"] = health["page_retirement_pending"] = False
     health["ecc_uncorrected"] = 0
     if health["recovery_action"] in ("gpu_reset", "drain_and_reset", "drain_p2p"):
         health["recovery_action"] = "none"

@@ -494,13 +494,21 @@ class SimulatedNvml(VgpuFunctions):
 
     @_function()
     def nvmlDeviceGetRemappedRows(self, handle):
-        """(corrected, uncorrected, pending, failed)."""
+        """(corrected, uncorrected, pending, failed). Not told while there are GPU instances, as NVML's header says."""
         _, gpu = self._device(handle)
-        if float(gpu["about"]["compute_capability"]) < 8:
+        if not _remaps_rows(gpu) or gpu["gis"]:
             raise hardware.Refused(hardware.NOT_SUPPORTED)
         health = gpu["health"]
         pending, failed = int(health["row_remap_pending"]), int(health["row_remap_failed"])
         return (0, pending + failed, pending, failed)
+
+    @_function()
+    def nvmlDeviceGetRetiredPagesPendingStatus(self, handle):
+        """Whether memory pages wait to be retired; boards that remap rows retire none."""
+        _, gpu = self._device(handle)
+        if _remaps_rows(gpu):
+            raise hardware.Refused(hardware.NOT_SUPPORTED)
+        return int(gpu["health"]["page_retirement_pending"])
 
     @_function()
     def nvmlDeviceGetFieldValues(self, handle, fieldIds):
@@ -887,3 +895,8 @@ class SimulatedNvml(VgpuFunctions):
         with self._host.change() as state:
             hardware.destroy_ci(state, handle.address, handle.gi_id, handle.ci_id)
         return hardware.SUCCESS
+
+
+def _remaps_rows(gpu):
+    """Whether it is a board of the Ampere generation or later: earlier ones retire memory pages instead."""
+    return float(gpu["about"]["compute_capability"]) >= 8

@@ -20,7 +20,6 @@ The technologies, a package each, with their words in ``section.py`` and this cl
     translated(gpu, layout) -> dict                 optional: an earlier layout in the words that the driver has for it now
     plan(gpu, state, settings, rules) -> GpuPlan
     run(gpu, step)                                  carry out one step
-    health(gpu) -> [sentence]                       why the GPU should not be sliced now
     holders(gpu) -> [Process]                       who holds it open
     in_the_way(gpu, steps) -> [Process]             who uses, at this moment, what any of these steps ends
     forget_users()                                  optional: ask anew who uses what, for a technique that keeps the answer

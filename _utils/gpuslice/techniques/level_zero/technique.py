@@ -142,12 +142,6 @@ class LevelZero(FileTechnique):
         number = next((n for n, (one, _) in enumerate(self._devices()) if one == address), 0)
         return sorted(partition_of(name, number) for name in files)
 
-    def health(self, gpu):
-        """Why this GPU should not be set up now, as sentences."""
-        if self._host.exists(f"{DEVICES}/{gpu.address}/survivability_mode"):
-            return ["the driver keeps it alive for a repair of its firmware only (survivability mode)"]
-        return []
-
     def holders(self, gpu):
         """The processes that hold this GPU open."""
         held = device_nodes.holding(self._host, device_nodes.drm(self._host, gpu.address))

@@ -153,10 +153,6 @@ class Guest:
         """Settings that ask for exactly this layout."""
         return {"layout": layout}
 
-    def health(self, gpu):
-        """[]: a vGPU without a licence is slow, and what is set here is what mends it."""
-        return []
-
     def holders(self, gpu):
         """The processes that hold the vGPU open."""
         held = device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))

@@ -25,7 +25,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
-from gpuslice.health import nvidia as health
 from gpuslice.host import limits
 from gpuslice.model import Slice
 from gpuslice.plan import PREPARE
@@ -170,10 +169,6 @@ class Mig:
     def forget_users(self):
         """Ask anew who uses what when that is needed next."""
         self.users.forget()
-
-    def health(self, gpu):
-        """Why this GPU should not be sliced now, as sentences."""
-        return health.nvidia(self.nvml, gpu)
 
     def holders(self, gpu):
         """The processes that hold this GPU open."""

@@ -14,7 +14,6 @@ request, which the driver carries out when it lets go of the GPUs, that is when 
 withdrawn and a reboot forgets it, so nothing is requested before the driver may be and can be reloaded.
 """
 
-import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
-from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
 from gpuslice.drivers.amdgpu import COMPUTE
@@ -165,27 +163,6 @@ class Partition:
     def release(self):
         """Nothing is held open."""
 
-    def health(self, gpu):
-        """
-        Why this GPU should not be changed now: uncorrected memory errors, told by block. A memory mode is changed together with
-        others, so before such a change it is the health of all of them.
-        """
-        concerned = self._reloading if gpu.address in self._reloading else [gpu.address]
-        reasons = []
-        for address in concerned:
-            place = "" if address == gpu.address else f"GPU {address}, which would change with it, has "
-            reasons += [f"{place}{reason}" for reason in self._errors_of(address)]
-        return reasons
-
-    def _errors_of(self, address):
-        base = f"{pci.DEVICES}/{address}/ras"
-        found = []
-        for name in self._host.listdir(base):
-            counted = re.search(r"^ue:\s*([0-9]{1,20})\b", kernel.text(self._host, f"{base}/{name}") or "", re.MULTILINE)
-            if name.endswith("_err_count") and counted and int(counted[1]):
-                found.append(f"{counted[1]} uncorrected errors in {name.removesuffix('_err_count')} since the driver was loaded")
-        return found
-
     def holders(self, gpu):
         """Processes that stand in the way of a change of the compute mode: clients of the compute driver or of this GPU."""
         return self._driver.holders(gpu.address)
@@ -241,7 +218,9 @@ class Partition:
             steps.append(self._alloc_step(gpu, "ALL"))
         elif wanted.alloc == "EVEN" and state.alloc == "ALL" and not steps:
             steps.append(self._alloc_step(gpu, "EVEN"))
-        return self._gpu_plan(gpu, state, wanted, [*self._ending(gpu, stops), *steps] if steps else [], stops)
+        covers = [address for address in self._reloading if wanted.memory != state.memory and address != gpu.address]
+        steps = [*self._ending(gpu, stops), *steps] if steps else []
+        return self._gpu_plan(gpu, state, wanted, steps, stops, covers)
 
     def _wanted(self, gpu, state, settings):
         """The state that is wanted, as a :class:`PartitionState`. Raises errors.PolicyError for words that are no modes."""
@@ -317,7 +296,7 @@ class Partition:
             steps.append(self._alloc_step(gpu, "ALL"))
         return self._gpu_plan(gpu, state, wanted, steps, Stops(self._host, gpu.address))
 
-    def _gpu_plan(self, gpu, state, wanted, steps, stops):
+    def _gpu_plan(self, gpu, state, wanted, steps, stops, covers=()):
         before = self.layout(state)
         alloc = wanted.alloc or ("" if steps else state.alloc)
         after = self.layout(PartitionState(wanted.compute, wanted.memory, alloc)) if steps else before
@@ -343,6 +322,7 @@ class Partition:
             note=self._note(gpu, state, wanted, steps),
             # One reload is for all GPUs of the driver whose memory mode changes.
             group=MODULE if any(step.action in ("reload", "confirm_memory") for step in steps) else "",
+            covers=tuple(covers),
         )
 
     def _note(self, gpu, state, wanted, steps):

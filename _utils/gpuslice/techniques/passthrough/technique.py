@@ -110,10 +110,6 @@ class Passthrough(FileTechnique):
         """What a pillar says to get this layout, None for a GPU that is not given away."""
         return {"strategy": "passthrough"} if layout["driver"] in VFIO_DRIVERS else None
 
-    def health(self, gpu):
-        """Why this GPU should not be handed over now, as sentences."""
-        return [] if self._host.exists(f"{DEVICES}/{gpu.address}/vendor") else ["it has fallen off the PCI bus"]
-
     def holders(self, gpu):
         """The processes that hold this GPU open; not this one, which closes what it has before a driver is unbound."""
         return [process for process in self._open(gpu) if process.pid != os.getpid()]

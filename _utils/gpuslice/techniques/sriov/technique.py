@@ -166,15 +166,6 @@ class Sriov:
         may = any(step.args.get("reload") for step in begun or ())
         return {"layout": dict(layout), **({"reload": True} if may else {})}
 
-    def health(self, gpu):
-        """Why this GPU should not be sliced now, as sentences."""
-        base = f"{DEVICES}/{gpu.address}"
-        if not self._host.exists(f"{base}/vendor"):
-            return ["it has fallen off the PCI bus"]
-        if self._host.exists(f"{base}/survivability_mode"):
-            return ["its driver runs in survivability mode: the firmware has to be repaired"]
-        return []
-
     def holders(self, gpu):
         """The processes that hold VFs of this GPU open."""
         return self.held(pci.there(self._host, gpu.address))

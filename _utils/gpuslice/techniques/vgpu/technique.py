@@ -26,7 +26,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.vgpu_slots import Vgpu
-from gpuslice.health import nvidia
 from gpuslice.host import bounded
 from gpuslice.inventory import discovery
 from gpuslice.model import Slice
@@ -226,10 +225,6 @@ class Vgpus:
     def gather(self, wanted):
         """Tell the guest's side what is wanted of all its GPUs: they share one licence."""
         self._guest.gather([(gpu, settings) for gpu, settings in wanted if self._in_guest(gpu)])
-
-    def health(self, gpu):
-        """Why this GPU should not be sliced now, as sentences."""
-        return self._guest.health(gpu) if self._in_guest(gpu) else nvidia.nvidia(self._mig.nvml, gpu)
 
     def holders(self, gpu):
         """The processes that hold this GPU or one of its vGPUs open."""

@@ -16,6 +16,7 @@ from gpuslice import policy
 from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.sessions import Sessions
+from gpuslice.health import board
 from gpuslice.inventory import discovery
 from gpuslice.records.journal import Journal
 from gpuslice.secret import digest
@@ -57,6 +58,7 @@ class Tools:
 
     def __init__(self, host):
         self._tool = Alone(host)
+        self.sessions = Sessions(host)
 
     def get(self, name):
         assert name == "vgpu"
@@ -310,7 +312,7 @@ def test_what_consumers_are_given(guest):
     assert (part.kind, part.profile, part.identity, part.memory_mib) == ("vgpu", "H100XM-10C", gpu.uuid, 10240)
     assert "/dev/nvidia0" in part.device_nodes
     assert [holder["pid"] for holder in part.in_use_by] == [77]
-    assert tool.health(gpu) == [] and "H100XM-10C" in tool.drawing(gpu, tool.observe(gpu))
+    assert board.findings(host, Sessions(host), gpu) == [] and "H100XM-10C" in tool.drawing(gpu, tool.observe(gpu))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from gpuslice import errors
 from gpuslice.catalog import amd
 from gpuslice.drivers import kfd
 from gpuslice.drivers.sessions import Sessions
+from gpuslice.engine import Engine
+from gpuslice.health import board
 from gpuslice.inventory import discovery
 from gpuslice.sim import amdgpu
 from gpuslice.sim.host import SimulatedHost
@@ -368,17 +370,24 @@ def test_the_reason_is_that_of_the_family(simulated, device, words, mendable):
     assert words in why and blames_host == mendable
 
 
-def test_uncorrected_errors_are_told_and_before_a_reload_those_of_the_hive(simulated):
+def test_before_a_reload_the_health_of_the_whole_hive_matters(simulated):
     sick = {**FILES, "xgmi_hive_info/xgmi_hive_id": "7", "ras/umc_err_count": "ue: 3\nce: 9"}
     well = {**FILES, "xgmi_hive_info/xgmi_hive_id": "7", "ras/umc_err_count": "ue: 0\nce: 9"}
     boards = [{**GPU, "sysfs": well}, {**GPU, "address": LAST, "sysfs": sick}]
-    tool, gpus = opened(simulated("mi300x-8", gpus=boards))
-    assert tool.health(gpus[FIRST]) == []
-    assert tool.health(gpus[LAST]) == ["3 uncorrected errors in umc since the driver was loaded"]
+    host = simulated("mi300x-8", gpus=boards)
+    tool, gpus = opened(host)
+    assert board.findings(host, Sessions(host), gpus[FIRST]) == []
+    [finding] = board.findings(host, Sessions(host), gpus[LAST])
+    assert finding.sentence == "3 uncorrected errors in umc since the driver was loaded"
     wanted = {"memory": "NPS4"}
     tool.gather([(gpu, wanted) for gpu in gpus.values()])
-    planned(tool, gpus[FIRST], wanted)
-    assert LAST in tool.health(gpus[FIRST])[0]
+    assert planned(tool, gpus[FIRST], wanted).covers == (LAST,)
+    reload = {"strategy": "partition", "enabled": True, "partition": wanted}
+    pillar = {"containers_gpu_slicing": reload, "containers_gpu_state_management": {"unload_modules": ["amdgpu"]}}
+    with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
+        blocked = dict(engine.plan(pillar).blocked)
+    assert f"GPU {LAST}, which would change with it, has 3 uncorrected errors in umc" in blocked[FIRST]
+    assert "is not healthy: 3 uncorrected errors in umc" in blocked[LAST]
 
 
 # -- what the driver answers -----------------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""
+What the PCI core tells of a device, whoever drives it.
+
+Facts: the kernel's ABI of ``aer_dev_*`` and of ``current_link_width``; a device that is off the bus answers every read of its
+configuration with ones (PCI Express base specification), and so does one that sleeps without power. A link may run slower while
+nothing is done, but not on fewer lanes. The configuration itself is never read: some devices don't bear that.
+"""
+
+from gpuslice.drivers import kernel
+from gpuslice.drivers.pci import DEVICES
+from gpuslice.health.finding import found
+from gpuslice.numbers import whole
+
+_AER = (("fatal", "aer_dev_fatal", "TOTAL_ERR_FATAL"), ("nonfatal", "aer_dev_nonfatal", "TOTAL_ERR_NONFATAL"))
+#: The width of a link whose six bits are all ones: there is none so wide.
+_ONES = 63
+_ASLEEP = ("suspended", "suspending", "resuming")
+
+
+def is_gone(host, gpu):
+    """Whether the device at that PCI address has fallen off the bus."""
+    base = f"{DEVICES}/{gpu}"
+    if not host.exists(f"{base}/vendor"):
+        return True
+    return _width(host, gpu, "current") == _ONES and kernel.text(host, f"{base}/power/runtime_status") not in _ASLEEP
+
+
+def _width(host, gpu, name):
+    return whole(kernel.text(host, f"{DEVICES}/{gpu}/{name}_link_width") or "")
+
+
+def gone(gpu):
+    """The finding for a device that has fallen off the bus."""
+    todo = "Drain the host and power-cycle it; see 'dmesg' for what happened to it."
+    return found(gpu, "pci-gone", "it has fallen off the PCI bus", todo)
+
+
+def findings(host, gpu):
+    """Traces of errors on the way to a GPU (:class:`gpuslice.model.Gpu`), as a list of :class:`.finding.Finding`."""
+    return [*_errors(host, gpu.address), *_link(host, gpu)]
+
+
+def _errors(host, gpu):
+    for kind, name, total in _AER:
+        lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu}/{name}") or "").splitlines())
+        count = next((whole(number) for word, _, number in lines if word.strip() == total), None)
+        if count:
+            words = f"{count} {'' if kind == 'fatal' else 'non-'}fatal PCIe errors since the device was found"
+            yield found(gpu, f"pci-aer-{kind}", words, "See 'dmesg | grep AER'; check slot and risers.")
+
+
+def _link(host, gpu):
+    # An Intel board has a bridge of its own, and the GPU behind it tells nothing of the way to the host.
+    if gpu.vendor == "intel":
+        return
+    now, most = (_width(host, gpu.address, name) for name in ("current", "max"))
+    if now and most and now < most:
+        todo = "Where the slot has as many lanes, check how the board sits in it."
+        yield found(gpu.address, "pci-link-degraded", f"its PCIe link has {now} of {most} lanes", todo)
