@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from functools import partial
 from typing import NamedTuple
 
 from gpuslice import addresses
@@ -156,20 +157,21 @@ class Engine:
 
     def health(self, gpu=None):
         """PCI address -> what is wrong with the GPU, as sentences; [] for one of which nothing wrong is known."""
-        found = {one.address: [each.sentence for each in self._findings(one) if each.is_fault] for one in self._asked(gpu)}
+        # Here as in findings, so that a run without a change does not load it.
+        from gpuslice.health import board
+
+        ask = partial(board.faults, self.host, self.tools.sessions)
+        found = {one.address: [each.sentence for each in ask(one)] for one in self._asked(gpu)}
         for address, sentence in self._interrupted_among(found).items():
             found[address].append(sentence)
         return found
 
     def findings(self, gpu=None):
         """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
-        return [each._asdict() for one in self._asked(gpu) for each in self._findings(one)]
-
-    def _findings(self, gpu):
-        # Here, so that a run without a change does not load it.
         from gpuslice.health import board
 
-        return board.findings(self.host, self.tools.sessions, gpu)
+        ask = partial(board.findings, self.host, self.tools.sessions)
+        return [each._asdict() for one in self._asked(gpu) for each in ask(one)]
 
     def _asked(self, gpu):
         """The GPU of that name; all GPUs of the host where none is named."""

@@ -19,35 +19,41 @@ _PAGES = {
 }
 
 
-def findings(host, _sessions, gpu, _driver):
-    """Findings on an AMD GPU; parameters as of :func:`gpuslice.health.board.findings`. Without the files there are none."""
-    base = f"{DEVICES}/{gpu.address}/ras"
-    names = host.listdir(base)
-    counters = [name.removesuffix("_err_count") for name in names if name.endswith("_err_count")]
-    told = {block: kernel.text(host, f"{base}/{block}_err_count") or "" for block in counters}
-    return [
-        *_uncorrected(gpu.address, told),
-        *_unknown(gpu.address, [block for block, text in told.items() if _INACCESSIBLE in text.lower()]),
-        *(_pages(gpu.address, kernel.text(host, f"{base}/gpu_vram_bad_pages") or "") if "gpu_vram_bad_pages" in names else ()),
-    ]
+def faults(host, _sessions, gpu, _driver):
+    """What is wrong with an AMD GPU; parameters as of :func:`gpuslice.health.board.faults`. Without the files nothing is."""
+    return [*_uncorrected(host, gpu.address), *_pages(host, gpu.address, "PF")]
 
 
-def _uncorrected(gpu, told):
-    for block, text in told.items():
+def remarks(host, _sessions, gpu, _driver):
+    """What is no fault of an AMD GPU; parameters as of :func:`gpuslice.health.board.faults`."""
+    return [*_unknown(host, gpu.address), *_pages(host, gpu.address, "R")]
+
+
+def _counters(host, gpu):
+    """Block -> what its counter says."""
+    base = f"{DEVICES}/{gpu}/ras"
+    blocks = [name.removesuffix("_err_count") for name in host.listdir(base) if name.endswith("_err_count")]
+    return {block: kernel.text(host, f"{base}/{block}_err_count") or "" for block in blocks}
+
+
+def _uncorrected(host, gpu):
+    for block, text in _counters(host, gpu).items():
         counted = re.search(r"^ue:\s*([0-9]{1,20})\b", text, re.MULTILINE)
         if counted and int(counted[1]):
             words = f"{counted[1]} uncorrected errors in {block} since the driver was loaded"
             yield found(gpu, "amd-uncorrectable-ras", words, "Drain the GPU and reboot; if it comes again, replace the board.")
 
 
-def _unknown(gpu, blocks):
-    if blocks:
+def _unknown(host, gpu):
+    if blocks := [block for block, text in _counters(host, gpu).items() if _INACCESSIBLE in text.lower()]:
         words = f"the driver does not tell the errors of {', '.join(blocks)} now: the GPU is being reset, or begins"
         yield found(gpu, "amd-ras-unknown", words, "Ask again when that is over; 'dmesg' tells its cause.")
 
 
-def _pages(gpu, text):
+def _pages(host, gpu, which):
+    text = kernel.text(host, f"{DEVICES}/{gpu}/ras/gpu_vram_bad_pages") or ""
     flags = re.findall(r"^\s*0x[0-9a-fA-F]+\s*:\s*0x[0-9a-fA-F]+\s*:\s*([RPF])\s*$", text, re.MULTILINE)
-    for flag, (code, become, todo) in _PAGES.items():
+    for flag in which:
+        code, become, todo = _PAGES[flag]
         if count := flags.count(flag):
             yield found(gpu, code, f"{count} bad memory pages {become}", todo)

@@ -9,7 +9,7 @@ from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.health import pci
 from gpuslice.health.finding import CRITICAL
 
-#: Vendor -> what asks for the health of its GPUs; loaded for a GPU of that vendor.
+#: Vendor -> the module that knows its GPUs, with faults and remarks; loaded for a GPU of that vendor.
 _BY_VENDOR = {
     "nvidia": "gpuslice.health.nvidia",
     "amd": "gpuslice.health.amd",
@@ -18,8 +18,17 @@ _BY_VENDOR = {
 
 
 def findings(host, sessions, gpu):
+    """Everything that was found on a GPU: :func:`faults`, and remarks on what is none; parameters as there."""
+    if pci.is_gone(host, gpu.address):
+        return [pci.gone(gpu.address)]
+    known, driver = _module(host, gpu)
+    remarks = known.remarks(host, sessions, gpu, driver) if known else []
+    return [*faults(host, sessions, gpu), *remarks, *pci.remarks(host, gpu)]
+
+
+def faults(host, sessions, gpu):
     """
-    Everything that is known to be wrong with a GPU, or can't be known.
+    What is wrong with a GPU. Remarks are left out, and what has to be asked only for them.
 
     :param sessions: :class:`gpuslice.drivers.sessions.Sessions`; :param gpu: :class:`gpuslice.model.Gpu`. Its driver is read
         anew, because a change may have moved it meanwhile: under a VFIO driver no vendor's library or file is asked.
@@ -27,16 +36,18 @@ def findings(host, sessions, gpu):
     """
     if pci.is_gone(host, gpu.address):
         return [pci.gone(gpu.address)]
-    return [*_of_its_kind(host, sessions, gpu), *pci.findings(host, gpu)]
+    known, driver = _module(host, gpu)
+    return [*(known.faults(host, sessions, gpu, driver) if known else ()), *pci.faults(host, gpu)]
 
 
-def _of_its_kind(host, sessions, gpu):
+def _module(host, gpu):
+    """(the module that knows GPUs of this kind, or None, the driver that has the GPU now)."""
     driver = host.readlink(f"{DEVICES}/{gpu.address}/driver")
     if driver in VFIO_DRIVERS or gpu.vendor not in _BY_VENDOR:
-        return []
-    return importlib.import_module(_BY_VENDOR[gpu.vendor]).findings(host, sessions, gpu, driver)
+        return None, driver
+    return importlib.import_module(_BY_VENDOR[gpu.vendor]), driver
 
 
 def refusing(host, sessions, gpu):
-    """Why a GPU should not be changed now, as words without a full stop; parameters as of :func:`findings`."""
-    return [each.words.rstrip(".") for each in findings(host, sessions, gpu) if each.severity == CRITICAL]
+    """Why a GPU should not be changed now, as words without a full stop; parameters as of :func:`faults`."""
+    return [each.words.rstrip(".") for each in faults(host, sessions, gpu) if each.severity == CRITICAL]

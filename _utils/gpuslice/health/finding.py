@@ -59,11 +59,6 @@ class Finding(NamedTuple):
     todo: str = ""
 
     @property
-    def is_fault(self):
-        """Whether something is wrong with the GPU."""
-        return self.severity != INFO
-
-    @property
     def sentence(self):
         """As ``gpu.health`` tells it: the words, and after a whole sentence what to do."""
         return f"{self.words} {self.todo}".rstrip() if self.words.endswith(".") else self.words

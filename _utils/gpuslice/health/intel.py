@@ -6,12 +6,17 @@ from gpuslice.drivers.pci import DEVICES
 from gpuslice.health.finding import found
 
 
-def findings(host, _sessions, gpu, _driver):
+def faults(host, _sessions, gpu, _driver):
     """
-    Findings on an Intel GPU. The driver makes the file ``survivability_mode`` for a card that is only alive for a repair of its
-    firmware (the kernel's documentation of xe); parameters as of :func:`gpuslice.health.board.findings`.
+    What is wrong with an Intel GPU. The driver makes the file ``survivability_mode`` for a card that is only alive for a repair
+    of its firmware (the kernel's documentation of xe); parameters as of :func:`gpuslice.health.board.faults`.
     """
     if not host.exists(f"{DEVICES}/{gpu.address}/survivability_mode"):
         return []
     words = "its driver runs in survivability mode: the firmware has to be repaired"
     return [found(gpu.address, "intel-survivability-mode", words, "Flash the firmware of the card with the vendor's tool.")]
+
+
+def remarks(_host, _sessions, _gpu, _driver):
+    """There are none: nothing else is read."""
+    return []

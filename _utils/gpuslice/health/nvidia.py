@@ -43,9 +43,9 @@ _NO_ANSWER = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NO_PERMISSION
 _NOT_ASKED = (errors.DriverMissing, errors.DriverMismatch, errors.PermissionDenied)
 
 
-def findings(_host, sessions, gpu, driver):
+def faults(_host, sessions, gpu, driver):
     """
-    Findings on an NVIDIA GPU; parameters as of :func:`gpuslice.health.board.findings`.
+    What is wrong with an NVIDIA GPU; parameters as of :func:`gpuslice.health.board.faults`.
 
     :param driver: the kernel driver that has it now. A vGPU in a guest has none: its board's health is for the host to tell.
     """
@@ -61,6 +61,17 @@ def findings(_host, sessions, gpu, driver):
     return told
 
 
+def remarks(_host, sessions, gpu, _driver):
+    """What can't be read in the present mode of an NVIDIA GPU; parameters as of :func:`faults`."""
+    if discovery.is_vgpu_name(gpu.name):
+        return []
+    try:
+        return list(_unread(sessions.nvml, gpu.address))
+    except errors.GpuSliceError:
+        # That there is no answer is a fault, and told as one.
+        return []
+
+
 def _recovery(nvml, gpu):
     action = nvml.field(gpu, FIELD_RECOVERY_ACTION) or 0
     if not action:
@@ -74,10 +85,9 @@ def _recovery(nvml, gpu):
 
 
 def _memory(nvml, gpu):
-    doing = "read the remapped rows"
-    rows = nvml.call("nvmlDeviceGetRemappedRows", nvml.handle(gpu), gpu=gpu, doing=doing, quiet=_NO_ANSWER)
+    rows = _rows(nvml, gpu)
     if rows is None:
-        yield from _rows_unknown(gpu) if _has_mig_on(nvml, gpu) else _retired_pages(nvml, gpu)
+        yield from _retired_pages(nvml, gpu)
         return
     _, _, pending, failed = rows
     if failed:
@@ -85,12 +95,6 @@ def _memory(nvml, gpu):
         yield found(gpu, "nvidia-row-remap-failed", words, "Drain it and have the board replaced.")
     elif pending:
         yield found(gpu, "nvidia-row-remap-pending", "a memory row remapping waits for a GPU reset", _RESET)
-
-
-def _rows_unknown(gpu):
-    words = "whether memory rows wait for a remapping or could not be remapped can't be read while GPU instances exist"
-    todo = "Look in the kernel's log for the Xids 48, 63, 64, 95 and 140, and ask again when it is not sliced."
-    yield found(gpu, "nvidia-row-remap-unknown", words, todo)
 
 
 def _retired_pages(nvml, gpu):
@@ -102,19 +106,34 @@ def _retired_pages(nvml, gpu):
 
 
 def _ecc(nvml, gpu):
-    ask, doing = "nvmlDeviceGetTotalEccErrors", "read the ECC errors"
-    count = nvml.call(ask, nvml.handle(gpu), _UNCORRECTED, _VOLATILE, gpu=gpu, doing=doing, quiet=_NO_ANSWER)
-    if count:
+    if count := _uncorrected(nvml, gpu):
         words = f"{count} uncorrected ECC errors since the driver was loaded"
         yield found(gpu, "nvidia-uncorrectable-ecc", words, "Reset it when it is idle; if they come again, replace the board.")
-    elif count is None and _has_mig_on(nvml, gpu):
+
+
+def _unread(nvml, gpu):
+    mode = nvml.mig_mode(gpu)
+    if not mode or not mode[0]:
+        return
+    if _rows(nvml, gpu) is None:
+        words = "whether memory rows wait for a remapping or could not be remapped can't be read while GPU instances exist"
+        todo = "Look in the kernel's log for the Xids 48, 63, 64, 95 and 140, and ask again when it is not sliced."
+        yield found(gpu, "nvidia-row-remap-unknown", words, todo)
+    if _uncorrected(nvml, gpu) is None:
         words = "uncorrected ECC errors since the driver was loaded can't be read while MIG mode is enabled"
         yield found(gpu, "nvidia-ecc-unknown", words, "Look in the kernel's log for the Xids 48, 94 and 95.")
 
 
-def _has_mig_on(nvml, gpu):
-    mode = nvml.mig_mode(gpu)
-    return bool(mode and mode[0])
+def _rows(nvml, gpu):
+    """(corrected, uncorrected, pending, failed) remapped rows, None where they are not told."""
+    ask, doing = "nvmlDeviceGetRemappedRows", "read the remapped rows"
+    return nvml.call(ask, nvml.handle(gpu), gpu=gpu, doing=doing, quiet=_NO_ANSWER)
+
+
+def _uncorrected(nvml, gpu):
+    """Number of uncorrected ECC errors since the driver was loaded, None where it is not told."""
+    ask, doing = "nvmlDeviceGetTotalEccErrors", "read the ECC errors"
+    return nvml.call(ask, nvml.handle(gpu), _UNCORRECTED, _VOLATILE, gpu=gpu, doing=doing, quiet=_NO_ANSWER)
 
 
 def _unanswered(gpu, driver, err):

@@ -35,21 +35,18 @@ def gone(gpu):
     return found(gpu, "pci-gone", "it has fallen off the PCI bus", todo)
 
 
-def findings(host, gpu):
-    """Traces of errors on the way to a GPU (:class:`gpuslice.model.Gpu`), as a list of :class:`.finding.Finding`."""
-    return [*_errors(host, gpu.address), *_link(host, gpu)]
-
-
-def _errors(host, gpu):
+def faults(host, gpu):
+    """Traces of errors on the way to a GPU (:class:`gpuslice.model.Gpu`), as :class:`.finding.Finding`."""
     for kind, name, total in _AER:
-        lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu}/{name}") or "").splitlines())
+        lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu.address}/{name}") or "").splitlines())
         count = next((whole(number) for word, _, number in lines if word.strip() == total), None)
         if count:
             words = f"{count} {'' if kind == 'fatal' else 'non-'}fatal PCIe errors since the device was found"
-            yield found(gpu, f"pci-aer-{kind}", words, "See 'dmesg | grep AER'; check slot and risers.")
+            yield found(gpu.address, f"pci-aer-{kind}", words, "See 'dmesg | grep AER'; check slot and risers.")
 
 
-def _link(host, gpu):
+def remarks(host, gpu):
+    """What may be in order and is worth a look; as :func:`faults`."""
     # An Intel board has a bridge of its own, and the GPU behind it tells nothing of the way to the host.
     if gpu.vendor == "intel":
         return

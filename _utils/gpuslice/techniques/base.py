@@ -22,7 +22,7 @@ class FileTechnique:
     name = ""
 
     def __init__(self, host, sessions):
-        self._host = host
+        self._host, self._sessions = host, sessions
 
     def layout(self, state):
         """The state as plain data."""

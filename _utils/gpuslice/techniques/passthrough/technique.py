@@ -302,7 +302,8 @@ class Passthrough(FileTechnique):
 
     def _run_unbind(self, gpu, driver):
         # Once begun it can't be stopped: a driver may wait for its users inside the kernel, some do for ever, and what another
-        # program or this one opened meanwhile must not become that. So it is looked for once more.
+        # program or this one opened meanwhile must not become that. So it is closed, and looked for once more.
+        self._sessions.release()
         doing = f"unbind the GPU from {driver}"
         if held := self._open(gpu):
             raise device_nodes.in_use(gpu.address, doing, held)

@@ -382,7 +382,7 @@ def test_before_a_reload_the_health_of_the_whole_hive_matters(simulated):
     wanted = {"memory": "NPS4"}
     tool.gather([(gpu, wanted) for gpu in gpus.values()])
     assert planned(tool, gpus[FIRST], wanted).covers == (LAST,)
-    reload = {"strategy": "partition", "enabled": True, "partition": wanted}
+    reload = {"strategy": "partition", "enabled": True, "partition": {"compute": "CPX", **wanted}}
     pillar = {"containers_gpu_slicing": reload, "containers_gpu_state_management": {"unload_modules": ["amdgpu"]}}
     with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
         blocked = dict(engine.plan(pillar).blocked)
