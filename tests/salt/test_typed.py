@@ -93,7 +93,7 @@ def test_an_empty_pillar_wants_nothing_and_none_is_the_minions_own(minion):
     assert on.call("gpu_slicing.apply")["changes"]
 
 
-@pytest.mark.parametrize("function", ["gpu.slices", "gpu.health", "gpu.map", "gpu.table", "gpu.holders"])
+@pytest.mark.parametrize("function", ["gpu.slices", "gpu.health", "gpu.findings", "gpu.map", "gpu.table", "gpu.holders"])
 def test_an_empty_name_is_not_every_gpu(on, function):
     for name in ("", 0, [], {}, False):
         refused(on, function, name)
