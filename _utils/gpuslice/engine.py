@@ -219,7 +219,7 @@ class Engine:
 
     def _as_supported(self, gpu):
         """The GPU without capabilities whose technique can't use them: the VFs of some serve another technology only."""
-        asked = [kind for kind in kinds.DOABLE if kind.last_word and kind.needs in gpu.capabilities]
+        asked = [kind for kind in kinds.DOABLE if kind.last_word and kind.fits(gpu)]
         able = {kind.needs for kind in asked if kind.may_concern(gpu) and self.tools.get(kind.name).supports(gpu)}
         refused = {kind.needs for kind in asked} - able
         return replace(gpu, capabilities=tuple(name for name in gpu.capabilities if name not in refused)) if refused else gpu

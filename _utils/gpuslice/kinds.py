@@ -51,9 +51,13 @@ class Kind(NamedTuple):
         """The capability that a GPU must have for it."""
         return self.capability or self.name
 
+    def fits(self, gpu):
+        """Whether a GPU has the capability for it; see ``last_word``."""
+        return self.needs in gpu.capabilities
+
     def may_concern(self, gpu):
-        """Whether a GPU can have it, as far as vendor and capabilities tell; see ``last_word``."""
-        return gpu.vendor in self.vendors and self.needs in gpu.capabilities
+        """Whether a GPU can have it, as far as vendor and capabilities tell."""
+        return gpu.vendor in self.vendors and self.fits(gpu)
 
 
 #: In the order of the pillar, which is also that in which strategy auto falls back to one of them. Sharing in time is no

@@ -72,6 +72,33 @@ def test_the_grain_loads_nothing_that_it_does_not_need(repo, simulated):
     assert not {"gpuslice.catalog.amd", "gpuslice.catalog.intel"}.intersection(modules)
 
 
+def techniques_loaded_for_slices(repo, host):
+    """Packages of the techniques that a fresh process loads to list the slices of a host."""
+    program = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from gpuslice.engine import Engine
+with Engine(json.loads(sys.argv[2])) as engine:
+    engine.slices()
+print(json.dumps([name.split(".")[2] for name in sorted(sys.modules) if name.endswith(".technique")]))
+"""
+    config = {"simulate": host.description_path, "state_dir": host.state_dir}
+    argv = [sys.executable, "-c", program, str(repo / "_utils"), json.dumps(config)]
+    return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("example", "packages"),
+    [
+        ("dgx-h100", ["mig", "passthrough"]),
+        ("mi300x-8", ["partition"]),
+        ("flex170", ["level_zero", "passthrough", "sriov"]),
+    ],
+)
+def test_reading_loads_only_the_techniques_of_the_gpus_at_hand(repo, simulated, example, packages):
+    assert techniques_loaded_for_slices(repo, simulated(example)) == packages
+
+
 def test_the_processors_are_asked_only_where_the_answer_matters(simulated):
     host = simulated("dgx-h100")
     watched = Watched(host.description_path, host.state_dir)

@@ -14,6 +14,7 @@ from gpuslice import policy
 from gpuslice.catalog import nvidia
 from gpuslice.model import Gpu
 from gpuslice.policy import document
+from gpuslice.policy import json_schema
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig import profile_names
 
@@ -23,11 +24,11 @@ SCHEMA = ROOT / "docs" / "pillar.schema.json"
 PILLARS = sorted((ROOT / "examples" / "pillar").glob("*.sls"))
 TOP = ROOT / "examples" / "top.sls"
 REGENERATE = (
-    "PYTHONPATH=_utils python -c 'import json; from gpuslice import policy;"
-    " print(json.dumps(policy.json_schema(), indent=2))' > docs/pillar.schema.json"
+    "PYTHONPATH=_utils python -c 'import json; from gpuslice.policy import json_schema;"
+    " print(json.dumps(json_schema.json_schema(), indent=2))' > docs/pillar.schema.json"
 )
 
-VALIDATOR = jsonschema.Draft202012Validator(policy.json_schema())
+VALIDATOR = jsonschema.Draft202012Validator(json_schema.json_schema())
 
 
 def loaded(path):
@@ -43,12 +44,12 @@ def gpu(key):
 
 
 def test_the_schema_in_the_docs_is_the_one_that_validates():
-    assert loaded(SCHEMA) == policy.json_schema(), f"Write it anew: {REGENERATE}"
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == json.loads(json.dumps(policy.json_schema()))
+    assert loaded(SCHEMA) == json_schema.json_schema(), f"Write it anew: {REGENERATE}"
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == json.loads(json.dumps(json_schema.json_schema()))
 
 
 def test_the_schema_is_a_json_schema():
-    jsonschema.Draft202012Validator.check_schema(policy.json_schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema.json_schema())
 
 
 @pytest.mark.parametrize("path", [EXAMPLE, *PILLARS], ids=lambda path: path.name)

@@ -17,7 +17,6 @@ from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.build import section
 from gpuslice.policy.export import export_rules
-from gpuslice.policy.json_schema import json_schema
 
 __all__ = [
     "Policy",
@@ -25,7 +24,6 @@ __all__ = [
     "Target",
     "absent",
     "export_rules",
-    "json_schema",
     "lacking",
     "misnamed",
     "parse",

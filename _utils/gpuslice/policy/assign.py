@@ -139,7 +139,7 @@ def _target(policy, gpu, environment, available, refused, why_not):
         return _automatic(policy, gpu, rule, environment, available, why_not)
     if rule.strategy not in available:
         refused.append(("", f"{rule.path}: {_not_in_version(rule, available)}"))
-    elif rule.strategy not in gpu.capabilities:
+    elif not kinds.called(rule.strategy).fits(gpu):
         text, mendable = _lacks(gpu, rule.strategy, why_not), why_not(gpu, rule.strategy)[1]
         if not mendable and not rule.names_a_gpu and policy.method == "auto":
             return Target(gpu, None, path=rule.path, reason=f"not applicable: {text}")
@@ -175,7 +175,7 @@ def _automatic(policy, gpu, rule, environment, available, why_not):
 
 def _fallback(gpu, rule, picked, environment, available, why_not):
     """The first other technology that suits the environment, that the GPU can do, and that the pillar has settings for; or ""."""
-    if picked in gpu.capabilities:
+    if kinds.called(picked).fits(gpu):
         # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
     suiting = kinds.fallbacks(environment)
@@ -187,7 +187,7 @@ def _fallback(gpu, rule, picked, environment, available, why_not):
 def _obstacle(gpu, rule, picked, environment, available, why_not):
     if picked not in available:
         return f"strategy {picked} is not in this version"
-    if picked not in gpu.capabilities:
+    if not kinds.called(picked).fits(gpu):
         return _lacks(gpu, picked, why_not)
     if picked in rule.switched_off:
         return f"{kinds.SECTIONS[picked]}:enabled is false"

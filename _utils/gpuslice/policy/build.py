@@ -36,8 +36,8 @@ class Rule(NamedTuple):
 
     :ivar match: pci, uuid, model, vendor, name -> what it must be; empty in the host-wide rule, which matches every GPU.
     :ivar strategy: ``none``, ``auto`` or a technology, after inheritance.
-    :ivar settings: technology -> its settings, after inheritance; for mig ``entries`` (``[(profile, start or None, count)]``)
-        and ``compute_instances``; for time-slicing ``slice_duration`` is in seconds; else the pillar's own keys.
+    :ivar settings: technology -> its settings, after inheritance and as its section settles them: the pillar's own keys, where
+        the section does not say otherwise.
     :ivar path: where it is written in the pillar.
     :ivar switched_off: technologies with ``enabled: false`` in writing, which strategy auto must not pick.
     :ivar silent: technology -> pillar path of the key that would say what is to be there and is not written.
@@ -270,7 +270,7 @@ def section(technique, written):
     """
     Settings of a technology from arguments instead of a pillar, checked in the same way.
 
-    :param technique: such as ``level-zero``; :param written: keys of its section.
+    :param technique: its word in the pillar; :param written: keys of its section.
     :return: only what was written. Raises :class:`errors.PolicyError` with every mistake; its paths begin at the section.
     """
     notes, key = Notes(), kinds.SECTIONS[technique]
