@@ -85,14 +85,14 @@ KINDS = (
 #: before it; a GPU that is given away as a whole has nothing else to tell, so that comes last.
 DOABLE = tuple(sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: kind.layer == HAND_OUT))
 
+_BY_NAME = {kind.name: kind for kind in KINDS}
+#: Of those that share a word, the first.
+_BY_WORD = {kind.word: kind for kind in reversed(KINDS)}
+
 #: The pillar's words: of every technology, of those that this version can do, and which key has the settings of which.
 STRATEGIES = tuple(dict.fromkeys(kind.word for kind in KINDS))
 AVAILABLE = tuple(dict.fromkeys(kind.word for kind in KINDS if kind.cls))
-SECTIONS = {kind.word: kind.section for kind in reversed(KINDS) if kind.section}
-SECTIONS = {word: SECTIONS[word] for word in STRATEGIES if word in SECTIONS}
-
-_BY_NAME = {kind.name: kind for kind in KINDS}
-_BY_WORD = {kind.word: kind for kind in reversed(KINDS)}
+SECTIONS = {word: _BY_WORD[word].section for word in STRATEGIES if _BY_WORD[word].section}
 
 
 def named(name):

@@ -58,7 +58,7 @@ class Section:
 
     def says_more(self, settings):
         """Whether the pillar says more than defaults, so that to pick the technology in the place of another means something."""
-        defaults = {name: each.default for name, each in self.FIELD.fields.items()}
+        defaults = {name: each.default for name, each in self.FIELD.fields.items()} if self.FIELD else {}
         return any(value != defaults.get(name, value) for name, value in settings.items())
 
     # -- on record: shapes of plain data (gpuslice.shape), made when a record is read -----------------------------
