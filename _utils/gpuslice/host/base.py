@@ -8,7 +8,6 @@ import os
 import time
 from abc import ABC
 from abc import abstractmethod
-from dataclasses import dataclass
 from functools import cached_property
 
 from gpuslice.host import state_files
@@ -23,18 +22,14 @@ REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 REBOOT_NAME = "gpu-slicing"
 
 
-@dataclass(frozen=True)
+# No dataclass: to make one takes a millisecond, and the grain loads this module and runs no program.
 class Completed:
     """What a program left behind: its exit status and both outputs as text, without what is not for printing."""
 
-    returncode: int
-    stdout: str = ""
-    stderr: str = ""
-
-    def __post_init__(self):
+    def __init__(self, returncode, stdout="", stderr=""):
+        self.returncode = returncode
         # Its words get into messages, and it may repeat what a user or firmware chose.
-        for name in ("stdout", "stderr"):
-            object.__setattr__(self, name, printable_lines(getattr(self, name)))
+        self.stdout, self.stderr = printable_lines(stdout), printable_lines(stderr)
 
     @property
     def said(self):
