@@ -14,19 +14,17 @@ NPS2 with DPX only, on every board.
 
 import errno
 import hashlib
-import os
 import re
+
+from gpuslice.sim import kernel
 
 VENDOR = "1002"
 MODULE = "amdgpu"
-_DEVICES = "/sys/bus/pci/devices"
 _KFD = "/sys/class/kfd/kfd"
 _COMPUTE, _MEMORY, _ALLOC = "current_compute_partition", "current_memory_partition", "compute_partition_mem_alloc_mode"
 _AVAILABLE, _CONFIG = "available_compute_partition", "compute_partition_config"
 _SELECTOR = f"{_CONFIG}/xcp_config"
-_FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/({_COMPUTE}|{_MEMORY}|{_ALLOC}|{_SELECTOR})")
 _HIVE = "xgmi_hive_info/xgmi_hive_id"
-_NODES = re.compile(r"/dev/(?:kfd|dri/.+)")
 #: Partition nodes that the driver makes for each GPU beside its own, used or not.
 _SPARE_NODES = 7
 _SIMD_PER_CU = 4
@@ -47,6 +45,11 @@ def _catalog():
 def _bound(state):
     """(address, gpu) of each GPU that the driver has."""
     return [(a, g) for a, g in state["gpus"].items() if g["about"]["vendor"] == VENDOR and g["about"]["driver"] == MODULE]
+
+
+def _is_node(node):
+    """Whether a device node is the driver's."""
+    return node == "/dev/kfd" or node.startswith("/dev/dri/")
 
 
 def _partitionable(gpu):
@@ -127,7 +130,7 @@ def show(tree, state):
     bound = _bound(state)
     if not bound:
         return
-    clients = [p for p in state["processes"] if any(_NODES.match(node) for node in p["nodes"])]
+    clients = [p for p in state["processes"] if any(map(_is_node, p["nodes"]))]
     tree.file(f"/sys/module/{MODULE}/refcnt", str(state["modules"].get(MODULE, 0) + len(clients)))
     tree.dir(f"/sys/module/{MODULE}/holders")
     if MODULE not in state["modules"]:
@@ -156,9 +159,9 @@ def _partition_files(tree, address, gpu):
     now = modes(gpu)
     for name, value in ((_COMPUTE, now["compute"]), (_MEMORY, now["memory"]), (_ALLOC, now["alloc"])):
         if name in gpu["about"]["sysfs"]:
-            tree.file(f"{_DEVICES}/{address}/{name}", value)
+            tree.file(f"{kernel.DEVICES}/{address}/{name}", value)
     if _AVAILABLE in gpu["about"]["sysfs"] and _is_newer(gpu):
-        _lists(tree, f"{_DEVICES}/{address}", gpu, now)
+        _lists(tree, f"{kernel.DEVICES}/{address}", gpu, now)
 
 
 def _lists(tree, base, gpu, now):
@@ -178,7 +181,7 @@ def _list(modes):
 
 
 def _render_minors(tree, address):
-    return [int(name[7:]) for name in tree.listdir(f"{_DEVICES}/{address}/drm") if name.startswith("renderD")]
+    return [int(name[7:]) for name in tree.listdir(f"{kernel.DEVICES}/{address}/drm") if name.startswith("renderD")]
 
 
 def _spare_node(tree, part, card):
@@ -226,14 +229,13 @@ def _node(tree, number, identity, properties, memory):
 
 
 # -- what is written -------------------------------------------------------------------------------------------------
-def write(state, path, text):
+def write(state, path, text, look):
     """What the driver does with a write; False for files that are not its own. Raises OSError."""
-    found = _FILE.fullmatch(path)
-    gpu = state["gpus"].get(found.group(1)) if found else None
-    if gpu is None or gpu["about"]["driver"] != MODULE or not _has(gpu, found.group(2)):
+    address, name = kernel.device_file(path)
+    gpu, work = state["gpus"].get(address), _WRITERS.get(name)
+    if gpu is None or work is None or gpu["about"]["driver"] != MODULE or not _has(gpu, name):
         return False
-    writers = {_COMPUTE: _set_compute, _MEMORY: _set_memory, _ALLOC: _set_alloc, _SELECTOR: _select}
-    writers[found.group(2)](state, gpu, text.upper(), path)
+    work(state, gpu, text.upper(), path)
     return True
 
 
@@ -241,27 +243,23 @@ def _has(gpu, name):
     return name in gpu["about"]["sysfs"] or (name == _SELECTOR and _is_newer(gpu) and _AVAILABLE in gpu["about"]["sysfs"])
 
 
-def _os_error(number, path):
-    return OSError(number, os.strerror(number), path)
-
-
 def _set_compute(state, gpu, wanted, path):
     now = _own(gpu)
     if not _is_valid(gpu, wanted, now["memory"]):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     if wanted == now["compute"]:
         return
     if any("/dev/kfd" in process["nodes"] for process in state["processes"]):
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     now["compute"] = wanted
     now["alloc"] = "EVEN" if now["alloc"] else ""
 
 
 def _set_memory(state, gpu, wanted, path):
     if "available_memory_partition" not in gpu["about"]["sysfs"]:
-        raise _os_error(errno.EACCES, path)
+        raise kernel.error(errno.EACCES, path)
     if wanted not in _described(gpu, "available_memory_partition"):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     # A request can't be withdrawn by asking for what is there: the driver takes that for nothing to do.
     if wanted == modes(gpu)["memory"]:
         return
@@ -276,17 +274,20 @@ def _hive(state, gpu):
 
 def _select(state, gpu, wanted, path):
     if wanted not in _supported(gpu):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     _own(gpu)["selected"] = wanted
 
 
 def _set_alloc(state, gpu, wanted, path):
     if wanted not in ("EVEN", "ALL"):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     _own(gpu)["alloc"] = wanted
 
 
 # -- the module ------------------------------------------------------------------------------------------------------
+_WRITERS = {_COMPUTE: _set_compute, _MEMORY: _set_memory, _ALLOC: _set_alloc, _SELECTOR: _select}
+
+
 def modprobe(state, module, loading):
     """Load or unload amdgpu. Raises OSError while something has its nodes open."""
     if module != MODULE:
@@ -294,8 +295,8 @@ def modprobe(state, module, loading):
     if loading:
         _load(state)
         return
-    if any(_NODES.match(node) for process in state["processes"] for node in process["nodes"]) and _bound(state):
-        raise _os_error(errno.EBUSY, module)
+    if any(_is_node(node) for process in state["processes"] for node in process["nodes"]) and _bound(state):
+        raise kernel.error(errno.EBUSY, module)
     for _, gpu in _bound(state):
         now = _own(gpu)
         # The request is carried out when the driver lets go of the GPU.
@@ -308,7 +309,7 @@ def _load(state):
     option = state["host"]["files"].get(f"/sys/module/{MODULE}/parameters/user_partt_mode", "")
     forced = int(option) if option.isdigit() else None
     for address, gpu in state["gpus"].items():
-        override = state["written"].get(f"{_DEVICES}/{address}/driver_override", "(null)")
+        override = state["written"].get(f"{kernel.DEVICES}/{address}/driver_override", "(null)")
         if gpu["about"]["vendor"] != VENDOR or gpu["about"]["driver"] or override not in ("(null)", MODULE):
             continue
         gpu["about"]["driver"] = MODULE

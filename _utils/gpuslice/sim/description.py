@@ -90,6 +90,11 @@ import re
 
 from gpuslice import errors
 from gpuslice.sim import faults
+from gpuslice.sim.mistakes import ADDRESS
+from gpuslice.sim.mistakes import NUMBER
+from gpuslice.sim.mistakes import Mistakes
+from gpuslice.sim.mistakes import nearest
+from gpuslice.sim.mistakes import normal_address
 
 VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
@@ -101,89 +106,20 @@ ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
 NEWEST = 9999
 
-_ADDRESS = re.compile(r"(?:[0-9a-f]{4}|[0-9a-f]{8}):[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@-]+\.service")
 _CLASSES = {"10de": "0x030200", "1002": "0x120000", "8086": "0x038000"}
 _DRIVERS = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}
 _VENDOR_WORDS = {"10de": "NVIDIA", "1002": "AMD", "8086": "Intel"}
 _PROCESS_TYPES = ("compute", "graphics", "monitor")
-_NUMBER = (int, float)
 #: MiB of an integrated GPU of the catalog, which has no memory of its own.
 _OF_THE_HOST = 128 * 1024
-
-
-def normal_address(text):
-    """A PCI address in the kernel's form (four-digit domain, lower case); the text itself when it is none."""
-    text = str(text).strip().lower()
-    if not _ADDRESS.fullmatch(text):
-        return text
-    domain, _, rest = text.partition(":")
-    return f"{domain[-4:] if len(domain) == 8 and domain.startswith('0000') else domain}:{rest}"
 
 
 def made_uuid(prefix, *parts):
     """A UUID that is always the same for the same parts, so that simulations repeat themselves."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).hexdigest()
     return f"{prefix}{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-a{digest[17:20]}-{digest[20:32]}"
-
-
-class Mistakes(list):
-    """Collects what is wrong with a description, as 'path: what is wrong'."""
-
-    def note(self, path, what):
-        """Remember that ``what`` is wrong at ``path``."""
-        self.append(f"{path}: {what}")
-
-    def mapping(self, value, path, known):
-        """``value`` if it is a mapping with known keys only; {} with mistakes noted otherwise."""
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.note(path or "(top)", "must be a mapping")
-            return {}
-        for key in value:
-            if key not in known:
-                self.note(f"{path}.{key}".lstrip("."), "unknown key" + _nearest(key, known))
-        return value
-
-    def listing(self, value, path):
-        """``value`` if it is a list; [] with a mistake noted otherwise."""
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            self.note(path, "must be a list")
-            return []
-        return value
-
-    def take(self, mapping, path, key, kind, default, choices=()):
-        """The entry ``key`` if it has that type (and is one of the choices); ``default`` where it is absent or wrong."""
-        value = mapping.get(key)
-        if value is None:
-            return default
-        where = f"{path}.{key}".lstrip(".")
-        wrong_number = isinstance(value, bool) and kind is not bool
-        if not isinstance(value, kind) or wrong_number:
-            hint = " (write it in quotes)" if kind is str and isinstance(value, _NUMBER) else ""
-            self.note(where, f"{value!r} is not {_kind_words(kind)}{hint}")
-            return default
-        if choices and value not in choices:
-            self.note(where, f"{value!r} is none of {', '.join(str(c) for c in choices)}{_nearest(value, choices)}")
-            return default
-        return value
-
-
-def _kind_words(kind):
-    if kind == _NUMBER:
-        return "a number"
-    return {str: "a text", int: "a whole number", bool: "true or false"}[kind]
-
-
-def _nearest(word, known):
-    import difflib
-
-    found = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
-    return f", did you mean '{found[0]}'?" if found else ""
 
 
 def quick_name(text):
@@ -247,7 +183,7 @@ def _host(raw, default_name, mistakes):
         "nvml_level": _level(raw, driver["version"], mistakes),
         "tools": _tools(raw, mistakes),
         "latency": _latency(raw.get("latency"), mistakes),
-        "patience": mistakes.take(raw, "", "patience", _NUMBER, 1),
+        "patience": mistakes.take(raw, "", "patience", NUMBER, 1),
         "files": _texts(raw.get("files"), "files", mistakes),
         "modules": _modules(raw.get("modules"), mistakes),
         "units": _units(raw.get("units"), mistakes),
@@ -300,7 +236,7 @@ def _tools(raw, mistakes):
     found = []
     for number, tool in enumerate(mistakes.listing(raw["tools"], "tools")):
         if tool not in TOOLS:
-            mistakes.note(f"tools[{number}]", f"{tool!r} is none of {', '.join(TOOLS)}{_nearest(tool, TOOLS)}")
+            mistakes.note(f"tools[{number}]", f"{tool!r} is none of {', '.join(TOOLS)}{nearest(tool, TOOLS)}")
         else:
             found.append(tool)
     return found
@@ -310,7 +246,7 @@ def _latency(raw, mistakes):
     raw = mistakes.mapping(raw, "latency", LATENCIES)
     found = {}
     for key in LATENCIES:
-        found[key] = mistakes.take(raw, "latency", key, _NUMBER, 0)
+        found[key] = mistakes.take(raw, "latency", key, NUMBER, 0)
         if found[key] < 0:
             mistakes.note(f"latency.{key}", "must not be negative")
     return found
@@ -350,7 +286,7 @@ def _address(raw, path, mistakes):
         hint = "is missing" if value is None else f"{value!r} is no PCI address: YAML read it as a number, write it in quotes"
         mistakes.note(f"{path}.address", hint)
         return ""
-    if not _ADDRESS.fullmatch(value.strip().lower()):
+    if not ADDRESS.fullmatch(value.strip().lower()):
         mistakes.note(f"{path}.address", f'{value!r} is no PCI address such as "0000:07:00.0"')
     return normal_address(value)
 
@@ -481,7 +417,7 @@ def _board(raw, path, mistakes):
 
     key = mistakes.take(raw, path, "model", str, "")
     if key and key not in nvidia.MODELS:
-        mistakes.note(f"{path}.model", f"{key!r} is not in the catalog{_nearest(key, nvidia.MODELS)}")
+        mistakes.note(f"{path}.model", f"{key!r} is not in the catalog{nearest(key, nvidia.MODELS)}")
         key = ""
     if not key and not raw.get("device"):
         mistakes.note(path, "needs a model of the catalog, or vendor and device")

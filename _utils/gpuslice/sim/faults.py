@@ -35,6 +35,8 @@ lie        true: the call answers that it succeeded and does nothing
 
 import errno
 
+from gpuslice.sim.mistakes import normal_address
+
 KEYS = (
     "call", "gpu", "nth", "times", "match",
     "error", "returns", "kill", "lost", "lie", "foreign", "late", "hang", "elsewhere", "signal", "unexpected",
@@ -82,7 +84,7 @@ def parse(raw, path, known, mistakes):
     Check one fault.
 
     :param known: the PCI addresses of the host's GPUs.
-    :param mistakes: a :class:`gpuslice.sim.description.Mistakes` that collects what is wrong.
+    :param mistakes: a :class:`gpuslice.sim.mistakes.Mistakes` that collects what is wrong.
     :return: the fault with every key, and its counter ``seen`` at 0.
     """
     raw = dict(mistakes.mapping(raw, path, KEYS))
@@ -124,8 +126,6 @@ def parse(raw, path, known, mistakes):
 
 
 def _gpu(raw, path, known, mistakes):
-    from gpuslice.sim.description import normal_address
-
     if raw.get("gpu") is None:
         return ""
     address = normal_address(raw["gpu"])
@@ -136,6 +136,8 @@ def _gpu(raw, path, known, mistakes):
 
 def _foreign(raw, path, known, mistakes):
     raw = mistakes.mapping(raw, path, ("gpu", "action", "profile", "start", "enabled"))
+    if raw.get("action") is None:
+        mistakes.note(f"{path}.action", "is missing")
     return {
         "gpu": _gpu(raw, path, known, mistakes),
         "action": mistakes.take(raw, path, "action", str, "", ACTIONS),

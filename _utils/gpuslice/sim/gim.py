@@ -6,14 +6,12 @@ A GPU plays a part when its description has the driver gim and ``sriov_totalvfs`
 """
 
 import errno
-import os
 import re
 
-from gpuslice.sim import sysfs
+from gpuslice.sim import kernel
+from gpuslice.sim import pci
 
 VENDOR, MODULE = "1002", "gim"
-_DEVICES = "/sys/bus/pci/devices"
-_NUMVFS = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/sriov_numvfs")
 #: Numbers of VFs that the option takes, and what there is without it.
 _LOW, _HIGH, _DEFAULT = 1, 31, 1
 
@@ -35,13 +33,13 @@ def show(tree, state):
         tree.dir(f"/sys/bus/pci/drivers/{MODULE}")
 
 
-def write(state, path, text):
+def write(state, path, text, look):
     """``sriov_numvfs`` of an AMD GPU is answered by no driver; False for other files. Raises OSError."""
-    found = _NUMVFS.fullmatch(path)
-    gpu = state["gpus"].get(found[1]) if found else None
-    if gpu is None or gpu["about"]["vendor"] != VENDOR:
+    address, name = kernel.device_file(path)
+    gpu = state["gpus"].get(address)
+    if gpu is None or name != "sriov_numvfs" or gpu["about"]["vendor"] != VENDOR:
         return False
-    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    raise kernel.error(errno.ENOENT, path)
 
 
 def modprobe(state, module, loading):
@@ -52,7 +50,7 @@ def modprobe(state, module, loading):
         _load(state)
         return
     if _in_use(state):
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), module)
+        raise kernel.error(errno.EBUSY, module)
     for _, gpu in _mine(state):
         gpu["about"]["driver"], gpu["numvfs"] = "", 0
         gpu["epoch"] += 1
@@ -69,7 +67,7 @@ def _load(state):
     for (_, gpu), number in zip(gpus, numbers, strict=True):
         dies = next((m["xcc"] for m in amd.MODELS.values() if gpu["about"]["device"] in m["device_ids"]), None)
         if not _LOW <= number <= min(_HIGH, gpu["about"]["sriov_totalvfs"]) or (dies and dies % number):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), MODULE)
+            raise kernel.error(errno.EINVAL, MODULE)
     for (_, gpu), number in zip(gpus, numbers, strict=True):
         gpu["about"]["driver"], gpu["numvfs"] = MODULE, number
 
@@ -86,10 +84,10 @@ def _option(state, count):
 
 
 def _in_use(state):
-    functions = sysfs.pci_functions(state)
+    functions = pci.functions(state)
     own = {address for address, _ in _mine(state)}
     vfs = [f["address"] for f in functions if f.get("links", {}).get("physfn") in own]
-    nodes = {f"/dev/vfio/{sysfs.group_of(functions, address)}" for address in vfs}
+    nodes = {f"/dev/vfio/{pci.group_of(functions, address)}" for address in vfs}
     return any(node in nodes for process in state["processes"] for node in process["nodes"])
 
 

@@ -440,34 +440,6 @@ def reboot(state):
         gpu["health"]["recovery_action"] = "none"
 
 
-def foreign(state, change):
-    """What another tool does to a GPU at this moment, as a fault describes it. What the driver refuses it, it does not do."""
-    address, gpu = change["gpu"], state["gpus"][change["gpu"]]
-    if change["action"] == "create_vgpu":
-        # Not at the top: the rules of vGPUs build on these here.
-        from gpuslice.sim import vgpu_rules
-
-        vgpu_rules.foreign(state, address, change["profile"])
-        return
-    try:
-        if change["action"] == "set_mode":
-            set_mode(state, address, int(change["enabled"]))
-            return
-        profile = profile_named(gpu, change["profile"])
-        if change["action"] == "create_gi":
-            gi_id = create_gi(state, address, profile.id, change["start"])
-            create_ci(state, address, gi_id, filling_ci(profile).id)
-            return
-        for gi_id, gi in list(gpu["gis"].items()):
-            if gi["profile"] == profile.id and change["start"] in (None, gi["start"]):
-                for ci_id in list(gi["cis"]):
-                    destroy_ci(state, address, gi_id, ci_id)
-                destroy_gi(state, address, gi_id)
-                return
-    except Refused:
-        return
-
-
 # -- vGPUs -----------------------------------------------------------------------------------------------------------
 def vgpu_memory(gpu):
     """

@@ -21,6 +21,8 @@ from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
 from gpuslice.sim import state as state_file
+from gpuslice.sim.mistakes import Mistakes
+from gpuslice.sim.tree import device_number
 
 
 class _Late(OSError):
@@ -150,7 +152,7 @@ class SimulatedHost(Host):
         with self.change() as state:
             hardware.reboot(state)
             state["ordered_after_us"] = list(ordered_after_us)
-            for extension in sysfs.extensions():
+            for extension in sysfs.EXTENSIONS:
                 if hasattr(extension, "reboot"):
                     extension.reboot(state)
 
@@ -160,7 +162,7 @@ class SimulatedHost(Host):
 
         :param fault: as in the description, see :mod:`gpuslice.sim.faults`. Raises :class:`errors.PolicyError`.
         """
-        mistakes = description.Mistakes()
+        mistakes = Mistakes()
         with self.change() as state:
             parsed = faults.parse(fault, "fault", state["gpus"], mistakes)
             self._no_mistakes("fault", mistakes)
@@ -177,7 +179,7 @@ class SimulatedHost(Host):
 
         :param process: as in the description, see :mod:`gpuslice.sim.description`. Raises :class:`errors.PolicyError`.
         """
-        mistakes = description.Mistakes()
+        mistakes = Mistakes()
         with self.change() as state:
             parsed = description.process(process, "process", state["gpus"], mistakes)
             if any(parsed["pid"] == other["pid"] for other in state["processes"]):
@@ -211,11 +213,14 @@ class SimulatedHost(Host):
         """
         if not any(faults.concerns(f, call, gpu) and not faults.spent(f) for f in self.state()["faults"]):
             return []
+        # Not at the top: it needs the rules of vGPUs, and few hosts have faults.
+        from gpuslice.sim import foreign
+
         with self.change() as state:
             hits = [dict(fault) for fault in faults.count(state, call, gpu)]
             for fault in hits:
                 for change in fault["foreign"]:
-                    hardware.foreign(state, change if change["gpu"] else {**change, "gpu": gpu or next(iter(state["gpus"]))})
+                    foreign.act(state, change if change["gpu"] else {**change, "gpu": gpu or next(iter(state["gpus"]))})
                 if fault["lost"] and (fault["gpu"] or gpu):
                     state["gpus"][fault["gpu"] or gpu]["health"]["lost"] = True
         if any(fault["kill"] == "before" for fault in hits):
@@ -269,7 +274,7 @@ class SimulatedHost(Host):
 
         state = self.state()
         if self._files is None or self._files.state is not state:
-            self._files = sysfs.Tree(state)
+            self._files = sysfs.files_of(state)
         return self._files
 
     def read(self, path):
@@ -285,9 +290,7 @@ class SimulatedHost(Host):
         return self._tree().readlink(path)
 
     def device_number(self, path):
-        from gpuslice.sim import sysfs
-
-        return sysfs.device_number(path) if self._tree().exists(path) else ""
+        return device_number(path) if self._tree().exists(path) else ""
 
     def write(self, path, text):
         from gpuslice.sim import sysfs
@@ -296,7 +299,7 @@ class SimulatedHost(Host):
             with self.change() as state:
                 sysfs.write(state, path, f"{instead}", self.attached())
 
-        self._around("write", work, sysfs.gpu_of(self.state(), path))
+        self._around("write", work, sysfs.gpu_of(self.state(), path, self._tree))
 
     # -- the rest of the world -----------------------------------------------------------------------------------
     def udev_pci(self):
@@ -344,8 +347,6 @@ class SimulatedHost(Host):
         return [self._process(state, process) for process in state["processes"]]
 
     def _process(self, state, process):
-        from gpuslice.sim import sysfs
-
         nodes, shown = self._nodes(state, process), process.get("shown_as", {})
         return Process(
             process["pid"],
@@ -354,7 +355,7 @@ class SimulatedHost(Host):
             printable(process["unit"]),
             printable(process["container"]),
             tuple(shown.get(node, node) for node in nodes),
-            tuple(sysfs.device_number(node) for node in nodes),
+            tuple(device_number(node) for node in nodes),
         )
 
     @staticmethod

@@ -23,7 +23,7 @@ _MIXED_TYPES, _MIXED_SIZES = 1, 2
 
 
 class VgpuFunctions:
-    """The functions; everything that they share with the others is in :class:`gpuslice.sim.nvml.SimulatedNvml`."""
+    """The functions; everything that they share with the others is in :class:`gpuslice.sim.nvml_session.Session`."""
 
     def _board(self, handle):
         """(address, GPU) of a device that the vGPU manager has. Raises Refused for others."""

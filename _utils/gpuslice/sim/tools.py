@@ -6,11 +6,12 @@ import json
 
 from gpuslice import errors
 from gpuslice.host.base import Completed
-from gpuslice.sim import description
 from gpuslice.sim import hardware
+from gpuslice.sim import pci
 from gpuslice.sim import sysfs
 from gpuslice.sim import units
 from gpuslice.sim import vgpu_rules
+from gpuslice.sim.mistakes import normal_address
 
 NOTHING = Completed(0)
 
@@ -52,7 +53,7 @@ def _no_option(program, arguments):
 def _lspci(host, arguments):
     if arguments != ["-Dnnmm"]:
         return _no_option("lspci", arguments)
-    lines = [_lspci_line(function) for function in sysfs.pci_functions(host.state())]
+    lines = [_lspci_line(function) for function in pci.functions(host.state())]
     return Completed(0, "".join(line + "\n" for line in lines))
 
 
@@ -127,7 +128,7 @@ def _chosen(state, wanted):
     found = []
     for word in wanted.split(","):
         word = word.strip()
-        address = description.normal_address(word)
+        address = normal_address(word)
         match = next((a for a in known if a == address or state["gpus"][a]["about"]["uuid"] == word), None)
         if match is None and word.isdigit() and int(word) < len(known):
             match = known[int(word)]
@@ -258,7 +259,7 @@ def _sriov_manage(host, arguments):
     if not state["host"]["privileged"]:
         return Completed(1, "sriov-manage must be run as root.\n")
     able = [a for a, gpu in vgpu_rules.managed(state) if gpu["about"]["sriov_totalvfs"]]
-    address = description.normal_address(arguments[1])
+    address = normal_address(arguments[1])
     if arguments[1].upper() != "ALL" and address not in able:
         return Completed(1, f"{arguments[1]} is no GPU with virtual functions of the vGPU manager.\n")
     host.take("sriov_manage")
@@ -404,7 +405,7 @@ def _modprobe(host, arguments):
         if not loading and state["modules"].get(name):
             return Completed(1, "", f"modprobe: FATAL: Module {name} is in use.\n")
         try:
-            for extension in sysfs.extensions():
+            for extension in sysfs.EXTENSIONS:
                 extension.modprobe(state, name, loading)
         except OSError as err:
             return Completed(1, "", f"modprobe: ERROR: could not {'insert' if loading else 'remove'} '{name}': {err.strerror}\n")

@@ -35,7 +35,7 @@ def show(tree, state):
         tree.file(f"{_PLACE}/{unit}", f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
 
 
-def write(state, path, text):
+def write(state, path, text, look):
     """No file of the kernel is a unit's."""
     return False
 

@@ -6,23 +6,21 @@ A function goes back to the driver that its description gave it. A probe that no
 """
 
 import errno
-import os
 import re
 
 from gpuslice.sim import hardware
-from gpuslice.sim import sysfs
+from gpuslice.sim import kernel
+from gpuslice.sim import pci
 
 DRIVER, MODULE = "vfio-pci", "vfio_pci"
 
-_DEVICES = "/sys/bus/pci/devices"
-_UNBIND_DEVICE = re.compile(r"/sys/bus/pci/devices/([0-9a-f:.]+)/driver/unbind")
 _OF_DRIVER = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")
 _USUAL = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}
 
 
 def show(tree, state):
     """The driver's directory and the nodes of what it has."""
-    functions = sysfs.pci_functions(state)
+    functions = pci.functions(state)
     if not _loaded(state, DRIVER):
         return
     tree.dir(f"/sys/bus/pci/drivers/{DRIVER}")
@@ -30,21 +28,21 @@ def show(tree, state):
     for function in functions:
         if function["driver"] != DRIVER or not state["host"]["iommu"]:
             continue
-        base = f"{_DEVICES}/{function['address']}"
+        base = f"{kernel.DEVICES}/{function['address']}"
         tree.file("/dev/vfio/vfio", "")
-        tree.node(f"/dev/vfio/{sysfs.group_of(functions, function['address'])}")
+        tree.node(f"/dev/vfio/{pci.group_of(functions, function['address'])}")
         tree.dir(f"{base}/vfio-dev/vfio{number}")
         tree.node(f"/dev/vfio/devices/vfio{number}")
         number += 1
 
 
-def write(state, path, text):
+def write(state, path, text, look):
     """Unbinding and binding; says whether the file was one of these. Raises OSError as the kernel does."""
-    found = _UNBIND_DEVICE.fullmatch(path)
-    if found and _place(state, found[1]):
-        if text != found[1] or not _place(state, found[1])["driver"]:
-            raise _os_error(errno.ENODEV, path)
-        _unbind(state, found[1], path)
+    address, name = kernel.device_file(path)
+    if name == "driver/unbind" and _place(state, address):
+        if text != address or not _place(state, address)["driver"]:
+            raise kernel.error(errno.ENODEV, path)
+        _unbind(state, address, path)
         return True
     found = _OF_DRIVER.fullmatch(path)
     if found and (_place(state, text) or not _loaded(state, found[1])):
@@ -60,7 +58,7 @@ def modprobe(state, module, loading):
     """vfio_pci lets go of its functions when it is removed, unless a virtual machine holds one."""
     if module != MODULE or loading:
         return
-    for function in sysfs.pci_functions(state):
+    for function in pci.functions(state):
         if function["driver"] == DRIVER and _place(state, function["address"]):
             _unbind(state, function["address"], module)
 
@@ -90,7 +88,7 @@ def _loaded(state, driver):
 
 
 def _override(state, address):
-    found = state["written"].get(f"{_DEVICES}/{address}/driver_override", "(null)")
+    found = state["written"].get(f"{kernel.DEVICES}/{address}/driver_override", "(null)")
     return "" if found == "(null)" else found
 
 
@@ -98,10 +96,10 @@ def _unbind(state, address, path):
     place = _place(state, address)
     if place["driver"] == DRIVER and _group_is_open(state, address):
         # The kernel waits here until the virtual machine lets go, for ever perhaps, which ETIMEDOUT stands for.
-        raise _os_error(errno.ETIMEDOUT, path)
+        raise kernel.error(errno.ETIMEDOUT, path)
     if place["driver"] == "nvidia" and address in state["gpus"] and hardware.taken(state, address):
         # So does this driver.
-        raise _os_error(errno.ETIMEDOUT, path)
+        raise kernel.error(errno.ETIMEDOUT, path)
     place.setdefault("own_driver", place["driver"])
     place["driver"] = ""
     gpu = state["gpus"].get(address)
@@ -111,25 +109,25 @@ def _unbind(state, address, path):
 
 
 def _group_is_open(state, address):
-    node = f"/dev/vfio/{sysfs.group_of(sysfs.pci_functions(state), address)}"
+    node = f"/dev/vfio/{pci.group_of(pci.functions(state), address)}"
     return any(node in process["nodes"] for process in state["processes"])
 
 
 def _driver_file(state, driver, action, address, path):
     if not _loaded(state, driver):
-        raise _os_error(errno.ENOENT, path)
+        raise kernel.error(errno.ENOENT, path)
     place = _place(state, address)
     if action == "unbind":
         if place["driver"] != driver:
-            raise _os_error(errno.ENODEV, path)
+            raise kernel.error(errno.ENODEV, path)
         _unbind(state, address, path)
         return
     if place["driver"]:
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     if not _wants(state, driver, address):
-        raise _os_error(errno.ENODEV, path)
+        raise kernel.error(errno.ENODEV, path)
     if driver == DRIVER and not state["host"]["iommu"]:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     _take(place, driver)
 
 
@@ -156,7 +154,3 @@ def _take(place, driver):
     # A function that had no driver has none after a boot either.
     place.setdefault("own_driver", place["driver"])
     place["driver"] = driver
-
-
-def _os_error(number, path):
-    return OSError(number, os.strerror(number), path)

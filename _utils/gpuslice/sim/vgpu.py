@@ -11,20 +11,17 @@ A GPU plays a part when its description has ``vgpu``. Its virtual functions are 
 """
 
 import errno
-import os
 import re
 
 from gpuslice.sim import hardware
-from gpuslice.sim import sysfs
+from gpuslice.sim import kernel
 from gpuslice.sim import vgpu_rules as rules
 from gpuslice.sim import vgpu_types as types
 
 PROGRAM = "/usr/lib/nvidia/sriov-manage"
 
-_DEVICES = "/sys/bus/pci/devices"
 _GROUPS = "/sys/kernel/iommu_groups"
 _MDEVS = "/sys/bus/mdev/devices"
-_FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/(.+)")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _CREATE = re.compile(r"mdev_supported_types/nvidia-(\d+)/create")
 _OF_MDEV = re.compile(rf"({_UUID.pattern})/(remove|nvidia/vgpu_params)")
@@ -52,7 +49,7 @@ def show(tree, state):
 
 def _vfio(tree, state, address, function):
     gpu = state["gpus"][address]
-    base = f"{_DEVICES}/{function}/nvidia"
+    base = f"{kernel.DEVICES}/{function}/nvidia"
     vgpu = rules.carried(gpu, function)
     able = [kind for kind in types.types(gpu) if rules.available(state, address, function, kind)]
     lines = [f"{kind.id:<5} : {types.told(state, kind)}" for kind in able]
@@ -72,7 +69,7 @@ def _node(tree, vgpu):
 
 def _mdev(tree, state, address, function):
     gpu = state["gpus"][address]
-    device = f"{_DEVICES}/{function}"
+    device = f"{kernel.DEVICES}/{function}"
     tree.link(f"/sys/class/mdev_bus/{function}", device)
     tree.dir(_MDEVS)
     for kind in types.types(gpu):
@@ -102,39 +99,39 @@ def _mediated(tree, device, vgpu):
 
 
 # -- what is written -----------------------------------------------------------------------------------------------------
-def _whose(state, path):
+def _whose(state, path, look):
     """(GPU address, function, name of its file) of a file of a managed GPU; ("", "", "") for others."""
     boards = [address for address, _ in rules.managed(state)]
     if not boards:
         return "", "", ""
-    found = _FILE.fullmatch(sysfs.Tree(state).real(path))
-    for address in boards if found else ():
-        if found[1] == address or found[1] in dict(rules.carriers(state, address)):
-            return address, found[1], found[2]
+    function, name = kernel.device_file(look().real(path))
+    for address in boards if function else ():
+        if function == address or function in dict(rules.carriers(state, address)):
+            return address, function, name
     return "", "", ""
 
 
-def gpu_of(state, path):
+def gpu_of(state, path, look):
     """Address of the GPU that a file of its virtual functions or mediated devices concerns, "" for other files."""
-    return _whose(state, path)[0]
+    return _whose(state, path, look)[0]
 
 
-def write(state, path, text):
+def write(state, path, text, look):
     """Files of the vGPU manager; False for other files. Raises OSError as the kernel and the driver do."""
-    address, function, name = _whose(state, path)
+    address, function, name = _whose(state, path, look)
     if not address:
         return False
     if name == "sriov_numvfs" and state["gpus"][address]["about"]["sriov_totalvfs"]:
         _numvfs(state["gpus"][address], text, path)
         return True
     create, of_mdev = _CREATE.fullmatch(name), _OF_MDEV.fullmatch(name)
-    if create and sysfs.Tree(state).exists(path):
+    if create and look().exists(path):
         _create(state, address, function, int(create[1]), text, path)
         return True
     if of_mdev and rules.named(state, of_mdev[1])[1]:
         _of_mdev(state, *of_mdev.groups(), text, path)
         return True
-    if name in _OF_VF and sysfs.Tree(state).exists(path):
+    if name in _OF_VF and look().exists(path):
         _OF_VF[name](state, address, function, text, path)
         return True
     return False
@@ -149,27 +146,27 @@ def _numvfs(gpu, text, path):
     The kernel's own checks come first. Then the driver refuses: it makes virtual functions only when its own program has taken it
     from the GPU. Which error it gives is not told publicly; EINVAL stands for it.
     """
-    wanted = _number(text, path)
+    wanted = kernel.number_of(text, path)
     if wanted > gpu["about"]["sriov_totalvfs"]:
-        raise _os_error(errno.ERANGE, path)
+        raise kernel.error(errno.ERANGE, path)
     if wanted != gpu["numvfs"]:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
 
 
 def _set_type(state, address, function, text, path):
     gpu = state["gpus"][address]
-    number, vgpu = _number(text, path), rules.carried(gpu, function)
+    number, vgpu = kernel.number_of(text, path), rules.carried(gpu, function)
     if not number:
         if vgpu:
             _remove(state, gpu, vgpu, path)
         return
     kind = types.by_id(gpu, number)
     if kind is None:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     if vgpu:
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     if not rules.available(state, address, function, kind):
-        raise _os_error(errno.EIO if kind.profile else errno.EINVAL, path)
+        raise kernel.error(errno.EIO if kind.profile else errno.EINVAL, path)
     rules.create(state, address, function, kind)
 
 
@@ -177,7 +174,7 @@ def _set_params(state, address, function, text, path):
     """The driver keeps parameters with the vGPU, so a function without one has nowhere to put them."""
     vgpu = rules.carried(state["gpus"][address], function)
     if vgpu is None:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     vgpu["params"] = text
 
 
@@ -186,13 +183,13 @@ _OF_VF = {"nvidia/current_vgpu_type": _set_type, "nvidia/vgpu_params": _set_para
 
 def _create(state, address, function, number, text, path):
     if not _UUID.fullmatch(text):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     uuid = text.lower()
     if rules.named(state, uuid)[1]:
-        raise _os_error(errno.EEXIST, path)
+        raise kernel.error(errno.EEXIST, path)
     kind = types.by_id(state["gpus"][address], number)
     if not rules.available(state, address, function, kind):
-        raise _os_error(errno.ENOSPC, path)
+        raise kernel.error(errno.ENOSPC, path)
     rules.create(state, address, function, kind, uuid)
 
 
@@ -200,21 +197,11 @@ def _of_mdev(state, uuid, name, text, path):
     address, vgpu = rules.named(state, uuid)
     if name != "remove":
         vgpu["params"] = text
-    elif _number(text, path):
+    elif kernel.number_of(text, path):
         _remove(state, state["gpus"][address], vgpu, path)
 
 
 def _remove(state, gpu, vgpu, path):
     if rules.users(state, vgpu):
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     rules.remove(gpu, vgpu)
-
-
-def _number(text, path):
-    if not re.fullmatch(r"\d+", text):
-        raise _os_error(errno.EINVAL, path)
-    return int(text)
-
-
-def _os_error(number, path):
-    return OSError(number, os.strerror(number), path)

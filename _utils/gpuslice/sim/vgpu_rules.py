@@ -10,7 +10,7 @@ sum does: that real boards give each size fixed places is not played here.
 
 from gpuslice.catalog import nvidia
 from gpuslice.sim import hardware
-from gpuslice.sim import sysfs
+from gpuslice.sim import pci
 from gpuslice.sim import vgpu_types
 
 #: Scheduler policies of NVML: best effort, equal share, fixed share; and its modes of the adaptive round robin.
@@ -47,7 +47,7 @@ def carriers(state, address):
     if about["vf_driver"] != "nvidia" or not gpu["autoprobe"]:
         return []
     numbers = range(gpu["numvfs"])
-    return [(sysfs.vf_address(address, about["vf_offset"] + n), sysfs.vf_group(state, address, n)) for n in numbers]
+    return [(pci.vf_address(address, about["vf_offset"] + n), pci.vf_group(state, address, n)) for n in numbers]
 
 
 def room(state, address, kind):
@@ -158,19 +158,6 @@ def _free_group(state):
 def remove(gpu, vgpu):
     """Remove a vGPU that nobody uses."""
     hardware.vgpus(gpu).remove(vgpu)
-
-
-def foreign(state, address, name):
-    """What another tool does that makes a vGPU of the type ``name`` on the first free function, where that is possible."""
-    from gpuslice.sim.description import made_uuid
-
-    gpu = state["gpus"][address]
-    kind = vgpu_types.by_name(gpu, name)
-    functions = [f for f, _ in carriers(state, address) if kind and available(state, address, f, kind)]
-    if functions:
-        mediated = gpu["about"]["vgpu"] == "mdev"
-        uuid = made_uuid("", state["host"]["name"], "foreign", hardware.next_serial(state)) if mediated else ""
-        create(state, address, functions[0], kind, uuid)
 
 
 def no_lock(address):

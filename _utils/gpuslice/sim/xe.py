@@ -8,14 +8,11 @@ xe, which makes none either). A driver that makes some has the module option ``m
 """
 
 import errno
-import os
 import re
 
-from gpuslice.sim import sysfs
+from gpuslice.sim import kernel
 
 VENDOR = "8086"
-_DEVICES = "/sys/bus/pci/devices"
-_NUMVFS = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/sriov_numvfs")
 _BACKPORT = ("prelim_iov", "iov")
 _VRAM_ALIGN = 2 * 2**20
 _QUOTAS = ("vram", "ggtt", "contexts", "doorbells")
@@ -70,7 +67,7 @@ def _set(now, value, *key):
 
 # -- which files ---------------------------------------------------------------------------------------------------------
 def _card(tree, address):
-    return next((name for name in tree.listdir(f"{_DEVICES}/{address}/drm") if name.startswith("card")), "card0")
+    return next((name for name in tree.listdir(f"{kernel.DEVICES}/{address}/drm") if name.startswith("card")), "card0")
 
 
 def _paths(tree, address, gpu, layout):
@@ -78,7 +75,7 @@ def _paths(tree, address, gpu, layout):
     total = gpu["about"]["sriov_totalvfs"]
     owners = range(total + 1)
     if layout.startswith("sriov_admin"):
-        root = f"{_DEVICES}/{address}/sriov_admin"
+        root = f"{kernel.DEVICES}/{address}/sriov_admin"
         names = {"eq": "exec_quantum_ms", "pt": "preempt_timeout_us"}
         found = {f"{root}/{_who(n)}/profile/{name}": (n, field, 0) for n in owners for field, name in names.items()}
         if layout == "sriov_admin" and gpu["about"]["memory_mib"]:
@@ -156,12 +153,12 @@ def show(tree, state):
 
 def _show_rest(tree, address, gpu, layout, now):
     if layout.startswith("sriov_admin"):
-        root = f"{_DEVICES}/{address}/sriov_admin"
+        root = f"{kernel.DEVICES}/{address}/sriov_admin"
         words = "low [normal]" if now["normal"] else "[low] normal"
         own = ("low", "normal", "high")
         tree.file(f"{root}/.bulk_profile/sched_priority", "", write_only=True)
         tree.file(f"{root}/pf/profile/sched_priority", " ".join(f"[{word}]" if word == now["pf"] else word for word in own))
-        tree.link(f"{root}/pf/device", f"{_DEVICES}/{address}")
+        tree.link(f"{root}/pf/device", f"{kernel.DEVICES}/{address}")
         for number in range(1, gpu["about"]["sriov_totalvfs"] + 1):
             tree.file(f"{root}/vf{number}/profile/sched_priority", words)
     if layout == "debugfs":
@@ -230,18 +227,18 @@ def _release(now, layout):
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------
-def write(state, path, text):
+def write(state, path, text, look):
     """What the drivers do with a write; False for files that are not theirs. Raises OSError."""
-    counted = _NUMVFS.fullmatch(path)
-    tree = None
+    function, name = kernel.device_file(path)
+    counted = name == "sriov_numvfs"
     for address, gpu, layout in _gpus(state):
-        if counted and counted[1] == address:
-            _set_numvfs(state, gpu, layout, text, path)
+        if counted and function == address:
+            _set_numvfs(state, gpu, layout, text, path, look)
             return True
-        if counted or not path.startswith(("/sys/kernel/debug/dri/", "/sys/class/drm/", f"{_DEVICES}/{address}/sriov_admin/")):
+        admin = f"{kernel.DEVICES}/{address}/sriov_admin/"
+        if counted or not path.startswith(("/sys/kernel/debug/dri/", "/sys/class/drm/", admin)):
             continue
-        tree = tree or sysfs.Tree(state)
-        if _write_file(tree, address, gpu, layout, path, text):
+        if _write_file(look(), address, gpu, layout, path, text):
             return True
     return False
 
@@ -250,23 +247,23 @@ def _write_file(tree, address, gpu, layout, path, text):
     now = _provisioned(gpu, layout)
     key = _paths(tree, address, gpu, layout).get(path)
     if key:
-        _set_value(gpu, layout, now, key, _int(path, text), path)
+        _set_value(gpu, layout, now, key, kernel.number_of(text, path), path)
     elif path in _idle_paths(tree, address, gpu, layout):
-        now["normal"] = bool(_int(path, text))
+        now["normal"] = bool(kernel.number_of(text, path))
     elif path.endswith("/sriov_admin/.bulk_profile/sched_priority"):
         if text not in ("low", "normal"):
-            raise _os_error(errno.EINVAL, path)
+            raise kernel.error(errno.EINVAL, path)
         now["normal"], now["pf"] = text == "normal", text
     elif path.endswith("/sriov_admin/pf/profile/sched_priority"):
         if text not in ("low", "normal", "high"):
-            raise _os_error(errno.EINVAL, path)
+            raise kernel.error(errno.EINVAL, path)
         now["pf"] = text
     elif re.search(r"/sriov_admin/vf\d+/profile/sched_priority\Z", path):
-        raise _os_error(errno.EOPNOTSUPP, path)
+        raise kernel.error(errno.EOPNOTSUPP, path)
     elif path.endswith(f"{address}/sriov/restore_auto_provisioning"):
         _restore(gpu, now, path)
     elif layout in _BACKPORT and path == f"/sys/class/drm/{_card(tree, address)}/{layout}/pf/auto_provisioning":
-        _switch(now, _int(path, text), path)
+        _switch(now, kernel.number_of(text, path), path)
     else:
         return False
     gpu["xe_sriov"] = now
@@ -277,47 +274,47 @@ def _set_value(gpu, layout, now, key, value, path):
     number, field, part = key
     if field in _QUOTAS:
         if gpu["numvfs"] and not layout.startswith("sriov_admin"):
-            raise _os_error(errno.EBUSY, path)
+            raise kernel.error(errno.EBUSY, path)
         if field == "vram":
             value = -(-value // _VRAM_ALIGN) * _VRAM_ALIGN
         others = sum(v for k, v in now["values"].items() if k.endswith(f"/{field}/{part}")) - _get(now, *key)
         if others + value > _total(gpu, layout, field) * (_tiles(gpu) if layout.startswith("sriov_admin") else 1):
-            raise _os_error(errno.ENOSPC, path)
+            raise kernel.error(errno.ENOSPC, path)
         now["custom"] = not layout.startswith("sriov_admin")
     _set(now, value, number, field, part)
 
 
 def _restore(gpu, now, path):
     if gpu["numvfs"]:
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     now["custom"] = False
     now["values"] = {k: v for k, v in now["values"].items() if k.split("/")[0] == "0" or k.split("/")[1] not in _QUOTAS}
 
 
 def _switch(now, on, path):
     if on and any(key.split("/")[1] in _QUOTAS for key in now["values"]):
-        raise _os_error(errno.ESTALE, path)
+        raise kernel.error(errno.ESTALE, path)
     now["custom"] = not on
 
 
-def _set_numvfs(state, gpu, layout, text, path):
+def _set_numvfs(state, gpu, layout, text, path, look):
     about = gpu["about"]
-    wanted = _int(path, text)
+    wanted = kernel.number_of(text, path)
     if wanted > about["sriov_totalvfs"]:
-        raise _os_error(errno.ERANGE, path)
+        raise kernel.error(errno.ERANGE, path)
     if wanted == gpu["numvfs"]:
         return
     if not _is_pf_driver(about["driver"], layout):
-        raise _os_error(errno.ENOENT, path)
+        raise kernel.error(errno.ENOENT, path)
     if wanted and gpu["numvfs"]:
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EBUSY, path)
     now = _provisioned(gpu, layout)
     if wanted:
         _enable(gpu, layout, now, wanted, path)
     else:
         # The kernel would wait here until a virtual machine lets go, for ever perhaps: a test must fail instead.
-        if _held(state, gpu):
-            raise _os_error(errno.EBUSY, path)
+        if _held(state, gpu, look()):
+            raise kernel.error(errno.EBUSY, path)
         _release(now, layout)
     gpu["xe_sriov"] = now
     gpu["numvfs"] = wanted
@@ -325,24 +322,23 @@ def _set_numvfs(state, gpu, layout, text, path):
 
 def _enable(gpu, layout, now, count, path):
     if _tiles(gpu) > 1 and count > 1 and count % 2:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     if layout == "debugfs-old":
         # No mode is kept: a driver of that time divides where all VFs have nothing yet.
         now["custom"] = any(key.split("/")[1] in _QUOTAS for key in now["values"])
     fields = ("ggtt", "contexts", "doorbells") if layout.startswith("sriov_admin") else _QUOTAS
     full = [sum(_get(now, n, field, part) for field in fields for part in (0, 1)) for n in range(1, count + 1)]
     if now["custom"] and not all(full):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     if not now["custom"]:
         if any(full):
-            raise _os_error(errno.EUCLEAN, path)
+            raise kernel.error(errno.EUCLEAN, path)
         _divide(gpu, layout, now, count)
 
 
-def _held(state, gpu):
+def _held(state, gpu, tree):
     """Whether a process holds a node of one of the VFs."""
-    tree = sysfs.Tree(state)
-    base = f"{_DEVICES}/{gpu['about']['address']}"
+    base = f"{kernel.DEVICES}/{gpu['about']['address']}"
     nodes = set()
     for name in tree.listdir(base):
         if name.startswith("virtfn"):
@@ -359,13 +355,3 @@ def reboot(state):
     """The drivers forget everything."""
     for gpu in state["gpus"].values():
         gpu.pop("xe_sriov", None)
-
-
-def _int(path, text):
-    if not re.fullmatch(r"\d+", text):
-        raise _os_error(errno.EINVAL, path)
-    return int(text)
-
-
-def _os_error(number, path):
-    return OSError(number, os.strerror(number), path)

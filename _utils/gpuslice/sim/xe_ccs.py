@@ -6,11 +6,10 @@ A GPU plays a part when its description has ``engines``. What was written is los
 """
 
 import errno
-import os
 import re
 
-_DEVICES = "/sys/bus/pci/devices"
-_FILE = re.compile(rf"{_DEVICES}/([0-9a-f:.]+)/(.+)")
+from gpuslice.sim import kernel
+
 _PROPERTY = re.compile(r"(.+/engines/[a-z]+)/([a-z_]+)")
 _CAP = re.compile(r"/sys/fs/cgroup/.*dmem\.max")
 _CONTROL = re.compile(r"(/sys/fs/cgroup(?:/.+)?)/cgroup\.subtree_control")
@@ -27,7 +26,7 @@ _DRIVERS = {"xe": ("xe",), "i915-backport": ("i915",)}
 def show(tree, state):
     """Add the files of each GPU that has its driver."""
     for address, gpu in state["gpus"].items():
-        base = f"{_DEVICES}/{address}"
+        base = f"{kernel.DEVICES}/{address}"
         if not _plays(gpu):
             continue
         card = next((name for name in tree.listdir(f"{base}/drm") if name.startswith("card")), "card0")
@@ -75,25 +74,25 @@ def _now(gpu):
     return kept if kept and kept["epoch"] == gpu["epoch"] else {"epoch": gpu["epoch"], "ccs": {}, "properties": {}}
 
 
-def write(state, path, text):
+def write(state, path, text, look):
     """What the drivers and the cgroup controller do with a write; False for files that are not theirs. Raises OSError."""
     if _CAP.fullmatch(path):
         return _set_cap(state, path, text)
     if _CONTROL.fullmatch(path):
         return _switch_on(state, path, text)
-    found = _FILE.fullmatch(path)
-    gpu = state["gpus"].get(found[1]) if found else None
+    address, name = kernel.device_file(path)
+    gpu = state["gpus"].get(address)
     if gpu is None or not _plays(gpu):
         return False
-    place = next((p for pattern in _places(gpu) if (p := _match(pattern, found[2]))), None)
+    place = next((p for pattern in _places(gpu) if (p := _match(pattern, name))), None)
     if place is None:
         return False
-    rest = found[2][len(place) + 1 :]
+    rest = name[len(place) + 1 :]
     now = _now(gpu)
     if rest == "ccs_mode" and gpu["about"]["engines"]["cslices"] > 1:
-        now["ccs"][_number(place)] = _ccs_mode(state, gpu, path, text)
-    elif _PROPERTY.fullmatch(found[2]) and _PROPERTY.fullmatch(found[2])[2] in _PROPERTIES:
-        now["properties"][found[2]] = _property(_PROPERTY.fullmatch(found[2])[2], path, text)
+        now["ccs"][_number(place)] = _ccs_mode(state, gpu, path, text, look)
+    elif (found := _PROPERTY.fullmatch(name)) and found[2] in _PROPERTIES:
+        now["properties"][name] = _property(found[2], path, text)
     else:
         return False
     gpu["xe_ccs"] = now
@@ -105,31 +104,30 @@ def _match(pattern, path):
     return found[1] if found else None
 
 
-def _ccs_mode(state, gpu, path, text):
+def _ccs_mode(state, gpu, path, text, look):
     engines = gpu["about"]["engines"]
-    wanted = _int(path, text)
+    wanted = kernel.number_of(text, path)
     dynamic = engines["layout"] != "xe" and wanted == 0
     if not dynamic and (not 1 <= wanted <= engines["cslices"] or engines["cslices"] % wanted):
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     if engines["refuses"]:
-        raise _os_error(errno.EOPNOTSUPP, path)
-    if any(node in _nodes(state, gpu) for process in state["processes"] for node in process["nodes"]):
-        raise _os_error(errno.EBUSY, path)
+        raise kernel.error(errno.EOPNOTSUPP, path)
+    nodes = _nodes(gpu, look())
+    if any(node in nodes for process in state["processes"] for node in process["nodes"]):
+        raise kernel.error(errno.EBUSY, path)
     return wanted
 
 
-def _nodes(state, gpu):
-    from gpuslice.sim import sysfs
-
-    names = sysfs.Tree(state).listdir(f"{_DEVICES}/{gpu['about']['address']}/drm")
+def _nodes(gpu, tree):
+    names = tree.listdir(f"{kernel.DEVICES}/{gpu['about']['address']}/drm")
     return [f"/dev/dri/{name}" for name in names]
 
 
 def _property(key, path, text):
     _, least, most = _PROPERTIES[key]
-    wanted = _int(path, text)
+    wanted = kernel.number_of(text, path)
     if not least <= wanted <= most:
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     return wanted
 
 
@@ -137,13 +135,13 @@ def _set_cap(state, path, text):
     """A line ``<region> <bytes or max>`` changes that region only."""
     files = {**state["host"]["files"], **state["written"]}
     if path not in files:
-        raise _os_error(errno.ENOENT, path)
+        raise kernel.error(errno.ENOENT, path)
     regions = {line.split()[0] for line in files.get(_CAPACITY, "").splitlines() if line.strip()}
     now = dict(line.split() for line in files[path].splitlines() if line.strip())
     for line in text.splitlines():
         words = line.split()
         if len(words) != 2 or words[0] not in regions or not re.fullmatch(r"\d+|max", words[1]):
-            raise _os_error(errno.EINVAL, path)
+            raise kernel.error(errno.EINVAL, path)
         now[words[0]] = words[1]
     state["written"][path] = "\n".join(f"{region} {value}" for region, value in now.items())
     return True
@@ -153,9 +151,9 @@ def _switch_on(state, path, text):
     """``+dmem`` gives the slices in this group their files."""
     files = {**state["host"]["files"], **state["written"]}
     if path not in files or _CAPACITY not in files:
-        raise _os_error(errno.ENOENT, path)
+        raise kernel.error(errno.ENOENT, path)
     if text != "+dmem":
-        raise _os_error(errno.EINVAL, path)
+        raise kernel.error(errno.EINVAL, path)
     state["written"][path] = " ".join(dict.fromkeys([*files[path].split(), "dmem"]))
     group = _CONTROL.fullmatch(path)[1]
     inside = {found[1] for name in files if (found := re.match(rf"{re.escape(group)}/([^/]+\.slice)/", name))}
@@ -173,13 +171,3 @@ def reboot(state):
     """The drivers forget everything."""
     for gpu in state["gpus"].values():
         gpu.pop("xe_ccs", None)
-
-
-def _int(path, text):
-    if not re.fullmatch(r"\d+", text):
-        raise _os_error(errno.EINVAL, path)
-    return int(text)
-
-
-def _os_error(number, path):
-    return OSError(number, os.strerror(number), path)

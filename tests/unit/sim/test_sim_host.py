@@ -365,6 +365,11 @@ def test_another_tool_is_faster(host):
     assert host.state()["gpus"][A100]["gis"]["2"]["cis"] != {}
 
 
+def test_an_act_of_another_tool_has_to_be_named(host):
+    with pytest.raises(errors.PolicyError, match=r"fault.foreign\[0\].action: is missing"):
+        host.add_fault({"call": "run", "foreign": [{"gpu": A100, "profile": "3g.20gb"}]})
+
+
 def test_files_of_our_own_and_of_the_kernel_fail_with_their_errno(host, tmp_path):
     path = str(tmp_path / "journal")
     for call in ("store_write", "store_append", "write"):
