@@ -9,9 +9,6 @@ import re
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
 
-#: Seconds between looks before somebody is taken for a user who stays: a monitor has a GPU open for a moment only.
-_PATIENCE = (0.1, 0.3, 1.0)
-
 #: Who has a GPU open unseen, by vendor: in another process namespace, in the kernel, or between two looks.
 _USUAL = {
     "nvidia": "NVIDIA's host engine (nv-hostengine, DCGM), nvidia-persistenced, a debugger or a profiler",
@@ -50,18 +47,17 @@ class Lookout:
             return
         self._looked.add(kind)
         rest = self._made.steps[number - 1 :]
-        for pause in _PATIENCE:
-            if not self._newcomers(rest):
+        # Somebody is taken for a user who stays only at the last look: a monitor has a GPU open for a moment.
+        for _ in self._host.tries():
+            if not (found := self._newcomers(rest)):
                 return
-            self._host.sleep(pause)
-        if found := self._newcomers(rest):
-            raise errors.ResourceConflict(
-                f"In use by {'; '.join(map(str, found))}, which came after the change was planned.",
-                self._gpu.address,
-                "Run again to have it in the plan. One that is started again whenever it ends: name its unit in "
-                "containers_gpu_state_management:stop_units.",
-                [process.as_dict() for process in found],
-            )
+        raise errors.ResourceConflict(
+            f"In use by {'; '.join(map(str, found))}, which came after the change was planned.",
+            self._gpu.address,
+            "Run again to have it in the plan. One that is started again whenever it ends: name its unit in "
+            "containers_gpu_state_management:stop_units.",
+            [process.as_dict() for process in found],
+        )
 
     def _newcomers(self, steps):
         return [

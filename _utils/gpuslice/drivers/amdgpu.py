@@ -182,7 +182,7 @@ class Amdgpu:
         if self._read(address, COMPUTE) == compute:
             return
         path, doing = _path(address, COMPUTE), f"set compute mode {compute}"
-        for pause in (*_PATIENCE, None):
+        for last in self._host.tries(_PATIENCE):
             try:
                 with self._switching:
                     bounded.write(
@@ -198,9 +198,8 @@ class Amdgpu:
                 return
             except errors.InUse as err:
                 held = self.holders(address)
-                if pause is None or held:
+                if last or held:
                     raise device_nodes.in_use(address, doing, held) from err
-                self._host.sleep(pause)
 
     def set_alloc(self, address, alloc):
         """Say how partitions share a memory domain, see :meth:`alloc`."""

@@ -21,6 +21,9 @@ REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.
 REBOOT_NAME = "gpu-slicing"
 
+#: Seconds between tries of what passes in a moment: a process that just ended, a monitor that looks.
+PAUSES = (0.1, 0.3, 1.0)
+
 
 # No dataclass: to make one takes a millisecond, and the grain loads this module and runs no program.
 class Completed:
@@ -215,6 +218,18 @@ class Host(ABC):
     def sleep(self, seconds):
         """Wait."""
         time.sleep(seconds)
+
+    def tries(self, pauses=PAUSES):
+        """
+        The turns of a loop that tries something again until it works, with pauses between them: ``for last in host.tries():``.
+
+        :param pauses: seconds between one try and the next; there is one try more than pauses.
+        :return: generator of whether this try is the last one. Whoever leaves the loop waits no more.
+        """
+        for pause in pauses:
+            yield False
+            self.sleep(pause)
+        yield True
 
     def boot_id(self):
         """An identifier of this boot, "" when the kernel tells none."""

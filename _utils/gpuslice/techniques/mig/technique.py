@@ -673,12 +673,13 @@ class Mig:
 
     def _patiently(self, destroy):
         """The driver can say "in use" for some tenths of a second after a process or the last compute instance went."""
-        for pause in (0.1, 0.3, 1.0):
+        for last in self._host.tries():
             try:
-                return destroy()
+                destroy()
+                return
             except errors.InUse:
-                self._host.sleep(pause)
-        return destroy()
+                if last:
+                    raise
 
     def _run_create_gi(self, gpu, profile, start):
         found = self._live_profile(gpu, profile)

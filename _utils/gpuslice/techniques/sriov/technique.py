@@ -418,18 +418,15 @@ class Sriov:
 
         :raises errors.DriverError: after some seconds there are not as many as there should be.
         """
-        told, there = self._counted(gpu)
-        for pause in _PATIENCE:
+        for _ in self._host.tries(_PATIENCE):
+            told, there = self._counted(gpu)
             if told == there == count:
                 return
-            self._host.sleep(pause)
-            told, there = self._counted(gpu)
-        if not told == there == count:
-            raise errors.DriverError(
-                f"{count} virtual functions were asked for, the kernel says {told} and {there} are there.",
-                gpu.address,
-                "See 'dmesg': too little MMIO space or too few bus numbers are the usual reasons.",
-            )
+        raise errors.DriverError(
+            f"{count} virtual functions were asked for, the kernel says {told} and {there} are there.",
+            gpu.address,
+            "See 'dmesg': too little MMIO space or too few bus numbers are the usual reasons.",
+        )
 
     def _counted(self, gpu):
         told = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs", pci.MOST)

@@ -18,8 +18,8 @@ from gpuslice.techniques.vgpu.goal import NUMBERED
 from gpuslice.techniques.vgpu.goal import SCHEDULERS
 
 _SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
-#: The driver's tool waits for clients that let go in a moment: how often and how long it is asked again.
-_ATTEMPTS, _PAUSE = 5, 1.0
+#: The driver's tool waits for clients that let go in a moment: seconds before it is asked again.
+_PAUSES = (1.0, 1.0, 1.0, 1.0)
 #: Seconds that it may take.
 _MANAGING = 120
 #: NVML's answer of a function that a newer one has replaced.
@@ -91,13 +91,10 @@ class Doing:
         slots.create(Vgpu(type, function, uuid or slots.uuid(function, ())))
 
     def _await_interface(self, gpu, at):
-        for pause in (*_PATIENCE, None):
+        for _ in self._host.tries(_PATIENCE):
             slots, function = self._slots(gpu), self.function(gpu, at)
             if slots and function in slots.carriers():
                 return slots, function
-            if pause is None:
-                break
-            self._host.sleep(pause)
         raise errors.ValidationFailed(
             f"Function {at} shows no interface for vGPUs.",
             gpu.address,
@@ -117,7 +114,7 @@ class Doing:
         self._nvml.close()
         command = [_SRIOV_MANAGE, "-e" if enable else "-d", gpu.address]
         doing = f"{'enable' if enable else 'disable'} its virtual functions"
-        for attempt in range(_ATTEMPTS):
+        for _ in self._host.tries(_PAUSES):
             done = self._manage(gpu, command, doing)
             count = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs") or 0
             if bool(count) == enable and (not done.returncode or self._is_whole(gpu, count)):
@@ -125,8 +122,6 @@ class Doing:
             said = " ".join((done.stdout + " " + done.stderr).split())
             if "unbindlock" not in said.lower():
                 break
-            if attempt < _ATTEMPTS - 1:
-                self._host.sleep(_PAUSE)
         raise errors.DriverError(
             f"Could not {doing}: {said or f'sriov-manage said nothing, and {count} are there'}. "
             f"Who holds the GPU: {self._held(gpu)}.",
