@@ -37,14 +37,14 @@ def _license(gpu, settings, test):
     """All vGPUs of a guest share one licence, so it is set for all."""
     with _engine() as engine:
         one, tool = engine.technique("vgpu", gpu)
-        sharing = tool.sharing_licence(engine.gpus)
-        if one not in sharing:
+        if tool.name != "licence":
             raise errors.Unsupported(
                 f"{one.model} is no vGPU of a guest; licences are set in guests.",
                 one.address,
                 "On a host, choose types with gpu_vgpu.set_vgpus.",
             )
         checked = settings if "clear" in settings else policy.section("vgpu", settings)
+        sharing = [each for each in engine.gpus if tool.supports(each)]
         return front.run(engine, [engine.target("vgpu", each.address, checked) for each in sharing], test, False, __pillar__)
 
 
@@ -182,7 +182,7 @@ def set_type(gpu, function, profile, force=False, test=False):
     """
     with _engine() as engine:
         difference = {"set_type": [function, profile]}
-        return front.run(engine, [engine.target("vgpu", gpu, {"difference": difference})], test, force, __pillar__)
+        return front.run(engine, [engine.target("vgpu", gpu, {}, wish=difference)], test, force, __pillar__)
 
 
 @_checked
@@ -211,8 +211,8 @@ def remove(gpu, vgpu="all", force=False, test=False):
         salt kvm3 gpu_vgpu.remove '0000:41:00.0' '0000:41:00.4'
     """
     with _engine() as engine:
-        settings = {"remove": True} if vgpu == "all" else {"difference": {"remove": vgpu}}
-        return front.run(engine, [engine.target("vgpu", gpu, settings)], test, force, __pillar__)
+        wanted = ({"remove": True}, None) if vgpu == "all" else ({}, {"remove": vgpu})
+        return front.run(engine, [engine.target("vgpu", gpu, *wanted)], test, force, __pillar__)
 
 
 @_checked

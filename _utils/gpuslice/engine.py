@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from functools import partial
-from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import arguments
@@ -17,42 +16,30 @@ from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.change.reconcile import UNDID
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import grain
 from gpuslice.inventory import machine
+from gpuslice.model import Key
+from gpuslice.model import Target
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
-from gpuslice.records.journal import Journal
+from gpuslice.records.history import History
+from gpuslice.records.journal import by_key
 from gpuslice.records.reboot import RebootLedger
-from gpuslice.techniques import Toolbox
+from gpuslice.rules import Options
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.mig import export as mig_export
 from gpuslice.techniques.mig import section as mig_section
+from gpuslice.techniques.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 #: Other tools that manage slices at boot: two writers undo each other's work.
 _RIVALS = ("nvidia-mig-manager.service",)
-
-
-class Target(NamedTuple):
-    """
-    What one GPU is to become; ``technique`` None leaves it alone for the ``reason``.
-
-    ``settings`` are the technique's, or ``{"difference": ...}``: what its ``settle`` turns into settings under the lock.
-    ``newest`` is the newest generation of the history that the wish goes by; None for one that does not go by it.
-    """
-
-    gpu: object
-    technique: str | None
-    settings: dict
-    path: str = ""
-    reason: str = ""
-    newest: int | None = None
 
 
 class Engine:
@@ -107,14 +94,14 @@ class Engine:
     def techniques_of(self, gpu):
         """The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out."""
         given_away = gpu.driver in VFIO_DRIVERS
-        found = [kind for kind in kinds.concerning(gpu) if kind.layer == kinds.HAND_OUT or not given_away]
+        found = [kind for kind in kinds.concerning(gpu) if kind.gives_away or not given_away]
         return [tool for tool in (self.tools.get(kind.name) for kind in found) if tool.supports(gpu)]
 
     def devices(self):
         """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
         found = []
         for gpu, facts in zip(self.gpus, grain.facts_of(self.gpus), strict=True):
-            live = {tool.name: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
+            live = {kinds.named(tool.name).word: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
             found.append({**facts, "uuid": gpu.uuid, "live": live})
         return found
 
@@ -215,7 +202,7 @@ class Engine:
             for difference in differences:
                 log.warning("%s", difference)
         gpus = [self._as_supported(gpu) for gpu in gpus]
-        return policies.targets(policy, gpus, environment, available=kinds.AVAILABLE, why_not=self._why_not)
+        return policies.targets(policy, gpus, environment, kinds.AVAILABLE, self._why_not, self._meant)
 
     def _as_supported(self, gpu):
         """The GPU without capabilities whose technique can't use them: the VFs of some serve another technology only."""
@@ -224,10 +211,16 @@ class Engine:
         refused = {kind.needs for kind in asked} - able
         return replace(gpu, capabilities=tuple(name for name in gpu.capabilities if name not in refused)) if refused else gpu
 
-    def _why_not(self, gpu, name):
-        """Why a GPU can't do a technology, as far as its technique knows it: (sentence, whether it is the host's fault)."""
-        tell = getattr(self.tools.get(kinds.called(name).name), "why_not", None) if name in kinds.AVAILABLE else None
-        return tell(gpu) if tell else ("", False)
+    def _why_not(self, gpu, word):
+        """Why a GPU can't do what a word of the pillar means, as far as it is known."""
+        return self.tools.get(kinds.called(word).name).why_not(gpu) if word in kinds.AVAILABLE else Why()
+
+    def _meant(self, gpu, word):
+        """Name of the technology that a word of the pillar means for a GPU: the first that can do it, of those that share it."""
+        shared = kinds.sharing(word)
+        if len(shared) < 2:
+            return kinds.called(word).name
+        return next((kind.name for kind in shared if self.tools.get(kind.name).supports(gpu)), shared[0].name)
 
     def reconciler(self, policy=None, force=None, permissions=None):
         """
@@ -264,7 +257,7 @@ class Engine:
             targets = self.targets(policy)
         except errors.DeviceNotFound as err:
             if entry := self._left_by(policy):
-                where = ", ".join(entry.before)
+                where = ", ".join(entry.gpus)
                 told = f"{interrupted.words(entry)} on {where}; a run with this pillar undoes it, and nothing else."
                 raise errors.with_more(err, told) from err
             raise
@@ -329,14 +322,14 @@ class Engine:
         ]
 
     # -- by hand -------------------------------------------------------------------------------------------------
-    def technique(self, name, gpu):
+    def technique(self, word, gpu):
         """(GPU, technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU that can't do it."""
         one = self.gpu(gpu)
-        tool = self.tools.get(name)
+        tool = self.tools.get(self._meant(one, word))
         if not tool.supports(one):
-            why = self._why_not(one, name)[0]
+            why = tool.why_not(one).words
             raise errors.Unsupported(
-                f"{one.model} can't do {name}{f': {why}' if why else ''}".rstrip(".") + ".",
+                f"{one.model} can't do {word}{f': {why}' if why else ''}".rstrip(".") + ".",
                 one.address,
                 "See 'salt-call gpu.capabilities' for what it can do.",
             )
@@ -346,10 +339,15 @@ class Engine:
         """(GPU, MIG technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU without MIG."""
         return self.technique("mig", gpu)
 
-    def target(self, technique, gpu, settings):
-        """A target of any technique for one GPU, for functions that work by hand."""
-        one, tool = self.technique(technique, gpu)
-        return Target(one, tool.name, settings)
+    def target(self, word, gpu, settings, wish=None):
+        """
+        A target of any technology for one GPU, for functions that work by hand.
+
+        :param word: what the pillar calls it; :param wish: a difference to what is there instead of settings, see
+            :meth:`gpuslice.techniques.base.Technique.settle`.
+        """
+        one, tool = self.technique(word, gpu)
+        return Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish)
 
     def level_zero_target(self, gpu, **wanted):
         """
@@ -369,14 +367,12 @@ class Engine:
 
     def layout_target(self, gpu, profiles, compute_instances=1):
         """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
-        one, _ = self.mig(gpu)
         arguments.check(compute_instances=compute_instances)
-        return Target(one, "mig", {"entries": mig_section.entries(profiles), "compute_instances": compute_instances})
+        return self.target("mig", gpu, {"entries": mig_section.entries(profiles), "compute_instances": compute_instances})
 
     def mode_target(self, gpu, enabled):
         """A target that sets only the MIG mode of one GPU."""
-        one, _ = self.mig(gpu)
-        return Target(one, "mig", {"enabled": enabled})
+        return self.target("mig", gpu, {"enabled": enabled})
 
     def pending_target(self, gpu):
         """
@@ -384,25 +380,22 @@ class Engine:
 
         Without one it is refused when it is planned: resetting such a GPU would only end what runs on it.
         """
-        one, _ = self.mig(gpu)
-        return Target(one, "mig", {"difference": {"reset": True}})
+        return self.target("mig", gpu, {}, wish={"reset": True})
 
     def added_target(self, gpu, profile, start=None):
         """A target with one more instance than there is; everything else stays where it is."""
-        one, _ = self.mig(gpu)
         [(name, pinned, _)] = mig_section.entries([profile])
-        return Target(one, "mig", {"difference": {"create": [name, start if start is not None else pinned]}})
+        return self.target("mig", gpu, {}, wish={"create": [name, start if start is not None else pinned]})
 
     def removed_target(self, gpu, instance):
         """A target with one instance less: ``instance`` is a MIG UUID, ``profile@start`` or ``all``."""
-        one, _ = self.mig(gpu)
-        return Target(one, "mig", {"difference": {"destroy": instance}})
+        return self.target("mig", gpu, {}, wish={"destroy": instance})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):
         """The generations kept on this host, oldest first, and at the end a change that was interrupted."""
         entry = interrupted.found(self.host)
-        return Journal(self.host).history() + ([entry.generation("interrupted", [interrupted.WHAT_TO_DO])] if entry else [])
+        return History(self.host).all() + ([entry.generation("interrupted", [interrupted.WHAT_TO_DO])] if entry else [])
 
     def recovery_targets(self):
         """
@@ -412,15 +405,18 @@ class Engine:
         """
         entry = interrupted.found(self.host)
         by_address = {gpu.address: gpu for gpu in self.gpus}
-        gone = [address for address in (entry.goal if entry else ()) if address not in by_address]
+        gone = [address for address in (entry.gpus if entry else ()) if address not in by_address]
         if gone:
             raise errors.DeviceNotFound(
                 f"{interrupted.words(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
                 todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
             )
-        newest = Journal(self.host).upcoming() - 1
-        goal = entry.goal if entry else {}
-        return [Target(by_address[a], entry.techniques[a], settings, newest=newest) for a, settings in goal.items()]
+        newest = History(self.host).upcoming() - 1
+        return [
+            Target(by_address[address], key, settings, newest=newest)
+            for key, settings in (entry.goal.items() if entry else ())
+            for address in entry.covered(key)
+        ]
 
     def rollback_targets(self, generation=None):
         """
@@ -432,8 +428,8 @@ class Engine:
         """
         if generation is not None:
             arguments.check(generation=generation)
-        journal = Journal(self.host)
-        past = journal.history()
+        history = History(self.host)
+        past = history.all()
         if not past:
             raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
         if generation is None:
@@ -447,28 +443,30 @@ class Engine:
             changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))
             record, layouts = next(changing, made[-1]), "before"
         else:
-            record, layouts = journal.generation(generation), "after"
+            record, layouts = history.generation(generation), "after"
         try:
             shapes.outcome(record, layouts)
         except ValueError as err:
             why = record.get("error") or f"{err}."
             raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {why}") from err
+        wanted = by_key(record[layouts])
+        covered = by_key(record.get("addresses", {}))
         by_address = {gpu.address: gpu for gpu in self.gpus}
-        gone = [address for address in record[layouts] if address not in by_address]
+        gone = [address for key in wanted for address in covered.get(key, [key.subject]) if address not in by_address]
         if gone:
             raise errors.DeviceNotFound(
                 f"Generation {record['generation']} is of GPUs that this host no longer has: {', '.join(gone)}.",
                 todo=f"It has {', '.join(by_address) or 'none'}; nothing was changed.",
             )
+        newest = past[-1]["generation"] if generation is None else None
         targets = []
-        for address, layout in record[layouts].items():
-            tool = self.tools.get(record["techniques"].get(address))
+        for key, layout in wanted.items():
+            tool, addresses_of = self.tools.get(key.technique), covered.get(key, [key.subject])
             if "error" in layout:
                 raise errors.JournalDamaged(
-                    f"Generation {record['generation']} does not tell the layout: {layout['error']}", address
+                    f"Generation {record['generation']} does not tell the layout: {layout['error']}", addresses_of[0]
                 )
-            newest = past[-1]["generation"] if generation is None else None
-            targets.append(Target(by_address[address], tool.name, tool.settings_of(layout), newest=newest))
+            targets += [Target(by_address[each], key, tool.settings_of(layout), newest=newest) for each in addresses_of]
         return targets
 
     def export(self, form="pillar"):

@@ -111,6 +111,25 @@ class StateDirUnusable(GpuSliceError):
     """The state directory can't be written (permissions, full disk)."""
 
 
+class NewerFormat(StateDirUnusable):
+    """A file of the state directory was written by a newer version of the engine."""
+
+
+class Several(GpuSliceError):
+    """
+    GPUs of a group can't be planned. Never shown as it is: who plans takes it apart.
+
+    :ivar errors: (PCI address, error) of each.
+    """
+
+    def __init__(self, errors):
+        self.errors = list(errors)
+        super().__init__(" ".join(str(err) for _, err in self.errors))
+
+    def __reduce__(self):
+        return (type(self), (self.errors,))
+
+
 class ToolMissing(GpuSliceError):
     """A program that was asked for is not installed."""
 

@@ -76,7 +76,8 @@ def done(result):
 
 def _made_beside(result):
     """A line on the GPUs that were changed where all that is wrong are others that were left as they are."""
-    changed = [gpu.gpu for gpu in result.plan.changing if gpu.gpu in result.changes]
+    changing = dict.fromkeys(address for part in result.plan.changing for address in part.addresses)
+    changed = [address for address in changing if address in result.changes]
     if not changed or not result.generation or result.errors != [why for _, why in result.plan.blocked]:
         return []
     return [f"{_done_words(result)}on {', '.join(changed)} in {result.seconds} s, generation {result.generation}."]

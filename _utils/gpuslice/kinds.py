@@ -25,6 +25,8 @@ class Kind(NamedTuple):
     :ivar strategy: its word in the pillar, its name when "". :ivar section: key of its settings there, "" for none.
     :ivar capability: what ``Gpu.capabilities`` must have, its name when "".
     :ivar last_word: whether it has to be asked although the capability is there: that may serve another one only.
+    :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
+    :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
     """
 
@@ -38,6 +40,8 @@ class Kind(NamedTuple):
     section: str = ""
     capability: str = ""
     last_word: bool = False
+    host_wide: bool = False
+    gives_away: bool = False
     over: tuple = ()
     auto: tuple = ()
 
@@ -73,17 +77,21 @@ KINDS = (
         "vgpu", "vGPU", SHAPE, ("nvidia",), "vgpu", "Vgpus", section="vgpu", last_word=True, over=("mig",),
         auto=("virtual_host",),
     ),
+    Kind(
+        "licence", "vGPU licence", TUNE, ("nvidia",), "licence", "Licence", strategy="vgpu", section="vgpu", capability="vgpu",
+        last_word=True, host_wide=True,
+    ),
     Kind("partition", "partition modes", SHAPE, ("amd",), "partition", "Partition", section="partition", auto=("bare_metal",)),
     Kind(
         "level-zero", "Level Zero", TUNE, ("intel",), "level_zero", "LevelZero", section="level_zero",
         auto=("bare_metal", "virtual_guest"),
     ),
-    Kind("passthrough", "passthrough", HAND_OUT, ("nvidia", "amd", "intel"), "passthrough", "Passthrough"),
+    Kind("passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True),
 )  # fmt: skip
 
 #: Those that this version can do. What a GPU has is told by the first that knows it, so one that may stand on another comes
 #: before it; a GPU that is given away as a whole has nothing else to tell, so that comes last.
-DOABLE = tuple(sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: kind.layer == HAND_OUT))
+DOABLE = tuple(sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: kind.gives_away))
 
 _BY_NAME = {kind.name: kind for kind in KINDS}
 #: Of those that share a word, the first.
@@ -103,6 +111,11 @@ def named(name):
 def called(word):
     """The kind that a word of the pillar means, the first of those that share it; None for no technology."""
     return _BY_WORD.get(word)
+
+
+def sharing(word):
+    """All kinds of :data:`DOABLE` that share a word of the pillar: which of them it means, the GPU decides."""
+    return [kind for kind in KINDS if kind.word == word and kind.cls]
 
 
 def concerning(gpu):

@@ -7,9 +7,41 @@ from dataclasses import field
 from typing import NamedTuple
 
 from gpuslice import addresses
+from gpuslice import kinds
 
 # Records without mutable defaults that nobody copies with dataclasses.replace are named tuples, here and elsewhere:
 # making the class costs an eighth of what a frozen dataclass costs, which every salt-call pays, and they hash and compare in C.
+
+
+#: The subject of what belongs to no single GPU of a host.
+HOST = "host"
+
+
+class Key(NamedTuple):
+    """
+    What a plan, the journal, the history and the records tell something of: one technology on one subject.
+
+    :ivar subject: PCI address of a GPU, or :data:`HOST`; :ivar technique: a name of :data:`gpuslice.kinds.KINDS`.
+    """
+
+    subject: str
+    technique: str
+
+    def __str__(self):
+        return f"{self.technique}:{self.subject}"
+
+    @classmethod
+    def of_gpu(cls, technique, address):
+        """The key of a technology (its name) of the GPU at a PCI address, which may belong to the host."""
+        return cls(HOST if kinds.named(technique).host_wide else address, technique)
+
+    @classmethod
+    def of(cls, text):
+        """The key that :func:`str` made ``text`` of. Raises ValueError."""
+        technique, colon, subject = text.partition(":")
+        if not (technique and colon and subject):
+            raise ValueError("it is no key of a technology and its subject")
+        return cls(subject, technique)
 
 
 @dataclass(frozen=True)
@@ -46,6 +78,36 @@ class Gpu:
     uuid: str = ""
     capabilities: tuple = ()
     virtual_functions: dict = field(default_factory=dict, hash=False, compare=False)
+
+
+class Target(NamedTuple):
+    """
+    What is wanted of one GPU.
+
+    :ivar gpu: :class:`Gpu`; :ivar key: the technology and what it is wanted of, None for a GPU that is left alone.
+    :ivar settings: the technology's settings; {} for a GPU that is left alone, and for a wish until it is settled.
+    :ivar wish: a difference to what is there (one instance more), which the technology's ``settle`` makes settings of under the
+        lock; None where the settings say all.
+    :ivar path: pillar path of the rule that decided, "" for a request by hand; :ivar reason: why, in words.
+    :ivar automatic: whether strategy auto chose the technology, so that nobody has written it down.
+    :ivar silent: pillar path of the key that would say what is to be there, where it is not written; else "".
+    :ivar newest: the newest generation of the history that the wish goes by; None for one that does not go by it.
+    """
+
+    gpu: Gpu
+    key: Key | None = None
+    settings: dict = {}
+    path: str = ""
+    reason: str = ""
+    wish: dict | None = None
+    automatic: bool = False
+    silent: str = ""
+    newest: int | None = None
+
+    @property
+    def technique(self):
+        """Name of the technology, None for a GPU that is left alone."""
+        return self.key.technique if self.key else None
 
 
 class Slice(NamedTuple):

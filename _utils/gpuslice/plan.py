@@ -1,16 +1,23 @@
 """
-Step and Plan: what a change will do, as data. The same plan is what a user sees in test mode, what the journal keeps and
+Step, Part and Plan: what a change will do, as data. The same plan is what a user sees in test mode, what the journal keeps and
 what is carried out, so these can't disagree.
 """
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 
+from gpuslice import kinds
+from gpuslice.model import Key
+
 #: Phases of a change. Steps of one phase run on all GPUs side by side before the next phase begins; in phase RESET the engine
 #: holds no vendor session open, because its own handles would count as clients of the GPU.
-PREPARE, RESET, SHAPE = 0, 1, 2
+PREPARE, RESET, CARVE = 0, 1, 2
+
+#: What a step changes, whatever it is called: a summary counts these, and newcomers are looked for before a process ends.
+EFFECTS = ("slice", "mode", "reset", "driver", "process", "unit", "file", "setting")
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Step:
     """
     One operation that either happens or does not.
 
-    :ivar gpu: PCI address; :ivar technique: who carries it out; :ivar action: the operation; :ivar args: its arguments.
+    :ivar gpu: PCI address of the GPU that it is told of; :ivar technique: who carries it out; :ivar action: the operation;
+    :ivar args: its arguments; :ivar effect: what kind of thing it changes, one of :data:`EFFECTS`.
     :ivar words: what it does, for people; :ivar undo: what undoes it, for people; "" when nothing can.
     :ivar disrupts: identities of existing slices that it ends; :ivar needs: idle, reset, reboot.
     :ivar seconds: estimate of its time.
@@ -33,7 +41,8 @@ class Step:
     disrupts: tuple = ()
     needs: tuple = ()
     seconds: float = 0.0
-    phase: int = SHAPE
+    phase: int = CARVE
+    effect: str = "setting"
 
     @classmethod
     def from_dict(cls, data):
@@ -42,11 +51,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class GpuPlan:
+class Part:
     """
-    What happens to one GPU.
+    What happens to one subject of one technology: to one GPU, or to what several have in common.
 
-    :ivar before: the technique's layout of the GPU now; :ivar after: what it will be. Plain data.
+    :ivar addresses: PCI addresses of the GPUs that it covers; it is told of the first one.
+    :ivar before: the technique's layout of the subject now; :ivar after: what it will be. Plain data.
     :ivar old, new: the same as users see it.
     :ivar keeps: words for each slice that stays; :ivar destroys, creates: for each that goes and comes.
     :ivar destroys_empty, creates_empty: for what goes and comes that holds no slice, such as a GPU instance without any.
@@ -54,12 +64,13 @@ class GpuPlan:
     :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
     :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
+    :ivar concerns: PCI addresses of further GPUs that change with it, so that their health matters too.
     :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
-    :ivar covers: PCI addresses of other GPUs that it touches too, whose health matters as much.
+    :ivar forecast: what it stands on changes first, so that it is planned for certain only then.
     """
 
-    gpu: str
-    technique: str
+    key: Key
+    addresses: tuple
     model: str = ""
     steps: tuple = ()
     before: dict = field(default_factory=dict)
@@ -78,30 +89,35 @@ class GpuPlan:
     note: str = ""
     wanted: bool = True
     group: str = ""
-    covers: tuple = ()
+    concerns: tuple = ()
+    forecast: bool = False
+
+    @property
+    def gpu(self):
+        """PCI address of the GPU that it is told of."""
+        return self.addresses[0]
+
+    @property
+    def layer(self):
+        """Its layer, from the silicon up: see :mod:`gpuslice.kinds`."""
+        return kinds.named(self.key.technique).layer
 
     @property
     def seconds(self):
-        """Estimated time for this GPU."""
+        """Estimated time in seconds."""
         return sum(step.seconds for step in self.steps)
 
     @classmethod
-    def unchanged(cls, gpu, technique, layout, shown, **why):
-        """
-        The plan of a GPU to which nothing is done.
-
-        :param gpu: :class:`gpuslice.model.Gpu`; :param layout: of the GPU now; :param shown: the same as users see it.
-        :param why: ``waits``, ``note`` and ``wanted``.
-        """
-        return cls(gpu.address, technique, gpu.model, before=layout, after=layout, old=shown, new=shown, **why)
-
-    @classmethod
     def from_dict(cls, data):
-        """The plan that JSON made ``data`` of."""
-        tuples = {name: tuple(data[name]) for name in ("keeps", "destroys", "creates", "drawing", "stops", "unloads")}
-        # An older version's journal does not have them.
-        tuples.update({name: tuple(data.get(name, ())) for name in ("destroys_empty", "creates_empty", "covers")})
-        return cls(**{**data, **tuples, "steps": tuple(Step.from_dict(step) for step in data["steps"])})
+        """The part that :meth:`Plan.as_dict` (and JSON) made ``data`` of."""
+        known = {name: tuple(data.get(name, ())) for name in _TUPLES}
+        steps = tuple(Step.from_dict(step) for step in data["steps"])
+        return cls(**{**data, **known, "key": Key.of(data["key"]), "steps": steps})
+
+
+_TUPLES = (
+    "addresses", "keeps", "destroys", "creates", "destroys_empty", "creates_empty", "drawing", "stops", "unloads", "concerns",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,25 +125,25 @@ class Plan:
     """
     What happens to a host.
 
-    :ivar gpus: a plan for each GPU that the policy reaches; :ivar untouched: a line for each of the others.
+    :ivar parts: what is wanted, from the silicon up; :ivar untouched: a line for each GPU that nothing is wanted of.
     :ivar notes: sentences about the host, such as an interrupted change that comes first.
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     """
 
-    gpus: tuple = ()
+    parts: tuple = ()
     untouched: tuple = ()
     blocked: tuple = ()
     notes: tuple = ()
 
     @property
     def steps(self):
-        """All steps, GPU by GPU."""
-        return tuple(step for gpu in self.gpus for step in gpu.steps)
+        """All steps, part by part."""
+        return tuple(step for part in self.parts for step in part.steps)
 
     @property
     def changing(self):
-        """The plans of the GPUs that have steps."""
-        return tuple(gpu for gpu in self.gpus if gpu.steps)
+        """The parts that have steps."""
+        return tuple(part for part in self.parts if part.steps)
 
     @property
     def empty(self):
@@ -137,28 +153,31 @@ class Plan:
     @property
     def stops(self):
         """Systemd units to stop for the change."""
-        return sorted({name for gpu in self.changing for name in gpu.stops})
+        return sorted({name for part in self.changing for name in part.stops})
 
     @property
     def unloads(self):
         """Kernel modules to unload for the change."""
-        return sorted({name for gpu in self.changing for name in gpu.unloads})
+        return sorted({name for part in self.changing for name in part.unloads})
 
     @property
     def seconds(self):
-        """Estimated time of the whole change: GPUs go side by side, resets one after the other."""
+        """Estimated time of the whole change in seconds: GPUs go side by side, resets one after the other."""
         resets = sum(step.seconds for step in self.steps if step.phase == RESET)
-        return resets + max((sum(s.seconds for s in gpu.steps if s.phase != RESET) for gpu in self.gpus), default=0.0)
+        each = Counter()
+        for part in self.parts:
+            each[part.gpu] += sum(step.seconds for step in part.steps if step.phase != RESET)
+        return resets + max(each.values(), default=0.0)
 
     def as_dict(self):
         """Plain data, for JSON and for users."""
-        return asdict(self)
+        return {**asdict(self), "parts": [{**asdict(part), "key": str(part.key)} for part in self.parts]}
 
     @classmethod
     def from_dict(cls, data):
         """The plan that :meth:`as_dict` (and JSON) made ``data`` of."""
         return cls(
-            tuple(GpuPlan.from_dict(gpu) for gpu in data["gpus"]),
+            tuple(Part.from_dict(part) for part in data["parts"]),
             tuple(data["untouched"]),
             tuple(map(tuple, data["blocked"])),
             tuple(data["notes"]),
@@ -166,51 +185,63 @@ class Plan:
 
     def changes(self):
         """The planned change of each GPU in the shape of a state's ``changes``: address -> {old, new}."""
-        return {gpu.gpu: {"old": gpu.old, "new": gpu.new} for gpu in self.changing}
+        found = {}
+        for part in self.changing:
+            for address in part.addresses:
+                merge(found, address, part.old, part.new)
+        return found
 
     def summary(self):
         """One line: what is kept, destroyed, created, and how long it should take."""
         if self.empty and self.blocked:
             return f"{_gpus(len(self.blocked))} can't be changed now."
         if self.empty:
-            waiting = [gpu.gpu for gpu in self.gpus if gpu.waits]
+            waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
-        # Drivers are unbound and bound in this phase too, which is no reset.
-        resets = sum(1 for step in self.steps if step.action == "reset")
-        parts = [_counts(self.changing, "slice")]
-        parts += [f"changes a mode on {_gpus(modes)}"] if (modes := sum(1 for s in self.steps if s.action == "set_mode")) else []
-        parts += [f"resets {_gpus(resets)}"] if resets else ["no reset"]
-        parts += ["loads a driver anew"] if any(step.action in ("reload", "load_driver") for step in self.steps) else []
-        return f"{_gpus(len(self.changing))} to change: {', '.join(parts)}; about {self.seconds:.1f} s."
+        effects = Counter(step.effect for step in self.steps)
+        told = [_counts(self.changing, "slice")]
+        told += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
+        told += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
+        told += ["loads a driver anew"] if effects["driver"] else []
+        gpus = len({address for part in self.changing for address in part.addresses})
+        return f"{_gpus(gpus)} to change: {', '.join(told)}; about {self.seconds:.1f} s."
 
     def text(self, steps=True):
         """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
         lines = list(self.notes)
-        for gpu in self.gpus:
-            lines += _gpu_lines(gpu, steps)
+        for part in self.parts:
+            lines += _part_lines(part, steps)
         lines += [f"Left as it is: {why}" for _, why in self.blocked]
         lines += list(self.untouched)
         return "\n".join([*lines, self.summary()])
 
 
-def _gpu_lines(gpu, steps):
-    head = f"{gpu.gpu} {gpu.model} ({gpu.technique})"
-    if not gpu.steps:
-        return [f"{head}: {gpu.note or 'already as wanted'}"]
-    lines = [f"{head}: {_counts([gpu])}, about {gpu.seconds:.1f} s"]
-    if len(gpu.drawing) == 2:
-        lines += [f"  now    {gpu.drawing[0]}", f"  after  {gpu.drawing[1]}"]
-    lines += [f"  {number}. {step.words}" for number, step in enumerate(gpu.steps, 1)] if steps else []
-    pauses = [("unit", name) for name in gpu.stops] + [("kernel module", name) for name in gpu.unloads]
+def merge(changes, address, old, new):
+    """Add what becomes of one technology of a GPU to ``changes``: address -> {old, new}. The first ``old`` stays."""
+    known = changes.setdefault(address, {"old": {}, "new": {}})
+    known["old"] = {**old, **known["old"]}
+    known["new"] = {**known["new"], **new}
+
+
+def _part_lines(part, steps):
+    head = f"{', '.join(part.addresses)} {part.model} ({kinds.named(part.key.technique).word})"
+    if not part.steps:
+        return [f"{head}: {part.note or 'already as wanted'}"]
+    lines = [f"{head}: {_counts([part])}, about {part.seconds:.1f} s"]
+    if len(part.drawing) == 2:
+        lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
+    lines += [f"  {number}. {step.words}" for number, step in enumerate(part.steps, 1)] if steps else []
+    pauses = [("unit", name) for name in part.stops] + [("kernel module", name) for name in part.unloads]
     lines += [f"  {kind} {name} is stopped for it and started again afterwards" for kind, name in pauses]
-    return lines + ([f"  {gpu.note}"] if gpu.note else [])
+    lines += ["  planned anew when what it stands on is there"] if part.forecast else []
+    return lines + ([f"  {part.note}"] if part.note else [])
 
 
-def _counts(gpus, noun=""):
+def _counts(parts, noun=""):
     """How many slices these plans keep, destroy and create, and what of it holds none: that goes and comes too."""
 
     def total(what):
-        return sum(len(getattr(gpu, what)) for gpu in gpus)
+        return sum(len(getattr(part, what)) for part in parts)
 
     def also(what):
         return f" and {_many(empty, 'empty instance')}" if (empty := total(what)) else ""

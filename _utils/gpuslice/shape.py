@@ -155,7 +155,8 @@ def _told(path):
 UNIT_NAME = r"(?!-)[A-Za-z0-9:_.@\\-]+\.[a-z]+"
 MODULE_NAME = r"(?!-)[A-Za-z0-9_-]+"
 
-ADDRESS = text(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+ADDRESS_PATTERN = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+ADDRESS = text(ADDRESS_PATTERN)
 UNIT, MODULE = text(UNIT_NAME), text(MODULE_NAME)
 LINE = text(r"[^\x00-\x1f\x7f]*")
 WORD = text(r"[A-Za-z0-9_.+-]*")

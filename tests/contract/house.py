@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 from gpuslice import kinds
 from gpuslice.engine import Engine
-from gpuslice.engine import Target
 from gpuslice.errors import GpuSliceError as Refusal
+from gpuslice.model import Key
+from gpuslice.model import Target
 from gpuslice.plan import Plan
 from gpuslice.plan import same
 from gpuslice.records.journal import Journal
 from gpuslice.shape import anything
 from gpuslice.shape import record
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.base import Work
+from gpuslice.techniques.toolbox import Toolbox
 
 __all__ = ("NAMES", "Refusal", "same")
 #: The names of all techniques.
@@ -116,7 +117,12 @@ class Back(NamedTuple):
     def _targets(self, engine):
         technique = tool(engine, self.name)
         found = [gpu for gpu in engine.gpus if gpu.address in self.earlier]
-        return [Target(gpu, self.name, settings_of(technique, self.earlier[gpu.address])) for gpu in found]
+        return [target(self.name, gpu, settings_of(technique, self.earlier[gpu.address])) for gpu in found]
+
+
+def target(name, gpu, settings):
+    """What is wanted of one GPU of a technique."""
+    return Target(gpu, Key.of_gpu(name, gpu.address), settings)
 
 
 def wish(engine, pillar):
@@ -139,7 +145,7 @@ class Listening(SimulatedHost):
     """
     A simulated host that tells of every call that a fault could hit: ``told.call(name, gpu, purpose)``, where the latter is
     ``records`` for what only keeps the engine's records, and ``look`` for a program that changes nothing; and of every step
-    before it is done: ``told.step(gpu, number)``.
+    before it is done: ``told.step(key, number)``, of the text of a key.
     """
 
     def __init__(self, place, told):
@@ -168,8 +174,8 @@ class Listening(SimulatedHost):
 
     def store_append(self, path, line):
         super().store_append(path, line)
-        _, gpu, number = json.loads(line)
-        self._told.step(gpu, number)
+        _, key, number = json.loads(line)
+        self._told.step(key, number)
 
     @contextmanager
     def _for(self, purpose):
@@ -248,9 +254,9 @@ def plan(tool, wanted):
 
     :param wanted: a list of (GPU, state, settings).
     """
-    if gather := getattr(tool, "gather", None):
-        gather([(gpu, settings) for gpu, _, settings in wanted])
-    return [tool.plan(gpu, state, settings, PLAIN) for gpu, state, settings in wanted]
+    targets = [target(tool.name, gpu, settings) for gpu, _, settings in wanted]
+    works = [Work(one, state, peers=tuple(targets)) for one, (_, state, _) in zip(targets, wanted, strict=True)]
+    return [part for group in tool.together(works) for part in tool.plan(group)]
 
 
 # -- as it is kept on disk --------------------------------------------------------------------------------------------

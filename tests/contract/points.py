@@ -79,7 +79,7 @@ def of(place, change):
     """
     with house.opened(place) as now:
         plan = change.plan(now)
-    listener = _Listener({made.gpu: [step.action for step in made.steps] for made in plan.gpus})
+    listener = _Listener({made.gpu: [step.action for step in made.steps] for made in plan.parts})
     result = house.listen(place, change, listener)
     assert result.ok, result.errors
     ends = {}

@@ -259,7 +259,7 @@ def test_a_plan_of_an_older_version_is_still_read():
         "steps": [],
     }
     plan = Plan.from_dict({"gpus": [data], "untouched": [], "blocked": [], "notes": []})
-    assert plan.gpus[0].keeps == ("a",) and plan.gpus[0].destroys_empty == plan.gpus[0].creates_empty == ()
+    assert plan.parts[0].keeps == ("a",) and plan.parts[0].destroys_empty == plan.parts[0].creates_empty == ()
 
 
 _SHAPES = [
@@ -282,7 +282,7 @@ def test_what_stays_and_goes_was_there_and_what_stays_and_comes_is_there(simulat
         assert engine.reconciler().apply([engine.layout_target(GPU, first)]).ok
         before = devices(host)
         result = engine.reconciler().apply([engine.layout_target(GPU, second)])
-    after, [made] = devices(host), result.plan.gpus
+    after, [made] = devices(host), result.plan.parts
     assert result.ok
     assert len(made.keeps) + len(made.destroys) == len(before)
     assert len(made.keeps) + len(made.creates) == len(after)

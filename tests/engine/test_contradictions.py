@@ -5,14 +5,14 @@ Where hardware and its driver or a program contradict each other, the hardware i
 import pytest
 
 from gpuslice import errors
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.nvml_mig import MigNvml
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.engine import Engine
+from gpuslice.rules import Options
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
 from gpuslice.techniques.mig.technique import Mig
+from gpuslice.techniques.toolbox import Toolbox
 from tests.engine.test_hangs import CASES
 from tests.engine.test_hangs import config
 from tests.engine.test_hangs import shape

@@ -14,6 +14,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 from tests.support import pillars
@@ -37,7 +38,7 @@ from tests.support.hosts import shapes
 
 
 def last(host):
-    return Journal(host).history()[-1]
+    return History(host).all()[-1]
 
 
 # -- one GPU and the others -------------------------------------------------------------------------------------------

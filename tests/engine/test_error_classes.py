@@ -9,11 +9,11 @@ import errno
 import pytest
 
 from gpuslice import errors
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
+from gpuslice.rules import Options
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import pillars
 from tests.support.hosts import config
 

@@ -66,8 +66,8 @@ def test_the_change_keeps_what_is_right(prepared):
     after, new_uuids = look(host)
     assert result.ok and after == expected(NEW, before)
     assert kept(uuids, new_uuids)
-    assert sum(len(p.destroys) for p in result.plan.gpus) == GPUS
-    assert sum(len(p.keeps) for p in result.plan.gpus) == 3 * GPUS
+    assert sum(len(p.destroys) for p in result.plan.parts) == GPUS
+    assert sum(len(p.keeps) for p in result.plan.parts) == 3 * GPUS
     assert apply(host, pillars.mig(NEW, **TOGETHER)).plan.empty
 
 

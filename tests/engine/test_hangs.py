@@ -51,7 +51,7 @@ def step_by_step(host, wanted, kind):
         plan = engine.plan(wanted)
         begun = time.monotonic()
         with pytest.raises(errors.GpuSliceError) as caught:
-            for made in plan.gpus:
+            for made in plan.parts:
                 for step in made.steps:
                     engine.tools.get(made.technique).run(engine.gpu(made.gpu), step)
         assert time.monotonic() - begun < SOON

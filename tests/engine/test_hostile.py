@@ -12,7 +12,7 @@ from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import pillars
 from tests.support.a100 import AFTER
 from tests.support.a100 import BEFORE

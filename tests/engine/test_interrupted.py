@@ -13,7 +13,7 @@ from gpuslice import front
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.records import lock
-from gpuslice.records.journal import Journal
+from gpuslice.records.history import History
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
 from tests.support import pillars
@@ -57,7 +57,7 @@ def test_a_change_that_is_going_on_is_not_interrupted(half):
     """The same record lies there while a change is at work: its lock tells the two apart."""
     with lock.held(half.state_dir, "somebody"), Engine(config(half)) as engine:
         assert engine.interrupted() == [] and not any(engine.health().values())
-        assert engine.history() == Journal(half).history()
+        assert engine.history() == History(half).all()
         assert "going on" in engine.plan(pillars.mig(AFTER)).notes[0] and SAYS not in engine.plan(pillars.mig(AFTER)).notes[0]
 
 
@@ -164,7 +164,7 @@ def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
     result = apply(half, pillars.mig(BEFORE))
     assert result.ok and found and sorted(result.changes) == sorted(found)
     assert all(sorted(re.sub("@.*", "", one) for one in result.changes[gpu]["new"]["instances"]) == OLD for gpu in found)
-    history = Journal(half).history()
+    history = History(half).all()
     assert [entry["result"] for entry in history] == ["undid an interrupted change"] and result.generation == 1
     assert sorted(found) == sorted(g for g in history[0]["before"] if history[0]["before"][g] != history[0]["after"][g])
 

@@ -7,16 +7,16 @@ import threading
 
 import pytest
 
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers import device_nodes
 from gpuslice.engine import Engine
 from gpuslice.host import holders
 from gpuslice.model import Process
 from gpuslice.records import lock
+from gpuslice.rules import Options
+from gpuslice.rules import Rules
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Rules
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import pillars
 from tests.support.hosts import config
 

@@ -22,7 +22,7 @@ from gpuslice.records import lock
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import crash
 from tests.support import pillars
 from tests.support.hosts import config

@@ -11,14 +11,15 @@ import signal
 import pytest
 
 from gpuslice import errors
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
 from gpuslice.host.base import REBOOT_PACKAGES
 from gpuslice.records import lock
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
+from gpuslice.rules import Options
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import crash
 from tests.support import pillars
 from tests.support.a100 import A100
@@ -170,7 +171,7 @@ def test_promise_4_kept_slices_keep_their_uuid(simulated):
     same = {key for key in before if after.get(key) == before[key]}
     assert {(gpu, "3g.20gb", "0:4") for gpu in (FIRST, SECOND, THIRD)} <= same
     assert {(gpu, "1g.5gb", "6:1") for gpu in (FIRST, SECOND, THIRD)} <= same
-    assert [made.destroys for made in result.plan.gpus] == [("2g.10gb at 4",)] * 3
+    assert [made.destroys for made in result.plan.parts] == [("2g.10gb at 4",)] * 3
 
 
 def test_promise_5_a_step_is_on_the_disk_before_it_is_done(simulated):
@@ -319,7 +320,7 @@ def test_skip_reports_and_changes_nothing(simulated):
     result = apply(host, pillars.mig(AFTER, apply_strategy="skip"))
     assert result.ok and result.changes == {} and len(result.plan.steps) == 12
     assert "skip" in " ".join(result.warnings)
-    assert slices(host) == before and Journal(host).history() == []
+    assert slices(host) == before and History(host).all() == []
 
 
 # -- validation and health --------------------------------------------------------------------------------------------
@@ -622,7 +623,7 @@ def test_a_run_that_changes_nothing_makes_no_generation(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     for _ in range(2):
         assert apply(host, pillars.mig(BEFORE)).generation is None
-    assert Journal(host).history() == []
+    assert History(host).all() == []
 
 
 def test_rollback_undoes_the_last_change_and_keeps_what_both_have(simulated):
@@ -726,7 +727,7 @@ def test_an_exported_pillar_changes_nothing(simulated):
     with Engine(config(host)) as engine:
         exported = json.loads(json.dumps(engine.export()))
         plan = engine.plan(exported)
-    assert plan.empty and len(plan.gpus) == 2
+    assert plan.empty and len(plan.parts) == 2
     result = apply(host, exported)
     assert result.ok and result.changes == {} and slices(host) == before
     assert mode(host, THIRD) == (0, 0)
@@ -774,7 +775,7 @@ def test_progress_is_told_step_by_step_in_order(simulated):
     lines = []
     result = apply(host, pillars.mig(AFTER), progress=lines.append)
     told = [STEP.fullmatch(line).groups() for line in lines]
-    for made in result.plan.gpus:
+    for made in result.plan.parts:
         count = len(made.steps)
         assert [(number, total) for gpu, number, total in told if gpu == made.gpu] == [
             (str(number), str(count)) for number in range(1, count + 1)

@@ -14,6 +14,7 @@ from tests.support import pillars
 from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 FAIR = {"vf_count": 2, "profile": "fair", "autoprobe": True}
 UNEQUAL = {
@@ -260,9 +261,9 @@ def test_an_earlier_layout_is_refused_in_the_plan_when_the_driver_makes_no_funct
     with Engine(config(other)) as engine:
         gpu, tool = engine.gpu(able["address"]), engine.tools.get("sriov")
         with pytest.raises((errors.Unsupported, errors.DriverMissing), match="[Vv]irtual functions") as caught:
-            tool.plan(gpu, tool.observe(gpu), tool.settings_of(layout))
+            plan_one(tool, gpu, tool.observe(gpu), tool.settings_of(layout))
         assert able["address"] in str(caught.value)
-        assert not tool.plan(gpu, tool.observe(gpu), tool.settings_of(tool.layout(tool.observe(gpu)))).steps
+        assert not plan_one(tool, gpu, tool.observe(gpu), tool.settings_of(tool.layout(tool.observe(gpu)))).steps
 
 
 # -- a driver that is reloaded -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gpuslice.sim.host import SimulatedHost
 from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 VFIO, MDEV = "vgpu-host-vfio", "vgpu-host-mdev"
 H100, A100, T4 = "0000:41:00.0", "0000:3b:00.0", "0000:86:00.0"
@@ -97,7 +98,7 @@ def test_what_came_at_the_very_moment_of_our_write_is_not_taken_for_ours(box):
     with Engine(config(host)) as engine:
         engine.host, engine.tools = overtaken, type(engine.tools)(overtaken)
         one, tool = engine.technique("vgpu", H100)
-        first, second = tool.plan(one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps
+        first, second = plan_one(tool, one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps
         tool.run(one, first)
         overtaken.other = tool.types(one)["H100XM-20C"].id
         with pytest.raises(errors.ForeignChange, match="already carries a vGPU, H100XM-20C") as told:
@@ -110,7 +111,7 @@ def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
     assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C", "count": 1})).ok
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
-        [step] = tool.plan(one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
+        [step] = plan_one(tool, one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
         other = tool.types(one)["H100XM-20C"].id
         path = f"{DEVICES}/{step.args['at']}/nvidia/current_vgpu_type"
         host.write(path, "0")
@@ -128,7 +129,7 @@ def test_a_virtual_machine_that_starts_between_plan_and_removal_is_named(box, ex
     [vgpu] = look(host, gpu)
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", gpu)
-        [step] = tool.plan(one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
+        [step] = plan_one(tool, one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
         in_use(host, vgpu, gpu)
         with pytest.raises(errors.ResourceConflict, match="pid 4242") as told:
             tool.run(one, step)
@@ -152,7 +153,7 @@ def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_
         [part] = tool.slices(one, tool.observe(one))
         assert part.device_nodes[-1] == "/dev/vfio/devices/vfio7" and part.in_use_by[0]["pid"] == 4242
         with pytest.raises(errors.ResourceConflict, match="pid 4242"):
-            tool.plan(one, tool.observe(one), {"remove": True})
+            plan_one(tool, one, tool.observe(one), {"remove": True})
 
 
 def test_passthrough_of_a_gpu_with_vgpus_is_refused_and_names_them(box):
@@ -183,7 +184,7 @@ def test_a_mediated_device_that_stays_keeps_its_instance_or_is_made_anew_on_anot
     if used:
         [still] = [one for one in after if one.type == "A100D-1-10C"]
         assert (still.at, still.uuid) == (vgpu.at, vgpu.uuid)
-        assert not any("make" in step.words and vgpu.uuid in step.words for step in result.plan.gpus[0].steps)
+        assert not any("make" in step.words and vgpu.uuid in step.words for step in result.plan.parts[0].steps)
     assert apply(host, wanted).plan.empty
 
 
@@ -209,7 +210,7 @@ def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
         moved = tool.layout(state)
         moved["mig"] = {**moved["mig"], "instances": [["1g.10gb", 0, [["1g.10gb", 0]]]]}
         assert state.mig.instances[0].start != 0
-        steps = tool.plan(one, state, tool.settings_of(moved)).steps
+        steps = plan_one(tool, one, state, tool.settings_of(moved)).steps
         for step in steps:
             tool.run(one, step)
         assert tool.layout(tool.observe(one)) == moved
@@ -222,7 +223,7 @@ def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
         one, tool = engine.technique("mig", H100)
         layout = tool.layout(tool.observe(one))
         layout["instances"].append(["2g.20gb", 0, [["2g.20gb", 0]]])
-        for step in tool.plan(one, tool.observe(one), {"layout": layout}).steps:
+        for step in plan_one(tool, one, tool.observe(one), {"layout": layout}).steps:
             tool.run(one, step)
         node = next(part.device_nodes[-1] for part in tool.slices(one, tool.observe(one)) if part.profile == "2g.20gb")
     host.add_process({"pid": 78, "command": "python", "nodes": [node]})
@@ -317,11 +318,11 @@ def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example
         with pytest.raises(errors.PolicyError, match=f"type {number}, for which the driver has no name") as told:
             tool.pillar(one, before)
         assert gpu in str(told.value)
-        steps = tool.plan(one, tool.observe(one), {"layout": {**before, "vgpus": []}}).steps
+        steps = plan_one(tool, one, tool.observe(one), {"layout": {**before, "vgpus": []}}).steps
         for step in steps:
             tool.run(one, step)
         assert tool.observe(one).vgpus == ()
-        for step in tool.plan(one, tool.observe(one), tool.settings_of(before)).steps:
+        for step in plan_one(tool, one, tool.observe(one), tool.settings_of(before)).steps:
             tool.run(one, step)
         assert tool.layout(tool.observe(one)) == before
     assert [vgpu.type for vgpu in look(host, gpu)] == [profile]
@@ -357,13 +358,13 @@ def test_functions_that_another_program_has_are_passed_over(box, count):
         one, tool = engine.technique("vgpu", H100)
         everything = [f"0000:41:{n // 8:02x}.{n % 8}" for n in range(4, 20)]
         taken.taken = [function for function in everything[:12] if function != first.at]
-        steps = tool.plan(one, tool.observe(one), {"profile": "H100XM-10C", "count": count}).steps
+        steps = plan_one(tool, one, tool.observe(one), {"profile": "H100XM-10C", "count": count}).steps
         for step in steps:
             tool.run(one, step)
         # Four functions are left besides the one that has a vGPU already.
         assert len(tool.observe(one).vgpus) == (count or 5)
         assert not {vgpu.at for vgpu in tool.observe(one).vgpus} & set(taken.taken)
-        assert tool.plan(one, tool.observe(one), {"profile": "H100XM-10C", "count": count}).steps == ()
+        assert plan_one(tool, one, tool.observe(one), {"profile": "H100XM-10C", "count": count}).steps == ()
         taken.taken = everything[:1]
         assert tool.observe(one).total == 16
 
@@ -399,10 +400,10 @@ def test_the_driver_may_write_its_files_with_other_paddings_and_names(box, files
         odd.files = files
         engine.host, engine.tools = odd, type(engine.tools)(odd)
         one, tool = engine.technique("vgpu", H100)
-        for step in tool.plan(one, tool.observe(one), {"profile": "H100XM-20C", "count": 2}).steps:
+        for step in plan_one(tool, one, tool.observe(one), {"profile": "H100XM-20C", "count": 2}).steps:
             tool.run(one, step)
         assert [vgpu.type for vgpu in tool.observe(one).vgpus] == ["H100XM-20C"] * 2
-        assert tool.plan(one, tool.observe(one), {"profile": "H100XM-20C", "count": 2}).steps == ()
+        assert plan_one(tool, one, tool.observe(one), {"profile": "H100XM-20C", "count": 2}).steps == ()
 
 
 def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
@@ -465,11 +466,11 @@ def test_mig_is_not_switched_off_under_virtual_functions(box):
     with Engine(config(host)) as engine:
         one, tool = engine.technique("vgpu", H100)
         state = tool.observe(one)
-        for step in tool.plan(one, state, {"layout": {**tool.layout(state), "vgpus": []}}).steps:
+        for step in plan_one(tool, one, state, {"layout": {**tool.layout(state), "vgpus": []}}).steps:
             tool.run(one, step)
         one, tool = engine.technique("mig", H100)
         with pytest.raises(errors.ResourceConflict, match="virtual functions") as told:
-            tool.plan(one, tool.observe(one), {"enabled": False})
+            plan_one(tool, one, tool.observe(one), {"enabled": False})
     assert H100 in str(told.value)
 
 
@@ -504,8 +505,8 @@ def test_an_older_binding_of_nvml_is_taken_for_an_older_driver(box):
     with Engine(config(host)) as engine:
         engine.host, engine.tools = older, type(engine.tools)(older)
         one, tool = engine.technique("vgpu", H100)
-        for step in tool.plan(one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps:
+        for step in plan_one(tool, one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps:
             tool.run(one, step)
         assert len(tool.observe(one).vgpus) == 1
         with pytest.raises(errors.Unsupported, match="Leave it out"):
-            tool.plan(one, tool.observe(one), {"profile": "H100XM-40C", "scheduler": "equal-share"})
+            plan_one(tool, one, tool.observe(one), {"profile": "H100XM-40C", "scheduler": "equal-share"})

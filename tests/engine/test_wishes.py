@@ -22,6 +22,7 @@ from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from tests.support import crash
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 GPU = "0000:07:00.0"
 H100 = {"model": "h100-80gb", "address": GPU, "mig": "enabled"}
@@ -256,7 +257,7 @@ def test_a_wish_is_settled_into_settings_that_are_there_once_it_is_met(simulated
         for difference in ({"create": ["2g.20gb", None]}, {"destroy": "3g.40gb@4"}, {"destroy": "all"}):
             absolute = tool.settle(one, tool.observe(one), difference)
             assert engine.reconciler().apply([engine.target("mig", GPU, absolute)]).ok
-            assert tool.plan(one, tool.observe(one), absolute).steps == ()
+            assert plan_one(tool, one, tool.observe(one), absolute).steps == ()
 
 
 # -- vGPUs -------------------------------------------------------------------------------------------------------------------

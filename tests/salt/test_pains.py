@@ -162,7 +162,7 @@ def test_free_slices_without_a_legal_place_are_explained(simulated):
     assert not result.ok and "1g.5gb at " in result.errors[0] and "pid 7" in result.errors[0]
     host.remove_process(70)
     result = apply(host, wanted)
-    assert result.ok and sum(len(made.destroys) for made in result.plan.gpus) == 1
+    assert result.ok and sum(len(made.destroys) for made in result.plan.parts) == 1
     assert (FIRST, "1g.5gb", "4:1") in slices(host) and (FIRST, "3g.20gb", "0:4") in slices(host)
 
 

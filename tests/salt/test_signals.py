@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gpuslice.engine import Engine
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 
 PILLAR = {
@@ -48,4 +49,4 @@ def test_a_signal_undoes_the_change_and_the_exit_status_says_so(salt_call, name,
     assert name in done.stderr and "undone" in done.stderr and "Traceback" not in done.stderr + done.stdout
     assert done.stderr.count("was asked to end") == 1, done.stderr
     assert layouts(call) == before and Journal(call.host).unfinished() is None
-    assert Journal(call.host).history()[-1]["result"] == "rolled back"
+    assert History(call.host).all()[-1]["result"] == "rolled back"

@@ -14,7 +14,7 @@ from gpuslice.inventory import discovery
 from gpuslice.inventory import grain
 from gpuslice.inventory import machine
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Toolbox
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import hosts
 from tests.support import pillars
 

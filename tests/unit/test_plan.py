@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
+from gpuslice.plan import Part
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 
@@ -23,7 +23,7 @@ def step(words="create GPU instance 1g.5gb at 0", gpu=FIRST, seconds=1.0, phase=
 
 
 def gpu_plan(*steps, gpu=FIRST, **more):
-    return GpuPlan(gpu, "mig", "A board", tuple(steps), **more)
+    return Part(gpu, "mig", "A board", tuple(steps), **more)
 
 
 TEXT = st.text(max_size=12)
@@ -49,7 +49,7 @@ STEPS = st.builds(
     phase=st.sampled_from([PREPARE, RESET, SHAPE]),
 )
 GPU_PLANS = st.builds(
-    GpuPlan,
+    Part,
     gpu=st.sampled_from([FIRST, SECOND]),
     technique=TEXT,
     model=TEXT,
@@ -90,11 +90,11 @@ def test_a_step_survives_json(made):
 def test_what_is_told_of_a_plan_agrees_with_its_steps(plan):
     assert plan.empty == (not plan.steps)
     assert set(plan.changes()) == {gpu.gpu for gpu in plan.changing}
-    assert len(plan.steps) == sum(len(gpu.steps) for gpu in plan.gpus)
+    assert len(plan.steps) == sum(len(gpu.steps) for gpu in plan.parts)
     assert plan.text().split("\n")[-1] == plan.summary()
     # Nothing can take longer than doing everything one after the other, or less than its longest GPU.
-    assert max((gpu.seconds for gpu in plan.gpus), default=0) <= plan.seconds + 1e-6
-    assert plan.seconds <= sum(gpu.seconds for gpu in plan.gpus) + 1e-6
+    assert max((gpu.seconds for gpu in plan.parts), default=0) <= plan.seconds + 1e-6
+    assert plan.seconds <= sum(gpu.seconds for gpu in plan.parts) + 1e-6
 
 
 def test_a_plan_can_not_be_changed_after_it_was_shown():

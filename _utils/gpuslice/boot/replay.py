@@ -6,20 +6,23 @@ names those that are gone, and never tries a layout again and again that fails: 
 """
 
 import time
+from collections import Counter
 from contextlib import nullcontext
-from typing import NamedTuple
 
 from gpuslice import catalog
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.boot import unit
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.inventory import discovery
+from gpuslice.model import Target
+from gpuslice.plan import merge
 from gpuslice.records import lock
 from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
+from gpuslice.rules import Options
 
 #: Seconds to wait for GPUs that are not ready yet, between two looks, and for one more to come before the others are done.
 PATIENCE, POLL, SETTLE = 60.0, 0.5, 3.0
@@ -28,15 +31,6 @@ _PASSING = (errors.DriverMissing, errors.DeviceNotFound, errors.Unsupported)
 #: The whole host can't be changed now, so trying GPU by GPU is in vain; of the first two, nothing was begun either.
 _NOT_BEGUN = (errors.LockHeld, errors.JournalDamaged)
 _HOST_WIDE = (*_NOT_BEGUN, errors.StateDirUnusable, errors.RollbackFailed)
-
-
-class Target(NamedTuple):
-    """What a GPU is brought back to; for :class:`gpuslice.change.reconcile.Reconciler`."""
-
-    gpu: object
-    technique: str
-    settings: dict
-    reason: str = ""
 
 
 def replay(engine, test=False, wait=PATIENCE, force=False):
@@ -53,7 +47,7 @@ def replay(engine, test=False, wait=PATIENCE, force=False):
 
 
 class _Replay:
-    """One replay. ``done``, ``failed`` and ``changes`` fill up, by PCI address."""
+    """One replay, of what is on record by key. ``lines`` and ``failed`` fill up by key, ``changes`` by PCI address."""
 
     def __init__(self, engine, force):
         self._engine = engine
@@ -84,25 +78,27 @@ class _Replay:
     def told(self):
         """Each GPU with its entry and what a replay would do now, for :func:`status`."""
         targets, obstacles = self._look(self._entries)
-        plans = self._planned(list(targets.values()))
+        parts = self._planned(_flat(targets))
         found = {}
-        for address, entry in self._entries.items():
-            state = "differs" if address in plans else "as verified"
-            if address in obstacles or address in self._failed:
-                state = self._failed.get(address) or str(obstacles[address])
-            found[address] = {
-                "technique": entry["technique"],
-                "layout": self._engine.tools.get(entry["technique"]).words(entry["layout"]),
+        for key, entry in self._entries.items():
+            state = "differs" if key in parts else "as verified"
+            if key in obstacles or key in self._failed:
+                state = self._failed.get(key) or str(obstacles[key])
+            found[", ".join(entry["addresses"]), key.technique] = {
+                "technique": kinds.named(key.technique).word,
+                "layout": self._engine.tools.get(key.technique).words(entry["layout"]),
                 "awaits_reboot": bool(entry["awaits"]),
                 "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"])),
                 "generation": entry["generation"],
                 "state": state,
-                "failures": self._attempts.failures(address, entry),
+                "failures": self._attempts.failures(key, entry),
             }
-        return found
+        several = Counter(place for place, _ in found)
+        # Most GPUs have one technology; what stands on another is told beside it.
+        return {place if several[place] == 1 else f"{place} {name}": told for (place, name), told in found.items()}
 
     def _answer(self, result):
-        lines = [self._failed.get(address) or self._lines[address] for address in self._entries]
+        lines = [self._failed.get(key) or self._lines[key] for key in self._entries]
         if not lines:
             lines = ["No layout was verified on this host yet, so there is nothing to bring back."]
         answer = {"changes": self._changes, "comment": "\n".join(lines)}
@@ -114,12 +110,13 @@ class _Replay:
 
     def _tested(self):
         targets, obstacles = self._look(self._entries)
-        self._failed.update((address, str(err)) for address, err in obstacles.items())
-        plans = self._planned(list(targets.values()))
-        for address, made in plans.items():
-            self._changes[address] = {"old": made.old, "new": made.new}
-            self._lines[address] = f"{self._words(address)} would be brought back."
-        return self._answer(False if self._failed else None if plans else True)
+        self._failed.update((key, str(err)) for key, err in obstacles.items())
+        parts = self._planned(_flat(targets))
+        for key, part in parts.items():
+            for address in part.addresses:
+                merge(self._changes, address, part.old, part.new)
+            self._lines[key] = f"{self._words(key)} would be brought back."
+        return self._answer(False if self._failed else None if parts else True)
 
     def _all(self, wait):
         """Replay what is ready; go on looking for the rest until the time is over."""
@@ -131,55 +128,61 @@ class _Replay:
             targets, obstacles = self._look(left)
             over = self._host.monotonic() >= end or not any(isinstance(err, _PASSING) for err in obstacles.values())
             if not over:
-                # GPUs that can't change one by one wait for each other.
-                late = {self._entries[address]["technique"] for address in obstacles}
-                targets = {a: t for a, t in targets.items() if t.technique not in late or not self._is_joint(t.technique)}
+                # What can't change one by one waits for each other, and what stands on another for that.
+                late = {key.technique for key in obstacles if self._tool(key).joint}
+                away = {address for key in obstacles for address in self._entries[key]["addresses"]}
+                targets = {
+                    key: found for key, found in targets.items()
+                    if key.technique not in late and away.isdisjoint(self._entries[key]["addresses"])
+                }  # fmt: skip
             if len(targets) != count:
                 grown, count = self._host.monotonic(), len(targets)
             if targets and (over or self._host.monotonic() - grown >= SETTLE):
-                self._group(list(targets.values()))
-                left = {address: entry for address, entry in left.items() if address not in targets}
+                self._group(_flat(targets))
+                left = {key: entry for key, entry in left.items() if key not in targets}
                 count = 0
             if over:
-                self._failed.update((address, str(err)) for address, err in obstacles.items())
+                self._failed.update((key, str(err)) for key, err in obstacles.items())
                 return
             self._host.sleep(min(POLL, max(0.0, end - self._host.monotonic())))
 
     def _confirm(self):
         """Read everything again: what is said to be back must be there when all is over."""
-        back = {address: entry for address, entry in self._entries.items() if address not in self._failed}
+        back = {key: entry for key, entry in self._entries.items() if key not in self._failed}
         targets, obstacles = self._look(back)
-        self._failed.update((address, str(err)) for address, err in obstacles.items())
-        found = list(targets.values())
-        for address, made in self._reconciler(found).plan_each(found).items():
+        self._failed.update((key, str(err)) for key, err in obstacles.items())
+        found = _flat(targets)
+        for key, made in self._reconciler(found).plan_each(found).items():
             if isinstance(made, errors.GpuSliceError):
-                self._failed[address] = str(made)
+                self._failed[key] = str(made)
             elif made.steps:
-                err = errors.ValidationFailed("It was brought back, and is not as verified when read again.", address)
-                self._failed[address] = str(err)
+                err = errors.ValidationFailed("It was brought back, and is not as verified when read again.", made.gpu)
+                self._failed[key] = str(err)
 
     def _look(self, wanted):
-        """(targets of the GPUs that are ready, errors of those that are not), each by PCI address, read from the host anew."""
+        """(targets of what is ready, errors of what is not), each by key, read from the host anew."""
         self._engine.tools.release()
         gpus = {gpu.address: gpu for gpu in discovery.discover(self._host)}
         targets, obstacles = {}, {}
-        for address, entry in wanted.items():
+        for key, entry in wanted.items():
             try:
-                targets[address] = self._target(gpus.get(address), address, entry)
+                targets[key] = [self._target(gpus.get(address), address, key, entry) for address in entry["addresses"]]
             except errors.GpuSliceError as err:
-                obstacles[address] = err
+                obstacles[key] = err
         return targets, obstacles
 
-    def _target(self, gpu, address, entry):
-        tool = self._engine.tools.get(entry["technique"])
+    def _tool(self, key):
+        return self._engine.tools.get(key.technique)
+
+    def _target(self, gpu, address, key, entry):
+        tool = self._tool(key)
         if gpu is None:
             raise errors.DeviceNotFound(
                 f"{entry['model'] or 'The GPU'} is not there, so {tool.words(entry['layout'])} can't be brought back.",
                 address,
                 f"Look for it with lspci; if it was taken out, run 'salt-call gpu_boot.forget {address}'.",
             )
-        ask = getattr(tool, "needs_driver", None)
-        needs_driver = ask(entry["layout"]) if ask else True
+        needs_driver = tool.needs_driver(entry["layout"])
         if not gpu.driver and needs_driver:
             raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
         if entry["model"] and not _is_same(gpu, entry["model"], gpu.catalog_key or needs_driver):
@@ -191,98 +194,99 @@ class _Replay:
         if not tool.supports(gpu):
             raise errors.Unsupported(f"{gpu.model} can't do {tool.name}.", address, "See 'salt-call gpu.capabilities'.")
         tool.observe(gpu)
-        return Target(gpu, tool.name, entry["awaits"] or tool.settings_of(entry["layout"]))
+        return Target(gpu, key, entry["awaits"] or tool.settings_of(entry["layout"]))
 
     def _planned(self, targets):
         """
-        PCI address -> plan of each GPU that has to change. What is right already, or can't be brought back, is noted instead.
+        Key -> part of what has to change. What is right already, or can't be brought back, is noted instead.
         """
         found = {}
-        for address, made in self._reconciler(targets).plan_each(targets).items():
+        for key, made in self._reconciler(targets).plan_each(targets).items():
             if isinstance(made, errors.GpuSliceError):
-                self._failed[address] = str(made)
+                self._failed[key] = str(made)
             elif not made.steps:
-                self._lines.setdefault(address, f"{self._words(address)}: {made.note if made.waits else 'there already'}.")
-            elif self._given_up(address):
-                self._failed[address] = str(self._given_up(address))
+                self._lines.setdefault(key, f"{self._words(key)}: {made.note if made.waits else 'there already'}.")
+            elif self._given_up(key):
+                self._failed[key] = str(self._given_up(key))
             else:
-                found[address] = made
+                found[key] = made
         return found
 
-    def _given_up(self, address):
+    def _given_up(self, key):
         """The error for a layout that failed too often, None for any other."""
-        failures = self._attempts.failures(address, self._entries[address])
+        failures = self._attempts.failures(key, self._entries[key])
         if failures < LIMIT or self._force:
             return None
         return errors.ModeChangePending(
             f"Bringing it back failed {failures} times within a day, so it is not tried again by itself.",
-            address,
+            self._entries[key]["addresses"][0],
             "Mend the cause, then run 'salt-call gpu_boot.replay force=True' or 'salt-call state.apply gpu_slicing'.",
         )
 
     def _group(self, targets):
-        """Replay these GPUs side by side; when that fails, one by one, so that one keeps no other from coming back."""
+        """Replay these side by side; when that fails, one by one, so that one keeps no other from coming back."""
         changing = self._planned(targets)
-        self._attempts.succeeded([t.gpu.address for t in targets if t.gpu.address in self._lines])
+        self._attempts.succeeded([target.key for target in targets if target.key in self._lines])
         # An interrupted change is finished only for one who wants all of it: what is there already is wanted too.
-        wanted = [target for target in targets if target.gpu.address not in self._failed]
+        wanted = [target for target in targets if target.key not in self._failed]
         interrupted = Journal(self._host).unfinished() is not None
         if not changing and not (interrupted and wanted):
             return
-        begun = [t.gpu.address for t in wanted if interrupted or t.gpu.address in changing]
-        self._begun = self._attempts.begin({address: self._entries[address] for address in begun})
+        begun = [target.key for target in wanted if interrupted or target.key in changing]
+        self._begun = self._attempts.begin({key: self._entries[key] for key in begun})
         err = self._apply(wanted)
-        parts = self._parts(wanted)
-        if err is None or len(parts) == 1 or isinstance(err, _HOST_WIDE):
+        sets = self._sets(wanted)
+        if err is None or len(sets) == 1 or isinstance(err, _HOST_WIDE):
             return
         for target in wanted:
-            self._failed.pop(target.gpu.address)
-        for part in parts:
-            if self._planned(part):
-                self._apply([target for target in part if target.gpu.address not in self._failed])
+            self._failed.pop(target.key, None)
+        for together in sets:
+            if self._planned(together):
+                self._apply([target for target in together if target.key not in self._failed])
 
-    def _parts(self, targets):
-        """The targets one by one; those of a technique whose GPUs can't change one by one, together."""
-        joint = {name: [t for t in targets if t.technique == name] for name in sorted({t.technique for t in targets})}
-        together = [part for name, part in joint.items() if self._is_joint(name)]
-        return together + [[target] for target in targets if not self._is_joint(target.technique)]
-
-    def _is_joint(self, name):
-        return hasattr(self._engine.tools.get(name), "gather")
+    def _sets(self, targets):
+        """The targets GPU by GPU; those of a technique whose GPUs can't change one by one, together."""
+        found = {}
+        for target in targets:
+            joint = target.technique if self._tool(target.key).joint else ""
+            found.setdefault(joint or target.gpu.address, []).append(target)
+        return list(found.values())
 
     def _apply(self, targets):
-        """Change these GPUs and note what became of each. Returns None, the error that stopped all, or True for errors in it."""
-        addresses = [target.gpu.address for target in targets]
+        """Change these and note what became of each. Returns None, the error that stopped all, or True for errors in it."""
+        keys = list(dict.fromkeys(target.key for target in targets))
         try:
             result = self._reconciler(targets).apply(targets)
         except errors.GpuSliceError as err:
-            self._failed.update(dict.fromkeys(addresses, str(err)))
+            self._failed.update(dict.fromkeys(keys, str(err)))
             if isinstance(err, _NOT_BEGUN):
-                self._withdraw(addresses)
+                self._withdraw(keys)
             return err
         self._warnings += [line for line in result.warnings if line not in self._warnings]
-        self._changes.update(result.changes)
+        for address, change in result.changes.items():
+            merge(self._changes, address, change["old"], change["new"])
         if not result.ok:
-            self._failed.update(dict.fromkeys(addresses, " ".join(result.errors)))
+            self._failed.update(dict.fromkeys(keys, " ".join(result.errors)))
             return True
-        for address in result.changes:
-            waits = " after one more reboot" if address in result.reboot else ""
-            self._lines[address] = f"{self._words(address)}: brought back{waits}."
-        for address in addresses:
-            self._lines.setdefault(address, f"{self._words(address)}: there already.")
-        self._attempts.succeeded(addresses)
+        for key in keys:
+            covered = self._entries[key]["addresses"]
+            waits = " after one more reboot" if set(covered) & set(result.reboot) else ""
+            if set(covered) & result.changes.keys():
+                self._lines[key] = f"{self._words(key)}: brought back{waits}."
+            self._lines.setdefault(key, f"{self._words(key)}: there already.")
+        self._attempts.succeeded(keys)
         return None
 
-    def _withdraw(self, addresses):
+    def _withdraw(self, keys):
         """An attempt that met only a held lock did not fail: whoever has the lock may be bringing the slices back."""
         try:
-            self._attempts.withdraw(addresses, self._begun)
+            self._attempts.withdraw(keys, self._begun)
         except errors.StateDirUnusable as err:
             self._warnings.append(str(err))
 
     def _reconciler(self, targets):
         """A reconciler with the rules that were in force when these layouts were verified."""
-        rules = {t.gpu.address: self._entries[t.gpu.address]["rules"] for t in targets}
+        rules = {target.key: self._entries[target.key]["rules"] for target in targets}
         options = Options(
             who="gpu_boot.replay",
             # Units that come after us in the boot can't be running yet; started again from here, they would wait for us.
@@ -297,11 +301,16 @@ class _Replay:
         )
         return Reconciler(self._host, self._engine.tools, options)
 
-    def _words(self, address):
-        entry = self._entries[address]
-        tool = self._engine.tools.get(entry["technique"])
-        what = f"{tool.name} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
-        return f"GPU {address}: {what}"
+    def _words(self, key):
+        entry, tool = self._entries[key], self._tool(key)
+        word = kinds.named(key.technique).word
+        what = f"{word} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
+        return f"GPU {', '.join(entry['addresses'])}: {what}"
+
+
+def _flat(targets):
+    """The targets of all keys, in their order."""
+    return [target for found in targets.values() for target in found]
 
 
 def _is_same(gpu, known, is_named):
@@ -327,17 +336,19 @@ def forget(engine, gpu, test=False):
 def _forgotten(engine, gpu, test):
     verified = Verified(engine.host)
     entries = verified.entries()
-    address = gpu if gpu in entries else engine.gpu(gpu).address
-    if address not in entries:
+    known = list(dict.fromkeys(address for entry in entries.values() for address in entry["addresses"]))
+    address = gpu if gpu in known else engine.gpu(gpu).address
+    keys = [key for key, entry in entries.items() if address in entry["addresses"]]
+    if not keys:
         raise errors.DeviceNotFound(
-            "No layout of this GPU was verified.", address, f"There are layouts of: {', '.join(entries) or 'no GPU'}."
+            "No layout of this GPU was verified.", address, f"There are layouts of: {', '.join(known) or 'no GPU'}."
         )
-    words = engine.tools.get(entries[address]["technique"]).words(entries[address]["layout"])
+    words = "; ".join(engine.tools.get(key.technique).words(entries[key]["layout"]) for key in keys)
     answer = {"changes": {address: {"old": words, "new": "nothing at a boot"}}}
     if test:
         return {**answer, "comment": f"GPU {address} would not be brought back to {words} at a boot any more."}
     try:
-        verified.forget(address)
+        verified.forget(keys)
     except OSError as err:
         raise errors.StateDirUnusable(f"{verified.path} could not be written: {err.strerror}.") from err
     return {**answer, "result": True, "comment": f"GPU {address} is not brought back at a boot; what it has now stays."}

@@ -12,19 +12,19 @@ from gpuslice.records.journal import Entry
 
 log = logging.getLogger(__name__)
 
-#: In the place of a PCI address: the whole change failed, wherever it was.
+#: In the place of a key: the whole change failed, wherever it was.
 ALL = ""
 
 
 @dataclass
 class Change:
     """
-    What is carried through one change.
+    What is carried through one change. What is keyed is keyed by :class:`gpuslice.model.Key`.
 
     :ivar gpus: the GPUs of the request by PCI address; :ivar entry: its record in the journal.
     :ivar result: :class:`gpuslice.change.reconcile.Result`, filled up on the way.
-    :ivar failed: errors by PCI address, or of the whole change (:data:`ALL`); :ivar left: errors of what could not be undone.
-    :ivar unmet: PCI address -> why it waits for a reboot; :ivar verified: PCI address -> layout that was read and is as wanted.
+    :ivar failed: errors by key, or of the whole change (:data:`ALL`); :ivar left: errors of what could not be undone.
+    :ivar unmet: key -> why it waits for a reboot; :ivar verified: key -> layout that was read and is as wanted.
     :ivar cut_short: a signal kept steps from being begun.
     """
 
@@ -39,27 +39,36 @@ class Change:
     verified: dict = field(default_factory=dict)
     cut_short: bool = False
 
-    def group(self, gpu):
-        """What a GPU rises and falls with: its own address where it changes alone."""
-        return self.entry.groups.get(gpu) or gpu
+    def group(self, key):
+        """What a key rises and falls with: the GPU it is told of where that changes alone."""
+        return self.entry.groups.get(key) or self.entry.covered(key)[0]
 
     def affected(self, whole):
         """
-        PCI addresses of the GPUs that are put back, since they or one of their group failed.
+        Keys of what is put back, since it or something of its group failed, or stands on a GPU where something did.
 
         :param whole: whether a failure concerns all GPUs of the change.
         """
         if not self.failed:
             return []
-        groups = {self.group(gpu) for gpu in self.failed}
-        return [gpu for gpu in self.entry.before if whole or ALL in self.failed or self.group(gpu) in groups]
+        if whole or ALL in self.failed:
+            return list(self.entry.before)
+        groups, grown = {self.group(key) for key in self.failed}, True
+        while grown:
+            # All that is on one GPU goes back with it, and takes its own groups along.
+            found = [key for key in self.entry.before if self.group(key) in groups]
+            gpus = {address for key in found for address in self.entry.covered(key)}
+            more = {self.group(key) for key in self.entry.before if gpus.intersection(self.entry.covered(key))}
+            grown = not more <= groups
+            groups |= more
+        return [key for key in self.entry.before if self.group(key) in groups]
 
 
 class Halt:
     """
     Where no further step of a change is begun.
 
-    :param group: function from a PCI address to what it rises and falls with; :param whole: a failure stops all GPUs.
+    :param group: function from a key to what it rises and falls with; :param whole: a failure stops all GPUs.
     :param signals: :class:`gpuslice.change.signals.Signals`, None for undoing, which a signal does not stop.
     :ivar cut_short: whether a signal has kept a step from being begun.
     """
@@ -69,17 +78,17 @@ class Halt:
         self._failed = set()
         self.cut_short = False
 
-    def failed(self, gpu):
-        """Something failed on this GPU, or (:data:`ALL`) for all of them."""
-        self._failed.add(self._group(gpu))
+    def failed(self, key):
+        """Something of this key failed, or (:data:`ALL`) everything."""
+        self._failed.add(ALL if key == ALL else self._group(key))
 
-    def at(self, gpu):
-        """Whether no step of this GPU may be begun any more."""
+    def at(self, key):
+        """Whether no step of this key may be begun any more."""
         if self._signals is not None and self._signals.number is not None:
             self.cut_short = True
         if self._whole or ALL in self._failed:
             return self.cut_short or bool(self._failed)
-        return self.cut_short or self._group(gpu) in self._failed
+        return self.cut_short or self._group(key) in self._failed
 
 
 def caught(err, gpu=""):

@@ -17,12 +17,12 @@ class Memory:
     """
     The records of one host.
 
-    :param options: :class:`gpuslice.change.reconcile.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
+    :param options: :class:`gpuslice.rules.Options`; :param history: :class:`gpuslice.records.history.History`.
     :param ledger: :class:`gpuslice.records.reboot.RebootLedger`.
     """
 
-    def __init__(self, host, toolbox, options, journal, ledger):
-        self._host, self._tools, self._options, self._journal, self._ledger = host, toolbox, options, journal, ledger
+    def __init__(self, host, options, history, ledger):
+        self._host, self._options, self._history, self._ledger = host, options, history, ledger
         self._verified, self._attempts = Verified(host), Attempts(host)
 
     def remember(self, change, kept, put_back, after, outcome):
@@ -30,21 +30,22 @@ class Memory:
         entry, result = change.entry, change.result
         noted = {}
         if kept or outcome == "applied":
-            number = self._journal.upcoming()
-            found = [p for p in result.plan.gpus if not p.steps and not p.waits and p.wanted]
-            noted = {p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in found}
-            for gpu in kept:
-                awaits = entry.goal.get(gpu) if gpu in result.reboot else None
-                if gpu in change.verified or (awaits and "error" not in after[gpu]):
-                    noted[gpu] = self._entry_of(gpu, entry.techniques[gpu], after[gpu], change.gpus[gpu], number, awaits)
+            number = self._history.upcoming()
+            found = [p for p in result.plan.parts if not p.steps and not p.waits and p.wanted]
+            noted = {p.key: self._entry_of(p.key, p.addresses, p.before, p.model) for p in found}
+            for key in kept:
+                covered = entry.covered(key)
+                awaits = entry.goal.get(key) if any(gpu in result.reboot for gpu in covered) else None
+                if key in change.verified or (awaits and "error" not in after[key]):
+                    noted[key] = self._entry_of(key, covered, after[key], _model(change.gpus, covered), number, awaits)
             result.warnings += self._clear_count(noted)
-        noted.update(self.undone(entry.techniques, put_back, change.gpus))
-        result.warnings += self.note_verified(self._along(noted))
+        noted.update(self.undone(entry, put_back, change.gpus))
+        result.warnings += self.note_verified(noted)
 
     def remember_found(self, plan):
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
-        right = [p for p in plan.gpus if not p.waits and p.wanted]
-        found = self._along({p.gpu: self._entry_of(p.gpu, p.technique, p.before, p) for p in right})
+        right = [p for p in plan.parts if not p.waits and p.wanted]
+        found = {p.key: self._entry_of(p.key, p.addresses, p.before, p.model) for p in right}
         try:
             if not self._verified.differs(found) and not self._attempts.counts(found):
                 return
@@ -55,62 +56,37 @@ class Memory:
             # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
             log.info("the verified layouts were not noted: %s", err)
 
-    def _is_shared(self, name, layout):
-        """Whether a layout is by nature that of all GPUs of the host that this technique has."""
-        return getattr(self._tools.get(name), "is_shared", lambda _: False)(layout)
-
-    def _along(self, noted):
-        """
-        These entries, and those on record of GPUs that have a layout in common with one of them and so changed along: a boot
-        would otherwise be asked to bring back the one and the other.
-        """
-        shared = {one["technique"]: one for one in noted.values() if self._is_shared(one["technique"], one["layout"])}
-        if not shared:
-            return noted
+    def _clear_count(self, keys):
+        """What a boot tried in vain of these counts no more. Returns a sentence when that could not be written."""
         try:
-            known = self._verified.entries()
-        except errors.GpuSliceError:
-            return noted
-        kept = ("layout", "time", "generation", "awaits")
-        along = {
-            gpu: {**one, **{key: shared[one["technique"]][key] for key in kept}}
-            for gpu, one in known.items()
-            if one["technique"] in shared and self._is_shared(one["technique"], one["layout"])
-        }
-        return {**along, **noted}
-
-    def _clear_count(self, gpus):
-        """What a boot tried in vain on these GPUs counts no more. Returns a sentence when that could not be written."""
-        try:
-            self._attempts.succeeded(gpus)
+            self._attempts.succeeded(keys)
         except errors.StateDirUnusable as err:
             return [str(err)]
         return []
 
-    def undone(self, techniques, layouts, gpus):
+    def undone(self, entry, layouts, gpus):
         """
-        Entries for layouts that were put back, of the GPUs whose record tells the change that was undone: a crash came between
-        record and journal. Any other record stays, for what it tells is still the last that was verified.
+        Entries for layouts (by key) that were put back, of those whose record tells the change that was undone: a crash came
+        between record and journal. Any other record stays, for what it tells is still the last that was verified.
         """
         try:
             known = self._verified.entries()
         except errors.GpuSliceError:
             return {}
-        number = self._journal.upcoming()
+        number = self._history.upcoming()
         return {
-            gpu: self._entry_of(gpu, techniques[gpu], layout, gpus.get(gpu))
-            for gpu, layout in layouts.items()
-            if gpu in known and known[gpu]["generation"] == number
+            key: self._entry_of(key, entry.covered(key), layout, _model(gpus, entry.covered(key)))
+            for key, layout in layouts.items()
+            if key in known and known[key]["generation"] == number
         }
 
-    def _entry_of(self, address, technique, layout, gpu, generation=None, awaits=None):
-        rules = self._options.rules_noted.get(address) or {
+    def _entry_of(self, key, addresses, layout, model, generation=None, awaits=None):
+        rules = self._options.rules_noted.get(key) or {
             "stop_units": list(self._options.stop_units),
             "unload_modules": list(self._options.unload_modules),
             "health_check": self._options.health_check,
         }
-        model = getattr(gpu, "model", "")
-        return verified_entry(technique, layout, self._host.now(), generation, model, awaits, rules)
+        return verified_entry(addresses, layout, self._host.now(), generation, model, awaits, rules)
 
     def note_verified(self, entries):
         """Returns a sentence when it could not be written: the hardware is right all the same."""
@@ -121,10 +97,10 @@ class Memory:
             return [f"The verified layout could not be noted in {place}, so a boot would bring back an older one: {_why(err)}."]
         return []
 
-    def tidy(self, plans, waiting):
+    def tidy(self, parts, waiting):
         """GPUs that no longer wait are struck off the ledger, so that a later wait is not taken for the same one."""
         try:
-            self._ledger.remove([made.gpu for made in plans if made.gpu not in waiting])
+            self._ledger.remove([gpu for part in parts for gpu in part.addresses if gpu not in waiting])
         except (OSError, errors.StateDirUnusable) as err:
             log.warning("the reboot ledger in %s can't be written: %s", self._host.state_dir, _why(err))
 
@@ -134,6 +110,11 @@ class Memory:
             self._ledger.add(gpu, why)
         except (OSError, errors.StateDirUnusable) as err:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
+
+
+def _model(gpus, addresses):
+    """The model of the first of these GPUs that is there, "" for none."""
+    return next((gpus[address].model for address in addresses if address in gpus), "")
 
 
 def _why(err):

@@ -24,7 +24,7 @@ class Lookout:
     """
     Looks once more, immediately before the first step of a GPU that ends a process, and before the first that ends anything else.
 
-    :param technique, gpu, made: the :class:`gpuslice.plan.GpuPlan` of a GPU and its technique.
+    :param technique, gpu, made: the :class:`gpuslice.plan.Part` of a GPU and its technique.
     :param entry: the change in the journal, whose plan tells which processes end and which units are stopped; None for an undo,
         which ends nobody.
     """
@@ -42,7 +42,7 @@ class Lookout:
             Also with apply_strategy force: what it ends was shown in the plan, and this process was not.
         """
         step = self._made.steps[number - 1]
-        kind = "process" if step.action == "end_process" else "rest"
+        kind = "process" if step.effect == "process" else "rest"
         if kind in self._looked or not (kind == "process" or step.disrupts or "idle" in step.needs):
             return
         self._looked.add(kind)
@@ -81,10 +81,10 @@ def _accounted_for(entry):
     """
     ({pid: command} that a plan ends, {units} that it stops), of all its GPUs: who holds one may be in the way of another.
     """
-    gpus = entry.plan["gpus"]
-    ends = [step["args"] for gpu in gpus for step in gpu["steps"] if step["action"] == "end_process"]
+    parts = entry.plan["parts"]
+    ends = [step["args"] for part in parts for step in part["steps"] if step["effect"] == "process"]
     ended = {args["pid"]: args["command"] for args in ends}
-    return ended, {name for gpu in gpus for name in gpu["stops"]}
+    return ended, {name for part in parts for name in part["stops"]}
 
 
 def users(technique, gpu, steps):

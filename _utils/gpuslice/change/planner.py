@@ -1,14 +1,20 @@
 """
-From targets to a plan: what is wanted is settled against what is there, and each technique says what has to be done.
+From targets to a plan: what is wanted is settled against what is there, and each technique says what has to be done, layer by
+layer from the silicon up.
 """
 
+from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.plan import Plan
 from gpuslice.plan import same
 from gpuslice.records import interrupted
 from gpuslice.records import lock
+from gpuslice.techniques.base import Below
+from gpuslice.techniques.base import Work
 
 #: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
@@ -17,12 +23,27 @@ _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
 _BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound, errors.ForeignChange)
 
 
+@dataclass
+class _Found:
+    """What planning has come to: parts, and (target, error) of what could not be planned."""
+
+    parts: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+
+    def on(self, address):
+        """The parts that cover a GPU."""
+        return [part for part in self.parts if address in part.addresses]
+
+    def failed_on(self, address):
+        """Whether something of this GPU could not be planned."""
+        return any(target.gpu.address == address for target, _ in self.errors)
+
 
 class Planner:
     """
     The plans of one request on one host.
 
-    :param options: :class:`gpuslice.change.reconcile.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
+    :param options: :class:`gpuslice.rules.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
     :param ledger: :class:`gpuslice.records.reboot.RebootLedger`.
     """
 
@@ -41,67 +62,161 @@ class Planner:
 
     def planned(self, targets):
         """:meth:`plan` without what is told of other changes."""
-        plans, blocked, mistakes, broken = [], [], [], []
-        if _differ(targets):
+        if any(target.wish for target in targets):
             targets = self.settled(targets, self._journal.unfinished())
-        self._begin(targets)
-        for target in targets:
-            if target.technique is None:
-                continue
-            try:
-                plans.append(self._plan_one(target))
-            except _MISTAKES as err:
+        found = self._found(targets)
+        blocked, mistakes, broken = [], [], []
+        for target, err in found.errors:
+            if isinstance(err, _MISTAKES):
                 mistakes.append(err)
-            except _BLOCKED as err:
-                blocked.append((target.gpu.address, str(err)))
-            except errors.DriverError as err:
+                continue
+            if isinstance(err, errors.DriverError):
                 # It may be one GPU that its driver can't read any more. Where it is all of them, it is the host.
                 broken.append(err)
-                blocked.append((target.gpu.address, str(err) if err.gpu else f"GPU {target.gpu.address}: {err}"))
+            elif not isinstance(err, _BLOCKED):
+                raise err
+            address = target.gpu.address
+            blocked.append((address, str(err) if err.gpu else f"GPU {address}: {err}"))
         if mistakes:
             raise _together(mistakes)
-        if broken and not plans and len(broken) == len(blocked):
+        if broken and not found.parts and len(broken) == len(blocked):
             raise broken[0]
         untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
         # Where nobody named the technology, the plan says how it was chosen.
-        chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if getattr(t, "automatic", False))
-        return Plan(tuple(plans), untouched, tuple(blocked), chosen)
+        chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if t.automatic)
+        return Plan(tuple(found.parts), untouched, tuple(dict.fromkeys(blocked)), chosen)
 
-    def _told_before(self, targets, plan):
-        """Sentences on a change that did not end, and on what this request does about it before anything else."""
-        entry = self._journal.unfinished()
-        if entry is None:
-            return ()
-        if lock.is_held(self._host.state_dir):
-            return ("Another change is going on on this host at this moment: what is planned here may change with it.",)
-        told = f"{interrupted.words(entry)} on {', '.join(entry.before)}"
-        if not self.deals_with_interrupted(targets):
-            return (f"{told}; it is left as it is. {interrupted.WHAT_TO_DO}",)
-        if self.can_finish(targets, entry, plan):
-            return (f"{told}; this run finishes it.",)
-        reached = {t.gpu.address for t in targets if t.technique}
-        others = [gpu for gpu in entry.before if gpu not in reached]
-        more = f", also on {', '.join(others)}, which are not reached else" if others else ""
-        return (f"{told}; this run undoes it first{more}. What follows is planned on what is there now.",)
-
-    def deals_with_interrupted(self, targets):
-        """Whether a request deals with an interrupted change: one that may change nothing (strategy none or skip) does not."""
-        return self._options.strategy != "skip" and any(t.technique for t in targets)
-
-    def plan_each(self, targets):
+    def each(self, targets):
         """
-        PCI address -> the plan of each of these targets, or the error that says why there is none. One that can't be planned does
-        not keep the others from it, as it does in :meth:`plan`.
+        Key -> the part of each of these targets, or the error that says why there is none. One that can't be planned does not
+        keep the others from it, as it does in :meth:`plan`.
         """
-        self._begin(targets)
-        found = {}
-        for target in targets:
-            try:
-                found[target.gpu.address] = self._plan_one(target)
-            except errors.GpuSliceError as err:
-                found[target.gpu.address] = err
+        found = self._found(targets)
+        return {**{part.key: part for part in found.parts}, **{target.key: err for target, err in found.errors}}
+
+    # -- layer by layer ------------------------------------------------------------------------------------------
+    def _found(self, targets):
+        for tool in self._tools.made():
+            # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
+            tool.forget_users()
+        found, wanted = _Found(), [target for target in targets if target.technique]
+        for layer in sorted({kinds.named(target.technique).layer for target in wanted}):
+            self.layer(wanted, layer, found)
+        order = {address: place for place, address in reversed(list(enumerate(t.gpu.address for t in wanted)))}
+        found.parts.sort(key=lambda part: (part.layer, order[part.gpu]))
         return found
 
+    def layer(self, targets, layer, found):
+        """
+        Plan one layer.
+
+        :param found: what was found out of the layers below, which is filled up.
+        """
+        of_layer = [target for target in targets if kinds.named(target.technique).layer == layer]
+        for name in dict.fromkeys(target.technique for target in of_layer):
+            mine = tuple(target for target in of_layer if target.technique == name)
+            technique, works = self._tools.get(name), []
+            for target in mine:
+                if found.failed_on(target.gpu.address):
+                    # What it stands on can't be planned, which is told already.
+                    continue
+                try:
+                    works.append(self._work(technique, target, mine, found))
+                except errors.GpuSliceError as err:
+                    found.errors.append((target, err))
+            for group in technique.together(works):
+                self._plan_group(technique, group, found)
+
+    def again(self, targets, layer, below):
+        """
+        Plan a layer for certain, when those below it were carried out.
+
+        :param below: the parts of the layers below, as they were carried out. :return: (parts, errors by key).
+        """
+        found = _Found([replace(part, steps=()) for part in below])
+        self.layer(targets, layer, found)
+        return [part for part in found.parts if part.layer == layer], {target.key: err for target, err in found.errors}
+
+    def after(self, key, targets, below):
+        """
+        The part of a key after its change: with steps where something is not as wanted. Raises what a plan raises.
+
+        :param targets: all of the change; :param below: the parts of the layers below it, which were carried out.
+        """
+        technique, found = self._tools.get(key.technique), _Found([replace(part, steps=()) for part in below])
+        peers = tuple(target for target in targets if target.technique == key.technique)
+        works = [self._work(technique, target, peers, found) for target in peers if target.key == key]
+        # Whoever uses a slice by now is in nobody's way: nothing is ended.
+        [part] = technique.plan([work._replace(rules=work.rules._replace(force=True, awaits_reboot=False)) for work in works])
+        return part
+
+    def _work(self, technique, target, peers, found):
+        state = technique.observe(target.gpu)
+        rules = self._options.rules(self._ledger.waiting(target.gpu.address))
+        return Work(target, state, rules, self._below(target, found), peers)
+
+    def _below(self, target, found):
+        """What an upper layer stands on: what is there, or what the layers below are going to make of it."""
+        names = kinds.named(target.technique).over
+        if not names or kinds.named(target.technique).layer == kinds.SHAPE:
+            return Below()
+        slices, going, certain = [], [], True
+        planned = {part.key.technique: part for part in found.on(target.gpu.address)}
+        for name in names:
+            tool = self._tools.get(name)
+            if not tool.supports(target.gpu):
+                continue
+            there = tool.slices(target.gpu, tool.observe(target.gpu))
+            if name in planned and planned[name].steps:
+                expected = tool.expected(target.gpu, planned[name].after)
+                kept = {part.name for part in expected}
+                going += [part.name for part in there if part.name not in kept]
+                there, certain = expected, False
+            slices += there
+        return Below(tuple(slices), tuple(going), certain)
+
+    def _plan_group(self, technique, group, found):
+        try:
+            parts = technique.plan(group)
+            for part in parts:
+                self._check(part, group)
+        except errors.Several as err:
+            by_gpu, first = dict(err.errors), err.errors[0][1]
+            found.errors += [(work.target, by_gpu.get(work.gpu.address) or _held_up(work.gpu, first)) for work in group]
+        except errors.GpuSliceError as err:
+            found.errors += [(work.target, err) for work in group]
+        else:
+            found.parts += parts
+
+    def _check(self, part, group):
+        """Whether a part may be begun. Raises errors.PolicyError, errors.Unhealthy."""
+        for work in group:
+            if work.gpu.address in part.addresses:
+                _refuse_silence(work.target, part)
+        if part.steps and self._options.health_check and (reasons := self.health(part, {w.gpu.address: w.gpu for w in group})):
+            raise errors.Unhealthy(
+                f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
+                part.gpu,
+                "Mend that first, or set containers_gpu_state_management:health_check to false.",
+            )
+
+    def health(self, part, gpus):
+        """
+        Why what a part changes should not be changed now, as sentences.
+
+        :param gpus: PCI address -> GPU, of those that it covers.
+        """
+        # Here, so that a run without a change does not load it.
+        from gpuslice.health import board
+
+        reasons = [each for address in part.addresses for each in board.refusing(self._host, self._tools.sessions, gpus[address])]
+        for address in part.concerns:
+            if address not in part.addresses:
+                found = board.refusing(self._host, self._tools.sessions, replace(gpus[part.gpu], address=address))
+                reasons += [f"GPU {address}, which would change with it, has {reason}" for reason in found]
+        return reasons
+
+    # -- wishes --------------------------------------------------------------------------------------------------
     def settled(self, targets, entry=None):
         """
         The targets with what they come to now: a wish may be a difference to what is there (one instance more), which says what
@@ -110,49 +225,36 @@ class Planner:
         :param entry: an interrupted change: if it asked for the same, what that came to holds, or one wish would be met twice.
         """
         finishing = entry if entry and _asks_for_all(targets, entry) else None
-        return [self._settle(target, finishing) if "difference" in target.settings else target for target in targets]
+        return [self._settle(target, finishing) if target.wish else target for target in targets]
 
     def _settle(self, target, finishing):
-        address, wish = target.gpu.address, target.settings["difference"]
-        if finishing and address in finishing.wishes:
-            return target._replace(settings=finishing.goal[address])
+        if finishing and target.key in finishing.wishes:
+            return target._replace(settings=finishing.goal[target.key], wish=None)
         technique = self._tools.get(target.technique)
-        return target._replace(settings=technique.settle(target.gpu, technique.observe(target.gpu), wish))
+        settings = technique.settle(target.gpu, technique.observe(target.gpu), target.wish)
+        return target._replace(settings=settings, wish=None)
 
-    def _begin(self, targets):
-        """Let techniques know that a new plan is made, and those whose GPUs can't change one by one what is wanted of all."""
-        for tool in self._tools.made():
-            # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
-            if forget := getattr(tool, "forget_users", None):
-                forget()
-        for name in dict.fromkeys(t.technique for t in targets if t.technique):
-            if gather := getattr(self._tools.get(name), "gather", None):
-                gather([(t.gpu, t.settings) for t in targets if t.technique == name])
+    # -- an interrupted change -----------------------------------------------------------------------------------
+    def _told_before(self, targets, plan):
+        """Sentences on a change that did not end, and on what this request does about it before anything else."""
+        entry = self._journal.unfinished()
+        if entry is None:
+            return ()
+        if lock.is_held(self._host.state_dir):
+            return ("Another change is going on on this host at this moment: what is planned here may change with it.",)
+        told = f"{interrupted.words(entry)} on {', '.join(entry.gpus)}"
+        if not self.deals_with_interrupted(targets):
+            return (f"{told}; it is left as it is. {interrupted.WHAT_TO_DO}",)
+        if self.can_finish(targets, entry, plan):
+            return (f"{told}; this run finishes it.",)
+        reached = {t.gpu.address for t in targets if t.technique}
+        others = [gpu for gpu in entry.gpus if gpu not in reached]
+        more = f", also on {', '.join(others)}, which are not reached else" if others else ""
+        return (f"{told}; this run undoes it first{more}. What follows is planned on what is there now.",)
 
-    def _plan_one(self, target):
-        technique = self._tools.get(target.technique)
-        state = technique.observe(target.gpu)
-        rules = self._options.rules(self._ledger.waiting(target.gpu.address))
-        made = technique.plan(target.gpu, state, target.settings, rules)
-        _refuse_silence(target, made)
-        if made.steps and self._options.health_check:
-            self._refuse_ill(target.gpu, made)
-        return made
-
-    def _refuse_ill(self, gpu, made):
-        # Here, so that a run without a change does not load it.
-        from gpuslice.health import board
-
-        reasons = board.refusing(self._host, self._tools.sessions, gpu)
-        for address in made.covers:
-            there = board.refusing(self._host, self._tools.sessions, replace(gpu, address=address))
-            reasons += [f"GPU {address}, which would change with it, has {reason}" for reason in there]
-        if reasons:
-            raise errors.Unhealthy(
-                f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
-                gpu.address,
-                "Mend that first, or set containers_gpu_state_management:health_check to false.",
-            )
+    def deals_with_interrupted(self, targets):
+        """Whether a request deals with an interrupted change: one that may change nothing (strategy none or skip) does not."""
+        return self._options.strategy != "skip" and any(t.technique for t in targets)
 
     def refuse_mistakes(self, targets, entry):
         """
@@ -160,7 +262,7 @@ class Planner:
         what a GPU can do looks otherwise half way, such as without its driver.
         """
         try:
-            found = self.plan_each([t for t in self.settled(targets, entry) if t.technique]).values()
+            found = self.each(self.settled(targets, entry)).values()
         except errors.GpuSliceError as err:
             # A difference may be one that can't be meant, which is found out when it is settled.
             found = [err]
@@ -176,43 +278,44 @@ class Planner:
             plan = plan or self.planned(targets)
         except errors.GpuSliceError:
             return False
-        if any(gpu in entry.before for gpu, _ in plan.blocked):
+        if any(gpu in entry.gpus for gpu, _ in plan.blocked):
             return False
         # Who asked for a difference never meant to end what came since.
-        meant = {made.gpu: made.destroys for made in Plan.from_dict(entry.plan).gpus}
-        return all(set(made.destroys) <= set(meant.get(made.gpu, ())) for made in plan.gpus if made.gpu in entry.wishes)
-
-
-def _differ(targets):
-    """Whether any of these wishes is a difference to what is there."""
-    return any("difference" in target.settings for target in targets)
+        meant = {part.key: part.destroys for part in Plan.from_dict(entry.plan).parts}
+        return all(set(part.destroys) <= set(meant.get(part.key, ())) for part in plan.parts if part.key in entry.wishes)
 
 
 def _asks_for_all(targets, entry):
     """Whether these targets ask for all that an interrupted change wanted."""
-    wanted = {t.gpu.address: t.settings for t in targets if t.technique}
-    return all(gpu in wanted and _asks_for(wanted[gpu], entry, gpu) for gpu in entry.goal)
+    wanted = {target.key: target for target in targets if target.key}
+    return all(key in wanted and _asks_for(wanted[key], entry, key) for key in entry.goal)
 
 
-def _asks_for(settings, entry, gpu):
-    """Whether settings ask for what an interrupted change wanted of a GPU, in the words of then or in what they came to."""
-    difference = {"difference": entry.wishes[gpu]} if gpu in entry.wishes else None
-    return same(settings, entry.goal[gpu]) or (difference is not None and same(settings, difference))
+def _asks_for(target, entry, key):
+    """Whether a target asks for what an interrupted change wanted, in the words of then or in what they came to."""
+    if target.wish:
+        return key in entry.wishes and same(target.wish, entry.wishes[key])
+    return same(target.settings, entry.goal[key])
 
 
-def _refuse_silence(target, made):
+def _refuse_silence(target, part):
     """What is there already must not go because of a default: whoever wants that says so."""
-    silent = getattr(target, "silent", "")
-    if silent and made.destroys:
+    if target.silent and part.destroys:
         raise errors.PolicyError(
-            f"{silent} is not given, and its default would end what is there: {', '.join(made.destroys)}.",
-            made.gpu,
+            f"{target.silent} is not given, and its default would end what is there: {', '.join(part.destroys)}.",
+            target.gpu.address,
             "Write what is wanted, also where it is the default.",
         )
 
 
+def _held_up(gpu, err):
+    """The error for a GPU that could be changed, if those that can only change with it could."""
+    return errors.ResourceConflict(f"It can only change together with others. {err}", gpu.address)
+
+
 def _together(mistakes):
     """One error for all mistakes; the only one as it is."""
+    mistakes = list({str(err): err for err in mistakes}.values())
     if len(mistakes) == 1:
         return mistakes[0]
     lines = [line for err in mistakes for line in (getattr(err, "mistakes", None) or [str(err)])]

@@ -1,9 +1,10 @@
 """
 Bring a host to its targets: lock -> observe -> plan -> check -> journal -> apply -> verify -> (roll back).
 
-A GPU changes whole or not at all, and so do GPUs that can only change together (``GpuPlan.group``): a step that fails puts
-them back to where they were. The other GPUs keep their change, unless ``on_failure`` is ``host``. What a crash leaves behind is
-finished by the next run that wants the same, and undone by any other that changes GPUs.
+The layers are carried out from the silicon up: each is planned for certain and verified before the one above it begins. A GPU
+changes whole or not at all, and so do GPUs that can only change together (``Part.group``): a step that fails puts them back to
+where they were, from the top layer down. The other GPUs keep their change, unless ``on_failure`` is ``host``. What a crash leaves
+behind is finished by the next run that wants the same, and undone by any other that changes GPUs.
 """
 
 import os
@@ -24,13 +25,16 @@ from gpuslice.change.planner import Planner
 from gpuslice.change.signals import Signals
 from gpuslice.inventory import discovery
 from gpuslice.plan import Plan
+from gpuslice.plan import merge
 from gpuslice.plan import same
 from gpuslice.records import interrupted
 from gpuslice.records import lock
+from gpuslice.records.history import History
 from gpuslice.records.journal import Entry
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
-from gpuslice.techniques import Rules
+from gpuslice.rules import Options
+from gpuslice.rules import Rules
 
 _UNDONE = "Everything that was done has been undone; the host is as it was."
 #: How the history calls the undoing of a change that did not end.
@@ -38,37 +42,6 @@ UNDID = "undid an interrupted change"
 #: A GPU in this condition can't be put back, by anybody or without destroying what another tool made: it is reported, and does
 #: not stop later runs.
 _HOPELESS = (errors.Unhealthy, errors.DeviceNotFound, errors.ForeignChange)
-
-
-@dataclass
-class Options:
-    """
-    How to change.
-
-    :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
-    :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
-    :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
-    :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
-    """
-
-    strategy: str = "auto"
-    on_failure: str = "gpu"
-    validation: bool = True
-    health_check: bool = True
-    who: str = "gpuslice"
-    jid: str = ""
-    progress: object = None
-
-    stop_units: tuple = ()
-    unload_modules: tuple = ()
-    #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
-    awaits_units: bool = True
-    #: PCI address -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
-    rules_noted: dict = field(default_factory=dict)
-
-    def rules(self, awaits_reboot=False):
-        """What a technique may do."""
-        return Rules(self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules))
 
 
 @dataclass
@@ -100,17 +73,17 @@ class Result:
 
 
 class Reconciler:
-    """One request on one host. Targets are objects with ``gpu``, ``technique``, ``settings`` and ``reason``."""
+    """One request on one host; it is asked for targets, as :class:`gpuslice.model.Target`."""
 
     def __init__(self, host, toolbox, options=None):
         self._host = host
         self._tools = toolbox
         self._options = options or Options()
-        self._journal = Journal(host)
+        self._journal, self._history = Journal(host), History(host)
         self._ledger = RebootLedger(host)
         self._signals = Signals()
         self._planner = Planner(host, toolbox, self._options, self._journal, self._ledger)
-        self._memory = Memory(host, toolbox, self._options, self._journal, self._ledger)
+        self._memory = Memory(host, self._options, self._history, self._ledger)
 
     # What only a change needs is loaded for a change: a host that is already right costs one look.
     @cached_property
@@ -130,8 +103,8 @@ class Reconciler:
         return self._planner.plan(targets)
 
     def plan_each(self, targets):
-        """PCI address -> plan or error, see :meth:`gpuslice.change.planner.Planner.plan_each`."""
-        return self._planner.plan_each(targets)
+        """Key -> part or error, see :meth:`gpuslice.change.planner.Planner.each`."""
+        return self._planner.each(targets)
 
     # -- changing ------------------------------------------------------------------------------------------------
     def apply(self, targets):
@@ -150,7 +123,7 @@ class Reconciler:
             # Not by the journal: one that another run began since is not an interrupted one.
             plan = self._planner.plan(self._planner.settled(targets))
             if plan.empty and not self._journal.unfinished():
-                self._memory.tidy(plan.gpus, _waiting(plan))
+                self._memory.tidy(plan.parts, _waiting(plan))
                 self._memory.remember_found(plan)
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         elif not self._planner.deals_with_interrupted(targets):
@@ -204,11 +177,12 @@ class Reconciler:
         interrupted_one, earlier = self._recover(targets)
         try:
             self._refuse_to_begin()
-            wishes = {t.gpu.address: t.settings["difference"] for t in targets if "difference" in t.settings}
+            wishes = {t.key: t.wish for t in targets if t.wish}
             targets = self._planner.settled(targets, interrupted_one)
             plan = self._planner.planned(targets)
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty:
+                self._history.check()
                 self._journal.begin(entry, goes_on=interrupted_one is not None)
         except (errors.GpuSliceError, errors.Interrupted) as err:
             raise _after(err, earlier) from err
@@ -218,7 +192,7 @@ class Reconciler:
             self._change(Change(plan, targets, gpus, entry, result))
         elif interrupted_one:
             change = Change(plan, targets, gpus, interrupted_one, result)
-            change.verified = {p.gpu: p.before for p in plan.gpus if p.gpu in interrupted_one.before and not p.waits}
+            change.verified = {p.key: p.before for p in plan.parts if p.key in interrupted_one.before and not p.waits}
             self._end(change, "applied")
         if interrupted_one:
             became = "it is finished now" if result.ok else "this run went on with it"
@@ -228,8 +202,8 @@ class Reconciler:
 
     def _refuse_if_superseded(self, targets):
         """Who undoes "the last change", or finishes an interrupted one, does not mean one that came since."""
-        known = {target.newest for target in targets if getattr(target, "newest", None) is not None}
-        newest = self._journal.upcoming() - 1 if known else None
+        known = {target.newest for target in targets if target.newest is not None}
+        newest = self._history.upcoming() - 1 if known else None
         if known - {newest}:
             raise errors.ForeignChange(
                 f"Another run made generation {newest} meanwhile, and what was asked for goes by the history before it. "
@@ -239,7 +213,8 @@ class Reconciler:
 
     def _entry(self, plan, targets, wishes, earlier):
         """The record of a change; ``earlier`` is the one of the interrupted attempt that it goes on with, None for none."""
-        before = {**{p.gpu: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
+        before = {**{p.key: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
+        covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         pauses = [["unit", name] for name in plan.stops] + [["kernel module", name] for name in plan.unloads]
         return Entry(
             time=self._host.now(),
@@ -249,12 +224,12 @@ class Reconciler:
             boot_id=self._host.boot_id(),
             plan=plan.as_dict(),
             before=before,
-            goal={t.gpu.address: t.settings for t in targets if t.gpu.address in before},
-            wishes={address: wish for address, wish in wishes.items() if address in before},
-            techniques={p.gpu: p.technique for p in plan.gpus if p.gpu in before},
+            goal={t.key: t.settings for t in targets if t.key in before},
+            wishes={key: wish for key, wish in wishes.items() if key in before},
+            addresses={**(earlier.addresses if earlier else {}), **covered},
             pauses=pauses + [pause for pause in (earlier.pauses if earlier else []) if pause not in pauses],
-            earlier=[asdict(step) for _, step in earlier.begun()] if earlier else [],
-            groups={**(earlier.groups if earlier else {}), **{p.gpu: p.group for p in plan.changing if p.group}},
+            earlier=[(key, asdict(step)) for key, step in earlier.begun()] if earlier else [],
+            groups={**(earlier.groups if earlier else {}), **{p.key: p.group for p in plan.changing if p.group}},
         )
 
     def _change(self, change):
@@ -297,31 +272,74 @@ class Reconciler:
     def _carry_out(self, change):
         halt = Halt(change.group, self._options.on_failure == "host", self._signals)
         self._runner.pause(change, halt)
-        failed, change.unmet = self._runner.execute(change.plan.changing, change.gpus, halt, change.entry)
-        change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else gpu: err for gpu, err in failed.items()})
+        for layer in sorted({part.layer for part in change.plan.parts}):
+            self._plan_for_certain(change, layer, halt)
+            parts = [part for part in change.plan.changing if part.layer == layer and part.key not in change.unmet]
+            failed, unmet = self._runner.execute(parts, change.gpus, halt, change.entry)
+            change.unmet.update(unmet)
+            change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else key: err for key, err in failed.items()})
+            if not halt.cut_short:
+                self._verify_layer(change, parts, halt)
         change.cut_short = halt.cut_short
-        if not change.cut_short:
-            change.failed.update(self._verify(change))
+
+    def _plan_for_certain(self, change, layer, halt):
+        """
+        Plan the parts of a layer anew that were planned on a forecast, now that what they stand on is there. The record tells the
+        new plan before anything of it is begun. What can't be planned any more has failed.
+        """
+        old = [part for part in change.plan.parts if part.layer == layer and part.forecast and not halt.at(part.key)]
+        if not old:
+            return
+        below = [part for part in change.plan.parts if part.layer < layer]
+        waiting = {part.gpu: change.unmet[part.key] for part in below if part.key in change.unmet}
+        change.unmet.update({part.key: waiting[part.gpu] for part in old if part.gpu in waiting})
+        keys = {part.key for part in old if part.gpu not in waiting}
+        new, failed = self._planner.again([target for target in change.targets if target.key in keys], layer, below)
+        change.failed.update(failed)
+        for key in failed:
+            halt.failed(key)
+        by_key = {part.key: part for part in new}
+        change.plan = replace(change.plan, parts=tuple(by_key.get(part.key, part) for part in change.plan.parts))
+        change.result.plan = change.plan
+        self._amend(change, new)
+
+    def _amend(self, change, parts):
+        """Write a plan that became another one into the record; what was begun of the former one is told as earlier."""
+        entry = change.entry
+        known = {part.key for part in parts}
+        change.entry = replace(
+            entry,
+            plan=change.plan.as_dict(),
+            before={**entry.before, **{part.key: part.before for part in parts if part.steps and part.key not in entry.before}},
+            goal={**entry.goal, **{target.key: target.settings for target in change.targets if target.key in known}},
+            addresses={**entry.addresses, **{part.key: list(part.addresses) for part in parts}},
+            groups={**entry.groups, **{part.key: part.group for part in parts if part.group}},
+            earlier=[(key, asdict(step)) for key, step in entry.begun()],
+            steps=[],
+        )
+        self._journal.begin(change.entry, goes_on=True)
 
     def _accept(self, change):
         """What holds for the GPUs that keep their change: reboots that they wait for, and their health."""
         kept = self._kept(change)
         # A GPU that would have waited for a reboot is put back with its group, so nothing waits there.
-        change.unmet = {gpu: why for gpu, why in change.unmet.items() if gpu in kept}
-        for gpu, why in change.unmet.items():
-            self._memory.note_reboot(gpu, why, change.result)
-        change.result.reboot += [gpu for gpu in change.unmet if gpu not in change.result.reboot]
+        change.unmet = {key: why for key, why in change.unmet.items() if key in kept}
+        for key, why in change.unmet.items():
+            for gpu in change.entry.covered(key):
+                if gpu not in change.result.reboot:
+                    self._memory.note_reboot(gpu, why, change.result)
+                    change.result.reboot.append(gpu)
         put_back = set(change.entry.before) - set(kept)
-        self._memory.tidy([made for made in change.plan.gpus if made.gpu not in put_back], change.result.reboot)
-        change.result.errors += self._health_after([made for made in change.plan.changing if made.gpu in kept], change.gpus)
+        self._memory.tidy([part for part in change.plan.parts if part.key not in put_back], change.result.reboot)
+        change.result.errors += self._health_after([part for part in change.plan.changing if part.key in kept], change.gpus)
 
     def _kept(self, change):
-        """PCI addresses of the GPUs that keep their change, whatever became of the others."""
+        """Keys of what keeps its change, whatever became of the others."""
         put_back = self._put_back_of(change)
-        return [gpu for gpu in change.entry.before if gpu not in put_back]
+        return [key for key in change.entry.before if key not in put_back]
 
     def _put_back_of(self, change):
-        """PCI addresses of the GPUs that are put back, as ``on_failure`` says."""
+        """Keys of what is put back, as ``on_failure`` says."""
         return change.affected(self._options.on_failure == "host")
 
     def _end(self, change, outcome):
@@ -343,93 +361,87 @@ class Reconciler:
     def _remember(self, change, after, outcome):
         """Note what a boot brings back."""
         kept = self._kept(change)
-        others = {gpu: one for gpu, one in after.items() if gpu not in kept}
-        put_back = {gpu: one for gpu, one in others.items() if self._undo.is_as_before(change.entry, change.gpus, gpu, one)}
+        others = {key: one for key, one in after.items() if key not in kept}
+        put_back = {key: one for key, one in others.items() if self._undo.is_as_before(change.entry, change.gpus, key, one)}
         self._memory.remember(change, kept, put_back, after, outcome)
 
     def _changed_after(self, change, after):
-        """Sentences on GPUs that somebody else changed after they were verified; these do not count as verified any more."""
+        """Sentences on what somebody else changed after it was verified; that does not count as verified any more."""
         found = []
-        for gpu, layout in list(change.verified.items()):
-            if gpu in after and not same(after[gpu], layout):
-                del change.verified[gpu]
-                words = self._tools.get(change.entry.techniques[gpu]).words
-                now = after[gpu]["error"] if "error" in after[gpu] else f"it has {words(after[gpu])}"
+        for key, layout in list(change.verified.items()):
+            if key in after and not same(after[key], layout):
+                del change.verified[key]
+                words = self._tools.get(key.technique).words
+                now = after[key]["error"] if "error" in after[key] else f"it has {words(after[key])}"
                 what = f"It was verified to have {words(layout)}, and when it was read again a moment later {now}."
                 todo = "Find out which tool manages it besides Salt, then run again."
-                found.append(str(errors.ForeignChange(what, gpu, todo)))
+                found.append(str(errors.ForeignChange(what, change.entry.covered(key)[0], todo)))
         return found
 
     def _record(self, result, generation):
         try:
-            result.generation = self._journal.record(generation)
+            result.generation = self._history.record(generation)
         except Exception as err:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(caught(err)))
 
     # -- verifying -----------------------------------------------------------------------------------------------
-    def _verify(self, change):
+    def _verify_layer(self, change, parts, halt):
         """
-        Read the changed GPUs again, but for those that failed or wait for a reboot, and plan anew: a plan with steps is a
-        difference. Returns errors by GPU.
+        Read again what a layer changed, but for what failed or waits for a reboot, and plan anew: a part with steps is a
+        difference, and that a failure.
         """
-        changed = {p.gpu for p in change.plan.changing} - set(change.unmet) - set(self._put_back_of(change))
-        failed = {}
-        for target in change.targets:
-            address = target.gpu.address
-            if target.technique is None or address not in changed:
-                continue
-            err, layout = self._verify_one(target)
+        changed = [part for part in parts if part.key not in change.unmet and part.key not in self._put_back_of(change)]
+        below = [part for part in change.plan.parts if part.layer < parts[0].layer] if parts else []
+        for part in changed:
+            err, layout = self._verify_one(part, change.targets, below)
             if not err:
-                change.verified[address] = layout
+                change.verified[part.key] = layout
             elif self._options.validation:
-                failed[address] = err
+                change.failed[part.key] = err
+                halt.failed(part.key)
             else:
                 change.result.verified = False
                 change.result.warnings.append(str(err))
-        return failed
 
-    def _verify_one(self, target):
+    def _verify_one(self, part, targets, below):
         """(error or None, the layout that was read and is as wanted)."""
-        technique = self._tools.get(target.technique)
+        technique = self._tools.get(part.key.technique)
         try:
-            state = technique.observe(target.gpu)
-            left = technique.plan(target.gpu, state, target.settings, self._options.rules()._replace(force=True))
+            left = self._planner.after(part.key, targets, below)
         except Exception as err:
-            return caught(err, target.gpu.address), None
+            return caught(err, part.gpu), None
         if not left.steps:
             return None, left.before
         err = errors.ValidationFailed(
             "After the change the GPU was read again and is not as wanted: "
             f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",
-            target.gpu.address,
+            part.gpu,
             "See 'dmesg' for the driver's own words.",
         )
         return err, None
 
-    def _health_after(self, plans, gpus):
-        if not plans or not self._options.health_check:
+    def _health_after(self, parts, gpus):
+        if not self._options.health_check:
             return []
-        # Here, so that a run without a change does not load it.
-        from gpuslice.health import board
-
         found = []
-        for made in plans:
+        for part in parts:
             try:
-                reasons = board.refusing(self._host, self._tools.sessions, gpus[made.gpu])
+                reasons = self._planner.health(part, gpus)
             except Exception as err:
-                reasons = [str(caught(err, made.gpu)).rstrip(".")]
-            found += [f"GPU {made.gpu} is not healthy after the change: {reason}." for reason in reasons]
-        return found
+                reasons = [str(caught(err, part.gpu)).rstrip(".")]
+            found += [f"GPU {part.gpu} is not healthy after the change: {reason}." for reason in reasons]
+        return list(dict.fromkeys(found))
 
     def _note_changes(self, result, entry, gpus, before, after):
-        """Add to a result what became of the GPUs, as users see it; what an earlier part of the run found stays the ``old``."""
-        for gpu, now in after.items():
-            if gpu not in result.changes and self._undo.are_same(entry.techniques[gpu], gpus.get(gpu), before[gpu], now):
+        """Add to a result what became of the GPUs, as users see it; what an earlier part of the run found is still ``old``."""
+        earlier = set(result.changes)
+        for key, now in after.items():
+            if earlier.isdisjoint(entry.covered(key)) and self._undo.are_same(entry, gpus, key, before[key], now):
                 continue
-            shown = self._tools.get(entry.techniques[gpu]).shown
-            old = result.changes.get(gpu, {}).get("old") or _shown(shown, before[gpu])
-            result.changes[gpu] = {"old": old, "new": _shown(shown, now)}
+            shown = self._tools.get(key.technique).shown
+            for address in entry.covered(key):
+                merge(result.changes, address, _shown(shown, before[key]), _shown(shown, now))
 
     # -- putting back --------------------------------------------------------------------------------------------
     def _put_back(self, change):
@@ -439,19 +451,20 @@ class Reconciler:
             self._runner.tell(f"failed, putting back what was done: {err}")
         affected = self._put_back_of(change)
         # What was found as wanted there goes again, by our own hand.
-        change.verified = {gpu: layout for gpu, layout in change.verified.items() if gpu not in affected}
-        begun = {change.group(gpu) for gpu, _ in entry.begun()}
-        layouts = {gpu: entry.before[gpu] for gpu in affected if change.group(gpu) in begun}
+        change.verified = {key: layout for key, layout in change.verified.items() if key not in affected}
+        begun = {change.group(key) for key, _ in entry.begun()}
+        layouts = {key: entry.before[key] for key in affected if change.group(key) in begun}
         change.left = left = self._undo.restore(entry, layouts, change.gpus)
         result.errors += map(str, change.failed.values())
-        gone = [step.words for gpu, step in entry.begun() if gpu in affected and not step.undo]
+        gone = [step.words for key, step in entry.begun() if key in affected and not step.undo]
         if gone:
             result.errors.append(f"This can't be undone: {'; '.join(gone)}.")
-        kept = len(entry.before) - len(affected)
+        gpus = list(dict.fromkeys(address for key in affected for address in entry.covered(key)))
+        kept = len(set(entry.gpus) - set(gpus))
         if not left:
-            result.errors.append(_undone_words(affected, kept, bool(gone)))
+            result.errors.append(_undone_words(gpus, kept, bool(gone)))
             return "partly applied" if kept else "rolled back"
-        result.errors += [self._undo.what_is_left(gpu, err, entry) for gpu, err in left.items()]
+        result.errors += [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
         if any(not isinstance(err, _HOPELESS) for err in left.values()):
             return "left"
         return "partly applied" if kept else "rolled back as far as possible"
@@ -493,14 +506,14 @@ class Reconciler:
         if entry is None:
             return Plan()
         by_address = {gpu.address: gpu for gpu in gpus}
-        plans, blocked = [], []
-        for address, layout in entry.before.items():
+        parts, blocked = [], []
+        for key, layout in entry.before.items():
             try:
-                plans.append(self._undo.plan_restore(entry, address, layout, by_address, self._rules_of_undo(entry)))
+                parts += self._undo.plan_restore(entry, key, layout, by_address, self._rules_of_undo(entry))
             except errors.GpuSliceError as err:
-                blocked.append((address, str(err)))
+                blocked.append((entry.covered(key)[0], str(err)))
         started = [f"The {kind} {name} is started again." for kind, name in entry.pauses]
-        return Plan(tuple(plans), blocked=tuple(blocked), notes=(f"{interrupted.words(entry)}; this undoes it.", *started))
+        return Plan(tuple(parts), blocked=tuple(blocked), notes=(f"{interrupted.words(entry)}; this undoes it.", *started))
 
     def _undo_interrupted(self, entry, gpus):
         """
@@ -514,14 +527,14 @@ class Reconciler:
         entry = self._paused_for_undo(entry, gpus)
         left = self._undo.restore(entry, entry.before, gpus)
         started = self._runner.resume(entry)
-        lines = [self._undo.what_is_left(gpu, err, entry) for gpu, err in left.items()]
+        lines = [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
         if any(not isinstance(err, _HOPELESS) for err in left.values()):
             raise errors.RollbackFailed(
                 f"{told} and could not be undone. {' '.join([*lines, *started])}", todo="Mend that by hand, then run again."
             )
         after = self._undo.layouts(entry, gpus)
-        restored = {gpu: layout for gpu, layout in entry.before.items() if gpu not in left}
-        noted = self._memory.note_verified(self._memory.undone(entry.techniques, restored, gpus))
+        restored = {key: layout for key, layout in entry.before.items() if key not in left}
+        noted = self._memory.note_verified(self._memory.undone(entry, restored, gpus))
         try:
             self._journal.end()
         except errors.StateDirUnusable as err:
@@ -547,17 +560,18 @@ class Reconciler:
         what can't be written there is not stopped.
         """
         stops = []
-        for address, layout in entry.before.items():
+        for key, layout in entry.before.items():
             try:
-                made = self._undo.plan_restore(entry, address, layout, gpus, self._rules_of_undo(entry))
+                parts = self._undo.plan_restore(entry, key, layout, gpus, self._rules_of_undo(entry))
             except Exception as err:
                 # It is planned once more, and told of then.
-                caught(err, address)
+                caught(err, entry.covered(key)[0])
                 continue
-            stops += [["unit", name] for name in made.stops] + [["kernel module", name] for name in made.unloads]
+            for part in parts:
+                stops += [["unit", name] for name in part.stops] + [["kernel module", name] for name in part.unloads]
         stops = [pause for number, pause in enumerate(stops) if pause not in stops[:number]]
         if new := [pause for pause in stops if pause not in entry.pauses]:
-            steps = [asdict(step) for _, step in entry.begun()]
+            steps = [(key, asdict(step)) for key, step in entry.begun()]
             noted = replace(entry, pauses=[*entry.pauses, *new], earlier=steps, steps=[])
             try:
                 self._journal.begin(noted, goes_on=True)
@@ -571,7 +585,7 @@ class Reconciler:
 
     def _others(self, entry, gpus):
         """GPUs of an interrupted change that the present request does not reach."""
-        if all(address in gpus for address in entry.before):
+        if all(address in gpus for address in entry.gpus):
             return {}
         return {gpu.address: gpu for gpu in discovery.discover(self._host)}
 
@@ -600,18 +614,19 @@ def _after(err, earlier):
 
 
 def _waiting(plan):
-    return [made.gpu for made in plan.gpus if made.waits]
+    return list(dict.fromkeys(address for part in plan.parts if part.waits for address in part.addresses))
 
 
 def _narrowed(entry, left, keep_pauses):
-    """The record of a change that ended but for what could not be undone on the GPUs ``left``."""
+    """The record of a change that ended but for what could not be undone, ``left``."""
     return replace(
         entry,
-        before={gpu: layout for gpu, layout in entry.before.items() if gpu in left},
-        goal={gpu: settings for gpu, settings in entry.goal.items() if gpu in left},
-        wishes={gpu: wish for gpu, wish in entry.wishes.items() if gpu in left},
-        techniques={gpu: name for gpu, name in entry.techniques.items() if gpu in left},
-        earlier=[asdict(step) for gpu, step in entry.begun() if gpu in left],
+        before={key: layout for key, layout in entry.before.items() if key in left},
+        goal={key: settings for key, settings in entry.goal.items() if key in left},
+        wishes={key: wish for key, wish in entry.wishes.items() if key in left},
+        addresses={key: covered for key, covered in entry.addresses.items() if key in left},
+        groups={key: group for key, group in entry.groups.items() if key in left},
+        earlier=[(key, asdict(step)) for key, step in entry.begun() if key in left],
         steps=[],
         pauses=entry.pauses if keep_pauses else [],
     )

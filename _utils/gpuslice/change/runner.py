@@ -13,9 +13,9 @@ from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
 from gpuslice.drivers import modules
 from gpuslice.drivers import systemd
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.plan import SHAPE
 from gpuslice.plan import same
 
 log = logging.getLogger(__name__)
@@ -28,61 +28,65 @@ class Runner:
     """
     Carries out the steps of plans on one host.
 
-    :param options: :class:`gpuslice.change.reconcile.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
+    :param options: :class:`gpuslice.rules.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
     """
 
     def __init__(self, host, toolbox, options, journal):
         self._host, self._tools, self._options, self._journal = host, toolbox, options, journal
         self._writing = threading.Lock()
 
-    def execute(self, plans, gpus, halt, entry=None):
+    def execute(self, parts, gpus, halt, entry=None):
         """
-        Run the steps of these plans, phase by phase, all GPUs of a phase side by side.
+        Run the steps of these parts of one layer, phase by phase, all GPUs of a phase side by side.
 
-        :param halt: :class:`gpuslice.change.context.Halt`, which says where no further step is begun.
+        :param gpus: PCI address -> GPU; :param halt: :class:`gpuslice.change.context.Halt`, which says where no further step is
+            begun.
         :param entry: the change in the journal: each step is written down first, and a GPU that is no longer what was planned
             on is refused. None for undoing, which goes by what is there and must also work on a full disk.
-        :return: (errors by GPU, reasons by GPU that waits for a reboot).
+        :return: (errors by key, reasons by key of what waits for a reboot).
         """
         failed, unmet = {}, {}
-        for made in plans if entry else ():
-            if not halt.at(made.gpu) and (err := self._changed_meanwhile(made, gpus[made.gpu])):
-                failed[made.gpu] = err
-                halt.failed(made.gpu)
-        for phase in (PREPARE, RESET, SHAPE):
-            work = [p for p in plans if p.gpu not in unmet and any(s.phase == phase for s in p.steps) and not halt.at(p.gpu)]
+        for part in parts if entry else ():
+            if not halt.at(part.key) and (err := self._changed_meanwhile(part, gpus[part.gpu])):
+                failed[part.key] = err
+                halt.failed(part.key)
+        for phase in (PREPARE, RESET, CARVE):
+            work = [
+                part for part in parts
+                if part.key not in unmet and any(step.phase == phase for step in part.steps) and not halt.at(part.key)
+            ]  # fmt: skip
             if not work:
                 continue
             if phase == RESET:
                 self._tools.release()
             # Resets go one after the other with no session of ours open: one begun for a GPU would hold the next.
-            for made, err in self._side_by_side(work, gpus, phase, entry, halt, 1 if phase == RESET else len(work)):
+            for part, err in self._side_by_side(work, gpus, phase, entry, halt, 1 if phase == RESET else len(work)):
                 if isinstance(err, errors.RebootNeeded):
-                    unmet[made.gpu] = str(err)
+                    unmet[part.key] = str(err)
                 elif err:
-                    failed[made.gpu] = err
+                    failed[part.key] = err
         return failed, unmet
 
     def _side_by_side(self, work, gpus, phase, entry, halt, workers):
-        """Run a phase of several plans in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
+        """Run a phase of several parts in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
         if workers == 1:
-            return [(made, self._run_phase(made, gpus[made.gpu], phase, entry, halt, self.tell)) for made in work]
+            return [(part, self._run_phase(part, gpus, phase, entry, halt, self.tell)) for part in work]
         lines = queue.SimpleQueue()
 
-        def one(made):
+        def one(part):
             try:
-                return self._run_phase(made, gpus[made.gpu], phase, entry, halt, lines.put)
+                return self._run_phase(part, gpus, phase, entry, halt, lines.put)
             finally:
                 lines.put(None)
 
         futures, here = [], []
         with ThreadPoolExecutor(workers) as pool:
-            for made in work:
+            for part in work:
                 try:
-                    futures.append((made, pool.submit(one, made)))
+                    futures.append((part, pool.submit(one, part)))
                 except RuntimeError:
                     # The system has no thread left for it: one after the other it works as well.
-                    here.append(made)
+                    here.append(part)
             ended = 0
             while ended < len(futures):
                 line = lines.get()
@@ -90,17 +94,17 @@ class Runner:
                     ended += 1
                 else:
                     self.tell(line)
-        done = [(made, future.result()) for made, future in futures]
-        return done + [(made, self._run_phase(made, gpus[made.gpu], phase, entry, halt, self.tell)) for made in here]
+        done = [(part, future.result()) for part, future in futures]
+        return done + [(part, self._run_phase(part, gpus, phase, entry, halt, self.tell)) for part in here]
 
-    def _changed_meanwhile(self, made, gpu):
+    def _changed_meanwhile(self, part, gpu):
         """The error for a GPU that is no longer what was planned on, None if it is: another tool ignores our lock."""
-        technique = self._tools.get(made.technique)
+        technique = self._tools.get(part.key.technique)
         try:
             now = technique.layout(technique.observe(gpu))
         except Exception as err:
             return caught(err, gpu.address)
-        if same(now, made.before):
+        if same(now, part.before):
             return None
         return errors.ForeignChange(
             "Somebody else changed the GPU between plan and execution.",
@@ -108,35 +112,35 @@ class Runner:
             "Find out which tool manages it besides Salt, then run again.",
         )
 
-    def _run_phase(self, made, gpu, phase, entry, halt, tell):
-        technique = self._tools.get(made.technique)
-        lookout = newcomers.Lookout(self._host, technique, gpu, made, entry)
-        for number, step in enumerate(made.steps, 1):
+    def _run_phase(self, part, gpus, phase, entry, halt, tell):
+        technique = self._tools.get(part.key.technique)
+        lookout = newcomers.Lookout(self._host, technique, gpus[part.gpu], part, entry)
+        for number, step in enumerate(part.steps, 1):
             if step.phase != phase:
                 continue
-            if halt.at(made.gpu):
+            if halt.at(part.key):
                 return None
             try:
                 lookout.before(number)
                 if entry:
                     with self._writing:
-                        self._journal.step(entry, gpu.address, number)
-                tell(f"{gpu.address} step {number}/{len(made.steps)}: {step.words}")
-                newcomers.carry_out(self._host, technique, gpu, step)
+                        self._journal.step(entry, part.key, number)
+                tell(f"{step.gpu} step {number}/{len(part.steps)}: {step.words}")
+                newcomers.carry_out(self._host, technique, gpus[step.gpu], step)
             except errors.RebootNeeded as err:
                 return err
             except errors.GpuSliceError as err:
                 # Steps that can't be written down are not this GPU's failure: none may be done any more.
-                halt.failed(ALL if isinstance(err, errors.StateDirUnusable) else made.gpu)
-                begun = entry and (gpu.address, number) in entry.steps
+                halt.failed(ALL if isinstance(err, errors.StateDirUnusable) else part.key)
+                begun = entry and (part.key, number) in entry.steps
                 if begun and isinstance(err, errors.ForeignChange):
                     # What stands in its place is another tool's: undoing this step would destroy that.
                     with self._writing:
-                        entry.steps.remove((gpu.address, number))
-                return _step_failed(err, step, number, len(made.steps))
+                        entry.steps.remove((part.key, number))
+                return _step_failed(err, step, number, len(part.steps))
             except Exception as err:  # a bug of ours must not keep the other GPUs from being put back
-                halt.failed(made.gpu)
-                return _step_failed(caught(err, step.gpu), step, number, len(made.steps))
+                halt.failed(part.key)
+                return _step_failed(caught(err, step.gpu), step, number, len(part.steps))
         return None
 
     def tell(self, line):
@@ -154,13 +158,14 @@ class Runner:
     def pause(self, change, halt):
         """Stop units and unload modules that the plan needs. The GPUs for which one refused have failed."""
         for kind, name in change.entry.pauses:
-            concerned = [made.gpu for made in change.plan.changing if name in (*made.stops, *made.unloads)]
-            if concerned and all(halt.at(gpu) for gpu in concerned):
+            concerned = [part.key for part in change.plan.changing if name in (*part.stops, *part.unloads)]
+            if concerned and all(halt.at(key) for key in concerned):
                 continue
             if why := self.stop(kind, name):
-                for gpu in concerned or change.entry.before:
-                    change.failed[gpu] = errors.StepFailed(f"The {kind} {name} could not be stopped: {why}", gpu)
-                    halt.failed(gpu)
+                for key in concerned or change.entry.before:
+                    gpu = change.entry.covered(key)[0]
+                    change.failed[key] = errors.StepFailed(f"The {kind} {name} could not be stopped: {why}", gpu)
+                    halt.failed(key)
 
     def stop(self, kind, name):
         """Stop one unit or unload one module. Returns "" or why it refused."""

@@ -1,12 +1,16 @@
 """
-Going back: GPUs of a change are brought to what they were before it, as far as that can be had and nobody else is in the way.
+Going back: what a change touched is brought to what it was before it, from the top layer down, as far as that can be had and
+nobody else is in the way.
 """
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.context import Halt
 from gpuslice.change.context import caught
+from gpuslice.model import Target
 from gpuslice.plan import same
-from gpuslice.techniques import PLAIN
+from gpuslice.rules import PLAIN
+from gpuslice.techniques.base import Work
 
 
 class Undo:
@@ -20,80 +24,88 @@ class Undo:
         self._tools, self._runner = toolbox, runner
 
     def layouts(self, entry, gpus):
-        """Layout of each GPU of a change as the hardware has it now; the reason where it can't be read."""
+        """Layout of each subject of a change as the hardware has it now, by key; the reason where it can't be read."""
         found = {}
-        for address, name in entry.techniques.items():
-            technique = self._tools.get(name)
+        for key in entry.before:
+            technique = self._tools.get(key.technique)
             try:
-                found[address] = technique.layout(technique.observe(_present(gpus, address)))
+                found[key] = technique.layout(technique.observe(_present(entry, gpus, key)))
             except Exception as err:
-                found[address] = {"error": str(caught(err, address))}
+                found[key] = {"error": str(caught(err, entry.covered(key)[0]))}
         return found
 
     def restore(self, entry, layouts, gpus):
-        """Bring GPUs of a change back to earlier layouts. Returns the errors of those that could not be, by PCI address."""
-        plans, left = [], {}
-        self._tools.release()
-        for address, layout in layouts.items():
-            try:
-                plans.append(self.plan_restore(entry, address, layout, gpus))
-            except Exception as err:
-                left[address] = caught(err, address)
-        # A GPU that can't be put back must not keep the others from it: each one runs on its own.
-        for made in (p for p in plans if p.steps):
-            failed, unmet = self._runner.execute([made], gpus, Halt())
-            left.update(failed)
-            left.update({gpu: errors.RebootNeeded(why, gpu) for gpu, why in unmet.items()})
-        for made in plans:
-            if made.gpu not in left and (err := self._restored(entry, made.gpu, layouts[made.gpu], gpus)):
-                left[made.gpu] = err
+        """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
+        left = {}
+        for layer in sorted({kinds.named(key.technique).layer for key in layouts}, reverse=True):
+            of_layer = {key: layout for key, layout in layouts.items() if kinds.named(key.technique).layer == layer}
+            left.update(self._restore_layer(entry, of_layer, gpus))
         return left
 
-    def plan_restore(self, entry, address, layout, gpus, rules=PLAIN):
-        """The :class:`gpuslice.plan.GpuPlan` that brings one GPU of a change back to a layout. Raises errors.DeviceNotFound."""
-        gpu = _present(gpus, address)
-        technique = self._tools.get(entry.techniques[address])
-        begun = [step for one, step in entry.begun() if one == address]
-        return technique.plan(gpu, technique.observe(gpu), technique.settings_of(layout, begun), rules)
+    def _restore_layer(self, entry, layouts, gpus):
+        parts, left = [], {}
+        self._tools.release()
+        for key, layout in layouts.items():
+            try:
+                parts += self.plan_restore(entry, key, layout, gpus)
+            except Exception as err:
+                left[key] = caught(err, entry.covered(key)[0])
+        # What can't be put back must not keep the others from it: each one runs on its own.
+        for part in (p for p in parts if p.steps):
+            failed, unmet = self._runner.execute([part], gpus, Halt())
+            left.update(failed)
+            left.update({key: errors.RebootNeeded(why, part.gpu) for key, why in unmet.items()})
+        for part in parts:
+            if part.key not in left and (err := self._restored(entry, part.key, layouts[part.key], gpus)):
+                left[part.key] = err
+        return left
 
-    def _restored(self, entry, address, layout, gpus):
-        """The error for a GPU that is not as it was before the change, None if it is."""
-        technique = self._tools.get(entry.techniques[address])
+    def plan_restore(self, entry, key, layout, gpus, rules=PLAIN):
+        """The parts that bring one key of a change back to a layout. Raises errors.DeviceNotFound, and what a plan raises."""
+        gpu, technique = _present(entry, gpus, key), self._tools.get(key.technique)
+        begun = [step for one, step in entry.begun() if one == key]
+        target = Target(gpu, key, technique.settings_of(layout, begun))
+        return technique.plan([Work(target, technique.observe(gpu), rules)])
+
+    def _restored(self, entry, key, layout, gpus):
+        """The error for a subject that is not as it was before the change, None if it is."""
+        technique, address = self._tools.get(key.technique), entry.covered(key)[0]
         try:
-            now = technique.layout(technique.observe(gpus[address]))
-            if self.is_as_before(entry, gpus, address, now):
+            now = technique.layout(technique.observe(_present(entry, gpus, key)))
+            if self.is_as_before(entry, gpus, key, now):
                 return None
-            left = self.plan_restore(entry, address, layout, gpus).steps
+            left = [step for part in self.plan_restore(entry, key, layout, gpus) for step in part.steps]
         except Exception as err:
             return caught(err, address)
         if left:
             return errors.ValidationFailed(f"It has {technique.words(now)}.", address)
         return errors.ForeignChange(f"It has {technique.words(now)}: what another tool made meanwhile is not destroyed.", address)
 
-    def is_as_before(self, entry, gpus, address, now):
-        """Whether a GPU has the layout that it had before a change."""
-        return self.are_same(entry.techniques[address], gpus.get(address), entry.before[address], now)
+    def is_as_before(self, entry, gpus, key, now):
+        """Whether a subject has the layout that it had before a change."""
+        return self.are_same(entry, gpus, key, entry.before[key], now)
 
-    def are_same(self, name, gpu, earlier, now):
-        """Whether two layouts of a GPU are one, also where the driver calls the earlier one otherwise by now."""
+    def are_same(self, entry, gpus, key, earlier, now):
+        """Whether two layouts of a subject are one, also where the driver calls the earlier one otherwise by now."""
         if same(earlier, now):
             return True
-        technique = self._tools.get(name)
-        if gpu is None or "error" in earlier or "error" in now or not hasattr(technique, "translated"):
+        if "error" in earlier or "error" in now:
             return False
         try:
-            return same(now, technique.translated(gpu, earlier))
+            return same(now, self._tools.get(key.technique).translated(_present(entry, gpus, key), earlier))
         except errors.GpuSliceError:
             return False
 
-    def what_is_left(self, gpu, err, entry):
-        """A sentence on a GPU that could not be put back, for the reason ``err``."""
-        words = self._tools.get(entry.techniques[gpu]).words(entry.before[gpu])
-        return f"GPU {gpu} could not be put back to {words}: {err}"
+    def what_is_left(self, key, err, entry):
+        """A sentence on a subject that could not be put back, for the reason ``err``."""
+        words = self._tools.get(key.technique).words(entry.before[key])
+        return f"GPU {', '.join(entry.covered(key))} could not be put back to {words}: {err}"
 
 
-def _present(gpus, address):
-    """The GPU at an address. Raises errors.DeviceNotFound for one that is gone."""
-    if address not in gpus:
-        raise errors.DeviceNotFound("This GPU is no longer there.", address, "Look for it with 'lspci' and in 'dmesg'.")
-    return gpus[address]
+def _present(entry, gpus, key):
+    """The first GPU that a key covers and that is there. Raises errors.DeviceNotFound where none is."""
+    covered = entry.covered(key)
+    found = next((gpus[address] for address in covered if address in gpus), None)
+    if found is None:
+        raise errors.DeviceNotFound("This GPU is no longer there.", covered[0], "Look for it with 'lspci' and in 'dmesg'.")
+    return found

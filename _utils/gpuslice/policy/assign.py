@@ -3,48 +3,26 @@ Which rule holds for which GPU, and what that means for it.
 """
 
 import fnmatch
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable
+from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.inventory import discovery
-from gpuslice.model import Gpu
+from gpuslice.model import Key
+from gpuslice.model import Target
 from gpuslice.policy import document
 from gpuslice.policy.fields import DISCOVERY
 from gpuslice.policy.fields import ENVIRONMENTS
 from gpuslice.policy.fields import SLICING
 
-
-@dataclass(frozen=True)
-class Target:
-    """
-    What is wanted of one GPU.
-
-    :ivar technique: name of the technology, None when the GPU is left alone.
-    :ivar settings: the technology's settings, as in :class:`gpuslice.policy.Rule`; {} when the GPU is left alone.
-    :ivar path: pillar path of the rule that decided. :ivar reason: why, in words.
-    :ivar automatic: whether strategy auto chose the technology, so that nobody has written it down.
-    :ivar silent: pillar path of the key that would say what is to be there, where it is not written; else "".
-    """
-
-    gpu: Gpu
-    technique: str | None
-    settings: dict = field(default_factory=dict)
-    path: str = SLICING
-    reason: str = ""
-    automatic: bool = False
-    silent: str = ""
-
-
 _ALLOW = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
 
-_CAN = ("", False)
 
 
-def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None):
+def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None, meant=None):
     """
     Decide what is wanted of each GPU.
 
@@ -52,25 +30,42 @@ def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None)
     :param gpus: all GPUs of the host, as :class:`gpuslice.model.Gpu`; those that method manual does not name are left alone.
     :param environment: ``bare_metal``, ``virtual_host``, ``virtual_guest`` or ``container``, for strategy auto; anything for a
         policy that has none (``Policy.automatic``).
-    :param available: the technologies that this version can do.
+    :param available: the technologies that this version can do, by the pillar's words.
+    :param meant: function of a GPU and a word of the pillar that tells the name of the technology, where more than one share it.
     :param why_not: function of a GPU and a technology that it lacks: (why, whether the host's configuration is to blame instead
         of the hardware). Then it is a mistake also where only a host-wide strategy reached the GPU.
-    :return: one :class:`Target` for each GPU, in their order. Raises :class:`errors.DeviceNotFound` when the policy names GPUs
-        that are not there, :class:`errors.PolicyError` when a UUID means two of them, and :class:`errors.Unsupported` when a GPU
-        that it names, or this version, can't do what is wanted.
+    :return: one :class:`gpuslice.model.Target` for each GPU, in their order.
+    :raises errors.DeviceNotFound: the policy names GPUs that are not there. :raises errors.PolicyError: a UUID means two of them.
+    :raises errors.Unsupported: a GPU that it names, or this version, can't do what is wanted.
     """
     if not policy.enabled:
-        return [Target(gpu, None, reason=f"{SLICING}:enabled is false") for gpu in gpus]
+        return [Target(gpu, path=SLICING, reason=f"{SLICING}:enabled is false") for gpu in gpus]
     _check_present(policy, gpus)
-    refused, made = [], []
-    why_not = why_not or (lambda gpu, technique: _CAN)
-    for gpu in gpus:
-        made.append(_target(policy, gpu, environment, available, refused, why_not))
+    refused = []
+    world = _World(environment, available, why_not or _nothing_known, meant or _same_name)
+    made = [_target(policy, gpu, world, refused) for gpu in gpus]
     if refused:
         address = refused[0][0] if len({gpu for gpu, _ in refused}) == 1 else ""
         sentences = dict.fromkeys(text for _, text in refused)
         raise errors.Unsupported(" ".join(sentences), address, "Change the strategy in the pillar.")
     return made
+
+
+class _World(NamedTuple):
+    """What the host tells: parameters as of :func:`targets`."""
+
+    environment: str
+    available: tuple
+    why_not: Callable
+    meant: Callable
+
+
+def _nothing_known(gpu, word):
+    return "", False
+
+
+def _same_name(gpu, word):
+    return kinds.called(word).name
 
 
 def switched_off(policy):
@@ -129,30 +124,33 @@ def _not_in_version(rule, available):
     return f"strategy {rule.strategy} is not in this version; it has {', '.join(available)}."
 
 
-def _target(policy, gpu, environment, available, refused, why_not):
+def _target(policy, gpu, world, refused):
     if policy.method == "manual" and not _named(policy, gpu):
-        return Target(gpu, None, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")
+        return Target(gpu, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")
     rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
     if rule.strategy == "none":
-        return Target(gpu, None, path=rule.path, reason=f"strategy none ({rule.path})")
+        return Target(gpu, path=rule.path, reason=f"strategy none ({rule.path})")
     if rule.strategy == "auto":
-        return _automatic(policy, gpu, rule, environment, available, why_not)
-    if rule.strategy not in available:
-        refused.append(("", f"{rule.path}: {_not_in_version(rule, available)}"))
+        return _automatic(policy, gpu, rule, world)
+    if rule.strategy not in world.available:
+        refused.append(("", f"{rule.path}: {_not_in_version(rule, world.available)}"))
     elif not kinds.called(rule.strategy).fits(gpu):
-        text, mendable = _lacks(gpu, rule.strategy, why_not), why_not(gpu, rule.strategy)[1]
+        text, mendable = _lacks(gpu, rule.strategy, world), world.why_not(gpu, rule.strategy)[1]
         if not mendable and not rule.names_a_gpu and policy.method == "auto":
-            return Target(gpu, None, path=rule.path, reason=f"not applicable: {text}")
+            return Target(gpu, path=rule.path, reason=f"not applicable: {text}")
         refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants strategy {rule.strategy}, but {text}."))
-    return _chosen(gpu, rule, rule.strategy, f"strategy {rule.strategy} ({rule.path})")
+    return _chosen(gpu, rule, rule.strategy, world, f"strategy {rule.strategy} ({rule.path})")
 
 
-def _chosen(gpu, rule, technique, why, automatic=False):
-    return Target(gpu, technique, rule.settings[technique], rule.path, why, automatic, rule.silent.get(technique, ""))
+def _chosen(gpu, rule, word, world, why, automatic=False):
+    key = Key.of_gpu(world.meant(gpu, word), gpu.address)
+    silent = rule.silent.get(word, "")
+    return Target(gpu, key, rule.settings[word], rule.path, why, automatic=automatic, silent=silent)
 
 
-def _automatic(policy, gpu, rule, environment, available, why_not):
+def _automatic(policy, gpu, rule, world):
     """Strategy auto never fails: it names no technology, so where nothing that it may pick can be had the GPU is left alone."""
+    environment = world.environment
     if environment not in ENVIRONMENTS:
         raise errors.Unsupported(
             f"{rule.path}: strategy auto can't decide in the environment '{environment}'.",
@@ -162,42 +160,42 @@ def _automatic(policy, gpu, rule, environment, available, why_not):
     picked = policy.auto_strategy[environment]
     why = f"auto picks {picked} on {environment} ({SLICING}:auto_strategy)"
     if picked == "none":
-        return Target(gpu, None, path=rule.path, reason=why)
-    obstacle = _obstacle(gpu, rule, picked, environment, available, why_not)
+        return Target(gpu, path=rule.path, reason=why)
+    obstacle = _obstacle(gpu, rule, picked, world)
     if not obstacle:
-        return _chosen(gpu, rule, picked, why, automatic=True)
-    instead = _fallback(gpu, rule, picked, environment, available, why_not)
+        return _chosen(gpu, rule, picked, world, why, automatic=True)
+    instead = _fallback(gpu, rule, picked, world)
     if instead:
         why = f"auto picks {instead} on {environment} instead of {picked} ({SLICING}:auto_strategy), because {obstacle}"
-        return _chosen(gpu, rule, instead, why, automatic=True)
-    return Target(gpu, None, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
+        return _chosen(gpu, rule, instead, world, why, automatic=True)
+    return Target(gpu, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
 
 
-def _fallback(gpu, rule, picked, environment, available, why_not):
+def _fallback(gpu, rule, picked, world):
     """The first other technology that suits the environment, that the GPU can do, and that the pillar has settings for; or ""."""
     if kinds.called(picked).fits(gpu):
         # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
-    suiting = kinds.fallbacks(environment)
-    found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, environment, available, why_not))
+    suiting = kinds.fallbacks(world.environment)
+    found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, world))
     with_settings = (name for name in found if document.section(name).says_more(rule.settings[name]))
     return next(with_settings, "") if picked in suiting else ""
 
 
-def _obstacle(gpu, rule, picked, environment, available, why_not):
-    if picked not in available:
+def _obstacle(gpu, rule, picked, world):
+    if picked not in world.available:
         return f"strategy {picked} is not in this version"
     if not kinds.called(picked).fits(gpu):
-        return _lacks(gpu, picked, why_not)
+        return _lacks(gpu, picked, world)
     if picked in rule.switched_off:
         return f"{kinds.SECTIONS[picked]}:enabled is false"
-    return document.section(picked).missing(rule.settings[picked], environment)
+    return document.section(picked).missing(rule.settings[picked], world.environment)
 
 
-def _lacks(gpu, technique, why_not):
+def _lacks(gpu, word, world):
     model = gpu.model or f"{gpu.vendor} device {gpu.device_id}"
-    why = why_not(gpu, technique)[0].rstrip(".")
-    return f"{model} has no {kinds.called(technique).label}{f' ({why})' if why else ''}"
+    why = world.why_not(gpu, word)[0].rstrip(".")
+    return f"{model} has no {kinds.called(word).label}{f' ({why})' if why else ''}"
 
 
 def _named(policy, gpu):

@@ -41,4 +41,4 @@ def by_gpu(host):
         entry = found(host)
     except errors.GpuSliceError as err:
         return {"": str(err)}
-    return {address: f"{words(entry)} here. {WHAT_TO_DO}" for address in entry.before} if entry else {}
+    return {address: f"{words(entry)} here. {WHAT_TO_DO}" for address in entry.gpus} if entry else {}

@@ -2,10 +2,10 @@
 Which GPUs wait for a reboot: kept on disk, so that a reset which was refused is not tried again in every run of one boot.
 """
 
-import json
-import os
-
 from gpuslice.records import shapes
+from gpuslice.records.store import Record
+
+_FORMAT = 1
 
 
 class RebootLedger:
@@ -13,7 +13,9 @@ class RebootLedger:
 
     def __init__(self, host):
         self._host = host
-        self._path = os.path.join(host.state_dir, "reboot.json")
+        # The first versions had the entries themselves in the file.
+        upgrades = {0: lambda found: {"gpus": found}}
+        self._file = Record(host, "reboot.json", "the list of GPUs that wait for a reboot", _FORMAT, shapes.waiting, upgrades)
 
     def waiting(self, gpu):
         """Whether a reset of this GPU was refused in this boot."""
@@ -28,7 +30,7 @@ class RebootLedger:
         old, boot = self._entries().get(gpu), self._host.boot_id()
         reboots = (old["reboots"] + (old["boot_id"] != boot)) if old else 0
         entries = {**self._entries(), gpu: {"boot_id": boot, "why": why, "reboots": reboots}}
-        self._host.store_write(self._path, json.dumps(entries))
+        self._file.write({"gpus": entries})
         self._host.mark_reboot_required()
 
     def remove(self, gpus):
@@ -36,13 +38,11 @@ class RebootLedger:
         entries = self._entries()
         left = {gpu: entry for gpu, entry in entries.items() if gpu not in gpus}
         if left != entries:
-            self._host.store_write(self._path, json.dumps(left))
+            self._file.write({"gpus": left})
 
     def _entries(self):
         try:
-            found = self._host.store_load(self._path)
-            shapes.waiting(found)
-            return found
+            return self._file.read()["gpus"]
         except (OSError, ValueError):
             # Without the ledger a refused reset is tried once more, which is harmless.
             return {}

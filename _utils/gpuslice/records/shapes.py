@@ -8,7 +8,11 @@ Each function takes what a file held and raises a ValueError that says what is w
 from functools import cache
 
 from gpuslice import kinds
+from gpuslice.model import HOST
+from gpuslice.model import Key
+from gpuslice.plan import EFFECTS
 from gpuslice.shape import ADDRESS
+from gpuslice.shape import ADDRESS_PATTERN
 from gpuslice.shape import MODULE
 from gpuslice.shape import UNIT
 from gpuslice.shape import anything
@@ -25,7 +29,12 @@ from gpuslice.shape import truth
 from gpuslice.shape import whole
 
 _TEXT, _TEXTS = text(), listing(text())
-_NAME = text(r"[a-z][a-z-]*")
+#: What a key is of: a GPU, or the host.
+_SUBJECT = rf"(?:{ADDRESS_PATTERN}|{HOST})"
+#: A key of this version, and one of any.
+_KEY = text(rf"(?:{'|'.join(kind.name for kind in kinds.DOABLE)}):{_SUBJECT}")
+_ANY_KEY = text(rf"[a-z][a-z-]*:{_SUBJECT}")
+_ADDRESSES = listing(ADDRESS)
 _KNOWN = text("|".join(kind.name for kind in kinds.DOABLE))
 _PLAIN = table(_TEXT, anything)
 _STEP = parts(
@@ -39,30 +48,32 @@ _STEP = parts(
         "disrupts": _TEXTS,
         "needs": _TEXTS,
         "phase": whole(0, 9),
+        "effect": text("|".join(EFFECTS)),
     },
     needed=("gpu", "technique", "action", "args"),
 )
-_GPU_PLAN = parts(
+_PART = parts(
     {
-        "gpu": ADDRESS,
-        "technique": _KNOWN,
+        "key": _KEY,
+        "addresses": _ADDRESSES,
         "model": _TEXT,
         "steps": listing(_STEP),
         **dict.fromkeys(("before", "after", "old", "new"), _PLAIN),
-        **dict.fromkeys(("keeps", "destroys", "creates", "drawing"), _TEXTS),
+        **dict.fromkeys(("keeps", "destroys", "creates", "destroys_empty", "creates_empty", "drawing"), _TEXTS),
         "stops": listing(UNIT),
         "unloads": listing(MODULE),
         "waits": _TEXT,
         "note": _TEXT,
         "wanted": truth,
         "group": _TEXT,
-        "covers": listing(ADDRESS),
+        "concerns": _ADDRESSES,
+        "forecast": truth,
     },
-    needed=("gpu", "technique", "steps"),
+    needed=("key", "addresses", "steps"),
 )
 _PLAN = parts(
-    {"gpus": listing(_GPU_PLAN), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS},
-    needed=("gpus",),
+    {"parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS},
+    needed=("parts",),
 )
 _PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
 _ENTRY = parts(
@@ -73,29 +84,29 @@ _ENTRY = parts(
         "pid": whole(),
         "boot_id": _TEXT,
         "plan": _PLAN,
-        "before": table(ADDRESS, _PLAIN),
-        "goal": table(ADDRESS, _PLAIN),
-        "wishes": table(ADDRESS, _PLAIN),
-        "techniques": table(ADDRESS, _KNOWN),
+        "before": table(_KEY, _PLAIN),
+        "goal": table(_KEY, _PLAIN),
+        "wishes": table(_KEY, _PLAIN),
+        "addresses": table(_KEY, _ADDRESSES),
         "pauses": listing(_PAUSE),
-        "earlier": listing(_STEP),
-        "groups": table(ADDRESS, _TEXT),
+        "earlier": listing(row(_KEY, _STEP)),
+        "groups": table(_KEY, _TEXT),
     },
-    needed=("time", "pid", "plan", "before", "goal", "techniques"),
+    needed=("time", "pid", "plan", "before", "goal"),
 )
 _RULES = parts({"stop_units": listing(UNIT), "unload_modules": listing(MODULE), "health_check": truth})
 _VERIFIED = parts(
-    {"technique": _NAME, "model": _TEXT, "layout": _PLAIN, "time": moment, "generation": maybe(whole()), "awaits": maybe(_PLAIN),
-     "rules": _RULES},
-    needed=("technique", "layout"),
+    {"addresses": _ADDRESSES, "model": _TEXT, "layout": _PLAIN, "time": moment, "generation": maybe(whole()),
+     "awaits": maybe(_PLAIN), "rules": _RULES},
+    needed=("addresses", "layout"),
 )  # fmt: skip
 _ATTEMPTS = record(
     {
-        "tried": table(ADDRESS, record({"digest": text(r"[0-9a-f]+"), "times": listing(moment)})),
+        "tried": table(_ANY_KEY, record({"digest": text(r"[0-9a-f]+"), "times": listing(moment)})),
         "last": maybe(record({"time": moment, "boot_id": _TEXT, "result": truth, "comment": _TEXT})),
     }
 )
-_WAITING = table(ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))
+_WAITING = record({"gpus": table(ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))})
 _GENERATION = parts(
     {
         "time": moment,
@@ -103,9 +114,9 @@ _GENERATION = parts(
         "jid": _TEXT,
         "result": _TEXT,
         "errors": _TEXTS,
-        "before": table(ADDRESS, _PLAIN),
-        "after": table(ADDRESS, _PLAIN),
-        "techniques": table(ADDRESS, _NAME),
+        "before": table(_ANY_KEY, _PLAIN),
+        "after": table(_ANY_KEY, _PLAIN),
+        "addresses": table(_ANY_KEY, _ADDRESSES),
         "reboot": listing(ADDRESS),
     }
 )
@@ -128,36 +139,43 @@ def _settings(technique):
 def entry(data):
     """A change in progress, as :class:`gpuslice.records.journal.Entry` is written."""
     _ENTRY(data, "it")
-    for gpu, layout in data["before"].items():
-        if gpu not in data["techniques"]:
-            raise ValueError(f"its before is incomplete: it does not say by what GPU {gpu} was sliced")
-        _layout(data["techniques"][gpu])(layout, f"it:before:{gpu}")
-    for made in data["plan"]["gpus"]:
-        _steps(made["steps"], made["gpu"])
-    for step in data.get("earlier", ()):
-        _steps([step], step["gpu"])
+    for text_of_key, layout in data["before"].items():
+        _layout(Key.of(text_of_key).technique)(layout, f"it:before:{text_of_key}")
+    for part in data["plan"]["parts"]:
+        if not part["addresses"]:
+            raise ValueError("a part of its plan covers no GPU")
+        for step in part["steps"]:
+            _step(step, part["addresses"])
+    for text_of_key, step in data.get("earlier", ()):
+        _step(step, data.get("addresses", {}).get(text_of_key) or [Key.of(text_of_key).subject])
 
 
-def _steps(steps, gpu):
-    for step in steps:
-        if step["gpu"] != gpu:
-            raise ValueError(f"a step of GPU {gpu} is of another one")
-        needed = kinds.section(kinds.named(step["technique"])).steps().get(step["action"], {})
-        record(needed, dict.fromkeys(step["args"], anything) | needed)(step["args"], f"a step of GPU {gpu}")
+def _step(step, addresses):
+    if step["gpu"] not in addresses:
+        raise ValueError(f"a step of GPU {addresses[0]} is of another one")
+    needed = kinds.section(kinds.named(step["technique"])).steps().get(step["action"], {})
+    record(needed, dict.fromkeys(step["args"], anything) | needed)(step["args"], f"a step of GPU {step['gpu']}")
 
 
-def has_step(plan, gpu, number):
-    """Whether a plan (plain data) has such a step."""
-    return type(number) is int and any(made["gpu"] == gpu and 1 <= number <= len(made["steps"]) for made in plan["gpus"])
+def has_step(plan, key, number):
+    """
+    Whether a plan (plain data) has such a step.
+
+    :param key: the text of a key.
+    """
+    return type(number) is int and any(part["key"] == key and 1 <= number <= len(part["steps"]) for part in plan["parts"])
 
 
 def verified(data):
-    """PCI address -> entry of :class:`gpuslice.records.verified.Verified`. A technique of another version is no mistake."""
-    table(ADDRESS, _VERIFIED)(data, "it")
-    for gpu, each in data.items():
-        _layout(each["technique"])(each["layout"], f"it:{gpu}:layout")
+    """The file of :class:`gpuslice.records.verified.Verified`. A technique of another version is no mistake."""
+    record({"layouts": table(_ANY_KEY, _VERIFIED)})(data, "it")
+    for key, each in data["layouts"].items():
+        technique = Key.of(key).technique
+        _layout(technique)(each["layout"], f"it:{key}:layout")
+        if not each["addresses"]:
+            raise ValueError(f"it:{key} covers no GPU")
         if each.get("awaits") is not None:
-            _settings(each["technique"])(each["awaits"], f"it:{gpu}:awaits")
+            _settings(technique)(each["awaits"], f"it:{key}:awaits")
 
 
 def attempts(data):
@@ -179,10 +197,8 @@ def outcome(data, which):
     """
     The layouts of a generation that is to be brought back.
 
-    :param which: ``before`` or ``after``. A GPU that could not be read has the reason instead, as ``error``.
+    :param which: ``before`` or ``after``. What could not be read has the reason instead, as ``error``.
     """
-    record({which: anything, "techniques": anything}, dict.fromkeys(data, anything))(data, "it")
-    for gpu, layout in data[which].items():
-        if gpu not in data["techniques"]:
-            raise ValueError(f"it does not say by what GPU {gpu} was sliced")
-        either(record({"error": _TEXT}), _layout(data["techniques"][gpu]))(layout, f"it:{which}:{gpu}")
+    record({which: anything}, dict.fromkeys(data, anything))(data, "it")
+    for key, layout in data[which].items():
+        either(record({"error": _TEXT}), _layout(Key.of(key).technique))(layout, f"it:{which}:{key}")

@@ -1,19 +1,21 @@
 """
-The last verified layout of each GPU: what a boot has to bring back.
+The last verified layouts: what a boot has to bring back.
 
-One file, ``verified.json`` in the state directory, with an entry for each GPU that a change (or a look that found nothing to
-change) has shown to be as wanted. The core writes it before a change is closed in the journal, so that a crash leaves either the
-journal, which the next run deals with, or an entry that is true.
+One file, ``verified.json`` in the state directory, with an entry for each :class:`gpuslice.model.Key` that a change (or a look
+that found nothing to change) has shown to be as wanted. It is written before a change is closed in the journal, so that a crash
+leaves either the journal, which the next run deals with, or an entry that is true.
 """
 
 import json
-import os
 
 from gpuslice import errors
 from gpuslice.records import shapes
+from gpuslice.records.journal import by_key
+from gpuslice.records.journal import by_text
+from gpuslice.records.store import Record
 
 FILE = "verified.json"
-_FORMAT = 1
+_FORMAT = 2
 #: What may be done for a change, kept with the layout: a boot has no pillar to ask.
 PLAIN_RULES = {"stop_units": [], "unload_modules": [], "health_check": True}
 
@@ -22,20 +24,19 @@ class Verified:
     """The entries of one host. ``path`` is their file."""
 
     def __init__(self, host):
-        self._host = host
-        self.path = os.path.join(host.state_dir, FILE)
+        self._file = Record(host, FILE, "the record of verified layouts", _FORMAT, shapes.verified, {1: _with_keys})
+        self.path = self._file.path
 
     def entries(self):
         """
-        PCI address -> entry: ``technique``, ``model``, ``layout``, ``time`` (seconds since the epoch), ``generation`` (None for a
-        host that was found as wanted), ``awaits`` (settings that a reboot was to bring into force, else None) and ``rules``.
+        Key -> entry: ``addresses`` (of the GPUs that it covers), ``model``, ``layout``, ``time`` (seconds since the epoch),
+        ``generation`` (None for what was found as wanted), ``awaits`` (settings that a reboot was to bring into force, else None)
+        and ``rules``.
 
         :raises errors.JournalDamaged: the file can't be used; :raises errors.StateDirUnusable: it can't be read.
         """
         try:
-            found = self._host.store_load(self.path)["gpus"]
-            shapes.verified(found)
-            return {address: _complete(entry) for address, entry in found.items()}
+            return {key: _complete(entry) for key, entry in by_key(self._file.read()["layouts"]).items()}
         except FileNotFoundError:
             return {}
         except PermissionError as err:
@@ -50,9 +51,9 @@ class Verified:
 
     def note(self, new):
         """
-        Put entries in the place of those of the same GPUs; nothing is written when they say the same already.
+        Put entries in the place of those of the same keys; nothing is written when they say the same already.
 
-        :param new: PCI address -> dict with ``technique``, ``layout`` and the other keys of an entry.
+        :param new: key -> dict as :func:`entry` returns it.
         :raises OSError: the file can't be written.
         """
         try:
@@ -70,27 +71,38 @@ class Verified:
         except errors.JournalDamaged:
             return bool(new)
 
-    def forget(self, address):
-        """Remove the entry of a GPU; it need not be there. Raises OSError."""
+    def forget(self, keys):
+        """Remove entries; they need not be there. Raises OSError."""
         old = self.entries()
-        if address in old:
-            self._write({key: entry for key, entry in old.items() if key != address})
+        left = {key: entry for key, entry in old.items() if key not in keys}
+        if left != old:
+            self._write(left)
 
     def _write(self, entries):
-        data = {"format": _FORMAT, "gpus": dict(sorted(entries.items()))}
-        self._host.store_write(self.path, json.dumps(data, indent=1) + "\n")
+        self._file.write({"layouts": by_text(dict(sorted(entries.items())))})
 
 
-def entry(technique, layout, when, generation=None, model="", awaits=None, rules=None):
+def _with_keys(found):
+    """Format 1 had entries by PCI address, which told their technology."""
+    kept = ("model", "layout", "time", "generation", "awaits", "rules")
+    layouts = {
+        f"{entry['technique']}:{address}": {"addresses": [address], **{name: entry[name] for name in kept if name in entry}}
+        for address, entry in found["gpus"].items()
+    }
+    return {"layouts": layouts}
+
+
+def entry(addresses, layout, when, generation=None, model="", awaits=None, rules=None):
     """
     An entry of :class:`Verified`.
 
-    :param layout: the technique's layout as it was read; :param when: seconds since the epoch.
+    :param addresses: PCI addresses of the GPUs that it covers; :param layout: the technique's layout as it was read.
+    :param when: seconds since the epoch.
     :param awaits: settings that were accepted and come into force at a reboot only.
     :param rules: ``stop_units``, ``unload_modules`` and ``health_check`` of the change.
     """
     return {
-        "technique": technique,
+        "addresses": list(addresses),
         "model": model,
         "layout": layout,
         "time": when,
@@ -102,15 +114,15 @@ def entry(technique, layout, when, generation=None, model="", awaits=None, rules
 
 def _complete(found):
     """An entry from the file with what an older version left out."""
-    return {**entry(found["technique"], found["layout"], 0), **found, "rules": {**PLAIN_RULES, **found.get("rules", {})}}
+    return {**entry(found["addresses"], found["layout"], 0), **found, "rules": {**PLAIN_RULES, **found.get("rules", {})}}
 
 
 def _changed(old, new):
-    return {address: found for address, found in new.items() if _meaning(found) != _meaning(old.get(address))}
+    return {key: found for key, found in new.items() if _meaning(found) != _meaning(old.get(key))}
 
 
 def _meaning(found):
     """What makes two entries differ: not when they were written."""
     if found is None:
         return None
-    return json.loads(json.dumps({key: found[key] for key in ("technique", "layout", "awaits", "rules")}))
+    return json.loads(json.dumps({key: found[key] for key in ("addresses", "layout", "awaits", "rules")}))

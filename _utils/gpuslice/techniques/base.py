@@ -1,12 +1,34 @@
 """
-What techniques have in common that work through the kernel's files and hold nothing open: their steps, and ending processes.
+The contract of every technology: what the engine asks of it, and nothing else. A technique keeps nothing between two calls but
+what it has read and can read again: what a plan goes by is handed to it.
+
+A **state** is a technique's own object, a reading of the hardware. A **layout** is plain data, comparable, written into journal
+and records: what would have to be there for the GPU to count as unchanged. **Settings** ask for a layout: the pillar's words,
+settled.
 """
 
+from abc import ABC
+from abc import abstractmethod
+from typing import Any
+from typing import ClassVar
+from typing import NamedTuple
+
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
+from gpuslice.host.base import Host
+from gpuslice.model import Gpu
+from gpuslice.model import Key
+from gpuslice.model import Process
+from gpuslice.model import Slice
+from gpuslice.model import Target
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
+from gpuslice.plan import Part
 from gpuslice.plan import Step
+from gpuslice.rules import PLAIN
+from gpuslice.rules import Rules
 
 STOP_OR_FORCE = (
     "Stop these, name their units in containers_gpu_state_management:stop_units, "
@@ -14,48 +36,100 @@ STOP_OR_FORCE = (
 )
 
 
-class FileTechnique:
+class Why(NamedTuple):
     """
-    A technique whose state is a named tuple of plain data. ``run`` calls the method ``_run_<action>`` with the step's arguments.
+    Why a GPU can't do a technology.
+
+    :ivar words: a sentence or part of one, "" where there is nothing to say; :ivar mendable: whether the configuration of the
+        host is to blame instead of the hardware.
     """
 
-    name = ""
-
-    def __init__(self, host, sessions):
-        self._host, self._sessions = host, sessions
-
-    def layout(self, state):
-        """The state as plain data."""
-        return state._asdict()
-
-    def settings_of(self, layout, begun=None):
-        """Settings that ask for exactly this layout."""
-        return {"layout": dict(layout)}
-
-    def release(self):
-        """Nothing is held open."""
-
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
-
-    def _step(self, gpu, action, args, words, cost, phase, undo="", needs=()):
-        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
-
-    def _end_processes(self, gpu, stops):
-        for process in stops.processes:
-            args = {"pid": process.pid, "command": process.command}
-            yield self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
-
-    def _run_end_process(self, gpu, pid, command):
-        device_nodes.end_process(self._host, gpu.address, pid, command)
+    words: str = ""
+    mendable: bool = False
 
 
-def refuse_if_held(gpu, doing, held, rules, stops):
+class Below(NamedTuple):
+    """
+    What a layer stands on, for one GPU.
+
+    :ivar slices: :class:`gpuslice.model.Slice` that are there, or will be; :ivar going: names of those that are there and go.
+    :ivar certain: False for a forecast: the layer below is planned and not carried out yet.
+    """
+
+    slices: tuple = ()
+    going: tuple = ()
+    certain: bool = True
+
+
+class Work(NamedTuple):
+    """
+    What is to be planned of one GPU.
+
+    :ivar target: what is wanted; :ivar state: what the technique has observed; :ivar rules: what the change may do.
+    :ivar below: what it stands on, for technologies of an upper layer.
+    :ivar peers: targets of the same technology on other GPUs of this request: what is wanted there may matter here.
+    """
+
+    target: Target
+    state: Any
+    rules: Rules = PLAIN
+    below: Below = Below()
+    peers: tuple = ()
+
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU."""
+        return self.target.gpu
+
+    @property
+    def settings(self) -> dict:
+        """What is asked for."""
+        return self.target.settings
+
+
+class Stops:
+    """
+    What has to stop for a change of one GPU: units (started again later), modules (loaded again), and bare processes (ended).
+
+    :param gpu: PCI address.
+    """
+
+    def __init__(self, host: Host, gpu: str):
+        self._host, self._gpu = host, gpu
+        self.units: set[str] = set()
+        self.modules: set[str] = set()
+        self.processes: list[Process] = []
+
+    def add(self, processes, rules: Rules) -> None:
+        """
+        These hold what has to go.
+
+        :raises errors.ResourceConflict: stopping one of them would end this very run, or the system.
+        """
+        for process in processes:
+            if process.unit in rules.stop_units:
+                self._refuse_own_unit(process)
+                self.units.add(process.unit)
+            elif process not in self.processes:
+                device_nodes.refuse_spared(self._host, self._gpu, process.pid, str(process))
+                self.processes.append(process)
+
+    def _refuse_own_unit(self, process):
+        if process.unit in self._host.own_units():
+            raise errors.ResourceConflict(
+                f"In use by {process}, and this run is in the unit {process.unit} itself, so it would end with it.",
+                self._gpu,
+                "End that use, or run Salt outside of that unit.",
+                [process.as_dict()],
+            )
+
+
+def refuse_if_held(gpu: str, doing: str, held, rules: Rules, stops: Stops) -> None:
     """
     Let the holders be stopped where the rules allow it, else name them.
 
-    :param held: processes; :param stops: :class:`gpuslice.techniques.Stops`, which takes note of what has to stop.
+    :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes.
+    :param stops: takes note of what has to stop.
     :raises errors.ResourceConflict: somebody holds what has to be free.
     """
     if held and not rules.force and not rules.may_stop_all(held):
@@ -66,3 +140,180 @@ def refuse_if_held(gpu, doing, held, rules, stops):
             holders=[process.as_dict() for process in held],
         )
     stops.add(held, rules)
+
+
+class Technique(ABC):
+    """
+    One technology on one host; an object serves one run.
+
+    :cvar name: a name of :data:`gpuslice.kinds.KINDS`.
+    :cvar effects: action -> what its steps change, one of :data:`gpuslice.plan.EFFECTS`; a setting where there is no entry.
+    :cvar joint: whether there are GPUs of it that can only change together, so that one waits for the others.
+    """
+
+    name: ClassVar[str]
+    effects: ClassVar[dict[str, str]] = {}
+    joint: ClassVar[bool] = False
+
+    def __init__(self, host: Host, sessions):
+        self._host = host
+        self._sessions = sessions
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu: Gpu) -> bool:
+        """Whether the GPU can do it."""
+        return kinds.named(self.name).needs in gpu.capabilities
+
+    def why_not(self, gpu: Gpu) -> Why:
+        """Why a GPU can't do it."""
+        return Why()
+
+    @abstractmethod
+    def observe(self, gpu: Gpu) -> Any:
+        """Read the hardware: the state of this GPU. Raises an error of gpuslice.errors that says why it can't be read."""
+
+    def layout(self, state: Any) -> dict:
+        """The state as plain data, without what changes with every creation."""
+        return state._asdict()
+
+    def needs_driver(self, layout: dict) -> bool:
+        """Whether a driver has to have the GPU for this layout to be brought back."""
+        return True
+
+    # -- for people ----------------------------------------------------------------------------------------------
+    @abstractmethod
+    def words(self, layout: dict) -> str:
+        """A layout in a few words."""
+
+    @abstractmethod
+    def shown(self, layout: dict) -> dict:
+        """A layout as users see it in changes."""
+
+    def pillar(self, gpu: Gpu, layout: dict) -> dict | None:
+        """Strategy and settings that describe a layout in the pillar's words, None where it slices nothing."""
+        return None
+
+    def drawing(self, gpu: Gpu, state: Any) -> str:
+        """The GPU's slots in a line of text, "" where there is nothing to draw."""
+        return ""
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def settings_of(self, layout: dict, begun=None) -> dict:
+        """
+        Settings that ask for exactly this layout.
+
+        :param begun: the steps that a change to be undone has begun; None for a layout that is asked for without an undo.
+        """
+        return {"layout": dict(layout)}
+
+    def translated(self, gpu: Gpu, layout: dict) -> dict:
+        """An earlier layout in the words that the driver has for it now."""
+        return layout
+
+    def settle(self, gpu: Gpu, state: Any, wish: dict) -> dict:
+        """Settings for what a difference makes of a state. Raises errors.Unsupported where there are no differences."""
+        raise errors.Unsupported(f"{self.name} has no such difference.", gpu.address)
+
+    def together(self, works: list[Work]) -> list[list[Work]]:
+        """These works in groups of what can only change as one: each group is planned by one call of :meth:`plan`."""
+        return [[work] for work in works]
+
+    @abstractmethod
+    def plan(self, works: list[Work]) -> list[Part]:
+        """
+        What has to be done to bring GPUs from what they are to what is wanted.
+
+        :param works: one group of :meth:`together`. :return: at least one part, and together they cover every GPU of the works.
+        :raises errors.Several: more than one GPU can't be planned; any other error of gpuslice.errors: one, or all, can't.
+        """
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def run(self, gpu: Gpu, step: Step) -> None:
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        getattr(self, f"_run_{step.action}")(gpu, **step.args)
+
+    def _run_end_process(self, gpu, pid, command):
+        device_nodes.end_process(self._host, gpu.address, pid, command)
+
+    # -- users ---------------------------------------------------------------------------------------------------
+    def holders(self, gpu: Gpu) -> list[Process]:
+        """The processes that hold what this technology has of the GPU open."""
+        return []
+
+    def in_the_way(self, gpu: Gpu, steps: list[Step]) -> list[Process]:
+        """The processes that use, at this moment, what any of these steps ends."""
+        return []
+
+    def slices(self, gpu: Gpu, state: Any) -> list[Slice]:
+        """What consumers can be given."""
+        return []
+
+    def expected(self, gpu: Gpu, layout: dict) -> list[Slice]:
+        """The slices that a layout has, as far as it tells them: what stands on them is forecast by it."""
+        return []
+
+    def forget_users(self) -> None:  # noqa: B027 - optional
+        """Ask anew who uses what when that is needed next."""
+
+    def release(self) -> None:  # noqa: B027 - optional
+        """Forget what a reset or another run makes void."""
+
+    def each(self, works: list[Work], plan_one) -> list[Part]:
+        """
+        A part of each of these works, for GPUs of which each is planned by itself.
+
+        :param plan_one: function of a work that returns its part. :raises errors.Several: of the GPUs that can't be planned.
+        """
+        parts, failed = [], []
+        for work in works:
+            try:
+                parts.append(plan_one(work))
+            except errors.GpuSliceError as err:
+                failed.append((work.gpu.address, err))
+        if failed:
+            raise failed[0][1] if len(works) == 1 else errors.Several(failed)
+        return parts
+
+    # -- for all, once -------------------------------------------------------------------------------------------
+    def step(self, gpu: Gpu, action: str, args: dict, words: str, cost: str, phase: int = CARVE, undo: str = "",
+             disrupts=(), needs=()) -> Step:  # fmt: skip
+        """
+        A step of this technique; arguments as of :class:`gpuslice.plan.Step`.
+
+        :param cost: what its estimate goes by, a key of :mod:`gpuslice.costs`.
+        """
+        effect = "process" if action == "end_process" else self.effects.get(action, "setting")
+        return Step(
+            gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase, effect
+        )
+
+    def ending(self, gpu: Gpu, stops: Stops) -> list[Step]:
+        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
+        return [
+            self.step(gpu, "end_process", {"pid": one.pid, "command": one.command}, f"end {one}", "end_process", PREPARE)
+            for one in stops.processes
+        ]
+
+    def part(self, gpu: Gpu, before: dict, after: dict, steps=(), stops: Stops | None = None, **more) -> Part:
+        """
+        What happens to one GPU.
+
+        :param before: layout now; :param after: layout that it will have; without steps it is the one of now.
+        :param more: the other fields of :class:`gpuslice.plan.Part`.
+        """
+        steps = tuple(steps)
+        after = after if steps else before
+        if steps and stops:
+            more = {"stops": tuple(sorted(stops.units)), "unloads": tuple(sorted(stops.modules)), **more}
+        return Part(
+            Key.of_gpu(self.name, gpu.address), (gpu.address,), gpu.model, steps, before, after,
+            self.shown(before), self.shown(after), **more,
+        )  # fmt: skip
+
+    def unchanged(self, gpu: Gpu, layout: dict, **why) -> Part:
+        """
+        The part of a GPU to which nothing is done.
+
+        :param layout: of the GPU now; :param why: ``waits``, ``note`` and ``wanted`` of :class:`gpuslice.plan.Part`.
+        """
+        return self.part(gpu, layout, layout, **why)

@@ -25,6 +25,7 @@ from gpuslice.techniques.mig import profile_names
 from gpuslice.techniques.mig.technique import Mig
 from tests.support import pillars
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 A100, A30, H100 = "0000:07:00.0", "0000:41:00.0", "0000:1b:00.0"
 SERVER, WORKSTATION = "0000:16:00.0", "0000:ac:00.0"
@@ -446,7 +447,7 @@ def test_a_guest_with_a_vgpu_is_told_where_to_go(box):
     mig = Mig(host, Sessions(host))
     [gpu] = discovery.discover(host)
     with pytest.raises(errors.Unsupported, match="only the host can change"):
-        mig.plan(gpu, mig.observe(gpu), {"entries": [("1g.5gb", None, 1)]})
+        plan_one(mig, gpu, mig.observe(gpu), {"entries": [("1g.5gb", None, 1)]})
 
 
 def test_handles_are_looked_up_anew_after_a_mode_change(box):

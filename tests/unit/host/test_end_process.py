@@ -16,8 +16,8 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.host import holders
 from gpuslice.host.real import RealHost
-from gpuslice.techniques import Rules
-from gpuslice.techniques import Stops
+from gpuslice.rules import Rules
+from gpuslice.techniques.base import Stops
 
 GPU = "0000:07:00.0"
 QUICK = (5.0, 5.0)

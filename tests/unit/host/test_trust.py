@@ -18,6 +18,7 @@ from gpuslice.host import holders
 from gpuslice.host.real import RealHost
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
@@ -111,7 +112,7 @@ def test_a_file_that_is_longer_than_any_of_ours_is_a_sentence_and_is_not_read(ho
 def test_a_generation_that_is_not_trusted_does_not_hide_the_others(host):
     host.store_write(os.path.join(host.state_dir, "history", "000002.json"), "{}")
     os.chmod(os.path.join(host.state_dir, "history", "000001.json"), 0o666)
-    first, second = Journal(host).history()
+    first, second = History(host).all()
     assert "neither believed nor used" in first["error"] and second == {"generation": 2}
 
 
@@ -183,7 +184,7 @@ def test_what_we_make_is_ours_alone_whatever_the_umask(tmp_path, simulated, mask
         for place in (host, RealHost(str(tmp_path / "other" / "state"))):
             Journal(place).record({"who": "me"})
             place.store_append(f"{place.state_dir}/journal.steps", "x")
-            assert is_free(place.state_dir) and Journal(place).history()
+            assert is_free(place.state_dir) and History(place).all()
     finally:
         os.umask(old)
 
@@ -195,7 +196,7 @@ def test_who_is_not_root_may_read_what_root_wrote(tmp_path):
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_mode & 0o005 != 0o005:
             path.chmod(0o755)
-    assert in_child_as(STRANGER, lambda: Journal(host).history()[0]["who"] == "root")
+    assert in_child_as(STRANGER, lambda: History(host).all()[0]["who"] == "root")
     assert in_child_as(STRANGER, lambda: refused_as_unusable(lambda: is_free(host.state_dir)))
 
 

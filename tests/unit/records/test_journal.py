@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpuslice import errors
 from gpuslice.host.real import RealHost
-from gpuslice.plan import GpuPlan
+from gpuslice.plan import Part
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 from gpuslice.records.journal import GENERATIONS
@@ -30,7 +30,7 @@ def entry(**changes):
         "jid": "20260101000000000000",
         "pid": 4711,
         "boot_id": "boot-1",
-        "plan": json.loads(json.dumps(Plan((GpuPlan(GPU, "mig", steps=STEPS),)).as_dict())),
+        "plan": json.loads(json.dumps(Plan((Part(GPU, "mig", steps=STEPS),)).as_dict())),
         "before": {GPU: {"enabled": True, "instances": [["1g.5gb", 0, [["1g.5gb", 0]]]]}},
         "goal": {GPU: {"entries": [["1g.5gb", None, 2]]}},
         "techniques": {GPU: "mig"},
@@ -51,7 +51,7 @@ def journal(place):
 # -- a change in progress ---------------------------------------------------------------------------------------------
 def test_a_host_on_which_nothing_was_done_has_nothing_unfinished(journal, place):
     assert journal.unfinished() is None
-    assert journal.history() == []
+    assert history.all() == []
     assert not place.exists()
 
 
@@ -201,14 +201,14 @@ def test_a_disk_that_refuses_is_named_with_the_reason(simulated, call, operation
 def test_generations_are_numbered_and_told_oldest_first(journal):
     numbers = [journal.record({"who": name, "result": "applied"}) for name in ("a", "b", "c")]
     assert numbers == [1, 2, 3]
-    assert [(found["generation"], found["who"]) for found in journal.history()] == [(1, "a"), (2, "b"), (3, "c")]
+    assert [(found["generation"], found["who"]) for found in history.all()] == [(1, "a"), (2, "b"), (3, "c")]
     assert journal.generation(2) == {"generation": 2, "who": "b", "result": "applied"}
 
 
 def test_the_history_is_pruned_to_its_length_and_numbers_go_on(journal):
     for number in range(GENERATIONS + 5):
         journal.record({"who": str(number)})
-    assert [found["generation"] for found in journal.history()] == list(range(6, GENERATIONS + 6))
+    assert [found["generation"] for found in history.all()] == list(range(6, GENERATIONS + 6))
     assert journal.record({"who": "next"}) == GENERATIONS + 6
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_generation_hides_no_other(journal, place):
     for name in ("a", "b"):
         journal.record({"who": name})
     (place / "history" / "000001.json").write_text("{cut")
-    found = journal.history()
+    found = history.all()
     assert found[0]["generation"] == 1 and "can't be read" in found[0]["error"]
     assert found[1]["who"] == "b"
     with pytest.raises(errors.JournalDamaged, match="Generation 1"):
@@ -234,7 +234,7 @@ def test_a_damaged_generation_hides_no_other(journal, place):
 def test_a_generation_that_is_json_but_no_generation_is_told_as_damaged(journal, place, content):
     journal.record({"who": "a"})
     (place / "history" / "000001.json").write_bytes(content)
-    [found] = journal.history()
+    [found] = history.all()
     assert found["generation"] == 1 and found["error"]
 
 
@@ -242,5 +242,5 @@ def test_other_files_in_the_history_are_left_alone(journal, place):
     journal.record({"who": "a"})
     for name in ("notes.txt", "x.json", "000009.json.77.new"):
         pathlib.Path(place / "history" / name).write_text("mine")
-    assert [found["generation"] for found in journal.history()] == [1]
+    assert [found["generation"] for found in history.all()] == [1]
     assert journal.record({"who": "b"}) == 2

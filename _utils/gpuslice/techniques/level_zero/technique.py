@@ -5,7 +5,7 @@ Partitions are no object of the kernel. Each is a file of environment variables,
 ``<address>-tile<n>.env``, that units and containers load: a convention among programs, no isolation, and every plan says so. Real
 settings of the hardware go with it: CCS mode, scheduling properties, and a limit of device memory for a systemd slice.
 
-Settings that :meth:`LevelZero.plan` takes: ``partitions`` (a list such as ``["0", "1.1"]``; None leaves the files),
+Settings that it takes: ``partitions`` (a list such as ``["0", "1.1"]``; None leaves the files),
 ``hierarchy``, ``ccs_mode`` and ``engines`` (0 and {} leave them), ``vram_max_mib`` with ``vram_slice``; or ``{"clear": True}``:
 nothing set; or ``{"layout": {...}}``: exactly this.
 """
@@ -24,12 +24,11 @@ from gpuslice.drivers import pci
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
 from gpuslice.model import Slice
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
-from gpuslice.techniques.base import FileTechnique
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.level_zero.engines import check_mode
 from gpuslice.techniques.level_zero.engines import wanted_limits
@@ -61,19 +60,16 @@ class LevelZeroState(NamedTuple):
     vram: dict
 
 
-class LevelZero(FileTechnique):
+class LevelZero(Technique):
     """Level Zero on one host."""
 
     name = "level-zero"
+    effects = {"slice": "unit", "file": "file"}
 
     # -- facts ---------------------------------------------------------------------------------------------------
-    def supports(self, gpu):
-        """Whether Level Zero drives the GPU."""
-        return "level-zero" in gpu.capabilities
-
     def why_not(self, gpu):
-        """Why a GPU can't: (sentence, False)."""
-        return "it is the interface of Intel GPUs.", False
+        """Why a GPU can't: another vendor made it."""
+        return Why("it is the interface of Intel GPUs.")
 
     def observe(self, gpu):
         """Read files and settings. Raises errors.ResourceConflict for a GPU that was given away."""
@@ -175,13 +171,14 @@ class LevelZero(FileTechnique):
         return next((model["tiles"] for model in intel.MODELS.values() if device in model["device_ids"]), None)
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def plan(self, gpu, state, settings, rules=PLAIN):
+    def plan(self, works):
         """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
-
-        :return: :class:`gpuslice.plan.GpuPlan`. :raises errors.PolicyError: a value that the driver does not allow.
+        :raises errors.PolicyError: a value that the driver does not allow.
         :raises errors.Unsupported: hardware, driver or kernel can't. :raises errors.ResourceConflict: in use.
         """
+        return [self._part(work.gpu, work.state, work.settings, work.rules) for work in works]
+
+    def _part(self, gpu, state, settings, rules):
         stops = Stops(self._host, gpu.address)
         goal, remark = (LevelZeroState(**settings["layout"]), "") if "layout" in settings else self._goal(gpu, state, settings)
         changed = {block: mode for block, mode in goal.ccs.items() if state.ccs.get(block) != mode}
@@ -189,13 +186,21 @@ class LevelZero(FileTechnique):
             doing = f"set CCS mode {'/'.join(str(mode) for mode in sorted(set(changed.values())))}"
             refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
         steps = (
-            *self._end_processes(gpu, stops),
+            *self.ending(gpu, stops),
             *(self._ccs_step(gpu, block, state.ccs.get(block), mode) for block, mode in changed.items()),
             *self._engine_steps(gpu, state, goal),
             *self._vram_steps(gpu, state, goal),
             *self._file_steps(gpu, state, goal),
         )
-        return self._gpu_plan(gpu, state, goal, steps, stops, remark)
+        words = [] if steps or not goal.files else ["already as wanted"]
+        note = ". ".join(words + [part.rstrip(".") for part in (remark, CONVENTION if goal.files else "") if part])
+        return self.part(
+            gpu, self.layout(state), self.layout(goal), steps, stops,
+            keeps=tuple(f"partition {name}" for name in sorted(goal.files) if state.files.get(name) == goal.files[name]),
+            destroys=tuple(f"partition {name}" for name in sorted(state.files) if name not in goal.files),
+            creates=tuple(f"partition {name}" for name in sorted(goal.files) if name not in state.files),
+            note=f"{note}." if note else "",
+        )  # fmt: skip
 
     def _goal(self, gpu, state, settings):
         """The wanted state, and a remark for the plan."""
@@ -267,9 +272,9 @@ class LevelZero(FileTechnique):
             )
 
     def _ccs_step(self, gpu, block, old, new):
-        return self._step(
+        return self.step(
             gpu, "ccs_mode", {"block": block, "mode": new}, f"divide the compute slices of {block} among {new or 'any'} engines",
-            "set_ccs_mode", SHAPE, f"CCS mode {old} again", ("idle",),
+            "set_ccs_mode", CARVE, f"CCS mode {old} again", needs=("idle",),
         )  # fmt: skip
 
     def _engine_steps(self, gpu, state, goal):
@@ -281,16 +286,16 @@ class LevelZero(FileTechnique):
                     value = intel_engines.default(self._host, gpu.address, where, key)
                 if value is None:
                     raise errors.Unsupported(f"The driver does not tell what {key} of {where} was at boot.", gpu.address)
-                yield self._step(
+                yield self.step(
                     gpu, "property", {"where": where, "key": key, "value": value}, f"set {key} of {where} to {value}",
-                    "sysfs_write", SHAPE, "the former value again",
+                    "sysfs_write", CARVE, "the former value again",
                 )  # fmt: skip
 
     def _vram_steps(self, gpu, state, goal):
         for unit in sorted({*state.vram, *goal.vram}):
             old, new = state.vram.get(unit, {}), goal.vram.get(unit, {})
             if new and not dmem.is_open(self._host, unit):
-                yield self._step(
+                yield self.step(
                     gpu, "slice", {"unit": unit}, f"start {unit} with the controller dmem", "sysfs_write", PREPARE,
                     "nothing: a slice without limits takes nothing from anybody",
                 )  # fmt: skip
@@ -298,7 +303,7 @@ class LevelZero(FileTechnique):
                 value = new.get(region)
                 words = f"limit {unit} to {value // 2**20} MiB of {region}" if value else f"lift the limit of {unit} for {region}"
                 args = {"unit": unit, "region": region, "limit": value}
-                yield self._step(gpu, "vram", args, words, "sysfs_write", SHAPE, "the former limit again")
+                yield self.step(gpu, "vram", args, words, "sysfs_write", CARVE, "the former limit again")
 
     def _file_steps(self, gpu, state, goal):
         for name in sorted({*state.files, *goal.files}):
@@ -306,30 +311,10 @@ class LevelZero(FileTechnique):
             if old == new:
                 continue
             verb = "remove" if new is None else "write" if old is None else "rewrite"
-            yield self._step(
+            yield self.step(
                 gpu, "file", {"name": name, "text": new}, f"{verb} the environment file {ENVIRONMENT}/{name}", "file_write",
-                SHAPE, "the former file again",
+                CARVE, "the former file again",
             )  # fmt: skip
-
-    def _gpu_plan(self, gpu, state, goal, steps, stops, remark):
-        before, after = self.layout(state), self.layout(goal)
-        words = [] if steps or not goal.files else ["already as wanted"]
-        note = ". ".join(words + [part.rstrip(".") for part in (remark, CONVENTION if goal.files else "") if part])
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            steps,
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
-            keeps=tuple(f"partition {name}" for name in sorted(goal.files) if state.files.get(name) == goal.files[name]),
-            destroys=tuple(f"partition {name}" for name in sorted(state.files) if name not in goal.files),
-            creates=tuple(f"partition {name}" for name in sorted(goal.files) if name not in state.files),
-            stops=tuple(sorted(stops.units)) if steps else (),
-            note=f"{note}." if note else "",
-        )
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_ccs_mode(self, gpu, block, mode):

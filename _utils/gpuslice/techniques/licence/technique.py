@@ -2,32 +2,31 @@
 The guest's side of NVIDIA vGPU: a vGPU in a virtual machine can do little until the daemon nvidia-gridd has a licence for it.
 
 The daemon reads ``/etc/nvidia/gridd.conf`` and the client configuration tokens beside it (``ClientConfigToken/*.tok``) when it
-starts. All vGPUs of a guest share these files, so what is wanted of several has to be the same, and what is done for one of them
-is found done for the others. Tokens are secrets: plans, layouts and steps carry their digests (:mod:`gpuslice.secret`).
+starts. All vGPUs of a guest share these files: they belong to the host, so what is wanted of several has to be the same. Tokens
+are secrets: plans, layouts and steps carry their digests (:mod:`gpuslice.secret`).
 
-Settings that :meth:`Guest.plan` takes (one of): the licence keys of the pillar's section ``vgpu``; ``{"clear": True}`` (or
+Settings that it takes (one of): the licence keys of the pillar's section ``vgpu``; ``{"clear": True}`` (or
 ``remove``): nothing of ours; ``{"layout": {...}}``: exactly this earlier layout.
 """
 
 import os
 import re
-import threading
+from dataclasses import replace
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import secret
-from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import gridd
 from gpuslice.drivers import pci
 from gpuslice.drivers import systemd
+from gpuslice.inventory import discovery
 from gpuslice.model import Slice
 from gpuslice.numbers import whole
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
-from gpuslice.techniques import PLAIN
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.licence import client_token
 from gpuslice.techniques.licence.client_token import ClientToken
 
@@ -87,19 +86,26 @@ class Goal(NamedTuple):
     active: bool
 
 
-class Guest:
+class Licence(Technique):
     """The licence of the vGPUs of one guest."""
 
-    actions = ("write_token", "write_license", "restart_service", "stop_service")
+    name = "licence"
+    effects = {"write_token": "file", "write_license": "file", "restart_service": "unit", "stop_service": "unit"}
+    joint = True
 
     def __init__(self, host, sessions):
-        self._host = host
+        super().__init__(host, sessions)
         self._token = ClientToken(host)
-        self._clashes = {}
-        # All GPUs share the files, and each is changed in a thread of its own.
-        self._writing = threading.Lock()
 
     # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Whether it is a vGPU in a guest."""
+        return super().supports(gpu) and gpu.vendor == "nvidia" and discovery.is_vgpu_name(gpu.name)
+
+    def why_not(self, gpu):
+        """Why a GPU needs no licence."""
+        return Why("it is no vGPU in a guest; licences are set in the guests that have the vGPUs")
+
     def observe(self, gpu):
         """Read the files and ask for the daemon. Raises errors.StateDirUnusable, errors.ResourceConflict, errors.ToolFailed."""
         self._host.limits.refuse(gpu.address)
@@ -149,54 +155,42 @@ class Guest:
             section["feature"] = _FEATURE_WORDS[found["feature"]]
         return {"strategy": "vgpu", "vgpu": section}
 
-    def settings_of(self, layout, begun=None):
-        """Settings that ask for exactly this layout."""
-        return {"layout": layout}
-
     def holders(self, gpu):
         """The processes that hold the vGPU open."""
         held = device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
         return [process for process in held if process.pid != os.getpid()]
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def gather(self, wanted):
-        """
-        Compare what is wanted of all vGPUs of this guest: they share one licence. What differs is told by :meth:`plan`.
+    def settle(self, gpu, state, wish):
+        """Raises errors.Unsupported: a guest makes no vGPUs."""
+        raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
 
-        :param wanted: list of (gpu, settings).
-        """
-        self._clashes = {}
-        asked = [(gpu, _asked(settings)) for gpu, settings in wanted]
-        asked = [(gpu, said) for gpu, said in asked if said is not None]
-        for gpu, said in asked:
-            other = next(((one, its) for one, its in asked if its != said), None)
-            if other:
-                err = errors.PolicyError(
-                    f"{_told(*said)} is wanted of it, and {_told(*other[1])} of {other[0].address}: all vGPUs of a guest share "
-                    "one licence configuration.",
-                    gpu.address,
-                    "Ask for the same of both.",
-                )
-                self._clashes[gpu.address] = (said, err)
+    def together(self, works):
+        """All vGPUs of a guest: they share one licence."""
+        return [works] if works else []
 
-    def plan(self, gpu, state, settings, rules=PLAIN):
+    def plan(self, works):
         """
-        What has to be done to bring the guest from ``state`` to what ``settings`` ask for.
-
-        :return: :class:`gpuslice.plan.GpuPlan`. :raises errors.Unsupported: a guest can't do it, or has no licence daemon.
-        :raises errors.PolicyError: several vGPUs of the guest are to have different licences.
+        :raises errors.Unsupported: a guest can't do it, or has no licence daemon.
+        :raises errors.Several: the vGPUs of the guest are to have different licences.
         """
-        said, err = self._clashes.get(gpu.address, (None, None))
-        if err and said == _asked(settings):
-            raise err
-        goal = self._goal(gpu, state, settings)
+        _refuse_difference(works)
+        first = works[0]
+        gpu, state = first.gpu, first.state
+        goal = self._goal(gpu, state, first.settings)
         text = gridd.rewritten(state.text, state.template, goal.wanted)
         changes = [
             *([self._token_step(gpu, state.token, goal.token)] if goal.token != state.token else []),
             *([self._conf_step(gpu, state, goal, text)] if text != state.text else []),
         ]
         steps = (*changes, *self._service_steps(gpu, state, goal, bool(changes)))
-        return self._gpu_plan(gpu, state, goal, text, steps)
+        before, after = self.layout(state), _layout(text, goal.token, goal.active)
+        part = self.part(
+            gpu, before, after, steps,
+            keeps=tuple(f"vGPU {_type(work.gpu)}" for work in works),
+            note=self._note(gpu, state, (after if steps else before)["license"], bool(steps)),
+        )  # fmt: skip
+        return [replace(part, addresses=tuple(work.gpu.address for work in works))]
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
@@ -258,7 +252,7 @@ class Guest:
         path = client_token.PATH
         words = f"write the client token {new} to {path}" if new else f"remove the client token {old} ({path})"
         undo = f"write {old} again, of which a copy is kept" if old else "remove it"
-        return self._step(gpu, "write_token", {"token": new}, words, "file_write", PREPARE, undo)
+        return self.step(gpu, "write_token", {"token": new}, words, "file_write", PREPARE, undo)
 
     def _conf_step(self, gpu, state, goal, text):
         args = {name: goal.wanted.get(key, "") for name, key in zip(("server", "port", "feature"), gridd.KEYS, strict=True)}
@@ -269,37 +263,15 @@ class Guest:
             lines = ", ".join(f"{key}={told[key]}" for key in gridd.KEYS if goal.wanted.get(key))
             words = f"set {lines} in {CONFIGURATION}" if lines else f"take our lines out of {CONFIGURATION}"
         undo = "take the lines out again" if state.text is not None else "remove the file again"
-        return self._step(gpu, "write_license", args, words, "file_write", PREPARE, undo)
+        return self.step(gpu, "write_license", args, words, "file_write", PREPARE, undo)
 
     def _service_steps(self, gpu, state, goal, changed):
         if goal.active and (changed or state.stale or not state.active):
             words = f"restart {SERVICE}, so that it reads its files" if state.active else f"start {SERVICE}"
-            return [self._step(gpu, "restart_service", {}, words, "restart_unit", SHAPE, "restart it with the former files")]
+            return [self.step(gpu, "restart_service", {}, words, "restart_unit", CARVE, "restart it with the former files")]
         if state.active and not goal.active:
-            return [self._step(gpu, "stop_service", {}, f"stop {SERVICE}", "restart_unit", SHAPE, "start it again")]
+            return [self.step(gpu, "stop_service", {}, f"stop {SERVICE}", "restart_unit", CARVE, "start it again")]
         return []
-
-    @staticmethod
-    def _step(gpu, action, args, words, cost, phase, undo):
-        return Step(gpu.address, "vgpu", action, args, words, undo, (), (), seconds(cost), phase)
-
-    def _gpu_plan(self, gpu, state, goal, text, steps):
-        before = self.layout(state)
-        after = _layout(text, goal.token, goal.active) if steps else before
-        return GpuPlan(
-            gpu.address,
-            "vgpu",
-            gpu.model,
-            steps,
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
-            keeps=(f"vGPU {_type(gpu)}",),
-            note=self._note(gpu, state, after["license"], bool(steps)),
-            # One licence is for all vGPUs of a guest.
-            group="licence" if steps else "",
-        )
 
     def _note(self, gpu, state, after, changes):
         licence = {} if changes else self._licence(gpu)
@@ -312,53 +284,49 @@ class Guest:
         return f"{'. '.join(parts)}." if parts else ""
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run_write_token(self, gpu, token):
+    def _run_write_token(self, gpu, token):
         """
         Put the token with this digest in the place of ours, or remove ours; the one before is kept.
 
         :param token: digest, "" for none. :raises errors.StateDirUnusable: a file can't be written.
         """
-        with self._writing:
-            if self._token.digest(gpu) != token:
-                self._note_stale(gpu)
-                self._token.write(gpu, token)
+        if self._token.digest(gpu) != token:
+            self._note_stale(gpu)
+            self._token.write(gpu, token)
 
     def _note_stale(self, gpu):
         """Before a file changes: a crash right after it must not leave a daemon that nobody restarts."""
         client_token.store(self._host, gpu, STALE, f"{SERVICE} has not read its changed files yet.\n")
 
-    def run_write_license(self, gpu, server, port, feature):
+    def _run_write_license(self, gpu, server, port, feature):
         """
         Set our lines in gridd.conf, or take them out.
 
         :param server: :param port: :param feature: values, "" where no line of ours is wanted.
         :raises errors.StateDirUnusable: the file can't be written.
         """
-        with self._writing:
-            old = client_token.read(self._host, gpu, CONFIGURATION)
-            template = client_token.read(self._host, gpu, TEMPLATE) or ""
-            new = gridd.rewritten(old, template, dict(zip(gridd.KEYS, (server, port, feature), strict=True)))
-            if new != old:
-                self._note_stale(gpu)
-                client_token.store(self._host, gpu, CONFIGURATION, new)
+        old = client_token.read(self._host, gpu, CONFIGURATION)
+        template = client_token.read(self._host, gpu, TEMPLATE) or ""
+        new = gridd.rewritten(old, template, dict(zip(gridd.KEYS, (server, port, feature), strict=True)))
+        if new != old:
+            self._note_stale(gpu)
+            client_token.store(self._host, gpu, CONFIGURATION, new)
 
-    def run_restart_service(self, gpu):
+    def _run_restart_service(self, gpu):
         """Restart the daemon, unless that was done for another vGPU already. Raises errors.ToolFailed, errors.ToolMissing."""
-        with self._writing:
-            if self._runs() and not self._host.exists(STALE):
-                return
-            self._switch(gpu, "restart", systemd.restart)
-            found = systemd.active_state(self._host, SERVICE)
-            if found not in _RUNS:
-                raise self._failed(gpu, f"{SERVICE} was restarted and does not run: systemd says it is {found or 'not known'}.")
-            client_token.store(self._host, gpu, STALE, None)
+        if self._runs() and not self._host.exists(STALE):
+            return
+        self._switch(gpu, "restart", systemd.restart)
+        found = systemd.active_state(self._host, SERVICE)
+        if found not in _RUNS:
+            raise self._failed(gpu, f"{SERVICE} was restarted and does not run: systemd says it is {found or 'not known'}.")
+        client_token.store(self._host, gpu, STALE, None)
 
-    def run_stop_service(self, gpu):
+    def _run_stop_service(self, gpu):
         """Stop the daemon. Raises errors.ToolFailed, errors.ToolMissing."""
-        with self._writing:
-            if self._runs():
-                self._switch(gpu, "stop", systemd.stop)
-            client_token.store(self._host, gpu, STALE, None)
+        if self._runs():
+            self._switch(gpu, "stop", systemd.stop)
+        client_token.store(self._host, gpu, STALE, None)
 
     def _runs(self):
         return systemd.active_state(self._host, SERVICE) in _RUNS
@@ -401,6 +369,10 @@ class Guest:
             "product": licence["product"],
         }
 
+    def creatable(self, gpu):
+        """Raises errors.Unsupported: a guest chooses no types."""
+        raise errors.Unsupported("This is a vGPU in a guest; its type was chosen on its host.", gpu.address)
+
     def _licence(self, gpu):
         """``licensed``, ``status``, ``product`` and ``words`` of the driver's licence, without ever failing."""
         try:
@@ -418,6 +390,23 @@ class Guest:
             "product": product,
             "words": f"licence of {product}: {status}",
         }
+
+
+def _refuse_difference(works):
+    """Raise errors.Several where what is wanted of one vGPU of the guest differs from what is wanted of another."""
+    asked = [(work.gpu, said) for work in works if (said := _asked(work.settings)) is not None]
+    found = []
+    for gpu, said in asked:
+        if other := next(((one, its) for one, its in asked if its != said), None):
+            err = errors.PolicyError(
+                f"{_told(*said)} is wanted of it, and {_told(*other[1])} of {other[0].address}: all vGPUs of a guest share one "
+                "licence configuration.",
+                gpu.address,
+                "Ask for the same of both.",
+            )
+            found.append((gpu.address, err))
+    if found:
+        raise errors.Several(found)
 
 
 def _layout(text, token, active):

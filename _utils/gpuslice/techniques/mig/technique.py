@@ -1,7 +1,7 @@
 """
 NVIDIA Multi-Instance GPU.
 
-Settings that :meth:`Mig.plan` takes (one of):
+Settings that it takes (one of):
 
 ``{"entries": [(profile, start or None, count)], "compute_instances": n}``
     the layout as a pillar or an argument has it;
@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import nvidia
-from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import modules
 from gpuslice.drivers import pci
@@ -27,14 +26,12 @@ from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
 from gpuslice.host import limits
 from gpuslice.model import Slice
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
 from gpuslice.techniques.base import STOP_OR_FORCE
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.mig import export
 from gpuslice.techniques.mig import placement
@@ -53,27 +50,25 @@ class MigState(NamedTuple):
     instances: tuple = ()
 
 
-class Mig:
+class Mig(Technique):
     """MIG on one host. One object serves one run: it holds what was read in it."""
 
     name = "mig"
+    effects = {
+        "set_mode": "mode", "reset": "reset",
+        **dict.fromkeys(("create_gi", "create_ci", "destroy_gi", "destroy_ci"), "slice"),
+    }  # fmt: skip
 
     def __init__(self, host, sessions, looks_after_vgpus=False):
-        self._host = host
+        super().__init__(host, sessions)
         # What manages vGPUs too removes those that stand on an instance before it; for all others they are in the way.
         self._looks_after_vgpus = looks_after_vgpus
         self.nvml = sessions.nvml
         self._tables = {}
         self._gi_ids = {}
-        # (GPU, where an instance was to be) -> where the driver made it instead.
-        self._astray = {}
         self.users = Users(host, self.nvml)
 
     # -- facts ---------------------------------------------------------------------------------------------------
-    def supports(self, gpu):
-        """Whether the model can do MIG."""
-        return "mig" in gpu.capabilities
-
     def observe(self, gpu):
         """Read the MIG mode and the instances. Raises errors.Unsupported where there is no MIG, errors.DriverError."""
         self._host.limits.refuse(gpu.address)
@@ -147,9 +142,7 @@ class Mig:
         """
         if begun is None:
             return {"layout": layout}
-        made = [(step.gpu, step.args["start"]) for step in begun if step.action == "create_gi"]
-        astray = (place for asked in made for place in self._astray.get(asked, ()))
-        return {"layout": layout, "created": sorted({start for _, start in made}.union(astray))}
+        return {"layout": layout, "created": sorted({step.args["start"] for step in begun if step.action == "create_gi"})}
 
     def translated(self, gpu, layout):
         """
@@ -217,13 +210,12 @@ class Mig:
         left = self._without(gpu, state, difference["destroy"])
         return {"layout": {**layout, "instances": self.layout(state._replace(instances=left))["instances"]}}
 
-    def plan(self, gpu, state, settings, rules=PLAIN):
-        """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+    def plan(self, works):
+        """:raises errors.ProfileMismatch: it does not fit. :raises errors.ResourceConflict: in use. :raises errors.Unsupported"""
+        return [self.plan_gpu(work.gpu, work.state, work.settings, work.rules) for work in works]
 
-        :param rules: what the change may do, see :class:`gpuslice.techniques.Rules`.
-        :return: :class:`gpuslice.plan.GpuPlan`. Raises errors.ProfileMismatch, errors.ResourceConflict, errors.Unsupported.
-        """
+    def plan_gpu(self, gpu, state, settings, rules):
+        """What has to be done on one GPU, as :meth:`plan`; for whoever stands on MIG as well."""
         wanted = _wanted_mode(settings)
         if not wanted:
             return self._plan_off(gpu, state, settings, rules)
@@ -239,7 +231,7 @@ class Mig:
         mode_steps = self._mode_steps(gpu, state, True, rules, stops)
         if mode_steps is None:
             return self._waiting(gpu, state)
-        steps = (*self._ending(gpu, stops), *mode_steps, *self._shape_steps(gpu, state, change))
+        steps = (*self.ending(gpu, stops), *mode_steps, *self._shape_steps(gpu, state, change))
         return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True}, stops)
 
     def _wishes(self, gpu, settings, table, existing):
@@ -312,7 +304,7 @@ class Mig:
         mode_steps = self._mode_steps(gpu, state, False, rules, stops)
         if mode_steps is None:
             return self._waiting(gpu, state)
-        steps = (*self._ending(gpu, stops), *self._shape_steps(gpu, state, change, phase=PREPARE), *mode_steps)
+        steps = (*self.ending(gpu, stops), *self._shape_steps(gpu, state, change, phase=PREPARE), *mode_steps)
         return self._gpu_plan(gpu, state, table, change, steps, {"enabled": False}, stops)
 
     def _mode_steps(self, gpu, state, wanted, rules, stops):
@@ -320,12 +312,12 @@ class Mig:
         if state.pending == wanted == state.current:
             return []
         word = "enable" if wanted else "disable"
-        set_mode = self._step(
+        set_mode = self.step(
             gpu,
             "set_mode",
             {"enabled": wanted},
             f"{word} MIG mode",
-            seconds("set_mode"),
+            "set_mode",
             PREPARE,
             undo=f"{'disable' if wanted else 'enable'} MIG mode",
             needs=() if state.current == wanted else ("idle",),
@@ -339,12 +331,12 @@ class Mig:
         if not needs_reset:
             return [set_mode]
         stops.modules.update(name for name in rules.unload_modules if name in modules.loaded(self._host))
-        reset = self._step(
+        reset = self.step(
             gpu,
             "reset",
             {},
             "reset the GPU if the driver has not done it with the mode change",
-            seconds("reset"),
+            "reset",
             RESET,
             undo="setting the mode back, and another reset",
             needs=("idle", "reset"),
@@ -362,21 +354,7 @@ class Mig:
         held = self.users.of_gpu(gpu, any_client=needs_reset)
         refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
 
-    def _ending(self, gpu, stops):
-        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
-        return [
-            self._step(
-                gpu,
-                "end_process",
-                {"pid": p.pid, "command": p.command},
-                f"end {p}",
-                seconds("end_process"),
-                PREPARE,
-            )
-            for p in stops.processes
-        ]
-
-    def _shape_steps(self, gpu, state, change, phase=SHAPE):
+    def _shape_steps(self, gpu, state, change, phase=CARVE):
         devices = self.nvml.mig_devices(gpu.address) if state.instances and not change.empty else {}
         by_start = {gi.start: gi for gi in state.instances}
         steps = []
@@ -384,12 +362,12 @@ class Mig:
             gi = by_start[instance.start]
             steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis]
             steps.append(
-                self._step(
+                self.step(
                     gpu,
                     "destroy_gi",
                     {"gi": gi.id},
                     f"destroy GPU instance {gi.profile} at {gi.start}",
-                    seconds("destroy_gi"),
+                    "destroy_gi",
                     phase,
                     undo=f"create GPU instance {gi.profile} at {gi.start}",
                     needs=("idle",),
@@ -400,12 +378,12 @@ class Mig:
             steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis if (ci.name, ci.start) == (name, ci_start)]
         for placed in change.create:
             steps.append(
-                self._step(
+                self.step(
                     gpu,
                     "create_gi",
                     {"profile": placed.profile, "start": placed.start},
                     f"create GPU instance {placed.profile} at {placed.start}",
-                    seconds("create_gi"),
+                    "create_gi",
                     phase,
                     undo=f"destroy GPU instance {placed.profile} at {placed.start}",
                 )
@@ -419,12 +397,12 @@ class Mig:
 
     def _destroy_ci(self, gpu, gi, ci, devices, phase):
         uuid = devices.get((gi.id, ci.id), (None, ""))[1]
-        return self._step(
+        return self.step(
             gpu,
             "destroy_ci",
             {"gi": gi.id, "ci": ci.id},
             f"destroy compute instance {ci.name} of {gi.profile} at {gi.start}{f' ({uuid})' if uuid else ''}",
-            seconds("destroy_ci"),
+            "destroy_ci",
             phase,
             undo=f"create compute instance {ci.name} again, with a new UUID",
             disrupts=(uuid,) if uuid else (),
@@ -432,18 +410,15 @@ class Mig:
         )
 
     def _create_ci(self, gpu, profile, start, name, ci_start, phase):
-        return self._step(
+        return self.step(
             gpu,
             "create_ci",
             {"profile": profile, "start": start, "ci": name, "ci_start": ci_start},
             f"create compute instance {name} in {profile} at {start}",
-            seconds("create_ci"),
+            "create_ci",
             phase,
             undo=f"destroy compute instance {name}",
         )
-
-    def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
-        return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, cost, phase)
 
     def _refuse_if_under_vgpus(self, gpu, steps):
         """The driver refuses that too, but late, and without a name."""
@@ -474,32 +449,21 @@ class Mig:
         self._refuse_if_under_vgpus(gpu, steps)
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
         drawing = _drawn(table, change) if steps and table else ()
-        before = self.layout(state)
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            tuple(steps),
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
+        return self.part(
+            gpu, self.layout(state), after, steps, stops,
             keeps=tuple(device_words(*ci) for ci in change.kept_cis),
             destroys=tuple(device_words(*ci) for ci in change.gone_cis),
             creates=tuple(device_words(*ci) for ci in change.new_cis),
             destroys_empty=tuple(f"{old.profile} at {old.start}" for old in change.destroy if not old.cis),
             creates_empty=tuple(f"{new.profile} at {new.start}" for new in change.create if not new.cis),
             drawing=tuple(drawing),
-            stops=tuple(sorted(stops.units)) if steps else (),
-            unloads=tuple(sorted(stops.modules)) if steps else (),
-        )
+        )  # fmt: skip
 
     def _waiting(self, gpu, state):
         note = (
             f"MIG mode is {_on(state.current)} and becomes {_on(state.pending)} at the next reboot: this host can't reset the GPU"
         )
-        now = self.layout(state)
-        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits="reboot", note=note)
+        return self.unchanged(gpu, self.layout(state), waits="reboot", note=note)
 
     def _one_more(self, gpu, name, start):
         """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
@@ -594,10 +558,6 @@ class Mig:
         return draw(self.table(gpu), [_instance(gi) for gi in state.instances])
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
-
     def _run_set_mode(self, gpu, enabled):
         try:
             status = self.nvml.set_mig_mode(gpu.address, enabled)
@@ -662,9 +622,6 @@ class Mig:
             "Reboot the host.",
         )
 
-    def _run_end_process(self, gpu, pid, command):
-        device_nodes.end_process(self._host, gpu.address, pid, command)
-
     def _run_destroy_ci(self, gpu, gi, ci):
         self._patiently(lambda: self.nvml.destroy_ci(gpu.address, gi, ci))
 
@@ -685,8 +642,8 @@ class Mig:
         found = self._live_profile(gpu, profile)
         number, place = self.nvml.create_gi(gpu.address, found, start)
         if place != start:
-            # An undo that goes by where it was to be would take it for another tool's.
-            self._astray.setdefault((gpu.address, start), set()).add(place)
+            # Nobody but us knows that it is ours: an undo, which goes by where it was to be, would take it for another tool's.
+            self._run_destroy_gi(gpu, number)
             raise errors.DriverError(
                 f"{found.name} was to be made at memory slice {start}, and the driver made it at {place}.",
                 gpu.address,

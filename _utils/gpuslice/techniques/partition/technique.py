@@ -1,7 +1,7 @@
 """
 Compute and memory partitions of AMD Instinct GPUs (MI300 and MI350 families), through the files of amdgpu.
 
-Settings that :meth:`Partition.plan` takes (one of):
+Settings that it takes (one of):
 
 ``{"compute": mode or None, "memory": mode or None, "reload": bool}``
     as a pillar or an argument has it. No memory mode: as it is; no compute mode: as it is, or what the driver takes by itself
@@ -14,12 +14,10 @@ request, which the driver carries out when it lets go of the GPUs, that is when 
 withdrawn and a reboot forgets it, so nothing is requested before the driver may be and can be reloaded.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import amd
-from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
@@ -29,13 +27,11 @@ from gpuslice.drivers.amdgpu import MODULE
 from gpuslice.drivers.amdgpu import Amdgpu
 from gpuslice.host import bounded
 from gpuslice.model import Slice
-from gpuslice.plan import PREPARE
+from gpuslice.plan import CARVE
 from gpuslice.plan import RESET
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.partition import hive
 from gpuslice.techniques.partition.modes import Modes
@@ -61,40 +57,36 @@ class PartitionState(NamedTuple):
     loaded: bool = True
 
 
-class Partition:
+class Partition(Technique):
     """Partition modes on one host."""
 
     name = "partition"
+    effects = {"reload": "driver"}
+    # Those of a hive, and all whose memory mode one reload changes.
+    joint = True
 
     def __init__(self, host, sessions):
-        self._host = host
+        super().__init__(host, sessions)
         self._driver = Amdgpu(host)
         self._modes = Modes(host, self._driver)
         self._notes = Notes(host)
         self._reload = Reload(host, self._driver, self._notes)
-        self._settings = {}
-        self._reloading = []
 
     # -- facts ---------------------------------------------------------------------------------------------------
-    def supports(self, gpu):
-        """Whether the GPU has partition modes: the driver's files say so, and the catalog where no driver is loaded."""
-        return "partition" in gpu.capabilities
-
     def why_not(self, gpu):
-        """Why a GPU has no partition modes, and whether its host is to blame: an older kernel is, the hardware is not."""
+        """Why a GPU has no partition modes. An older kernel can be mended, the hardware can't."""
         if gpu.vendor != "amd":
-            return "", False
+            return Why()
         if any(gpu.device_id in model["vf_device_ids"] for model in amd.MODELS.values()):
-            return "it is a virtual function, whose modes are set on its host", False
+            return Why("it is a virtual function, whose modes are set on its host")
         model = amd.MODELS.get(gpu.catalog_key)
         if model and model["compute_partitions"]:
-            return (
-                f"its driver {gpu.driver or MODULE} has no file {COMPUTE}: the kernel, or AMD's own driver package, is too old",
-                True,
-            )
+            driver = gpu.driver or MODULE
+            why = f"its driver {driver} has no file {COMPUTE}: the kernel, or AMD's own driver package, is too old"
+            return Why(why, mendable=True)
         if model and model["functions_per_card"] > 1:
-            return "only the MI300 and MI350 families have them; each half of this card is a GPU of its own already", False
-        return "only the MI300 and MI350 families have them, this GPU has a single compute die", False
+            return Why("only the MI300 and MI350 families have them; each half of this card is a GPU of its own already")
+        return Why("only the MI300 and MI350 families have them, this GPU has a single compute die")
 
     def observe(self, gpu):
         """
@@ -108,7 +100,7 @@ class Partition:
             return self._without_driver(gpu, driver)
         if not self._driver.has_modes(gpu.address):
             raise errors.Unsupported(
-                f"{gpu.model} has no partition modes: {self.why_not(gpu)[0]}.", gpu.address, "Use a newer kernel or driver."
+                f"{gpu.model} has no partition modes: {self.why_not(gpu).words}.", gpu.address, "Use a newer kernel or driver."
             )
         return PartitionState(
             self._driver.compute(gpu.address),
@@ -160,9 +152,6 @@ class Partition:
         """Settings that ask for exactly this layout; with ``begun`` (a list of steps) a change is being undone."""
         return {"layout": layout, "undo": begun is not None}
 
-    def release(self):
-        """Nothing is held open."""
-
     def holders(self, gpu):
         """Processes that stand in the way of a change of the compute mode: clients of the compute driver or of this GPU."""
         return self._driver.holders(gpu.address)
@@ -173,40 +162,37 @@ class Partition:
             return self._driver.all_holders()
         return self.holders(gpu) if any(step.action == "set_compute" for step in steps) else []
 
-    # -- the hive ------------------------------------------------------------------------------------------------
-    def gather(self, targets):
-        """
-        Take note of what is wanted of all GPUs before each is planned, as a memory mode is common to a hive.
-
-        :param targets: list of (GPU, settings).
-        """
-        self._settings = {gpu.address: (gpu, settings) for gpu, settings in targets}
-        self._reloading = []
-
     # -- planning ------------------------------------------------------------------------------------------------
-    def plan(self, gpu, state, settings, rules=PLAIN):
-        """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
+    def together(self, works):
+        """Those whose memory mode changes: a hive has one, and a driver that is loaded anew brings that of all into force."""
+        changing = [work for work in works if not work.state.loaded or _asked_memory(work) != work.state.memory]
+        return [*([changing] if changing else []), *([work] for work in works if work not in changing)]
 
-        :return: :class:`gpuslice.plan.GpuPlan`. Raises errors.PolicyError, errors.ProfileMismatch for a pair that the GPU
-            does not have, errors.ResourceConflict when it is in use, errors.ModeChangePending when a
-            reload is needed and not allowed.
+    def plan(self, works):
         """
+        :raises errors.PolicyError: a mode is none, or a hive is to be in two. :raises errors.ProfileMismatch: the GPU does not
+            have such a pair. :raises errors.ResourceConflict: it is in use. :raises errors.ModeChangePending: a reload is needed
+            and not allowed.
+        """
+        return self.each(works, self._plan_gpu)
+
+    def _plan_gpu(self, work):
+        gpu, state, settings, rules = work.gpu, work.state, work.settings, work.rules
+        asked = {peer.gpu.address: (peer.gpu, peer.settings) for peer in work.peers}
         undo, stops = bool(settings.get("undo")), Stops(self._host, gpu.address)
         wanted = self._wanted(gpu, state, settings)
         if not undo:
             # What is put back was there.
             self._modes.refuse_illegal(gpu, state, wanted)
         if not state.loaded:
-            return self._plan_unloaded(gpu, state, wanted, undo)
-        steps, now = [], state.compute
+            return self._plan_unloaded(gpu, state, wanted, undo, asked)
+        steps, now, changing = [], state.compute, {}
         if wanted.memory != state.memory:
-            changing = hive.changing_memory(self._driver, self._settings, gpu, wanted.memory, undo)
+            changing = hive.changing_memory(self._driver, asked, gpu, wanted.memory, undo)
             if not undo:
                 self._modes.refuse_beginning(gpu, wanted)
             self._reload.refuse(gpu, state, wanted, undo or settings.get("reload"), rules, stops)
-            self._reloading = sorted(changing)
-            doubtful = [] if undo else hive.doubtful(self._driver, self._settings, gpu, wanted)
+            doubtful = [] if undo else hive.doubtful(self._driver, asked, gpu, wanted)
             steps += self._memory_steps(gpu, state, wanted, changing, doubtful)
             now = self._modes.automatic(gpu, wanted.memory)
         elif wanted.compute != state.compute:
@@ -218,9 +204,7 @@ class Partition:
             steps.append(self._alloc_step(gpu, "ALL"))
         elif wanted.alloc == "EVEN" and state.alloc == "ALL" and not steps:
             steps.append(self._alloc_step(gpu, "EVEN"))
-        covers = [address for address in self._reloading if wanted.memory != state.memory and address != gpu.address]
-        steps = [*self._ending(gpu, stops), *steps] if steps else []
-        return self._gpu_plan(gpu, state, wanted, steps, stops, covers)
+        return self._part(gpu, state, wanted, [*self.ending(gpu, stops), *steps] if steps else [], stops, changing)
 
     def _wanted(self, gpu, state, settings):
         """The state that is wanted, as a :class:`PartitionState`. Raises errors.PolicyError for words that are no modes."""
@@ -247,89 +231,74 @@ class Partition:
             words = f"request memory mode {mode} for the hive (now {state.memory})"
             undo = f"requesting {state.memory} and another reload"
             args = {"memory": mode, **({"doubtful": doubtful} if doubtful else {})}
-            steps.append(self._step(gpu, "set_memory", args, words, undo, "set_memory_partition", RESET))
+            steps.append(self._changes(gpu, "set_memory", args, words, undo, "set_memory_partition", RESET))
         if gpu.address == max(changing):
             steps.append(self._reload_step(gpu, changing))
         words = f"find memory mode {mode} in force after the reload (now {state.memory})"
-        found = self._step(gpu, "confirm_memory", {"memory": mode}, words, "another reload", "set_memory_partition")
-        return [*steps, replace(found, disrupts=self._identities(gpu))]
+        args, undo, gone = {"memory": mode}, "another reload", self._identities(gpu)
+        return [*steps, self._changes(gpu, "confirm_memory", args, words, undo, "set_memory_partition", disrupts=gone)]
 
     def _reload_step(self, gpu, changing):
         purpose = "which an interrupted change unloaded"
         if changing:
             purpose = f"so that {', '.join(sorted(set(changing.values())))} comes into force on {', '.join(changing)}"
         words = f"reload {MODULE}, {purpose}"
-        return self._step(gpu, "reload", {"memory": changing}, words, "another reload", "reload_amdgpu", RESET)
+        return self._changes(gpu, "reload", {"memory": changing}, words, "another reload", "reload_amdgpu", RESET)
 
     def _compute_step(self, gpu, state, mode):
         was = f" (now {state.compute})" if state.compute else ""
         undo = f"setting {state.compute} again" if state.compute else "loading the driver anew"
-        step = self._step(gpu, "set_compute", {"compute": mode}, f"set compute mode {mode}{was}", undo)
-        return replace(step, disrupts=self._identities(gpu))
+        words = f"set compute mode {mode}{was}"
+        return self._changes(gpu, "set_compute", {"compute": mode}, words, undo, disrupts=self._identities(gpu))
 
     def _alloc_step(self, gpu, mode):
         words = f"let partitions share their memory domain as {mode}"
-        return self._step(gpu, "set_alloc", {"alloc": mode}, words, "setting the old way again")
+        return self._changes(gpu, "set_alloc", {"alloc": mode}, words, "setting the old way again")
 
-    def _step(self, gpu, action, args, words, undo, cost="set_compute_partition", phase=SHAPE):
+    def _changes(self, gpu, action, args, words, undo, cost="set_compute_partition", phase=CARVE, disrupts=()):
         needs = ("idle", "driver reload") if phase == RESET else ("idle",)
-        return Step(gpu.address, self.name, action, args, words, undo, (), needs, seconds(cost), phase)
+        return self.step(gpu, action, args, words, cost, phase, undo, disrupts, needs)
 
     def _identities(self, gpu):
         return tuple(f"{gpu.address}/{part.index}" for part in kfd.parts_of(self._host, gpu.address))
 
-    def _ending(self, gpu, stops):
-        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
-        return [
-            self._step(gpu, "end_process", {"pid": p.pid, "command": p.command}, f"end {p}", "", "end_process", PREPARE)
-            for p in stops.processes
-        ]
-
-    def _plan_unloaded(self, gpu, state, wanted, undo):
+    def _plan_unloaded(self, gpu, state, wanted, undo, asked):
         """A reload of ours was interrupted: the driver is loaded first, whatever is wanted."""
         memory = wanted.memory
-        goals = {gpu.address: memory} if undo else hive.all_memory(self._driver, self._settings, gpu, memory)
+        goals = {gpu.address: memory} if undo else hive.all_memory(self._driver, asked, gpu, memory)
         steps = [self._reload_step(gpu, {address: goal for address, goal in goals.items() if goal})]
         if wanted.compute and not (memory and wanted.compute == self._modes.automatic(gpu, memory)):
             steps.append(self._compute_step(gpu, state, wanted.compute))
         if wanted.alloc == "ALL":
             steps.append(self._alloc_step(gpu, "ALL"))
-        return self._gpu_plan(gpu, state, wanted, steps, Stops(self._host, gpu.address))
+        return self._part(gpu, state, wanted, steps, Stops(self._host, gpu.address), goals)
 
-    def _gpu_plan(self, gpu, state, wanted, steps, stops, covers=()):
-        before = self.layout(state)
+    def _part(self, gpu, state, wanted, steps, stops, changing):
+        """:param changing: PCI address -> memory mode that its reload brings into force, {} without one."""
         alloc = wanted.alloc or ("" if steps else state.alloc)
-        after = self.layout(PartitionState(wanted.compute, wanted.memory, alloc)) if steps else before
+        after = self.layout(PartitionState(wanted.compute, wanted.memory, alloc))
         there = [f"partition {n} of {state.compute}" for n in range(self._modes.count(gpu, state.compute))]
         gone = there if steps else []
         made = [f"partition {n} of {wanted.compute}" for n in range(self._modes.count(gpu, wanted.compute))] if steps else []
         if (state.compute, state.memory) == (wanted.compute, wanted.memory):
             gone = made = []
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            tuple(steps),
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
+        return self.part(
+            gpu, self.layout(state), after, steps, stops,
             keeps=() if gone else tuple(there),
             destroys=tuple(gone),
             creates=tuple(made),
             drawing=(self._draw(gpu, state), self._draw(gpu, wanted)) if steps else (),
-            stops=tuple(sorted(stops.units)) if steps else (),
-            note=self._note(gpu, state, wanted, steps),
+            note=self._note(gpu, state, wanted, steps, changing),
             # One reload is for all GPUs of the driver whose memory mode changes.
             group=MODULE if any(step.action in ("reload", "confirm_memory") for step in steps) else "",
-            covers=tuple(covers),
-        )
+            concerns=tuple(sorted(changing)) if steps else (),
+        )  # fmt: skip
 
-    def _note(self, gpu, state, wanted, steps):
+    def _note(self, gpu, state, wanted, steps, changing):
         if steps and state.alloc == "ALL" and wanted.alloc != "ALL":
             return "Partitions share each memory domain evenly afterwards: the driver forgets the mode ALL with every new layout."
         if any(step.action == "reload" for step in steps):
-            bystanders = [a for a in self._driver.addresses() if a not in self._reloading]
+            bystanders = [a for a in self._driver.addresses() if a not in changing]
             return f"The reload also restarts {', '.join(bystanders)}, with the modes of now." if bystanders else ""
         if not steps and state.requested not in ("", state.memory):
             return (
@@ -393,13 +362,6 @@ class Partition:
         }
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
-
-    def _run_end_process(self, gpu, pid, command):
-        device_nodes.end_process(self._host, gpu.address, pid, command)
-
     def _run_set_memory(self, gpu, memory, doubtful=()):
         if self._driver.memory(gpu.address) == memory:
             return
@@ -418,7 +380,6 @@ class Partition:
             if self._notes.requested(address) != mode:
                 self._reload.request(address, mode)
         self._reload.reload(gpu, missing)
-        self._reloading = []
         left = {address: now for address, mode in missing.items() if (now := self._driver.memory(address)) != mode}
         if left:
             was = ", ".join(f"{address} has {mode or 'none'}" for address, mode in left.items())
@@ -438,6 +399,12 @@ class Partition:
 
     def _run_set_alloc(self, gpu, alloc):
         self._driver.set_alloc(gpu.address, alloc)
+
+
+def _asked_memory(work):
+    """The memory mode that is asked for; the one of now where none is."""
+    wanted = work.settings.get("layout", work.settings).get("memory")
+    return wanted.upper() if isinstance(wanted, str) and wanted else work.state.memory
 
 
 def _alloc(layout):

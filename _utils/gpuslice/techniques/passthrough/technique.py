@@ -5,7 +5,7 @@ The way there is ``driver_override``, ``unbind`` and ``drivers_probe``, which co
 written, as it captures every function with that id. What the GPU was bound to is kept in a file below /run, which a reboot
 empties as it does the override.
 
-Settings that :meth:`Passthrough.plan` takes (one of): ``{}`` or ``{"bound": True}``; ``{"bound": False}``: back to the driver
+Settings that it takes (one of): ``{}`` or ``{"bound": True}``; ``{"bound": False}``: back to the driver
 that it came from; ``{"layout": {...}}``: exactly this earlier layout.
 """
 
@@ -25,14 +25,13 @@ from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host import bounded
 from gpuslice.model import Slice
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
 from gpuslice.printable import printable
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
-from gpuslice.techniques.base import FileTechnique
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
 
 _DRIVER = "vfio-pci"
@@ -66,20 +65,18 @@ class PassthroughState(NamedTuple):
     origin: str
 
 
-class Passthrough(FileTechnique):
+class Passthrough(Technique):
     """Passthrough on one host."""
 
     name = "passthrough"
-    # -- facts ---------------------------------------------------------------------------------------------------
-    def supports(self, gpu):
-        """Whether the kernel has put the function into an IOMMU group."""
-        return "passthrough" in gpu.capabilities
+    effects = {"note": "file"}
 
+    # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
         """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
         if pci.iommu_is_on(self._host):
-            return "the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.", False
-        return f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", True
+            return Why("the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.")
+        return Why(f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", mendable=True)
 
     def observe(self, gpu):
         """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
@@ -123,27 +120,31 @@ class Passthrough(FileTechnique):
         return device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def plan(self, gpu, state, settings, rules=PLAIN):
+    def plan(self, works):
         """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
-
-        :return: :class:`gpuslice.plan.GpuPlan`.
         :raises errors.Unsupported: no IOMMU. :raises errors.ResourceConflict: the group has members with other drivers, the GPU
             is in use, or has slices that would be lost.
         """
+        return [self._part(work.gpu, work.state, work.settings, work.rules) for work in works]
+
+    def _part(self, gpu, state, settings, rules):
         goal, stops = _goal(state, settings), Stops(self._host, gpu.address)
         if goal.driver in VFIO_DRIVERS:
             self._check_iommu(gpu)
         if state.driver != goal.driver:
             self._check_change(gpu, state, goal, rules, stops)
-        steps = (
-            *self._end_processes(gpu, stops),
-            *self._prepare(gpu, state, goal),
-            *self._rebind(gpu, state, goal),
-        )
+        steps = (*self.ending(gpu, stops), *self._prepare(gpu, state, goal), *self._rebind(gpu, state, goal))
         if (state.origin or _is_unknown(state, goal)) and not goal.origin:
             steps += (self._note(gpu, state.origin or _ANY, ""),)
-        return self._gpu_plan(gpu, state, goal, steps, stops)
+        was, becomes = state.driver in VFIO_DRIVERS, goal.driver in VFIO_DRIVERS
+        whole = (f"the whole GPU as /dev/vfio/{device_nodes.group(self._host, gpu.address)}",)
+        driver = "the driver that the kernel chooses" if goal.driver is None else goal.driver
+        return self.part(
+            gpu, self.layout(state), {**goal._asdict(), "driver": driver}, steps, stops,
+            keeps=whole if was and becomes else (),
+            destroys=whole if was and not becomes else (),
+            creates=whole if becomes and not was else (),
+        )  # fmt: skip
 
     def _check_iommu(self, gpu):
         if not pci.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
@@ -212,7 +213,7 @@ class Passthrough(FileTechnique):
 
     def _prepare(self, gpu, state, goal):
         if goal.driver in VFIO_DRIVERS and not self._host.exists(f"{_DRIVERS}/{goal.driver}"):
-            yield self._step(
+            yield self.step(
                 gpu, "load", {"module": goal.driver}, f"load the kernel module {goal.driver}", "load_module", PREPARE,
                 "nothing: a loaded module takes no function by itself",
             )  # fmt: skip
@@ -222,7 +223,7 @@ class Passthrough(FileTechnique):
             # A crash after the unbinding would leave a GPU that looks as if nobody wanted a driver for it.
             yield self._note(gpu, state.origin, _ANY)
         if goal.override != state.override:
-            yield self._step(
+            yield self.step(
                 gpu, "override", {"driver": goal.override},
                 f"reserve the function for {goal.override}" if goal.override else "let any driver take the function",
                 "sysfs_write", PREPARE, "put the former driver_override back",
@@ -233,13 +234,13 @@ class Passthrough(FileTechnique):
         if state.driver == goal.driver:
             return
         if state.driver:
-            yield self._step(
+            yield self.step(
                 gpu, "unbind", {"driver": state.driver}, f"unbind the GPU from {state.driver}", "unbind", RESET,
-                f"bind it to {state.driver} again", ("idle",),
+                f"bind it to {state.driver} again", needs=("idle",),
             )  # fmt: skip
         if goal.driver != "":
             words = f"bind the GPU to {goal.driver}" if goal.driver else "let the kernel choose a driver for the GPU"
-            yield self._step(
+            yield self.step(
                 gpu, "bind", {"driver": goal.driver, "reserved": bool(goal.override)}, words, "bind", RESET, "unbind it again"
             )
 
@@ -247,30 +248,10 @@ class Passthrough(FileTechnique):
         whom = {_NONE: "no driver", _ANY: "whatever driver the kernel chooses"}
         told = f"note that the GPU belongs to {whom.get(new, new)}"
         words = told if new else f"forget that the GPU was to go back to {whom.get(old, old)}"
-        return self._step(
+        return self.step(
             gpu, "note", {"driver": new}, words, "file_write",
-            PREPARE if new else SHAPE, "put the former note back",
+            PREPARE if new else CARVE, "put the former note back",
         )  # fmt: skip
-
-    def _gpu_plan(self, gpu, state, goal, steps, stops):
-        was, becomes = state.driver in VFIO_DRIVERS, goal.driver in VFIO_DRIVERS
-        part = (f"the whole GPU as /dev/vfio/{device_nodes.group(self._host, gpu.address)}",)
-        before = self.layout(state)
-        after = {**goal._asdict(), "driver": "the driver that the kernel chooses" if goal.driver is None else goal.driver}
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            steps,
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
-            keeps=part if was and becomes else (),
-            destroys=part if was and not becomes else (),
-            creates=part if becomes and not was else (),
-            stops=tuple(sorted(stops.units)) if steps else (),
-        )
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_load(self, gpu, module):

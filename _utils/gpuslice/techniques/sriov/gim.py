@@ -19,8 +19,7 @@ from gpuslice.host import limits
 from gpuslice.inventory import discovery
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.plan import GpuPlan
-from gpuslice.techniques import Stops
+from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import refuse_if_held
 
 MODULE = "gim"
@@ -90,27 +89,17 @@ class Gim:
         steps = [self._write(gpu, state, option, wanted, may)] if state.option != option or (reloads and may) else []
         if reloads:
             steps += self._reload(gpu, state, wanted, may, rules, stops)
-        now = self._technique.layout(state)
         driver = state.driver if not reloads else MODULE if wanted else ""
-        after = {"driver": driver, "numvfs": wanted, "option": option}
-        shown = self._technique.shown
-        return GpuPlan(
-            gpu.address,
-            self._technique.name,
-            gpu.model,
-            (*self._technique.ending(gpu, stops), *steps),
-            now,
-            after if steps else now,
-            shown(now),
-            shown(after if steps else now),
+        return self._technique.part(
+            gpu, self._technique.layout(state), {"driver": driver, "numvfs": wanted, "option": option},
+            [*self._technique.ending(gpu, stops), *steps], stops,
             keeps=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if not reloads),
             destroys=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if reloads),
             creates=tuple(f"vf{n}" for n in range(1, wanted + 1) if reloads),
-            stops=tuple(sorted(stops.units)) if steps else (),
             note=_preview(gpu, wanted) if steps else "",
             # Its option and its reload are for all GPUs of the driver.
             group=MODULE if steps else "",
-        )
+        )  # fmt: skip
 
     def _wanted(self, gpu, state, settings):
         """(number of VFs, number in our file or None)."""
@@ -257,12 +246,11 @@ class Gim:
         )
 
     def _waiting(self, gpu, state, wanted):
-        now = self._technique.layout(state)
         note = f"the GPU has {state.numvfs} virtual functions and gets {wanted} at the next reboot: {MODULE} may not be reloaded"
-        return GpuPlan.unchanged(gpu, self._technique.name, now, self._technique.shown(now), waits="reboot", note=note)
+        return self._technique.unchanged(gpu, self._technique.layout(state), waits="reboot", note=note)
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run_write_option(self, gpu, number, count, reload):
+    def _run_write_option(self, gpu, number, count, reload):
         """
         Write our file, or remove it with its last GPU.
 
@@ -300,14 +288,14 @@ class Gim:
         base = f"{DEVICES}/{gpu.address}"
         return self._host.readlink(f"{base}/driver") == MODULE and kernel.number(self._host, f"{base}/sriov_numvfs") == count
 
-    def run_unload_driver(self, gpu, count, allowed):
+    def _run_unload_driver(self, gpu, count, allowed):
         """Unload gim, unless a reload for another GPU of this change did it already. Raises errors.RebootNeeded."""
         if self._in_force(gpu, count) or not self._loaded():
             return
         self._allow(gpu, count, allowed)
         self._modprobe(gpu, modules.unload, f"unload {MODULE}", False)
 
-    def run_load_driver(self, gpu, count, allowed):
+    def _run_load_driver(self, gpu, count, allowed):
         """Load gim and see whether it made the VFs. Raises errors.RebootNeeded, errors.DriverError."""
         if self._in_force(gpu, count):
             return

@@ -5,14 +5,13 @@ The PCI core's part is here. What each VF gets is written to files that :mod:`gp
 :mod:`gpuslice.drivers.i915_sriov` know; a host driver that makes its VFs while it is loaded is
 :mod:`gpuslice.techniques.sriov.gim`'s. What of it needs no host is in :mod:`gpuslice.techniques.sriov.goal`.
 
-Settings that :meth:`Sriov.plan` takes (one of): the keys of the pillar's section; ``{"vf_count": 0}``: none, and every file as
+Settings that it takes (one of): the keys of the pillar's section; ``{"vf_count": 0}``: none, and every file as
 the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. ``reload: True`` besides lets a driver be reloaded,
 ``remove: True`` besides is content with what a driver makes by itself.
 """
 
 from gpuslice import errors
 from gpuslice.catalog import intel
-from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import i915_sriov
 from gpuslice.drivers import kernel
@@ -22,12 +21,9 @@ from gpuslice.drivers import xe_sriov
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.host import bounded
 from gpuslice.model import Slice
-from gpuslice.plan import PREPARE
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.sriov import checks
 from gpuslice.techniques.sriov import gim
@@ -43,15 +39,17 @@ _EACH = 5
 _DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
 
 
-class Sriov:
+class Sriov(Technique):
     """SR-IOV on one host."""
 
     name = "sriov"
+    effects = {"set_count": "slice", "write_option": "file", "load_driver": "driver"}
+    # Those of gim, whose option and whose reload are for all its GPUs.
+    joint = True
 
     def __init__(self, host, sessions):
-        self._host = host
+        super().__init__(host, sessions)
         self._files = {}
-        self._wanted = {}
         self._gim = gim.Gim(host, self)
         self._steps = Steps(self.step)
 
@@ -61,18 +59,18 @@ class Sriov:
         Whether the GPU can have VFs that somebody can be given as they are. NVIDIA's carry vGPUs and nothing else, and some of
         AMD's boards show the capability though no host driver makes VFs of them.
         """
-        return "sriov" in gpu.capabilities and gpu.vendor != "nvidia" and (gpu.vendor != "amd" or gim.serves(gpu))
+        return super().supports(gpu) and gpu.vendor != "nvidia" and (gpu.vendor != "amd" or gim.serves(gpu))
 
     def why_not(self, gpu):
-        """Why a GPU has no VFs to give: (sentence, whether the configuration of the host is to blame)."""
+        """Why a GPU has no VFs to give."""
         if gpu.vendor == "nvidia":
-            return "its VFs are of use with NVIDIA vGPU only: use strategy vgpu, whose driver makes them.", False
+            return Why("its VFs are of use with NVIDIA vGPU only: use strategy vgpu, whose driver makes them.")
         if gpu.vendor == "amd":
-            return f"{reasons.why_not_amd(gpu)}.", False
+            return Why(f"{reasons.why_not_amd(gpu)}.")
         if self._host.exists(f"{DEVICES}/{gpu.address}/sriov_totalvfs"):
             todo = checks.mend_total(self._host, gpu)
-            return f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {todo}", True
-        return f"{reasons.why_not_intel(gpu)}.", False
+            return Why(f"the driver {gpu.driver or '(none)'} offers no VFs: sriov_totalvfs is 0. {todo}", mendable=True)
+        return Why(f"{reasons.why_not_intel(gpu)}.")
 
     def observe(self, gpu):
         """Read the VFs and the files. Raises errors.DeviceNotFound, errors.Unsupported, errors.Unhealthy: the kernel hangs."""
@@ -105,7 +103,7 @@ class Sriov:
         return found
 
     def _sentence(self, gpu):
-        why = self.why_not(gpu)[0]
+        why = self.why_not(gpu).words
         return f"{why[:1].upper()}{why[1:]}{'' if why.endswith('.') else '.'}"
 
     def _files_of(self, gpu, total):
@@ -187,29 +185,27 @@ class Sriov:
         self._files.clear()
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def gather(self, targets):
-        """
-        Take note of what is wanted of all PFs before each is planned: the pillar names PFs and VFs in one place for all.
+    def together(self, works):
+        """Those of gim together: it is loaded for all of them."""
+        of_gim = [work for work in works if work.gpu.vendor == "amd"]
+        return [*([of_gim] if of_gim else []), *([work] for work in works if work.gpu.vendor != "amd")]
 
-        :param targets: list of (GPU, settings).
+    def plan(self, works):
         """
-        self._wanted = {gpu.address: (gpu, settings) for gpu, settings in targets}
-
-    def plan(self, gpu, state, settings, rules=PLAIN):
-        """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
-
-        :return: :class:`gpuslice.plan.GpuPlan`.
         :raises errors.Unsupported: driver, kernel or GPU can't. :raises errors.ResourceConflict: a VF that would go is in use.
         :raises errors.ProfileMismatch: too many VFs, or more than there is for them.
         """
+        return self.each(works, self._plan_gpu)
+
+    def _plan_gpu(self, work):
+        gpu, state, settings, rules = work.gpu, work.state, work.settings, work.rules
         if gpu.vendor == "nvidia":
             raise errors.Unsupported(f"{gpu.model} can't have VFs by themselves.", gpu.address, self._sentence(gpu))
         if "layout" not in settings:
             settings = {**_DEFAULTS, **settings}
             if settings["pf_device"] not in ("", gpu.address):
-                return self._elsewhere(gpu, state, settings["pf_device"])
-            checks.refuse_numbers(self._host, gpu, state, settings, self._wanted)
+                return self._elsewhere(work, settings["pf_device"])
+            checks.refuse_numbers(self._host, gpu, state, settings, {p.gpu.address: (p.gpu, p.settings) for p in work.peers})
         if gpu.vendor == "amd":
             return self._gim.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
@@ -219,9 +215,9 @@ class Sriov:
             checks.refuse_host(self._host, gpu, state, goal)
         return self._planned(gpu, state, goal, rules)
 
-    def _elsewhere(self, gpu, state, wanted):
+    def _elsewhere(self, work, wanted):
         """The pillar has the VFs of one PF in mind, and this is another GPU."""
-        base = f"{DEVICES}/{wanted}"
+        gpu, base = work.gpu, f"{DEVICES}/{wanted}"
         if not self._host.exists(base):
             # A slip in the pillar, not a GPU that is lost.
             raise errors.PolicyError(f"sriov:pf_device names {wanted}, which this host does not have.", todo="Correct it.")
@@ -230,15 +226,15 @@ class Sriov:
             raise errors.PolicyError(
                 f"sriov:pf_device names {wanted}, which is a virtual function of {physical}.", todo=f"Name {physical} instead."
             )
-        if self._wanted and wanted not in self._wanted:
+        others = [peer.gpu.address for peer in work.peers]
+        if others and wanted not in others:
             raise errors.PolicyError(
                 f"sriov:pf_device names {wanted}, of which strategy sriov is not wanted, so no virtual function would be made.",
                 gpu.address,
-                f"Name one of {', '.join(self._wanted)}, or write the settings in a rule that matches {wanted}.",
+                f"Name one of {', '.join(others)}, or write the settings in a rule that matches {wanted}.",
             )
-        now = self.layout(state)
         note = f"left as it is: sriov:pf_device is {wanted}"
-        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), note=note, wanted=False)
+        return self.unchanged(gpu, self.layout(work.state), note=note, wanted=False)
 
     def _goal(self, gpu, state, settings):
         if "layout" in settings:
@@ -277,38 +273,19 @@ class Sriov:
         if "provisioning" in after:
             after["provisioning"] = "fair" if goal.provisioning == "off" else goal.provisioning
         going = tuple(f"vf{n}" for n in range(1, state.numvfs + 1)) if anew else ()
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            tuple(steps),
-            now,
-            after if steps else now,
-            self.shown(now),
-            self.shown(after if steps else now),
+        return self.part(
+            gpu, now, after, steps, stops,
             keeps=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if not anew),
             destroys=going,
             creates=tuple(f"vf{n}" for n in range(1, goal.numvfs + 1)) if anew else (),
-            stops=tuple(sorted(stops.units)) if steps else (),
             note=self._note(state, goal, going) if steps else sriov_goal.doubt(gpu, state, goal),
-        )
+        )  # fmt: skip
 
     def _note(self, state, goal, going):
         drivers = {vf: self._host.readlink(f"{DEVICES}/{vf}/driver") for vf in state.addresses if going}
         bound = [vf for vf, driver in drivers.items() if driver in pci.VFIO_DRIVERS]
         lost = f"{', '.join(bound)}: bound for virtual machines, as the new ones have to be again" if bound else ""
         return "; ".join(filter(None, (goal.note, lost)))
-
-    def step(self, gpu, action, args, words, cost, phase=SHAPE, undo="", disrupts=(), needs=()):
-        """A step of this technique."""
-        return Step(gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase)
-
-    def ending(self, gpu, stops):
-        """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""
-        return [
-            self.step(gpu, "end_process", {"pid": p.pid, "command": p.command}, f"end {p}", "end_process", PREPARE)
-            for p in stops.processes
-        ]
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
@@ -368,23 +345,19 @@ class Sriov:
     def run(self, gpu, step):
         """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
         owner = self._gim if step.action in self._gim.actions else self
-        getattr(owner, f"run_{step.action}")(gpu, **step.args)
+        getattr(owner, f"_run_{step.action}")(gpu, **step.args)
 
-    def run_end_process(self, gpu, pid, command):
-        """End a process that holds a VF. Raises errors.ResourceConflict."""
-        device_nodes.end_process(self._host, gpu.address, pid, command)
-
-    def run_set_autoprobe(self, gpu, value):
+    def _run_set_autoprobe(self, gpu, value):
         """Write ``sriov_drivers_autoprobe``."""
         path = f"{DEVICES}/{gpu.address}/sriov_drivers_autoprobe"
         kernel.write(self._host, gpu.address, path, value, f"write {value} to sriov_drivers_autoprobe")
 
-    def run_write_attribute(self, gpu, path, value):
+    def _run_write_attribute(self, gpu, path, value):
         """Write one of the driver's files."""
         files = self._present(gpu)
         kernel.write(self._host, gpu.address, f"{files.root}/{path}", value, f"write {value} to {path}", sriov_files.MEANINGS)
 
-    def run_restore_division(self, gpu):
+    def _run_restore_division(self, gpu):
         """Let the driver divide the GPU again."""
         files = self._present(gpu)
         doing = "give the division back to the driver"
@@ -396,7 +369,7 @@ class Sriov:
             raise errors.Unsupported("The driver's provisioning files are gone.", gpu.address, shares.WHICH_KERNELS)
         return files
 
-    def run_set_count(self, gpu, count):
+    def _run_set_count(self, gpu, count):
         """Write ``sriov_numvfs``, then look whether that many VFs are there."""
         doing = f"create {count} virtual functions" if count else "remove the virtual functions"
         path = f"{DEVICES}/{gpu.address}/sriov_numvfs"

@@ -7,7 +7,6 @@ from gpuslice.policy.section import Section
 from gpuslice.shape import LINE
 from gpuslice.shape import WORD
 from gpuslice.shape import anything
-from gpuslice.shape import either
 from gpuslice.shape import listing
 from gpuslice.shape import record
 from gpuslice.shape import row
@@ -70,13 +69,11 @@ class Vgpu(Section):
         return "" if any(settings[key] for key in TYPE_KEYS) else "no vGPU profile is given"
 
     def layout(self):
-        """The licence of a guest, or a host's vGPUs with the MIG layout below them."""
-        licence = {"server": LINE, "port": LINE, "feature": LINE, "token": LINE, "service": truth}
-        vgpus = record(
+        """A host's vGPUs, with the MIG layout below them."""
+        return record(
             {"vgpus": listing(row(LINE, LINE, LINE)), "numvfs": _COUNT},
             {"heterogeneous": truth, "scheduler": LINE, "mig": mig.SECTION.layout()},
         )
-        return either(record({"license": record(licence)}), vgpus)
 
     def asked(self):
         """As a pillar or a function asks for it."""

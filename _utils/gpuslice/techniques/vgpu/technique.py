@@ -1,12 +1,12 @@
 """
-NVIDIA vGPU: virtual GPUs of a host for its virtual machines, and the licence of one in a guest (:mod:`.vgpu_guest`).
+NVIDIA vGPU: virtual GPUs of a host for its virtual machines.
 
 The order on a GPU with virtual functions is that of the driver: MIG mode, then the functions (enabling them binds the driver
 anew, which ends GPU instances and forgets the modes of the vGPU scheduler), then GPU instances, then a type for each function. A
 type with a MIG instance to itself stands on MIG, so this technique, and only this one, stands on another: its plan holds steps
 of :class:`gpuslice.techniques.mig.technique.Mig`.
 
-Settings that :meth:`Vgpus.plan` takes (one of): the keys of the pillar's section; ``{"remove": True}``: no vGPU and no virtual
+Settings that it takes (one of): the keys of the pillar's section; ``{"remove": True}``: no vGPU and no virtual
 function; ``{"layout": {...}}``: exactly this earlier layout; ``created`` besides: places of what a change to be undone made.
 
 Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set_type": [function, profile]}``,
@@ -18,10 +18,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gpuslice import errors
-from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
-from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
@@ -29,15 +27,13 @@ from gpuslice.drivers.vgpu_slots import Vgpu
 from gpuslice.host import bounded
 from gpuslice.inventory import discovery
 from gpuslice.model import Slice
+from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.plan import SHAPE
-from gpuslice.plan import GpuPlan
-from gpuslice.plan import Step
-from gpuslice.techniques import PLAIN
-from gpuslice.techniques import Stops
+from gpuslice.techniques.base import Stops
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
-from gpuslice.techniques.licence.technique import Guest
 from gpuslice.techniques.mig.technique import Mig
 from gpuslice.techniques.mig.technique import MigState
 from gpuslice.techniques.vgpu import goal as vgpu_goal
@@ -70,35 +66,33 @@ class VgpuState(NamedTuple):
     mig: MigState | None = None
 
 
-class Vgpus:
-    """vGPU on one host, or in one guest."""
+class Vgpus(Technique):
+    """vGPU on one host."""
 
     name = "vgpu"
+    effects = {"create_vgpu": "slice", "remove_vgpu": "slice"}
 
     def __init__(self, host, sessions):
-        self._host = host
+        super().__init__(host, sessions)
         self._mig = Mig(host, sessions, looks_after_vgpus=True)
-        self._guest = Guest(host, sessions)
         self._doing = Doing(host, self._mig.nvml, self.holders, self._slots)
         self._types = {}
         self._instances = Instances(self._mig, self.types)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
-        """Whether the driver of the GPU makes vGPUs, or the GPU is one."""
-        return "vgpu" in gpu.capabilities and gpu.vendor == "nvidia"
+        """Whether the driver of the GPU makes vGPUs."""
+        return super().supports(gpu) and gpu.vendor == "nvidia" and not discovery.is_vgpu_name(gpu.name)
 
     def why_not(self, gpu):
-        """Why a GPU has no vGPUs: (sentence, whether the configuration of the host is to blame)."""
+        """Why a GPU has no vGPUs."""
+        if discovery.is_vgpu_name(gpu.name):
+            return Why("this is a vGPU in a guest, and vGPUs are made on its host")
         if gpu.vendor != "nvidia":
-            return "this technology is of NVIDIA; mediated devices of others are not managed here", False
-        if modules.is_there(self._host, "nvidia_vgpu_vfio"):
-            return "the loaded driver makes no vGPUs on this model", False
-        return "the loaded driver is not NVIDIA's vGPU host driver", True
-
-    @staticmethod
-    def _in_guest(gpu):
-        return discovery.is_vgpu_name(gpu.name)
+            return Why("this technology is of NVIDIA; mediated devices of others are not managed here")
+        if self._host.exists("/sys/module/nvidia_vgpu_vfio"):
+            return Why("the loaded driver makes no vGPUs on this model")
+        return Why("the loaded driver is not NVIDIA's vGPU host driver", mendable=True)
 
     def types(self, gpu):
         """The vGPU types of a GPU, as :class:`.vgpu_types.VgpuTypes`; asked once for boards of one kind."""
@@ -112,8 +106,6 @@ class Vgpus:
 
     def observe(self, gpu):
         """Read functions, vGPUs, modes and GPU instances. Raises errors.DeviceNotFound, errors.DriverError."""
-        if self._in_guest(gpu):
-            return self._guest.observe(gpu)
         bounded.refuse_if_waiting(self._host, gpu.address)
         pci.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
@@ -151,8 +143,6 @@ class Vgpus:
 
     def layout(self, state):
         """The state as plain data."""
-        if not isinstance(state, VgpuState):
-            return self._guest.layout(state)
         found = {"vgpus": [[vgpu.type, vgpu.at, vgpu.uuid] for vgpu in state.vgpus], "numvfs": state.numvfs}
         modes = {"heterogeneous": state.heterogeneous, "scheduler": state.scheduler}
         found.update({name: value for name, value in modes.items() if value is not None})
@@ -160,15 +150,11 @@ class Vgpus:
 
     def words(self, layout):
         """A layout in a few words."""
-        if "license" in layout:
-            return self._guest.words(layout)
         counts = _counts(layout["vgpus"])
         return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no vGPU"
 
     def shown(self, layout):
         """A layout as users see it in changes."""
-        if "license" in layout:
-            return self._guest.shown(layout)
         # A function carries one vGPU, and what its UUID will be is not known before the function is there.
         on_functions = bool(layout["numvfs"])
         listed = [f"{name} at {at if on_functions else uuid}" for name, at, uuid in layout["vgpus"]]
@@ -181,8 +167,6 @@ class Vgpus:
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None for a GPU without vGPUs. Raises errors.PolicyError: a type has no name."""
-        if "license" in layout:
-            return self._guest.pillar(gpu, layout)
         counts = _counts(layout["vgpus"])
         if not counts:
             return None
@@ -199,8 +183,6 @@ class Vgpus:
 
     def settings_of(self, layout, begun=None):
         """Settings that ask for exactly this layout; what the ``begun`` steps of a change made may be removed to undo it."""
-        if "license" in layout:
-            return self._guest.settings_of(layout, begun)
         found = {"layout": layout}
         if begun is not None:
             found["created"] = [[step.args["at"], step.args["uuid"]] for step in begun if step.action == "create_vgpu"]
@@ -211,25 +193,12 @@ class Vgpus:
 
     def translated(self, gpu, layout):
         """An earlier layout under the names that the driver has for types and MIG profiles now. Raises errors.DriverError."""
-        if "vgpus" not in layout:
-            return layout
         types = self.types(gpu)
         found = {**layout, "vgpus": [[vgpu_types.renamed(name, types), *place] for name, *place in layout["vgpus"]]}
         return {**found, "mig": self._mig.translated(gpu, layout["mig"])} if "mig" in layout else found
 
-    @staticmethod
-    def is_shared(layout):
-        """Whether all GPUs of this machine have this layout at any time, so that it changes of one with any other."""
-        return "license" in layout
-
-    def gather(self, wanted):
-        """Tell the guest's side what is wanted of all its GPUs: they share one licence."""
-        self._guest.gather([(gpu, settings) for gpu, settings in wanted if self._in_guest(gpu)])
-
     def holders(self, gpu):
         """The processes that hold this GPU or one of its vGPUs open."""
-        if self._in_guest(gpu):
-            return self._guest.holders(gpu)
         found = {process.pid: process for process in self._mig.holders(gpu)}
         slots = self._slots(gpu)
         users = self._users(slots)
@@ -239,8 +208,6 @@ class Vgpus:
 
     def in_the_way(self, gpu, steps):
         """The processes that use, at this moment, what any of these steps ends."""
-        if self._in_guest(gpu):
-            return []
         slots, found = self._slots(gpu), self._mig.in_the_way(gpu, steps)
         if any(step.action == "set_functions" for step in steps):
             found += self._mig.holders(gpu)
@@ -277,24 +244,20 @@ class Vgpus:
         """
         Settings for what a difference makes of ``state``; all other vGPUs stay as they are.
 
-        :raises errors.Unsupported: the GPU is a vGPU itself; and what :func:`.one_more` and :func:`.one_less` raise.
+        Raises what :func:`.one_more` and :func:`.one_less` do.
         """
-        if not isinstance(state, VgpuState):
-            raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)
         if "remove" in difference:
             return one_less(gpu, self.layout(state), difference["remove"])
         return one_more(gpu, self.layout(state), self.types(gpu), self._slots(gpu), *difference["set_type"])
 
-    def plan(self, gpu, state, settings, rules=PLAIN):
+    def plan(self, works):
         """
-        What has to be done to bring ``gpu`` from ``state`` to what ``settings`` ask for.
-
-        :return: :class:`gpuslice.plan.GpuPlan`.
         :raises errors.ProfileMismatch: a type is unknown, or more is wanted than fits. :raises errors.ResourceConflict: a vGPU
             that would go is in use. :raises errors.Unsupported: driver or host can't.
         """
-        if not isinstance(state, VgpuState):
-            return self._guest.plan(gpu, state, settings, rules)
+        return [self._plan_gpu(work.gpu, work.state, work.settings, work.rules) for work in works]
+
+    def _plan_gpu(self, gpu, state, settings, rules):
         goal = self._goal(gpu, state, settings)
         if goal.create and state.total:
             pci.refuse_without_iommu(self._host, gpu.address)
@@ -404,7 +367,7 @@ class Vgpus:
     def _mig_steps(self, gpu, state, settings, rules, stops):
         if settings is None or state is None:
             return None
-        made = self._mig.plan(gpu, state, settings, rules)
+        made = self._mig.plan_gpu(gpu, state, settings, rules)
         stops.units.update(made.stops)
         stops.modules.update(made.unloads)
         return made
@@ -439,47 +402,41 @@ class Vgpus:
     def _ending(self, gpu, stops, steps):
         """Steps that end processes: those in the way of vGPUs, and those that the plan for MIG found."""
         found = {step.args["pid"]: step for step in steps if step.action == "end_process"}
-        for process in stops.processes:
-            args = {"pid": process.pid, "command": process.command}
-            found[process.pid] = self._step(gpu, "end_process", args, f"end {process}", "end_process", PREPARE)
+        found.update({step.args["pid"]: step for step in self.ending(gpu, stops)})
         return found.values()
 
     def _remove(self, gpu, vgpu):
-        return self._step(
+        return self.step(
             gpu, "remove_vgpu", {"type": vgpu.type, "at": vgpu.at, "uuid": vgpu.uuid},
             f"remove vGPU {vgpu.type} at {vgpu.identity}", "remove_vgpu", PREPARE,
             f"make it again at {vgpu.identity}", (vgpu.identity,), ("idle",),
         )  # fmt: skip
 
     def _create(self, gpu, vgpu):
-        return self._step(
+        return self.step(
             gpu, "create_vgpu", {"type": vgpu.type, "at": vgpu.at, "uuid": vgpu.uuid},
-            f"make vGPU {vgpu.type} at {vgpu.identity}", "create_vgpu", SHAPE, "remove it",
+            f"make vGPU {vgpu.type} at {vgpu.identity}", "create_vgpu", CARVE, "remove it",
         )  # fmt: skip
 
     def _functions(self, gpu, enable):
         words = "enable" if enable else "disable"
-        return self._step(
+        return self.step(
             gpu, "set_functions", {"enable": enable}, f"{words} its virtual functions (the driver is bound anew)", "sriov_manage",
             RESET, f"{'disable' if enable else 'enable'} them", (), ("idle",),
         )  # fmt: skip
 
     def _mode(self, gpu, enabled):
         words = f"{'allow' if enabled else 'no longer allow'} vGPUs of several sizes (heterogeneous mode)"
-        return self._step(gpu, "set_heterogeneous", {"enabled": enabled}, words, "sysfs_write", SHAPE, "set the mode back")
+        return self.step(gpu, "set_heterogeneous", {"enabled": enabled}, words, "sysfs_write", CARVE, "set the mode back")
 
     def _policy(self, gpu, policy, state):
         words = f"set the vGPU scheduler to {policy}"
-        return self._step(
-            gpu, "set_scheduler", {"policy": policy}, words, "sysfs_write", SHAPE, f"set it to {state.scheduler or 'best-effort'}"
+        return self.step(
+            gpu, "set_scheduler", {"policy": policy}, words, "sysfs_write", CARVE, f"set it to {state.scheduler or 'best-effort'}"
         )
 
-    def _step(self, gpu, action, args, words, cost, phase, undo="", disrupts=(), needs=()):
-        return Step(gpu.address, self.name, action, args, words, undo, disrupts, needs, seconds(cost), phase)
-
     def _waiting(self, gpu, state, mode):
-        now = self.layout(state)
-        return GpuPlan.unchanged(gpu, self.name, now, self.shown(now), waits=mode.waits, note=mode.note)
+        return self.unchanged(gpu, self.layout(state), waits=mode.waits, note=mode.note)
 
     def _gpu_plan(self, gpu, state, goal, keep, steps, migs, stops):
         """:param migs: plans for MIG that were taken into ``steps``, one after the other; None for one that there is not."""
@@ -496,33 +453,21 @@ class Vgpus:
             after["mig"] = mode.after
         if after.get("mig", {}).get("enabled"):
             after = {name: value for name, value in after.items() if name not in _FRESH}
-        after = after if steps else before
         there = [vgpu for vgpu in state.vgpus if vgpu in keep]
         stay, go, come = self._instances.bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
-        return GpuPlan(
-            gpu.address,
-            self.name,
-            gpu.model,
-            tuple(steps),
-            before,
-            after,
-            self.shown(before),
-            self.shown(after),
+        return self.part(
+            gpu, before, after, steps, stops,
             keeps=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in there), *stay),
             destroys=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in state.vgpus if vgpu not in there), *go),
             creates=(*(f"{vgpu.type} at {vgpu.identity}" for vgpu in goal.vgpus if vgpu not in there), *come),
             destroys_empty=tuple(words for made in migs if made and steps for words in made.destroys_empty),
             creates_empty=tuple(words for made in migs if made and steps for words in made.creates_empty),
             drawing=_drawing(migs) if steps else (),
-            stops=tuple(sorted(stops.units)) if steps else (),
-            unloads=tuple(sorted(stops.modules)) if steps else (),
-        )
+        )  # fmt: skip
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The vGPUs as slices, with who uses them."""
-        if not isinstance(state, VgpuState):
-            return self._guest.slices(gpu, state)
         slots, types = self._slots(gpu), self.types(gpu) if state.vgpus else {}
         users = self._users(slots)
         return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users) for vgpu in state.vgpus]
@@ -546,21 +491,16 @@ class Vgpus:
         return self.words(self.layout(state))
 
     def status(self, gpu):
-        """What users see of one GPU: layout and, in a guest, its licence."""
-        state = self.observe(gpu)
-        if not isinstance(state, VgpuState):
-            return self._guest.status(gpu)
-        slots = self._slots(gpu)
+        """What users see of one GPU."""
+        state, slots = self.observe(gpu), self._slots(gpu)
         interface = {"interface": slots.name} if slots else {}
         return {**interface, **self.shown(self.layout(state))}
 
     def creatable(self, gpu):
         """
         The types of a GPU for users: name -> ``memory_mib``, ``max``, ``mig_profile`` where it has one, and ``creatable``:
-        whether a vGPU of it can be made now. Raises errors.Unsupported in a guest.
+        whether a vGPU of it can be made now.
         """
-        if self._in_guest(gpu):
-            raise errors.Unsupported("This is a vGPU in a guest; its type was chosen on its host.", gpu.address)
         slots = self._slots(gpu)
         now = {name for function in (slots.carriers() if slots else ()) for name in slots.creatable(function)}
         table = self._mig.table(gpu) if self._mig.supports(gpu) else None
@@ -571,9 +511,6 @@ class Vgpus:
             found[name] = {"memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now}
         return found
 
-    def sharing_licence(self, gpus):
-        """Those of these GPUs that are vGPUs of this guest: what one of them is to have, all are to have."""
-        return [gpu for gpu in gpus if self.supports(gpu) and self._in_guest(gpu)]
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu, step):
@@ -583,8 +520,7 @@ class Vgpus:
             if step.phase == RESET:
                 self.release()
             return
-        tool = self._doing if hasattr(self._doing, f"run_{step.action}") else self._guest
-        getattr(tool, f"run_{step.action}")(gpu, **step.args)
+        getattr(self._doing, f"run_{step.action}")(gpu, **step.args)
 
 
 def _counts(vgpus):

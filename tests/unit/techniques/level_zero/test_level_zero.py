@@ -16,6 +16,7 @@ from gpuslice.techniques.level_zero import environment
 from gpuslice.techniques.level_zero import technique as level_zero
 from gpuslice.techniques.level_zero.engines import why_no_ccs
 from tests.support import hosts
+from tests.support.techniques import plan_one
 
 H100, FLEX, MAX = "0000:1b:00.0", "0000:8a:00.0", "0000:9a:00.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -112,8 +113,8 @@ def test_files_of_a_gpu_that_are_not_wanted_go_and_those_of_others_stay(bench):
     assert configure(config, MAX, partitions=["1.0", "1.1"]).ok
     host.store_write(f"{FILES}/mine.env", "A=1\n")
     result = configure(config, MAX, partitions=["1.1"])
-    assert result.plan.gpus[0].destroys == (f"partition {MAX}-tile0.env",)
-    assert result.plan.gpus[0].keeps == (f"partition {MAX}-tile1.env",)
+    assert result.plan.parts[0].destroys == (f"partition {MAX}-tile0.env",)
+    assert result.plan.parts[0].keeps == (f"partition {MAX}-tile1.env",)
     assert host.listdir(FILES) == [f"{FLEX}.env", f"{MAX}-tile1.env", "mine.env"]
 
 
@@ -251,7 +252,7 @@ def test_a_holder_that_comes_in_between_is_named(bench):
     host, config = bench()
     with Engine(config) as engine:
         gpu, tool = engine.technique("level-zero", FLEX)
-        made = tool.plan(gpu, tool.observe(gpu), {"ccs_mode": 2})
+        made = plan_one(tool, gpu, tool.observe(gpu), {"ccs_mode": 2})
         host.add_process({"pid": 8, "command": "xpu-smi", "nodes": ["/dev/dri/renderD131"]})
         with pytest.raises(errors.ResourceConflict, match=r"in use by pid 8 \(xpu-smi\)") as caught:
             tool.run(gpu, made.steps[0])
@@ -415,7 +416,7 @@ def test_a_full_disk_undoes_the_change(bench):
     host, config = bench()
     with Engine(config) as engine:
         gpu, tool = engine.technique("level-zero", FLEX)
-        made = tool.plan(gpu, tool.observe(gpu), {"partitions": ["0"]})
+        made = plan_one(tool, gpu, tool.observe(gpu), {"partitions": ["0"]})
         host.add_fault({"call": "store_write", "error": "ENOSPC"})
         with pytest.raises(errors.StateDirUnusable, match=f"{FILES}/{FLEX}.env can't be written: No space left"):
             tool.run(gpu, made.steps[0])

@@ -13,12 +13,13 @@ import pytest
 
 from gpuslice import errors
 from gpuslice import policy
-from gpuslice.change.reconcile import Options
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.health import board
 from gpuslice.inventory import discovery
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
+from gpuslice.rules import Options
 from gpuslice.secret import digest
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.licence import client_token
@@ -102,7 +103,7 @@ def settle(host, settings):
 
 def rollback(host):
     """Undo the last generation, as users do."""
-    before = Journal(host).history()[-1]["before"]
+    before = History(host).all()[-1]["before"]
     request = Request(host)
     targets = [policy.Target(gpu, "vgpu", request.tool.get("vgpu").settings_of(before[gpu.address])) for gpu in request.gpus]
     return request.reconciler.apply(targets)
@@ -223,7 +224,7 @@ def test_a_change_of_token_can_be_undone_back_and_forth_without_the_pillar(guest
 def test_a_token_that_is_kept_nowhere_is_asked_for(guest):
     host = guest()
     assert apply(host, client_token=TOKEN).ok and apply(host, client_token=OTHER).ok and apply(host, client_token="third").ok
-    layout = Journal(host).history()[0]["after"][ONE]
+    layout = History(host).all()[0]["after"][ONE]
     with pytest.raises(errors.PolicyError) as caught:
         settle(host, {"layout": layout})
     assert digest(TOKEN) in str(caught.value) and "vgpu:client_token" in str(caught.value) and TOKEN not in str(caught.value)

@@ -20,10 +20,11 @@ from gpuslice.drivers.sessions import Sessions
 from gpuslice.engine import Engine
 from gpuslice.health import board
 from gpuslice.inventory import discovery
+from gpuslice.rules import Rules
 from gpuslice.sim import amdgpu
 from gpuslice.sim.host import SimulatedHost
-from gpuslice.techniques import Rules
 from gpuslice.techniques.partition.technique import Partition
+from tests.support.techniques import plan_one
 
 FIRST, LAST = "0000:05:00.0", "0000:e5:00.0"
 RELOAD = Rules(unload_modules=("amdgpu",))
@@ -44,7 +45,7 @@ def opened(host):
 
 
 def planned(tool, gpu, settings, rules=RELOAD):
-    return tool.plan(gpu, tool.observe(gpu), settings, rules)
+    return plan_one(tool, gpu, tool.observe(gpu), settings, rules)
 
 
 def actions(plan):

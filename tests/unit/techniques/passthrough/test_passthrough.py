@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.plan import RESET
-from gpuslice.techniques import Rules
+from gpuslice.rules import Rules
 from gpuslice.techniques.passthrough.technique import Passthrough
 from gpuslice.techniques.passthrough.technique import PassthroughState
 from tests.support import hosts
+from tests.support.techniques import plan_one
 
 H100, MI300X, FLEX = "0000:1b:00.0", "0000:3d:00.0", "0000:8a:00.0"
 NIC = "0000:18:00.0"
@@ -42,7 +43,7 @@ def planned(config, address, rules=None, **settings):
     """The plan for one GPU, made by the technique itself."""
     with Engine(config) as engine:
         gpu, tool = engine.technique("passthrough", address)
-        return tool.plan(gpu, tool.observe(gpu), settings, rules or Rules())
+        return plan_one(tool, gpu, tool.observe(gpu), settings, rules or Rules())
 
 
 def driver(host, address):
@@ -269,7 +270,7 @@ def test_who_opens_the_gpu_between_plan_and_unbinding_is_named_and_nothing_is_as
     host, config = bench(modules={"vfio_pci": 0})
     with Engine(config) as engine:
         gpu, tool = engine.technique("passthrough", H100)
-        step = next(s for s in tool.plan(gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
+        step = next(s for s in plan_one(tool, gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
         host.add_process({"pid": 6, "command": "nvtop", "nodes": ["/dev/nvidia0"]})
         with pytest.raises(errors.ResourceConflict, match=r"in use by pid 6 \(nvtop\)") as caught:
             tool.run(gpu, step)
@@ -341,7 +342,7 @@ def test_an_errno_is_told_as_a_sentence(bench, name, kind):
     host, config = bench(modules={"vfio_pci": 0})
     with Engine(config) as engine:
         gpu, tool = engine.technique("passthrough", H100)
-        step = next(s for s in tool.plan(gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
+        step = next(s for s in plan_one(tool, gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
         host.add_fault({"call": "write", "error": name})
         with pytest.raises(kind, match="Could not unbind the GPU from nvidia"):
             tool.run(gpu, step)

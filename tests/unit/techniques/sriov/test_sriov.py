@@ -14,10 +14,11 @@ from gpuslice.drivers.sriov_files import Attribute
 from gpuslice.drivers.sriov_files import Files
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
-from gpuslice.techniques import Rules
+from gpuslice.rules import Rules
 from gpuslice.techniques.sriov import shares
 from gpuslice.techniques.sriov.technique import Sriov
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 B60 = Gpu("0000:03:00.0", "intel", "e211", model="Intel Arc Pro B60", catalog_key="arc-pro-b60", memory_mib=24576)
 FLEX = Gpu("0000:3c:00.0", "intel", "56c0", model="Intel Data Center GPU Flex 170", catalog_key="flex-170", memory_mib=16384)
@@ -230,11 +231,11 @@ def test_a_kernel_without_autoprobe_always_gives_functions_to_the_hosts_driver(s
     tool = sriov(blind(simulated("arc-pro-b60"), gone=["sriov_drivers_autoprobe"]))
     state = tool.observe(B60)
     assert tool.report(B60, state)["autoprobe"] is True
-    plan = tool.plan(B60, state, {"vf_count": 2, "profile": "fair", "autoprobe": True})
+    plan = plan_one(tool, B60, state, {"vf_count": 2, "profile": "fair", "autoprobe": True})
     assert [step.action for step in plan.steps] == ["set_count"]
     with pytest.raises(errors.Unsupported, match=r"sriov_drivers_autoprobe is of Linux 4.13") as caught:
-        tool.plan(B60, state, {"vf_count": 2, "profile": "fair"})
-    assert B60.address in str(caught.value) and tool.plan(B60, state, {"vf_count": 0}).steps == ()
+        plan_one(tool, B60, state, {"vf_count": 2, "profile": "fair"})
+    assert B60.address in str(caught.value) and plan_one(tool, B60, state, {"vf_count": 0}).steps == ()
 
 
 @pytest.mark.parametrize(("offset", "stride"), [("0", "0"), ("4", "0")])
@@ -250,19 +251,19 @@ def test_addresses_that_the_device_does_not_tell_before_are_checked_after(simula
     host = simulated("arc-pro-b60")
     tool = sriov(Silent(host.description_path, host.state_dir))
     wanted = {"vf_count": 2, "profile": "fair", "autoprobe": True, "vf_devices": ["0000:03:00.1", "0000:03:00.5"]}
-    for step in tool.plan(B60, tool.observe(B60), wanted).steps:
+    for step in plan_one(tool, B60, tool.observe(B60), wanted).steps:
         tool.run(B60, step)
     with pytest.raises(errors.PolicyError, match="names 0000:03:00.5, .*They are 0000:03:00.1, 0000:03:00.2"):
-        tool.plan(B60, tool.observe(B60), wanted)
-    assert tool.plan(B60, tool.observe(B60), {**wanted, "vf_devices": ["0000:03:00.2"]}).steps == ()
+        plan_one(tool, B60, tool.observe(B60), wanted)
+    assert plan_one(tool, B60, tool.observe(B60), {**wanted, "vf_devices": ["0000:03:00.2"]}).steps == ()
 
 
 def test_a_function_that_was_lost_is_no_function(simulated):
     host = simulated("arc-pro-b60")
     tool, wanted = sriov(host), {"vf_count": 2, "profile": "fair", "autoprobe": True}
-    for step in tool.plan(B60, tool.observe(B60), wanted).steps:
+    for step in plan_one(tool, B60, tool.observe(B60), wanted).steps:
         tool.run(B60, step)
-    assert tool.plan(B60, tool.observe(B60), wanted).steps == ()
+    assert plan_one(tool, B60, tool.observe(B60), wanted).steps == ()
 
     class Lossy(type(host)):
         """A machine on which somebody removed the second function from the bus."""
@@ -272,19 +273,19 @@ def test_a_function_that_was_lost_is_no_function(simulated):
 
     tool = sriov(Lossy(host.description_path, host.state_dir))
     assert tool.report(B60, tool.observe(B60))["vfs"][0]["address"] == "0000:03:00.1"
-    assert [step.args for step in tool.plan(B60, tool.observe(B60), wanted).steps] == [{"count": 0}, {"count": 2}]
+    assert [step.args for step in plan_one(tool, B60, tool.observe(B60), wanted).steps] == [{"count": 0}, {"count": 2}]
 
 
 def test_equal_shares_that_are_far_too_small_are_told_and_left(simulated):
     _, tool, one = opened(simulated("arc-pro-b60"))
-    for step in tool.plan(one, tool.observe(one), {"vf_count": 2, "vfs": {n: {"vram_mib": 4096} for n in ("1", "2")}}).steps:
+    for step in plan_one(tool, one, tool.observe(one), {"vf_count": 2, "vfs": {n: {"vram_mib": 4096} for n in ("1", "2")}}).steps:
         tool.run(one, step)
-    plan = tool.plan(one, tool.observe(one), {"vf_count": 2})
+    plan = plan_one(tool, one, tool.observe(one), {"vf_count": 2})
     assert plan.steps == () and "each has 4096 MiB, where equal shares would be about 12288 MiB" in plan.note
     for count in (0, 2):
-        for step in tool.plan(one, tool.observe(one), {"vf_count": count}).steps:
+        for step in plan_one(tool, one, tool.observe(one), {"vf_count": count}).steps:
             tool.run(one, step)
-    assert tool.plan(one, tool.observe(one), {"vf_count": 2}).note == ""
+    assert plan_one(tool, one, tool.observe(one), {"vf_count": 2}).note == ""
 
 
 def test_functions_that_come_late_are_waited_for(simulated):
@@ -366,10 +367,10 @@ def test_a_layout_asks_for_itself(tmp_path_factory, data):
         "scheduling": data.draw(turns),
         "vfs": {str(number): data.draw(sizes) for number in range(1, count + 1)},
     }
-    plan = tool.plan(one, tool.observe(one), settings)
+    plan = plan_one(tool, one, tool.observe(one), settings)
     for step in plan.steps:
         tool.run(one, step)
     state = tool.observe(one)
-    assert tool.plan(one, state, settings, Rules(force=True)).steps == ()
-    assert tool.plan(one, state, tool.settings_of(tool.layout(state))).steps == ()
+    assert plan_one(tool, one, state, settings, Rules(force=True)).steps == ()
+    assert plan_one(tool, one, state, tool.settings_of(tool.layout(state))).steps == ()
     engine.tools.release()

@@ -9,6 +9,7 @@ from gpuslice.engine import Engine
 from gpuslice.host.base import Completed
 from gpuslice.sim.host import SimulatedHost
 from tests.support.hosts import config
+from tests.support.techniques import plan_one
 
 H100 = "0000:41:00.0"
 LOCKED = Completed(1, "Cannot obtain unbindLock for 0000:41:00.0\n")
@@ -57,7 +58,7 @@ def busy(simulated):
 
 def steps(tool, gpu):
     """The steps to one vGPU, from a GPU without virtual functions."""
-    return tool.plan(gpu, tool.observe(gpu), {"profile": "H100XM-40C", "count": 1}).steps
+    return plan_one(tool, gpu, tool.observe(gpu), {"profile": "H100XM-40C", "count": 1}).steps
 
 
 def test_a_lock_that_is_held_for_a_moment_is_waited_for(busy):

@@ -1,0 +1,83 @@
+"""
+The history: one file for each change that ended, the last ones of which are kept.
+"""
+
+import os
+import re
+
+from gpuslice import errors
+from gpuslice.records import shapes
+from gpuslice.records.journal import saying
+from gpuslice.records.store import Record
+
+#: How many generations the history keeps.
+GENERATIONS = 50
+_FORMAT = 1
+#: Only names that we give: another one for the same number would be a generation that can't be opened.
+_GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
+
+
+class History:
+    """The generations of one host, as plain data: layouts are keyed by the text of a :class:`gpuslice.model.Key`."""
+
+    def __init__(self, host):
+        self._host = host
+        self._folder = os.path.join(host.state_dir, "history")
+
+    def check(self):
+        """Raises errors.StateDirUnusable for a history that is not ours: found out before anything is changed."""
+        self._numbers()
+
+    def record(self, generation):
+        """Add a finished change to the history; returns its number."""
+        number = self.upcoming()
+        with saying(self._host.state_dir, "write the history"):
+            self._file(number).write({"generation": number, **generation})
+            for old in self._numbers()[:-GENERATIONS]:
+                self._file(old).remove()
+        return number
+
+    def upcoming(self):
+        """The number that the next generation gets."""
+        return (self._numbers() or [0])[-1] + 1
+
+    def all(self):
+        """The generations kept, oldest first. A file that can't be read or trusted is told as one with an ``error``."""
+        found = []
+        for number in self._numbers():
+            try:
+                found.append(self.generation(number))
+            except (errors.JournalDamaged, errors.StateDirUnusable) as err:
+                found.append({"generation": number, "error": str(err)})
+        return found
+
+    def generation(self, number):
+        """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
+        try:
+            found = self._file(number).read()
+            return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
+        except FileNotFoundError as err:
+            known = ", ".join(map(str, self._numbers())) or "none yet"
+            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err
+        except (OSError, ValueError) as err:
+            raise errors.JournalDamaged(
+                f"Generation {number} of the history can't be read ({err}).", todo="Choose another one."
+            ) from err
+
+    def _numbers(self):
+        names = self._host.store_names(self._folder)
+        return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)))
+
+    def _file(self, number):
+        name = os.path.join("history", f"{int(number):06d}.json")
+        return Record(self._host, name, "a generation of the history", _FORMAT, shapes.generation, {0: _with_keys})
+
+
+def _with_keys(found):
+    """Format 0 had layouts by PCI address, and beside them the technology of each."""
+    techniques = found.get("techniques", {})
+
+    def keyed(layouts):
+        return {f"{techniques.get(address, 'unknown')}:{address}": layout for address, layout in layouts.items()}
+
+    return {**found, **{name: keyed(found[name]) for name in ("before", "after") if isinstance(found.get(name), dict)}}

@@ -1,0 +1,60 @@
+"""
+What a change may do.
+"""
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import NamedTuple
+
+
+class Rules(NamedTuple):
+    """
+    What a change of one GPU may do.
+
+    :ivar force: end also what is in use; :ivar awaits_reboot: this boot's reset was refused before, do not try again.
+    :ivar stop_units: systemd units that may be stopped for the change, and are started again after it.
+    :ivar unload_modules: kernel modules that may be unloaded for a reset, and are loaded again after it.
+    """
+
+    force: bool = False
+    awaits_reboot: bool = False
+    stop_units: tuple = ()
+    unload_modules: tuple = ()
+
+    def may_stop_all(self, processes):
+        """Whether each of these processes belongs to a unit that may be stopped."""
+        return all(process.unit in self.stop_units for process in processes)
+
+
+PLAIN = Rules()
+
+
+@dataclass
+class Options:
+    """
+    How to carry out a request.
+
+    :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
+    :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
+    :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
+    :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
+    """
+
+    strategy: str = "auto"
+    on_failure: str = "gpu"
+    validation: bool = True
+    health_check: bool = True
+    who: str = "gpuslice"
+    jid: str = ""
+    progress: object = None
+
+    stop_units: tuple = ()
+    unload_modules: tuple = ()
+    #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
+    awaits_units: bool = True
+    #: Key -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
+    rules_noted: dict = field(default_factory=dict)
+
+    def rules(self, awaits_reboot=False):
+        """What a technique may do."""
+        return Rules(self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules))
