@@ -67,10 +67,15 @@ def apply(pillar=None, test=False):
         salt 'gpu*' gpu_slicing.apply
         salt 'gpu*' gpu_slicing.apply test=True
     """
+    wanted = front.pillar(pillar, __pillar__)
     with _engine() as engine:
         if test:
-            return front.planned(engine.plan(front.pillar(pillar, __pillar__)))
-        return front.done(engine.apply(front.pillar(pillar, __pillar__)))
+            found = engine.plan(wanted)
+            front.leave(__context__, wanted, found)
+            return front.planned(found)
+        result = engine.apply(wanted)
+        front.leave(__context__, wanted, result.found)
+        return front.done(result)
 
 
 @_checked

@@ -286,6 +286,7 @@ class Engine:
             raise self._with_recovery(err, policy, reconciler) from err
         result = reconciler.apply(targets)
         result.plan = self._remarked(result.plan, policy)
+        result.found = result.found and self._remarked(result.found, policy)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))

@@ -4,7 +4,9 @@ results as Salt shows them. Salt's classes are handed in, so that nothing here i
 """
 
 import functools
+import hashlib
 import inspect
+import json
 import logging
 import time
 import traceback
@@ -16,6 +18,7 @@ from gpuslice import kinds
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
+from gpuslice.policy import fields
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,32 @@ def planned(plan):
     if plan.blocked or plan.empty:
         answer["result"] = not plan.blocked
     return answer
+
+
+#: Where the stages of one run leave what they have read for each other, in Salt's ``__context__``.
+_LOOK = "gpu_slicing.look"
+
+
+def leave(context, pillar, plan):
+    """
+    Leave what was read for a later stage of the same run, which need not read it again.
+
+    :param context: ``__context__`` of the loader file; :param pillar: what was asked for.
+    :param plan: what the reading came to, None for one that says nothing of now.
+    """
+    context[_LOOK] = plan and (_digest(pillar), planned(plan))
+
+
+def left(context, pillar):
+    """What :func:`leave` left for this pillar, as :func:`planned` has it; None where nothing was. It is there once."""
+    digest, found = context.pop(_LOOK, None) or ("", None)
+    return found if digest == _digest(pillar) else None
+
+
+def _digest(pillar):
+    """Tells one wish from another."""
+    ours = {name: pillar[name] for name in fields.TOP if name in pillar}
+    return hashlib.sha256(json.dumps(ours, default=str).encode()).hexdigest()
 
 
 def done(result):

@@ -25,6 +25,7 @@ class Change:
     :ivar result: :class:`gpuslice.change.reconcile.Result`, filled up on the way.
     :ivar failed: errors by key, or of the whole change (:data:`ALL`); :ivar left: errors of what could not be undone.
     :ivar unmet: key -> why it waits for a reboot; :ivar verified: key -> layout that was read and is as wanted.
+    :ivar found: key -> the part that the reading came to, which has no steps.
     :ivar cut_short: a signal kept steps from being begun.
     """
 
@@ -37,6 +38,7 @@ class Change:
     left: dict = field(default_factory=dict)
     unmet: dict = field(default_factory=dict)
     verified: dict = field(default_factory=dict)
+    found: dict = field(default_factory=dict)
     cut_short: bool = False
 
     def group(self, key):

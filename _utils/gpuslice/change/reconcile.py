@@ -54,6 +54,8 @@ class Result:
     :ivar warnings: sentences worth reading; :ivar generation: its number in the history, None when nothing was touched.
     :ivar verified: False where a GPU was read after the change and is not as wanted, which ``validation: false`` lets pass.
     :ivar undone: whether an interrupted change was undone first.
+    :ivar found: what the last reading of this run came to, a plan without steps where all is as wanted; None where some of it was
+        not read after a change.
     """
 
     plan: Plan
@@ -65,6 +67,7 @@ class Result:
     generation: int | None = None
     verified: bool = True
     undone: bool = False
+    found: Plan | None = None
 
     @property
     def ok(self):
@@ -125,7 +128,7 @@ class Reconciler:
             if plan.empty and not self._journal.unfinished():
                 self._memory.tidy(plan.parts, _waiting(plan))
                 self._memory.remember_found(plan)
-                return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
+                return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan), found=plan)
         elif not self._planner.deals_with_interrupted(targets):
             plan = self._planner.plan(targets)
             return Result(plan, warnings=list(plan.notes))
@@ -255,6 +258,9 @@ class Reconciler:
                 change.result.errors += [*map(str, change.failed.values()), f"{caught(err)} {interrupted.WHAT_TO_DO}"]
         self._surely(change.result, self._accept, change)
         self._end(change, outcome)
+        if change.result.ok and not change.result.reboot and all(part.key in change.verified for part in change.plan.changing):
+            parts = tuple(change.found.get(part.key, part) for part in change.plan.parts)
+            change.result.found = replace(change.plan, parts=parts)
 
     @staticmethod
     def _surely(result, work, *args):
@@ -394,9 +400,9 @@ class Reconciler:
         changed = [part for part in parts if part.key not in change.unmet and part.key not in self._put_back_of(change)]
         below = [part for part in change.plan.parts if part.layer < parts[0].layer] if parts else []
         for part in changed:
-            err, layout = self._verify_one(part, change.targets, below)
+            err, left = self._verify_one(part, change.targets, below)
             if not err:
-                change.verified[part.key] = layout
+                change.verified[part.key], change.found[part.key] = left.before, left
             elif self._options.validation:
                 change.failed[part.key] = err
                 halt.failed(part.key)
@@ -405,14 +411,14 @@ class Reconciler:
                 change.result.warnings.append(str(err))
 
     def _verify_one(self, part, targets, below):
-        """(error or None, the layout that was read and is as wanted)."""
+        """(error or None, the part without steps that a reading came to)."""
         technique = self._tools.get(part.key.technique)
         try:
             left = self._planner.after(part.key, targets, below)
         except Exception as err:
             return caught(err, part.gpu), None
         if not left.steps:
-            return None, left.before
+            return None, left
         err = errors.ValidationFailed(
             "After the change the GPU was read again and is not as wanted: "
             f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",

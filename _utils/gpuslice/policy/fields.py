@@ -13,6 +13,7 @@ DISCOVERY = "containers_gpu_discovery"
 SLICING = "containers_gpu_slicing"
 INTEGRATION = "containers_gpu_container_integration"
 MANAGEMENT = "containers_gpu_state_management"
+TOP = (DISCOVERY, SLICING, INTEGRATION, MANAGEMENT)
 
 ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
 VENDORS = ("nvidia", "amd", "intel")
