@@ -62,14 +62,18 @@ def device(gpu):
 
 
 @_checked
-def slices(gpu=None):
+def slices(gpu=None, taken=False):
     """
     The slices that consumers can be given.
 
     gpu
         PCI address or UUID of a GPU; all GPUs when not given.
 
-    Returns a list of dicts: gpu, kind, profile, uuid or address, memory_mib, compute (share of the GPU), placement,
+    taken
+        Also those on which others stand, such as the MIG instance behind a vGPU, which nobody can be given.
+
+    Returns a list of dicts: gpu, name (what and where it is, the same as long as it stands), of (name of the slice that it stands
+    on, or empty), taken, kind, profile, uuid or address, memory_mib, compute (share of the GPU), placement,
     device_nodes, in_use_by.
 
     CLI Example:
@@ -79,7 +83,7 @@ def slices(gpu=None):
         salt '*' gpu.slices
     """
     with _engine() as engine:
-        return engine.slices(gpu)
+        return engine.slices(gpu, taken)
 
 
 @_checked

@@ -128,6 +128,7 @@ _KINDS = {
     "scheduler": as_in_pillar,
     "scheduling": as_in_pillar,
     "start": partial(whole, high=63),
+    "taken": truth,
     "test": truth,
     "vfs": as_in_pillar,
     "vgpu": text,

@@ -24,6 +24,7 @@ from gpuslice.inventory import grain
 from gpuslice.inventory import machine
 from gpuslice.model import Key
 from gpuslice.model import Target
+from gpuslice.model import with_taken
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
 from gpuslice.records.history import History
@@ -112,19 +113,25 @@ class Engine:
         except errors.GpuSliceError as err:
             return str(err)
 
-    def slices(self, gpu=None):
-        """Every slice, as dicts. A GPU that can't be read is told in the log and has none."""
+    def slices(self, gpu=None, taken=False):
+        """
+        What consumers can be given, as dicts. A GPU that can't be read is told in the log and has none.
+
+        :param taken: also the slices on which others stand.
+        """
         found, told = [], set()
         for one in self._asked(gpu):
+            there = []
             for tool in self.techniques_of(one):
                 try:
-                    found += [part.as_dict() for part in tool.slices(one, tool.observe(one))]
+                    there += tool.slices(one, tool.observe(one))
                 except errors.GpuSliceError as err:
-                    if gpu is not None and not found:
+                    if gpu is not None and not there:
                         raise
                     if str(err) not in told:
                         log.warning("%s", err)
                     told.add(str(err))
+            found += [part.as_dict() for part in with_taken(there) if taken or not part.taken]
         return found
 
     def maps(self, gpu=None):

@@ -2,6 +2,7 @@
 The nouns of the engine. Everything here is plain data: no hardware is touched, and all of it can be printed as JSON.
 """
 
+import re
 from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
@@ -115,11 +116,15 @@ class Slice(NamedTuple):
     Something a consumer can be given.
 
     :ivar gpu: PCI address of the GPU it is a part of.
+    :ivar name: what and where it is, the same while it stands: ``<PCI address>[-<profile>-<start>[-<compute instance>]]``, in
+        letters, digits and ``_ - . :`` only, see :func:`slice_name`.
     :ivar kind: mig, vf, partition, vgpu, replica, mps or environment.
     :ivar identity: UUID or PCI address.
     :ivar compute: share of the GPU's compute, 0 to 1.
     :ivar device_nodes: paths below /dev that a consumer needs.
     :ivar in_use_by: holders, as dicts with pid, command, unit, container.
+    :ivar of: name of the slice that it stands on, "" for one that stands on the GPU itself.
+    :ivar taken: whether others stand on it, so that it is nobody's to give.
     """
 
     gpu: str
@@ -131,12 +136,18 @@ class Slice(NamedTuple):
     placement: str = ""
     device_nodes: tuple = ()
     in_use_by: tuple = ()
+    name: str = ""
+    of: str = ""
+    taken: bool = False
 
     def as_dict(self):
         """As the dict that users of ``gpu.slices`` get."""
         key = "address" if addresses.is_pci(self.identity) else "uuid"
         return {
             "gpu": self.gpu,
+            "name": self.name,
+            "of": self.of,
+            "taken": self.taken,
             "kind": self.kind,
             "profile": self.profile,
             key: self.identity,
@@ -146,6 +157,28 @@ class Slice(NamedTuple):
             "device_nodes": list(self.device_nodes),
             "in_use_by": [dict(holder) for holder in self.in_use_by],
         }
+
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.:-]")
+
+
+def slice_name(address, *places):
+    """
+    The name of a slice: the PCI address and what says where on it, in characters that unit names, CDI and labels can have.
+
+    ``1g.10gb+me`` becomes ``1g.10gb.me``: what the other characters are is told by the profile.
+    """
+    return "-".join([address, *(_NO_NAME.sub(".", str(place)) for place in places)])
+
+
+def with_taken(slices):
+    """The same slices, each knowing whether another stands on it, or on a whole of which it is a part."""
+    below = {part.of for part in slices} - {""}
+
+    def is_taken(part):
+        return part.name in below or any(part.name.startswith(f"{name}-") for name in below)
+
+    return [part if part.of or not is_taken(part) else part._replace(taken=True) for part in slices]
 
 
 class Process(NamedTuple):

@@ -352,7 +352,8 @@ class LevelZero(Technique):
             share = 1 / count if NAME.match(name)[2] else 1.0
             memory = int(gpu.memory_mib * share) if gpu.memory_mib else None
             nodes = tuple(device_nodes.render(self._host, gpu.address))
-            found.append(Slice(gpu.address, "environment", mask_of(text), f"{ENVIRONMENT}/{name}", memory, share, "", nodes))
+            path, called = f"{ENVIRONMENT}/{name}", name.removesuffix(".env")
+            found.append(Slice(gpu.address, "environment", mask_of(text), path, memory, share, "", nodes, name=called))
         return found
 
     def environment(self, state):

@@ -344,7 +344,8 @@ class Licence(Technique):
         """The vGPU itself, which is all that a guest has to give."""
         nodes = tuple(device_nodes.of(self._host, gpu.address))
         holders = tuple(process.as_dict() for process in self.holders(gpu))
-        return [Slice(gpu.address, "vgpu", _type(gpu), gpu.uuid or gpu.address, _memory(gpu), None, "", nodes, holders)]
+        identity = gpu.uuid or gpu.address
+        return [Slice(gpu.address, "vgpu", _type(gpu), identity, _memory(gpu), None, "", nodes, holders, gpu.address)]
 
     def drawing(self, gpu, state):
         """The type and what is set, in a few words."""

@@ -26,6 +26,7 @@ from gpuslice.drivers.nvml import IN_USE
 from gpuslice.drivers.nvml import RESET_REQUIRED
 from gpuslice.host import limits
 from gpuslice.model import Slice
+from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -529,7 +530,28 @@ class Mig(Technique):
             f"{gi.start}:{gi.size}",
             nodes,
             tuple(p.as_dict() for p in busy.get((gi.id, ci.id), ())),
+            slice_name(gpu.address, *places(gi.profile, gi.start, ci.name, ci.start)),
         )
+
+    def expected(self, gpu, layout):
+        """The MIG devices that a layout has; what only exists when it is made, such as the UUID, is left out."""
+        table = self.table(gpu)
+        return [
+            self._expected(gpu, table, profile, start, name, ci_start)
+            for profile, start, cis in layout["instances"]
+            for name, ci_start in cis
+        ]
+
+    @staticmethod
+    def _expected(gpu, table, profile, start, name, ci_start):
+        found = table.profile(profile)
+        compute = next((ci.slices for ci in found.cis if ci.name == name), found.slices) if found else 0
+        place = f"{start}:{found.size}" if found else ""
+        share = round(compute / table.compute, 3)
+        return Slice(
+            gpu.address, "mig", name, "", found.memory_mib if found else None, share, place,
+            name=slice_name(gpu.address, *places(profile, start, name, ci_start)),
+        )  # fmt: skip
 
     def profiles(self, gpu):
         """The profiles of a GPU for users, with how many more of each fit now."""
@@ -709,6 +731,11 @@ def _instance(gi, busy=None):
     cis = tuple((ci.name, ci.start) for ci in gi.cis)
     used = tuple((ci.name, ci.start) for ci in gi.cis if busy and (gi.id, ci.id) in busy)
     return placement.Instance(gi.profile, gi.start, gi.size, cis, used)
+
+
+def places(profile, start, ci, ci_start):
+    """What the name of a MIG device has after the address: of a compute instance also which it is, where it does not fill all."""
+    return (profile, start) if ci == profile else (profile, start, ci.partition(".")[0], ci_start)
 
 
 def device_words(profile, start, ci, ci_start):

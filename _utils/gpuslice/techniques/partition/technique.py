@@ -27,6 +27,7 @@ from gpuslice.drivers.amdgpu import MODULE
 from gpuslice.drivers.amdgpu import Amdgpu
 from gpuslice.host import bounded
 from gpuslice.model import Slice
+from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import RESET
 from gpuslice.techniques.base import Stops
@@ -328,6 +329,7 @@ class Partition(Technique):
             f"{part.index}:1",
             nodes,
             tuple(process.as_dict() for process in held),
+            slice_name(gpu.address, *((state.compute.lower(), part.index) if state.compute != amd.DEFAULT_MODE[0] else ())),
         )
 
     def drawing(self, gpu, state):

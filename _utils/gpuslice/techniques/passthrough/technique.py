@@ -344,7 +344,7 @@ class Passthrough(Technique):
         return [
             Slice(
                 gpu.address, self.name, state.driver, gpu.address, gpu.memory_mib, 1.0, f"IOMMU group {number}",
-                (*nodes, "/dev/vfio/vfio"), held,
+                (*nodes, "/dev/vfio/vfio"), held, gpu.address,
             )
         ]  # fmt: skip
 

@@ -304,6 +304,7 @@ class Sriov(Technique):
             "",
             tuple(one["device_nodes"]),
             tuple(one["in_use_by"]),
+            one["address"],
         )
 
     def functions(self, gpu, state):

@@ -5,6 +5,7 @@ The MIG instances on which vGPUs stand: which are behind which, which are needed
 import math
 
 from gpuslice import errors
+from gpuslice.model import slice_name
 from gpuslice.techniques.base import refuse_if_held
 from gpuslice.techniques.mig.technique import device_words
 
@@ -97,7 +98,7 @@ class Instances:
         Words for MIG devices that stay, go and come, as far as no vGPU stands on them: with a vGPU it is the vGPU that counts.
         """
         ended = {(step.args["gi"], step.args["ci"]) for step in steps if step.action == "destroy_ci"}
-        under = self._under_vgpus(gpu, state)
+        under = set(self._under(gpu, state).values())
         there = [(gi, ci) for gi in state.mig.instances if gi.id not in under for ci in gi.cis] if state.mig else []
         words = {(gi.id, ci.id): device_words(gi.profile, gi.start, ci.name, ci.start) for gi, ci in there}
         come = [step.args for step in steps if step.action == "create_ci"]
@@ -111,9 +112,16 @@ class Instances:
             [device_words(args["profile"], args["start"], args["ci"], args["ci_start"]) for args in come],
         )
 
-    def _under_vgpus(self, gpu, state):
-        """Ids of the GPU instances on which vGPUs stand. Where the driver does not tell, the first that it may be."""
-        found = set()
+    def below(self, gpu, state):
+        """vGPU -> name of the GPU instance behind it. Where the driver does not tell, it is the first that it may be."""
+        places = {gi.id: slice_name(gpu.address, gi.profile, gi.start) for gi in state.mig.instances} if state.mig else {}
+        return {vgpu: places[number] for vgpu, number in self._under(gpu, state).items() if number in places}
+
+    def _under(self, gpu, state):
+        """vGPU -> id of the GPU instance behind it, see :meth:`below`."""
+        found = {}
         for vgpu in state.vgpus if state.mig else ():
-            found.update([number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found][:1])
+            free = [number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found.values()]
+            if free:
+                found[vgpu] = free[0]
         return found

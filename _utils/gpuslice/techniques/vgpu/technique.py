@@ -27,6 +27,7 @@ from gpuslice.drivers.vgpu_slots import Vgpu
 from gpuslice.host import bounded
 from gpuslice.inventory import discovery
 from gpuslice.model import Slice
+from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -469,10 +470,10 @@ class Vgpus(Technique):
     def slices(self, gpu, state):
         """The vGPUs as slices, with who uses them."""
         slots, types = self._slots(gpu), self.types(gpu) if state.vgpus else {}
-        users = self._users(slots)
-        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users) for vgpu in state.vgpus]
+        users, below = self._users(slots), self._instances.below(gpu, state)
+        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users, below.get(vgpu, "")) for vgpu in state.vgpus]
 
-    def _slice(self, gpu, slots, vgpu, found, users):
+    def _slice(self, gpu, slots, vgpu, found, users, below):
         profile = self._instances.profile(gpu, found)
         return Slice(
             gpu.address,
@@ -484,6 +485,9 @@ class Vgpus(Technique):
             vgpu.at,
             tuple(slots.nodes(vgpu)),
             tuple(process.as_dict() for process in users(vgpu)),
+            # On a virtual function it is the function that somebody is given.
+            vgpu.at if vgpu.at != gpu.address else slice_name(gpu.address, vgpu.uuid),
+            below,
         )
 
     def drawing(self, gpu, state):
