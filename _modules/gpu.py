@@ -8,6 +8,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice.techniques.mig import asks
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu"
@@ -226,7 +227,7 @@ def reset(gpu, test=False):
         salt gpu7 gpu.reset '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.pending_target(gpu)], test)
+        return front.run(engine, [engine.target("mig", gpu, *asks.pending_mode())], test, __pillar__)
 
 
 __func_alias__ = {"map_": "map"}

@@ -99,16 +99,15 @@ def configure(
         salt gpu7 gpu_level_zero.configure '0000:3a:00.0' ccs_mode=2 test=True
     """
     with _engine() as engine:
-        target = engine.level_zero_target(
-            gpu,
-            partitions=partitions,
-            hierarchy=hierarchy,
-            ccs_mode=ccs_mode,
-            engines=engines,
-            vram_max_mib=vram_max_mib,
-            vram_slice=vram_slice,
-        )
-        return front.run(engine, [target], test, force)
+        written = {
+            "partitions": partitions,
+            "hierarchy": hierarchy,
+            "ccs_mode": ccs_mode,
+            "engines": engines,
+            "vram_max_mib": vram_max_mib,
+            "vram_slice": vram_slice,
+        }
+        return front.run(engine, [engine.asked("level-zero", gpu, written, partitions=None)], test, __pillar__, force)
 
 
 @_checked
@@ -134,4 +133,4 @@ def clear(gpu, force=False, test=False):
         salt gpu7 gpu_level_zero.clear '0000:3a:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.cleared_target(gpu)], test, force)
+        return front.run(engine, [engine.target("level-zero", gpu, {"clear": True})], test, __pillar__, force)

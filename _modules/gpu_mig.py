@@ -8,6 +8,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice.techniques.mig import asks
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_mig"
@@ -41,7 +42,7 @@ def profiles(gpu):
         salt gpu7 gpu_mig.profiles '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.mig(gpu)
+        one, tool = engine.technique("mig", gpu)
         return tool.profiles(one)
 
 
@@ -62,7 +63,7 @@ def mode(gpu):
         salt gpu7 gpu_mig.mode '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.mig(gpu)
+        one, tool = engine.technique("mig", gpu)
         state = tool.observe(one)
         return {"current": state.current, "pending": state.pending}
 
@@ -93,7 +94,7 @@ def set_mode(gpu, enabled, force=False, test=False):
         salt gpu7 gpu_mig.set_mode '0000:1b:00.0' True
     """
     with _engine() as engine:
-        return front.run(engine, [engine.mode_target(gpu, enabled)], test, force)
+        return front.run(engine, [engine.target("mig", gpu, *asks.mode(enabled))], test, __pillar__, force)
 
 
 @_checked
@@ -113,7 +114,7 @@ def instances(gpu):
         salt gpu7 gpu_mig.instances '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, _ = engine.mig(gpu)
+        one, _ = engine.technique("mig", gpu)
         return engine.slices(one.address)
 
 
@@ -147,7 +148,7 @@ def create(gpu, profile, start=None, force=False, test=False):
         salt gpu7 gpu_mig.create '0000:1b:00.0' 3g.40gb
     """
     with _engine() as engine:
-        return front.run(engine, [engine.added_target(gpu, profile, start)], test, force)
+        return front.run(engine, [engine.target("mig", gpu, *asks.one_more(profile, start))], test, __pillar__, force)
 
 
 @_checked
@@ -177,7 +178,7 @@ def destroy(gpu, instance, force=False, test=False):
         salt gpu7 gpu_mig.destroy '0000:1b:00.0' 3g.40gb@4
     """
     with _engine() as engine:
-        return front.run(engine, [engine.removed_target(gpu, instance)], test, force)
+        return front.run(engine, [engine.target("mig", gpu, *asks.one_less(instance))], test, __pillar__, force)
 
 
 @_checked
@@ -209,4 +210,5 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
         salt gpu7 gpu_mig.apply_layout '0000:1b:00.0' '{"3g.40gb": 1, "1g.10gb": 4}' test=True
     """
     with _engine() as engine:
-        return front.run(engine, [engine.layout_target(gpu, profiles, compute_instances)], test, force)
+        wanted = asks.layout(profiles, compute_instances)
+        return front.run(engine, [engine.target("mig", gpu, *wanted)], test, __pillar__, force)

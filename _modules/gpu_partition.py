@@ -128,7 +128,7 @@ def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=Fal
         raise CommandExecutionError("Give compute, memory or both; 'gpu_partition.modes' lists what a GPU has.")
     with _engine() as engine:
         settings = {"compute": compute, "memory": memory, "reload": reload}
-        return front.run(engine, _targets(engine, gpu, settings), test, force, __pillar__)
+        return front.run(engine, _targets(engine, gpu, settings), test, __pillar__, force)
 
 
 @_checked_all

@@ -70,7 +70,7 @@ def bind(gpu, force=False, test=False):
         salt gpu7 gpu_passthrough.bind '0000:1b:00.0' test=True
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("passthrough", gpu, {"bound": True})], test, force)
+        return front.run(engine, [engine.target("passthrough", gpu, {"bound": True})], test, __pillar__, force)
 
 
 @_checked
@@ -96,4 +96,4 @@ def release(gpu, force=False, test=False):
         salt gpu7 gpu_passthrough.release '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("passthrough", gpu, {"bound": False})], test, force)
+        return front.run(engine, [engine.target("passthrough", gpu, {"bound": False})], test, __pillar__, force)

@@ -162,7 +162,7 @@ def rollback(generation=None, test=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.run(engine, engine.rollback_targets(generation), test, permissions=__pillar__)
+        return front.run(engine, engine.rollback_targets(generation), test, __pillar__)
 
 
 @_checked
@@ -189,7 +189,7 @@ def recover(how="undo", test=False):
         salt gpu7 gpu_slicing.recover finish
     """
     with _engine() as engine:
-        return front.recovered(engine, how, test, permissions=__pillar__)
+        return front.recovered(engine, how, test, __pillar__)
 
 
 @_checked

@@ -8,7 +8,6 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
-from gpuslice import policy
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_sriov"
@@ -94,10 +93,8 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     written = {"vf_count": count, "profile": profile, "autoprobe": autoprobe}
     written.update({key: value for key, value in (("scheduling", scheduling), ("vfs", vfs)) if value is not None})
     with _engine() as engine:
-        settings = policy.section("sriov", written)
-        if reload_driver:
-            settings["reload"] = True
-        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)
+        more = {"reload": True} if reload_driver else {}
+        return front.run(engine, [engine.asked("sriov", gpu, written, **more)], test, __pillar__, force)
 
 
 @_checked
@@ -128,4 +125,4 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
     with _engine() as engine:
         reload = {"reload": True} if reload_driver else {}
         settings = {"vf_count": 0, "remove": True, **reload}
-        return front.run(engine, [engine.target("sriov", gpu, settings)], test, force, __pillar__)
+        return front.run(engine, [engine.target("sriov", gpu, settings)], test, __pillar__, force)

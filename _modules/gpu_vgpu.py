@@ -10,7 +10,6 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import errors
 from gpuslice import front
-from gpuslice import policy
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_vgpu"
@@ -29,8 +28,7 @@ def _engine():
 def _set(gpu, test, force=False, **written):
     """What was given is checked as the pillar's section ``vgpu`` and carried out."""
     with _engine() as engine:
-        settings = policy.section("vgpu", {key: value for key, value in written.items() if value is not None})
-        return front.run(engine, [engine.target("vgpu", gpu, settings)], test, force, __pillar__)
+        return front.run(engine, [engine.asked("vgpu", gpu, written)], test, __pillar__, force)
 
 
 def _license(gpu, settings, test):
@@ -43,9 +41,9 @@ def _license(gpu, settings, test):
                 one.address,
                 "On a host, choose types with gpu_vgpu.set_vgpus.",
             )
-        checked = settings if "clear" in settings else policy.section("vgpu", settings)
-        sharing = [each for each in engine.gpus if tool.supports(each)]
-        return front.run(engine, [engine.target("vgpu", each.address, checked) for each in sharing], test, False, __pillar__)
+        ask = engine.target if "clear" in settings else engine.asked
+        sharing = [each.address for each in engine.gpus if tool.supports(each)]
+        return front.run(engine, [ask("vgpu", address, settings) for address in sharing], test, __pillar__)
 
 
 @_checked
@@ -182,7 +180,7 @@ def set_type(gpu, function, profile, force=False, test=False):
     """
     with _engine() as engine:
         difference = {"set_type": [function, profile]}
-        return front.run(engine, [engine.target("vgpu", gpu, {}, wish=difference)], test, force, __pillar__)
+        return front.run(engine, [engine.target("vgpu", gpu, {}, wish=difference)], test, __pillar__, force)
 
 
 @_checked
@@ -212,7 +210,7 @@ def remove(gpu, vgpu="all", force=False, test=False):
     """
     with _engine() as engine:
         wanted = ({"remove": True}, None) if vgpu == "all" else ({}, {"remove": vgpu})
-        return front.run(engine, [engine.target("vgpu", gpu, *wanted)], test, force, __pillar__)
+        return front.run(engine, [engine.target("vgpu", gpu, *wanted)], test, __pillar__, force)
 
 
 @_checked

@@ -32,8 +32,6 @@ from gpuslice.records.journal import by_key
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.rules import Options
 from gpuslice.techniques.base import Why
-from gpuslice.techniques.mig import export as mig_export
-from gpuslice.techniques.mig import section as mig_section
 from gpuslice.techniques.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
@@ -343,10 +341,6 @@ class Engine:
             )
         return one, tool
 
-    def mig(self, gpu):
-        """(GPU, MIG technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU without MIG."""
-        return self.technique("mig", gpu)
-
     def target(self, word, gpu, settings, wish=None):
         """
         A target of any technology for one GPU, for functions that work by hand.
@@ -357,47 +351,14 @@ class Engine:
         one, tool = self.technique(word, gpu)
         return Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish)
 
-    def level_zero_target(self, gpu, **wanted):
+    def asked(self, word, gpu, written, **more):
         """
-        A target that sets what is given (None leaves it) of a GPU's ``level_zero`` settings, as in the pillar.
+        A target that sets what is given (None leaves it), checked as the pillar's section of that technology.
 
-        :raises errors.PolicyError: a value is wrong.
+        :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """
-        written = {key: value for key, value in wanted.items() if value is not None}
-        settings = policies.section("level-zero", written)
-        if settings.get("vram_max_mib") and not settings.get("vram_slice"):
-            raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
-        return self.target("level-zero", gpu, {"partitions": None, **settings})
-
-    def cleared_target(self, gpu):
-        """A target that takes back everything that was set for Level Zero on one GPU."""
-        return self.target("level-zero", gpu, {"clear": True})
-
-    def layout_target(self, gpu, profiles, compute_instances=1):
-        """A target that gives one GPU these MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
-        arguments.check(compute_instances=compute_instances)
-        return self.target("mig", gpu, {"entries": mig_section.entries(profiles), "compute_instances": compute_instances})
-
-    def mode_target(self, gpu, enabled):
-        """A target that sets only the MIG mode of one GPU."""
-        return self.target("mig", gpu, {"enabled": enabled})
-
-    def pending_target(self, gpu):
-        """
-        A target that brings a GPU's pending mode into force, which may need a reset.
-
-        Without one it is refused when it is planned: resetting such a GPU would only end what runs on it.
-        """
-        return self.target("mig", gpu, {}, wish={"reset": True})
-
-    def added_target(self, gpu, profile, start=None):
-        """A target with one more instance than there is; everything else stays where it is."""
-        [(name, pinned, _)] = mig_section.entries([profile])
-        return self.target("mig", gpu, {}, wish={"create": [name, start if start is not None else pinned]})
-
-    def removed_target(self, gpu, instance):
-        """A target with one instance less: ``instance`` is a MIG UUID, ``profile@start`` or ``all``."""
-        return self.target("mig", gpu, {}, wish={"destroy": instance})
+        settings = policies.section(word, {key: value for key, value in written.items() if value is not None})
+        return self.target(word, gpu, {**more, **settings})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):
@@ -487,10 +448,8 @@ class Engine:
         if form == "pillar":
             sections = {gpu.address: self._in_effect(gpu) for gpu in self.gpus}
             return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
-        mig = self.tools.get("mig")
-        layouts = {gpu.address: mig.layout(mig.observe(gpu)) for gpu in self.gpus if mig.supports(gpu)}
-        nvml = self.tools.sessions.nvml
-        return mig_export.mig_parted(layouts, {address: nvml.index(address) for address in layouts})
+        tool = next(tool for tool in map(self.tools.get, (kind.name for kind in kinds.DOABLE)) if form in tool.forms)
+        return tool.export(form, [gpu for gpu in self.gpus if tool.supports(gpu)])
 
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""

@@ -158,7 +158,7 @@ def pillar(given, own):
     return own if given is None else given
 
 
-def run(engine, targets, test, force=None, permissions=None):
+def run(engine, targets, test, permissions, force=None):
     """
     Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
 
@@ -168,7 +168,7 @@ def run(engine, targets, test, force=None, permissions=None):
     return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
 
 
-def recovered(engine, how, test, permissions=None):
+def recovered(engine, how, test, permissions):
     """
     Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.
 
@@ -177,7 +177,7 @@ def recovered(engine, how, test, permissions=None):
     if not engine.interrupted():
         return {"result": True, "changes": {}, "comment": "No change was interrupted on this host."}
     if how == "finish":
-        return run(engine, engine.recovery_targets(), test, permissions=permissions)
+        return run(engine, engine.recovery_targets(), test, permissions)
     reconciler = engine.reconciler(permissions=permissions)
     if test:
         return planned(reconciler.recovery(engine.gpus))

@@ -278,6 +278,7 @@ def section(technique, written):
     made = check(Field("map", fields=fields), _possible(written, key), key, notes)
     if notes.mistakes:
         raise errors.PolicyError(" ".join(notes.mistakes), mistakes=notes.mistakes)
+    document.section(technique).check_asked(made)
     return made
 
 

@@ -52,6 +52,9 @@ class Section:
     def judge(self, settings, written, notes):
         """Note what is wrong or odd about settled settings that are in effect, since this technology is the strategy."""
 
+    def check_asked(self, settings):
+        """Raise errors.PolicyError for settings asked for by hand, of which only what was given is there, that can't be meant."""
+
     def missing(self, settings, environment):
         """What strategy auto can't pick the technology without, as words that end "because ..."; "" when nothing is."""
         return ""

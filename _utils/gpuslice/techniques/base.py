@@ -148,12 +148,14 @@ class Technique(ABC):
 
     :cvar name: a name of :data:`gpuslice.kinds.KINDS`.
     :cvar effects: action -> what its steps change, one of :data:`gpuslice.plan.EFFECTS`; a setting where there is no entry.
+    :cvar forms: forms of other tools in which it can tell layouts, see :meth:`export`.
     :cvar joint: whether there are GPUs of it that can only change together, so that one waits for the others.
     """
 
     name: ClassVar[str]
     effects: ClassVar[dict[str, str]] = {}
     joint: ClassVar[bool] = False
+    forms: ClassVar[tuple] = ()
 
     def __init__(self, host: Host, sessions):
         self._host = host
@@ -192,6 +194,10 @@ class Technique(ABC):
     def pillar(self, gpu: Gpu, layout: dict) -> dict | None:
         """Strategy and settings that describe a layout in the pillar's words, None where it slices nothing."""
         return None
+
+    def export(self, form: str, gpus: list[Gpu]) -> dict:
+        """What these GPUs have in a form of another tool, one of ``forms``."""
+        raise errors.Unsupported(f"{self.name} has no form {form}.")
 
     def drawing(self, gpu: Gpu, state: Any) -> str:
         """The GPU's slots in a line of text, "" where there is nothing to draw."""

@@ -2,6 +2,7 @@
 The words of Level Zero.
 """
 
+from gpuslice import errors
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
 from gpuslice.shape import FILE
@@ -72,6 +73,11 @@ class LevelZero(Section):
         if settings["vram_max_mib"] and not settings["vram_slice"]:
             where = f"{written.path}:level_zero:vram_max_mib"
             notes.wrong(where, "is given without vram_slice; name the slice unit that is to be limited.")
+
+    def check_asked(self, settings):
+        """A limit needs somebody to limit."""
+        if settings.get("vram_max_mib") and not settings.get("vram_slice"):
+            raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
 
     def missing(self, settings, environment):
         """Settings: its defaults set nothing."""

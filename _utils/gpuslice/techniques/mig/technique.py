@@ -55,6 +55,7 @@ class Mig(Technique):
     """MIG on one host. One object serves one run: it holds what was read in it."""
 
     name = "mig"
+    forms = ("mig-parted",)
     effects = {
         "set_mode": "mode", "reset": "reset",
         **dict.fromkeys(("create_gi", "create_ci", "destroy_gi", "destroy_ci"), "slice"),
@@ -134,6 +135,11 @@ class Mig(Technique):
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None while MIG is off. Raises errors.PolicyError for an odd instance."""
         return export.pillar_section(gpu.address, layout) if layout["enabled"] else None
+
+    def export(self, form, gpus):
+        """As a configuration of mig-parted. Raises errors.PolicyError for an odd instance."""
+        layouts = {gpu.address: self.layout(self.observe(gpu)) for gpu in gpus}
+        return export.mig_parted(layouts, {address: self.nvml.index(address) for address in layouts})
 
     def settings_of(self, layout, begun=None):
         """
