@@ -17,7 +17,6 @@ from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.change.reconcile import UNDID
 from gpuslice.change.reconcile import Reconciler
-from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import grain
@@ -84,7 +83,7 @@ class Engine:
     def _learn_uuids(self):
         """UUIDs come from the kernel's files; where these are missing, from the vendor library."""
         # The vendor library does not know a GPU that another driver has.
-        blind = [gpu for gpu in self.gpus if gpu.vendor == "nvidia" and not gpu.uuid and gpu.driver not in VFIO_DRIVERS]
+        blind = [gpu for gpu in self.gpus if gpu.vendor == "nvidia" and not gpu.uuid and not discovery.is_given_away(gpu)]
         if not blind:
             return
         nvml = self.tools.sessions.nvml
@@ -92,7 +91,7 @@ class Engine:
 
     def techniques_of(self, gpu):
         """The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out."""
-        given_away = gpu.driver in VFIO_DRIVERS
+        given_away = discovery.is_given_away(gpu)
         found = [kind for kind in kinds.concerning(gpu) if kind.gives_away or not given_away]
         return [tool for tool in (self.tools.get(kind.name) for kind in found) if tool.supports(gpu)]
 

@@ -71,8 +71,23 @@ class ResourceConflict(GpuSliceError):
         return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders)))
 
 
+#: What drivers and the kernel say where they name nobody.
+IN_USE = "it is in use"
+
+
 class InUse(ResourceConflict):
-    """Driver or kernel answered a step with "in use"."""
+    """
+    Driver or kernel answered a step with "in use".
+
+    ``users`` are the words of the message that stand for the users, whose names may take their place; "" where there are none.
+    """
+
+    def __init__(self, what, gpu="", todo="", holders=(), users=""):
+        self.users = users
+        super().__init__(what, gpu, todo, holders)
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.gpu, self.todo, tuple(self.holders), self.users))
 
 
 class ModeChangePending(GpuSliceError):
@@ -173,6 +188,12 @@ class Interrupted(SystemExit):
     def __init__(self, number, what):
         self.number, self.what = number, what
         super().__init__(128 + number)
+
+
+def could_not(kind, doing, why, gpu, todo):
+    """The error of a class that a table of answers has for something that could not be done."""
+    more = {"users": why} if kind is InUse and why == IN_USE else {}
+    return kind(f"Could not {doing}: {why}.", gpu, todo, **more)
 
 
 def with_more(err, sentence):

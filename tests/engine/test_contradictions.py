@@ -109,7 +109,7 @@ def test_an_instance_that_the_driver_made_elsewhere_is_found_out_and_removed(roo
 def test_what_the_driver_made_elsewhere_is_a_fault_of_the_driver(room):
     room.add_fault({"call": CREATE, "elsewhere": 5})
     with Engine(config(room)) as engine:
-        gpu, tool = engine.mig(FIRST)
+        gpu, tool = engine.technique("mig", FIRST)
         [made] = engine.plan(pillars.mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])).changing
         step = next(step for step in made.steps if step.action == "create_gi")
         with pytest.raises(errors.DriverError) as caught:

@@ -21,6 +21,7 @@ from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import uuids
+from tests.support.techniques import mig_target
 
 GPU, OTHER = "0000:41:00.0", "0000:a1:00.0"
 MODELS = sorted(key for key in nvidia.MODELS if nvidia.mig_table(key))
@@ -180,7 +181,7 @@ def test_an_instance_goes_by_hand_under_either_name(machine, name):
     host = machine(renames=OLD)
     assert apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@6"])).ok
     with Engine(config(host)) as opened:
-        assert opened.reconciler().apply([opened.removed_target(GPU, name)]).ok
+        assert opened.reconciler().apply([mig_target(opened, "one_less", GPU, name)]).ok
     assert [(profile, start) for profile, start, _ in hardware(host)] == [(19, 6)]
 
 
@@ -192,7 +193,7 @@ def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
 
     def destroy(name):
         with Engine(config(host)) as opened:
-            return opened.reconciler().apply([opened.removed_target(GPU, name)])
+            return opened.reconciler().apply([mig_target(opened, "one_less", GPU, name)])
 
     host.add_fault({"call": "nvmlComputeInstanceDestroy", "kill": "after"})
     assert crash.in_child(lambda: destroy("3g.93gb@0"))

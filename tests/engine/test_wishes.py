@@ -22,6 +22,7 @@ from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from tests.support import crash
 from tests.support.hosts import config
+from tests.support.techniques import mig_target
 from tests.support.techniques import plan_one
 
 GPU = "0000:07:00.0"
@@ -34,7 +35,7 @@ SLOW = {"create_gi": 0.4, "destroy_gi": 0.4}
 def layout(host, gpu=GPU):
     """The MIG layout of a GPU as ``profile@start``."""
     with Engine(config(host)) as engine:
-        one, tool = engine.mig(gpu)
+        one, tool = engine.technique("mig", gpu)
         return tool.shown(tool.layout(tool.observe(one)))["instances"]
 
 
@@ -51,11 +52,11 @@ def run(host, wish, **given):
 
 
 def create(*arguments):
-    return lambda engine: [engine.added_target(GPU, *arguments)]
+    return lambda engine: [mig_target(engine, "one_more", GPU, *arguments)]
 
 
 def destroy(instance):
-    return lambda engine: [engine.removed_target(GPU, instance)]
+    return lambda engine: [mig_target(engine, "one_less", GPU, instance)]
 
 
 # -- two at once -----------------------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_a_wish_is_settled_into_settings_that_are_there_once_it_is_met(simulated
     """What is verified, journalled and finished must not be one more each time that it is looked at."""
     host = simulated("dgx-h100", gpus=[{**H100, "instances": ["1g.10gb@0", SPLIT]}])
     with Engine(config(host)) as engine:
-        one, tool = engine.mig(GPU)
+        one, tool = engine.technique("mig", GPU)
         for difference in ({"create": ["2g.20gb", None]}, {"destroy": "3g.40gb@4"}, {"destroy": "all"}):
             absolute = tool.settle(one, tool.observe(one), difference)
             assert engine.reconciler().apply([engine.target("mig", GPU, absolute)]).ok
@@ -304,7 +305,7 @@ def test_one_too_many_is_refused_when_its_turn_comes(simulated):
 def test_a_plan_for_vgpus_counts_the_mig_devices_that_go_for_them_and_draws_them(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.layout_target(VGPUS, ["3g.40gb@4", "1g.10gb@0"])]).ok
+        assert engine.reconciler().apply([mig_target(engine, "layout", VGPUS, ["3g.40gb@4", "1g.10gb@0"])]).ok
     text = run(host, vgpu(profiles={"H100XM-1-10C": 2}), test=True)["comment"]
     assert "keeps 0, destroys 2, creates 2" in text and "keeps 0 slices, destroys 2, creates 2" in text
     assert "now    [x1g.10gb|   -    |   -    |   -    |x3g.40gb" in text and "|+1g.10gb|+1g.10gb|" in text
@@ -319,7 +320,7 @@ def test_a_plan_for_vgpus_counts_the_mig_devices_that_go_for_them_and_draws_them
 def test_a_plan_for_vgpus_tells_of_an_instance_that_holds_no_device(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.layout_target(VGPUS, ["2g.20gb@0"])]).ok
+        assert engine.reconciler().apply([mig_target(engine, "layout", VGPUS, ["2g.20gb@0"])]).ok
     # What an interrupted run of another tool leaves.
     with host.change() as state:
         for gi in state["gpus"][VGPUS]["gis"].values():

@@ -7,6 +7,7 @@ from gpuslice.model import Target
 from gpuslice.rules import PLAIN
 from gpuslice.techniques.base import Below
 from gpuslice.techniques.base import Work
+from gpuslice.techniques.mig import asks
 
 
 def target(tool, gpu, settings):
@@ -23,3 +24,12 @@ def plan_one(tool, gpu, state, settings, rules=PLAIN, peers=(), below=Below()): 
     others = tuple(target(tool, *peer) for peer in peers)
     [part] = tool.plan([Work(target(tool, gpu, settings), state, rules, below, others)])
     return part
+
+
+def mig_target(engine, ask, gpu, *given):
+    """
+    A target of MIG as ``gpu_mig`` makes it.
+
+    :param ask: a function of :mod:`gpuslice.techniques.mig.asks`, for what is ``given``.
+    """
+    return engine.target("mig", gpu, *getattr(asks, ask)(*given))

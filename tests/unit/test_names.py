@@ -14,6 +14,7 @@ from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
 from gpuslice.records import verified
 from tests.support import hosts
+from tests.support.techniques import mig_target
 
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:a1:00.0", "0000:c1:00.0"
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
@@ -209,7 +210,8 @@ def test_a_uuid_of_two_gpus_names_neither(twins):
     by_match = rules({"uuid": UUID})
     by_hand = {**rules(), "containers_gpu_discovery": {"method": "manual", "devices": [UUID]}}
     with Engine(config) as engine:
-        for ask in (engine.gpu, engine.mig, lambda uuid: engine.layout_target(uuid, ["3g.40gb"])):
+        by_hand = lambda uuid: mig_target(engine, "layout", uuid, ["3g.40gb"])  # noqa: E731
+        for ask in (engine.gpu, lambda uuid: engine.technique("mig", uuid), by_hand):
             with pytest.raises(errors.PolicyError, match=f"the UUID of {FIRST} and {SECOND}. Name the GPU by its PCI address"):
                 ask(UUID)
         paths = ("containers_gpu_slicing:devices:0:match:uuid", "containers_gpu_discovery:devices")

@@ -4,20 +4,9 @@ who is in the way when the driver says "in use" is named.
 """
 
 import os
-import re
 
 from gpuslice import errors
-from gpuslice.drivers import device_nodes
-
-#: Who has a GPU open unseen, by vendor: in another process namespace, in the kernel, or between two looks.
-_USUAL = {
-    "nvidia": "NVIDIA's host engine (nv-hostengine, DCGM), nvidia-persistenced, a debugger or a profiler",
-    "": "a monitoring daemon or exporter, a display server, a debugger or a profiler",
-}
-
-
-#: How an error ends that knows no more than what the driver answered.
-_BARE = re.compile(rf"(?:it is in use|in use by {device_nodes.UNSEEN})\.\Z")
+from gpuslice.techniques.base import unseen
 
 
 class Lookout:
@@ -110,16 +99,7 @@ def _named(err, host, technique, gpu, step):
     except errors.GpuSliceError:
         # What the driver answered to the step is to be told all the same.
         return err
-    names = f"in use by {'; '.join(map(str, held)) or f'{device_nodes.UNSEEN}; {usually(host, gpu)}'}."
-    what, bare = _BARE.subn(lambda _: names, err.what)
-    if held and not bare:
-        # Being in use is one of several reasons that the kernel's answer may have.
-        what += f" It is {names}"
+    names = f"in use by {'; '.join(map(str, held)) or unseen(host, gpu)}"
+    # Where nothing stands for the users, being in use is one of several reasons that the kernel's answer may have.
+    what = err.what.replace(err.users, names) if err.users else f"{err.what} It is {names}." if held else err.what
     return errors.InUse(what, gpu.address, err.todo, [process.as_dict() for process in held])
-
-
-def usually(host, gpu):
-    """Who has a GPU open where nobody is in sight, and how to look: words that follow a semicolon."""
-    usual = _USUAL.get(gpu.vendor, _USUAL[""])
-    nodes = " ".join(device_nodes.of(host, gpu.address)) or "<its device nodes>"
-    return f"usually that is {usual} (look as root on the host itself: 'fuser -v {nodes}', 'lsof {nodes}')"

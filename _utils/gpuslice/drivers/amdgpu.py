@@ -10,12 +10,12 @@ import threading
 
 from gpuslice import errors
 from gpuslice.catalog import amd
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import kfd
 from gpuslice.drivers import modules
 from gpuslice.drivers import pci
-from gpuslice.host import bounded
 from gpuslice.printable import printable_lines
 
 MODULE = "amdgpu"

@@ -100,10 +100,9 @@ def in_use(gpu, doing, held):
 
     :param gpu: PCI address; :param doing: completes "could not ..."; :param held: processes, [] where none can be seen.
     """
-    names = "; ".join(map(str, held)) or UNSEEN
-    return errors.InUse(
-        f"Could not {doing}: in use by {names}.", gpu, "Stop these and run again.", [one.as_dict() for one in held]
-    )
+    users = f"in use by {'; '.join(map(str, held)) or UNSEEN}"
+    what = f"Could not {doing}: {users}."
+    return errors.InUse(what, gpu, "Stop these and run again.", [one.as_dict() for one in held], users)
 
 
 def refuse_spared(host, gpu, pid, words):
@@ -127,3 +126,22 @@ def end_process(host, gpu, pid, command):
     refuse_spared(host, gpu, pid, f"pid {pid} ({command})")
     if not host.end_process(pid, command):
         raise errors.ResourceConflict(f"pid {pid} ({command}) did not end.", gpu, "Stop it by hand and run again.")
+
+
+#: Who has a GPU open unseen, by vendor: in another process namespace, in the kernel, or between two looks.
+_USUAL = {
+    "nvidia": "NVIDIA's host engine (nv-hostengine, DCGM), nvidia-persistenced, a debugger or a profiler",
+    "": "a monitoring daemon or exporter, a display server, a debugger or a profiler",
+}
+
+
+def unseen(host, gpu):
+    """Who has a GPU open where nobody is in sight: words that follow "in use by"."""
+    return f"{UNSEEN}; {usually(host, gpu)}"
+
+
+def usually(host, gpu):
+    """Who that is in most cases, and how to look: words that follow a semicolon."""
+    usual = _USUAL.get(gpu.vendor, _USUAL[""])
+    nodes = " ".join(of(host, gpu.address)) or "<its device nodes>"
+    return f"usually that is {usual} (look as root on the host itself: 'fuser -v {nodes}', 'lsof {nodes}')"

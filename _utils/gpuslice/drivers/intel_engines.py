@@ -16,7 +16,7 @@ from gpuslice.drivers.pci import DEVICES
 PROPERTIES = ("timeslice_duration_us", "preempt_timeout_us", "job_timeout_ms")
 
 CCS_MEANINGS = {
-    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
+    errno.EBUSY: (errors.InUse, errors.IN_USE, "Stop its users and run again."),
     errno.EOPNOTSUPP: (
         errors.Unsupported,
         "the driver runs as a physical or virtual function of SR-IOV and refuses it, even without virtual functions",

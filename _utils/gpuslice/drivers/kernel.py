@@ -31,7 +31,7 @@ MEANINGS = {
         "the kernel has no such file or no driver that answers it",
         "Check the driver and the kernel version.",
     ),
-    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
+    errno.EBUSY: (errors.InUse, errors.IN_USE, "Stop its users and run again."),
     errno.EINVAL: (errors.DriverError, "the driver refuses this value", "See 'dmesg' for the driver's own words."),
     errno.ENODEV: (errors.DeviceNotFound, "the device is gone", "See 'dmesg' for what happened to it."),
 }
@@ -91,4 +91,4 @@ def told(err, gpu, doing, meanings=None):
     known = {**MEANINGS, **(meanings or {})}.get(err.errno)
     unknown = (errors.DriverError, f"{err.strerror} ({errno.errorcode.get(err.errno, err.errno)})", "See 'dmesg'.")
     kind, why, todo = known or unknown
-    return kind(f"Could not {doing}: {why}.", gpu, todo)
+    return errors.could_not(kind, doing, why, gpu, todo)

@@ -215,7 +215,7 @@ def translate(err, gpu, doing):
     kind, why, todo = _MEANINGS.get(
         code, (errors.DriverError, f"NVML answered: {err}", "See 'dmesg | grep NVRM' for the driver's own words.")
     )
-    return kind(f"Could not {doing}: {why}.", gpu, todo)
+    return errors.could_not(kind, doing, why, gpu, todo)
 
 
 _MEANINGS = {
@@ -257,7 +257,7 @@ _MEANINGS = {
         "the loaded kernel driver and the NVML library have different versions",
         "Reboot, or unload and reload the nvidia modules.",
     ),
-    IN_USE: (errors.InUse, "it is in use", "Stop its users and run again."),
+    IN_USE: (errors.InUse, errors.IN_USE, "Stop its users and run again."),
     INSUFFICIENT_RESOURCES: (
         errors.ForeignChange,
         "the place is occupied or out of resources",

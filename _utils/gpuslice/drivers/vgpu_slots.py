@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import numbers
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers.pci import DEVICES
-from gpuslice.host import bounded
 from gpuslice.printable import printable
 
 _MDEVS = "/sys/bus/mdev/devices"
@@ -44,7 +44,7 @@ _MEANINGS = {
     ),
     errno.ENOSPC: (errors.ResourceConflict, "none is left of this type", "Remove vGPUs of the GPU, or ask for fewer."),
     errno.EEXIST: (errors.ForeignChange, "a device with this UUID exists already", "Another tool made it; run again."),
-    errno.EBUSY: (errors.InUse, "it is in use", "Shut down its virtual machine and run again."),
+    errno.EBUSY: (errors.InUse, errors.IN_USE, "Shut down its virtual machine and run again."),
 }
 #: What is there after such a refusal is not ours: an undo must not take it for what it has to remove.
 _TAKEN = {errno.EBUSY: (errors.ForeignChange, "it has become another one meanwhile", "Find out which tool made it; run again.")}

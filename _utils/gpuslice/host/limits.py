@@ -4,7 +4,7 @@ Limits of time for calls of this process that may never come back: a driver can 
 Such a call is made in a thread that can be left behind. It keeps a file of the kernel or a library waiting and nothing else:
 the run goes on without it, leaves that GPU alone until the call comes back, and can end, since the thread is a daemon. Only
 where the thread waits without hearing signals does the process stay, as a zombie without files of its own (the lock is free);
-what is known to wait so is asked by another process instead, see :mod:`gpuslice.host.bounded`.
+what is known to wait so is asked by another process instead, see :mod:`gpuslice.drivers.bounded`.
 
 Handing work to another thread costs some hundredths of a millisecond, so that a whole piece of work is handed over
 (:meth:`Limits.within`), and each call in it has its own limit (:meth:`Limits.call`).
@@ -17,7 +17,7 @@ import time
 from functools import partial
 
 from gpuslice import errors
-from gpuslice.records import lock
+from gpuslice.host import waiting
 
 #: Seconds for a call that only reads. A GPU that nobody uses may have to be started for it, which takes some seconds.
 READ = 60.0
@@ -151,7 +151,7 @@ class Limits:
             raise
         finally:
             if told:
-                lock.goes_on(worker)
+                waiting.ends(worker)
 
     def _look(self, worker):
         """Whether others were told what the work waits for. Raises errors.Unhealthy when it has waited too long."""
@@ -160,7 +160,7 @@ class Limits:
             return False
         since, seconds, gpu, doing, key = call
         if time.monotonic() - since < self.seconds(seconds):
-            lock.waits(worker, f"GPU {gpu}: {doing}" if gpu else doing, since)
+            waiting.begins(worker, f"GPU {gpu}: {doing}" if gpu else doing, since)
             return True
         raise self.hangs(key, hanging(gpu, doing, seconds), worker)
 

@@ -64,7 +64,7 @@ class RealHost(Host):
 
     def run(self, argv, timeout=60):
         # Here, so that the grain does not load it.
-        from gpuslice.records import lock
+        from gpuslice.host import waiting
 
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
@@ -78,14 +78,14 @@ class RealHost(Host):
             ) from err
         except OSError as err:
             raise errors.ToolFailed(f"'{' '.join(argv)}' could not be started: {err.strerror}.") from err
-        lock.waits(process, f"'{' '.join(argv)}' to end", time.monotonic())
+        waiting.begins(process, f"'{' '.join(argv)}' to end", time.monotonic())
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as err:
             self._abandon(process)
             raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
         finally:
-            lock.goes_on(process)
+            waiting.ends(process)
         return Completed(process.returncode, stdout, stderr)
 
     @staticmethod

@@ -11,6 +11,7 @@ from dataclasses import replace
 from gpuslice import addresses
 from gpuslice import catalog
 from gpuslice import errors
+from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.inventory import detection
 from gpuslice.inventory import machine
 from gpuslice.model import Gpu
@@ -343,3 +344,8 @@ def _not_found(gpus, missing):
     if any(addresses.is_uuid(device) for device in missing) and not all(gpu.uuid for gpu in gpus):
         todo = "UUIDs are known only of GPUs whose driver is loaded and tells them; name the GPU by its PCI address."
     return errors.DeviceNotFound(" ".join(parts), todo=todo)
+
+
+def is_given_away(gpu):
+    """Whether a driver has the GPU that hands it to user space as a whole, such as to a virtual machine."""
+    return gpu.driver in VFIO_DRIVERS

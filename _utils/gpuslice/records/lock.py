@@ -8,12 +8,12 @@ that it keeps waiting.
 import fcntl
 import json
 import os
-import threading
 import time
 from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.host import state_files
+from gpuslice.host import waiting
 from gpuslice.shape import moment
 from gpuslice.shape import parts
 from gpuslice.shape import text
@@ -29,9 +29,6 @@ _HANGS = " It may hang: see 'dmesg' for what the driver says, and 'salt-call gpu
 #: Bytes that are written each time: what stood there before is longer at times, and a reader must never meet half of both.
 _WIDTH = 2048
 
-_telling = threading.Lock()
-#: The lock that this process holds, (handle, what its file says), and what it waits for, key -> (since, words).
-_mine, _waits = None, {}
 
 
 @contextmanager
@@ -49,54 +46,22 @@ def held(state_dir, who, jid="", patience=PATIENCE):
         os.ftruncate(handle, 0)
         state_files.sweep(state_files.Disk(), state_dir)
         _take(handle, {"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()})
-        yield
+        try:
+            yield
+        finally:
+            waiting.listen(None)
     finally:
-        _leave(handle)
         os.close(handle)
 
 
-def waits(key, words, since):
-    """
-    Let those who find the lock of this process held know what it waits for. It may hold none.
-
-    :param key: for :func:`goes_on`; :param words: such as "GPU 0000:07:00.0: create ..."; :param since: of time.monotonic().
-    """
-    with _telling:
-        _waits[key] = (since, words)
-        _tell()
-
-
-def goes_on(key):
-    """What :func:`waits` told is over. It need not have been told."""
-    with _telling:
-        if _waits.pop(key, None):
-            _tell()
-
-
 def _take(handle, info):
-    global _mine
-    with _telling:
-        _mine = (handle, info)
-        _tell()
-
-
-def _leave(handle):
-    global _mine
-    with _telling:
-        if _mine and _mine[0] == handle:
-            _mine = None
-
-
-def _tell():
-    """Write who holds the lock, and what it waits for longest."""
-    if _mine is None:
-        return
-    handle, info = _mine
-    if _waits:
+    def write(longest):
+        """Who holds the lock, and what it waits for longest."""
         # The monotonic clock is one for all processes of a boot.
-        since, words = min(_waits.values())
-        info = {**info, "waits_for": words[:500], "waits_since": since}
-    os.pwrite(handle, json.dumps(info).encode().ljust(_WIDTH), 0)
+        told = {"waits_for": longest[1][:500], "waits_since": longest[0]} if longest else {}
+        os.pwrite(handle, json.dumps({**info, **told}).encode().ljust(_WIDTH), 0)
+
+    waiting.listen(write)
 
 
 def is_held(state_dir):

@@ -142,6 +142,11 @@ def refuse_if_held(gpu: str, doing: str, held, rules: Rules, stops: Stops) -> No
     stops.add(held, rules)
 
 
+def unseen(host: Host, gpu: Gpu) -> str:
+    """Who has a GPU open where nobody is in sight: words that follow "in use by"."""
+    return device_nodes.unseen(host, gpu)
+
+
 class Technique(ABC):
     """
     One technology on one host; an object serves one run.

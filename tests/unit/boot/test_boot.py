@@ -30,6 +30,7 @@ from tests.support import needs
 from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
+from tests.support.techniques import mig_target
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
@@ -165,7 +166,7 @@ def test_nothing_verified_is_nothing_to_do(simulated):
 def test_what_is_in_use_is_not_ended_at_a_boot_even_with_force(hopper):
     host, _ = hopper
     with Engine(config(host)) as engine:
-        target = engine.layout_target(H100[0], ["7g.80gb"])
+        target = mig_target(engine, "layout", H100[0], ["7g.80gb"])
         record = entries(host)
         assert engine.reconciler().apply([target]).ok
         verified.Verified(host).note({H100[0]: record[H100[0]]})

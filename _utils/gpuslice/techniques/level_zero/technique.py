@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import intel
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import dmem
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers.pci import DEVICES
-from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE

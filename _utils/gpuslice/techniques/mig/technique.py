@@ -598,7 +598,8 @@ class Mig(Technique):
             return
         word = "enable" if enabled else "disable"
         if status == IN_USE:
-            raise errors.InUse(f"Could not {word} MIG mode: it is in use.", gpu.address, "Stop these and run again.")
+            what = f"Could not {word} MIG mode: {errors.IN_USE}."
+            raise errors.InUse(what, gpu.address, "Stop these and run again.", users=errors.IN_USE)
         raise errors.ModeChangePending(
             f"Could not {word} MIG mode: the driver answered status {status} and it is still {_on(current)}.", gpu.address
         )
@@ -627,9 +628,7 @@ class Mig(Technique):
             raise self._reboot_needed(gpu, pending, said)
         held = "; ".join(map(str, self.holders(gpu)))
         if not held:
-            from gpuslice.change import newcomers
-
-            held = f"{device_nodes.UNSEEN}; {newcomers.usually(self._host, gpu)}, or a loaded module nvidia_drm"
+            held = f"{device_nodes.unseen(self._host, gpu)}, or a loaded module nvidia_drm"
         raise errors.ModeChangePending(
             f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} In use by {held}.",
             gpu.address,

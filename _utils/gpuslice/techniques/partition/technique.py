@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.catalog import amd
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
@@ -25,7 +26,6 @@ from gpuslice.drivers.amdgpu import COMPUTE
 from gpuslice.drivers.amdgpu import DMESG
 from gpuslice.drivers.amdgpu import MODULE
 from gpuslice.drivers.amdgpu import Amdgpu
-from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.model import slice_name
 from gpuslice.plan import CARVE

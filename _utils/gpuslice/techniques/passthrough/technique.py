@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import errors
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
@@ -23,7 +24,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
-from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
@@ -53,7 +53,7 @@ _MEANINGS = {
         "the driver does not take this function, or lost it meanwhile",
         "See 'dmesg', and the driver's 'driver_override' in sysfs.",
     ),
-    errno.EBUSY: (errors.InUse, "it is in use", "Stop its users and run again."),
+    errno.EBUSY: (errors.InUse, errors.IN_USE, "Stop its users and run again."),
 }
 
 

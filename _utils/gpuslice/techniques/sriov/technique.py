@@ -12,6 +12,7 @@ the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. `
 
 from gpuslice import errors
 from gpuslice.catalog import intel
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import i915_sriov
 from gpuslice.drivers import kernel
@@ -19,7 +20,6 @@ from gpuslice.drivers import pci
 from gpuslice.drivers import sriov_files
 from gpuslice.drivers import xe_sriov
 from gpuslice.drivers.pci import DEVICES
-from gpuslice.host import bounded
 from gpuslice.model import Slice
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique

@@ -136,11 +136,9 @@ class Doing:
         return count in (0, total) and bool(self._host.readlink(f"{base}/driver"))
 
     def _held(self, gpu):
-        from gpuslice.change import newcomers
-
         try:
             held = "; ".join(map(str, self._holders(gpu)))
-            return held or f"nobody that can be seen from here; {newcomers.usually(self._host, gpu)}"
+            return held or f"nobody that can be seen from here; {device_nodes.usually(self._host, gpu)}"
         except errors.GpuSliceError as err:
             # The tool may have left the GPU without a driver: what it said itself is to be told all the same.
             return f"that can't be told ({err.what})"

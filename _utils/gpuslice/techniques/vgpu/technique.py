@@ -18,13 +18,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.vgpu_slots import Vgpu
-from gpuslice.host import bounded
 from gpuslice.inventory import discovery
 from gpuslice.model import Slice
 from gpuslice.model import slice_name

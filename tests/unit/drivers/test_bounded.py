@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gpuslice import errors
-from gpuslice.host import bounded
+from gpuslice.drivers import bounded
 from gpuslice.host.real import RealHost
 
 GPU = "0000:1b:00.0"

@@ -20,7 +20,7 @@ import time
 from gpuslice import errors
 from gpuslice.drivers import kernel
 from gpuslice.host import limits
-from gpuslice.records import lock
+from gpuslice.host import waiting
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=
     :raises errors.Unhealthy: it takes longer; the request stays with the kernel. Others as ``kernel.write``.
     """
     key = object()
-    lock.waits(key, f"GPU {gpu}: {doing}", time.monotonic())
+    waiting.begins(key, f"GPU {gpu}: {doing}", time.monotonic())
     try:
         _ask(host, gpu, doing, path, f"{value}", seconds, locks)
     except _Hangs as err:
@@ -117,7 +117,7 @@ def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=
             raise found from err
         log.warning("%s It was done all the same.", found.what)
     finally:
-        lock.goes_on(key)
+        waiting.ends(key)
 
 
 def text(host, gpu, path, seconds=_LOOK, locks=LOCKS):
