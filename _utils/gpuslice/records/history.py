@@ -7,6 +7,7 @@ import re
 
 from gpuslice import errors
 from gpuslice.records import shapes
+from gpuslice.records.journal import former_key
 from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
 
@@ -75,9 +76,13 @@ class History:
 
 def _with_keys(found):
     """Format 0 had layouts by PCI address, and beside them the technology of each."""
-    techniques = found.get("techniques", {})
-
-    def keyed(layouts):
-        return {f"{techniques.get(address, 'unknown')}:{address}": layout for address, layout in layouts.items()}
-
-    return {**found, **{name: keyed(found[name]) for name in ("before", "after") if isinstance(found.get(name), dict)}}
+    techniques, addresses, keyed = found.get("techniques", {}), {}, {}
+    for which in (name for name in ("before", "after") if name in found):
+        keyed[which] = {}
+        for address, layout in found[which].items():
+            if address not in techniques:
+                raise ValueError(f"it does not say by what GPU {address} was sliced")
+            key = former_key(address, techniques[address], layout)
+            keyed[which][key] = layout
+            addresses[key] = list(dict.fromkeys([*addresses.get(key, ()), address]))
+    return {**{name: value for name, value in found.items() if name != "techniques"}, **keyed, "addresses": addresses}

@@ -13,6 +13,7 @@ from dataclasses import field
 
 from gpuslice import errors
 from gpuslice.host.base import JOURNAL
+from gpuslice.model import HOST
 from gpuslice.model import Key
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
@@ -102,6 +103,14 @@ def by_text(keyed):
 def by_key(texted):
     """The same mapping as :func:`by_text` got. Raises ValueError."""
     return {Key.of(text): value for text, value in texted.items()}
+
+
+def former_key(address, technique, layout):
+    """The text of the key of a layout that an older format had by PCI address, beside its technology."""
+    if technique == "vgpu" and "license" in layout:
+        # What all vGPUs of a guest have in common was told of each of them.
+        return str(Key(HOST, "licence"))
+    return str(Key(address, technique))
 
 
 def _written(entry):

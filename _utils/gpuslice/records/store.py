@@ -12,6 +12,7 @@ from gpuslice import errors
 
 #: The key that tells the format. A file without it is of format 0.
 FORMAT = "format"
+_ANOTHER_FORM = "it has another form than this version writes"
 
 
 class Record:
@@ -58,8 +59,12 @@ class Record:
             )
         while number < self._number:
             if number not in self._upgrades:
-                raise ValueError("it has another form than this version writes")
-            found = self._upgrades[number](found)
+                raise ValueError(_ANOTHER_FORM)
+            try:
+                found = self._upgrades[number](found)
+            except (TypeError, KeyError, AttributeError) as err:
+                # An older format is checked by nothing but this; Python's words may quote what stands there.
+                raise ValueError(_ANOTHER_FORM) from err
             number += 1
         return found
 

@@ -12,6 +12,7 @@ from gpuslice import errors
 from gpuslice.records import shapes
 from gpuslice.records.journal import by_key
 from gpuslice.records.journal import by_text
+from gpuslice.records.journal import former_key
 from gpuslice.records.store import Record
 
 FILE = "verified.json"
@@ -85,10 +86,11 @@ class Verified:
 def _with_keys(found):
     """Format 1 had entries by PCI address, which told their technology."""
     kept = ("model", "layout", "time", "generation", "awaits", "rules")
-    layouts = {
-        f"{entry['technique']}:{address}": {"addresses": [address], **{name: entry[name] for name in kept if name in entry}}
-        for address, entry in found["gpus"].items()
-    }
+    layouts = {}
+    for address, entry in found["gpus"].items():
+        key = former_key(address, entry["technique"], entry["layout"])
+        covered = [*layouts.get(key, {}).get("addresses", ()), address]
+        layouts[key] = {"addresses": covered, **{name: entry[name] for name in kept if name in entry}}
     return {"layouts": layouts}
 
 
