@@ -3,17 +3,17 @@ What the files of amdgpu do not tell and a later run has to know: which memory m
 unloaded by us. Kept in the state directory; it holds for one boot only, as both do.
 """
 
-import json
-import os
 import threading
 
 from gpuslice import errors
+from gpuslice.records.store import Record
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import record
 from gpuslice.shape import table
 from gpuslice.shape import text
 from gpuslice.shape import truth
 
+_FORMAT = 1
 _MODES = table(ADDRESS, text())
 _SHAPE = record({"boot_id": text(), "requested": _MODES, "unloaded": truth, "kept": _MODES})
 
@@ -23,7 +23,17 @@ class Notes:
 
     def __init__(self, host):
         self._host = host
-        self._path = os.path.join(host.state_dir, "partition.json")
+        # The first versions wrote the same without the number of its format.
+        upgrades = {0: lambda found: found}
+        self._file = Record(
+            host,
+            "partition.json",
+            "the record of partition modes",
+            _FORMAT,
+            lambda found: _SHAPE(found, "it"),
+            upgrades,
+            compact=True,
+        )
         self._lock = threading.Lock()
 
     def requested(self, address):
@@ -61,8 +71,7 @@ class Notes:
     def _read(self):
         nothing = {"requested": {}, "unloaded": False, "kept": {}}
         try:
-            found = self._host.store_load(self._path)
-            _SHAPE(found, "it")
+            found = self._file.read()
             return {key: found[key] for key in nothing} if found["boot_id"] == self._host.boot_id() else nothing
         except (OSError, ValueError):
             # Without notes the driver is looked at as it is, and a missing one is reported.
@@ -71,9 +80,9 @@ class Notes:
     def _write(self, notes):
         try:
             if notes["requested"] or notes["unloaded"]:
-                self._host.store_write(self._path, json.dumps({"boot_id": self._host.boot_id(), **notes}))
+                self._file.write({"boot_id": self._host.boot_id(), **notes})
             else:
-                self._host.store_remove(self._path)
+                self._file.remove()
         except OSError as err:
             raise errors.StateDirUnusable(
                 f"The notes on partition modes could not be written in {self._host.state_dir}: {err.strerror}.",
