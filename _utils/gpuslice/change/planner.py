@@ -178,8 +178,7 @@ class Planner:
     def _plan_group(self, technique, group, found):
         try:
             parts = technique.plan(group)
-            for part in parts:
-                self._check(part, group)
+            self._check_all(parts, group)
         except errors.Several as err:
             by_gpu, first = dict(err.errors), err.errors[0][1]
             found.errors += [(work.target, by_gpu.get(work.gpu.address) or _held_up(work.gpu, first)) for work in group]
@@ -187,6 +186,17 @@ class Planner:
             found.errors += [(work.target, err) for work in group]
         else:
             found.parts += parts
+
+    def _check_all(self, parts, group):
+        """Whether these parts may be begun. Raises errors.Several: each GPU that keeps the group from it says why itself."""
+        failed = []
+        for part in parts:
+            try:
+                self._check(part, group)
+            except errors.GpuSliceError as err:
+                failed += [(address, err) for address in part.addresses]
+        if failed:
+            raise errors.Several(failed)
 
     def _check(self, part, group):
         """Whether a part may be begun. Raises errors.PolicyError, errors.Unhealthy."""

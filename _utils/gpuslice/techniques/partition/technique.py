@@ -283,6 +283,7 @@ class Partition(Technique):
         made = [f"partition {n} of {wanted.compute}" for n in range(self._modes.count(gpu, wanted.compute))] if steps else []
         if (state.compute, state.memory) == (wanted.compute, wanted.memory):
             gone = made = []
+        reloads = any(step.action in ("reload", "confirm_memory") for step in steps)
         return self.part(
             gpu, self.layout(state), after, steps, stops,
             keeps=() if gone else tuple(there),
@@ -291,8 +292,9 @@ class Partition(Technique):
             drawing=(self._draw(gpu, state), self._draw(gpu, wanted)) if steps else (),
             note=self._note(gpu, state, wanted, steps, changing),
             # One reload is for all GPUs of the driver whose memory mode changes.
-            group=MODULE if any(step.action in ("reload", "confirm_memory") for step in steps) else "",
-            concerns=tuple(sorted(changing)) if steps else (),
+            group=MODULE if reloads else "",
+            # A driver that an interrupted change unloaded is loaded again, however its GPUs are.
+            concerns=tuple(sorted(changing.keys() - {gpu.address})) if reloads and state.loaded else (),
         )  # fmt: skip
 
     def _note(self, gpu, state, wanted, steps, changing):
