@@ -85,4 +85,5 @@ def _with_keys(found):
             key = former_key(address, techniques[address], layout)
             keyed[which][key] = layout
             addresses[key] = list(dict.fromkeys([*addresses.get(key, ()), address]))
-    return {**{name: value for name, value in found.items() if name != "techniques"}, **keyed, "addresses": addresses}
+    covered = {"addresses": addresses} if addresses else {}
+    return {**{name: value for name, value in found.items() if name != "techniques"}, **keyed, **covered}
