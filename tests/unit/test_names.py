@@ -12,11 +12,13 @@ from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
+from gpuslice.model import Key
 from gpuslice.records import verified
 from tests.support import hosts
 from tests.support.techniques import mig_target
 
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:a1:00.0", "0000:c1:00.0"
+KEY = Key(FIRST, "mig")
 UUID = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
 #: What NVIDIA's driver (the list of released chips in its published sources) calls the boards of the catalog: PCI device id,
 #: device halves of the subsystem id (0000 stands for any), name.
@@ -162,7 +164,7 @@ def test_a_boot_knows_a_board_that_was_recorded_under_a_former_name(simulated):
     for model, well in (("NVIDIA GH200 96GB", True), ("NVIDIA GH200 480GB", False)):
         # A record that says nothing new is not written, so the rules differ too.
         rules = {**verified.PLAIN_RULES, "stop_units": [f"{model.split()[-1]}.service"]}
-        record.note({FIRST: {**record.entries()[FIRST], "model": model, "rules": rules}})
+        record.note({KEY: {**record.entries()[KEY], "model": model, "rules": rules}})
         host.reboot()
         with Engine(config) as engine:
             answer = replay.replay(engine, wait=0)

@@ -61,7 +61,6 @@ LEFT = {
     ("host.real", "records.lock"),
     ("techniques.mig.technique", "change.newcomers"),
     ("techniques.vgpu.doing", "change.newcomers"),
-    ("techniques.vgpu.technique", "techniques.licence.technique"),
 }
 
 

@@ -20,6 +20,7 @@ from gpuslice.boot import replay as boot
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
 from gpuslice.inventory import command_line
+from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records import verified
 from gpuslice.records.attempts import DAY
@@ -34,6 +35,8 @@ from tests.support.techniques import mig_target
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
+KEYS = tuple(Key(address, "mig") for address in H100)
+GIVEN = Key(FIRST, "passthrough")
 HOPPER = [{"model": "h100-80gb", "address": address} for address in H100]
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 EMPTY = {"enabled": False, "instances": []}
@@ -53,7 +56,17 @@ def layouts(host):
 
 
 def entries(host):
+    """Key -> entry of the record."""
     return verified.Verified(host).entries()
+
+
+def noted(host):
+    """PCI address -> layout on record, by MIG."""
+    found = entries(host)
+    assert {key.technique for key in found} <= {"mig"} and all(
+        entry["addresses"] == [key.subject] for key, entry in found.items()
+    )
+    return {key.subject: entry["layout"] for key, entry in found.items()}
 
 
 @pytest.fixture
@@ -72,11 +85,11 @@ def test_a_verified_change_is_on_record_with_its_generation(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
     result = apply(host, pillars.mig(LAYOUT, stop_units=["dcgm-exporter.service"]))
     found = entries(host)
-    assert set(found) == set(H100)
-    for address, entry in found.items():
-        assert entry["technique"] == "mig"
+    assert set(found) == set(KEYS)
+    for key, entry in found.items():
         assert entry["generation"] == result.generation == 1
-        assert entry["layout"] == layouts(host)[address]
+        assert entry["layout"] == layouts(host)[key.subject]
+        assert entry["addresses"] == [key.subject]
         assert entry["rules"] == {"stop_units": ["dcgm-exporter.service"], "unload_modules": [], "health_check": True}
 
 
@@ -87,7 +100,7 @@ def test_a_host_that_is_found_as_wanted_is_on_record_too_and_written_once(simula
     path.unlink()
     assert apply(host, pillars.mig(LAYOUT)).plan.empty
     first = path.stat()
-    assert entries(host)[H100[0]]["generation"] is None
+    assert entries(host)[KEYS[0]]["generation"] is None
     assert apply(host, pillars.mig(LAYOUT)).plan.empty
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
@@ -95,10 +108,10 @@ def test_a_host_that_is_found_as_wanted_is_on_record_too_and_written_once(simula
 def test_a_change_that_fails_leaves_the_record_as_it_was(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
     assert apply(host, pillars.mig(LAYOUT)).ok
-    before = {address: entry["layout"] for address, entry in entries(host).items()}
+    before = noted(host)
     host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "error": "NVML_ERROR_UNKNOWN"})
     assert not apply(host, pillars.mig(["7g.80gb"], on_failure="host")).ok
-    assert {address: entry["layout"] for address, entry in entries(host).items()} == before == layouts(host)
+    assert noted(host) == before == layouts(host)
 
 
 def test_of_a_change_that_fails_on_one_gpu_the_other_one_is_on_record_as_changed(simulated):
@@ -107,8 +120,8 @@ def test_of_a_change_that_fails_on_one_gpu_the_other_one_is_on_record_as_changed
     before = layouts(host)
     host.add_fault({"call": CREATE, "gpu": H100[0], "error": "NVML_ERROR_UNKNOWN"})
     assert not apply(host, pillars.mig(["7g.80gb"])).ok
-    noted = {address: entry["layout"] for address, entry in entries(host).items()}
-    assert noted == layouts(host) and noted[H100[0]] == before[H100[0]] and noted[H100[1]] != before[H100[1]]
+    found = noted(host)
+    assert found == layouts(host) and found[H100[0]] == before[H100[0]] and found[H100[1]] != before[H100[1]]
 
 
 def test_a_rollback_is_on_record(simulated):
@@ -117,19 +130,19 @@ def test_a_rollback_is_on_record(simulated):
     assert apply(host, pillars.mig(["7g.80gb"])).ok
     with Engine(config(host)) as engine:
         assert engine.reconciler().apply(engine.rollback_targets()).ok
-    assert {address: entry["layout"] for address, entry in entries(host).items()} == layouts(host)
-    assert entries(host)[H100[0]]["generation"] == 3
+    assert noted(host) == layouts(host)
+    assert entries(host)[KEYS[0]]["generation"] == 3
 
 
 def test_a_damaged_record_is_told_and_written_anew_by_the_next_verified_run(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
     assert apply(host, pillars.mig(LAYOUT)).ok
-    for text in ("{", "[]", '{"gpus": {"x": {"technique": 1}}}'):
+    for text in ("{", "[]", '{"gpus": {"x": {"technique": 1}}}', '{"format": 2, "layouts": {"x": {"addresses": 1}}}'):
         pathlib.Path(verified.Verified(host).path).write_text(text)
         with pytest.raises(errors.JournalDamaged, match="state.apply gpu_slicing"):
             replay(host)
         assert apply(host, pillars.mig(LAYOUT)).plan.empty
-        assert set(entries(host)) == set(H100)
+        assert set(entries(host)) == set(KEYS)
 
 
 def test_a_record_that_can_not_be_written_is_a_warning(simulated):
@@ -150,11 +163,11 @@ def test_after_a_reboot_every_layout_comes_back_with_its_placements_and_mode(hop
     assert answer["result"] is True, answer
     assert set(answer["changes"]) == set(H100)
     assert layouts(host) == before
-    generation = {address: entry["generation"] for address, entry in entries(host).items()}
+    generation = {key: entry["generation"] for key, entry in entries(host).items()}
     again = replay(host)
     assert again["result"] is True and again["changes"] == {}
     assert "there already" in again["comment"]
-    assert {address: entry["generation"] for address, entry in entries(host).items()} == generation
+    assert {key: entry["generation"] for key, entry in entries(host).items()} == generation
 
 
 def test_nothing_verified_is_nothing_to_do(simulated):
@@ -169,14 +182,14 @@ def test_what_is_in_use_is_not_ended_at_a_boot_even_with_force(hopper):
         target = mig_target(engine, "layout", H100[0], ["7g.80gb"])
         record = entries(host)
         assert engine.reconciler().apply([target]).ok
-        verified.Verified(host).note({H100[0]: record[H100[0]]})
+        verified.Verified(host).note({KEYS[0]: record[KEYS[0]]})
     busy = {"pid": 77, "command": "train", "unit": "", "container": "", "gpu": H100[0], "slice": "7g.80gb@0"}
     host.add_process(busy)
     answer = replay(host, force=True)
     assert answer["result"] is False
     assert "train" in answer["comment"] and H100[0] in answer["comment"]
     assert layouts(host)[H100[0]]["instances"][0][0] == "7g.80gb"
-    assert layouts(host)[H100[1]] == record[H100[1]]["layout"]
+    assert layouts(host)[H100[1]] == record[KEYS[1]]["layout"]
 
 
 def test_a_gpu_that_vanished_is_named_and_the_others_come_back(hopper):
@@ -188,7 +201,7 @@ def test_a_gpu_that_vanished_is_named_and_the_others_come_back(hopper):
     assert H100[1] in answer["comment"] and "is not there" in answer["comment"] and "gpu_boot.forget" in answer["comment"]
     assert layouts(host) == {H100[0]: before[H100[0]]}
     with Engine(config(host)) as engine:
-        assert boot.forget(engine, H100[1], test=True)["changes"] and H100[1] in entries(host)
+        assert boot.forget(engine, H100[1], test=True)["changes"] and KEYS[1] in entries(host)
         assert boot.forget(engine, H100[1])["result"] is True
     assert replay(host)["result"] is True
     with host.change() as state:
@@ -218,7 +231,7 @@ def test_a_gpu_that_appears_late_is_waited_for(hopper):
 def test_another_model_at_the_same_address_is_left_alone(hopper):
     host, before = hopper
     record = verified.Verified(host)
-    record.note({H100[1]: {**record.entries()[H100[1]], "layout": EMPTY, "model": "NVIDIA A100-SXM4-40GB"}})
+    record.note({KEYS[1]: {**record.entries()[KEYS[1]], "layout": EMPTY, "model": "NVIDIA A100-SXM4-40GB"}})
     answer = replay(host)
     assert answer["result"] is False and "where NVIDIA A100-SXM4-40GB was" in answer["comment"]
     assert layouts(host) == {H100[0]: before[H100[0]], H100[1]: {"enabled": False, "instances": []}}
@@ -261,7 +274,7 @@ def test_a_gpu_that_was_given_back_is_waited_for_until_it_has_its_driver(simulat
         assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
     host.reboot()
     host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
-    assert "No driver is bound" in replay(host)["comment"] and Attempts(host).failures(FIRST, entries(host)[FIRST]) == 0
+    assert "No driver is bound" in replay(host)["comment"] and Attempts(host).failures(GIVEN, entries(host)[GIVEN]) == 0
     host.write("/sys/bus/pci/drivers_probe", FIRST)
     assert replay(host)["result"] is True and driver_of(host, FIRST) == "nvidia"
 
@@ -270,7 +283,7 @@ def test_a_board_of_another_vendor_is_not_given_away(simulated):
     host = simulated("mixed-vendors", gpus=[{"vendor": "amd", "device": "fffe", "address": FIRST}])
     assert apply(host, PASSED).ok
     record = verified.Verified(host)
-    record.note({FIRST: {**record.entries()[FIRST], "layout": {**record.entries()[FIRST]["layout"], "origin": "any"},
+    record.note({GIVEN: {**record.entries()[GIVEN], "layout": {**record.entries()[GIVEN]["layout"], "origin": "any"},
                          "model": "NVIDIA GPU fffe"}})  # fmt: skip
     host.reboot()
     answer = replay(host)
@@ -288,7 +301,7 @@ def test_one_gpu_that_fails_does_not_keep_the_others_from_coming_back(hopper):
     assert layouts(host)[H100[0]] == before[H100[0]]
     assert layouts(host)[H100[1]]["instances"] == []
     # The record still says what is wanted: the next boot tries again.
-    assert entries(host)[H100[1]]["layout"] == before[H100[1]]
+    assert entries(host)[KEYS[1]]["layout"] == before[H100[1]]
     host.clear_faults()
     assert replay(host)["result"] is True
     assert layouts(host) == before
@@ -320,16 +333,16 @@ def test_a_layout_that_failed_three_times_in_a_day_is_not_tried_again(hopper):
 
 def test_the_count_ends_after_a_day_and_begins_anew_with_another_layout(hopper):
     host, _ = hopper
-    entry = entries(host)[H100[0]]
+    entry = entries(host)[KEYS[0]]
     attempts = Attempts(host)
     for _ in range(3):
-        attempts.begin({H100[0]: entry})
-    assert attempts.failures(H100[0], entry) == 3
-    assert attempts.failures(H100[0], {**entry, "layout": {"enabled": False, "instances": []}}) == 0
+        attempts.begin({KEYS[0]: entry})
+    assert attempts.failures(KEYS[0], entry) == 3
+    assert attempts.failures(KEYS[0], {**entry, "layout": {"enabled": False, "instances": []}}) == 0
     data = json.loads(pathlib.Path(attempts.path).read_text())
-    data["tried"][H100[0]]["times"] = [when - DAY for when in data["tried"][H100[0]]["times"]]
+    data["tried"][str(KEYS[0])]["times"] = [when - DAY for when in data["tried"][str(KEYS[0])]["times"]]
     pathlib.Path(attempts.path).write_text(json.dumps(data))
-    assert attempts.failures(H100[0], entry) == 0
+    assert attempts.failures(KEYS[0], entry) == 0
 
 
 def test_a_host_that_dies_in_its_own_replay_comes_up_without_one(hopper):
@@ -354,7 +367,7 @@ def test_without_a_place_for_the_count_nothing_is_tried(hopper):
 
 
 def failures(host):
-    return {address: Attempts(host).failures(address, entry) for address, entry in entries(host).items()}
+    return {key: Attempts(host).failures(key, entry) for key, entry in entries(host).items()}
 
 
 def failed_often(host):
@@ -364,7 +377,7 @@ def failed_often(host):
         assert replay(host)["result"] is False
         host.reboot()
     host.clear_faults()
-    assert failures(host)[H100[0]] == LIMIT and "failed 3 times" in replay(host)["comment"]
+    assert failures(host)[KEYS[0]] == LIMIT and "failed 3 times" in replay(host)["comment"]
 
 
 @pytest.mark.parametrize("jump", [7200, -7200])
@@ -438,7 +451,7 @@ def test_a_later_apply_that_succeeds_clears_the_count_as_the_message_promises(ho
     host, before = hopper
     failed_often(host)
     assert apply(host, pillars.mig(LAYOUT)).ok and layouts(host) == before
-    assert failures(host)[H100[0]] == 0
+    assert failures(host)[KEYS[0]] == 0
     host.reboot()
     assert replay(host)["result"] is True and layouts(host) == before
 
@@ -457,7 +470,7 @@ def test_an_apply_that_fails_clears_no_count(hopper):
     failed_often(host)
     host.add_fault({"call": CREATE, "gpu": H100[0], "times": 0, "error": "NVML_ERROR_UNKNOWN"})
     assert not apply(host, pillars.mig(LAYOUT)).ok
-    assert failures(host)[H100[0]] == LIMIT
+    assert failures(host)[KEYS[0]] == LIMIT
 
 
 def test_attempts_of_a_time_still_to_come_do_not_count(hopper):
@@ -536,13 +549,13 @@ def test_a_mode_that_waited_for_the_reboot_is_finished_by_the_boot(simulated):
     host = simulated("dgx-a100-40gb", gpus=[gpu], processes=[])
     result = apply(host, pillars.mig(["3g.20gb@4", "2g.10gb@0"]))
     assert result.ok and result.reboot == [FIRST]
-    assert entries(host)[FIRST]["awaits"]
+    assert entries(host)[Key(FIRST, "mig")]["awaits"]
     host.reboot()
     answer = replay(host)
     assert answer["result"] is True, answer
     found = layouts(host)[FIRST]
     assert [instance[:2] for instance in found["instances"]] == [["2g.10gb", 0], ["3g.20gb", 4]]
-    assert entries(host)[FIRST]["awaits"] is None and entries(host)[FIRST]["layout"] == found
+    assert entries(host)[Key(FIRST, "mig")]["awaits"] is None and entries(host)[Key(FIRST, "mig")]["layout"] == found
 
 
 def test_status_tells_what_a_boot_would_do(hopper):

@@ -35,7 +35,7 @@ READERS = {
     "boot.json": lambda host: Attempts(host).last(),
     "reboot.json": lambda host: RebootLedger(host).waiting(GPU),
     "partition.json": lambda host: Notes(host).unloaded,
-    "history/000001.json": lambda host: Journal(host).generation(1),
+    "history/000001.json": lambda host: History(host).generation(1),
     "lock": lambda host: is_free(host.state_dir),
 }
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run the tests as root)")
@@ -116,7 +116,6 @@ def test_a_generation_that_is_not_trusted_does_not_hide_the_others(host):
     assert "neither believed nor used" in first["error"] and second == {"generation": 2}
 
 
-
 @pytest.mark.parametrize("write", [lambda host, path: host.store_write(path, "new"),
                                    lambda host, path: host.store_append(path, "new")])  # fmt: skip
 def test_nothing_is_written_through_a_link(host, tmp_path, write):
@@ -135,7 +134,7 @@ WRITERS = {
     "store_write": lambda host: host.store_write(f"{host.state_dir}/x", "x"),
     "store_append": lambda host: host.store_append(f"{host.state_dir}/x", "x"),
     "store_remove": lambda host: host.store_remove(f"{host.state_dir}/journal.json"),
-    "a generation": lambda host: Journal(host).record({"who": "me"}),
+    "a generation": lambda host: History(host).record({"who": "me"}),
 }
 
 
@@ -182,7 +181,7 @@ def test_what_we_make_is_ours_alone_whatever_the_umask(tmp_path, simulated, mask
     try:
         host = simulated("no-gpu")
         for place in (host, RealHost(str(tmp_path / "other" / "state"))):
-            Journal(place).record({"who": "me"})
+            History(place).record({"who": "me"})
             place.store_append(f"{place.state_dir}/journal.steps", "x")
             assert is_free(place.state_dir) and History(place).all()
     finally:
@@ -192,7 +191,7 @@ def test_what_we_make_is_ours_alone_whatever_the_umask(tmp_path, simulated, mask
 @needs_root
 def test_who_is_not_root_may_read_what_root_wrote(tmp_path):
     host = RealHost(str(tmp_path / "state"))
-    Journal(host).record({"who": "root"})
+    History(host).record({"who": "root"})
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_mode & 0o005 != 0o005:
             path.chmod(0o755)

@@ -299,9 +299,7 @@ def test_properties_are_set_and_go_back_to_what_they_were_at_boot(bench):
     host, config = bench()
     result = configure(config, FLEX, engines={"ccs": {"timeslice_duration_us": 2000, "preempt_timeout_us": 100}})
     assert result.ok
-    assert result.changes[FLEX]["new"]["engines"] == {
-        "tile0/gt0/ccs": {"timeslice_duration_us": 2000, "preempt_timeout_us": 100}
-    }
+    assert result.changes[FLEX]["new"]["engines"] == {"tile0/gt0/ccs": {"timeslice_duration_us": 2000, "preempt_timeout_us": 100}}
     assert host.read(f"{GT}/engines/ccs/timeslice_duration_us") == "2000"
     assert configure(config, FLEX, engines={"ccs": {"timeslice_duration_us": 2000}}).plan.empty
     assert configure(config, FLEX, engines={"ccs": {"timeslice_duration_us": 0}}).ok
@@ -464,7 +462,7 @@ def test_auto_explains_its_choice_in_the_plan(bench, changes, techniques, words)
     _, config = bench(**changes)
     with Engine(config) as engine:
         made = engine.plan(AUTO)
-    assert {gpu.gpu: gpu.technique for gpu in made.gpus} == techniques
+    assert {part.gpu: part.key.technique for part in made.parts} == techniques
     assert words in made.text()
 
 

@@ -44,8 +44,8 @@ def opened(host):
     return Partition(host, Sessions(host)), {gpu.address: gpu for gpu in discovery.discover(host)}
 
 
-def planned(tool, gpu, settings, rules=RELOAD):
-    return plan_one(tool, gpu, tool.observe(gpu), settings, rules)
+def planned(tool, gpu, settings, rules=RELOAD, peers=()):
+    return plan_one(tool, gpu, tool.observe(gpu), settings, rules, peers)
 
 
 def actions(plan):
@@ -235,8 +235,8 @@ def test_any_way_through_legal_pairs_ends_where_it_was_to_go(tmp_path_factory, h
 def test_the_last_gpu_of_a_hive_carries_request_and_reload(simulated):
     tool, gpus = opened(simulated("mi300x-8"))
     wanted = {"compute": "CPX", "memory": "NPS4"}
-    tool.gather([(gpu, wanted) for gpu in gpus.values()])
-    steps = {address: actions(planned(tool, gpu, wanted)) for address, gpu in gpus.items()}
+    peers = [(gpu, wanted) for gpu in gpus.values()]
+    steps = {address: actions(planned(tool, gpu, wanted, peers=peers)) for address, gpu in gpus.items()}
     assert steps.pop(LAST) == ["set_memory", "reload", "confirm_memory"]
     assert set(map(tuple, steps.values())) == {("confirm_memory",)}
 
@@ -245,17 +245,17 @@ def test_two_modes_in_one_hive_name_both(simulated):
     tool, gpus = opened(simulated("mi300x-8"))
     wanted = {address: {"compute": "CPX", "memory": "NPS4"} for address in gpus}
     wanted[FIRST] = {"compute": "CPX", "memory": "NPS1"}
-    tool.gather([(gpu, wanted[address]) for address, gpu in gpus.items()])
+    peers = [(gpu, wanted[address]) for address, gpu in gpus.items()]
     with pytest.raises(errors.PolicyError, match=f"{FIRST} NPS1.*{LAST} NPS4"):
-        planned(tool, gpus[LAST], wanted[LAST])
+        planned(tool, gpus[LAST], wanted[LAST], peers=peers)
 
 
 def test_a_part_of_a_hive_names_the_rest(simulated):
     tool, gpus = opened(simulated("mi300x-8"))
     wanted = {"compute": "CPX", "memory": "NPS4"}
-    tool.gather([(gpu, wanted) for address, gpu in gpus.items() if address != LAST])
+    peers = [(gpu, wanted) for address, gpu in gpus.items() if address != LAST]
     with pytest.raises(errors.PolicyError, match=f"so {LAST} would change too"):
-        planned(tool, gpus[FIRST], wanted)
+        planned(tool, gpus[FIRST], wanted, peers=peers)
 
 
 def test_the_compute_mode_is_each_gpus_own(simulated):
@@ -272,8 +272,8 @@ def test_two_hives_need_two_requests_and_one_reload_and_a_third_keeps_its_mode(s
     host = simulated("mi300x-8", gpus=boards)
     tool, gpus = opened(host)
     wanted = {a: {"memory": memory} for a, memory in zip(list(gpus)[:4], ("NPS4", "NPS4", "NPS2", "NPS2"), strict=True)}
-    tool.gather([(gpus[address], one) for address, one in wanted.items()])
-    plans = {address: planned(tool, gpus[address], one) for address, one in wanted.items()}
+    peers = [(gpus[address], one) for address, one in wanted.items()]
+    plans = {address: planned(tool, gpus[address], one, peers=peers) for address, one in wanted.items()}
     order = [(a[5:7], s.action) for a, plan in plans.items() for s in plan.steps if s.phase == 1]
     assert order == [("15", "set_memory"), ("36", "set_memory"), ("36", "reload")]
     assert "0000:46:00.0" in plans["0000:36:00.0"].note
@@ -324,9 +324,9 @@ def test_a_render_node_of_another_gpu_stops_only_a_reload(simulated):
     tool, gpus = opened(host)
     wanted = {"compute": "CPX", "memory": "NPS4"}
     assert planned(tool, gpus[FIRST], {"compute": "CPX"}).steps
-    tool.gather([(gpu, wanted) for gpu in gpus.values()])
+    peers = [(gpu, wanted) for gpu in gpus.values()]
     with pytest.raises(errors.ResourceConflict, match="reload amdgpu.*ffmpeg"):
-        planned(tool, gpus[FIRST], wanted)
+        planned(tool, gpus[FIRST], wanted, peers=peers)
 
 
 def test_an_invisible_user_of_the_module_stops_a_reload_before_the_request(simulated):
@@ -381,8 +381,8 @@ def test_before_a_reload_the_health_of_the_whole_hive_matters(simulated):
     [finding] = board.findings(host, Sessions(host), gpus[LAST])
     assert finding.sentence == "3 uncorrected errors in umc since the driver was loaded"
     wanted = {"memory": "NPS4"}
-    tool.gather([(gpu, wanted) for gpu in gpus.values()])
-    assert planned(tool, gpus[FIRST], wanted).covers == (LAST,)
+    peers = [(gpu, wanted) for gpu in gpus.values()]
+    assert planned(tool, gpus[FIRST], wanted, peers=peers).concerns == (LAST,)
     reload = {"strategy": "partition", "enabled": True, "partition": {"compute": "CPX", **wanted}}
     pillar = {"containers_gpu_slicing": reload, "containers_gpu_state_management": {"unload_modules": ["amdgpu"]}}
     with Engine({"simulate": host.description_path, "state_dir": host.state_dir}) as engine:
@@ -704,10 +704,10 @@ def test_a_hive_is_asked_for_every_compute_mode_that_is_wanted_in_it(simulated):
     host = simulated("mi300x-8", gpus=boards)
     tool, gpus = opened(host)
     wanted = {FIRST: {"compute": "qpx", "memory": "NPS2"}, LAST: {"compute": "DPX", "memory": "NPS2"}}
-    tool.gather([(gpus[address], one) for address, one in wanted.items()])
-    planned(tool, gpus[FIRST], wanted[FIRST])
+    peers = [(gpus[address], one) for address, one in wanted.items()]
+    planned(tool, gpus[FIRST], wanted[FIRST], peers=peers)
     with pytest.raises(errors.ProfileMismatch, match="QPX with NPS1 only"):
-        tool.run(gpus[LAST], planned(tool, gpus[LAST], wanted[LAST]).steps[0])
+        tool.run(gpus[LAST], planned(tool, gpus[LAST], wanted[LAST], peers=peers).steps[0])
 
 
 def test_a_way_back_from_a_mode_that_only_an_older_driver_took(simulated):

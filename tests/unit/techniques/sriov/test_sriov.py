@@ -302,7 +302,7 @@ def test_functions_that_come_late_are_waited_for(simulated):
 
     late = Patient(host.description_path, host.state_dir)
     tool = sriov(late)
-    tool.run_set_count(B60, 2)
+    tool._run_set_count(B60, 2)
     assert len(waits) == 2
 
 
@@ -339,7 +339,7 @@ def test_waiting_has_an_end(simulated):
 def test_each_answer_of_the_kernel_is_a_sentence(simulated, error, kind):
     host = simulated("arc-pro-b60", faults=[{"call": "write", "nth": 1, "error": error}])
     with pytest.raises(kind) as caught:
-        sriov(host).run_set_count(B60, 2)
+        sriov(host)._run_set_count(B60, 2)
     assert caught.value.gpu == B60.address and caught.value.todo
     assert "Could not create 2 virtual functions" in str(caught.value)
 
