@@ -1,6 +1,6 @@
 """
 The licence of vGPUs in a guest: what the files become, what is refused, and that no fault and no crash leaves anything between
-old and new. The technique's guest side stands alone here, with the reconciler and the policy as they are.
+old and new. The technique stands here with the reconciler and the policy as they are.
 """
 
 import json
@@ -17,59 +17,27 @@ from gpuslice.change.reconcile import Reconciler
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.health import board
 from gpuslice.inventory import discovery
+from gpuslice.model import HOST
+from gpuslice.model import Key
+from gpuslice.model import Target
 from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 from gpuslice.rules import Options
 from gpuslice.secret import digest
 from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques.base import Work
 from gpuslice.techniques.licence import client_token
 from gpuslice.techniques.licence import technique as vgpu_guest
-from gpuslice.techniques.licence.technique import Guest
+from gpuslice.techniques.toolbox import Toolbox
 from tests.support import pillars
 from tests.support.crash import in_child
 
 ONE, TWO = "0000:06:00.0", "0000:07:00.0"
+LICENCE = Key(HOST, "licence")
 CONF = "/etc/nvidia/gridd.conf"
 SERVICE = "nvidia-gridd.service"
 TOKEN, OTHER = "eyJhbGciOi.first-token.AAAA", "eyJhbGciOi.second-token.BBBB"
 FOREIGN = f"{client_token.FOLDER}/client_configuration_token_01-02-2025.tok"
-
-
-class Alone:
-    """The technique with nothing but its guest's side."""
-
-    name = "vgpu"
-
-    def __init__(self, host):
-        self._guest = Guest(host, Sessions(host))
-
-    def __getattr__(self, name):
-        return getattr(self._guest, name)
-
-    def run(self, gpu, step):
-        assert step.action in Guest.actions
-        getattr(self._guest, f"run_{step.action}")(gpu, **step.args)
-
-    def release(self):
-        pass
-
-
-class Tools:
-    """A toolbox with this technique only."""
-
-    def __init__(self, host):
-        self._tool = Alone(host)
-        self.sessions = Sessions(host)
-
-    def get(self, name):
-        assert name == "vgpu"
-        return self._tool
-
-    def made(self):
-        return [self._tool]
-
-    def release(self):
-        self._tool.release()
 
 
 class Request:
@@ -78,17 +46,17 @@ class Request:
     def __init__(self, host, **options):
         self.host = host
         self.gpus = discovery.discover(host)
-        self.tool = Tools(host)
+        self.tool = Toolbox(host)
         self.reconciler = Reconciler(host, self.tool, Options(**options))
 
     def targets(self, devices=(), **section):
         """Targets of a pillar; ``devices`` are its rules."""
         made = policy.parse(pillars.vgpu(devices, **section))
-        return policy.targets(made, self.gpus, "virtual_guest")
+        return policy.targets(made, self.gpus, "virtual_guest", meant=lambda gpu, word: "licence")
 
     def settings(self, settings):
         """Targets that give every GPU these settings."""
-        return [policy.Target(gpu, "vgpu", settings) for gpu in self.gpus]
+        return [Target(gpu, LICENCE, settings) for gpu in self.gpus]
 
 
 def apply(host, **section):
@@ -105,8 +73,7 @@ def rollback(host):
     """Undo the last generation, as users do."""
     before = History(host).all()[-1]["before"]
     request = Request(host)
-    targets = [policy.Target(gpu, "vgpu", request.tool.get("vgpu").settings_of(before[gpu.address])) for gpu in request.gpus]
-    return request.reconciler.apply(targets)
+    return request.reconciler.apply(request.settings(request.tool.get("licence").settings_of(before[str(LICENCE)])))
 
 
 def plan(host, **section):
@@ -136,7 +103,7 @@ def licence_of(host):
 
 def licence(host):
     request = Request(host)
-    return request.tool.get("vgpu").status(request.gpus[0])
+    return request.tool.get("licence").status(request.gpus[0])
 
 
 @pytest.fixture
@@ -224,7 +191,7 @@ def test_a_change_of_token_can_be_undone_back_and_forth_without_the_pillar(guest
 def test_a_token_that_is_kept_nowhere_is_asked_for(guest):
     host = guest()
     assert apply(host, client_token=TOKEN).ok and apply(host, client_token=OTHER).ok and apply(host, client_token="third").ok
-    layout = History(host).all()[0]["after"][ONE]
+    layout = History(host).all()[0]["after"][str(LICENCE)]
     with pytest.raises(errors.PolicyError) as caught:
         settle(host, {"layout": layout})
     assert digest(TOKEN) in str(caught.value) and "vgpu:client_token" in str(caught.value) and TOKEN not in str(caught.value)
@@ -291,7 +258,7 @@ def test_the_daemon_is_restarted_once_for_all_vgpus(guest):
     host = guest()
     host = Listening(host.description_path, host.state_dir)
     result = apply(host, license_server="lic1", client_token=TOKEN)
-    assert result.ok and len(result.plan.changing) == 2
+    assert result.ok and list(result.changes) == [ONE, TWO]
     assert [line for line in host.ran if "restart" in line] == ["systemctl restart nvidia-gridd"]
     licence_of(host)
 
@@ -308,7 +275,7 @@ def test_one_vgpu_of_two_may_be_named(guest):
 def test_what_consumers_are_given(guest):
     host = guest(processes=[{"pid": 77, "command": "python3", "gpu": ONE}])
     request = Request(host)
-    tool, gpu = request.tool.get("vgpu"), request.gpus[0]
+    tool, gpu = request.tool.get("licence"), request.gpus[0]
     (part,) = tool.slices(gpu, tool.observe(gpu))
     assert (part.kind, part.profile, part.identity, part.memory_mib) == ("vgpu", "H100XM-10C", gpu.uuid, 10240)
     assert "/dev/nvidia0" in part.device_nodes
@@ -323,7 +290,7 @@ def test_what_consumers_are_given(guest):
 def test_the_name_of_a_type_tells_its_memory(guest, name, profile, memory):
     gpus = [{"model": "h100-80gb", "address": ONE, "name": name, "vgpu_guest": True}]
     request = Request(guest(gpus=gpus))
-    tool = request.tool.get("vgpu")
+    tool = request.tool.get("licence")
     (part,) = tool.slices(request.gpus[0], tool.observe(request.gpus[0]))
     assert (part.profile, part.memory_mib) == (profile, memory)
 
@@ -344,7 +311,7 @@ def test_what_is_exported_changes_nothing_and_no_token_is_told(guest, section, e
     host = guest(files={f"{CONF}.template": ""})
     assert apply(host, **section).ok
     request = Request(host)
-    tool, gpu = request.tool.get("vgpu"), request.gpus[0]
+    tool, gpu = request.tool.get("licence"), request.gpus[0]
     found = tool.pillar(gpu, tool.layout(tool.observe(gpu)))
     assert found == (exported and {"strategy": "vgpu", "vgpu": exported})
     if exported:
@@ -353,7 +320,7 @@ def test_what_is_exported_changes_nothing_and_no_token_is_told(guest, section, e
 
 def test_a_guest_where_nothing_is_set_exports_nothing(guest):
     request = Request(guest())
-    tool, gpu = request.tool.get("vgpu"), request.gpus[0]
+    tool, gpu = request.tool.get("licence"), request.gpus[0]
     layout = tool.layout(tool.observe(gpu))
     assert tool.pillar(gpu, layout) is None and tool.words(layout) == "no licence, nvidia-gridd runs"
 
@@ -389,6 +356,27 @@ def test_a_type_is_the_hosts_affair(guest):
         refused(guest(), errors.PolicyError, *words, license_server="lic1", **section)
 
 
+def test_a_type_that_is_named_for_one_of_two_vgpus_is_refused_too(guest):
+    rule = pillars.rule(TWO, vgpu={"license_server": "", "profile": "H100XM-10C"})
+
+    def act(host, **section):
+        request = Request(host)
+        return request.reconciler.apply(request.targets([rule], **section))
+
+    refused(guest(), errors.Unsupported, TWO, "is a vGPU in a guest", "vgpu:profile", act=act, license_server="lic1")
+
+
+def test_all_vgpus_of_a_guest_are_one_part(guest):
+    request = Request(guest())
+    targets = request.targets(license_server="lic1")
+    tool = request.tool.get("licence")
+    works = [Work(target, tool.observe(target.gpu), peers=tuple(targets)) for target in targets]
+    assert tool.together(works) == [works] and tool.together([]) == []
+    [part] = tool.plan(works)
+    assert (part.key, part.addresses) == (LICENCE, (ONE, TWO)) and {step.gpu for step in part.steps} == {ONE}
+    assert request.reconciler.plan(targets).parts == (part,)
+
+
 def test_a_licence_has_to_be_named(guest):
     host = guest()
     request = Request(host)
@@ -415,10 +403,10 @@ def test_two_vgpus_of_a_guest_can_not_have_different_licences(guest):
     refused(guest(), errors.PolicyError, *words, act=act, license_server="lic1")
     rule["vgpu"] = {"client_token": OTHER}
     refused(guest(), errors.PolicyError, ONE, TWO, digest(TOKEN), digest(OTHER), act=act, client_token=TOKEN)
-    # For a boot, which plans each GPU for itself, it is a failure of these GPUs.
+    # For a boot, which goes on with the others, it is a failure of what they have in common.
     request = Request(guest())
     found = request.reconciler.plan_each(request.targets([rule], client_token=TOKEN))
-    assert {address: type(err) for address, err in found.items()} == dict.fromkeys((ONE, TWO), errors.PolicyError)
+    assert {key: type(err) for key, err in found.items()} == {LICENCE: errors.PolicyError}
 
 
 def test_a_folder_of_tokens_elsewhere_is_respected(guest):
@@ -564,7 +552,7 @@ def test_a_token_appears_nowhere_but_in_its_file(guest, caplog):
             result = request.reconciler.apply(targets)
             assert result.ok
             told += [json.dumps(result.plan.as_dict()), json.dumps(result.changes), str(result), str(licence(host))]
-        told += [str(Request(host).tool.get("vgpu").slices(gpu, None)) for gpu in request.gpus]
+        told += [str(Request(host).tool.get("licence").slices(gpu, None)) for gpu in request.gpus]
         host.add_fault({"call": "store_write", "nth": 4, "error": "ENOSPC"})
         failed = apply(host, client_token=TOKEN)
         assert not failed.ok
@@ -586,9 +574,9 @@ def test_a_token_appears_nowhere_but_in_its_file(guest, caplog):
 def test_the_files_are_written_by_one_thread_at_a_time(guest):
     host = guest()
     request = Request(host)
-    tool = request.tool.get("vgpu")
+    tool = request.tool.get("licence")
     threads = [
-        threading.Thread(target=tool.run_write_license, args=(gpu, f"lic{number}", "7070", ""))
+        threading.Thread(target=tool._run_write_license, args=(gpu, f"lic{number}", "7070", ""))
         for number, gpu in enumerate(request.gpus * 4)
     ]
     for thread in threads:
