@@ -248,10 +248,10 @@ def test_a_gpu_instance_that_had_no_device_gets_one(simulated):
     assert "now    [=2g.20gb(- -)" in text and "after  [=2g.20gb(+2c)" in text
 
 
-def test_a_plan_of_an_older_version_is_still_read():
+def test_a_plan_is_read_without_the_fields_that_may_be_left_out():
     data = {
-        "gpu": GPU,
-        "technique": "mig",
+        "key": f"mig:{GPU}",
+        "addresses": [GPU],
         "keeps": ["a"],
         "destroys": [],
         "creates": [],
@@ -260,8 +260,9 @@ def test_a_plan_of_an_older_version_is_still_read():
         "unloads": [],
         "steps": [],
     }
-    plan = Plan.from_dict({"gpus": [data], "untouched": [], "blocked": [], "notes": []})
-    assert plan.parts[0].keeps == ("a",) and plan.parts[0].destroys_empty == plan.parts[0].creates_empty == ()
+    plan = Plan.from_dict({"parts": [data], "untouched": [], "blocked": [], "notes": []})
+    [part] = plan.parts
+    assert part.gpu == GPU and part.keeps == ("a",) and part.destroys_empty == part.creates_empty == ()
 
 
 _SHAPES = [

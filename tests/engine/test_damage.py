@@ -22,11 +22,13 @@ from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host.open import open_host
 from gpuslice.inventory import grain
+from gpuslice.model import Key
 from gpuslice.printable import printable
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
+from gpuslice.records.verified import entry
 from gpuslice.sim.host import SimulatedHost
 from tests.support import crash
 from tests.support import hosts
@@ -375,7 +377,7 @@ def test_the_pillar_names_no_option_of_systemctl_or_modprobe_either(interrupted,
 def test_an_environment_file_on_record_stays_in_its_directory(simulated, name):
     host = simulated("no-gpu")
     layout = {"files": {name: "x"}, "ccs": {}, "engines": {}, "vram": {}}
-    Verified(host).note({GPU: {"technique": "level-zero", "layout": layout, "awaits": None, "rules": {}}})
+    Verified(host).note({Key.of_gpu("level-zero", GPU): entry([GPU], layout, 0)})
     with pytest.raises(errors.JournalDamaged, match="files:a key is a text of another form"):
         Verified(host).entries()
 

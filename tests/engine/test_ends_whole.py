@@ -14,6 +14,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.model import Key
 from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
@@ -55,7 +56,7 @@ def test_a_gpu_that_fails_is_put_back_and_the_others_keep_their_change(simulated
     assert last(host)["result"] == "partly applied"
     # A boot brings back what was verified, and of the GPU that failed nothing that never was.
     known = Verified(host).entries()
-    assert sorted(known) == [FIRST, THIRD] and known[FIRST]["layout"]["instances"] != []
+    assert sorted(known) == [Key(FIRST, "mig"), Key(THIRD, "mig")] and known[Key(FIRST, "mig")]["layout"]["instances"] != []
     # The next run has only that GPU to do.
     with Engine(config(host)) as engine:
         assert [made.gpu for made in engine.plan(pillars.mig(AFTER)).changing] == [SECOND]
@@ -77,8 +78,8 @@ def test_what_can_not_be_put_back_keeps_the_journal_open_for_that_gpu_only(simul
     result = apply(host, pillars.mig(AFTER))
     assert f"GPU {SECOND} could not be put back to 3g.20gb@0, 2g.10gb@4, 1g.5gb@6" in " ".join(result.errors)
     left = Journal(host).unfinished()
-    assert list(left.before) == list(left.goal) == list(left.techniques) == [SECOND]
-    assert {gpu for gpu, _ in left.begun()} == {SECOND} and left.pauses == []
+    assert list(left.before) == list(left.goal) == list(left.addresses) == [Key(SECOND, "mig")] and left.gpus == [SECOND]
+    assert {key for key, _ in left.begun()} == {Key(SECOND, "mig")} and left.pauses == []
     host.clear_faults()
     # Another wish undoes what is left there first, and leaves alone what the others were changed to.
     kept = {(s["gpu"], s["placement"]): s["uuid"] for s in listed(host) if s["gpu"] != SECOND}

@@ -53,7 +53,7 @@ def step_by_step(host, wanted, kind):
         with pytest.raises(errors.GpuSliceError) as caught:
             for made in plan.parts:
                 for step in made.steps:
-                    engine.tools.get(made.technique).run(engine.gpu(made.gpu), step)
+                    engine.tools.get(step.technique).run(engine.gpu(step.gpu), step)
         assert time.monotonic() - begun < SOON
     assert type(caught.value) is kind, caught.value
     return caught.value

@@ -12,6 +12,7 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
+from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records.history import History
 from gpuslice.records.reboot import RebootLedger
@@ -167,7 +168,8 @@ def test_an_undo_is_told_in_changes_and_has_a_generation_of_its_own(half):
     assert all(sorted(re.sub("@.*", "", one) for one in result.changes[gpu]["new"]["instances"]) == OLD for gpu in found)
     history = History(half).all()
     assert [entry["result"] for entry in history] == ["undid an interrupted change"] and result.generation == 1
-    assert sorted(found) == sorted(g for g in history[0]["before"] if history[0]["before"][g] != history[0]["after"][g])
+    before, after = history[0]["before"], history[0]["after"]
+    assert sorted(f"mig:{gpu}" for gpu in found) == sorted(key for key in before if before[key] != after[key])
 
 
 def test_a_run_that_only_deals_with_an_earlier_change_says_which_way(simulated, half):
@@ -269,7 +271,7 @@ def test_a_layout_found_wrong_is_not_noted_as_verified_without_validation(simula
     host = simulated("dgx-a100-40gb", gpus=TRIO[:2], faults=[{"call": "nvmlGpuInstanceDestroy", "gpu": SECOND, "lie": True}])
     result = apply(host, pillars.mig(["3g.20gb", "1g.5gb"], validation=False))
     assert result.ok and not result.verified and "read again" in " ".join(result.warnings)
-    assert list(Verified(host).entries()) == [FIRST]
+    assert list(Verified(host).entries()) == [Key(FIRST, "mig")]
     assert "verified" not in front.done(result)["comment"]
 
 

@@ -18,6 +18,7 @@ from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host import state_files
+from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
@@ -163,17 +164,21 @@ def apply_on_disk(host, wanted):
     return on(host, lambda engine: engine.apply(wanted))
 
 
+#: The keys of both GPUs as the records have them.
+BOTH = {str(Key(gpu, "mig")) for gpu in (FIRST, SECOND)}
+
+
 def journalled(left):
     """(journal, steps) as they are left on the disk."""
     assert "journal.json" in left, left.keys()
     head = json.loads(left["journal.json"])
-    key = f"{head['time']}-{head['pid']}"
+    token = f"{head['time']}-{head['pid']}"
     lines = [json.loads(line) for line in left.get("journal.steps", "").splitlines()]
-    return head, [(gpu, number) for of, gpu, number in lines if of == key]
+    return head, [(Key.of(text), number) for of, text, number in lines if of == token]
 
 
 def layouts(left):
-    return {gpu: entry["layout"] for gpu, entry in json.loads(left["verified.json"])["gpus"].items()}
+    return {key: entry["layout"] for key, entry in json.loads(left["verified.json"])["layouts"].items()}
 
 
 @pytest.fixture
@@ -192,7 +197,7 @@ def test_no_step_is_done_that_is_not_on_the_disk(host):
     def watch(moment, left):
         if moment in STEPS:
             head, steps = journalled(left)
-            assert set(head["before"]) == {FIRST, SECOND}
+            assert set(head["before"]) == BOTH
             assert len(set(steps)) == len(steps) >= host.steps, moment
         elif moment.startswith("systemctl"):
             assert journalled(left)[0]["pauses"] == [["unit", UNIT]], moment
@@ -210,8 +215,8 @@ def test_the_journal_is_closed_when_all_else_is_on_the_disk(host):
     def watch(moment, left):
         if moment == "unlink journal.json":
             closed.append(journalled(left))
-            goal = {gpu: sorted(name for name, _, _ in layout["instances"]) for gpu, layout in layouts(left).items()}
-            assert goal == dict.fromkeys((FIRST, SECOND), ["1g.10gb", "3g.40gb"])
+            goal = {key: sorted(name for name, _, _ in layout["instances"]) for key, layout in layouts(left).items()}
+            assert goal == dict.fromkeys(BOTH, ["1g.10gb", "3g.40gb"])
 
     host.watch = watch
     assert apply_on_disk(host, WANTED).ok
@@ -257,7 +262,7 @@ def test_a_cut_at_any_moment_of_a_change_is_repaired_by_the_next_run(host, tmp_p
         other.reboot()
         answer = on(other, lambda engine: replay.replay(engine, wait=0))
         assert answer["result"] is True, (moment, answer)
-        found = {gpu: [name for name, _, _ in entry["layout"]["instances"]] for gpu, entry in Verified(other).entries().items()}
+        found = {key: [name for name, _, _ in entry["layout"]["instances"]] for key, entry in Verified(other).entries().items()}
         assert set(map(tuple, map(sorted, found.values()))) <= {("1g.10gb", "2g.20gb"), ("1g.10gb", "3g.40gb")}, moment
         assert not (place / "journal.json").exists()
 
@@ -272,7 +277,7 @@ def test_an_attempt_of_a_boot_is_on_the_disk_before_it_begins(host):
 
     host.watch = watch
     answer = on(host, lambda engine: replay.replay(engine, wait=0))
-    assert answer["result"] is True and seen and all(set(tried) == {FIRST, SECOND} for tried in seen)
+    assert answer["result"] is True and seen and all(set(tried) == BOTH for tried in seen)
     left = host.disk.left()
     assert json.loads(left["boot.json"])["tried"] == {} and json.loads(left["boot.json"])["last"]["result"] is True
     assert left["boot.json"] == host.disk.there()["boot.json"]
@@ -293,7 +298,7 @@ def test_a_gpu_that_waits_for_a_reboot_is_on_the_disk_before_the_system_is_told(
     def watch(moment, left):
         if moment in ("mark_reboot_required", "unlink journal.json"):
             seen.append(moment)
-            assert FIRST in json.loads(left["reboot.json"]) and journalled(left)
+            assert FIRST in json.loads(left["reboot.json"])["gpus"] and journalled(left)
 
     host.watch = watch
     assert apply_on_disk(host, pillars.mig(["3g.20gb"])).reboot == [FIRST]
@@ -359,7 +364,7 @@ def test_the_kernel_itself_is_asked_to_synchronise():
 # -- who waits no longer ---------------------------------------------------------------------------------------------------
 def ledger(host):
     path = pathlib.Path(host.state_dir, "reboot.json")
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text())["gpus"] if path.exists() else {}
 
 
 def test_a_gpu_that_came_back_as_wanted_is_struck_off_so_that_a_later_wait_is_a_new_one(simulated):
@@ -398,7 +403,7 @@ def test_what_is_found_as_wanted_is_noted_under_the_lock_only(simulated):
         assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok
         # Whoever holds the lock may be about to change what was just found.
         assert not path.exists()
-    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok and set(Verified(host).entries()) == {FIRST, SECOND}
+    assert apply_on_disk(host, pillars.mig(["1g.10gb"])).ok and set(map(str, Verified(host).entries())) == BOTH
 
 
 def test_everything_of_a_change_is_written_under_the_lock(host):

@@ -14,6 +14,7 @@ from gpuslice import errors
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.engine import Engine
 from gpuslice.host.base import REBOOT_PACKAGES
+from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
@@ -183,8 +184,8 @@ def test_promise_5_a_step_is_on_the_disk_before_it_is_done(simulated):
         host.add_fault({"call": CALL_OF[action], "nth": steps[:number].count(action), "kill": "before"})
         assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
         entry = Journal(host).unfinished()
-        assert entry.steps == [(FIRST, n) for n in range(1, number + 1)]
-        assert entry.before[FIRST]["instances"] and entry.plan["gpus"][0]["steps"][number - 1]["action"] == action
+        assert entry.steps == [(Key(FIRST, "mig"), n) for n in range(1, number + 1)]
+        assert entry.before[Key(FIRST, "mig")]["instances"] and entry.plan["parts"][0]["steps"][number - 1]["action"] == action
         assert apply(host, pillars.mig(AFTER)).ok and journal_is_closed(host)
 
 
@@ -614,9 +615,9 @@ def test_the_history_tells_who_what_and_how_it_ended(simulated):
         first, second = engine.history()
     assert first["result"] == "applied" and first["errors"] == []
     assert second["result"] == "rolled back" and FIRST in second["errors"][0]
-    assert first["who"] and first["time"] > 0 and first["plan"]["gpus"][0]["gpu"] == FIRST
-    assert [name for name, _, _ in first["before"][FIRST]["instances"]] == ["3g.20gb", "2g.10gb", "1g.5gb"]
-    assert sorted(name for name, _, _ in first["after"][FIRST]["instances"]) == sorted(AFTER)
+    assert first["who"] and first["time"] > 0 and first["plan"]["parts"][0]["addresses"] == [FIRST]
+    assert [name for name, _, _ in first["before"][f"mig:{FIRST}"]["instances"]] == ["3g.20gb", "2g.10gb", "1g.5gb"]
+    assert sorted(name for name, _, _ in first["after"][f"mig:{FIRST}"]["instances"]) == sorted(AFTER)
     assert second["before"] == second["after"] == first["after"]
 
 
@@ -695,7 +696,7 @@ def test_rollback_to_what_only_another_version_can_do_is_a_sentence(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     apply(host, pillars.mig(AFTER))
     path = pathlib.Path(host.state_dir) / "history" / "000001.json"
-    path.write_text(path.read_text().replace('"mig"', '"origami"'))
+    path.write_text(path.read_text().replace('"mig:', '"origami:'))
     with Engine(config(host)) as engine, pytest.raises(errors.Unsupported, match="no technique 'origami'"):
         engine.rollback_targets()
 
@@ -967,7 +968,8 @@ def test_two_crashes_in_a_row_still_know_where_the_first_began(simulated, wanted
     before = {(FIRST, "3g.20gb", "0:4"), (FIRST, "2g.10gb", "4:2"), (FIRST, "1g.5gb", "6:1")}
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"})
     assert in_child(host, pillars.mig(AFTER)) == signal.SIGKILL
-    assert {gpu: len(layout["instances"]) for gpu, layout in Journal(host).unfinished().before.items()} == {FIRST: 3}
+    before_both = Journal(host).unfinished().before
+    assert {key: len(layout["instances"]) for key, layout in before_both.items()} == {Key(FIRST, "mig"): 3}
     result = apply(host, pillars.mig(wanted))
     assert result.ok and journal_is_closed(host)
     assert (slices(host).keys() == before) == (wanted == BEFORE)

@@ -12,6 +12,7 @@ from gpuslice import errors
 from gpuslice.boot import replay as boot
 from gpuslice.catalog import nvidia
 from gpuslice.engine import Engine
+from gpuslice.model import Key
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 from gpuslice.sim.host import SimulatedHost
@@ -113,7 +114,7 @@ def test_a_pillar_a_boot_and_a_rollback_know_the_names_of_another_driver(machine
     first, slices = hardware(host), uuids(host)
     host = update_driver(host, renames_of(key, factor))
     assert apply(host, wanted).plan.empty
-    assert uuids(host) == slices and Verified(host).entries()[GPU]["layout"]["instances"] == live(host)
+    assert uuids(host) == slices and Verified(host).entries()[Key(GPU, "mig")]["layout"]["instances"] == live(host)
     assert apply(host, export(host)).plan.empty
     full = next(p.name for p in nvidia.mig_table(key).profiles if p.size == nvidia.mig_table(key).slots)
     assert apply(host, pillars.mig([full])).ok

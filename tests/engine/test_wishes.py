@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gpuslice import errors
 from gpuslice import front
 from gpuslice.engine import Engine
+from gpuslice.model import Key
 from gpuslice.records.journal import Journal
 from tests.support import crash
 from tests.support.hosts import config
@@ -26,6 +27,7 @@ from tests.support.techniques import mig_target
 from tests.support.techniques import plan_one
 
 GPU = "0000:07:00.0"
+KEY = Key.of_gpu("mig", GPU)
 H100 = {"model": "h100-80gb", "address": GPU, "mig": "enabled"}
 SPLIT = {"profile": "3g.40gb", "start": 4, "cis": [["2c.3g.40gb", 0], ["1c.3g.40gb", 2]]}
 #: Long enough that the second process has read the GPU before the first one changes it, short enough to wait for the lock.
@@ -213,13 +215,13 @@ def test_a_create_that_fails_is_put_back_and_asked_for_again_made(simulated):
     assert run(host, create("1g.10gb"))["result"] and len(layout(host)) == 2
 
 
-def test_an_older_journal_without_wishes_is_undone_or_finished_as_before(simulated):
+def test_a_journal_without_wishes_is_undone(simulated):
     fault = {"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"}
     host = simulated("dgx-h100", gpus=[{**H100, "instances": ["1g.10gb@0"]}], faults=[fault])
     assert crash.in_child(lambda: run(host, create("1g.10gb"))) == signal.SIGKILL
     path = pathlib.Path(host.state_dir, "journal.json")
     entry = json.loads(path.read_text(encoding="utf-8"))
-    assert entry["wishes"] == {GPU: {"create": ["1g.10gb", None]}} and "layout" in entry["goal"][GPU]
+    assert entry["wishes"] == {str(KEY): {"create": ["1g.10gb", None]}} and "layout" in entry["goal"][str(KEY)]
     del entry["wishes"]
     path.write_text(json.dumps(entry), encoding="utf-8")
     answer = run(host, create("1g.10gb"))
@@ -265,8 +267,8 @@ def test_a_wish_is_settled_into_settings_that_are_there_once_it_is_met(simulated
 VGPUS, FUNCTION = "0000:41:00.0", "0000:41:00.{}"
 
 
-def vgpu(**wish):
-    return lambda engine: [engine.target("vgpu", VGPUS, wish)]
+def vgpu(difference=None, **settings):
+    return lambda engine: [engine.target("vgpu", VGPUS, settings, wish=difference)]
 
 
 def types(host):
