@@ -13,11 +13,11 @@ from gpuslice import addresses
 from gpuslice import errors
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
-from gpuslice.values import LARGEST
 from gpuslice.values import SHOWN
 from gpuslice.values import describe
 from gpuslice.values import refusal
 from gpuslice.values import refuse_odd
+from gpuslice.values import whole
 
 
 # -- kinds -----------------------------------------------------------------------------------------------------------
@@ -26,15 +26,6 @@ def truth(name, value):
     if not isinstance(value, bool):
         shown = repr(redacted(value)[:SHOWN]) if isinstance(value, str) else describe(value)
         raise refusal(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
-
-
-def whole(name, value, low=0, high=LARGEST):
-    """A whole number from ``low`` to ``high``. True is one to Python, and 1.5 becomes one in silence."""
-    if type(value) is not int:
-        raise refusal(name, f"is {describe(value)}; a whole number is wanted")
-    if not low <= value <= high:
-        most = f" to {high}" if high < LARGEST else " on"
-        raise refusal(name, f"is {describe(value)}; a whole number from {low}{most} is wanted")
 
 
 def seconds(name, value, high=600):

@@ -73,3 +73,12 @@ def _odd(value):
 def refusal(path, what):
     """The error for a value that can't be used: what it is called, and what is wrong with it."""
     return errors.PolicyError(f"{path} {what}.", todo="Nothing was done.")
+
+
+def whole(name, value, low=0, high=LARGEST):
+    """A whole number from ``low`` to ``high``. True is one to Python, and 1.5 becomes one in silence."""
+    if type(value) is not int:
+        raise refusal(name, f"is {describe(value)}; a whole number is wanted")
+    if not low <= value <= high:
+        most = f" to {high}" if high < LARGEST else " on"
+        raise refusal(name, f"is {describe(value)}; a whole number from {low}{most} is wanted")

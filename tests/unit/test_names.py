@@ -212,8 +212,8 @@ def test_a_uuid_of_two_gpus_names_neither(twins):
     by_match = rules({"uuid": UUID})
     by_hand = {**rules(), "containers_gpu_discovery": {"method": "manual", "devices": [UUID]}}
     with Engine(config) as engine:
-        by_hand = lambda uuid: mig_target(engine, "layout", uuid, ["3g.40gb"])  # noqa: E731
-        for ask in (engine.gpu, lambda uuid: engine.technique("mig", uuid), by_hand):
+        layout = lambda uuid: mig_target(engine, "layout", uuid, ["3g.40gb"])  # noqa: E731
+        for ask in (engine.gpu, lambda uuid: engine.technique("mig", uuid), layout):
             with pytest.raises(errors.PolicyError, match=f"the UUID of {FIRST} and {SECOND}. Name the GPU by its PCI address"):
                 ask(UUID)
         paths = ("containers_gpu_slicing:devices:0:match:uuid", "containers_gpu_discovery:devices")

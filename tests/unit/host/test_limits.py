@@ -13,6 +13,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.host import limits
+from gpuslice.host import waiting
 from gpuslice.host.real import RealHost
 from gpuslice.records import lock
 from tests.support.locks import refused_lock
@@ -161,10 +162,10 @@ with lock.held(sys.argv[2], "me"):
 def told(tmp_path, ready, before):
     """Body of a process that holds the lock and waits for something."""
     with lock.held(str(tmp_path), "state.apply by root", "20260101000000000001"):
-        lock.waits("short", f"GPU {OTHER}: read the MIG mode", time.monotonic())
-        lock.waits("long", f"GPU {GPU}: create GPU instance 1g.5gb at memory slice 0", time.monotonic() - before)
-        lock.goes_on("short")
-        lock.goes_on("never told")
+        waiting.begins("short", f"GPU {OTHER}: read the MIG mode", time.monotonic())
+        waiting.begins("long", f"GPU {GPU}: create GPU instance 1g.5gb at memory slice 0", time.monotonic() - before)
+        waiting.ends("short")
+        waiting.ends("never told")
         ready.set()
         time.sleep(NEVER)
 

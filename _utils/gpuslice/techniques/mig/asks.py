@@ -3,13 +3,13 @@ What is asked of MIG by hand: each returns the settings and the wish of a target
 them.
 """
 
-from gpuslice import arguments
+from gpuslice import values
 from gpuslice.techniques.mig import section
 
 
 def layout(profiles, compute_instances=1):
     """These MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
-    arguments.check(compute_instances=compute_instances)
+    values.whole("compute_instances", compute_instances, low=1, high=8)
     return {"entries": section.entries(profiles), "compute_instances": compute_instances}, None
 
 
