@@ -269,11 +269,11 @@ class Technique(ABC):
     def release(self) -> None:  # noqa: B027 - optional
         """Forget what a reset or another run makes void."""
 
-    def each(self, works: list[Work], plan_one) -> list[Part]:
+    def each(self, works: list[Work], plan_one) -> list:
         """
-        A part of each of these works, for GPUs of which each is planned by itself.
+        What a function makes of each of these works by itself, which mostly is its part.
 
-        :param plan_one: function of a work that returns its part. :raises errors.Several: of the GPUs that can't be planned.
+        :param plan_one: function of a work. :raises errors.Several: of the GPUs for which it raises.
         """
         parts, failed = [], []
         for work in works:

@@ -177,7 +177,8 @@ class Licence(Technique):
         _refuse_difference(works)
         first = works[0]
         gpu, state = first.gpu, first.state
-        goal = self._goal(gpu, state, first.settings)
+        # They come to the same, but what can't be meant of one of them is refused wherever it stands.
+        goal = self.each(works, lambda work: self._goal(work.gpu, work.state, work.settings))[0]
         text = gridd.rewritten(state.text, state.template, goal.wanted)
         changes = [
             *([self._token_step(gpu, state.token, goal.token)] if goal.token != state.token else []),
