@@ -55,6 +55,11 @@ def tool(engine, name):
     return engine.tools.get(name)
 
 
+def strategy(name):
+    """What the pillar calls a technique."""
+    return kinds.named(name).word
+
+
 def release(engine):
     """Let go of every GPU."""
     engine.tools.release()

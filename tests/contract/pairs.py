@@ -51,7 +51,7 @@ WISHES = {
     ("mixed-vendors", "partition"): "mi300x",
     ("mixed-vendors", "passthrough"): "passthrough",
     ("rtx-pro-6000", "mig"): "rtx_pro_6000",
-    ("vgpu-guest", "vgpu"): "vgpu_guest",
+    ("vgpu-guest", "licence"): "vgpu_guest",
     ("vgpu-host-mdev", "mig"): "a100",
     ("vgpu-host-mdev", "passthrough"): "passthrough",
     ("vgpu-host-mdev", "vgpu"): "vgpu_host",

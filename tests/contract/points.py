@@ -37,19 +37,20 @@ class _Listener:
     """
     Notes the calls of a change.
 
-    :param actions: PCI address -> the actions of its steps.
+    :param steps: text of a key -> its steps.
     """
 
-    def __init__(self, actions):
-        self._actions, self._now, self._last = actions, {}, ""
+    def __init__(self, steps):
+        self._steps, self._now, self._last = steps, {}, ""
         # GPUs are changed side by side.
         self._counts, self._one = {}, threading.Lock()
         self.points = []
 
-    def step(self, gpu, number):
+    def step(self, key, number):
         """A step is begun."""
+        step = self._steps[key][number - 1]
         with self._one:
-            self._now[gpu] = self._last = self._actions[gpu][number - 1]
+            self._now[step.gpu] = self._last = step.action
 
     def call(self, call, gpu, purpose):
         """A call is made."""
@@ -79,7 +80,7 @@ def of(place, change):
     """
     with house.opened(place) as now:
         plan = change.plan(now)
-    listener = _Listener({made.gpu: [step.action for step in made.steps] for made in plan.parts})
+    listener = _Listener({str(made.key): made.steps for made in plan.parts})
     result = house.listen(place, change, listener)
     assert result.ok, result.errors
     ends = {}

@@ -35,7 +35,7 @@ def test_the_wish_of_a_pair_is_a_change_by_its_technique(untouched, pair):
     with house.opened(untouched(pair[0])) as now:
         plan = house.wish(now, pairs.pillar(pair))
         assert not plan.blocked
-        assert {made.technique for made in plan.changing} == {pair[1]}
+        assert {made.key.technique for made in plan.changing} == {pair[1]}
         for step in plan.steps:
             house.check_step(step)
         again = house.plan_read_back(plan)
@@ -86,7 +86,7 @@ def test_what_is_exported_plans_nothing_where_it_comes_from(sliced, pair):
         exported = house.export(now)
         assert not house.same(exported, house.through_json({}))
         strategies = {rule["strategy"] for rule in exported["containers_gpu_slicing"]["devices"]}
-        assert pair[1] in strategies
+        assert house.strategy(pair[1]) in strategies
         for form in (exported, house.through_json(exported)):
             plan = house.wish(now, form)
             assert plan.empty and not plan.blocked, plan.text()
