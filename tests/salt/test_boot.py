@@ -275,13 +275,14 @@ def test_a_disk_that_refuses_a_write_is_told_and_the_next_replay_succeeds(reboot
 
 # -- every technique -----------------------------------------------------------------------------------------------------
 def layouts(config):
-    """(PCI address, technique) -> layout, of all that is on record."""
+    """(PCI address, technique) -> layout, of every GPU of which anything is on record."""
     with Engine(config) as engine:
         gpus = {gpu.address: gpu for gpu in engine.gpus}
         found = {}
-        for address, entry in boot.Verified(engine.host).entries().items():
-            tool = engine.tools.get(entry["technique"])
-            found[address, tool.name] = json.loads(json.dumps(tool.layout(tool.observe(gpus[address]))))
+        for key, entry in boot.Verified(engine.host).entries().items():
+            tool = engine.tools.get(key.technique)
+            for address in entry["addresses"]:
+                found[address, tool.name] = json.loads(json.dumps(tool.layout(tool.observe(gpus[address]))))
         return found
 
 
