@@ -90,6 +90,18 @@ def test_a_boot_finds_the_licence_as_it_was(minion):
     assert guest.call("gpu_vgpu.status", FIRST)["licensed"] is True
 
 
+def test_what_a_boot_does_is_told_and_forgotten_for_each_vgpu(minion):
+    guest = minion(GUEST)
+    assert highstate(guest, pillars.vgpu(license_server="licence.example.com"))[0]
+    told = guest.call("gpu_boot.status")["gpus"]
+    assert set(told) == {FIRST, SECOND} and {one["technique"] for one in told.values()} == {"vgpu"}
+    assert set(guest.call("gpu_boot.forget", FIRST)["changes"]) == {FIRST}
+    assert set(guest.call("gpu_boot.status")["gpus"]) == {SECOND}
+    assert guest.call("gpu_boot.replay")["result"]
+    assert set(guest.call("gpu_boot.forget", SECOND)["changes"]) == {SECOND}
+    assert guest.call("gpu_boot.status")["gpus"] == {}
+
+
 @pytest.mark.parametrize(
     ("wanted", "changes", "words"),
     [

@@ -84,7 +84,7 @@ class _Replay:
             state = "differs" if key in parts else "as verified"
             if key in obstacles or key in self._failed:
                 state = self._failed.get(key) or str(obstacles[key])
-            found[", ".join(entry["addresses"]), key.technique] = {
+            one = {
                 "technique": kinds.named(key.technique).word,
                 "layout": self._engine.tools.get(key.technique).words(entry["layout"]),
                 "awaits_reboot": bool(entry["awaits"]),
@@ -93,9 +93,10 @@ class _Replay:
                 "state": state,
                 "failures": self._attempts.failures(key, entry),
             }
-        several = Counter(place for place, _ in found)
+            found.update({(address, key.technique): dict(one) for address in entry["addresses"]})
+        several = Counter(address for address, _ in found)
         # Most GPUs have one technology; what stands on another is told beside it.
-        return {place if several[place] == 1 else f"{place} {name}": told for (place, name), told in found.items()}
+        return {address if several[address] == 1 else f"{address} {name}": told for (address, name), told in found.items()}
 
     def _answer(self, result):
         lines = [self._failed.get(key) or self._lines[key] for key in self._entries]
@@ -192,7 +193,8 @@ class _Replay:
                 "Run 'salt-call state.apply gpu_slicing' to slice it as the pillar says.",
             )
         if not tool.supports(gpu):
-            raise errors.Unsupported(f"{gpu.model} can't do {tool.name}.", address, "See 'salt-call gpu.capabilities'.")
+            word = kinds.named(key.technique).word
+            raise errors.Unsupported(f"{gpu.model} can't do {word}.", address, "See 'salt-call gpu.capabilities'.")
         tool.observe(gpu)
         return Target(gpu, key, entry["awaits"] or tool.settings_of(entry["layout"]))
 
@@ -348,7 +350,7 @@ def _forgotten(engine, gpu, test):
     if test:
         return {**answer, "comment": f"GPU {address} would not be brought back to {words} at a boot any more."}
     try:
-        verified.forget(keys)
+        verified.forget(address)
     except OSError as err:
         raise errors.StateDirUnusable(f"{verified.path} could not be written: {err.strerror}.") from err
     return {**answer, "result": True, "comment": f"GPU {address} is not brought back at a boot; what it has now stays."}

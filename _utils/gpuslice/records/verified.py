@@ -72,10 +72,11 @@ class Verified:
         except errors.JournalDamaged:
             return bool(new)
 
-    def forget(self, keys):
-        """Remove entries; they need not be there. Raises OSError."""
+    def forget(self, address):
+        """Take a GPU out of all entries, and remove those that cover no other. Raises OSError."""
         old = self.entries()
-        left = {key: entry for key, entry in old.items() if key not in keys}
+        kept = {key: [one for one in entry["addresses"] if one != address] for key, entry in old.items()}
+        left = {key: {**entry, "addresses": kept[key]} for key, entry in old.items() if kept[key]}
         if left != old:
             self._write(left)
 
