@@ -118,6 +118,12 @@ def sharing(word):
     return [kind for kind in KINDS if kind.word == word and kind.cls]
 
 
+def may_stand_on(word, lower):
+    """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
+    names, layer = {kind.name for kind in KINDS if kind.word == lower}, _BY_WORD[lower].layer
+    return any(kind.layer > layer and names.intersection(kind.over) for kind in sharing(word))
+
+
 def concerning(gpu):
     """Those of :data:`DOABLE` that a GPU can have, as far as vendor and capabilities tell."""
     return [kind for kind in DOABLE if kind.may_concern(gpu)]

@@ -34,7 +34,7 @@ def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None,
     :param meant: function of a GPU and a word of the pillar that tells the name of the technology, where more than one share it.
     :param why_not: function of a GPU and a technology that it lacks: (why, whether the host's configuration is to blame instead
         of the hardware). Then it is a mistake also where only a host-wide strategy reached the GPU.
-    :return: one :class:`gpuslice.model.Target` for each GPU, in their order.
+    :return: :class:`gpuslice.model.Target` of each GPU, in their order: one, and one for each technology that stands beside.
     :raises errors.DeviceNotFound: the policy names GPUs that are not there. :raises errors.PolicyError: a UUID means two of them.
     :raises errors.Unsupported: a GPU that it names, or this version, can't do what is wanted.
     """
@@ -43,7 +43,7 @@ def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None,
     _check_present(policy, gpus)
     refused = []
     world = _World(environment, available, why_not or _nothing_known, meant or _same_name)
-    made = [_target(policy, gpu, world, refused) for gpu in gpus]
+    made = [target for gpu in gpus for target in _of_gpu(policy, gpu, world, refused)]
     if refused:
         address = refused[0][0] if len({gpu for gpu, _ in refused}) == 1 else ""
         sentences = dict.fromkeys(text for _, text in refused)
@@ -124,10 +124,23 @@ def _not_in_version(rule, available):
     return f"strategy {rule.strategy} is not in this version; it has {', '.join(available)}."
 
 
-def _target(policy, gpu, world, refused):
+def _of_gpu(policy, gpu, world, refused):
+    """What is wanted of a GPU, from the silicon up."""
     if policy.method == "manual" and not _named(policy, gpu):
-        return Target(gpu, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")
+        return [Target(gpu, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")]
     rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
+    target = _target(policy, gpu, rule, world, refused)
+    # Nothing stands on what is not there.
+    return [target, *(_standing(gpu, rule, word, world, refused) for word in rule.beside if target.technique)]
+
+
+def _standing(gpu, rule, word, world, refused):
+    if not kinds.called(word).fits(gpu):
+        refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants {word}, but {_lacks(gpu, word, world)}."))
+    return _chosen(gpu, rule, word, world, f"{word} on what strategy {rule.strategy} makes ({rule.path})")
+
+
+def _target(policy, gpu, rule, world, refused):
     if rule.strategy == "none":
         return Target(gpu, path=rule.path, reason=f"strategy none ({rule.path})")
     if rule.strategy == "auto":

@@ -42,6 +42,7 @@ class Rule(NamedTuple):
     :ivar switched_off: technologies with ``enabled: false`` in writing, which strategy auto must not pick.
     :ivar silent: technology -> pillar path of the key that would say what is to be there and is not written.
     :ivar optional: whether a GPU that ``match`` names may be absent.
+    :ivar beside: technologies of upper layers that share or tune what the strategy makes.
     """
 
     match: dict
@@ -51,6 +52,7 @@ class Rule(NamedTuple):
     switched_off: tuple = ()
     silent: dict = {}
     optional: bool = False
+    beside: tuple = ()
 
     @property
     def names_a_gpu(self):
@@ -206,13 +208,15 @@ def _strategy(scope, path, inherited, notes):
     said = scope.get("strategy")
     switched_on = _switched(scope, True)
     if said in kinds.STRATEGIES:
-        for other in (each for each in switched_on if each != said):
+        for other in (each for each in switched_on if each != said and not kinds.may_stand_on(each, said)):
             notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME}")
         chosen = said
     else:
-        for other in switched_on[1:]:
-            notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, switched_on[0])}; {_ONE_AT_A_TIME}")
-        chosen = said if said == "auto" or not switched_on else switched_on[0]
+        # What stands on another one is no strategy of its own; where auto is to choose, nobody knows what it would stand on.
+        alone = [each for each in switched_on if said == "auto" or not _stands(each, switched_on)]
+        for other in alone[1:]:
+            notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, alone[0])}; {_ONE_AT_A_TIME}")
+        chosen = said if said == "auto" or not alone else alone[0]
         chosen = chosen or inherited
     if chosen in _switched(scope, False):
         notes.wrong(
@@ -222,13 +226,29 @@ def _strategy(scope, path, inherited, notes):
     return chosen
 
 
+def _stands(word, others):
+    return any(kinds.may_stand_on(word, other) for other in others)
+
+
+def _beside(scope, chosen, inherited=()):
+    """The technologies that a scope has stand on its strategy: those it switches on, and those inherited with the strategy."""
+    if chosen not in kinds.STRATEGIES:
+        return ()
+    on, off = _switched(scope, True), _switched(scope, False)
+    return tuple(
+        word for word in kinds.STRATEGIES
+        if kinds.may_stand_on(word, chosen) and (word in on or (word in inherited and word not in off))
+    )  # fmt: skip
+
+
 def _enabled(path, technique):
     return f"{path}:{kinds.SECTIONS[technique]}:enabled"
 
 
 def _host_rule(slicing, notes):
     strategy = _strategy(slicing, SLICING, "none", notes)
-    return _made_rule({}, strategy, slicing, {}, SLICING, tuple(_switched(slicing, False)), notes)
+    off, beside = tuple(_switched(slicing, False)), _beside(slicing, strategy)
+    return _made_rule({}, strategy, slicing, {}, SLICING, off, beside, notes)
 
 
 def _rule(written, slicing, host, notes):
@@ -238,25 +258,28 @@ def _rule(written, slicing, host, notes):
     sections = [key for key in kinds.SECTIONS.values() if key in written]
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
-    rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), notes)
+    beside = _beside(written, strategy, host.beside if strategy == host.strategy else ())
+    rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), beside, notes)
     optional, named = written.get("optional", False), bool({"pci", "uuid"} & rule.match.keys())
     if optional and not named:
         notes.warn(f"{path}:optional", "has no effect: only a GPU that match names by pci or uuid has to be there.")
     return rule._replace(optional=optional and named)
 
 
-def _made_rule(match, strategy, slicing, written, path, off, notes):
+def _made_rule(match, strategy, slicing, written, path, off, beside, notes):
     settings, silent, scopes = {}, {}, {}
     for word in kinds.STRATEGIES:
         key, words = kinds.SECTIONS.get(word, ""), document.section(word)
         host, own = slicing.get(key, {}), written.get(key, {})
-        scopes[word] = Written(host, own, SLICING, path, word == strategy, slicing.get("enabled", False))
+        enabled = slicing.get("enabled", False)
+        scopes[word] = Written(host, own, SLICING, path, word == strategy, enabled, word in beside)
         settings[word] = words.settle(_filled_section(words.FIELD, {**host, **own}), scopes[word], notes)
         if words.DECISIVE and not any(each in host or each in own for each in words.DECISIVE):
             silent[word] = f"{path}:{key}:{words.DECISIVE[0]}"
-    if strategy in kinds.STRATEGIES:
-        document.section(strategy).judge(settings[strategy], scopes[strategy], notes)
-    return Rule(match, strategy, settings, path, off, silent)
+    for word in (strategy, *beside):
+        if word in kinds.STRATEGIES:
+            document.section(word).judge(settings[word], scopes[word], notes)
+    return Rule(match, strategy, settings, path, off, silent, beside=beside)
 
 
 def _filled_section(each, written):

@@ -20,7 +20,8 @@ class Written(NamedTuple):
 
     :ivar host: keys of its section for the whole host, as written; :ivar own: those of the rule, {} in the host-wide one.
     :ivar host_path: :ivar path: pillar paths of the two, without the key of the section.
-    :ivar chosen: whether the technology is the strategy of the rule. :ivar enabled: whether GPUs are sliced at all.
+    :ivar chosen: whether the technology is the strategy of the rule; :ivar beside: whether it stands on what that makes.
+    :ivar enabled: whether GPUs are sliced at all.
     """
 
     host: dict
@@ -29,6 +30,7 @@ class Written(NamedTuple):
     path: str
     chosen: bool
     enabled: bool
+    beside: bool = False
 
 
 class Section:
@@ -50,7 +52,7 @@ class Section:
         return filled
 
     def judge(self, settings, written, notes):
-        """Note what is wrong or odd about settled settings that are in effect, since this technology is the strategy."""
+        """Note what is wrong or odd about settled settings that are in effect: it is the strategy, or stands beside it."""
 
     def check_asked(self, settings):
         """Raise errors.PolicyError for settings asked for by hand, of which only what was given is there, that can't be meant."""
