@@ -118,10 +118,13 @@ class Engine:
         """
         found, told = [], set()
         for one in self._asked(gpu):
-            there = []
-            for tool in self.techniques_of(one):
+            there, by_name = [], {}
+            # Python's sort keeps the order within a layer.
+            for tool in sorted(self.techniques_of(one), key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
                 try:
-                    there += tool.slices(one, tool.observe(one))
+                    below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
+                    by_name[tool.name] = tool.slices_on(one, tool.observe(one), below)
+                    there += by_name[tool.name]
                 except errors.GpuSliceError as err:
                     if gpu is not None and not there:
                         raise
@@ -452,11 +455,21 @@ class Engine:
 
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""
+        upper = {}
         for tool in self.techniques_of(gpu):
-            found = tool.pillar(gpu, tool.layout(tool.observe(gpu)))
-            if found:
-                return found
-        return None
+            kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(tool.observe(gpu)))
+            if not found:
+                continue
+            if kind.over and kind.layer > kinds.SHAPE:
+                # What it may stand on is told after it.
+                upper[kind.word] = found
+                continue
+            standing = [word for word in upper if kinds.may_stand_on(word, kind.word)]
+            if upper and not standing:
+                break
+            sections = {kinds.SECTIONS[word]: {**upper[word].get(kinds.SECTIONS[word], {}), "enabled": True} for word in standing}
+            return {**found, **sections}
+        return next(iter(upper.values()), None)
 
 
 def _names_uuids(policy):

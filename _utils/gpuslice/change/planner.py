@@ -121,11 +121,21 @@ class Planner:
                     # What it stands on can't be planned, which is told already.
                     continue
                 try:
-                    works.append(self._work(technique, target, mine, found))
+                    work = self._work(technique, target, mine, found)
+                    if waits := _waiting_below(work, found):
+                        found.parts.append(self._waiting(technique, work, waits))
+                    else:
+                        works.append(work)
                 except errors.GpuSliceError as err:
                     found.errors.append((target, err))
             for group in technique.together(works):
                 self._plan_group(technique, group, found)
+
+    @staticmethod
+    def _waiting(technique, work, below):
+        """The part of what can't be begun before a reboot brings what it stands on into force."""
+        layout, word = technique.layout(work.state), kinds.named(below.key.technique).word
+        return technique.unchanged(work.gpu, layout, waits=below.waits, note=f"waits for a reboot, as {word} below it does")
 
     def again(self, targets, layer, below):
         """
@@ -160,12 +170,13 @@ class Planner:
         names = kinds.named(target.technique).over
         if not names or kinds.named(target.technique).layer == kinds.SHAPE:
             return Below()
-        slices, going, certain = [], [], True
+        slices, going, certain, asked = [], [], True, False
         planned = {part.key.technique: part for part in found.on(target.gpu.address)}
         for name in names:
             tool = self._tools.get(name)
             if not tool.supports(target.gpu):
                 continue
+            asked = asked or name in planned
             there = tool.slices(target.gpu, tool.observe(target.gpu))
             if name in planned and planned[name].steps:
                 expected = tool.expected(target.gpu, planned[name].after)
@@ -173,11 +184,15 @@ class Planner:
                 going += [part.name for part in there if part.name not in kept]
                 there, certain = expected, False
             slices += there
-        return Below(tuple(slices), tuple(going), certain)
+        return Below(tuple(slices), tuple(going), certain, asked)
 
     def _plan_group(self, technique, group, found):
         try:
-            parts = technique.plan(group)
+            uncertain = {work.gpu.address for work in group if not work.below.certain}
+            parts = [
+                replace(part, forecast=True) if uncertain.intersection(part.addresses) else part
+                for part in technique.plan(group)
+            ]  # fmt: skip
             self._check_all(parts, group)
         except errors.Several as err:
             by_gpu, first = dict(err.errors), err.errors[0][1]
@@ -293,6 +308,17 @@ class Planner:
         # Who asked for a difference never meant to end what came since.
         meant = {part.key: part.destroys for part in Plan.from_dict(entry.plan).parts}
         return all(set(part.destroys) <= set(meant.get(part.key, ())) for part in plan.parts if part.key in entry.wishes)
+
+
+def _waiting_below(work, found):
+    """The part that a work stands on and that waits for a reboot, None for none."""
+    names = kinds.named(work.target.technique).over
+    mine = [part for part in found.on(work.gpu.address) if part.key.technique in names and part.layer < _layer(work)]
+    return next((part for part in mine if part.waits), None)
+
+
+def _layer(work):
+    return kinds.named(work.target.technique).layer
 
 
 def _asks_for_all(targets, entry):

@@ -1,6 +1,6 @@
 """
-Going back: what a change touched is brought to what it was before it, from the top layer down, as far as that can be had and
-nobody else is in the way.
+Going back: what a change touched is brought to what it was before it, from the top layer down and up again, as far as that can be
+had and nobody else is in the way.
 """
 
 from gpuslice import errors
@@ -36,9 +36,15 @@ class Undo:
 
     def restore(self, entry, layouts, gpus):
         """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
-        left = {}
-        for layer in sorted({kinds.named(key.technique).layer for key in layouts}, reverse=True):
-            of_layer = {key: layout for key, layout in layouts.items() if kinds.named(key.technique).layer == layer}
+        by_layer = {}
+        for key, layout in layouts.items():
+            by_layer.setdefault(kinds.named(key.technique).layer, {})[key] = layout
+        left, upwards = {}, sorted(by_layer)
+        # What is shared, tuned or handed out lets go first. What it had before may be possible only once that on which it stands
+        # is back, and bringing that back may have ended it again.
+        for layer in (*reversed(upwards), *upwards[1:]):
+            of_layer = by_layer[layer]
+            left = {key: err for key, err in left.items() if key not in of_layer}
             left.update(self._restore_layer(entry, of_layer, gpus))
         return left
 

@@ -54,11 +54,13 @@ class Below(NamedTuple):
 
     :ivar slices: :class:`gpuslice.model.Slice` that are there, or will be; :ivar going: names of those that are there and go.
     :ivar certain: False for a forecast: the layer below is planned and not carried out yet.
+    :ivar asked: whether the same request says what the layer below is to be.
     """
 
     slices: tuple = ()
     going: tuple = ()
     certain: bool = True
+    asked: bool = False
 
 
 class Work(NamedTuple):
@@ -258,6 +260,14 @@ class Technique(ABC):
     def slices(self, gpu: Gpu, state: Any) -> list[Slice]:
         """What consumers can be given."""
         return []
+
+    def slices_on(self, gpu: Gpu, state: Any, below: list[Slice]) -> list[Slice]:
+        """
+        What consumers can be given of what stands on these slices, for technologies of an upper layer.
+
+        :param below: the slices that there are of the technologies that it may stand on.
+        """
+        return self.slices(gpu, state)
 
     def expected(self, gpu: Gpu, layout: dict) -> list[Slice]:
         """The slices that a layout has, as far as it tells them: what stands on them is forecast by it."""
