@@ -26,7 +26,9 @@ from gpuslice.model import Key
 from gpuslice.printable import printable
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
+from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
+from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.verified import Verified
 from gpuslice.records.verified import entry
 from gpuslice.sim.host import SimulatedHost
@@ -64,7 +66,8 @@ def interrupted(tmp_path_factory, host_description):
             assert engine.apply(wanted).ok
     Attempts(host).begin(Verified(host).entries())
     Attempts(host).ended(True, "as it was")
-    host.store_write(f"{host.state_dir}/reboot.json", json.dumps({GPU: {"boot_id": "b", "why": "w", "reboots": 0}}))
+    waits = {GPU: {"boot_id": "b", "why": "w", "reboots": 0}}
+    host.store_write(f"{host.state_dir}/reboot.json", json.dumps({"format": 1, "gpus": waits}))
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "after"})
     assert crash.apply_in_child(host, WANTED) == signal.SIGKILL
     assert Journal(host).unfinished().steps
@@ -380,6 +383,123 @@ def test_an_environment_file_on_record_stays_in_its_directory(simulated, name):
     Verified(host).note({Key.of_gpu("level-zero", GPU): entry([GPU], layout, 0)})
     with pytest.raises(errors.JournalDamaged, match="files:a key is a text of another form"):
         Verified(host).entries()
+
+
+# -- other formats ---------------------------------------------------------------------------------------------------------
+def rewritten(host, name, change):
+    """Write one of our files anew, as ``change`` makes it of what it says; returns what it said."""
+    place = pathlib.Path(host.state_dir, name)
+    said = json.loads(place.read_text())
+    place.write_text(json.dumps(change(said)))
+    return said
+
+
+def by_address(keyed):
+    """The same mapping by PCI address, as the first formats had it."""
+    return {Key.of(text).subject: value for text, value in keyed.items()}
+
+
+def test_a_journal_without_a_format_is_refused_as_damaged(interrupted):
+    config, kept = interrupted
+    shutil.rmtree(config["state_dir"])
+    shutil.copytree(kept, config["state_dir"])
+    host = SimulatedHost(config["simulate"], config["state_dir"])
+
+    def first(said):
+        keyed = {name: by_address(value) if name in ("before", "goal", "addresses") else value for name, value in said.items()}
+        return {name: value for name, value in keyed.items() if name != "format"}
+
+    for change in (first, lambda said: said | {"format": 0}):
+        rewritten(host, "journal.json", change)
+        before = SimulatedHost(config["simulate"], config["state_dir"]).state()
+        with Engine(config) as engine, pytest.raises(errors.JournalDamaged, match=r"journal\.json.*another form.*remove"):
+            engine.apply(WANTED)
+        assert SimulatedHost(config["simulate"], config["state_dir"]).state() == before
+
+
+@pytest.fixture
+def changed_twice(simulated):
+    """A host on which a change was made, and then another one."""
+    host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU}], processes=[])
+    assert hosts.apply(host, WANTED).ok and hosts.apply(host, OTHER).ok
+    return host
+
+
+def test_a_record_of_the_first_format_is_brought_up(changed_twice):
+    host = changed_twice
+    known = Verified(host).entries()
+
+    def first(said):
+        found = {address: {**one, "technique": "mig"} for address, one in by_address(said["layouts"]).items()}
+        for one in found.values():
+            del one["addresses"]
+        return {"format": 1, "gpus": found}
+
+    rewritten(host, "verified.json", first)
+    assert list(known) == [Key(GPU, "mig")] and Verified(host).entries() == known
+    host.reboot()
+    with Engine(hosts.config(host)) as engine:
+        assert replay.replay(engine, wait=0)["result"]
+    assert hosts.shapes(host) == {GPU: ["2g.20gb"]}
+    # What is written is of the format of now.
+    assert hosts.apply(host, WANTED).ok
+    assert json.loads(pathlib.Path(host.state_dir, "verified.json").read_text())["format"] == 2
+
+
+def test_a_history_of_the_first_format_is_told_and_rolled_back(changed_twice):
+    host = changed_twice
+
+    def first(said):
+        kept = {name: value for name, value in said.items() if name not in ("format", "addresses")}
+        return {**kept, "before": by_address(said["before"]), "after": by_address(said["after"]), "techniques": {GPU: "mig"}}
+
+    told = History(host).all()
+    for number in (1, 2):
+        rewritten(host, f"history/{number:06d}.json", first)
+    again = History(host).all()
+    assert [[each[name] for name in ("before", "after", "result")] for each in again] == [
+        [each[name] for name in ("before", "after", "result")] for each in told
+    ]
+    with Engine(hosts.config(host)) as engine:
+        assert engine.reconciler().apply(engine.rollback_targets()).ok
+    assert hosts.shapes(host) == {GPU: ["1g.10gb", "3g.40gb"]}
+
+
+def test_a_list_of_reboots_of_the_first_format_is_brought_up(simulated):
+    host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU}], processes=[])
+    waits = {"boot_id": host.boot_id(), "why": "w", "reboots": 1}
+    host.store_write(f"{host.state_dir}/reboot.json", json.dumps({GPU: waits}))
+    assert RebootLedger(host).waiting(GPU) and RebootLedger(host).rebooted_in_vain(GPU)
+    RebootLedger(host).add("0000:ff:00.0", "x")
+    said = json.loads(pathlib.Path(host.state_dir, "reboot.json").read_text())
+    assert said["format"] == 1 and said["gpus"][GPU] == waits and set(said["gpus"]) == {GPU, "0000:ff:00.0"}
+
+
+@pytest.mark.parametrize("name", ["journal.json", "reboot.json", "history/000001.json"])
+def test_a_file_of_a_newer_format_is_named_and_not_overwritten(interrupted, name):
+    config, kept = interrupted
+    shutil.rmtree(config["state_dir"])
+    shutil.copytree(kept, config["state_dir"])
+    host = SimulatedHost(config["simulate"], config["state_dir"])
+    rewritten(host, name, lambda said: {"format": 99, "whatever": said})
+    left = pathlib.Path(host.state_dir, name).read_text()
+    with Engine(config) as engine, pytest.raises(errors.NewerFormat, match=f"{name}.*newer version.*format 99"):
+        if name.startswith("history"):
+            engine.rollback_targets(1)
+        else:
+            engine.apply(WANTED)
+    assert pathlib.Path(host.state_dir, name).read_text() == left
+
+
+def test_a_record_of_a_newer_format_keeps_no_change_and_is_not_overwritten(changed_twice):
+    host = changed_twice
+    rewritten(host, "verified.json", lambda said: {"format": 99, "whatever": said})
+    left = pathlib.Path(host.state_dir, "verified.json").read_text()
+    result = hosts.apply(host, WANTED)
+    assert result.ok and "newer version" in " ".join(result.warnings) and "format 99" in " ".join(result.warnings)
+    assert pathlib.Path(host.state_dir, "verified.json").read_text() == left
+    with Engine(hosts.config(host)) as engine, pytest.raises(errors.NewerFormat, match="newer version"):
+        replay.replay(engine, wait=0)
 
 
 # -- what we write ourselves ---------------------------------------------------------------------------------------------
