@@ -33,13 +33,13 @@ JOINED = ["1c.3g.40gb", "2c.3g.40gb", "1g.10gb"]
 def give(host, profiles, test=False, **given):
     """What ``gpu_mig.apply_layout`` answers; ``profiles`` as in the pillar."""
     with Engine(config(host)) as engine:
-        return front.run(engine, [mig_target(engine, "layout", GPU, profiles)], test, **given)
+        return front.run(engine, [mig_target(engine, "layout", GPU, profiles)], test, given.pop("permissions", None), **given)
 
 
 def destroy(host, instance, test=False, **given):
     """What ``gpu_mig.destroy`` answers."""
     with Engine(config(host)) as engine:
-        return front.run(engine, [mig_target(engine, "one_less", GPU, instance)], test, **given)
+        return front.run(engine, [mig_target(engine, "one_less", GPU, instance)], test, given.pop("permissions", None), **given)
 
 
 def devices(host):
@@ -234,9 +234,9 @@ def test_a_gpu_instance_without_a_device_is_seen_where_it_goes_and_comes(simulat
     assert destroy(host, "2g.20gb@0")["result"] and devices(host) == {}
     with Engine(config(host)) as engine:
         back = engine.rollback_targets()
-        text = front.run(engine, back, True)["comment"]
+        text = front.run(engine, back, True, None)["comment"]
         assert "destroys 0, creates 0 and 1 empty instance" in text
-        assert front.run(engine, back, False)["result"]
+        assert front.run(engine, back, False, None)["result"]
     assert drawn(host).startswith("[2g.20gb(- -) |")
 
 

@@ -175,9 +175,9 @@ FRONT_USES = {name: through_the_front(work) for name, work in USES.items()} | {
     "health": through_the_front(lambda engine, wanted: engine.health()),
     "map": through_the_front(lambda engine, wanted: engine.maps()),
     "table": through_the_front(lambda engine, wanted: front.table(engine.slices())),
-    "undo it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", False)),
-    "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False)),
-    "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True)),
+    "undo it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", False, None)),
+    "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False, None)),
+    "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True, None)),
     "brief history": through_the_front(lambda engine, wanted: [front.brief(entry) for entry in engine.history()]),
     "the grain": lambda config, wanted: grain.facts(open_host(config)),
 }

@@ -91,7 +91,7 @@ def hardware(host, gpu=GPU):
 def live(host, gpu=GPU):
     """The instances as the driver names them now."""
     with Engine(config(host)) as opened:
-        mig = opened.mig(gpu)[1]
+        mig = opened.technique("mig", gpu)[1]
         return mig.layout(mig.observe(opened.gpu(gpu)))["instances"]
 
 

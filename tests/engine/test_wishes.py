@@ -50,7 +50,7 @@ def identities(host):
 def run(host, wish, **given):
     """Carry out a wish, a function of an engine that returns targets; the answer as an execution function gives it."""
     with Engine(config(host)) as engine:
-        return front.run(engine, wish(engine), given.pop("test", False), **given)
+        return front.run(engine, wish(engine), given.pop("test", False), None, **given)
 
 
 def create(*arguments):
@@ -95,7 +95,7 @@ def _answer(host, wish, tell, go):
             os.write(tell, b".")
             os.read(go, 1)
             try:
-                answer = front.run(engine, targets, False)
+                answer = front.run(engine, targets, False, None)
             except errors.GpuSliceError as err:
                 answer = str(err)
         os.write(tell, json.dumps(answer).encode())
