@@ -43,6 +43,14 @@ def serves(gpu):
     return model is None or model["sriov_host_driver"] == MODULE
 
 
+def as_wanted(state, settings):
+    """Whether a GPU has what is asked of it already, so that it needs no reload and waits for no other one."""
+    count = settings.get("vf_count", 0)
+    asked = settings.get("layout") or {"numvfs": count, "option": count or None}
+    there = (asked["numvfs"], asked.get("option")) == (state.numvfs, state.option)
+    return there and bool(state.driver or not state.numvfs)
+
+
 class Gim:
     """
     The part of SR-IOV that is gim's.

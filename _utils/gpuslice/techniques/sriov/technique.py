@@ -186,9 +186,9 @@ class Sriov(Technique):
 
     # -- planning ------------------------------------------------------------------------------------------------
     def together(self, works):
-        """Those of gim together: it is loaded for all of them."""
-        of_gim = [work for work in works if work.gpu.vendor == "amd"]
-        return [*([of_gim] if of_gim else []), *([work] for work in works if work.gpu.vendor != "amd")]
+        """Those of gim together that change: it is loaded for all of them."""
+        joint = [work for work in works if _waits_for_gim(work)]
+        return [*([joint] if joint else []), *([work] for work in works if work not in joint)]
 
     def plan(self, works):
         """
@@ -413,3 +413,9 @@ def _nodes(host, address):
     if driver in pci.VFIO_DRIVERS:
         return device_nodes.vfio(host, address)
     return device_nodes.drm(host, address)
+
+
+def _waits_for_gim(work):
+    """Whether what is asked of a GPU comes with an option or a reload of gim, which are for all its GPUs."""
+    elsewhere = work.settings.get("pf_device", "") not in ("", work.gpu.address)
+    return work.gpu.vendor == "amd" and not elsewhere and not gim.as_wanted(work.state, work.settings)
