@@ -139,16 +139,36 @@ def test_a_bystander_names_itself_and_quotes_what_keeps_the_group(simulated):
     assert "QPX" in held_up
 
 
-def test_a_gpu_of_gim_in_use_keeps_all_of_the_driver(simulated):
-    """A reload takes the virtual functions of every GPU of the driver."""
-    boards = [{"vendor": "amd", "device": "75a0", "address": address, "driver": "gim", "sriov_totalvfs": 8, "numvfs": 1,
-               "vf_device": "7410", "vf_offset": 16} for address in GIM]  # fmt: skip
+def of_gim(simulated):
+    """(host with two GPUs of gim, the function of the second one, which is given to a virtual machine)."""
+    common = {"vendor": "amd", "device": "75a0", "driver": "gim", "sriov_totalvfs": 8, "numvfs": 1, "vf_device": "7410"}
+    boards = [{**common, "address": address, "vf_offset": 16} for address in GIM]
     boards[1]["vf_driver"] = "vfio-pci"
     host = simulated("mi210-gim", gpus=boards, processes=[])
-    vf = host.readlink(f"/sys/bus/pci/devices/{GIM[1]}/virtfn0").rpartition("/")[2]
+    return host, host.readlink(f"/sys/bus/pci/devices/{GIM[1]}/virtfn0").rpartition("/")[2]
+
+
+def test_a_gpu_of_gim_in_use_keeps_all_of_the_driver_that_change(simulated):
+    """A reload takes the virtual functions of every GPU of the driver."""
+    host, vf = of_gim(simulated)
     found, changing = blocked(host, pillars.for_all("sriov", {"vf_count": 2}, unload_modules=["gim"]))
     assert set(found) == set(GIM) and changing == set()
     assert all(f"{vf} is bound for virtual machines" in sentence for sentence in found.values())
+
+
+def test_a_gpu_of_gim_that_is_as_wanted_waits_for_no_other(simulated):
+    host, vf = of_gim(simulated)
+    assert hosts.apply(host, pillars.for_all("sriov", {"vf_count": 1})).ok
+    devices = [pillars.rule(GIM[1], sriov={"vf_count": 2})]
+    wanted = pillars.for_all("sriov", {"vf_count": 1}, devices, unload_modules=["gim"])
+    found, changing = blocked(host, wanted)
+    assert set(found) == {GIM[1]} and changing == set() and f"{vf} is bound for virtual machines" in found[GIM[1]]
+    tool = Sriov(host, Sessions(host))
+    assert grouped(tool, host, {GIM[0]: {"vf_count": 1}, GIM[1]: {"vf_count": 2}}) == [[GIM[1]], [GIM[0]]]
+    layout = {"layout": {"driver": "gim", "numvfs": 1, "option": 1}}
+    assert grouped(tool, host, dict.fromkeys(GIM, layout)) == [[address] for address in GIM]
+    elsewhere = {"vf_count": 2, "pf_device": GIM[0]}
+    assert grouped(tool, host, dict.fromkeys(GIM, elsewhere)) == [[address] for address in GIM]
 
 
 def test_errors_of_several_gpus_read_as_one_and_survive_another_process():
