@@ -76,7 +76,7 @@ class History:
 
 def _with_keys(found):
     """Format 0 had layouts by PCI address, and beside them the technology of each."""
-    techniques, addresses, keyed = found.get("techniques", {}), {}, {}
+    techniques, addresses, keyed = dict(found.get("techniques", {})), {}, {}
     for which in (name for name in ("before", "after") if name in found):
         keyed[which] = {}
         for address, layout in found[which].items():
