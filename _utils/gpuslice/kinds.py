@@ -7,11 +7,26 @@ hardware in ``technique.py``. Both are loaded when they are asked for.
 """
 
 import importlib
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 
 #: Layers, from the silicon up: what changes the shape of a GPU, what shares what there is, what only sets how it runs, and what
 #: hands it to somebody else.
 SHAPE, SHARE, TUNE, HAND_OUT = range(4)
+
+
+class Capable(Protocol):
+    """What is asked here of a :class:`gpuslice.model.Gpu`, which knows this module."""
+
+    @property
+    def vendor(self) -> str:
+        """Whose it is."""
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What it can do."""
 
 
 class Kind(NamedTuple):
@@ -33,7 +48,7 @@ class Kind(NamedTuple):
     name: str
     label: str
     layer: int
-    vendors: tuple
+    vendors: tuple[str, ...]
     package: str
     cls: str = ""
     strategy: str = ""
@@ -42,24 +57,24 @@ class Kind(NamedTuple):
     last_word: bool = False
     host_wide: bool = False
     gives_away: bool = False
-    over: tuple = ()
-    auto: tuple = ()
+    over: tuple[str, ...] = ()
+    auto: tuple[str, ...] = ()
 
     @property
-    def word(self):
+    def word(self) -> str:
         """What the pillar calls it."""
         return self.strategy or self.name
 
     @property
-    def needs(self):
+    def needs(self) -> str:
         """The capability that a GPU must have for it."""
         return self.capability or self.name
 
-    def fits(self, gpu):
+    def fits(self, gpu: Capable) -> bool:
         """Whether a GPU has the capability for it; see ``last_word``."""
         return self.needs in gpu.capabilities
 
-    def may_concern(self, gpu):
+    def may_concern(self, gpu: Capable) -> bool:
         """Whether a GPU can have it, as far as vendor and capabilities tell."""
         return gpu.vendor in self.vendors and self.fits(gpu)
 
@@ -103,42 +118,47 @@ AVAILABLE = tuple(dict.fromkeys(kind.word for kind in KINDS if kind.cls))
 SECTIONS = {word: _BY_WORD[word].section for word in STRATEGIES if _BY_WORD[word].section}
 
 
-def named(name):
+def named(name: str) -> Kind | None:
     """The kind of that name; None for one of another version."""
     return _BY_NAME.get(name)
 
 
-def called(word):
+def known(name: str) -> Kind:
+    """The kind of that name, which is one of this version. Raises KeyError."""
+    return _BY_NAME[name]
+
+
+def called(word: str) -> Kind | None:
     """The kind that a word of the pillar means, the first of those that share it; None for no technology."""
     return _BY_WORD.get(word)
 
 
-def sharing(word):
+def sharing(word: str) -> list[Kind]:
     """All kinds of :data:`DOABLE` that share a word of the pillar: which of them it means, the GPU decides."""
     return [kind for kind in KINDS if kind.word == word and kind.cls]
 
 
-def may_stand_on(word, lower):
+def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
     names, layer = {kind.name for kind in KINDS if kind.word == lower}, _BY_WORD[lower].layer
     return any(kind.layer > layer and names.intersection(kind.over) for kind in sharing(word))
 
 
-def concerning(gpu):
+def concerning(gpu: Capable) -> list[Kind]:
     """Those of :data:`DOABLE` that a GPU can have, as far as vendor and capabilities tell."""
     return [kind for kind in DOABLE if kind.may_concern(gpu)]
 
 
-def fallbacks(environment):
+def fallbacks(environment: str) -> tuple[str, ...]:
     """The pillar's words of what strategy auto may fall back to in an environment, the first of them first."""
     return tuple(dict.fromkeys(kind.word for kind in KINDS if environment in kind.auto))
 
 
-def technique(kind):
+def technique(kind: Kind) -> Any:
     """The class of a kind of :data:`DOABLE`, loaded."""
     return getattr(importlib.import_module(f"gpuslice.techniques.{kind.package}.technique"), kind.cls)
 
 
-def section(kind):
+def section(kind: Kind) -> Any:
     """The :class:`gpuslice.policy.section.Section` of a kind, loaded: its words in the pillar and on record."""
     return importlib.import_module(f"gpuslice.techniques.{kind.package}.section").SECTION

@@ -3,6 +3,7 @@ The nouns of the engine. Everything here is plain data: no hardware is touched, 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
@@ -28,16 +29,16 @@ class Key(NamedTuple):
     subject: str
     technique: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.technique}:{self.subject}"
 
     @classmethod
-    def of_gpu(cls, technique, address):
+    def of_gpu(cls, technique: str, address: str) -> "Key":
         """The key of a technology (its name) of the GPU at a PCI address, which may belong to the host."""
-        return cls(HOST if kinds.named(technique).host_wide else address, technique)
+        return cls(HOST if kinds.known(technique).host_wide else address, technique)
 
     @classmethod
-    def of(cls, text):
+    def of(cls, text: str) -> "Key":
         """The key that :func:`str` made ``text`` of. Raises ValueError."""
         technique, colon, subject = text.partition(":")
         if not (technique and colon and subject):
@@ -77,7 +78,7 @@ class Gpu:
     driver: str = ""
     numa_node: int | None = None
     uuid: str = ""
-    capabilities: tuple = ()
+    capabilities: tuple[str, ...] = ()
     virtual_functions: dict = field(default_factory=dict, hash=False, compare=False)
 
 
@@ -106,7 +107,7 @@ class Target(NamedTuple):
     newest: int | None = None
 
     @property
-    def technique(self):
+    def technique(self) -> str | None:
         """Name of the technology, None for a GPU that is left alone."""
         return self.key.technique if self.key else None
 
@@ -134,13 +135,13 @@ class Slice(NamedTuple):
     memory_mib: int | None = None
     compute: float | None = None
     placement: str = ""
-    device_nodes: tuple = ()
-    in_use_by: tuple = ()
+    device_nodes: tuple[str, ...] = ()
+    in_use_by: tuple[dict, ...] = ()
     name: str = ""
     of: str = ""
     taken: bool = False
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """As the dict that users of ``gpu.slices`` get."""
         key = "address" if addresses.is_pci(self.identity) else "uuid"
         return {
@@ -162,7 +163,7 @@ class Slice(NamedTuple):
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.:-]")
 
 
-def slice_name(address, *places):
+def slice_name(address: str, *places: object) -> str:
     """
     The name of a slice: the PCI address and what says where on it, in characters that unit names, CDI and labels can have.
 
@@ -171,11 +172,11 @@ def slice_name(address, *places):
     return "-".join([address, *(_NO_NAME.sub(".", str(place)) for place in places)])
 
 
-def with_taken(slices):
+def with_taken(slices: Iterable[Slice]) -> list[Slice]:
     """The same slices, each knowing whether another stands on it, or on a whole of which it is a part."""
     below = {part.of for part in slices} - {""}
 
-    def is_taken(part):
+    def is_taken(part: Slice) -> bool:
         return part.name in below or any(part.name.startswith(f"{name}-") for name in below)
 
     return [part if part.of or not is_taken(part) else part._replace(taken=True) for part in slices]
@@ -195,10 +196,10 @@ class Process(NamedTuple):
     command: str
     unit: str = ""
     container: str = ""
-    nodes: tuple = ()
-    numbers: tuple = ()
+    nodes: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
-    def has_open(self, node, number):
+    def has_open(self, node: str, number: str) -> bool:
         """
         Whether it holds a device open. Its number decides: a container may have any GPU under the name of any other.
 
@@ -208,12 +209,12 @@ class Process(NamedTuple):
         theirs = self.numbers or ("",) * len(self.nodes)
         return any(found == number if found and number else name == node for name, found in zip(self.nodes, theirs, strict=True))
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = [f"unit {self.unit}"] if self.unit else []
         if self.container and not self.unit.endswith(f" of container {self.container}"):
             where.append(f"container {self.container}")
         return f"pid {self.pid} ({self.command}{', ' + ', '.join(where) if where else ''})"
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """For users and for JSON."""
         return {"pid": self.pid, "command": self.command, "unit": self.unit, "container": self.container}

@@ -5,6 +5,7 @@ what is carried out, so these can't disagree.
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
@@ -38,14 +39,14 @@ class Step:
     args: dict
     words: str
     undo: str = ""
-    disrupts: tuple = ()
-    needs: tuple = ()
+    disrupts: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     seconds: float = 0.0
     phase: int = CARVE
     effect: str = "setting"
 
     @classmethod
-    def from_dict(cls, data):
+    def from_dict(cls, data: dict) -> "Step":
         """The step that :func:`dataclasses.asdict` (and JSON) made ``data`` of."""
         return cls(**{**data, "disrupts": tuple(data["disrupts"]), "needs": tuple(data["needs"])})
 
@@ -70,45 +71,45 @@ class Part:
     """
 
     key: Key
-    addresses: tuple
+    addresses: tuple[str, ...]
     model: str = ""
-    steps: tuple = ()
+    steps: tuple[Step, ...] = ()
     before: dict = field(default_factory=dict)
     after: dict = field(default_factory=dict)
     old: dict = field(default_factory=dict)
     new: dict = field(default_factory=dict)
-    keeps: tuple = ()
-    destroys: tuple = ()
-    creates: tuple = ()
-    destroys_empty: tuple = ()
-    creates_empty: tuple = ()
-    drawing: tuple = ()
-    stops: tuple = ()
-    unloads: tuple = ()
+    keeps: tuple[str, ...] = ()
+    destroys: tuple[str, ...] = ()
+    creates: tuple[str, ...] = ()
+    destroys_empty: tuple[str, ...] = ()
+    creates_empty: tuple[str, ...] = ()
+    drawing: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    unloads: tuple[str, ...] = ()
     waits: str = ""
     note: str = ""
     wanted: bool = True
     group: str = ""
-    concerns: tuple = ()
+    concerns: tuple[str, ...] = ()
     forecast: bool = False
 
     @property
-    def gpu(self):
+    def gpu(self) -> str:
         """PCI address of the GPU that it is told of."""
         return self.addresses[0]
 
     @property
-    def layer(self):
+    def layer(self) -> int:
         """Its layer, from the silicon up: see :mod:`gpuslice.kinds`."""
-        return kinds.named(self.key.technique).layer
+        return kinds.known(self.key.technique).layer
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Estimated time in seconds."""
         return sum(step.seconds for step in self.steps)
 
     @classmethod
-    def from_dict(cls, data):
+    def from_dict(cls, data: dict) -> "Part":
         """The part that :meth:`Plan.as_dict` (and JSON) made ``data`` of."""
         known = {name: tuple(data.get(name, ())) for name in _TUPLES}
         steps = tuple(Step.from_dict(step) for step in data["steps"])
@@ -130,68 +131,68 @@ class Plan:
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     """
 
-    parts: tuple = ()
-    untouched: tuple = ()
-    blocked: tuple = ()
-    notes: tuple = ()
+    parts: tuple[Part, ...] = ()
+    untouched: tuple[str, ...] = ()
+    blocked: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
-    def steps(self):
+    def steps(self) -> tuple[Step, ...]:
         """All steps, part by part."""
         return tuple(step for part in self.parts for step in part.steps)
 
     @property
-    def changing(self):
+    def changing(self) -> tuple[Part, ...]:
         """The parts that have steps."""
         return tuple(part for part in self.parts if part.steps)
 
     @property
-    def empty(self):
+    def empty(self) -> bool:
         """Nothing is to do."""
         return not self.changing
 
     @property
-    def stops(self):
+    def stops(self) -> list[str]:
         """Systemd units to stop for the change."""
         return sorted({name for part in self.changing for name in part.stops})
 
     @property
-    def unloads(self):
+    def unloads(self) -> list[str]:
         """Kernel modules to unload for the change."""
         return sorted({name for part in self.changing for name in part.unloads})
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Estimated time of the whole change in seconds: GPUs go side by side, resets one after the other."""
         resets = sum(step.seconds for step in self.steps if step.phase == RESET)
-        each = Counter()
+        each: dict[str, float] = Counter()  # type: ignore[assignment]  # seconds are counted
         for part in self.parts:
             each[part.gpu] += sum(step.seconds for step in part.steps if step.phase != RESET)
         return resets + max(each.values(), default=0.0)
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """Plain data, for JSON and for users."""
         return {**asdict(self), "parts": [{**asdict(part), "key": str(part.key)} for part in self.parts]}
 
     @classmethod
-    def from_dict(cls, data):
+    def from_dict(cls, data: dict) -> "Plan":
         """The plan that :meth:`as_dict` (and JSON) made ``data`` of."""
         return cls(
             tuple(Part.from_dict(part) for part in data["parts"]),
             tuple(data["untouched"]),
-            tuple(map(tuple, data["blocked"])),
+            tuple((address, why) for address, why in data["blocked"]),
             tuple(data["notes"]),
         )
 
-    def changes(self):
+    def changes(self) -> dict[str, dict]:
         """The planned change of each GPU in the shape of a state's ``changes``: address -> {old, new}."""
-        found = {}
+        found: dict[str, dict] = {}
         for part in self.changing:
             for address in part.addresses:
                 merge(found, address, part.old, part.new)
         return found
 
-    def summary(self):
+    def summary(self) -> str:
         """One line: what is kept, destroyed, created, and how long it should take."""
         if self.empty and self.blocked:
             return f"{_gpus(len(self.blocked))} can't be changed now."
@@ -206,7 +207,7 @@ class Plan:
         gpus = len({address for part in self.changing for address in part.addresses})
         return f"{_gpus(gpus)} to change: {', '.join(told)}; about {self.seconds:.1f} s."
 
-    def text(self, steps=True):
+    def text(self, steps: bool = True) -> str:
         """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
         lines = list(self.notes)
         for part in self.parts:
@@ -216,15 +217,15 @@ class Plan:
         return "\n".join([*lines, self.summary()])
 
 
-def merge(changes, address, old, new):
+def merge(changes: dict[str, dict], address: str, old: dict, new: dict) -> None:
     """Add what becomes of one technology of a GPU to ``changes``: address -> {old, new}. The first ``old`` stays."""
     known = changes.setdefault(address, {"old": {}, "new": {}})
     known["old"] = {**old, **known["old"]}
     known["new"] = {**known["new"], **new}
 
 
-def _part_lines(part, steps):
-    head = f"{', '.join(part.addresses)} {part.model} ({kinds.named(part.key.technique).word})"
+def _part_lines(part: Part, steps: bool) -> list[str]:
+    head = f"{', '.join(part.addresses)} {part.model} ({kinds.known(part.key.technique).word})"
     if not part.steps:
         return [f"{head}: {part.note or 'already as wanted'}"]
     lines = [f"{head}: {_counts([part])}, about {part.seconds:.1f} s"]
@@ -237,13 +238,13 @@ def _part_lines(part, steps):
     return lines + ([f"  {part.note}"] if part.note else [])
 
 
-def _counts(parts, noun=""):
+def _counts(parts: Iterable[Part], noun: str = "") -> str:
     """How many slices these plans keep, destroy and create, and what of it holds none: that goes and comes too."""
 
-    def total(what):
+    def total(what: str) -> int:
         return sum(len(getattr(part, what)) for part in parts)
 
-    def also(what):
+    def also(what: str) -> str:
         return f" and {_many(empty, 'empty instance')}" if (empty := total(what)) else ""
 
     keeps = _many(total("keeps"), noun) if noun else total("keeps")
@@ -251,14 +252,14 @@ def _counts(parts, noun=""):
     return f"keeps {keeps}, destroys {destroys}, creates {creates}"
 
 
-def _many(count, noun):
+def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _gpus(count):
+def _gpus(count: int) -> str:
     return _many(count, "GPU")
 
 
-def same(one, other):
+def same(one: object, other: object) -> bool:
     """Whether two layouts or settings are equal once JSON has made lists of their tuples."""
     return json.loads(json.dumps(one)) == json.loads(json.dumps(other))

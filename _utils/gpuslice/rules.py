@@ -2,9 +2,14 @@
 What a change may do.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
+
+from gpuslice.model import Key
+from gpuslice.model import Process
 
 
 class Rules(NamedTuple):
@@ -18,10 +23,10 @@ class Rules(NamedTuple):
 
     force: bool = False
     awaits_reboot: bool = False
-    stop_units: tuple = ()
-    unload_modules: tuple = ()
+    stop_units: tuple[str, ...] = ()
+    unload_modules: tuple[str, ...] = ()
 
-    def may_stop_all(self, processes):
+    def may_stop_all(self, processes: Iterable[Process]) -> bool:
         """Whether each of these processes belongs to a unit that may be stopped."""
         return all(process.unit in self.stop_units for process in processes)
 
@@ -46,15 +51,15 @@ class Options:
     health_check: bool = True
     who: str = "gpuslice"
     jid: str = ""
-    progress: object = None
+    progress: Callable[[str], object] | None = None
 
-    stop_units: tuple = ()
-    unload_modules: tuple = ()
+    stop_units: tuple[str, ...] = ()
+    unload_modules: tuple[str, ...] = ()
     #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
     awaits_units: bool = True
     #: Key -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
-    rules_noted: dict = field(default_factory=dict)
+    rules_noted: dict[Key, dict] = field(default_factory=dict)
 
-    def rules(self, awaits_reboot=False):
+    def rules(self, awaits_reboot: bool = False) -> Rules:
         """What a technique may do."""
         return Rules(self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules))

@@ -6,6 +6,10 @@ what comes after it: it is only put together where something is wrong.
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
+
+Shape = Callable[[Any, Any], object]
 
 
 def text(pattern=""):

@@ -49,7 +49,7 @@ _DEFAULTS = {
     "validated_combinations": (),
 }
 
-_MODELS = {
+_MODELS: dict[str, dict] = {
     "mi100": {
         "title": "Instinct MI100", "device_ids": {"738c": "Instinct MI100", "738e": "Instinct MI100"}, "architecture": "gfx908",
         "family": "instinct", "memory_gb": 32, "cu": 120,
@@ -245,7 +245,7 @@ _MODELS = {
     },
 }
 
-MODELS = {key: {**_DEFAULTS, **fields} for key, fields in _MODELS.items()}
+MODELS: dict[str, dict] = {key: {**_DEFAULTS, **fields} for key, fields in _MODELS.items()}
 
 #: Compute mode -> into how many partitions it splits the GPU; CPX makes one of each accelerator die.
 PARTITIONS = {"SPX": 1, "DPX": 2, "TPX": 3, "QPX": 4}

@@ -43,7 +43,7 @@ _DEFAULTS = {
     "max_vfs_by_id": {},
 }
 
-_MODELS = {
+_MODELS: dict[str, dict] = {
     "alder-lake-n": {
         "title": "Alder Lake-N integrated GPU", "device_ids": ("46d0", "46d1", "46d2", "46d3", "46d4"), "family": "ADL-N",
         "class": "igpu", "memory_gb": None, "capabilities": ("level-zero", "sriov"),
@@ -229,7 +229,7 @@ _MODELS = {
     },
 }
 
-MODELS = {key: {**_DEFAULTS, **fields} for key, fields in _MODELS.items()}
+MODELS: dict[str, dict] = {key: {**_DEFAULTS, **fields} for key, fields in _MODELS.items()}
 
 SRIOV_PRESETS = {
     "56c0": {

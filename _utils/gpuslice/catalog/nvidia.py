@@ -43,7 +43,7 @@ from gpuslice.catalog.mig import MigTable
 
 VENDOR_ID = "10de"
 
-MODELS = {
+MODELS: dict[str, dict] = {
     "a100-40gb": {
         "title": "A100 40GB (SXM4, PCIe) and A800 40GB",
         "device_ids": {

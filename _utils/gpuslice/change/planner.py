@@ -100,7 +100,7 @@ class Planner:
             # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
             tool.forget_users()
         found, wanted = _Found(), [target for target in targets if target.technique]
-        for layer in sorted({kinds.named(target.technique).layer for target in wanted}):
+        for layer in sorted({kinds.known(target.technique).layer for target in wanted}):
             self.layer(wanted, layer, found)
         order = {address: place for place, address in reversed(list(enumerate(t.gpu.address for t in wanted)))}
         found.parts.sort(key=lambda part: (part.layer, order[part.gpu]))
@@ -112,7 +112,7 @@ class Planner:
 
         :param found: what was found out of the layers below, which is filled up.
         """
-        of_layer = [target for target in targets if kinds.named(target.technique).layer == layer]
+        of_layer = [target for target in targets if kinds.known(target.technique).layer == layer]
         for name in dict.fromkeys(target.technique for target in of_layer):
             mine = tuple(target for target in of_layer if target.technique == name)
             technique, works = self._tools.get(name), []
@@ -167,8 +167,8 @@ class Planner:
 
     def _below(self, target, found):
         """What an upper layer stands on: what is there, or what the layers below are going to make of it."""
-        names = kinds.named(target.technique).over
-        if not names or kinds.named(target.technique).layer == kinds.SHAPE:
+        names = kinds.known(target.technique).over
+        if not names or kinds.known(target.technique).layer == kinds.SHAPE:
             return Below()
         slices, going, certain, asked = [], [], True, False
         planned = {part.key.technique: part for part in found.on(target.gpu.address)}

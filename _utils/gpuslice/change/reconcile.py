@@ -419,13 +419,13 @@ class Reconciler:
             return caught(err, part.gpu), None
         if not left.steps:
             return None, left
-        err = errors.ValidationFailed(
+        wrong = errors.ValidationFailed(
             "After the change the GPU was read again and is not as wanted: "
             f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",
             part.gpu,
             "See 'dmesg' for the driver's own words.",
         )
-        return err, None
+        return wrong, None
 
     def _health_after(self, parts, gpus):
         if not self._options.health_check:

@@ -71,7 +71,7 @@ class Runner:
         """Run a phase of several parts in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
         if workers == 1:
             return [(part, self._run_phase(part, gpus, phase, entry, halt, self.tell)) for part in work]
-        lines = queue.SimpleQueue()
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
         def one(part):
             try:

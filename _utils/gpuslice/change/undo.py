@@ -36,10 +36,11 @@ class Undo:
 
     def restore(self, entry, layouts, gpus):
         """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
-        by_layer = {}
+        by_layer: dict[int, dict] = {}
         for key, layout in layouts.items():
-            by_layer.setdefault(kinds.named(key.technique).layer, {})[key] = layout
-        left, upwards = {}, sorted(by_layer)
+            by_layer.setdefault(kinds.known(key.technique).layer, {})[key] = layout
+        upwards = sorted(by_layer)
+        left: dict = {}
         # What is shared, tuned or handed out lets go first. What it had before may be possible only once that on which it stands
         # is back, and bringing that back may have ended it again.
         for layer in (*reversed(upwards), *upwards[1:]):
@@ -62,8 +63,8 @@ class Undo:
             left.update(failed)
             left.update({key: errors.RebootNeeded(why, part.gpu) for key, why in unmet.items()})
         for part in parts:
-            if part.key not in left and (err := self._restored(entry, part.key, layouts[part.key], gpus)):
-                left[part.key] = err
+            if part.key not in left and (wrong := self._restored(entry, part.key, layouts[part.key], gpus)):
+                left[part.key] = wrong
         return left
 
     def plan_restore(self, entry, key, layout, gpus, rules=PLAIN):

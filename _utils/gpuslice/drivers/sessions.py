@@ -5,6 +5,9 @@ where nothing else keeps the driver awake: so there is one for all, and one plac
 
 import logging
 from functools import cached_property
+from typing import Any
+
+from gpuslice.host.base import Host
 
 log = logging.getLogger(__name__)
 
@@ -12,18 +15,18 @@ log = logging.getLogger(__name__)
 class Sessions:
     """The vendor sessions of one run on a host, each made when first asked for."""
 
-    def __init__(self, host):
+    def __init__(self, host: Host) -> None:
         self._host = host
 
     @cached_property
-    def nvml(self):
+    def nvml(self) -> Any:
         """The :class:`gpuslice.drivers.nvml_mig.MigNvml` that all share; its session begins with the first call."""
         # Here, so that a host without such a GPU does not load it.
         from gpuslice.drivers.nvml_mig import MigNvml
 
         return MigNvml(self._host)
 
-    def release(self):
+    def release(self) -> None:
         """Close what is open. What can't be closed is told in the log: nothing else is kept from going on."""
         if "nvml" not in self.__dict__:
             return

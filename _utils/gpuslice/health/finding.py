@@ -59,11 +59,11 @@ class Finding(NamedTuple):
     todo: str = ""
 
     @property
-    def sentence(self):
+    def sentence(self) -> str:
         """As ``gpu.health`` tells it: the words, and after a whole sentence what to do."""
         return f"{self.words} {self.todo}".rstrip() if self.words.endswith(".") else self.words
 
 
-def found(gpu, code, words, todo=""):
+def found(gpu: str, code: str, words: str, todo: str = "") -> Finding:
     """The finding with that code on the GPU at that PCI address."""
     return Finding(gpu, code, SEVERITY[code], words, todo)

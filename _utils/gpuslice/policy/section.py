@@ -5,8 +5,13 @@ The words of a technology, for those that treat all alike: policy, JSON schema a
 reads or changes hardware belongs there, since a pillar is also checked where there is none.
 """
 
+from typing import Any
+from typing import ClassVar
 from typing import NamedTuple
 
+from gpuslice.policy.fields import Field
+from gpuslice.policy.notes import Notes
+from gpuslice.shape import Shape
 from gpuslice.shape import anything
 from gpuslice.shape import either
 from gpuslice.shape import listing
@@ -37,12 +42,12 @@ class Section:
     """The words of one technology. What it has nothing special of stays as it is here."""
 
     #: Its settings in the pillar, a :class:`gpuslice.policy.fields.Field`; None for one without any.
-    FIELD = None
+    FIELD: ClassVar[Field | None] = None
     #: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
-    DECISIVE = ()
+    DECISIVE: ClassVar[tuple[str, ...]] = ()
 
     # -- in the pillar -------------------------------------------------------------------------------------------
-    def settle(self, filled, written, notes):
+    def settle(self, filled: dict, written: Written, notes: Notes) -> dict:
         """
         The settings that the pillar's words come to, as the technique takes them.
 
@@ -51,40 +56,40 @@ class Section:
         """
         return filled
 
-    def judge(self, settings, written, notes):
+    def judge(self, settings: dict, written: Written, notes: Notes) -> None:
         """Note what is wrong or odd about settled settings that are in effect: it is the strategy, or stands beside it."""
 
-    def check_asked(self, settings):
+    def check_asked(self, settings: dict) -> None:
         """Raise errors.PolicyError for settings asked for by hand, of which only what was given is there, that can't be meant."""
 
-    def missing(self, settings, environment):
+    def missing(self, settings: dict, environment: str) -> str:
         """What strategy auto can't pick the technology without, as words that end "because ..."; "" when nothing is."""
         return ""
 
-    def says_more(self, settings):
+    def says_more(self, settings: dict) -> bool:
         """Whether the pillar says more than defaults, so that to pick the technology in the place of another means something."""
-        defaults = {name: each.default for name, each in self.FIELD.fields.items()} if self.FIELD else {}
+        defaults: dict[str, Any] = {name: each.default for name, each in self.FIELD.fields.items()} if self.FIELD else {}
         return any(value != defaults.get(name, value) for name, value in settings.items())
 
     # -- on record: shapes of plain data (gpuslice.shape), made when a record is read -----------------------------
-    def layout(self):
+    def layout(self) -> Shape:
         """The shape of a layout of its technique."""
         return anything
 
-    def asked(self):
+    def asked(self) -> Shape | None:
         """The shape of settings that can wait for a reboot, as a pillar or a function asks for them; None for none of these."""
         return None
 
-    def beside(self):
+    def beside(self) -> dict[str, Shape]:
         """Shapes of what settings that ask for an earlier layout can have beside it."""
         return {"reload": truth, "undo": truth, "created": listing(anything)}
 
-    def settings(self):
+    def settings(self) -> Shape:
         """The shape of settings that wait for a reboot; a layout is asked for by settings too."""
         earlier = record({"layout": self.layout()}, self.beside())
         asked = self.asked()
         return either(asked, earlier) if asked else earlier
 
-    def steps(self):
+    def steps(self) -> dict[str, dict[str, Shape]]:
         """Action -> shapes of the arguments of its steps from which an undo learns what was made."""
         return {}

@@ -7,8 +7,11 @@ it is read, what is newer is refused, since it may say what this version would t
 
 import json
 import os
+from collections.abc import Callable
+from collections.abc import Mapping
 
 from gpuslice import errors
+from gpuslice.host.base import Host
 
 #: The key that tells the format. A file without it is of format 0.
 FORMAT = "format"
@@ -26,13 +29,22 @@ class Record:
     :param compact: without line breaks, which takes a tenth of the time to write.
     """
 
-    def __init__(self, host, name, what, number, check, upgrades=None, compact=False):
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        what: str,
+        number: int,
+        check: Callable[[dict], object],
+        upgrades: Mapping[int, Callable[[dict], dict]] | None = None,
+        compact: bool = False,
+    ) -> None:
         self._host, self._what, self._number, self._check = host, what, number, check
         self._upgrades = upgrades or {}
         self._indent = None if compact else 1
         self.path = os.path.join(host.state_dir, name)
 
-    def read(self):
+    def read(self) -> dict:
         """
         What the file says, in the format of this version.
 
@@ -46,7 +58,7 @@ class Record:
         self._check({key: value for key, value in found.items() if key != FORMAT})
         return found
 
-    def _upgraded(self, found):
+    def _upgraded(self, found: dict) -> dict:
         number = found.get(FORMAT, 0)
         if type(number) is not int or number < 0:
             raise ValueError("its format is no number")
@@ -68,10 +80,10 @@ class Record:
             number += 1
         return found
 
-    def write(self, data):
+    def write(self, data: dict) -> None:
         """Replace the file, on the disk before this returns. Raises OSError, errors.StateDirUnusable."""
         self._host.store_write(self.path, json.dumps({FORMAT: self._number, **data}, indent=self._indent) + "\n")
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove the file, on the disk before this returns; it need not be there. Raises OSError, errors.StateDirUnusable."""
         self._host.store_remove(self.path)

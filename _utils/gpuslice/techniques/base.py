@@ -9,6 +9,8 @@ settled.
 
 from abc import ABC
 from abc import abstractmethod
+from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 from typing import ClassVar
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.costs import seconds
 from gpuslice.drivers import device_nodes
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.host.base import Host
 from gpuslice.model import Gpu
 from gpuslice.model import Key
@@ -57,8 +60,8 @@ class Below(NamedTuple):
     :ivar asked: whether the same request says what the layer below is to be.
     """
 
-    slices: tuple = ()
-    going: tuple = ()
+    slices: tuple[Slice, ...] = ()
+    going: tuple[str, ...] = ()
     certain: bool = True
     asked: bool = False
 
@@ -76,7 +79,7 @@ class Work(NamedTuple):
     state: Any
     rules: Rules = PLAIN
     below: Below = Below()
-    peers: tuple = ()
+    peers: tuple[Target, ...] = ()
 
     @property
     def gpu(self) -> Gpu:
@@ -96,13 +99,13 @@ class Stops:
     :param gpu: PCI address.
     """
 
-    def __init__(self, host: Host, gpu: str):
+    def __init__(self, host: Host, gpu: str) -> None:
         self._host, self._gpu = host, gpu
         self.units: set[str] = set()
         self.modules: set[str] = set()
         self.processes: list[Process] = []
 
-    def add(self, processes, rules: Rules) -> None:
+    def add(self, processes: Iterable[Process], rules: Rules) -> None:
         """
         These hold what has to go.
 
@@ -116,7 +119,7 @@ class Stops:
                 device_nodes.refuse_spared(self._host, self._gpu, process.pid, str(process))
                 self.processes.append(process)
 
-    def _refuse_own_unit(self, process):
+    def _refuse_own_unit(self, process: Process) -> None:
         if process.unit in self._host.own_units():
             raise errors.ResourceConflict(
                 f"In use by {process}, and this run is in the unit {process.unit} itself, so it would end with it.",
@@ -126,7 +129,7 @@ class Stops:
             )
 
 
-def refuse_if_held(gpu: str, doing: str, held, rules: Rules, stops: Stops) -> None:
+def refuse_if_held(gpu: str, doing: str, held: list[Process], rules: Rules, stops: Stops) -> None:
     """
     Let the holders be stopped where the rules allow it, else name them.
 
@@ -162,16 +165,16 @@ class Technique(ABC):
     name: ClassVar[str]
     effects: ClassVar[dict[str, str]] = {}
     joint: ClassVar[bool] = False
-    forms: ClassVar[tuple] = ()
+    forms: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, host: Host, sessions):
+    def __init__(self, host: Host, sessions: Sessions) -> None:
         self._host = host
         self._sessions = sessions
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu: Gpu) -> bool:
         """Whether the GPU can do it."""
-        return kinds.named(self.name).needs in gpu.capabilities
+        return kinds.known(self.name).needs in gpu.capabilities
 
     def why_not(self, gpu: Gpu) -> Why:
         """Why a GPU can't do it."""
@@ -211,7 +214,7 @@ class Technique(ABC):
         return ""
 
     # -- planning ------------------------------------------------------------------------------------------------
-    def settings_of(self, layout: dict, begun=None) -> dict:
+    def settings_of(self, layout: dict, begun: list[Step] | None = None) -> dict:
         """
         Settings that ask for exactly this layout.
 
@@ -245,7 +248,7 @@ class Technique(ABC):
         """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
         getattr(self, f"_run_{step.action}")(gpu, **step.args)
 
-    def _run_end_process(self, gpu, pid, command):
+    def _run_end_process(self, gpu: Gpu, pid: int, command: str) -> None:
         device_nodes.end_process(self._host, gpu.address, pid, command)
 
     # -- users ---------------------------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ class Technique(ABC):
     def release(self) -> None:  # noqa: B027 - optional
         """Forget what a reset or another run makes void."""
 
-    def each(self, works: list[Work], plan_one) -> list:
+    def each(self, works: list[Work], plan_one: Callable[[Work], Any]) -> list:
         """
         What a function makes of each of these works by itself, which mostly is its part.
 
@@ -297,7 +300,7 @@ class Technique(ABC):
 
     # -- for all, once -------------------------------------------------------------------------------------------
     def step(self, gpu: Gpu, action: str, args: dict, words: str, cost: str, phase: int = CARVE, undo: str = "",
-             disrupts=(), needs=()) -> Step:  # fmt: skip
+             disrupts: Iterable[str] = (), needs: Iterable[str] = ()) -> Step:  # fmt: skip
         """
         A step of this technique; arguments as of :class:`gpuslice.plan.Step`.
 
@@ -315,7 +318,8 @@ class Technique(ABC):
             for one in stops.processes
         ]
 
-    def part(self, gpu: Gpu, before: dict, after: dict, steps=(), stops: Stops | None = None, **more) -> Part:
+    def part(self, gpu: Gpu, before: dict, after: dict, steps: Iterable[Step] = (), stops: Stops | None = None,
+             **more: Any) -> Part:  # fmt: skip
         """
         What happens to one GPU.
 
@@ -331,7 +335,7 @@ class Technique(ABC):
             self.shown(before), self.shown(after), **more,
         )  # fmt: skip
 
-    def unchanged(self, gpu: Gpu, layout: dict, **why) -> Part:
+    def unchanged(self, gpu: Gpu, layout: dict, **why: Any) -> Part:
         """
         The part of a GPU to which nothing is done.
 

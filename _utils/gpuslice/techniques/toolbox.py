@@ -5,6 +5,8 @@ The techniques of one run.
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.drivers.sessions import Sessions
+from gpuslice.host.base import Host
+from gpuslice.techniques.base import Technique
 
 
 class Toolbox:
@@ -14,12 +16,12 @@ class Toolbox:
     :ivar sessions: :class:`gpuslice.drivers.sessions.Sessions` that all of them share.
     """
 
-    def __init__(self, host):
+    def __init__(self, host: Host) -> None:
         self._host = host
         self.sessions = Sessions(host)
-        self._made = {}
+        self._made: dict[str, Technique] = {}
 
-    def get(self, name):
+    def get(self, name: str) -> Technique:
         """The technique of that name. Raises errors.Unsupported for one that this version can't do."""
         kind = kinds.named(name)
         if not kind or not kind.cls:
@@ -29,11 +31,11 @@ class Toolbox:
             self._made[name] = kinds.technique(kind)(self._host, self.sessions)
         return self._made[name]
 
-    def made(self):
+    def made(self) -> list[Technique]:
         """The techniques that were used so far."""
         return list(self._made.values())
 
-    def release(self):
+    def release(self) -> None:
         """Close everything that holds a GPU open, and let each technique forget what it found."""
         self.sessions.release()
         for technique in self._made.values():

@@ -13,6 +13,7 @@ nothing set; or ``{"layout": {...}}``: exactly this.
 import os
 import re
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import errors
 from gpuslice.catalog import intel
@@ -60,6 +61,7 @@ class LevelZeroState(NamedTuple):
     vram: dict
 
 
+@final
 class LevelZero(Technique):
     """Level Zero on one host."""
 
@@ -349,7 +351,8 @@ class LevelZero(Technique):
         count = self._tiles(gpu.address) or 1
         found = []
         for name, text in sorted(state.files.items()):
-            share = 1 / count if NAME.match(name)[2] else 1.0
+            part = NAME.match(name)
+            share = 1 / count if part and part[2] else 1.0
             memory = int(gpu.memory_mib * share) if gpu.memory_mib else None
             nodes = tuple(device_nodes.render(self._host, gpu.address))
             path, called = f"{ENVIRONMENT}/{name}", name.removesuffix(".env")

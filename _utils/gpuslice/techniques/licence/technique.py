@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import replace
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import errors
 from gpuslice import secret
@@ -86,6 +87,7 @@ class Goal(NamedTuple):
     active: bool
 
 
+@final
 class Licence(Technique):
     """The licence of the vGPUs of one guest."""
 

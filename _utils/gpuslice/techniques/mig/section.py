@@ -103,7 +103,7 @@ def _mapped(text, count, path, notes):
 
 def _check_pins(found, path, notes):
     """Two GPU instances can't begin at the same memory slice; compute instances of one GPU instance can share its pin."""
-    taken = {}
+    taken: dict[int, tuple] = {}
     for place, each in enumerate(found):
         if not each or each[1] is None:
             continue
@@ -121,7 +121,7 @@ def expand(written, gpu_instance_count, path, notes):
     :param written: what :func:`check` returned.
     :return: ``[(canonical name, start or None, count)]``, equal ones joined.
     """
-    joined = {}
+    joined: dict[tuple, int] = {}
     for name, start, count in written:
         if start is not None and gpu_instance_count > 1 and profile_names.parse(name).whole:
             notes.wrong(

@@ -15,6 +15,7 @@ Differences that :meth:`Mig.settle` turns into such settings (one of): ``{"creat
 """
 
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import errors
 from gpuslice.catalog import nvidia
@@ -51,6 +52,7 @@ class MigState(NamedTuple):
     instances: tuple = ()
 
 
+@final
 class Mig(Technique):
     """MIG on one host. One object serves one run: it holds what was read in it."""
 
@@ -700,7 +702,7 @@ def _ended(state, change):
 
 def _foreign_wishes(gpu, created, earlier, table, existing):
     """When a change is undone: wishes that keep what another tool made meanwhile, where the earlier layout leaves room for it."""
-    taken = set()
+    taken: set[int] = set()
     for name, start, _ in earlier:
         profile = table.profile(name)
         if profile is None:

@@ -15,6 +15,7 @@ withdrawn and a reboot forgets it, so nothing is requested before the driver may
 """
 
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import errors
 from gpuslice.catalog import amd
@@ -58,6 +59,7 @@ class PartitionState(NamedTuple):
     loaded: bool = True
 
 
+@final
 class Partition(Technique):
     """Partition modes on one host."""
 

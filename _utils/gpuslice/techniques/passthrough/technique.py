@@ -12,6 +12,7 @@ that it came from; ``{"layout": {...}}``: exactly this earlier layout.
 import errno
 import os
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import addresses
 from gpuslice import errors
@@ -58,13 +59,17 @@ _MEANINGS = {
 
 
 class PassthroughState(NamedTuple):
-    """The driver that has the GPU now ("" for none), its ``driver_override`` and what was noted of the driver before."""
+    """
+    The driver that has the GPU now ("" for none; in a goal None for whichever the kernel chooses), its ``driver_override`` and
+    what was noted of the driver before.
+    """
 
-    driver: str
+    driver: str | None
     override: str
     origin: str
 
 
+@final
 class Passthrough(Technique):
     """Passthrough on one host."""
 

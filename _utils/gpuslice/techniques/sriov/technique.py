@@ -10,6 +10,8 @@ the driver has it at boot; ``{"layout": {...}}``: exactly this earlier layout. `
 ``remove: True`` besides is content with what a driver makes by itself.
 """
 
+from typing import final
+
 from gpuslice import errors
 from gpuslice.catalog import intel
 from gpuslice.drivers import bounded
@@ -39,6 +41,7 @@ _EACH = 5
 _DEFAULTS = {"vf_count": 0, "profile": "auto", "autoprobe": False, "scheduling": {}, "vfs": {}, "pf_device": "", "vf_devices": []}
 
 
+@final
 class Sriov(Technique):
     """SR-IOV on one host."""
 

@@ -40,7 +40,7 @@ class TimeSlicing(Section):
 
 
 def _seconds(text):
-    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", text).groups()
+    [(number, unit)] = re.findall(r"([0-9.]+)([a-z]+)", text)
     return float(number) * _SECOND_UNITS[unit]
 
 

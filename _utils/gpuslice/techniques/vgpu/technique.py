@@ -16,6 +16,7 @@ Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
+from typing import final
 
 from gpuslice import errors
 from gpuslice.drivers import bounded
@@ -67,6 +68,7 @@ class VgpuState(NamedTuple):
     mig: MigState | None = None
 
 
+@final
 class Vgpus(Technique):
     """vGPU on one host."""
 
@@ -223,7 +225,7 @@ class Vgpus(Technique):
         A function of a vGPU that returns the processes which use it. All processes of the host are looked at once, when it is
         first called: a host with many vGPUs has many processes too.
         """
-        processes = []
+        processes: list[list] = []
 
         def users(vgpu):
             if not processes:
