@@ -1,5 +1,5 @@
 # Everything sets itself up: a machine needs make and Python 3.10 or newer, and access to a Python package index.
-#   make test            the tests             make lint        ruff, salt-lint, yamllint
+#   make test            the tests             make lint        ruff, mypy, salt-lint, yamllint
 #   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
 #   make test-salt3006   all of them but the fleet on the older Salt
@@ -70,6 +70,7 @@ mutation: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .
+	$(VENV)/bin/mypy
 	find states -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
 	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint
 
@@ -89,5 +90,5 @@ demo: $(STAMP)
 	$(VENV)/bin/python examples/demo.py
 
 clean:
-	rm -rf $(VENV) $(VENV3006) build dist demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV3006) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
