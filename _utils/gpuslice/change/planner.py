@@ -134,7 +134,7 @@ class Planner:
     @staticmethod
     def _waiting(technique, work, below):
         """The part of what can't be begun before a reboot brings what it stands on into force."""
-        layout, word = technique.layout(work.state), kinds.named(below.key.technique).word
+        layout, word = technique.layout(work.state), kinds.known(below.key.technique).word
         return technique.unchanged(work.gpu, layout, waits=below.waits, note=f"waits for a reboot, as {word} below it does")
 
     def again(self, targets, layer, below):
@@ -312,13 +312,13 @@ class Planner:
 
 def _waiting_below(work, found):
     """The part that a work stands on and that waits for a reboot, None for none."""
-    names = kinds.named(work.target.technique).over
+    names = kinds.known(work.target.technique).over
     mine = [part for part in found.on(work.gpu.address) if part.key.technique in names and part.layer < _layer(work)]
     return next((part for part in mine if part.waits), None)
 
 
 def _layer(work):
-    return kinds.named(work.target.technique).layer
+    return kinds.known(work.target.technique).layer
 
 
 def _asks_for_all(targets, entry):
