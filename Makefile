@@ -72,7 +72,8 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .
 	$(VENV)/bin/mypy
 	find states -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
-	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint
+	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint \
+	    .pre-commit-config.yaml
 
 test-salt3006: $(STAMP3006)
 	$(VENV3006)/bin/python -m pytest $(PARALLEL) tests --ignore=tests/fleet -m "not slow" $(PYTEST_ARGS)
