@@ -45,6 +45,12 @@ def possible(host, gpu, count):
     return [f"{domain}:{i >> 8 & 0xFF:02x}:{i >> 3 & 0x1F:02x}.{i & 7}" for i in ids]
 
 
+def refuse_if_gone(host, gpu):
+    """Raise errors.DeviceNotFound when the PCI core no longer knows the function at this PCI address."""
+    if not host.exists(f"{DEVICES}/{gpu}"):
+        raise errors.DeviceNotFound("The PCI function is gone.", gpu, "See 'dmesg' for what happened to it.")
+
+
 def refuse_if_given_away(host, gpu):
     """
     Raise errors.ResourceConflict when the GPU is bound to a VFIO driver, under which only passthrough can work with it.

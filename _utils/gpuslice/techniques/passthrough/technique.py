@@ -87,8 +87,7 @@ class Passthrough(Technique):
         """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
         base = f"{DEVICES}/{gpu.address}"
         bounded.refuse_if_waiting(self._host, gpu.address)
-        if not self._host.exists(base):
-            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        pci.refuse_if_gone(self._host, gpu.address)
         driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
         # A driver that is letting the function go no longer shows, and while it does not end, this file waits for it.
         override = printable((kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or "")

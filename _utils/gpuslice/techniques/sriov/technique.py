@@ -80,8 +80,7 @@ class Sriov(Technique):
         bounded.refuse_if_waiting(self._host, gpu.address)
         pci.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
-        if not self._host.exists(base):
-            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        pci.refuse_if_gone(self._host, gpu.address)
         if not self._host.exists(f"{base}/sriov_totalvfs"):
             raise errors.Unsupported(f"{gpu.model} has no virtual functions.", gpu.address, self._sentence(gpu))
         driver, total = self._host.readlink(f"{base}/driver"), self._count(gpu, "sriov_totalvfs")

@@ -112,8 +112,7 @@ class Vgpus(Technique):
         bounded.refuse_if_waiting(self._host, gpu.address)
         pci.refuse_if_given_away(self._host, gpu)
         base = f"{DEVICES}/{gpu.address}"
-        if not self._host.exists(base):
-            raise errors.DeviceNotFound("The PCI function is gone.", gpu.address, "See 'dmesg' for what happened to it.")
+        pci.refuse_if_gone(self._host, gpu.address)
         slots, mig = self._slots(gpu), self._mig_state(gpu)
         numvfs = kernel.number(self._host, f"{base}/sriov_numvfs", pci.MOST) or 0
         # Boards of the Turing generation have virtual functions on paper, and carry vGPUs themselves.
