@@ -36,8 +36,6 @@ from gpuslice.techniques.toolbox import Toolbox
 log = logging.getLogger(__name__)
 
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
-#: Other tools that manage slices at boot: two writers undo each other's work.
-_RIVALS = ("nvidia-mig-manager.service",)
 
 
 class Engine:
@@ -74,20 +72,11 @@ class Engine:
     def gpu(self, name):
         """The GPU of that PCI address (in any form) or UUID. Raises errors.DeviceNotFound."""
         if addresses.is_uuid(name):
-            self._learn_uuids()
+            self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)
         found, warnings = discovery.select(self.gpus, "manual", [name])
         for warning in warnings:
             log.warning("%s", warning)
         return found[0]
-
-    def _learn_uuids(self):
-        """UUIDs come from the kernel's files; where these are missing, from the vendor library."""
-        # The vendor library does not know a GPU that another driver has.
-        blind = [gpu for gpu in self.gpus if gpu.vendor == "nvidia" and not gpu.uuid and not discovery.is_given_away(gpu)]
-        if not blind:
-            return
-        nvml = self.tools.sessions.nvml
-        self.gpus = [replace(gpu, uuid=nvml.uuid(gpu.address)) if gpu in blind else gpu for gpu in self.gpus]
 
     def techniques_of(self, gpu):
         """The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out."""
@@ -200,7 +189,7 @@ class Engine:
         if policy.warnings:
             log.warning("%s", " ".join(policy.warnings))
         if _names_uuids(policy):
-            self._learn_uuids()
+            self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)
         gpus = self.gpus
         # Only strategy auto asks for it, and finding out reads more of the machine than all the rest.
         environment = machine.environment(self.host, gpus) if policy.automatic else ""
@@ -324,8 +313,10 @@ class Engine:
     def rivals(self):
         """A sentence for each other tool on this host that manages slices."""
         return [
-            f"{unit} is enabled on this host and also sets MIG layouts: disable one of the two ('systemctl disable {unit}')."
-            for unit in _RIVALS
+            f"{unit} is enabled on this host and also sets {kind.label} layouts: disable one of the two "
+            f"('systemctl disable {unit}')."
+            for kind in kinds.DOABLE
+            for unit in kind.rivals
             if self.host.exists(_BOOT_SERVICES + unit)
         ]
 

@@ -43,6 +43,7 @@ class Kind(NamedTuple):
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
+    :ivar rivals: systemd units of other tools that set it at each boot: two writers undo each other's work.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Kind(NamedTuple):
     gives_away: bool = False
     over: tuple[str, ...] = ()
     auto: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
@@ -82,7 +84,10 @@ class Kind(NamedTuple):
 #: In the order of the pillar, which is also that in which strategy auto falls back to one of them. Sharing in time is no
 #: fallback where the pick is stronger: weaker isolation has to be asked for by name.
 KINDS = (
-    Kind("mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",)),
+    Kind(
+        "mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",),
+        rivals=("nvidia-mig-manager.service",),
+    ),
     Kind("time-slicing", "time-slicing", SHARE, ("nvidia",), "time_slicing", section="time_slicing", auto=("virtual_guest",)),
     Kind("mps", "MPS", SHARE, ("nvidia",), "mps", section="mps"),
     Kind(

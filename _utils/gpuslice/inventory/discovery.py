@@ -346,6 +346,20 @@ def _not_found(gpus, missing):
     return errors.DeviceNotFound(" ".join(parts), todo=todo)
 
 
+def with_uuids(gpus, sessions):
+    """
+    The same GPUs with their UUIDs: from the kernel's files, and where these tell none, from the vendor's library.
+
+    :param sessions: :class:`gpuslice.drivers.sessions.Sessions`, of which one is only opened where a UUID is missing.
+    """
+
+    def is_blind(gpu):
+        # The library does not know a GPU that another driver has.
+        return gpu.vendor == "nvidia" and not gpu.uuid and not is_given_away(gpu)
+
+    return [replace(gpu, uuid=sessions.nvml.uuid(gpu.address)) if is_blind(gpu) else gpu for gpu in gpus]
+
+
 def is_given_away(gpu):
     """Whether a driver has the GPU that hands it to user space as a whole, such as to a virtual machine."""
     return gpu.driver in VFIO_DRIVERS
