@@ -72,7 +72,8 @@ class Work(NamedTuple):
 
     :ivar target: what is wanted; :ivar state: what the technique has observed; :ivar rules: what the change may do.
     :ivar below: what it stands on, for technologies of an upper layer.
-    :ivar peers: targets of the same technology on other GPUs of this request: what is wanted there may matter here.
+    :ivar peers: all targets of the same technology in this request, its own among them: what is wanted elsewhere may matter
+        here. None in an undo, which goes by what is there.
     """
 
     target: Target
