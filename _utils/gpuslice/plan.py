@@ -104,6 +104,11 @@ class Part:
         return kinds.known(self.key.technique).layer
 
     @property
+    def pauses(self) -> list[list[str]]:
+        """[kind, name] of each unit and module that is stopped for it."""
+        return _pauses(self.stops, self.unloads)
+
+    @property
     def seconds(self) -> float:
         """Estimated time in seconds."""
         return sum(step.seconds for step in self.steps)
@@ -162,6 +167,11 @@ class Plan:
         return sorted({name for part in self.changing for name in part.unloads})
 
     @property
+    def pauses(self) -> list[list[str]]:
+        """[kind, name] of each unit and module that is stopped for the change."""
+        return _pauses(self.stops, self.unloads)
+
+    @property
     def seconds(self) -> float:
         """Estimated time of the whole change in seconds: GPUs go side by side, resets one after the other."""
         resets = sum(step.seconds for step in self.steps if step.phase == RESET)
@@ -217,6 +227,10 @@ class Plan:
         return "\n".join([*lines, self.summary()])
 
 
+def _pauses(stops: Iterable[str], unloads: Iterable[str]) -> list[list[str]]:
+    return [*(["unit", name] for name in stops), *(["kernel module", name] for name in unloads)]
+
+
 def merge(changes: dict[str, dict], address: str, old: dict, new: dict) -> None:
     """Add what becomes of one technology of a GPU to ``changes``: address -> {old, new}. The first ``old`` stays."""
     known = changes.setdefault(address, {"old": {}, "new": {}})
@@ -232,8 +246,7 @@ def _part_lines(part: Part, steps: bool) -> list[str]:
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += [f"  {number}. {step.words}" for number, step in enumerate(part.steps, 1)] if steps else []
-    pauses = [("unit", name) for name in part.stops] + [("kernel module", name) for name in part.unloads]
-    lines += [f"  {kind} {name} is stopped for it and started again afterwards" for kind, name in pauses]
+    lines += [f"  {kind} {name} is stopped for it and started again afterwards" for kind, name in part.pauses]
     lines += ["  planned anew when what it stands on is there"] if part.forecast else []
     return lines + ([f"  {part.note}"] if part.note else [])
 

@@ -218,7 +218,6 @@ class Reconciler:
         """The record of a change; ``earlier`` is the one of the interrupted attempt that it goes on with, None for none."""
         before = {**{p.key: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
-        pauses = [["unit", name] for name in plan.stops] + [["kernel module", name] for name in plan.unloads]
         return Entry(
             time=self._host.now(),
             who=self._options.who,
@@ -230,7 +229,7 @@ class Reconciler:
             goal={t.key: t.settings for t in targets if t.key in before},
             wishes={key: wish for key, wish in wishes.items() if key in before},
             addresses={**(earlier.addresses if earlier else {}), **covered},
-            pauses=pauses + [pause for pause in (earlier.pauses if earlier else []) if pause not in pauses],
+            pauses=plan.pauses + [pause for pause in (earlier.pauses if earlier else []) if pause not in plan.pauses],
             earlier=[(key, asdict(step)) for key, step in earlier.begun()] if earlier else [],
             groups={**(earlier.groups if earlier else {}), **{p.key: p.group for p in plan.changing if p.group}},
         )
@@ -573,8 +572,7 @@ class Reconciler:
                 # It is planned once more, and told of then.
                 caught(err, entry.covered(key)[0])
                 continue
-            for part in parts:
-                stops += [["unit", name] for name in part.stops] + [["kernel module", name] for name in part.unloads]
+            stops += [pause for part in parts for pause in part.pauses]
         stops = [pause for number, pause in enumerate(stops) if pause not in stops[:number]]
         if new := [pause for pause in stops if pause not in entry.pauses]:
             steps = [(key, asdict(step)) for key, step in entry.begun()]
