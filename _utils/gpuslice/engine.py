@@ -213,10 +213,10 @@ class Engine:
 
     def _meant(self, gpu, word):
         """Name of the technology that a word of the pillar means for a GPU: the first that can do it, of those that share it."""
-        shared = kinds.sharing(word)
-        if len(shared) < 2:
+        possible = kinds.all_called(word)
+        if len(possible) < 2:
             return kinds.called(word).name
-        return next((kind.name for kind in shared if self.tools.get(kind.name).supports(gpu)), shared[0].name)
+        return next((kind.name for kind in possible if self.tools.get(kind.name).supports(gpu)), possible[0].name)
 
     def reconciler(self, policy=None, force=None, permissions=None):
         """

@@ -120,12 +120,12 @@ def _done_words(result):
     return "Applied and verified " if result.verified else "Applied, and not as wanted when it was read again, "
 
 
-def checked(refused, **kinds):
+def checked(refused, **checked_as):
     """
     A decorator for execution functions: before anything else each argument is checked by its name, see :mod:`gpuslice.arguments`.
 
     :param refused: Salt's exception class for a refusal.
-    :param kinds: argument -> the name whose kind it has, where that is not its own.
+    :param checked_as: argument -> the name by which it is checked, where that is not its own.
     """
 
     def decorate(function):
@@ -138,7 +138,7 @@ def checked(refused, **kinds):
                 if value is None and signature.parameters[name].default is None:
                     continue
                 try:
-                    arguments.check(**{kinds.get(name, name): value})
+                    arguments.check(**{checked_as.get(name, name): value})
                 except errors.PolicyError as err:
                     raise refused(str(err)) from None
             return function(*args, **given)

@@ -138,15 +138,15 @@ def called(word: str) -> Kind | None:
     return _BY_WORD.get(word)
 
 
-def sharing(word: str) -> list[Kind]:
-    """All kinds of :data:`DOABLE` that share a word of the pillar: which of them it means, the GPU decides."""
+def all_called(word: str) -> list[Kind]:
+    """All kinds of :data:`DOABLE` that a word of the pillar can mean: which of them it does, the GPU decides."""
     return [kind for kind in KINDS if kind.word == word and kind.cls]
 
 
 def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
     names, layer = {kind.name for kind in KINDS if kind.word == lower}, _BY_WORD[lower].layer
-    return any(kind.layer > layer and names.intersection(kind.over) for kind in sharing(word))
+    return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
 
 
 def concerning(gpu: Capable) -> list[Kind]:

@@ -236,6 +236,3 @@ _READERS = {
     "rocm-smi": _rocm_smi,
     "intel-gpu-tools": _intel,
 }
-
-#: Detection method -> the vendor whose GPUs it sees; methods that see all are not in it.
-VENDOR_OF = {"nvidia-smi": "nvidia", "rocm-smi": "amd", "intel-gpu-tools": "intel"}
