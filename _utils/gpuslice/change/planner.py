@@ -3,8 +3,6 @@ From targets to a plan: what is wanted is settled against what is there, and eac
 layer from the silicon up.
 """
 
-from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 
 from gpuslice import errors
@@ -23,12 +21,11 @@ _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
 _BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound, errors.ForeignChange)
 
 
-@dataclass
 class _Found:
     """What planning has come to: parts, and (target, error) of what could not be planned."""
 
-    parts: list = field(default_factory=list)
-    errors: list = field(default_factory=list)
+    def __init__(self, parts=()):
+        self.parts, self.errors = list(parts), []
 
     def on(self, address):
         """The parts that cover a GPU."""
