@@ -276,7 +276,7 @@ class Reconciler:
 
     def _carry_out(self, change):
         halt = Halt(change.group, self._options.on_failure == "host", self._signals)
-        self._runner.pause(change, halt)
+        self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
             self._plan_for_certain(change, layer, halt)
             parts = [part for part in change.plan.changing if part.layer == layer and part.key not in change.unmet]
@@ -306,9 +306,11 @@ class Reconciler:
         by_key = {part.key: part for part in new}
         change.plan = replace(change.plan, parts=tuple(by_key.get(part.key, part) for part in change.plan.parts))
         change.result.plan = change.plan
-        self._amend(change, new)
+        pauses = [pause for pause in change.plan.pauses if pause not in change.entry.pauses]
+        self._amend(change, new, pauses)
+        self._runner.pause(change, halt, pauses)
 
-    def _amend(self, change, parts):
+    def _amend(self, change, parts, pauses):
         """Write a plan that became another one into the record; what was begun of the former one is told as earlier."""
         entry = change.entry
         known = {part.key for part in parts}
@@ -318,6 +320,7 @@ class Reconciler:
             before={**entry.before, **{part.key: part.before for part in parts if part.steps and part.key not in entry.before}},
             goal={**entry.goal, **{target.key: target.settings for target in change.targets if target.key in known}},
             addresses={**entry.addresses, **{part.key: list(part.addresses) for part in parts}},
+            pauses=[*entry.pauses, *pauses],
             groups={**entry.groups, **{part.key: part.group for part in parts if part.group}},
             earlier=[(key, asdict(step)) for key, step in entry.begun()],
             steps=[],

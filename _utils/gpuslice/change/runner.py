@@ -155,9 +155,9 @@ class Runner:
             log.warning("progress could not be told", exc_info=True)
 
     # -- what is stopped for a change ----------------------------------------------------------------------------
-    def pause(self, change, halt):
-        """Stop units and unload modules that the plan needs. The GPUs for which one refused have failed."""
-        for kind, name in change.entry.pauses:
+    def pause(self, change, halt, pauses):
+        """Stop units and unload modules ([kind, name]) that the plan needs. The GPUs for which one refused have failed."""
+        for kind, name in pauses:
             concerned = [part.key for part in change.plan.changing if name in (*part.stops, *part.unloads)]
             if concerned and all(halt.at(key) for key in concerned):
                 continue
