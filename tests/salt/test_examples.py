@@ -67,7 +67,10 @@ def in_compute_mode(repo):
 def layout(minion):
     """PCI address -> sorted profile names, of every GPU."""
     found = {address: [] for address in minion.grains["gpu"]["addresses"]}
-    for part in minion.call("gpu.slices"):
+    parts = minion.call("gpu.slices", taken=True)
+    # What others stand on is there, and is not offered.
+    assert minion.call("gpu.slices") == [part for part in parts if not part["taken"]]
+    for part in parts:
         found[part["gpu"]].append(part["profile"])
     return {address: sorted(names) for address, names in found.items()}
 
@@ -106,6 +109,16 @@ def go_through(minion):
 
 def test_no_example_host_is_left_out(repo):
     assert {path.stem for path in (repo / "examples" / "hosts").glob("*.yaml")} == set(EXPECTED)
+
+
+def test_the_instances_behind_vgpus_are_not_offered_beside_them(example):
+    minion = example("vgpu-host-mdev")
+    assert minion.apply("gpu_slicing")[1].result
+    parts = {part["name"]: part for part in minion.call("gpu.slices", gpu="0000:3b:00.0", taken=True)}
+    assert len(parts) == 6
+    below = {part["of"] for part in parts.values() if part["kind"] == "vgpu"}
+    assert below == {name for name, part in parts.items() if part["kind"] == "mig"} == {n for n, p in parts.items() if p["taken"]}
+    assert [part["kind"] for part in minion.call("gpu.slices", gpu="0000:3b:00.0")] == ["vgpu"] * 3
 
 
 @pytest.mark.parametrize("host", sorted(EXPECTED))
