@@ -22,10 +22,21 @@ _BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending,
 
 
 class _Found:
-    """What planning has come to: parts, and (target, error) of what could not be planned."""
+    """
+    What planning has come to: parts, and (target, error) of what could not be planned.
+
+    :ivar states: (technique, PCI address) -> its state, read once also where others stand on it.
+    """
 
     def __init__(self, parts=()):
-        self.parts, self.errors = list(parts), []
+        self.parts, self.errors, self.states = list(parts), [], {}
+
+    def state(self, technique, gpu):
+        """What a technique has observed of a GPU. Raises what its ``observe`` does."""
+        key = (technique.name, gpu.address)
+        if key not in self.states:
+            self.states[key] = technique.observe(gpu)
+        return self.states[key]
 
     def on(self, address):
         """The parts that cover a GPU."""
@@ -158,7 +169,7 @@ class Planner:
         return part
 
     def _work(self, technique, target, peers, found):
-        state = technique.observe(target.gpu)
+        state = found.state(technique, target.gpu)
         rules = self._options.rules(self._ledger.waiting(target.gpu.address))
         return Work(target, state, rules, self._below(target, found), peers)
 
@@ -174,7 +185,7 @@ class Planner:
             if not tool.supports(target.gpu):
                 continue
             asked = asked or name in planned
-            there = tool.slices(target.gpu, tool.observe(target.gpu))
+            there = tool.slices(target.gpu, found.state(tool, target.gpu))
             if name in planned and planned[name].steps:
                 expected = tool.expected(target.gpu, planned[name].after)
                 kept = {part.name for part in expected}
