@@ -105,7 +105,7 @@ class Engine:
 
         :param taken: also the slices on which others stand.
         """
-        found, told = [], set()
+        found, warned = [], set()
         for one in self._asked(gpu):
             there, by_name = [], {}
             # Python's sort keeps the order within a layer.
@@ -117,9 +117,9 @@ class Engine:
                 except errors.GpuSliceError as err:
                     if gpu is not None and not there:
                         raise
-                    if str(err) not in told:
+                    if str(err) not in warned:
                         log.warning("%s", err)
-                    told.add(str(err))
+                    warned.add(str(err))
             found += [part.as_dict() for part in with_taken(there) if taken or not part.taken]
         return found
 
@@ -162,8 +162,8 @@ class Engine:
 
     def _interrupted_among(self, wanted):
         """PCI address -> what to know of an interrupted change, for those of these addresses that it concerns."""
-        told = interrupted.by_gpu(self.host)
-        return {address: told.get(address) or told[""] for address in wanted if address in told or "" in told}
+        sentences = interrupted.by_gpu(self.host)
+        return {address: sentences.get(address) or sentences[""] for address in wanted if address in sentences or "" in sentences}
 
     def interrupted(self):
         """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""
@@ -254,8 +254,8 @@ class Engine:
         except errors.DeviceNotFound as err:
             if entry := self._left_by(policy):
                 where = ", ".join(entry.gpus)
-                told = f"{interrupted.words(entry)} on {where}; a run with this pillar undoes it, and nothing else."
-                raise errors.with_more(err, told) from err
+                sentence = f"{interrupted.describe(entry)} on {where}; a run with this pillar undoes it, and nothing else."
+                raise errors.with_more(err, sentence) from err
             raise
         return self._remarked(self.reconciler(policy).plan(targets), policy)
 
@@ -370,7 +370,7 @@ class Engine:
         gone = [address for address in (entry.gpus if entry else ()) if address not in by_address]
         if gone:
             raise errors.DeviceNotFound(
-                f"{interrupted.words(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
+                f"{interrupted.describe(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
                 todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
             )
         newest = History(self.host).upcoming() - 1

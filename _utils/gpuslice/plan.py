@@ -210,12 +210,12 @@ class Plan:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
         effects = Counter(step.effect for step in self.steps)
-        told = [_counts(self.changing, "slice")]
-        told += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
-        told += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
-        told += ["loads a driver anew"] if effects["driver"] else []
+        clauses = [_counts(self.changing, "slice")]
+        clauses += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
+        clauses += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
+        clauses += ["loads a driver anew"] if effects["driver"] else []
         gpus = len({address for part in self.changing for address in part.addresses})
-        return f"{_gpus(gpus)} to change: {', '.join(told)}; about {self.seconds:.1f} s."
+        return f"{_gpus(gpus)} to change: {', '.join(clauses)}; about {self.seconds:.1f} s."
 
     def text(self, steps: bool = True) -> str:
         """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""

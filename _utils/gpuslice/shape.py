@@ -147,11 +147,11 @@ def _is(kind, value, path, word):
 
 
 def _wrong(path, what):
-    return ValueError(f"{_told(path)} {what}")
+    return ValueError(f"{_place(path)} {what}")
 
 
-def _told(path):
-    return path if isinstance(path, str) else f"{_told(path[0])}:{path[1]}"
+def _place(path):
+    return path if isinstance(path, str) else f"{_place(path[0])}:{path[1]}"
 
 
 # -- what several records and technologies write ---------------------------------------------------------------------

@@ -75,7 +75,7 @@ class _Replay:
             answer["warnings"] = [*answer.get("warnings", []), str(err)]
         return answer
 
-    def told(self):
+    def show(self):
         """Each GPU with its entry and what a replay would do now, for :func:`status`."""
         targets, obstacles = self._look(self._entries)
         parts = self._planned(_flat(targets))
@@ -116,7 +116,7 @@ class _Replay:
         for key, part in parts.items():
             for address in part.addresses:
                 merge(self._changes, address, part.old, part.new)
-            self._lines[key] = f"{self._words(key)} would be brought back."
+            self._lines[key] = f"{self._describe(key)} would be brought back."
         return self._answer(False if self._failed else None if parts else True)
 
     def _all(self, wait):
@@ -207,7 +207,7 @@ class _Replay:
             if isinstance(made, errors.GpuSliceError):
                 self._failed[key] = str(made)
             elif not made.steps:
-                self._lines.setdefault(key, f"{self._words(key)}: {made.note if made.waits else 'there already'}.")
+                self._lines.setdefault(key, f"{self._describe(key)}: {made.note if made.waits else 'there already'}.")
             elif self._given_up(key):
                 self._failed[key] = str(self._given_up(key))
             else:
@@ -274,8 +274,8 @@ class _Replay:
             covered = self._entries[key]["addresses"]
             waits = " after one more reboot" if set(covered) & set(result.reboot) else ""
             if set(covered) & result.changes.keys():
-                self._lines[key] = f"{self._words(key)}: brought back{waits}."
-            self._lines.setdefault(key, f"{self._words(key)}: there already.")
+                self._lines[key] = f"{self._describe(key)}: brought back{waits}."
+            self._lines.setdefault(key, f"{self._describe(key)}: there already.")
         self._attempts.succeeded(keys)
         return None
 
@@ -303,7 +303,7 @@ class _Replay:
         )
         return Reconciler(self._host, self._engine.tools, options)
 
-    def _words(self, key):
+    def _describe(self, key):
         entry, tool = self._entries[key], self._tool(key)
         word = kinds.named(key.technique).word
         what = f"{word} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
@@ -365,5 +365,5 @@ def status(engine, text=""):
         generation, state, failures), ``last`` replay or None, and ``warnings``.
     """
     made = _Replay(engine, force=True)
-    return {"unit": unit.unit_state(engine.host, text), "gpus": made.told(), "last": Attempts(engine.host).last(),
+    return {"unit": unit.unit_state(engine.host, text), "gpus": made.show(), "last": Attempts(engine.host).last(),
             "warnings": [*engine.rivals(), *engine.interrupted()]}  # fmt: skip

@@ -275,15 +275,15 @@ class Planner:
             return ()
         if lock.is_held(self._host.state_dir):
             return ("Another change is going on on this host at this moment: what is planned here may change with it.",)
-        told = f"{interrupted.words(entry)} on {', '.join(entry.gpus)}"
+        described = f"{interrupted.describe(entry)} on {', '.join(entry.gpus)}"
         if not self.deals_with_interrupted(targets):
-            return (f"{told}; it is left as it is. {interrupted.WHAT_TO_DO}",)
+            return (f"{described}; it is left as it is. {interrupted.WHAT_TO_DO}",)
         if self.can_finish(targets, entry, plan):
-            return (f"{told}; this run finishes it.",)
+            return (f"{described}; this run finishes it.",)
         reached = {t.gpu.address for t in targets if t.technique}
         others = [gpu for gpu in entry.gpus if gpu not in reached]
         more = f", also on {', '.join(others)}, which are not reached else" if others else ""
-        return (f"{told}; this run undoes it first{more}. What follows is planned on what is there now.",)
+        return (f"{described}; this run undoes it first{more}. What follows is planned on what is there now.",)
 
     def deals_with_interrupted(self, targets):
         """Whether a request deals with an interrupted change: one that may change nothing (strategy none or skip) does not."""
@@ -300,7 +300,7 @@ class Planner:
             # A difference may be one that can't be meant, which is found out when it is settled.
             found = [err]
         if mistakes := [err for err in found if isinstance(err, errors.PolicyError | errors.ProfileMismatch)]:
-            left = f"{interrupted.words(entry)}, and is left as it is. {interrupted.WHAT_TO_DO}"
+            left = f"{interrupted.describe(entry)}, and is left as it is. {interrupted.WHAT_TO_DO}"
             raise errors.with_more(_together(mistakes), left)
 
     def can_finish(self, targets, entry, plan=None):

@@ -199,7 +199,7 @@ class Reconciler:
             self._end(change, "applied")
         if interrupted_one:
             became = "it is finished now" if result.ok else "this run went on with it"
-            result.warnings.insert(0, f"{interrupted.words(interrupted_one)}; {became}.")
+            result.warnings.insert(0, f"{interrupted.describe(interrupted_one)}; {became}.")
         result.seconds = round(time.monotonic() - begun, 2)
         return result
 
@@ -521,7 +521,7 @@ class Reconciler:
             except errors.GpuSliceError as err:
                 blocked.append((entry.covered(key)[0], str(err)))
         started = [f"The {kind} {name} is started again." for kind, name in entry.pauses]
-        return Plan(tuple(parts), blocked=tuple(blocked), notes=(f"{interrupted.words(entry)}; this undoes it.", *started))
+        return Plan(tuple(parts), blocked=tuple(blocked), notes=(f"{interrupted.describe(entry)}; this undoes it.", *started))
 
     def _undo_interrupted(self, entry, gpus):
         """
@@ -529,8 +529,8 @@ class Reconciler:
 
         :raises errors.RollbackFailed: something could not be undone.
         """
-        told = interrupted.words(entry)
-        self._runner.tell(f"{told}; it is undone first")
+        what = interrupted.describe(entry)
+        self._runner.tell(f"{what}; it is undone first")
         found = self._undo.layouts(entry, gpus)
         entry = self._paused_for_undo(entry, gpus)
         left = self._undo.restore(entry, entry.before, gpus)
@@ -538,7 +538,7 @@ class Reconciler:
         lines = [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
         if any(not isinstance(err, _HOPELESS) for err in left.values()):
             raise errors.RollbackFailed(
-                f"{told} and could not be undone. {' '.join([*lines, *started])}", todo="Mend that by hand, then run again."
+                f"{what} and could not be undone. {' '.join([*lines, *started])}", todo="Mend that by hand, then run again."
             )
         after = self._undo.layouts(entry, gpus)
         restored = {key: layout for key, layout in entry.before.items() if key not in left}
@@ -546,13 +546,13 @@ class Reconciler:
         try:
             self._journal.end()
         except errors.StateDirUnusable as err:
-            raise errors.with_more(err, f"{told}; it was undone, and until then the next run takes it for interrupted.") from err
+            raise errors.with_more(err, f"{what}; it was undone, and until then the next run takes it for interrupted.") from err
         result = Result(Plan(), undone=True)
         self._note_changes(result, entry, gpus, found, after)
         by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
         self._record(result, entry.generation(UNDID, [*lines, *started], **by_us, before=found, after=after, reboot=[]))
         number = f", generation {result.generation}" if result.generation else ""
-        result.warnings = [*noted, f"{told}; it was undone{number}.", *started, *lines, *result.warnings]
+        result.warnings = [*noted, f"{what}; it was undone{number}.", *started, *lines, *result.warnings]
         return result
 
     def _rules_of_undo(self, entry):
@@ -614,10 +614,10 @@ def _after(err, earlier):
     """The same error, with what had been done before it."""
     if not earlier.warnings:
         return err
-    told = " ".join(earlier.warnings)
+    before = " ".join(earlier.warnings)
     if isinstance(err, errors.Interrupted):
-        return errors.Interrupted(err.number, f"{err.what} Before that: {told}")
-    return errors.with_more(err, f"Before that: {told}")
+        return errors.Interrupted(err.number, f"{err.what} Before that: {before}")
+    return errors.with_more(err, f"Before that: {before}")
 
 
 def _waiting(plan):

@@ -111,7 +111,7 @@ def write(host, gpu, path, value, doing, meanings=None, seconds=PATIENCE, locks=
     except _Hangs as err:
         raise limits.hanging(gpu, doing, seconds, "the kernel", err) from err
     except OSError as err:
-        found = kernel.told(err, gpu, doing, meanings)
+        found = kernel.failure(err, gpu, doing, meanings)
         # Of what another tool made instead it has been said so.
         if there is None or isinstance(found, errors.ForeignChange) or not there():
             raise found from err

@@ -83,10 +83,10 @@ def write(host, gpu, path, value, doing, meanings=None):
     try:
         host.limits.call(limits.CHANGE, gpu, doing, host.write, path, f"{value}")
     except OSError as err:
-        raise told(err, gpu, doing, meanings) from err
+        raise failure(err, gpu, doing, meanings) from err
 
 
-def told(err, gpu, doing, meanings=None):
+def failure(err, gpu, doing, meanings=None):
     """The error of gpuslice.errors for an OSError; parameters as of :func:`write`."""
     known = {**MEANINGS, **(meanings or {})}.get(err.errno)
     unknown = (errors.DriverError, f"{err.strerror} ({errno.errorcode.get(err.errno, err.errno)})", "See 'dmesg'.")

@@ -152,7 +152,7 @@ class Vfio(Slots):
         except FileNotFoundError:
             return _NONE
         except OSError as err:
-            raise kernel.told(err, self._gpu, doing) from err
+            raise kernel.failure(err, self._gpu, doing) from err
         number = numbers.whole(told)
         if number is None or number < 0:
             raise errors.DriverError(f"Could not {doing}: the driver says '{told[:40]}'.", self._gpu, _NVRM)

@@ -51,14 +51,14 @@ def faults(_host, sessions, gpu, driver):
     """
     if discovery.is_vgpu_name(gpu.name):
         return []
-    told = []
+    found = []
     for ask in (_recovery, _memory, _ecc):
         try:
-            told += ask(sessions.nvml, gpu.address)
+            found += ask(sessions.nvml, gpu.address)
         except errors.GpuSliceError as err:
             # Who does not answer one question answers none.
-            return [*told, _unanswered(gpu.address, driver, err)]
-    return told
+            return [*found, _unanswered(gpu.address, driver, err)]
+    return found
 
 
 def remarks(_host, sessions, gpu, _driver):

@@ -30,11 +30,11 @@ def command_line(host):
         "missing": missing,
         "against": against,
         "advised": better,
-        "comment": _told(active, missing, against, better),
+        "comment": _describe(active, missing, against, better),
     }
 
 
-def _told(active, missing, against, better):
+def _describe(active, missing, against, better):
     if against:
         return f"{', '.join(against)} switches the IOMMU off: remove it from the kernel command line and reboot."
     if missing:

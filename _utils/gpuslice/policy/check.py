@@ -188,8 +188,8 @@ def _check_server(field, value, path, notes):
     if _is_server(checked) and not secret.is_like(checked):
         return checked
     # A text of this length may be a token in the wrong place, and a message would show it.
-    told = describe(checked) if len(checked) <= _LONGEST else f"a text of {len(checked)} characters"
-    notes.wrong(path, f"is {told}; a host name such as 'license.example.com' or an IP address is wanted, without a port.")
+    quoted = describe(checked) if len(checked) <= _LONGEST else f"a text of {len(checked)} characters"
+    notes.wrong(path, f"is {quoted}; a host name such as 'license.example.com' or an IP address is wanted, without a port.")
     return WRONG
 
 

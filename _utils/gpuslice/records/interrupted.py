@@ -26,7 +26,7 @@ def found(host):
     return Journal(host).unfinished()
 
 
-def words(entry):
+def describe(entry):
     """Who began it, and when."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
     return f"A change by {entry.who} of {when} was interrupted"
@@ -41,4 +41,4 @@ def by_gpu(host):
         entry = found(host)
     except errors.GpuSliceError as err:
         return {"": str(err)}
-    return {address: f"{words(entry)} here. {WHAT_TO_DO}" for address in entry.gpus} if entry else {}
+    return {address: f"{describe(entry)} here. {WHAT_TO_DO}" for address in entry.gpus} if entry else {}

@@ -81,7 +81,7 @@ class Entry:
         :param result: how it ended, in a few words; :param sentences: its errors.
         :param more: what else there is to tell (``after``, ``reboot``), or to tell otherwise than it stands here.
         """
-        told = {
+        record = {
             "time": self.time,
             "who": self.who,
             "jid": self.jid,
@@ -92,7 +92,7 @@ class Entry:
             "addresses": self.addresses,
             **more,
         }
-        return {name: by_text(value) if name in ("before", "after", "addresses") else value for name, value in told.items()}
+        return {name: by_text(value) if name in ("before", "after", "addresses") else value for name, value in record.items()}
 
 
 def by_text(keyed):

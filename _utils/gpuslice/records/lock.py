@@ -58,8 +58,8 @@ def _take(handle, info):
     def write(longest):
         """Who holds the lock, and what it waits for longest."""
         # The monotonic clock is one for all processes of a boot.
-        told = {"waits_for": longest[1][:500], "waits_since": longest[0]} if longest else {}
-        os.pwrite(handle, json.dumps({**info, **told}).encode().ljust(_WIDTH), 0)
+        waits = {"waits_for": longest[1][:500], "waits_since": longest[0]} if longest else {}
+        os.pwrite(handle, json.dumps({**info, **waits}).encode().ljust(_WIDTH), 0)
 
     waiting.listen(write)
 

@@ -103,7 +103,7 @@ def test_it_is_asked_again_once_the_earlier_write_came_back(ask, stuck, tmp_path
 def test_a_driver_that_answers_with_a_timeout_does_not_hang(simulated):
     """The errno of a real write is the driver's own word; only a simulated kernel uses it for a write that hangs."""
     err = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    assert "ETIMEDOUT" in str(bounded.kernel.told(err, GPU, "bind it"))
+    assert "ETIMEDOUT" in str(bounded.kernel.failure(err, GPU, "bind it"))
     host = simulated("mixed-vendors")
     host.add_fault({"call": "write", "error": "ETIMEDOUT"})
     with pytest.raises(errors.Unhealthy, match="the driver waits for its users"):

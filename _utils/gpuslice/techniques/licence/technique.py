@@ -129,21 +129,21 @@ class Licence(Technique):
     def words(self, layout):
         """A layout in a few words."""
         found = layout["license"]
-        told = _told(found["server"], found["port"], found["feature"], found["token"])
-        return f"{told}, {SERVICE} {'runs' if found['service'] else 'does not run'}"
+        settings = _describe(found["server"], found["port"], found["feature"], found["token"])
+        return f"{settings}, {SERVICE} {'runs' if found['service'] else 'does not run'}"
 
     def shown(self, layout):
         """A layout as users see it in changes."""
         found = layout["license"]
         port = found["port"] if found["server"] else ""
-        told = {
+        shown = {
             "license_server": found["server"],
             "license_port": port if whole(port) is None else whole(port),
             "feature": _FEATURE_WORDS.get(found["feature"], found["feature"]),
             "client_token": found["token"],
             "service": "running" if found["service"] else "not running",
         }
-        return {key: value for key, value in told.items() if value}
+        return {key: value for key, value in shown.items() if value}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout; None where nothing is set, or a token is, which nobody is told."""
@@ -385,8 +385,7 @@ class Licence(Technique):
         except errors.GpuSliceError:
             found = None
         if not found:
-            told = "nvidia-smi tells nothing of a licence"
-            return {"licensed": None, "status": "", "product": "", "words": told}
+            return {"licensed": None, "status": "", "product": "", "words": "nvidia-smi tells nothing of a licence"}
         product, status = found.groups()
         return {
             "licensed": status.startswith("Licensed"),
@@ -403,8 +402,8 @@ def _refuse_difference(works):
     for gpu, said in asked:
         if other := next(((one, its) for one, its in asked if its != said), None):
             err = errors.PolicyError(
-                f"{_told(*said)} is wanted of it, and {_told(*other[1])} of {other[0].address}: all vGPUs of a guest share one "
-                "licence configuration.",
+                f"{_describe(*said)} is wanted of it, and {_describe(*other[1])} of {other[0].address}: all vGPUs of a guest "
+                "share one licence configuration.",
                 gpu.address,
                 "Ask for the same of both.",
             )
@@ -436,7 +435,7 @@ def _asked(settings):
     return server, port, FEATURES.get(settings.get("feature"), ""), str(token)
 
 
-def _told(server, port, feature, token):
+def _describe(server, port, feature, token):
     """Licence settings in words."""
     parts = [f"licence server {server}:{port}"] if server else []
     parts += [f"feature {_FEATURE_WORDS.get(feature, feature)}"] if feature else []

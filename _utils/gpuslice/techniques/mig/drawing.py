@@ -47,7 +47,7 @@ def draw_change(table, change):
     return _draw(table, old, before, width), _draw(table, change.layout, after, width)
 
 
-def _text(item, marks):
+def _label(item, marks):
     return marks.get((item.profile, item.start), "") + item.profile
 
 
@@ -70,7 +70,7 @@ def _inside(table, item, marks):
 
 def _cell_width(table, instances, marks):
     """Characters a memory slice needs so that every name fits into its slices and the bars between them."""
-    texts = [(len(_text(item, marks) + _inside(table, item, marks)), max(item.size, 1)) for item in instances]
+    texts = [(len(_label(item, marks) + _inside(table, item, marks)), max(item.size, 1)) for item in instances]
     widths = [-(-(length - size + 1) // size) for length, size in texts]
     return max([_MIN_CELL, *widths])
 
@@ -80,10 +80,10 @@ def _draw(table, instances, marks, width):
     for item in sorted(instances, key=lambda item: (item.start, item.profile)):
         size = max(item.size, 1)
         if item.start < position or item.start + size > table.slots:
-            outside.append(f"{_text(item, marks)}@{item.start}")
+            outside.append(f"{_label(item, marks)}@{item.start}")
             continue
         cells += ["-".center(width)] * (item.start - position)
-        cells.append((_text(item, marks) + _inside(table, item, marks)).ljust(size * width + size - 1))
+        cells.append((_label(item, marks) + _inside(table, item, marks)).ljust(size * width + size - 1))
         position = item.start + size
     cells += ["-".center(width)] * (table.slots - position)
     line = "[" + "|".join(cells) + "]"

@@ -64,8 +64,8 @@ class Reload:
         waiting = {address: mode for address in self._driver.partitioned() if (mode := self._notes.requested(address))}
         if not waiting:
             return "Nothing was requested."
-        told = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
-        return f"Requested before that, and coming with the next reload of {MODULE}: {told}."
+        listed = ", ".join(f"{mode} of {address}" for address, mode in waiting.items())
+        return f"Requested before that, and coming with the next reload of {MODULE}: {listed}."
 
     def request(self, address, memory):
         """Request a memory mode of the hive of this GPU, and note it first. A driver that says no has not taken it."""

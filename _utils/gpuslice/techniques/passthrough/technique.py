@@ -250,8 +250,8 @@ class Passthrough(Technique):
 
     def _note(self, gpu, old, new):
         whom = {_NONE: "no driver", _ANY: "whatever driver the kernel chooses"}
-        told = f"note that the GPU belongs to {whom.get(new, new)}"
-        words = told if new else f"forget that the GPU was to go back to {whom.get(old, old)}"
+        noted = f"note that the GPU belongs to {whom.get(new, new)}"
+        words = noted if new else f"forget that the GPU was to go back to {whom.get(old, old)}"
         return self.step(
             gpu, "note", {"driver": new}, words, "file_write",
             PREPARE if new else CARVE, "put the former note back",

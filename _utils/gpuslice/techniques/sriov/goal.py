@@ -131,12 +131,12 @@ def exported(files, layout):
     """The pillar's ``vfs`` and ``scheduling`` of a layout: turns of each VF, and its quotas where they were written."""
     custom = layout.get("provisioning") == "custom"
     made = {}
-    told = shares.shares(files, layout["values"], 0)[0]
-    kept = told.get("priority") == "normal" or bool(told.get("sched_if_idle"))
+    own = shares.shares(files, layout["values"], 0)[0]
+    kept = own.get("priority") == "normal" or bool(own.get("sched_if_idle"))
     for number, mine in shares.shares(files, layout["values"], layout["numvfs"]).items():
-        told = {field: mine[field] for field in ("exec_quantum_ms", "preempt_timeout_us") if mine.get(field)}
+        written = {field: mine[field] for field in ("exec_quantum_ms", "preempt_timeout_us") if mine.get(field)}
         if custom:
-            told.update({key: mine[f] // unit for f, (key, unit) in shares.PILLAR_QUOTAS.items() if mine.get(f, 0) >= unit})
-        if number and told:
-            made[str(number)] = told
+            written.update({key: mine[f] // unit for f, (key, unit) in shares.PILLAR_QUOTAS.items() if mine.get(f, 0) >= unit})
+        if number and written:
+            made[str(number)] = written
     return {**({"scheduling": {"priority": "normal"}} if kept else {}), **({"vfs": made} if made else {})}

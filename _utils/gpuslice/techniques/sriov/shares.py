@@ -50,8 +50,8 @@ def provisioning(files, values, numvfs):
         return "unknown" if any(value for _, value in mine) else "fair"
     fair = {"contexts": power_of_two(intel.XE_FAIR["contexts"] // numvfs)}
     fair["doorbells"] = power_of_two(intel.XE_FAIR["doorbells"] // (numvfs + 1))
-    told = [value == fair[a.field] for a, value in mine if a.field in fair]
-    return "fair" if all(told) else "custom"
+    as_fair = [value == fair[a.field] for a, value in mine if a.field in fair]
+    return "fair" if all(as_fair) else "custom"
 
 
 def _part(attribute):
@@ -349,7 +349,7 @@ _OWNER = re.compile(r"(?:^|/)(pf|vf[0-9]+|\.bulk_profile)(?:/|$)")
 _PLAIN = re.compile(r"^(?:sriov|profile|policies|tile0|gt0?)$")
 
 
-def told(values):
+def describe(values):
     """
     path -> value in words by function: ``{"pf": "exec_quantum_ms 20", "vf1-vf5": "lmem_quota 3200 MiB, ..."}``.
 

@@ -135,9 +135,9 @@ class Sriov(Technique):
     def words(self, layout):
         """A layout in a few words."""
         number = layout["numvfs"]
-        told = f"{number} virtual function{'' if number == 1 else 's'}"
-        parts = shares.told(layout.get("values", {}))
-        return "; ".join([told, *(f"{who}: {what}" for who, what in parts.items())])
+        count = f"{number} virtual function{'' if number == 1 else 's'}"
+        parts = shares.describe(layout.get("values", {}))
+        return "; ".join([count, *(f"{who}: {what}" for who, what in parts.items())])
 
     def shown(self, layout):
         """A layout as users see it in changes."""
@@ -147,7 +147,7 @@ class Sriov(Technique):
         found["autoprobe"] = sriov_goal.hosts_driver_takes(layout["autoprobe"])
         if "provisioning" in layout:
             found["provisioning"] = {"fair": "by the driver", "custom": "by quotas"}.get(layout["provisioning"], "equal")
-        return {**found, **shares.told(layout["values"])}
+        return {**found, **shares.describe(layout["values"])}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None for a GPU without VFs."""

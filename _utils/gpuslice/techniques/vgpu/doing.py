@@ -154,7 +154,7 @@ class Doing:
                 f"Could not {doing}: {_SRIOV_MANAGE} is not installed.", gpu.address, "Install NVIDIA's vGPU host driver."
             ) from err
         except OSError as err:
-            raise kernel.told(err, gpu.address, f"{doing} with {_SRIOV_MANAGE}") from err
+            raise kernel.failure(err, gpu.address, f"{doing} with {_SRIOV_MANAGE}") from err
 
     def run_set_heterogeneous(self, gpu, enabled):
         """Set the heterogeneous mode and read it back."""

@@ -105,9 +105,9 @@ def _check_fit(gpu, counts, types):
     asked = sum(found.memory_mib * count for found, count in counts.items())
     # What the wanted types could fill is told already; all the others are only asked where that is too little.
     if asked > _memory(counts) and asked > (memory := _memory(types.values())):
-        told = ", ".join(f"{count} x {found.name}" for found, count in counts.items())
+        listed = ", ".join(f"{count} x {found.name}" for found, count in counts.items())
         raise errors.ProfileMismatch(
-            f"{told} need {asked} MiB, and {gpu.model} has {memory} MiB for vGPUs.",
+            f"{listed} need {asked} MiB, and {gpu.model} has {memory} MiB for vGPUs.",
             gpu.address,
             "Ask for fewer or smaller ones.",
         )

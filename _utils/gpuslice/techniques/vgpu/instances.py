@@ -74,8 +74,8 @@ class Instances:
         if vgpu.gi is not None:
             return [vgpu.gi]
         profile = self.profile(gpu, self._types(gpu).get(vgpu.type))
-        told = {other.gi for other in state.vgpus}
-        return [gi.id for gi in state.mig.instances if gi.id not in told and (not profile or gi.profile == profile.name)]
+        behind_others = {other.gi for other in state.vgpus}
+        return [gi.id for gi in state.mig.instances if gi.id not in behind_others and (not profile or gi.profile == profile.name)]
 
     def profile(self, gpu, found):
         """The MIG profile of which a vGPU type has an instance to itself; None for no type or one without."""

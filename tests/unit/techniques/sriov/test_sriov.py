@@ -142,7 +142,7 @@ def test_a_switch_says_who_divides():
 
 def test_a_layout_in_words_tells_equal_functions_once():
     values = {f"vf{number}/gt0/lmem_quota": 2**30 for number in (1, 2, 3)}
-    assert shares.told({**values, "pf/gt0/exec_quantum_ms": 20, "vf4/gt1/lmem_quota": 2**29}) == {
+    assert shares.describe({**values, "pf/gt0/exec_quantum_ms": 20, "vf4/gt1/lmem_quota": 2**29}) == {
         "pf": "exec_quantum_ms 20",
         "vf1-vf3": "lmem_quota 1024 MiB",
         "vf4": "gt1 lmem_quota 512 MiB",
