@@ -183,7 +183,7 @@ class Partition(Technique):
         gpu, state, settings, rules = work.gpu, work.state, work.settings, work.rules
         asked = {peer.gpu.address: (peer.gpu, peer.settings) for peer in work.peers}
         undo, stops = bool(settings.get("undo")), Stops(self._host, gpu.address)
-        wanted = self._wanted(gpu, state, settings)
+        wanted = self._goal(gpu, state, settings)
         if not undo:
             # What is put back was there.
             self._modes.refuse_illegal(gpu, state, wanted)
@@ -209,7 +209,7 @@ class Partition(Technique):
             steps.append(self._alloc_step(gpu, "EVEN"))
         return self._part(gpu, state, wanted, [*self.ending(gpu, stops), *steps] if steps else [], stops, changing)
 
-    def _wanted(self, gpu, state, settings):
+    def _goal(self, gpu, state, settings):
         """The state that is wanted, as a :class:`PartitionState`. Raises errors.PolicyError for words that are no modes."""
         layout = settings.get("layout")
         if layout is not None:

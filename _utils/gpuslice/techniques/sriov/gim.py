@@ -87,7 +87,7 @@ class Gim:
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, gpu, state, settings, rules):
         """As :meth:`gpuslice.techniques.sriov.technique.Sriov.plan`, for a GPU that is gim's."""
-        wanted, option = self._wanted(gpu, state, settings)
+        wanted, option = self._goal(gpu, state, settings)
         may = bool(settings.get("reload")) or MODULE in rules.unload_modules
         reloads = wanted != state.numvfs or bool(wanted and not state.driver)
         if reloads and state.option == option and rules.awaits_reboot and not may:
@@ -109,7 +109,7 @@ class Gim:
             group=MODULE if steps else "",
         )  # fmt: skip
 
-    def _wanted(self, gpu, state, settings):
+    def _goal(self, gpu, state, settings):
         """(number of VFs, number in our file or None)."""
         if "layout" in settings:
             return self._earlier(gpu, state, settings["layout"])

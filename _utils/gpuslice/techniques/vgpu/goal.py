@@ -48,7 +48,7 @@ def room(host, gpu, state, slots):
     return len(_carriers(host, gpu, state, slots))
 
 
-def wanted(gpu, settings, types, carriers=None, most=lambda found: found.most):
+def counts_of(gpu, settings, types, carriers=None, most=lambda found: found.most):
     """
     How many of which type.
 

@@ -29,7 +29,7 @@ class Instances:
         each = self._types(gpu).per_instance(found, profile) if profile else 1
         return found.most if each == 1 else max(found.most, each * profile.count)
 
-    def wanted(self, gpu, state, counts, stay):
+    def settings_for(self, gpu, state, counts, stay):
         """
         Settings for MIG: the instances behind vGPUs that stay, where they are, and as many more as those to come need. vGPUs of
         different types share none: the driver puts only those of one size together.

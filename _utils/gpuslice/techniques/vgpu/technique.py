@@ -272,7 +272,7 @@ class Vgpus(Technique):
             return self._earlier(gpu, state, settings)
         slots = self._slots(gpu)
         carriers = vgpu_goal.room(self._host, gpu, state, slots)
-        counts = vgpu_goal.wanted(gpu, settings, self.types(gpu), carriers, lambda found: self._instances.most(gpu, found))
+        counts = vgpu_goal.counts_of(gpu, settings, self.types(gpu), carriers, lambda found: self._instances.most(gpu, found))
         stay, missing = vgpu_goal.kept(state, counts, self._users(slots))
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
@@ -285,7 +285,7 @@ class Vgpus(Technique):
                 gpu.address,
                 "Ask for types of one size.",
             )
-        mig = self._instances.wanted(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
+        mig = self._instances.settings_for(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
         return Goal(tuple(stay), create, True, True if mixed else None, scheduler, mig)
 
     def _check_scheduler(self, gpu, state, scheduler, backed):

@@ -64,7 +64,7 @@ def test_a_type_of_another_board_is_refused_with_what_there_is():
     ],
 )
 def test_how_many_of_which(settings, expected):
-    assert {found.name: count for found, count in goal.wanted(GPU, settings, TYPES)} == expected
+    assert {found.name: count for found, count in goal.counts_of(GPU, settings, TYPES)} == expected
 
 
 def test_addresses_of_functions_cross_devices_and_buses():
