@@ -193,3 +193,37 @@ def test_all_that_ask_the_vendors_library_share_one_session(simulated, look):
             assert getattr(engine, look)()
         # Of the library itself, whoever asked it.
         assert engine.host.nvml().calls["nvmlInit"] == 1
+
+
+#: What is asked of a sliced host -> how many modules of the engine it may load, and what it has no use for.
+LOADS = {
+    "engine.apply(wanted)": (88, {"change.runner", "change.undo", "change.newcomers", "health", "boot", "techniques.mig.drawing"}),
+    "engine.slices()": (78, {"change.runner", "change.undo", "health", "boot", "techniques.mig.drawing", "policy.json_schema"}),
+}
+PROGRAM = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from gpuslice.engine import Engine
+wanted = json.loads(sys.argv[3])
+with Engine(json.loads(sys.argv[2])) as engine:
+    {}
+print(json.dumps(sorted(name.removeprefix("gpuslice.") for name in sys.modules if name.startswith("gpuslice."))))
+"""
+
+
+@pytest.mark.parametrize("asked", LOADS)
+def test_a_sliced_host_loads_what_it_needs_and_no_more(repo, simulated, asked):
+    """Each module costs some tenths of a millisecond in every salt-call: one more has to be worth that."""
+    host = simulated("dgx-h100")
+    wanted, (most, unneeded) = pillars.mig({"1g.10gb": 7}), LOADS[asked]
+    with Engine(hosts.config(host)) as engine:
+        assert engine.apply(wanted).ok
+    argv = [sys.executable, "-c", PROGRAM.format(asked), str(repo / "_utils"), json.dumps(hosts.config(host)), json.dumps(wanted)]
+    loaded = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    real = [name for name in loaded if name.split(".")[0] != "sim"]
+    assert len(real) <= most, sorted(real)
+    assert not unneeded.intersection(loaded)
+    # Of the other technologies their words, and nothing of what they do.
+    assert [name for name in loaded if name.endswith(".technique")] == ["techniques.mig.technique", "techniques.passthrough.technique"][
+        : 1 if "apply" in asked else 2
+    ]
