@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dataclasses import field
 
 from gpuslice import errors
+from gpuslice.model import HOST
 from gpuslice.plan import Plan
 from gpuslice.records.journal import Entry
 
@@ -42,8 +43,10 @@ class Change:
     cut_short: bool = False
 
     def group(self, key):
-        """What a key rises and falls with: the GPU it is told of where that changes alone."""
-        return self.entry.groups.get(key) or self.entry.covered(key)[0]
+        """What a key rises and falls with: its GPU where that changes alone, itself where it belongs to the host."""
+        if key in self.entry.groups:
+            return self.entry.groups[key]
+        return str(key) if key.subject == HOST else key.subject
 
     def affected(self, whole):
         """
@@ -59,8 +62,8 @@ class Change:
         while grown:
             # All that is on one GPU goes back with it, and takes its own groups along.
             found = [key for key in self.entry.before if self.group(key) in groups]
-            gpus = {address for key in found for address in self.entry.covered(key)}
-            more = {self.group(key) for key in self.entry.before if gpus.intersection(self.entry.covered(key))}
+            gpus = {key.subject for key in found} - {HOST}
+            more = {self.group(key) for key in self.entry.before if key.subject in gpus}
             grown = not more <= groups
             groups |= more
         return [key for key in self.entry.before if self.group(key) in groups]
