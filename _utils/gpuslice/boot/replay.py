@@ -55,7 +55,10 @@ class _Replay:
         self._force = force
         self._attempts = Attempts(self._host)
         self._entries = Verified(self._host).entries()
-        self._lines, self._failed, self._changes, self._warnings = {}, {}, {}, []
+        self._lines, self._changes, self._warnings = {}, {}, []
+        # What a technology of another version made is told, and keeps nothing else from coming back.
+        self._failed = {key: str(_strange(key, entry)) for key, entry in self._entries.items() if not _is_known(key)}
+        self._known = {key: entry for key, entry in self._entries.items() if _is_known(key)}
         self._begun = None
 
     def run(self, test, wait):
@@ -77,7 +80,7 @@ class _Replay:
 
     def show(self):
         """Each GPU with its entry and what a replay would do now, for :func:`status`."""
-        targets, obstacles = self._look(self._entries)
+        targets, obstacles = self._look(self._known)
         parts = self._planned(_flat(targets))
         found = {}
         for key, entry in self._entries.items():
@@ -85,8 +88,8 @@ class _Replay:
             if key in obstacles or key in self._failed:
                 state = self._failed.get(key) or str(obstacles[key])
             one = {
-                "technique": kinds.named(key.technique).word,
-                "layout": self._engine.tools.get(key.technique).words(entry["layout"]),
+                "technique": kinds.known(key.technique).word if _is_known(key) else key.technique,
+                "layout": _layout_words(self._engine, key, entry),
                 "awaits_reboot": bool(entry["awaits"]),
                 "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"])),
                 "generation": entry["generation"],
@@ -110,7 +113,7 @@ class _Replay:
         return {**answer, "warnings": warnings} if warnings else answer
 
     def _tested(self):
-        targets, obstacles = self._look(self._entries)
+        targets, obstacles = self._look(self._known)
         self._failed.update((key, str(err)) for key, err in obstacles.items())
         parts = self._planned(_flat(targets))
         for key, part in parts.items():
@@ -121,7 +124,7 @@ class _Replay:
 
     def _all(self, wait):
         """Replay what is ready; go on looking for the rest until the time is over."""
-        left = dict(self._entries)
+        left = dict(self._known)
         # The clock of a host that boots is often set meanwhile, by hours or years, so time is not told by it.
         end = self._host.monotonic() + wait
         grown, count = self._host.monotonic(), 0
@@ -149,7 +152,7 @@ class _Replay:
 
     def _confirm(self):
         """Read everything again: what is said to be back must be there when all is over."""
-        back = {key: entry for key, entry in self._entries.items() if key not in self._failed}
+        back = {key: entry for key, entry in self._known.items() if key not in self._failed}
         targets, obstacles = self._look(back)
         self._failed.update((key, str(err)) for key, err in obstacles.items())
         found = _flat(targets)
@@ -310,6 +313,26 @@ class _Replay:
         return f"GPU {', '.join(entry['addresses'])}: {what}"
 
 
+def _is_known(key):
+    """Whether this version has the technology of a key: a record may be of another one."""
+    kind = kinds.named(key.technique)
+    return kind is not None and bool(kind.cls)
+
+
+def _strange(key, entry):
+    """The error for an entry of a technology that this version does not have."""
+    return errors.Unsupported(
+        f"Another version verified a layout of '{key.technique}' here, which this one does not have, so it is not brought back.",
+        entry["addresses"][0],
+        f"Install that version again, or run 'salt-call gpu_boot.forget {entry['addresses'][0]}'.",
+    )
+
+
+def _layout_words(engine, key, entry):
+    """The layout of an entry in words."""
+    return engine.tools.get(key.technique).words(entry["layout"]) if _is_known(key) else f"a layout of {key.technique}"
+
+
 def _flat(targets):
     """The targets of all keys, in their order."""
     return [target for found in targets.values() for target in found]
@@ -345,7 +368,7 @@ def _forgotten(engine, gpu, test):
         raise errors.DeviceNotFound(
             "No layout of this GPU was verified.", address, f"There are layouts of: {', '.join(known) or 'no GPU'}."
         )
-    words = "; ".join(engine.tools.get(key.technique).words(entries[key]["layout"]) for key in keys)
+    words = "; ".join(_layout_words(engine, key, entries[key]) for key in keys)
     answer = {"changes": {address: {"old": words, "new": "nothing at a boot"}}}
     if test:
         return {**answer, "comment": f"GPU {address} would not be brought back to {words} at a boot any more."}

@@ -577,6 +577,31 @@ def lines(text, key):
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
 
+@pytest.mark.parametrize("key", [f"time-warping:{H100[0]}", "moon:host"])
+def test_a_layout_of_a_technology_of_another_version_is_told_and_keeps_nothing_from_coming_back(hopper, key):
+    """As a downgrade leaves it: it is not waited for, can be forgotten, and a change does not take it from the record."""
+    host, _ = hopper
+    path = pathlib.Path(host.state_dir, "verified.json")
+    known = json.loads(path.read_text())
+    known["layouts"][key] = {**known["layouts"][f"mig:{H100[0]}"], "layout": {"replicas": 4}}
+    path.write_text(json.dumps(known))
+    host.reboot()
+    with Engine(config(host)) as engine:
+        told = boot.status(engine)["gpus"]
+    strange = told[f"{H100[0]} {Key.of(key).technique}"]
+    assert strange["technique"] == Key.of(key).technique and "Another version" in strange["state"]
+    assert told[H100[1]]["state"] == "differs"
+    begun = host.monotonic()
+    answer = replay(host, wait=60)
+    assert host.monotonic() - begun < 30
+    assert answer["result"] is False and answer["comment"].count("brought back.") == 3 and "gpu_boot.forget" in answer["comment"]
+    assert set(answer["changes"]) == set(H100)
+    assert apply(host, pillars.mig(["7g.80gb"])).ok and Key.of(key) in entries(host)
+    with Engine(config(host)) as engine:
+        assert boot.forget(engine, H100[0])["result"] is True
+    assert set(entries(host)) == {KEYS[1]}
+
+
 def test_the_unit_comes_after_drivers_and_before_consumers():
     text = unit.unit_text("/etc/salt", "/var/lib/gpu-slicing", "/opt/salt/salt-call")
     assert lines(text, "ExecStart") == [
