@@ -59,6 +59,8 @@ def replay(test=False, wait=60, force=False):
         salt-call --local gpu_boot.replay
         salt 'gpu*' gpu_boot.replay test=True
     """
+    if not test:
+        front.changes()
     with _engine() as engine:
         return boot.replay(engine, test, wait, force)
 

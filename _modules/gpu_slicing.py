@@ -73,6 +73,7 @@ def apply(pillar=None, test=False):
             found = engine.plan(wanted)
             front.leave(__context__, wanted, found)
             return front.planned(found)
+        front.changes()
         result = engine.apply(wanted)
         front.leave(__context__, wanted, result.found)
         return front.done(result)

@@ -61,13 +61,14 @@ def converged(name, **kwargs):
 
         salt-call state.single gpu_slicing.converged gpus test=True
     """
+    front.expect(__context__)
     return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=front.testing(__opts__))
 
 
 def validated(name, **kwargs):
     """
     The hardware is what the pillar says. Nothing is ever changed. What ``gpu_slicing.converged`` of the same run has read after
-    its last step counts; without it the hardware is read here.
+    its last step counts, where nothing of this engine changed a GPU since; else the hardware is read here.
 
     name
         Any text.

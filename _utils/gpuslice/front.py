@@ -64,22 +64,44 @@ def planned(plan):
 
 #: Where the stages of one run leave what they have read for each other, in Salt's ``__context__``.
 _LOOK = "gpu_slicing.look"
+#: How many changes this process has begun.
+_begun = 0
+
+
+def expect(context):
+    """
+    What the next stage reads is to be left for a later one of this run. Where nobody expects it nothing is left: what a function
+    called by hand has read would lie in a minion's ``__context__`` for as long as that runs.
+
+    :param context: ``__context__`` of the loader file, which all stages of a run share.
+    """
+    context[_LOOK] = None
 
 
 def leave(context, pillar, plan):
     """
     Leave what was read for a later stage of the same run, which need not read it again.
 
-    :param context: ``__context__`` of the loader file; :param pillar: what was asked for.
+    :param context: as of :func:`expect`; :param pillar: what was asked for.
     :param plan: what the reading came to, None for one that says nothing of now.
     """
-    context[_LOOK] = plan and (_digest(pillar), planned(plan))
+    if _LOOK in context:
+        context[_LOOK] = plan and (_digest(pillar), _begun, planned(plan))
 
 
 def left(context, pillar):
-    """What :func:`leave` left for this pillar, as :func:`planned` has it; None where nothing was. It is there once."""
-    digest, found = context.pop(_LOOK, None) or ("", None)
-    return found if digest == _digest(pillar) else None
+    """
+    What :func:`leave` left for this pillar, as :func:`planned` has it; None where nothing was, or something was changed since.
+    It is there once.
+    """
+    wish, begun, found = context.pop(_LOOK, None) or ("", 0, None)
+    return found if (wish, begun) == (_digest(pillar), _begun) else None
+
+
+def changes():
+    """A change is about to be made: what was read before it says nothing of what comes after it."""
+    global _begun
+    _begun += 1
 
 
 def _digest(pillar):
@@ -165,7 +187,10 @@ def run(engine, targets, test, permissions, force=None):
     :param permissions: the pillar, of which only the units and modules that may be stopped count.
     """
     reconciler = engine.reconciler(force=force, permissions=permissions)
-    return planned(reconciler.plan(targets)) if test else done(reconciler.apply(targets))
+    if test:
+        return planned(reconciler.plan(targets))
+    changes()
+    return done(reconciler.apply(targets))
 
 
 def recovered(engine, how, test, permissions):
@@ -181,6 +206,7 @@ def recovered(engine, how, test, permissions):
     reconciler = engine.reconciler(permissions=permissions)
     if test:
         return planned(reconciler.recovery(engine.gpus))
+    changes()
     result = reconciler.recover(engine.gpus)
     comment = "\n".join(result.warnings) or "No change is interrupted any more."
     return {"result": result.ok, "changes": result.changes, "comment": comment}
