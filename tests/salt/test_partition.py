@@ -347,9 +347,10 @@ def test_no_record_no_change(prepared, nth):
     assert modes(host) == every(NEW)
 
 
-def test_a_driver_that_does_not_load_is_told_and_loaded_by_the_next_run(prepared):
+@pytest.mark.parametrize("answer", [{"error": "EIO"}, {"lie": True}], ids=["told", "lied"])
+def test_a_driver_that_does_not_load_is_told_and_loaded_by_the_next_run(prepared, answer):
     host = prepared
-    host.add_fault({"call": "run", "nth": 2, "times": 0, "error": "EIO"})
+    host.add_fault({"call": "run", "nth": 2, "times": 0, **answer})
     result = apply(host, pillars.partition(*NEW, **RELOAD))
     assert "amdgpu was unloaded and could not be loaded again" in " ".join(result.errors)
     assert "could not be put back" in " ".join(result.errors)

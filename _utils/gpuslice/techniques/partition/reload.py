@@ -102,10 +102,10 @@ class Reload:
     def load(self, gpu):
         """Load the driver, and give GPUs outside of the change the compute mode that they had."""
         why = self._modprobe(modules.load)
-        # What is there counts, not what the program says of it.
-        if why and not self._driver.addresses():
+        # What is there counts, not what the program says of it. Until it is there, the notes tell that it was unloaded.
+        if not self._driver.addresses():
             raise errors.DriverMissing(
-                f"{MODULE} was unloaded and could not be loaded again: {why}.",
+                f"{MODULE} was unloaded and could not be loaded again: {why or 'modprobe succeeded, and no GPU has it'}.",
                 gpu.address,
                 f"See 'dmesg', load it with 'modprobe {MODULE}' and run again.",
             )
