@@ -107,7 +107,7 @@ class Engine:
         """
         found, warned = [], set()
         for one in self._asked(gpu):
-            there, by_name = [], {}
+            there, by_name, unread = [], {}, set()
             # Python's sort keeps the order within a layer.
             for tool in sorted(self.techniques_of(one), key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
                 try:
@@ -120,7 +120,11 @@ class Engine:
                     if str(err) not in warned:
                         log.warning("%s", err)
                     warned.add(str(err))
-            found += [part.as_dict() for part in with_taken(there) if taken or not part.taken]
+                    # What stands on these can't be told, so that none of them is anybody's to give.
+                    unread.update(kinds.named(tool.name).over)
+            held = {part.name for name in unread for part in by_name.get(name, ())}
+            there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
+            found += [part.as_dict() for part in there if taken or not part.taken]
         return found
 
     def maps(self, gpu=None):

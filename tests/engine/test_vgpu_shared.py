@@ -129,3 +129,26 @@ def test_a_board_is_named_in_full_or_by_its_code(board, name):
     with Engine(config(host)) as opened:
         assert {part["profile"] for part in opened.slices()} == {f"{LONG}DC-24Q"}
         assert apply(host, opened.export()).plan.empty
+
+
+@pytest.mark.parametrize("interface", ["vfio", "mdev"])
+def test_each_slice_says_on_which_instance_it_stands(board, interface):
+    """A mediated device is told of no instance before a virtual machine has it: those that are left are shared out."""
+    host = board(interface=interface)
+    assert apply(host, pillars.vgpu(profiles={"DC-1-12C": 3, "DC-2-48Q": 1})).ok
+    with Engine(config(host)) as engine:
+        offered, everything = engine.slices(), engine.slices(taken=True)
+    standing = sorted(part["of"] for part in offered)
+    assert standing[-1] == f"{GPU}-2g.48gb.gfx-0" and set(standing[:3]) == {f"{GPU}-1g.24gb.gfx-{start}" for start in (2, 3)}
+    assert {part["kind"] for part in offered} == {"vgpu"}
+    assert {part["name"] for part in everything if part["taken"]} == set(standing)
+
+
+@pytest.mark.parametrize("call", ["nvmlVgpuTypeGetName", "nvmlDeviceGetActiveVgpus"])
+def test_instances_are_not_given_away_while_nobody_can_tell_what_stands_on_them(board, call):
+    host = board(interface="mdev")
+    assert apply(host, pillars.vgpu(profiles={"DC-1-12C": 3})).ok
+    host.add_fault({"call": call, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
+    with Engine(config(host)) as engine:
+        assert engine.slices() == []
+        assert [part["taken"] for part in engine.slices(taken=True)] == [True, True]

@@ -73,9 +73,13 @@ class Instances:
         """Ids of the GPU instances of which one is behind a vGPU."""
         if vgpu.gi is not None:
             return [vgpu.gi]
-        profile = self.profile(gpu, self._types(gpu).get(vgpu.type))
         behind_others = {other.gi for other in state.vgpus}
-        return [gi.id for gi in state.mig.instances if gi.id not in behind_others and (not profile or gi.profile == profile.name)]
+        return [number for number in self._fitting(gpu, state, vgpu) if number not in behind_others]
+
+    def _fitting(self, gpu, state, vgpu):
+        """Ids of the GPU instances that have the profile of a vGPU."""
+        profile = self.profile(gpu, self._types(gpu).get(vgpu.type))
+        return [gi.id for gi in state.mig.instances if not profile or gi.profile == profile.name]
 
     def profile(self, gpu, found):
         """The MIG profile of which a vGPU type has an instance to itself; None for no type or one without."""
@@ -113,7 +117,10 @@ class Instances:
         )
 
     def below(self, gpu, state):
-        """vGPU -> name of the GPU instance behind it. Where the driver does not tell, it is the first that it may be."""
+        """
+        vGPU -> name of the GPU instance behind it. Where the driver does not tell, it is the first that it may be, and one that
+        others have only where none is left: types may share one.
+        """
         places = {gi.id: slice_name(gpu.address, gi.profile, gi.start) for gi in state.mig.instances} if state.mig else {}
         return {vgpu: places[number] for vgpu, number in self._under(gpu, state).items() if number in places}
 
@@ -122,6 +129,6 @@ class Instances:
         found = {}
         for vgpu in state.vgpus if state.mig else ():
             free = [number for number in self._behind(gpu, state, vgpu) if number == vgpu.gi or number not in found.values()]
-            if free:
-                found[vgpu] = free[0]
+            if may_be := free or self._fitting(gpu, state, vgpu):
+                found[vgpu] = min(may_be, key=list(found.values()).count)
         return found
