@@ -412,7 +412,8 @@ def test_a_journal_without_a_format_is_refused_as_damaged(interrupted):
     for change in (first, lambda said: said | {"format": 0}):
         rewritten(host, "journal.json", change)
         before = SimulatedHost(config["simulate"], config["state_dir"]).state()
-        with Engine(config) as engine, pytest.raises(errors.JournalDamaged, match=r"journal\.json.*another form.*remove"):
+        told = r"journal\.json.*another form.*older version.*remove"
+        with Engine(config) as engine, pytest.raises(errors.JournalDamaged, match=told):
             engine.apply(WANTED)
         assert SimulatedHost(config["simulate"], config["state_dir"]).state() == before
 

@@ -18,6 +18,7 @@ from gpuslice.model import Key
 from gpuslice.plan import Plan
 from gpuslice.plan import Step
 from gpuslice.records import shapes
+from gpuslice.records.store import OlderFormat
 from gpuslice.records.store import Record
 
 _FORMAT = 1
@@ -162,9 +163,11 @@ class Journal:
         except PermissionError as err:
             raise errors.StateDirUnusable(f"The journal {path} can't be read ({err.strerror}).", todo="Run as root.") from err
         except (OSError, ValueError, TypeError) as err:
+            todo = "Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file and run again."
+            if isinstance(err, OlderFormat):
+                todo = f"If an older version began it, install that and run 'salt-call gpu_slicing.recover' with it. Else: {todo}"
             raise errors.JournalDamaged(
-                f"The journal of an unfinished change, {path}, can't be read ({err}), so what it did is not known.",
-                todo="Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file and run again.",
+                f"The journal of an unfinished change, {path}, can't be read ({err}), so what it did is not known.", todo=todo
             ) from err
         return entry
 

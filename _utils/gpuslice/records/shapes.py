@@ -136,16 +136,37 @@ def _settings(technique):
     return kinds.section(kind).settings() if kind and kind.cls else anything
 
 
+def _covers(text_of_key, addresses, where):
+    """
+    Refuse a key that can't cover just these GPUs: what belongs to the host all its GPUs may have in common, anything else is of
+    the GPU itself. Of a technology of another version nothing is known.
+    """
+    key = Key.of(text_of_key)
+    kind = kinds.named(key.technique)
+    if not addresses:
+        raise ValueError(f"{where} covers no GPU")
+    if kind is None:
+        return
+    if kind.host_wide != (key.subject == HOST):
+        raise ValueError(f"{where} is told of {key.subject}, and {kind.label} can't be")
+    if len(set(addresses)) < len(addresses) or (key.subject != HOST and addresses != [key.subject]):
+        raise ValueError(f"{where} covers {', '.join(addresses)}")
+
+
 def entry(data):
     """A change in progress, as :class:`gpuslice.records.journal.Entry` is written."""
     _ENTRY(data, "it")
     for text_of_key, layout in data["before"].items():
         _layout(Key.of(text_of_key).technique)(layout, f"it:before:{text_of_key}")
+        subject = Key.of(text_of_key).subject
+        covered = data.get("addresses", {}).get(text_of_key) or [one for one in (subject,) if one != HOST]
+        _covers(text_of_key, covered, f"it:before:{text_of_key}")
     for part in data["plan"]["parts"]:
         if not part["addresses"]:
             raise ValueError("a part of its plan covers no GPU")
         for step in part["steps"]:
             _step(step, part["addresses"])
+        _covers(part["key"], part["addresses"], "a part of its plan")
     for text_of_key, step in data.get("earlier", ()):
         _step(step, data.get("addresses", {}).get(text_of_key) or [Key.of(text_of_key).subject])
 
@@ -172,8 +193,7 @@ def verified(data):
     for key, each in data["layouts"].items():
         technique = Key.of(key).technique
         _layout(technique)(each["layout"], f"it:{key}:layout")
-        if not each["addresses"]:
-            raise ValueError(f"it:{key} covers no GPU")
+        _covers(key, each["addresses"], f"it:{key}")
         if each.get("awaits") is not None:
             _settings(technique)(each["awaits"], f"it:{key}:awaits")
 

@@ -18,6 +18,10 @@ FORMAT = "format"
 _ANOTHER_FORM = "it has another form than this version writes"
 
 
+class OlderFormat(ValueError):
+    """A format that nobody brings up."""
+
+
 class Record:
     """
     One such file.
@@ -49,7 +53,8 @@ class Record:
         What the file says, in the format of this version.
 
         :raises FileNotFoundError: there is none. :raises OSError: it can't be read.
-        :raises ValueError: it is damaged, or not of this form; :raises errors.NewerFormat: a newer version wrote it.
+        :raises ValueError: it is damaged, or not of this form; :raises OlderFormat: it is of one that is not brought up.
+        :raises errors.NewerFormat: a newer version wrote it.
         """
         found = self._host.store_load(self.path)
         if not isinstance(found, dict):
@@ -71,7 +76,7 @@ class Record:
             )
         while number < self._number:
             if number not in self._upgrades:
-                raise ValueError(_ANOTHER_FORM)
+                raise OlderFormat(f"it has format {number} and another form than this version writes")
             try:
                 found = self._upgrades[number](found)
             except (TypeError, KeyError, AttributeError) as err:

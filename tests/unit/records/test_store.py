@@ -270,6 +270,24 @@ def test_layouts_of_format_1_of_another_form_are_damaged(host, gpus):
         Verified(host).entries()
 
 
+@pytest.mark.parametrize(
+    ("key", "addresses", "layout"),
+    [
+        ("mig:host", [GPU], MIG),
+        (f"licence:{GPU}", [GPU], LICENCE),
+        (f"mig:{GPU}", [OTHER], MIG),
+        (f"mig:{GPU}", [GPU, OTHER], MIG),
+        (f"mig:{GPU}", [], MIG),
+        ("licence:host", [GPU, GPU], LICENCE),
+        ("licence:host", [], LICENCE),
+    ],
+)
+def test_a_key_that_can_not_cover_these_gpus_is_damage(host, key, addresses, layout):
+    put(host, "verified.json", {"format": 2, "layouts": {key: {"addresses": addresses, "layout": layout}}})
+    with pytest.raises(errors.JournalDamaged, match=f"{key} "):
+        Verified(host).entries()
+
+
 def test_a_generation_of_format_0_is_by_key_now(host):
     layouts = {"before": {GPU: {"enabled": False, "instances": []}}, "after": {GPU: MIG}}
     put(host, "history/000001.json", {"generation": 1, "who": "a", "techniques": {GPU: "mig"}, **layouts})
