@@ -14,20 +14,15 @@ Differences that :meth:`Mig.settle` turns into such settings (one of): ``{"creat
 ``{"destroy": a MIG UUID, profile@start or all}``, ``{"reset": True}`` (the mode that is pending).
 """
 
+from functools import cached_property
 from typing import NamedTuple
 from typing import final
 
 from gpuslice import errors
 from gpuslice.catalog import nvidia
-from gpuslice.drivers import device_nodes
 from gpuslice.drivers import modules
 from gpuslice.drivers import pci
 from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
-from gpuslice.drivers.nvml import IN_USE
-from gpuslice.drivers.nvml import RESET_REQUIRED
-from gpuslice.host import limits
-from gpuslice.model import Slice
-from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -35,13 +30,16 @@ from gpuslice.techniques.base import STOP_OR_FORCE
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import refuse_if_held
-from gpuslice.techniques.mig import export
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig import profile_names
+from gpuslice.techniques.mig.devices import device_words
+from gpuslice.techniques.mig.devices import expected_of
+from gpuslice.techniques.mig.devices import instance_of
+from gpuslice.techniques.mig.devices import instance_words
+from gpuslice.techniques.mig.devices import mode_word
+from gpuslice.techniques.mig.devices import profiles_of
+from gpuslice.techniques.mig.devices import slices_of
 from gpuslice.techniques.mig.users import Users
-
-_RESET_TIMEOUT = 120
-_RESET_REFUSED = ("not supported", "not permitted in this", "unable to reset")
 
 
 class MigState(NamedTuple):
@@ -69,7 +67,7 @@ class Mig(Technique):
         self._looks_after_vgpus = looks_after_vgpus
         self.nvml = sessions.nvml
         self._tables = {}
-        self._gi_ids = {}
+        self.gi_ids = {}
         self.users = Users(host, self.nvml)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -87,7 +85,7 @@ class Mig(Technique):
         if not current:
             return MigState(current, pending)
         instances = self.nvml.instances(gpu.address, self.table(gpu))
-        self._gi_ids.update({(gpu.address, gi.start): gi.id for gi in instances})
+        self.gi_ids.update({(gpu.address, gi.start): gi.id for gi in instances})
         return MigState(current, pending, instances)
 
     def table(self, gpu):
@@ -129,19 +127,26 @@ class Mig(Technique):
 
     def shown(self, layout):
         """A layout as users see it in changes."""
-        mode = _on(layout.get("enabled"))
+        mode = mode_word(layout.get("enabled"))
         if "pending" in layout:
-            mode += f", {_on(layout['pending'])} after a reset or reboot"
-        return {"mig_mode": mode, "instances": [_instance_words(*instance) for instance in layout["instances"]]}
+            mode += f", {mode_word(layout['pending'])} after a reset or reboot"
+        return {"mig_mode": mode, "instances": [instance_words(*instance) for instance in layout["instances"]]}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None while MIG is off. Raises errors.PolicyError for an odd instance."""
-        return export.pillar_section(gpu.address, layout) if layout["enabled"] else None
+        if not layout["enabled"]:
+            return None
+        # Only exports are told in it.
+        from gpuslice.techniques.mig.export import pillar_section
+
+        return pillar_section(gpu.address, layout)
 
     def export(self, form, gpus):
         """As a configuration of mig-parted. Raises errors.PolicyError for an odd instance."""
+        from gpuslice.techniques.mig.export import mig_parted
+
         layouts = {gpu.address: self.layout(self.observe(gpu)) for gpu in gpus}
-        return export.mig_parted(layouts, {address: self.nvml.index(address) for address in layouts})
+        return mig_parted(layouts, {address: self.nvml.index(address) for address in layouts})
 
     def settings_of(self, layout, begun=None):
         """
@@ -205,19 +210,14 @@ class Mig(Technique):
         :raises errors.DeviceNotFound: what is to go is not there. :raises errors.ProfileMismatch: there is no such profile.
         :raises errors.Unsupported: MIG mode is off, or no mode change is pending.
         """
-        if "reset" in difference:
-            if state.current == state.pending:
-                raise errors.Unsupported("No mode change is pending, so a reset is not needed and not done.", gpu.address)
-            return {"enabled": state.pending}
-        if not state.current:
-            raise errors.Unsupported(
-                "MIG mode is disabled.", gpu.address, f"Enable it first: salt-call gpu_mig.set_mode {gpu.address} True"
-            )
-        layout = self.layout(state)
-        if "create" in difference:
-            return {"layout": {**layout, "instances": [*layout["instances"], self._one_more(gpu, *difference["create"])]}}
-        left = self._without(gpu, state, difference["destroy"])
-        return {"layout": {**layout, "instances": self.layout(state._replace(instances=left))["instances"]}}
+        # Most runs are asked for no difference.
+        from gpuslice.techniques.mig.difference import settings_for
+
+        return settings_for(self, gpu, state, difference)
+
+    def resolve(self, gpu, name):
+        """Profile and compute instance of a name as users write it, see :func:`.profile_names.resolve`."""
+        return profile_names.resolve(name, self.table(gpu), _aliases(gpu), gpu.address)
 
     def plan(self, works):
         """:raises errors.ProfileMismatch: it does not fit. :raises errors.ResourceConflict: in use. :raises errors.Unsupported"""
@@ -233,7 +233,7 @@ class Mig(Technique):
                 "This is a vGPU in a guest, whose MIG mode only the host can change.", gpu.address, "Change it on the host."
             )
         table, stops = self.table(gpu), Stops(self._host, gpu.address)
-        existing = [_instance(gi) for gi in state.instances]
+        existing = [instance_of(gi) for gi in state.instances]
         wishes = self._wishes(gpu, settings, table, existing)
         change = self._solve(gpu, state, table, wishes, rules, stops)
         self._refuse_foreign(gpu, settings, change)
@@ -260,12 +260,12 @@ class Mig(Technique):
     def _solve(self, gpu, state, table, wishes, rules, stops):
         """Plan first as if nothing were in use: asking who uses what is dear, and needless when nothing has to go."""
         try:
-            change = placement.solve(table, [_instance(gi) for gi in state.instances], wishes)
+            change = placement.solve(table, [instance_of(gi) for gi in state.instances], wishes)
             if not change.destroy and not change.destroy_cis:
                 return change
             users = self.users.of_instances(gpu)
             busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
-            change = placement.solve(table, [_instance(gi, busy) for gi in state.instances], wishes, force=rules.force)
+            change = placement.solve(table, [instance_of(gi, busy) for gi in state.instances], wishes, force=rules.force)
         except placement.InUse as err:
             raise self._in_use(gpu, state, set(err.cis), busy) from err
         except errors.ProfileMismatch as err:
@@ -302,7 +302,7 @@ class Mig(Technique):
     def _plan_off(self, gpu, state, settings, rules):
         """MIG off: everything goes, then the mode."""
         table, stops = self.table(gpu) if state.instances else None, Stops(self._host, gpu.address)
-        change = placement.Change(keep=(), destroy=tuple(_instance(gi) for gi in state.instances), create=())
+        change = placement.Change(keep=(), destroy=tuple(instance_of(gi) for gi in state.instances), create=())
         self._refuse_foreign(gpu, settings, change)
         users = self.users.of_instances(gpu) if state.instances else {}
         busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
@@ -361,73 +361,15 @@ class Mig(Technique):
     def _clear_the_way(self, gpu, state, needs_reset, word, rules, stops):
         """A mode change ends everything on the GPU: its users are stopped if the rules allow it, else they are named."""
         held = self.users.of_gpu(gpu, any_client=needs_reset)
-        refuse_if_held(gpu.address, f"{word} MIG mode, which is {_on(state.current)} now", held, rules, stops)
+        refuse_if_held(gpu.address, f"{word} MIG mode, which is {mode_word(state.current)} now", held, rules, stops)
 
     def _shape_steps(self, gpu, state, change, phase=CARVE):
-        devices = self.nvml.mig_devices(gpu.address) if state.instances and not change.empty else {}
-        by_start = {gi.start: gi for gi in state.instances}
-        steps = []
-        for instance in change.destroy:
-            gi = by_start[instance.start]
-            steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis]
-            steps.append(
-                self.step(
-                    gpu,
-                    "destroy_gi",
-                    {"gi": gi.id},
-                    f"destroy GPU instance {gi.profile} at {gi.start}",
-                    "destroy_gi",
-                    phase,
-                    undo=f"create GPU instance {gi.profile} at {gi.start}",
-                    needs=("idle",),
-                )
-            )
-        for start, name, ci_start in change.destroy_cis:
-            gi = by_start[start]
-            steps += [self._destroy_ci(gpu, gi, ci, devices, phase) for ci in gi.cis if (ci.name, ci.start) == (name, ci_start)]
-        for placed in change.create:
-            steps.append(
-                self.step(
-                    gpu,
-                    "create_gi",
-                    {"profile": placed.profile, "start": placed.start},
-                    f"create GPU instance {placed.profile} at {placed.start}",
-                    "create_gi",
-                    phase,
-                    undo=f"destroy GPU instance {placed.profile} at {placed.start}",
-                )
-            )
-            steps += [self._create_ci(gpu, placed.profile, placed.start, name, ci_start, phase) for name, ci_start in placed.cis]
-        profiles = {placed.start: placed.profile for _, placed in change.keep}
-        steps += [
-            self._create_ci(gpu, profiles[start], start, name, ci_start, phase) for start, name, ci_start in change.create_cis
-        ]
-        return steps
+        if change.empty:
+            return []
+        # Here, so that a run without a change does not load it.
+        from gpuslice.techniques.mig.steps import shape_steps
 
-    def _destroy_ci(self, gpu, gi, ci, devices, phase):
-        uuid = devices.get((gi.id, ci.id), (None, ""))[1]
-        return self.step(
-            gpu,
-            "destroy_ci",
-            {"gi": gi.id, "ci": ci.id},
-            f"destroy compute instance {ci.name} of {gi.profile} at {gi.start}{f' ({uuid})' if uuid else ''}",
-            "destroy_ci",
-            phase,
-            undo=f"create compute instance {ci.name} again, with a new UUID",
-            disrupts=(uuid,) if uuid else (),
-            needs=("idle",),
-        )
-
-    def _create_ci(self, gpu, profile, start, name, ci_start, phase):
-        return self.step(
-            gpu,
-            "create_ci",
-            {"profile": profile, "start": start, "ci": name, "ci_start": ci_start},
-            f"create compute instance {name} in {profile} at {start}",
-            "create_ci",
-            phase,
-            undo=f"destroy compute instance {name}",
-        )
+        return shape_steps(self, gpu, state, change, phase)
 
     def _refuse_if_under_vgpus(self, gpu, steps):
         """The driver refuses that too, but late, and without a name."""
@@ -469,114 +411,22 @@ class Mig(Technique):
         )  # fmt: skip
 
     def _waiting(self, gpu, state):
-        note = (
-            f"MIG mode is {_on(state.current)} and becomes {_on(state.pending)} at the next reboot: this host can't reset the GPU"
-        )
+        now, then = mode_word(state.current), mode_word(state.pending)
+        note = f"MIG mode is {now} and becomes {then} at the next reboot: this host can't reset the GPU"
         return self.unchanged(gpu, self.layout(state), waits="reboot", note=note)
-
-    def _one_more(self, gpu, name, start):
-        """One more instance for a layout: ``name`` as users write it, ``start`` a memory slice or None."""
-        profile, ci = self._resolve(gpu, name)
-        return [profile.name, start, [[(ci or profile).name, None]]]
-
-    def _without(self, gpu, state, name):
-        """
-        The GPU instances that are left without one, named as ``profile@start`` with all in it, or by the MIG UUID of a compute
-        instance: the GPU instance around it goes with the last one in it.
-
-        :raises errors.DeviceNotFound: the GPU has no such instance.
-        """
-        if name == "all":
-            return ()
-        uuids = self.nvml.mig_devices(gpu.address) if str(name).startswith("MIG-") else {}
-        gone = {ids for ids, (_, uuid) in uuids.items() if uuid == name}
-        profile, _, start = str(name).partition("@")
-        place = (self._instance_name(gpu, profile), start)
-        named = [gi for gi in state.instances if (gi.profile, str(gi.start)) == place or any(gi.id == of for of, _ in gone)]
-        if len(named) != 1 or len(gone) > 1:
-            there = ", ".join(f"{gi.profile}@{gi.start}" for gi in state.instances) or "none"
-            problem = "There is no instance" if not named else "There is more than one instance"
-            raise errors.DeviceNotFound(
-                f"{problem} {name}; there are: {there}.", gpu.address, "Name one of these, or a MIG UUID."
-            )
-        [found] = named
-        stay = tuple(ci for ci in found.cis if gone and (found.id, ci.id) not in gone)
-        kept = (gi if gi is not found else gi._replace(cis=stay) for gi in state.instances if gi is not found or stay)
-        return tuple(kept)
-
-    def _instance_name(self, gpu, name):
-        """What the driver calls the GPU instance of that name. One of a compute instance names no GPU instance, and stays."""
-        try:
-            profile, ci = self._resolve(gpu, name)
-        except errors.ProfileMismatch:
-            return name
-        return name if ci else profile.name
-
-    def _resolve(self, gpu, name):
-        return profile_names.resolve(name, self.table(gpu), _aliases(gpu), gpu.address)
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The MIG devices as slices, with who uses them."""
-        if not state.instances:
-            return []
-        table, minor = self.table(gpu), self.nvml.minor(gpu.address)
-        devices, busy = self.nvml.mig_devices(gpu.address), self.users.of_instances(gpu)
-        return [self._slice(gpu, table, minor, gi, ci, devices, busy) for gi in state.instances for ci in gi.cis]
-
-    def _slice(self, gpu, table, minor, gi, ci, devices, busy):
-        profile = table.profile(gi.profile)
-        compute = next((c.slices for c in profile.cis if c.name == ci.name), profile.slices) if profile else 0
-        nodes = (f"/dev/nvidia{minor}", *(node for node in self.users.cap_nodes(minor, gi.id, ci.id) if node))
-        return Slice(
-            gpu.address,
-            "mig",
-            ci.name,
-            devices.get((gi.id, ci.id), (None, ""))[1],
-            profile.memory_mib if profile else None,
-            round(compute / table.compute, 3),
-            f"{gi.start}:{gi.size}",
-            nodes,
-            tuple(p.as_dict() for p in busy.get((gi.id, ci.id), ())),
-            slice_name(gpu.address, *places(gi.profile, gi.start, ci.name, ci.start)),
-        )
+        return slices_of(gpu, state, self.table(gpu), self.nvml, self.users) if state.instances else []
 
     def expected(self, gpu, layout):
         """The MIG devices that a layout has; what only exists when it is made, such as the UUID, is left out."""
-        table = self.table(gpu)
-        return [
-            self._expected(gpu, table, profile, start, name, ci_start)
-            for profile, start, cis in layout["instances"]
-            for name, ci_start in cis
-        ]
-
-    @staticmethod
-    def _expected(gpu, table, profile, start, name, ci_start):
-        found = table.profile(profile)
-        compute = next((ci.slices for ci in found.cis if ci.name == name), found.slices) if found else 0
-        place = f"{start}:{found.size}" if found else ""
-        share = round(compute / table.compute, 3)
-        return Slice(
-            gpu.address, "mig", name, "", found.memory_mib if found else None, share, place,
-            name=slice_name(gpu.address, *places(profile, start, name, ci_start)),
-        )  # fmt: skip
+        return expected_of(gpu, layout, self.table(gpu))
 
     def profiles(self, gpu):
         """The profiles of a GPU for users, with how many more of each fit now."""
-        table, state = self.table(gpu), self.observe(gpu)
-        free = placement.free_room(table, [_instance(gi) for gi in state.instances])
-        return {
-            p.name: {
-                "memory_mib": p.memory_mib,
-                "compute_slices": p.slices,
-                "memory_slices": p.size,
-                "placements": list(p.starts),
-                "max": p.count,
-                "free": free[p.name],
-                "compute_instances": [ci.name for ci in p.cis],
-            }
-            for p in table.profiles
-        }
+        return profiles_of(self.table(gpu), self.observe(gpu))
 
     def drawing(self, gpu, state):
         """The GPU's memory slices as a line of text."""
@@ -585,112 +435,19 @@ class Mig(Technique):
         # Only maps and changes are drawn, and most runs find nothing to change.
         from gpuslice.techniques.mig.drawing import draw
 
-        return draw(self.table(gpu), [_instance(gi) for gi in state.instances])
+        return draw(self.table(gpu), [instance_of(gi) for gi in state.instances])
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def _run_set_mode(self, gpu, enabled):
-        try:
-            status = self.nvml.set_mig_mode(gpu.address, enabled)
-        except errors.DriverError:
-            if not self._mode_is(gpu, enabled):
-                raise
-            return
-        current, pending = self.nvml.mig_mode(gpu.address)
-        if pending == enabled and (current == enabled or status in (0, RESET_REQUIRED, IN_USE)):
-            return
-        word = "enable" if enabled else "disable"
-        if status == IN_USE:
-            what = f"Could not {word} MIG mode: {errors.IN_USE}."
-            raise errors.InUse(what, gpu.address, "Stop these and run again.", users=errors.IN_USE)
-        raise errors.ModeChangePending(
-            f"Could not {word} MIG mode: the driver answered status {status} and it is still {_on(current)}.", gpu.address
-        )
+    # What only a change needs is loaded for a change.
+    @cached_property
+    def _doing(self):
+        from gpuslice.techniques.mig.doing import Doing
 
-    def _run_reset(self, gpu):
-        current, pending = self.nvml.mig_mode(gpu.address)
-        if current == pending:
-            return
-        self.release()
-        command = ["nvidia-smi", "--gpu-reset", "-i", gpu.address]
-        try:
-            done = self._host.run(command, timeout=_RESET_TIMEOUT)
-        except errors.ToolMissing as err:
-            raise self._reboot_needed(gpu, pending, "nvidia-smi is not installed") from err
-        except errors.ToolHangs as err:
-            raise self._host.limits.hangs(gpu.address, limits.hanging(gpu.address, "reset it", _RESET_TIMEOUT)) from err
-        if done.returncode == 0:
-            return
-        # What is there counts, not what the program says of it.
-        there = self._mode_is(gpu, pending)
-        self.release()
-        if there:
-            return
-        said = " ".join((done.stdout + " " + done.stderr).split())
-        if any(words in said.lower() for words in _RESET_REFUSED):
-            raise self._reboot_needed(gpu, pending, said)
-        held = "; ".join(map(str, self.holders(gpu)))
-        if not held:
-            held = f"{device_nodes.unseen(self._host, gpu)}, or a loaded module nvidia_drm"
-        raise errors.ModeChangePending(
-            f"MIG mode is to become {_on(pending)}, and the reset was refused: {said} In use by {held}.",
-            gpu.address,
-            "Stop these and run again.",
-        )
+        return Doing(self._host, self)
 
-    def _mode_is(self, gpu, wanted):
-        """Whether a mode is in force."""
-        try:
-            return self.nvml.mig_mode(gpu.address) == (wanted, wanted)
-        except errors.DriverError:
-            return False
-
-    def _reboot_needed(self, gpu, pending, why):
-        return errors.RebootNeeded(
-            f"MIG mode becomes {_on(pending)} at the next reboot: the GPU can't be reset here ({why}).",
-            gpu.address,
-            "Reboot the host.",
-        )
-
-    def _run_destroy_ci(self, gpu, gi, ci):
-        self._patiently(lambda: self.nvml.destroy_ci(gpu.address, gi, ci))
-
-    def _run_destroy_gi(self, gpu, gi):
-        self._patiently(lambda: self.nvml.destroy_gi(gpu.address, gi))
-
-    def _patiently(self, destroy):
-        """The driver can say "in use" for some tenths of a second after a process or the last compute instance went."""
-        for last in self._host.tries():
-            try:
-                destroy()
-                return
-            except errors.InUse:
-                if last:
-                    raise
-
-    def _run_create_gi(self, gpu, profile, start):
-        found = self._live_profile(gpu, profile)
-        number, place = self.nvml.create_gi(gpu.address, found, start)
-        if place != start:
-            # Nobody but us knows that it is ours: an undo, which goes by where it was to be, would take it for another tool's.
-            self._run_destroy_gi(gpu, number)
-            raise errors.DriverError(
-                f"{found.name} was to be made at memory slice {start}, and the driver made it at {place}.",
-                gpu.address,
-                "See 'dmesg | grep NVRM' for the driver's own words.",
-            )
-        self._gi_ids[(gpu.address, start)] = number
-
-    def _run_create_ci(self, gpu, profile, start, ci, ci_start):
-        found = self._live_profile(gpu, profile)
-        slices = profile_names.parse(ci).ci_slices or found.slices
-        wanted = next((c for c in found.cis if c.slices == slices), None)
-        if wanted is None:
-            raise errors.ProfileMismatch(f"{profile} has no compute instance profile {ci}.", gpu.address)
-        self.nvml.create_ci(gpu.address, self._gi_ids[(gpu.address, start)], wanted, ci_start)
-
-    def _live_profile(self, gpu, name):
-        """The driver's profile for a name that was planned, which may have come from the catalog while MIG was off."""
-        return self.table(gpu).profile(name) or self._resolve(gpu, name)[0]
+    def run(self, gpu, step):
+        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+        getattr(self._doing, f"run_{step.action}")(gpu, **step.args)
 
 
 def _ended(state, change):
@@ -732,34 +489,6 @@ def _drawn(table, change):
     from gpuslice.techniques.mig.drawing import draw_change
 
     return draw_change(table, change)
-
-
-def _instance(gi, busy=None):
-    cis = tuple((ci.name, ci.start) for ci in gi.cis)
-    used = tuple((ci.name, ci.start) for ci in gi.cis if busy and (gi.id, ci.id) in busy)
-    return placement.Instance(gi.profile, gi.start, gi.size, cis, used)
-
-
-def places(profile, start, ci, ci_start):
-    """What the name of a MIG device has after the address: of a compute instance also which it is, where it does not fill all."""
-    return (profile, start) if ci == profile else (profile, start, ci.partition(".")[0], ci_start)
-
-
-def device_words(profile, start, ci, ci_start):
-    """``3g.40gb at 4``; for a compute instance that does not fill its GPU instance ``1c.3g.40gb at 0 of 3g.40gb at 4``."""
-    return f"{profile} at {start}" if ci == profile else f"{ci} at {ci_start} of {profile} at {start}"
-
-
-def _instance_words(profile, start, cis):
-    """``3g.40gb@4``, and its compute instances where they are not the one that fills it."""
-    if len(cis) == 1 and cis[0][0] == profile:
-        return f"{profile}@{start}"
-    parts = ", ".join(f"{name.split('.')[0]}@{ci_start}" for name, ci_start in cis)
-    return f"{profile}@{start} [{parts or 'no compute instance'}]"
-
-
-def _on(enabled):
-    return "enabled" if enabled else "disabled"
 
 
 def _why_no_mig(gpu):

@@ -7,7 +7,7 @@ import math
 from gpuslice import errors
 from gpuslice.model import slice_name
 from gpuslice.techniques.base import refuse_if_held
-from gpuslice.techniques.mig.technique import device_words
+from gpuslice.techniques.mig.devices import device_words
 
 
 class Instances:
