@@ -274,7 +274,13 @@ class Technique(ABC):
         return self.slices(gpu, state)
 
     def expected(self, gpu: Gpu, layout: dict) -> list[Slice]:
-        """The slices that a layout has, as far as it tells them: what stands on them is forecast by it."""
+        """
+        The slices that a layout will have, from which what stands on them is forecast. Every technology of layer SHAPE tells
+        them; nothing stands on what the layers above make, so these need not.
+
+        :param layout: of now, or the one that a plan leads to. :return: all slices, by the names that :meth:`slices` will give
+            them, or [] where a name is not known before. What only exists when they are made (a UUID, device nodes) is left out.
+        """
         return []
 
     def forget_users(self) -> None:  # noqa: B027 - optional

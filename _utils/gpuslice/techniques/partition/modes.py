@@ -88,11 +88,15 @@ class Modes:
         return "DPX"
 
     def count(self, gpu, mode):
-        """How many partitions a GPU has in a compute mode."""
+        """How many partitions a GPU has in a compute mode; of a board that the catalog does not know, those of now."""
+        return self.known_count(gpu, mode) or (len(kfd.parts_of(self._host, gpu.address)) if mode else 0)
+
+    @staticmethod
+    def known_count(gpu, mode):
+        """How many partitions a compute mode makes of a GPU, 0 where that is not known before."""
         if not mode:
             return 0
-        dies = amd.MODELS.get(gpu.catalog_key, {}).get("xcc")
-        return amd.PARTITIONS.get(mode) or dies or len(kfd.parts_of(self._host, gpu.address))
+        return amd.PARTITIONS.get(mode) or amd.MODELS.get(gpu.catalog_key, {}).get("xcc") or 0
 
     def refuse_beginning(self, gpu, wanted):
         """Refuse a memory mode in which the driver, loaded with the options of now, would not start the GPU."""

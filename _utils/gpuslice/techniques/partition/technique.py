@@ -323,18 +323,18 @@ class Partition(Technique):
     def _slice(self, gpu, state, part, total, processes):
         held = device_nodes.holding(self._host, [part.render_node] if part.render_node else [], processes)
         nodes = tuple(node for node in (kfd.NODE, part.render_node) if node)
-        return Slice(
-            gpu.address,
-            "partition",
-            f"{state.compute}/{state.memory or 'NPS1'}",
-            f"{gpu.address}/{part.index}",
-            part.memory_mib,
-            round(part.compute_units / total, 3),
-            f"{part.index}:1",
-            nodes,
-            tuple(process.as_dict() for process in held),
-            slice_name(gpu.address, *((state.compute.lower(), part.index) if state.compute != amd.DEFAULT_MODE[0] else ())),
+        return _partition(gpu, state.compute, state.memory, part.index)._replace(
+            memory_mib=part.memory_mib,
+            compute=round(part.compute_units / total, 3),
+            device_nodes=nodes,
+            in_use_by=tuple(process.as_dict() for process in held),
         )
+
+    def expected(self, gpu, layout):
+        """The partitions that a layout has; the driver tells what memory each gets when it has made them."""
+        count = self._modes.known_count(gpu, layout["compute"])
+        each = (_partition(gpu, layout["compute"], layout["memory"], index) for index in range(count))
+        return [part._replace(compute=round(1 / count, 3)) for part in each]
 
     def drawing(self, gpu, state):
         """The GPU's compute dies as a line of text, each with the number of its partition."""
@@ -411,6 +411,15 @@ def _asked_memory(work):
     """The memory mode that is asked for; the one of now where none is."""
     wanted = work.settings.get("layout", work.settings).get("memory")
     return wanted.upper() if isinstance(wanted, str) and wanted else work.state.memory
+
+
+def _partition(gpu, compute, memory, index):
+    """One partition as a slice, as far as the modes tell it. In one piece it is the GPU, and has its name."""
+    place = () if compute == amd.DEFAULT_MODE[0] else (compute.lower(), index)
+    return Slice(
+        gpu.address, "partition", f"{compute}/{memory or amd.DEFAULT_MODE[1]}", f"{gpu.address}/{index}", placement=f"{index}:1",
+        name=slice_name(gpu.address, *place),
+    )  # fmt: skip
 
 
 def _alloc(layout):

@@ -340,17 +340,17 @@ class Passthrough(Technique):
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The whole GPU as one slice while a VFIO driver has it."""
-        if state.driver not in VFIO_DRIVERS:
+        whole = self.expected(gpu, self.layout(state))
+        nodes = device_nodes.vfio(self._host, gpu.address) if whole else []
+        held = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes)) if whole else ()
+        return [part._replace(device_nodes=(*nodes, "/dev/vfio/vfio"), in_use_by=held) for part in whole]
+
+    def expected(self, gpu, layout):
+        """The whole GPU where a layout gives it to a VFIO driver."""
+        if layout["driver"] not in VFIO_DRIVERS:
             return []
-        nodes = device_nodes.vfio(self._host, gpu.address)
-        held = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes))
-        number = device_nodes.group(self._host, gpu.address)
-        return [
-            Slice(
-                gpu.address, self.name, state.driver, gpu.address, gpu.memory_mib, 1.0, f"IOMMU group {number}",
-                (*nodes, "/dev/vfio/vfio"), held, gpu.address,
-            )
-        ]  # fmt: skip
+        place = f"IOMMU group {device_nodes.group(self._host, gpu.address)}"
+        return [Slice(gpu.address, self.name, layout["driver"], gpu.address, gpu.memory_mib, 1.0, place, name=gpu.address)]
 
     def group(self, gpu):
         """The IOMMU group of a GPU: ``number``, and ``members`` as PCI address -> driver ("" for none)."""

@@ -292,22 +292,21 @@ class Sriov(Technique):
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The VFs as slices, with who uses them."""
-        return [self._slice(gpu, one) for one in self.functions(gpu, state)]
+        return [
+            _function(gpu, one["number"], one["address"])._replace(
+                memory_mib=one["vram_mib"],
+                device_nodes=tuple(one["device_nodes"]),
+                in_use_by=tuple(one["in_use_by"]),
+            )
+            for one in self.functions(gpu, state)
+        ]
 
-    @staticmethod
-    def _slice(gpu, one):
-        return Slice(
-            gpu.address,
-            "vf",
-            f"vf{one['number']}",
-            one["address"],
-            one["vram_mib"],
-            None,
-            "",
-            tuple(one["device_nodes"]),
-            tuple(one["in_use_by"]),
-            one["address"],
-        )
+    def expected(self, gpu, layout):
+        """The VFs that a layout has, [] where the device does not tell their addresses; what each may use is not told."""
+        count, found = layout["numvfs"], pci.there(self._host, gpu.address)
+        if len(found) != count:
+            found = pci.possible(self._host, gpu.address, count)
+        return [_function(gpu, number, address) for number, address in enumerate(found, 1)]
 
     def functions(self, gpu, state):
         """The VFs as dicts: number, address, driver, iommu_group, what each may use, device_nodes, in_use_by."""
@@ -407,6 +406,11 @@ class Sriov(Technique):
     def _counted(self, gpu):
         told = kernel.number(self._host, f"{DEVICES}/{gpu.address}/sriov_numvfs", pci.MOST)
         return told, len(pci.there(self._host, gpu.address))
+
+
+def _function(gpu, number, address):
+    """A VF as a slice: who knows its address knows where it is."""
+    return Slice(gpu.address, "vf", f"vf{number}", address, name=address)
 
 
 def _nodes(host, address):

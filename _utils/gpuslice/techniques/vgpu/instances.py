@@ -124,6 +124,16 @@ class Instances:
         places = {gi.id: slice_name(gpu.address, gi.profile, gi.start) for gi in state.mig.instances} if state.mig else {}
         return {vgpu: places[number] for vgpu, number in self._under(gpu, state).items() if number in places}
 
+    def only_one(self, gpu, found, layout):
+        """
+        Name of the GPU instance on which a vGPU of a type has to stand in a layout of MIG, as there is no other of its profile.
+
+        :param found: the type, None for an unknown one; :param layout: None without MIG. :return: "" for none or several.
+        """
+        profile = self.profile(gpu, found)
+        starts = [start for name, start, _ in layout["instances"] if name == profile.name] if profile and layout else []
+        return slice_name(gpu.address, profile.name, starts[0]) if len(starts) == 1 else ""
+
     def _under(self, gpu, state):
         """vGPU -> id of the GPU instance behind it, see :meth:`below`."""
         found = {}

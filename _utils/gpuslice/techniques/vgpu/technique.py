@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from typing import final
 
+from gpuslice import addresses
 from gpuslice import errors
 from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
@@ -472,24 +473,39 @@ class Vgpus(Technique):
         """The vGPUs as slices, with who uses them."""
         slots, types = self._slots(gpu), self.types(gpu) if state.vgpus else {}
         users, below = self._users(slots), self._instances.below(gpu, state)
-        return [self._slice(gpu, slots, vgpu, types.get(vgpu.type), users, below.get(vgpu, "")) for vgpu in state.vgpus]
+        return [
+            self._slice(gpu, vgpu, types.get(vgpu.type), below.get(vgpu, ""))._replace(
+                identity=vgpu.identity,
+                device_nodes=tuple(slots.nodes(vgpu)),
+                in_use_by=tuple(process.as_dict() for process in users(vgpu)),
+            )
+            for vgpu in state.vgpus
+        ]
 
-    def _slice(self, gpu, slots, vgpu, found, users, below):
+    def expected(self, gpu, layout):
+        """
+        The vGPUs that a layout has. None is told where the name of one is known only when it is made: functions that are not
+        there yet may have no address. A mediated device on such a function gets its UUID, which is not told, later still.
+        """
+        vgpus = [Vgpu(*entry) for entry in layout["vgpus"]]
+        if not all(_is_known(gpu, vgpu) for vgpu in vgpus):
+            return []
+        found = [(vgpu, self.types(gpu).get(vgpu.type)) for vgpu in vgpus]
+        return [self._slice(gpu, vgpu, kind, self._instances.only_one(gpu, kind, layout.get("mig"))) for vgpu, kind in found]
+
+    def _slice(self, gpu, vgpu, found, below):
+        """
+        A vGPU as a slice, as far as its type and its place tell it.
+
+        :param found: its :class:`.types.VgpuType`, None for one that the driver does not know.
+        :param below: name of the GPU instance behind it, "" for none.
+        """
         profile = self._instances.profile(gpu, found)
-        return Slice(
-            gpu.address,
-            self.name,
-            vgpu.type,
-            vgpu.identity,
-            found.memory_mib if found else None,
-            round(profile.slices / self._mig.table(gpu).compute, 3) if profile else None,
-            vgpu.at,
-            tuple(slots.nodes(vgpu)),
-            tuple(process.as_dict() for process in users(vgpu)),
-            # On a virtual function it is the function that somebody is given.
-            vgpu.at if vgpu.at != gpu.address else slice_name(gpu.address, vgpu.uuid),
-            below,
-        )
+        memory = found.memory_mib if found else None
+        share = round(profile.slices / self._mig.table(gpu).compute, 3) if profile else None
+        # On a virtual function it is the function that somebody is given.
+        name = vgpu.at if vgpu.at != gpu.address else slice_name(gpu.address, vgpu.uuid)
+        return Slice(gpu.address, self.name, vgpu.type, vgpu.uuid, memory, share, vgpu.at, name=name, of=below)
 
     def drawing(self, gpu, state):
         """What is there, as a line of text."""
@@ -526,6 +542,11 @@ class Vgpus(Technique):
                 self.release()
             return
         getattr(self._doing, f"run_{step.action}")(gpu, **step.args)
+
+
+def _is_known(gpu, vgpu):
+    """Whether the name of a vGPU is known, which is there or will be."""
+    return bool(vgpu.uuid) if vgpu.at == gpu.address else addresses.is_pci(vgpu.at)
 
 
 def _counts(vgpus):

@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck
@@ -210,6 +211,22 @@ def test_a_layout_is_json_and_asks_for_itself(lone):
     assert not planned(tool, gpu, tool.settings_of(layout)).steps
     assert tool.pillar(gpu, layout) == {"strategy": "partition", "partition": {"compute": "QPX", "memory": "NPS1"}}
     assert tool.pillar(gpu, {"compute": "SPX", "memory": "NPS1"}) is None
+
+
+@pytest.mark.parametrize(("mode", "count"), [("SPX", 1), ("DPX", 2), ("QPX", 4), ("CPX", 8)])
+def test_a_mode_tells_its_partitions_before_they_are_made(lone, mode, count):
+    _, tool, gpu = lone()
+    found = tool.expected(gpu, {"compute": mode, "memory": "NPS1"})
+    names = [FIRST] if mode == "SPX" else [f"{FIRST}-{mode.lower()}-{n}" for n in range(count)]
+    assert [part.name for part in found] == names and sum(part.compute for part in found) == 1
+    assert tool.expected(gpu, {"compute": "", "memory": ""}) == []
+
+
+def test_how_many_partitions_a_board_that_nobody_knows_will_have_is_not_guessed(lone):
+    _, tool, gpu = lone()
+    unknown = replace(gpu, catalog_key="")
+    assert tool.expected(unknown, {"compute": "CPX", "memory": "NPS1"}) == []
+    assert len(tool.expected(unknown, {"compute": "DPX", "memory": "NPS1"})) == 2
 
 
 @given(st.lists(st.sampled_from(LEGAL), min_size=1, max_size=5))

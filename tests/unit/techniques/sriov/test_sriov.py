@@ -251,8 +251,11 @@ def test_addresses_that_the_device_does_not_tell_before_are_checked_after(simula
     host = simulated("arc-pro-b60")
     tool = sriov(Silent(host.description_path, host.state_dir))
     wanted = {"vf_count": 2, "profile": "fair", "autoprobe": True, "vf_devices": ["0000:03:00.1", "0000:03:00.5"]}
-    for step in plan_one(tool, B60, tool.observe(B60), wanted).steps:
+    made = plan_one(tool, B60, tool.observe(B60), wanted)
+    assert tool.expected(B60, made.after) == []
+    for step in made.steps:
         tool.run(B60, step)
+    assert [part.name for part in tool.expected(B60, made.after)] == ["0000:03:00.1", "0000:03:00.2"]
     with pytest.raises(errors.PolicyError, match="names 0000:03:00.5, .*They are 0000:03:00.1, 0000:03:00.2"):
         plan_one(tool, B60, tool.observe(B60), wanted)
     assert plan_one(tool, B60, tool.observe(B60), {**wanted, "vf_devices": ["0000:03:00.2"]}).steps == ()
