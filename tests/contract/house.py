@@ -26,8 +26,12 @@ from gpuslice.techniques.toolbox import Toolbox
 __all__ = ("NAMES", "Refusal", "same")
 #: The names of all techniques.
 NAMES = tuple(kind.name for kind in kinds.DOABLE)
+#: Of these, what others can stand on.
+SHAPES = tuple(kind.name for kind in kinds.DOABLE if kind.layer == kinds.SHAPE)
 #: How the engine's own records begin, below the state directory; techniques keep notes there too.
 _RECORDS = ("journal.", "verified.", "reboot.", "history")
+#: Techniques that can take one slice out of what is there -> their word for it in a difference.
+_LESS = {"mig": "destroy", "vgpu": "remove"}
 #: What is among the arguments of programs that only look.
 _LOOKS = ("is-active", "-q")
 
@@ -70,9 +74,9 @@ def able(engine, name):
     return [gpu for gpu in engine.gpus if name in [one.name for one in engine.techniques_of(gpu)]]
 
 
-def all_slices(engine):
-    """Every slice of the host, as users get them."""
-    return engine.slices()
+def all_slices(engine, taken=False):
+    """Every slice of the host, as users get them; those on which others stand too if ``taken`` is true."""
+    return engine.slices(taken=taken)
 
 
 def look(engine):
@@ -123,6 +127,25 @@ class Back(NamedTuple):
         technique = tool(engine, self.name)
         found = [gpu for gpu in engine.gpus if gpu.address in self.earlier]
         return [target(self.name, gpu, settings_of(technique, self.earlier[gpu.address])) for gpu in found]
+
+
+class Less(NamedTuple):
+    """
+    A change to a GPU without one of its slices, which a technique takes out of what is there.
+
+    :ivar part: the slice, as users get it; :ivar pillar: how it may be made; what else the pillar wants does not count.
+    """
+
+    name: str
+    part: dict
+    pillar: dict
+
+    def make(self, engine):
+        """Make it."""
+        [gpu] = [gpu for gpu in engine.gpus if gpu.address == self.part["gpu"]]
+        identity = self.part.get("uuid") or self.part["address"]
+        wanted = target(self.name, gpu, {})._replace(wish={_LESS[self.name]: identity})
+        return engine.reconciler(engine.policy(self.pillar)).apply([wanted])
 
 
 def target(name, gpu, settings):
@@ -238,6 +261,16 @@ def drawing(tool, gpu, state):
 
 def slices(tool, gpu, state):
     return [part.as_dict() for part in tool.slices(gpu, state)]
+
+
+def can_do_with_less(name):
+    """Whether a technique can take one slice out of what is there."""
+    return name in _LESS
+
+
+def expected(tool, gpu, layout):
+    """The slices that a layout will have, as far as it tells them before."""
+    return [part.as_dict() for part in tool.expected(gpu, layout)]
 
 
 def health(engine, gpu):
