@@ -173,13 +173,33 @@ def slice_name(address: str, *places: object) -> str:
 
 
 def with_taken(slices: Iterable[Slice]) -> list[Slice]:
-    """The same slices, each knowing whether another stands on it, or on a whole of which it is a part."""
+    """
+    The same slices, each knowing whether another stands on it, or on a whole of which it is a part.
+
+    What stands on a slice has a name that begins like that of a part of it (``...-replica-2``), and is none: nobody takes a slice
+    by what it stands on itself.
+    """
+    slices = list(slices)
+    of = {part.name: part.of for part in slices}
     below = {part.of for part in slices} - {""}
+    return [part._replace(taken=True) if _is_taken(part.name, below - _under(part.name, of)) else part for part in slices]
 
-    def is_taken(part: Slice) -> bool:
-        return part.name in below or any(part.name.startswith(f"{name}-") for name in below)
 
-    return [part if part.of or not is_taken(part) else part._replace(taken=True) for part in slices]
+def _is_taken(name: str, below: set[str]) -> bool:
+    """Whether a slice of that name is one of these on which others stand, or a part of one."""
+    return name in below or any(name.startswith(f"{whole}-") for whole in below)
+
+
+def _under(name: str, of: dict[str, str]) -> set[str]:
+    """
+    Names of all that a slice stands on, down to the silicon.
+
+    :param of: name -> name of what it stands on. A GPU instance that carries a vGPU is no slice, so that it is not in it.
+    """
+    found: set[str] = set()
+    while (name := of.get(name, "")) and name not in found:
+        found.add(name)
+    return found
 
 
 class Process(NamedTuple):
