@@ -175,6 +175,9 @@ def _automatic(policy, gpu, rule, world):
     if picked == "none":
         return Target(gpu, path=rule.path, reason=why)
     obstacle = _obstacle(gpu, rule, picked, world)
+    if not obstacle and (meant := _spoken_of(gpu, rule, picked, world)):
+        why = f"auto picks {meant} on {environment} instead of {picked}, of which the pillar says nothing"
+        return _chosen(gpu, rule, meant, world, why, automatic=True)
     if not obstacle:
         return _chosen(gpu, rule, picked, world, why, automatic=True)
     instead = _fallback(gpu, rule, picked, world)
@@ -184,11 +187,22 @@ def _automatic(policy, gpu, rule, world):
     return Target(gpu, path=rule.path, reason=f"not applicable: {why}, but {obstacle}")
 
 
+def _spoken_of(gpu, rule, picked, world):
+    """Another technology that the pillar has settings for, where it has none for the pick; "" where there is none."""
+    if document.section(picked).says_more(rule.settings[picked]):
+        return ""
+    return _with_settings(gpu, rule, picked, world)
+
+
 def _fallback(gpu, rule, picked, world):
     """The first other technology that suits the environment, that the GPU can do, and that the pillar has settings for; or ""."""
     if kinds.called(picked).fits(gpu):
         # What it can do and was not given settings for is the wish of whoever wrote the pillar.
         return ""
+    return _with_settings(gpu, rule, picked, world)
+
+
+def _with_settings(gpu, rule, picked, world):
     suiting = kinds.fallbacks(world.environment)
     found = (name for name in suiting if name != picked and not _obstacle(gpu, rule, name, world))
     with_settings = (name for name in found if document.section(name).says_more(rule.settings[name]))
