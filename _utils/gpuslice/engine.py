@@ -78,10 +78,17 @@ class Engine:
             log.warning("%s", warning)
         return found[0]
 
-    def techniques_of(self, gpu):
-        """The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out."""
+    def techniques_of(self, gpu, telling=False):
+        """
+        The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out.
+
+        :param telling: only those of which there may be anything to tell. The others are not even loaded.
+        """
         given_away = discovery.is_given_away(gpu)
         found = [kind for kind in kinds.concerning(gpu) if kind.gives_away or not given_away]
+        if telling and any(kind.noted for kind in found):
+            noted = self.host.store_names(self.host.state_dir)
+            found = [kind for kind in found if not kind.noted or kind.noted in noted]
         return [tool for tool in (self.tools.get(kind.name) for kind in found) if tool.supports(gpu)]
 
     def devices(self):
@@ -109,7 +116,8 @@ class Engine:
         for one in self._asked(gpu):
             there, by_name, unread = [], {}, set()
             # Python's sort keeps the order within a layer.
-            for tool in sorted(self.techniques_of(one), key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
+            tools = self.techniques_of(one, telling=True)
+            for tool in sorted(tools, key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
                 try:
                     below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
                     by_name[tool.name] = tool.slices_on(one, tool.observe(one), below)
@@ -131,7 +139,7 @@ class Engine:
         """PCI address -> the GPU's slots as a line of text."""
         found = {}
         for one in self._asked(gpu):
-            for tool in self.techniques_of(one):
+            for tool in self.techniques_of(one, telling=True):
                 try:
                     drawing = tool.drawing(one, tool.observe(one))
                 except errors.GpuSliceError as err:
@@ -451,7 +459,7 @@ class Engine:
     def _in_effect(self, gpu):
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""
         upper = {}
-        for tool in self.techniques_of(gpu):
+        for tool in self.techniques_of(gpu, telling=True):
             kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(tool.observe(gpu)))
             if not found:
                 continue

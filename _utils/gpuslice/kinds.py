@@ -43,6 +43,7 @@ class Kind(NamedTuple):
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
+    :ivar noted: name of its file in the state directory, where only that tells of it: without one there is nothing to look at.
     :ivar rivals: systemd units of other tools that set it at each boot: two writers undo each other's work.
     """
 
@@ -61,6 +62,7 @@ class Kind(NamedTuple):
     over: tuple[str, ...] = ()
     auto: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
+    noted: str = ""
 
     @property
     def word(self) -> str:
