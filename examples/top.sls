@@ -37,6 +37,11 @@ base:
     - match: grain
     - pillar.rtx_pro_6000
 
+  # Boards without MIG are shared in time.
+  'gpu:models:NVIDIA L4':
+    - match: grain
+    - pillar.time_slicing
+
   # Where NVIDIA's vGPU host driver is loaded, and in guests that have a vGPU: the grain has 'vgpu' only there.
   'G@gpu:capabilities:vgpu and not G@gpu:virtualization:virtual_guest':
     - match: compound

@@ -90,7 +90,10 @@ KINDS = (
         "mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",),
         rivals=("nvidia-mig-manager.service",),
     ),
-    Kind("time-slicing", "time-slicing", SHARE, ("nvidia",), "time_slicing", section="time_slicing", auto=("virtual_guest",)),
+    Kind(
+        "time-slicing", "time-slicing", SHARE, ("nvidia", "intel"), "time_slicing", "TimeSlicing", section="time_slicing",
+        over=("mig",), auto=("virtual_guest",), noted="time-slicing.json",
+    ),
     Kind("mps", "MPS", SHARE, ("nvidia",), "mps", section="mps"),
     Kind(
         "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",)
@@ -112,8 +115,10 @@ KINDS = (
 )  # fmt: skip
 
 #: Those that this version can do. What a GPU has is told by the first that knows it, so one that may stand on another comes
-#: before it; a GPU that is given away as a whole has nothing else to tell, so that comes last.
-DOABLE = tuple(sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: kind.gives_away))
+#: before it, and first what is shared; a GPU that is given away as a whole has nothing else to tell, so that comes last.
+DOABLE = tuple(
+    sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: (kind.gives_away, kind.layer != SHARE))
+)
 
 _BY_NAME = {kind.name: kind for kind in KINDS}
 #: Of those that share a word, the first.

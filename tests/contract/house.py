@@ -33,7 +33,7 @@ _RECORDS = ("journal.", "verified.", "reboot.", "history")
 #: Techniques that can take one slice out of what is there -> their word for it in a difference.
 _LESS = {"mig": "destroy", "vgpu": "remove"}
 #: What is among the arguments of programs that only look.
-_LOOKS = ("is-active", "-q")
+_LOOKS = ("is-active", "-l", "-q")
 
 
 class Place(NamedTuple):

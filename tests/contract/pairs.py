@@ -22,10 +22,18 @@ def _level_zero(**settings):
     return _slicing(strategy="level-zero", level_zero={"partitions": ["0"], **settings})
 
 
+def _time_slicing(**match):
+    """Whole GPUs, of each host that has any: those that match, or of the vendors whose drivers take the length of a turn."""
+    rules = [match] if match else [{"vendor": "nvidia"}, {"model": "Intel Data Center GPU Flex*"}]
+    wanted = [{"match": each, "strategy": "time-slicing"} for each in rules]
+    return _slicing(devices=wanted, time_slicing={"max_instance_count": 3, "slice_duration": "500us"})
+
+
 #: (host, technique) -> what is wanted there: the example pillar that examples/top.sls gives it (where it is of that technique),
 #: another one of examples/pillar that fits, or one of our own where none does.
 WISHES = {
     ("a30-pair", "mig"): "a30",
+    ("a30-pair", "time-slicing"): _time_slicing(pci="0000:a1:00.0"),
     ("arc-pro-b60", "level-zero"): _level_zero(),
     ("arc-pro-b60", "passthrough"): "passthrough",
     ("arc-pro-b60", "sriov"): "arc_pro_b60",
@@ -33,57 +41,78 @@ WISHES = {
     ("dgx-a100-40gb", "passthrough"): "passthrough",
     ("dgx-h100", "mig"): "h100",
     ("dgx-h100", "passthrough"): "passthrough",
+    ("dgx-h100", "time-slicing"): _time_slicing(),
     ("flex170", "level-zero"): _level_zero(),
     ("flex170", "passthrough"): "passthrough",
     ("flex170", "sriov"): "flex170",
     ("hgx-b200", "mig"): "b200",
     ("hgx-b200", "passthrough"): "passthrough",
+    ("hgx-b200", "time-slicing"): _time_slicing(),
     ("hgx-h200", "mig"): "h200",
     ("hgx-h200", "passthrough"): "passthrough",
+    ("hgx-h200", "time-slicing"): _time_slicing(),
+    ("l4-pair", "time-slicing"): "time_slicing",
     ("max1550", "level-zero"): _level_zero(partitions=["0", "1"]),
     ("max1550", "passthrough"): "passthrough",
     ("max1550", "sriov"): "max1550",
     ("mi210-gim", "sriov"): "mi210_gim",
     ("mi300x-8", "partition"): "mi300x",
     ("mixed", "mig"): "mixed",
+    ("mixed", "time-slicing"): _time_slicing(pci="0000:3b:00.0"),
     ("mixed-vendors", "level-zero"): "level_zero",
     ("mixed-vendors", "mig"): "h100",
     ("mixed-vendors", "partition"): "mi300x",
     ("mixed-vendors", "passthrough"): "passthrough",
+    ("mixed-vendors", "time-slicing"): _time_slicing(),
     ("rtx-pro-6000", "mig"): "rtx_pro_6000",
+    ("rtx-pro-6000", "time-slicing"): _time_slicing(),
     ("vgpu-guest", "licence"): "vgpu_guest",
+    ("vgpu-guest", "time-slicing"): _time_slicing(),
     ("vgpu-host-mdev", "mig"): "a100",
     ("vgpu-host-mdev", "passthrough"): "passthrough",
+    ("vgpu-host-mdev", "time-slicing"): _time_slicing(),
     ("vgpu-host-mdev", "vgpu"): "vgpu_host",
     ("vgpu-host-vfio", "mig"): "h100",
     ("vgpu-host-vfio", "passthrough"): "passthrough",
+    ("vgpu-host-vfio", "time-slicing"): _time_slicing(),
     ("vgpu-host-vfio", "vgpu"): "vgpu_host",
 }
 #: Where a technique only looks: what is there stands in the way of any change, and why.
-LOOKS_ONLY = {("mi210-gim", "passthrough"): "gim has made virtual functions, which passthrough would end"}
+LOOKS_ONLY = {
+    ("dgx-a100-40gb", "time-slicing"): "its GPUs are in MIG mode and have no MIG device that could be shared",
+    ("mi210-gim", "passthrough"): "gim has made virtual functions, which passthrough would end",
+}
 #: Hosts whose description is changed, so that the example pillar can be had.
 COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
 
 #: Pairs whose changes go as those of others do, as far as a failure of them goes: tried at each step only with the slow tests.
 ALIKE = {
+    ("a30-pair", "time-slicing"),
     ("arc-pro-b60", "level-zero"),
     ("dgx-a100-40gb", "mig"),
     ("dgx-a100-40gb", "passthrough"),
     ("dgx-h100", "mig"),
     ("dgx-h100", "passthrough"),
+    ("dgx-h100", "time-slicing"),
     ("flex170", "level-zero"),
     ("flex170", "passthrough"),
     ("hgx-b200", "passthrough"),
+    ("hgx-b200", "time-slicing"),
     ("hgx-h200", "mig"),
     ("hgx-h200", "passthrough"),
+    ("hgx-h200", "time-slicing"),
     ("max1550", "passthrough"),
     ("max1550", "sriov"),
+    ("mixed", "time-slicing"),
     ("mixed-vendors", "mig"),
     ("rtx-pro-6000", "mig"),
+    ("rtx-pro-6000", "time-slicing"),
     ("vgpu-host-mdev", "mig"),
     ("vgpu-host-mdev", "passthrough"),
+    ("vgpu-host-mdev", "time-slicing"),
     ("vgpu-host-vfio", "mig"),
     ("vgpu-host-vfio", "passthrough"),
+    ("vgpu-host-vfio", "time-slicing"),
 }
 
 CHANGING = sorted(WISHES)

@@ -31,6 +31,7 @@ HOSTS = {
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_partition": ("mi300x-8", ""),
     "gpu_passthrough": ("flex170", ""),
+    "gpu_time_slicing": ("l4-pair", ""),
     "gpu_slicing": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_sriov": ("flex170", ""),
     "gpu_vgpu": ("vgpu-host-vfio", ""),

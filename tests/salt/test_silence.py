@@ -107,7 +107,7 @@ def test_what_is_absent_is_told_by_every_function_that_tells_of_the_pillar(minio
     assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar)] == [True] * 3
 
 
-@pytest.mark.parametrize("strategy", ["time-slicing", "mps"])
+@pytest.mark.parametrize("strategy", ["mps"])
 def test_validate_refuses_what_plan_would_refuse_for_the_version(minion, strategy):
     on = minion("dgx-h100", pillar={SLICING: {"enabled": True, "strategy": strategy}})
     found = on.call("gpu_slicing.validate")

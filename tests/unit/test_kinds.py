@@ -40,9 +40,14 @@ def test_what_stands_on_another_tells_before_it_and_what_gives_a_gpu_away_last()
 @pytest.mark.parametrize(
     ("one", "names"),
     [
-        (gpu("nvidia", "mig", "mps", "passthrough", "sriov", "time-slicing", "vgpu"), ["licence", "vgpu", "mig", "passthrough"]),
+        (
+            gpu("nvidia", "mig", "mps", "passthrough", "sriov", "time-slicing", "vgpu"),
+            ["time-slicing", "licence", "vgpu", "mig", "passthrough"],
+        ),
         (gpu("amd", "partition", "sriov", "passthrough"), ["partition", "sriov", "passthrough"]),
         (gpu("intel", "level-zero", "sriov"), ["level-zero", "sriov"]),
+        # Under the driver xe.
+        (gpu("intel", "level-zero", "time-slicing"), ["time-slicing", "level-zero"]),
         # Mediated devices of another vendor.
         (gpu("intel", "vgpu"), []),
     ],

@@ -204,6 +204,9 @@ def _capabilities(host, gpu, known, names):
         found |= {"time-slicing", "mps"}
     if gpu.vendor == "intel":
         found.add("level-zero")
+        # The driver xe shows the engines of each tile, and how they are shared.
+        if gpu.driver == "xe" and any(re.match(r"tile\d+\Z", name) for name in names):
+            found.add("time-slicing")
     if gpu.virtual_functions["total"]:
         found.add("sriov")
     if "current_compute_partition" in names:

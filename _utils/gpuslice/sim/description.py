@@ -54,6 +54,7 @@ instances         GPU instances at the start: ``"3g.40gb@0"``, ``"1g.10gb"`` (dr
                   start, cis}`` with cis a list of ``["1c.3g.40gb", 0]``; without cis, one that fills it
 reset             as above, for this GPU only
 display_mode      compute or graphics: a workstation board hides MIG in graphics mode (compute)
+no_timeslice      true: the driver refuses to set how long its contexts' turns are, as that of a Tesla P4 (false)
 vgpu_guest        true: a vGPU in a guest, whose MIG mode only its host can change (false)
 vgpu              NVIDIA's vGPU manager has it, and this is its interface: ``vfio`` (needs sriov_totalvfs) or ``mdev``, which
                   without sriov_totalvfs is in the GPU itself, as on Turing; see :mod:`gpuslice.sim.vgpu` ("": no manager)
@@ -331,7 +332,8 @@ def _other(raw, path, mistakes):
 
 _GPU_KEYS = (
     "model", "vendor", "device", "address", "uuid", "minor", "numa_node", "subsystem_id", "class", "revision", "name",
-    "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "vgpu_guest", "sriov_totalvfs",
+    "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "no_timeslice", "vgpu_guest",
+    "sriov_totalvfs",
     "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines", "vgpu",
     "partition_files",
 )  # fmt: skip
@@ -362,6 +364,7 @@ def _gpu(raw, path, host, minor, mistakes):
     about["mig"] = mistakes.take(raw, path, "mig", str, "disabled", ("enabled", "disabled")) == "enabled"
     about["reset"] = mistakes.take(raw, path, "reset", str, host["reset"], ("auto", "tool", "never"))
     about["display_mode"] = mistakes.take(raw, path, "display_mode", str, "compute", ("compute", "graphics"))
+    about["no_timeslice"] = mistakes.take(raw, path, "no_timeslice", bool, False)
     about["vgpu_guest"] = mistakes.take(raw, path, "vgpu_guest", bool, False)
     about["sriov_totalvfs"] = mistakes.take(raw, path, "sriov_totalvfs", int, 0)
     about["vf_device"] = _hex(raw, path, "vf_device", about["device"], mistakes)

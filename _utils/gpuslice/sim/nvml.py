@@ -10,6 +10,7 @@ Two forms are stricter than they look: a placement is passed as ``byref(placemen
 handles die with :meth:`SimulatedNvml.nvmlShutdown` and with a change of the MIG mode.
 """
 
+from gpuslice.sim import compute_policy
 from gpuslice.sim import description
 from gpuslice.sim import hardware
 from gpuslice.sim.mistakes import normal_address
@@ -165,11 +166,17 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
 
     @function()
     def nvmlDeviceGetComputeMode(self, handle):
-        """DEFAULT; a GPU in MIG mode answers only for its MIG devices."""
+        """A GPU in MIG mode answers only for its MIG devices, which have DEFAULT."""
         seen, gpu = self._resolve(handle, "device", "mig")
-        if seen.kind == "device" and gpu["mode"]:
-            raise hardware.Refused(hardware.NOT_SUPPORTED)
-        return 0
+        return compute_policy.mode(gpu) if seen.kind == "device" else 0
+
+    @function(lie=hardware.SUCCESS)
+    def nvmlDeviceSetComputeMode(self, handle, mode):
+        """Needs root."""
+        self._privileged()
+        seen, _ = self._resolve(handle, "device")
+        with self._host.change() as state:
+            compute_policy.set_mode(state["gpus"][seen.address], mode)
 
     # -- health --------------------------------------------------------------------------------------------------
     @function()

@@ -6,6 +6,7 @@ import json
 
 from gpuslice import errors
 from gpuslice.host.base import Completed
+from gpuslice.sim import compute_policy
 from gpuslice.sim import hardware
 from gpuslice.sim import pci
 from gpuslice.sim import sysfs
@@ -92,6 +93,8 @@ def _nvidia_smi(host, arguments):
         return Completed(6, f"No devices were found: {unknown}\n")
     if rest in (["--gpu-reset"], ["-r"]):
         return _gpu_reset(host, addresses)
+    if rest[:1] == ["compute-policy"]:
+        return compute_policy.run(host, rest[1:], options, addresses, _nvidia_addresses(state))
     if rest in (["-L"], ["--list-gpus"]):
         return _list_gpus(state, addresses)
     if rest in (["-q"], ["--query"]):
@@ -221,7 +224,7 @@ _FIELDS = {
     "mig.mode.pending": lambda state, address: _mig_word(state["gpus"][address], "pending"),
     "compute_cap": lambda state, address: state["gpus"][address]["about"]["compute_capability"],
     "persistence_mode": lambda state, address: "Enabled",
-    "compute_mode": lambda state, address: "Default",
+    "compute_mode": lambda state, address: compute_policy.MODES[compute_policy.now(state["gpus"][address])["mode"]],
 }
 
 

@@ -316,6 +316,25 @@ def test_auto_takes_what_each_vendor_can_do_where_the_pillar_has_settings_for_it
             assert f"auto picks {each.technique} " in each.reason
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, "time-slicing"),
+        ({"level_zero": {"partitions": ["0"]}}, "level-zero"),
+        ({"level_zero": {"partitions": ["0"]}, "time_slicing": {"max_instance_count": 2}}, "time-slicing"),
+        ({"level_zero": {"enabled": False, "partitions": ["0"]}}, "time-slicing"),
+    ],
+    ids=["neither", "the other one", "both", "switched off"],
+)
+def test_auto_goes_by_what_the_pillar_speaks_of(keys, expected):
+    """Also where the GPU could do what is picked: who has settings for another technology only means that one."""
+    able = replace(ARC, capabilities=("level-zero", "time-slicing"))
+    (made,) = targets({"strategy": "auto", **keys}, gpus=[able], environment="virtual_guest")
+    assert made.technique == expected and made.automatic
+    if expected == "level-zero":
+        assert made.reason == "auto picks level-zero on virtual_guest instead of time-slicing, of which the pillar says nothing"
+
+
 def test_auto_says_why_it_takes_another_technology():
     (made,) = targets({"strategy": "auto", **SETTINGS}, gpus=[MI300])
     assert made.settings == {"compute": "CPX", "memory": "NPS1"}

@@ -1,3 +1,3 @@
 """
-Time-slicing: consumers take turns on a GPU. So far the pillar's words for it.
+Whole GPUs and MIG devices for several consumers in turn.
 """

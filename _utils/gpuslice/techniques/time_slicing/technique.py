@@ -1,0 +1,271 @@
+"""
+Time-slicing: several consumers take turns on a whole GPU, or on each of its MIG devices.
+
+Nothing is made for it on the hardware. What there is: how long a turn lasts (NVIDIA: one of four steps, and a compute mode that
+lets several programs in; Intel: the duration of each engine class), and our own record of how many consumers each slice may be
+handed to. On MIG devices the driver takes no length, so there it is the record alone. Turns are equal, and advisory: nothing
+enforces a share, and no memory is isolated, which every plan says.
+
+Settings that it takes: those of the pillar (``slice_duration`` as text or in seconds), of which what is left out has the default;
+or ``{"clear": True}``: nothing shared; or ``{"layout": {...}}``: exactly this.
+"""
+
+from functools import cached_property
+from typing import final
+
+from gpuslice import errors
+from gpuslice.drivers import device_nodes
+from gpuslice.drivers import pci
+from gpuslice.drivers.compute_policy import ComputePolicy
+from gpuslice.model import Slice
+from gpuslice.model import slice_name
+from gpuslice.plan import CARVE
+from gpuslice.plan import PREPARE
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Why
+from gpuslice.techniques.time_slicing.ledger import Ledger
+from gpuslice.techniques.time_slicing.section import SECTION
+from gpuslice.techniques.time_slicing.section import seconds
+from gpuslice.techniques.time_slicing.section import span
+from gpuslice.techniques.time_slicing.turns import IntelTurns
+from gpuslice.techniques.time_slicing.turns import NvidiaTurns
+
+_ADVISORY = "no memory isolation; turns are equal and advisory"
+_UNDER_MIG = "MIG devices take no length of their turns"
+
+
+class Sharing:
+    """
+    What a GPU has now. The settings of the hardware are read only when they are needed: of a GPU that nobody shares, and to list
+    its replicas, they are not.
+
+    :ivar replicas: name of a slice -> consumers; :ivar profiles: those that are shared, [] for all.
+    :ivar former: settings as they were before.
+    """
+
+    def __init__(self, noted, read):
+        self.replicas, self.profiles, self.former = noted["replicas"], noted["profiles"], noted["former"]
+        self._read = read
+
+    @cached_property
+    def now(self):
+        """The settings of the hardware by name, {} where there are none."""
+        return self._read()
+
+
+@final
+class TimeSlicing(Technique):
+    """Time-slicing on one host."""
+
+    name = "time-slicing"
+    effects = {"note": "file"}
+
+    def __init__(self, host, sessions):
+        super().__init__(host, sessions)
+        self._ledger, self._policy = Ledger(host), ComputePolicy(host, sessions)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def why_not(self, gpu):
+        """Why a GPU can't."""
+        if gpu.vendor == "intel":
+            return Why("it needs the driver xe, which shows how its engines are shared", mendable=gpu.driver != "xe")
+        return Why("AMD's drivers share a GPU as they like; no length of turns can be set" if gpu.vendor == "amd" else "")
+
+    def observe(self, gpu):
+        """Read the record. Raises errors.StateDirUnusable; errors.ResourceConflict for a GPU that was given away."""
+        self._host.limits.refuse(gpu.address)
+        pci.refuse_if_given_away(self._host, gpu)
+        return Sharing(self._ledger.read(gpu.address), lambda: self._turns(gpu).read(gpu))
+
+    def layout(self, state):
+        """The state as plain data; settings count only where something is shared."""
+        settings = dict(state.now) if state.replicas else {}
+        return _layout(state.replicas, state.profiles, settings, state.former)
+
+    def words(self, layout):
+        """A layout in a few words."""
+        replicas = layout["replicas"]
+        if not replicas:
+            return "nothing shared"
+        told = ", ".join(f"{name} among {count}" for name, count in sorted(replicas.items()))
+        if len(replicas) > 3:
+            told = f"{len(replicas)} slices among {max(replicas.values())} each"
+        length = self._length(layout["settings"])
+        return f"shared in time: {told}{f', {length}' if length else ''}"
+
+    def shown(self, layout):
+        """A layout as users see it in changes."""
+        length = self._length(layout["settings"])
+        return {"replicas": dict(layout["replicas"]), **({"turns": length} if length else {})}
+
+    def pillar(self, gpu, layout):
+        """What a pillar says to get this layout, None where nothing is shared."""
+        replicas, settings = layout["replicas"], layout["settings"]
+        # A record of the whole GPU means nothing while it is in MIG mode, nor one of MIG devices while it is not.
+        if not replicas or (gpu.address in replicas) != bool(settings):
+            return None
+        made = {"max_instance_count": max(replicas.values())}
+        if length := self._turns(gpu).seconds(settings):
+            made["slice_duration"] = span(length)
+        if layout["profiles"]:
+            made["profiles"] = list(layout["profiles"])
+        return {"strategy": "time-slicing", "time_slicing": made}
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def plan(self, works):
+        """
+        :raises errors.PolicyError: only whole GPUs are wanted to be shared, and this one has MIG devices; a length that can't be.
+        :raises errors.Unsupported: there is nothing to be shared.
+        """
+        return self.each(works, self._part)
+
+    def _part(self, work):
+        gpu, state, goal = work.gpu, work.state, self._goal(work)
+        before, shared = self.layout(state), bool(goal["replicas"])
+        noting = tuple(self._noting(gpu, before, goal))
+        setting = tuple(self._setting(gpu, state, goal["settings"] if shared else state.former))
+        # What was set before is known as long as the record tells it: that is written first and forgotten last.
+        steps = (*noting, *setting) if shared else (*setting, *noting)
+        old, new = _names(before["replicas"]), _names(goal["replicas"])
+        return self.part(
+            gpu, before, goal, steps,
+            keeps=tuple(f"replica {name}" for name in new if name in old),
+            destroys=tuple(f"replica {name}" for name in old if name not in new),
+            creates=tuple(f"replica {name}" for name in new if name not in old),
+            note=self._note(work, goal, steps),
+        )  # fmt: skip
+
+    def _goal(self, work):
+        """The wanted layout."""
+        gpu, state, settings, below = work.gpu, work.state, work.settings, work.below
+        if "layout" in settings:
+            return settings["layout"]
+        if settings.get("clear"):
+            return _layout()
+        settings = {**SECTION.defaults(), **settings}
+        if below.slices or below.asked:
+            self._refuse_alone(work)
+            wanted = {name.lower() for name in settings["profiles"]}
+            shared = [part.name for part in below.slices if not wanted or part.profile.lower() in wanted]
+            replicas = dict.fromkeys(shared, settings["max_instance_count"])
+            return _layout(replicas, settings["profiles"] if replicas else [])
+        turns = self._turns(gpu)
+        if below.certain and not state.now:
+            why = "it shows no engine whose turns could be set"
+            if gpu.vendor == "nvidia":
+                why = "it is in MIG mode and has no MIG device: only these can be used"
+            raise errors.Unsupported(f"Nothing of the GPU can be shared: {why}.", gpu.address, "See 'salt-call gpu.slices'.")
+        former = state.former or dict(state.now)
+        replicas = {gpu.address: settings["max_instance_count"]}
+        return _layout(replicas, [], turns.wanted(gpu, seconds(settings["slice_duration"])), former)
+
+    @staticmethod
+    def _refuse_alone(work):
+        """What a pillar says of whole GPUs is not meant for MIG devices of which it does not speak."""
+        target, below = work.target, work.below
+        if target.path and not target.automatic and not below.asked:
+            raise errors.PolicyError(
+                f"{target.path} wants strategy time-slicing, which shares a whole GPU; this one has MIG devices: "
+                f"{', '.join(part.name for part in below.slices)}.",
+                work.gpu.address,
+                "To share these, write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it; or "
+                "remove them first ('salt-call gpu_mig.disable').",
+            )
+
+    def _note(self, work, goal, steps):
+        if not goal["replicas"]:
+            return "" if work.settings.keys() & {"layout", "clear"} else "There is no slice that could be shared."
+        length = self._turns(work.gpu).note(work.gpu, goal["settings"]) if goal["settings"] else _UNDER_MIG
+        return f"{'' if steps else 'already as wanted; '}{length}; {_ADVISORY}."
+
+    def _noting(self, gpu, before, goal):
+        noted = ("replicas", "profiles", "former")
+        if all(before[name] == goal[name] for name in noted):
+            return
+        told = ", ".join(f"{name} among {count}" for name, count in sorted(goal["replicas"].items()))
+        words = f"note that these are shared: {told}" if told else "forget that anything of the GPU is shared"
+        args = {name: goal[name] for name in noted}
+        yield self.step(gpu, "note", args, words, "file_write", PREPARE if told else CARVE, "put the former note back")
+
+    def _setting(self, gpu, state, wanted):
+        # A GPU that is not shared, and is not to be, needs no reading.
+        for name, value in wanted.items():
+            now = state.now.get(name)
+            if now is None or now == value:
+                continue
+            turns = self._turns(gpu)
+            yield self.step(
+                gpu, "set", {"name": name, "value": value}, f"set {turns.words(name, value)}", "sysfs_write", CARVE,
+                f"{turns.words(name, now)} again",
+            )  # fmt: skip
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def _run_note(self, gpu, replicas, profiles, former):
+        self._ledger.write(gpu.address, {"replicas": replicas, "profiles": profiles, "former": former})
+
+    def _run_set(self, gpu, name, value):
+        self._turns(gpu).write(gpu, name, value)
+
+    def forget_users(self):
+        """Read the list of all GPUs anew for the next plan."""
+        self._policy.forget()
+
+    def release(self):
+        """A reset or another run may have changed what was read."""
+        self._policy.forget()
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+    def holders(self, gpu):
+        """The processes that hold the GPU open."""
+        return device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
+
+    def slices(self, gpu, state):
+        """The replicas of the whole GPU."""
+        return self.slices_on(gpu, state, [])
+
+    def slices_on(self, gpu, state, below):
+        """The replicas of the MIG devices; of the whole GPU where it has none."""
+        if not state.replicas:
+            return []
+        found = below or [self._whole(gpu)]
+        return [one for part in found for one in _replicas(part, state.replicas.get(part.name, 0))]
+
+    def _whole(self, gpu):
+        number = device_nodes.minor(self._host, gpu.address) if gpu.vendor == "nvidia" else None
+        nodes = device_nodes.render(self._host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
+        users = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes))
+        identity, memory = gpu.uuid or gpu.address, gpu.memory_mib
+        return Slice(gpu.address, "gpu", gpu.model, identity, memory, 1.0, "", tuple(nodes), users, name=gpu.address)
+
+    def drawing(self, gpu, state):
+        """How many share what."""
+        return ", ".join(f"{name} among {count}" for name, count in sorted(state.replicas.items()))
+
+    def _turns(self, gpu):
+        return NvidiaTurns(self._policy) if gpu.vendor == "nvidia" else IntelTurns(self._host)
+
+    def _length(self, settings):
+        turns = IntelTurns(self._host) if any("/" in name for name in settings) else NvidiaTurns(self._policy)
+        return ", ".join(turns.words(name, value) for name, value in sorted(settings.items()))
+
+
+def _layout(replicas=(), profiles=(), settings=(), former=()):
+    return {"replicas": dict(replicas), "profiles": list(profiles), "settings": dict(settings), "former": dict(former)}
+
+
+def _names(replicas):
+    return [slice_name(name, "replica", number) for name, count in replicas.items() for number in range(1, count + 1)]
+
+
+def _replicas(part, count):
+    """The replicas of a slice: for each the same device nodes and memory, and an equal part of its compute, not enforced."""
+    return [
+        part._replace(
+            kind="replica",
+            identity=f"{part.identity}::{number}",
+            compute=None if part.compute is None else round(part.compute / count, 3),
+            name=slice_name(part.name, "replica", number),
+            of=part.name,
+        )
+        for number in range(1, count + 1)
+    ]

@@ -1,0 +1,207 @@
+"""Time-slicing: what a duration comes to, what is planned, set, noted and undone, and what is refused."""
+
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies
+
+from gpuslice import errors
+from gpuslice.drivers.compute_policy import STEPS
+from gpuslice.engine import Engine
+from gpuslice.techniques.time_slicing import section
+from gpuslice.techniques.time_slicing.turns import NvidiaTurns
+from gpuslice.techniques.time_slicing.turns import step_of
+from tests.support import pillars
+from tests.support.hosts import apply
+from tests.support.hosts import config
+from tests.support.hosts import listed
+
+ONE, OTHER = "0000:41:00.0", "0000:a1:00.0"
+FLEX, H100 = "0000:8a:00.0", "0000:1b:00.0"
+GT = f"/sys/bus/pci/devices/{FLEX}/tile0/gt0/engines"
+
+
+def wanted(**settings):
+    return pillars.for_all("time-slicing", settings)
+
+
+def plan(host, pillar):
+    with Engine(config(host)) as engine:
+        return engine.plan(pillar)
+
+
+def by_hand(host, gpu, settings):
+    with Engine(config(host)) as engine:
+        return engine.reconciler().apply([engine.target("time-slicing", gpu, settings)])
+
+
+def hardware(host, address=ONE):
+    """(step, compute mode) of a GPU."""
+    found = host.state()["gpus"][address].get("compute", {"step": 0, "mode": 0})
+    return STEPS[found["step"]], found["mode"]
+
+
+def record(host):
+    path = pathlib.Path(host.state_dir) / "time-slicing.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+# -- durations --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [("999us", "short"), ("1ms", "default"), ("10ms", "default"), ("10.1ms", "medium"), ("50ms", "medium"), ("51ms", "long"),
+     ("1s", "long")],
+)  # fmt: skip
+def test_a_duration_comes_to_a_step_by_the_table(text, step):
+    assert step_of(section.seconds(text)) == step
+
+
+@given(strategies.floats(1e-6, 60), strategies.floats(1e-6, 60))
+def test_a_longer_duration_never_comes_to_a_shorter_step(one, other):
+    order = ("short", "default", "medium", "long")
+    shorter, longer = sorted((one, other))
+    assert order.index(step_of(shorter)) <= order.index(step_of(longer))
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_step_is_told_by_a_duration_that_comes_back_to_it(step):
+    text = section.span(NvidiaTurns(None).seconds({"timeslice": step}))
+    assert STEPS.index(step_of(section.seconds(text))) == step
+
+
+@given(strategies.integers(1, 10**7))
+def test_a_duration_in_microseconds_survives_being_written(number):
+    assert round(section.seconds(section.span(number / 1_000_000)) * 1_000_000) == number
+
+
+# -- whole GPUs -------------------------------------------------------------------------------------------------------
+def test_a_plan_says_the_step_and_that_nothing_is_isolated(simulated):
+    host = simulated("l4-pair")
+    told = plan(host, wanted(max_instance_count=2)).text()
+    assert "set time slice long" in told
+    assert "time slice long; the driver does not publish its length; no memory isolation; turns are equal and advisory." in told
+    assert record(host) is None and hardware(host) == ("default", 0)
+
+
+def test_a_gpu_is_shared_once_and_its_replicas_are_slices(simulated):
+    host = simulated("l4-pair")
+    assert apply(host, wanted(max_instance_count=2)).ok
+    assert hardware(host) == hardware(host, OTHER) == ("long", 0)
+    first = listed(host)[0]
+    assert first["name"] == f"{ONE}-replica-1" and first["of"] == ONE and first["kind"] == "replica"
+    assert (first["compute"], first["memory_mib"], first["device_nodes"]) == (0.5, 24576, ["/dev/nvidia0"])
+    assert [part["name"] for part in listed(host)][1:] == [f"{ONE}-replica-2", f"{OTHER}-replica-1", f"{OTHER}-replica-2"]
+    assert record(host)["format"] == 1
+    again = apply(host, wanted(max_instance_count=2))
+    assert again.plan.empty and again.generation is None
+
+
+def test_only_what_differs_is_written(simulated):
+    host = simulated("l4-pair")
+    assert apply(host, wanted(slice_duration="5ms")).ok
+    made = plan(host, wanted(slice_duration="30ms", max_instance_count=8))
+    assert [step.words for step in made.steps] == ["set time slice medium"] * 2
+    assert not plan(host, wanted(slice_duration="7ms")).steps
+
+
+def test_a_mode_that_lets_one_program_in_is_changed_and_put_back_in_the_end(simulated):
+    host = simulated("l4-pair")
+    with host.change() as state:
+        state["gpus"][ONE]["compute"] = {"epoch": state["gpus"][ONE]["epoch"], "step": 1, "mode": 3}
+    assert by_hand(host, ONE, {"max_instance_count": 2}).ok and hardware(host) == ("long", 0)
+    assert by_hand(host, ONE, {"max_instance_count": 3, "slice_duration": "1ms"}).ok and hardware(host) == ("default", 0)
+    assert by_hand(host, ONE, {"clear": True}).ok
+    assert hardware(host) == ("short", 3) and record(host) is None and listed(host) == []
+    assert by_hand(host, ONE, {"clear": True}).plan.empty
+
+
+def test_a_driver_that_refuses_leaves_everything_as_it_was(simulated):
+    host = simulated("l4-pair")
+    description = pathlib.Path(host.description_path).read_text(encoding="utf-8")
+    assert "no_timeslice: true" in description
+    with host.change() as state:
+        state["gpus"][OTHER]["about"]["no_timeslice"] = True
+    result = apply(host, wanted(max_instance_count=2))
+    assert not result.ok and f"GPU {OTHER}" in result.errors[0] and "NVIDIA L4 takes no time slice" in result.errors[0]
+    # The other GPU keeps its change.
+    assert hardware(host) == ("long", 0) and hardware(host, OTHER) == ("default", 0)
+    assert list(record(host)["gpus"]) == [ONE]
+
+
+def test_a_damaged_record_is_a_sentence(simulated):
+    host = simulated("l4-pair")
+    (pathlib.Path(host.state_dir) / "time-slicing.json").write_text('{"format": 1, "gpus": {"x": 1}}', encoding="utf-8")
+    with pytest.raises(errors.StateDirUnusable, match="record of shared slices, .*time-slicing.json, can't be used"):
+        by_hand(host, ONE, {})
+
+
+def test_looking_at_what_nobody_shares_runs_no_program(simulated):
+    host = simulated("l4-pair", tools=["lspci"])
+    assert listed(host) == []
+    with Engine(config(host)) as engine:
+        assert [rule["strategy"] for rule in engine.export()["containers_gpu_slicing"]["devices"]] == ["none", "none"]
+
+
+# -- MIG --------------------------------------------------------------------------------------------------------------
+def test_a_pillar_for_whole_gpus_is_not_meant_for_mig_devices(simulated):
+    host = simulated("a30-pair")
+    with pytest.raises(errors.PolicyError) as caught:
+        plan(host, wanted())
+    told = str(caught.value)
+    assert f"{ONE}-2g.12gb-0, {ONE}-1g.6gb-2, {ONE}-1g.6gb-3" in told
+    assert "write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it" in told
+
+
+def test_by_hand_the_mig_devices_that_are_there_are_shared(simulated):
+    host = simulated("a30-pair")
+    assert by_hand(host, ONE, {"max_instance_count": 2, "profiles": ["1g.6gb"]}).ok
+    assert [part["name"] for part in listed(host)] == [
+        f"{ONE}-2g.12gb-0", *(f"{ONE}-1g.6gb-{start}-replica-{number}" for start in (2, 3) for number in (1, 2)),
+    ]  # fmt: skip
+    with Engine(config(host)) as engine:
+        everything = engine.slices(ONE, taken=True)
+    assert {part["name"]: part["taken"] for part in everything if part["kind"] == "mig"} == {
+        f"{ONE}-2g.12gb-0": False, f"{ONE}-1g.6gb-2": True, f"{ONE}-1g.6gb-3": True,
+    }  # fmt: skip
+
+
+def test_a_gpu_in_mig_mode_without_devices_has_nothing_to_share(simulated):
+    with pytest.raises(errors.PolicyError, match="it is in MIG mode and has no MIG device"):
+        plan(simulated("dgx-a100-40gb"), wanted())
+
+
+# -- vGPUs, Intel, AMD ------------------------------------------------------------------------------------------------
+def test_the_turns_of_a_vgpu_are_left_to_its_host(simulated):
+    host = simulated("vgpu-guest")
+    rules = [{"match": {"vendor": "nvidia"}, "strategy": "time-slicing"}]
+    made = plan(host, pillars.rules(*rules))
+    assert not [step for step in made.steps if step.action == "set"]
+    assert "how long a turn lasts is for the host of this vGPU to say" in made.text()
+    assert apply(host, pillars.rules(*rules)).ok
+
+
+def test_on_intel_each_engine_class_gets_the_duration(simulated):
+    host = simulated("mixed-vendors")
+    assert by_hand(host, FLEX, {"max_instance_count": 2, "slice_duration": "20ms"}).ok
+    classes = host.listdir(GT)
+    assert classes and {host.read(f"{GT}/{name}/timeslice_duration_us") for name in classes} == {"20000"}
+    with Engine(config(host)) as engine:
+        [rule] = [rule for rule in engine.export()["containers_gpu_slicing"]["devices"] if rule["match"]["pci"] == FLEX]
+    assert rule["strategy"] == "time-slicing" and rule["time_slicing"]["slice_duration"] == "20ms"
+    assert by_hand(host, FLEX, {"clear": True}).ok
+    assert {host.read(f"{GT}/{name}/timeslice_duration_us") for name in classes} == {"1000"}
+
+
+def test_a_duration_that_the_driver_does_not_allow_is_refused(simulated):
+    with pytest.raises(errors.PolicyError, match="slice_duration is 60000000 us, and the driver allows 1 to 10000000 us"):
+        by_hand(simulated("mixed-vendors"), FLEX, {"slice_duration": "60s"})
+
+
+def test_who_can_not_is_told_why(simulated):
+    with Engine(config(simulated("mixed-vendors"))) as engine:
+        with pytest.raises(errors.Unsupported, match="AMD's drivers share a GPU as they like"):
+            engine.target("time-slicing", "0000:3d:00.0", {})
+        with pytest.raises(errors.Unsupported, match="it needs the driver xe"):
+            engine.target("time-slicing", "0000:9a:00.0", {})
