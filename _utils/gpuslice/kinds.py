@@ -156,6 +156,17 @@ def may_stand_on(word: str, lower: str) -> bool:
     return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
 
 
+def go_together(one: str, other: str) -> bool:
+    """
+    Whether two technologies, by name, may be at work on a GPU at a time: one of them stands on the other, or belongs to the
+    host. Of one of another version nothing is known, so that it may.
+    """
+    first, second = named(one), named(other)
+    if first is None or second is None or first.host_wide or second.host_wide:
+        return True
+    return first.layer != second.layer and (one in second.over or other in first.over)
+
+
 def concerning(gpu: Capable) -> list[Kind]:
     """Those of :data:`DOABLE` that a GPU can have, as far as vendor and capabilities tell."""
     return [kind for kind in DOABLE if kind.may_concern(gpu)]

@@ -9,6 +9,7 @@ leaves either the journal, which the next run deals with, or an entry that is tr
 import json
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.records import shapes
 from gpuslice.records.journal import by_key
 from gpuslice.records.journal import by_text
@@ -52,7 +53,8 @@ class Verified:
 
     def note(self, new):
         """
-        Put entries in the place of those of the same keys; nothing is written when they say the same already.
+        Put entries in the place of those of the same keys, and of those of technologies that their GPUs can't have beside them:
+        a boot would bring back both. Nothing is written when they say the same already.
 
         :param new: key -> dict as :func:`entry` returns it.
         :raises OSError: the file can't be written.
@@ -62,13 +64,15 @@ class Verified:
         except errors.JournalDamaged:
             # What can't be read helps no boot; what is known now does.
             old = {}
-        if changed := _changed(old, new):
-            self._write({**old, **changed})
+        changed, standing = _changed(old, new), _standing(old, new)
+        if changed or len(standing) < len(old):
+            self._write({**standing, **changed})
 
     def differs(self, new):
         """Whether :meth:`note` would write anything. Raises errors.StateDirUnusable."""
         try:
-            return bool(_changed(self.entries(), new))
+            old = self.entries()
+            return bool(_changed(old, new)) or len(_standing(old, new)) < len(old)
         except errors.JournalDamaged:
             return bool(new)
 
@@ -118,6 +122,17 @@ def entry(addresses, layout, when, generation=None, model="", awaits=None, rules
 def _complete(found):
     """An entry from the file with what an older version left out."""
     return {**entry(found["addresses"], found["layout"], 0), **found, "rules": {**PLAIN_RULES, **found.get("rules", {})}}
+
+
+def _standing(old, new):
+    """The old entries that may stand beside the new ones."""
+    by_subject = {}
+    for key in new:
+        by_subject.setdefault(key.subject, []).append(key.technique)
+    return {
+        key: found for key, found in old.items()
+        if key in new or all(kinds.go_together(key.technique, name) for name in by_subject.get(key.subject, ()))
+    }  # fmt: skip
 
 
 def _changed(old, new):

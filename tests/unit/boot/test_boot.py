@@ -577,6 +577,30 @@ def lines(text, key):
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
 
+def test_a_gpu_that_another_technology_has_by_now_is_brought_back_to_that_only(simulated):
+    """MIG first, then vGPUs without MIG: both together can't be had."""
+    host = simulated("vgpu-host-vfio")
+    assert apply(host, pillars.mig(["3g.40gb"])).ok
+    assert apply(host, pillars.for_gpu(FIRST, "vgpu", {"profile": "H100XM-40C", "count": 2})).ok
+    assert set(entries(host)) == {Key(FIRST, "vgpu"), Key(SECOND, "mig")}
+    host.reboot()
+    answer = replay(host)
+    assert answer["result"] is True and set(answer["changes"]) == {FIRST, SECOND}, answer
+    assert [len(answer["changes"][gpu]["new"].get("vgpus", ())) for gpu in (FIRST, SECOND)] == [2, 0]
+
+
+def test_a_gpu_that_is_found_as_another_technology_has_it_is_noted_as_that_only(simulated):
+    host = simulated("flex170")
+    [gpu] = host.state()["gpus"]
+    assert apply(host, pillars.for_all("sriov", {"vf_count": 2})).ok
+    assert set(entries(host)) == {Key(gpu, "sriov")}
+    wanted = pillars.for_all("level-zero", {"partitions": ["0"]})
+    assert apply(host, wanted).ok and set(entries(host)) == {Key(gpu, "level-zero")}
+    record = verified.Verified(host)
+    record.note({Key(gpu, "sriov"): verified.entry([gpu], {"driver": "i915", "numvfs": 0}, 1.0)})
+    assert apply(host, wanted).plan.empty and set(entries(host)) == {Key(gpu, "level-zero")}
+
+
 @pytest.mark.parametrize("key", [f"time-warping:{H100[0]}", "moon:host"])
 def test_a_layout_of_a_technology_of_another_version_is_told_and_keeps_nothing_from_coming_back(hopper, key):
     """As a downgrade leaves it: it is not waited for, can be forgotten, and a change does not take it from the record."""
