@@ -299,15 +299,20 @@ def targets(engine, pillar):
     return lines + engine.remarks(checked)
 
 
-_COLUMNS = ("GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")
+_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")
 
 
 def table(slices):
-    """Slices as a table for people."""
+    """
+    Slices as a table for people. The GPU has a column where a name does not begin with it: that of a virtual function is the
+    function's own address.
+    """
     if not slices:
         return "No slices."
     rows = [_COLUMNS, *map(_row, slices)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    if all(part["name"].startswith(part["gpu"]) for part in slices):
+        rows = [(name, *rest) for name, _, *rest in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
@@ -317,6 +322,7 @@ def _row(part):
     memory = f"{part['memory_mib'] / 1024:.1f} GiB" if part["memory_mib"] else "?"
     compute = f"{part['compute']:.0%}" if part["compute"] is not None else "?"
     return (
+        part["name"],
         part["gpu"],
         part["profile"],
         part["placement"],
