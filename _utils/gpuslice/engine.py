@@ -15,7 +15,6 @@ from gpuslice import errors
 from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
-from gpuslice.change.reconcile import UNDID
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
@@ -25,9 +24,7 @@ from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.model import with_taken
 from gpuslice.records import interrupted
-from gpuslice.records import shapes
 from gpuslice.records.history import History
-from gpuslice.records.journal import by_key
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.rules import Options
 from gpuslice.techniques.base import Why
@@ -285,7 +282,7 @@ class Engine:
         return replace(plan, notes=(*plan.notes, *self.remarks(policy)))
 
     def apply(self, pillar):
-        """Bring the host to its pillar. Returns :class:`gpuslice.change.reconcile.Result`."""
+        """Bring the host to its pillar. Returns :class:`gpuslice.change.context.Result`."""
         policy = self.policy(pillar)
         reconciler = self.reconciler(policy)
         try:
@@ -377,20 +374,10 @@ class Engine:
 
         :raises errors.DeviceNotFound: a GPU of it is gone.
         """
-        entry = interrupted.found(self.host)
-        by_address = {gpu.address: gpu for gpu in self.gpus}
-        gone = [address for address in (entry.gpus if entry else ()) if address not in by_address]
-        if gone:
-            raise errors.DeviceNotFound(
-                f"{interrupted.describe(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
-                todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
-            )
-        newest = History(self.host).upcoming() - 1
-        return [
-            Target(by_address[address], key, settings, newest=newest)
-            for key, settings in (entry.goal.items() if entry else ())
-            for address in entry.covered(key)
-        ]
+        # Here, so that a run without a change does not load it.
+        from gpuslice.change import earlier
+
+        return earlier.finishing(self.host, interrupted.found(self.host), self.gpus)
 
     def rollback_targets(self, generation=None):
         """
@@ -402,46 +389,9 @@ class Engine:
         """
         if generation is not None:
             arguments.check(generation=generation)
-        history = History(self.host)
-        past = history.all()
-        if not past:
-            raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
-        if generation is None:
-            # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again.
-            made = [entry for entry in past if entry.get("result") != UNDID]
-            if not made:
-                raise errors.PolicyError(
-                    "The history of this host has only the undoing of interrupted changes, and no change that could be undone.",
-                    todo="Nothing was changed. 'salt-call gpu_slicing.history' tells what there was.",
-                )
-            changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))
-            record, layouts = next(changing, made[-1]), "before"
-        else:
-            record, layouts = history.generation(generation), "after"
-        try:
-            shapes.outcome(record, layouts)
-        except ValueError as err:
-            why = record.get("error") or f"{err}."
-            raise errors.JournalDamaged(f"Generation {record['generation']} can't be used: {why}") from err
-        wanted = by_key(record[layouts])
-        covered = by_key(record.get("addresses", {}))
-        by_address = {gpu.address: gpu for gpu in self.gpus}
-        gone = [address for key in wanted for address in covered.get(key, [key.subject]) if address not in by_address]
-        if gone:
-            raise errors.DeviceNotFound(
-                f"Generation {record['generation']} is of GPUs that this host no longer has: {', '.join(gone)}.",
-                todo=f"It has {', '.join(by_address) or 'none'}; nothing was changed.",
-            )
-        newest = past[-1]["generation"] if generation is None else None
-        targets = []
-        for key, layout in wanted.items():
-            tool, addresses_of = self.tools.get(key.technique), covered.get(key, [key.subject])
-            if "error" in layout:
-                raise errors.JournalDamaged(
-                    f"Generation {record['generation']} does not tell the layout: {layout['error']}", addresses_of[0]
-                )
-            targets += [Target(by_address[each], key, tool.settings_of(layout), newest=newest) for each in addresses_of]
-        return targets
+        from gpuslice.change import earlier
+
+        return earlier.targets(earlier.wanted(self.host, generation), self.tools, self.gpus)
 
     def export(self, form="pillar"):
         """

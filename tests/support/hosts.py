@@ -12,7 +12,7 @@ def config(host):
 
 
 def apply(host, wanted, progress=None):
-    """Bring a host to a pillar; ``progress`` gets each line. Returns :class:`gpuslice.change.reconcile.Result`."""
+    """Bring a host to a pillar; ``progress`` gets each line. Returns :class:`gpuslice.change.context.Result`."""
     with Engine(config(host), progress=progress) as engine:
         return engine.apply(wanted)
 

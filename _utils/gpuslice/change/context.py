@@ -1,5 +1,5 @@
 """
-What is carried through one change: what failed and what holds, and where no further step is begun.
+What is carried through one change: what failed and what holds, where no further step is begun, and what became of the request.
 """
 
 import logging
@@ -18,12 +18,44 @@ ALL = ""
 
 
 @dataclass
+class Result:
+    """
+    What became of a request.
+
+    :ivar changes: PCI address -> {"old": layout, "new": layout}, both read from the hardware.
+    :ivar errors: sentences, empty when all is as wanted; :ivar reboot: GPUs that wait for a reboot.
+    :ivar warnings: sentences worth reading; :ivar generation: its number in the history, None when nothing was touched.
+    :ivar verified: False where a GPU was read after the change and is not as wanted, which ``validation: false`` lets pass.
+    :ivar undone: whether an interrupted change was undone first.
+    :ivar found: what the last reading of this run came to, a plan without steps where all is as wanted; None where some of it was
+        not read after a change.
+    """
+
+    plan: Plan
+    changes: dict = field(default_factory=dict)
+    errors: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    reboot: list = field(default_factory=list)
+    seconds: float = 0.0
+    generation: int | None = None
+    verified: bool = True
+    undone: bool = False
+    found: Plan | None = None
+
+    @property
+    def ok(self):
+        """Whether the hardware is as wanted, or will be at the next reboot."""
+        return not self.errors
+
+
+@dataclass
 class Change:
     """
     What is carried through one change. What is keyed is keyed by :class:`gpuslice.model.Key`.
 
     :ivar gpus: the GPUs of the request by PCI address; :ivar entry: its record in the journal.
-    :ivar result: :class:`gpuslice.change.reconcile.Result`, filled up on the way.
+    :ivar result: :class:`Result`, filled up on the way.
+    :ivar whole: whether a failure concerns all GPUs of the change.
     :ivar failed: errors by key, or of the whole change (:data:`ALL`); :ivar left: errors of what could not be undone.
     :ivar unmet: key -> why it waits for a reboot; :ivar verified: key -> layout that was read and is as wanted.
     :ivar found: key -> the part that the reading came to, which has no steps.
@@ -34,7 +66,8 @@ class Change:
     targets: list
     gpus: dict
     entry: Entry
-    result: object
+    result: Result
+    whole: bool = False
     failed: dict = field(default_factory=dict)
     left: dict = field(default_factory=dict)
     unmet: dict = field(default_factory=dict)
@@ -48,15 +81,11 @@ class Change:
             return self.entry.groups[key]
         return str(key) if key.subject == HOST else key.subject
 
-    def affected(self, whole):
-        """
-        Keys of what is put back, since it or something of its group failed, or stands on a GPU where something did.
-
-        :param whole: whether a failure concerns all GPUs of the change.
-        """
+    def affected(self):
+        """Keys of what is put back, since it or something of its group failed, or stands on a GPU where something did."""
         if not self.failed:
             return []
-        if whole or ALL in self.failed:
+        if self.whole or ALL in self.failed:
             return list(self.entry.before)
         groups, grown = {self.group(key) for key in self.failed}, True
         while grown:
@@ -67,6 +96,11 @@ class Change:
             grown = not more <= groups
             groups |= more
         return [key for key in self.entry.before if self.group(key) in groups]
+
+    def kept(self):
+        """Keys of what keeps its change, whatever became of the others."""
+        affected = self.affected()
+        return [key for key in self.entry.before if key not in affected]
 
 
 class Halt:

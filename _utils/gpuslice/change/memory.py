@@ -5,6 +5,7 @@ What outlasts a change: the layouts that a boot brings back, the GPUs that wait 
 import logging
 
 from gpuslice import errors
+from gpuslice.change.context import caught
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.verified import Verified
@@ -110,6 +111,14 @@ class Memory:
             self._ledger.add(gpu, why)
         except (OSError, errors.StateDirUnusable) as err:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
+
+    def record(self, result, generation):
+        """Write a generation into the history; its number, or why that could not be, goes to the result."""
+        try:
+            result.generation = self._history.record(generation)
+        except Exception as err:
+            # The hardware is in a known condition and has been told of: only the memory of it is missing.
+            result.warnings.append(str(caught(err)))
 
 
 def _model(gpus, addresses):

@@ -10,8 +10,6 @@ behind is finished by the next run that wants the same, and undone by any other 
 import os
 import time
 from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 from functools import cached_property
 
@@ -19,14 +17,12 @@ from gpuslice import errors
 from gpuslice.change.context import ALL
 from gpuslice.change.context import Change
 from gpuslice.change.context import Halt
+from gpuslice.change.context import Result
 from gpuslice.change.context import caught
 from gpuslice.change.memory import Memory
 from gpuslice.change.planner import Planner
 from gpuslice.change.signals import Signals
-from gpuslice.inventory import discovery
 from gpuslice.plan import Plan
-from gpuslice.plan import merge
-from gpuslice.plan import same
 from gpuslice.records import interrupted
 from gpuslice.records import lock
 from gpuslice.records.history import History
@@ -34,45 +30,8 @@ from gpuslice.records.journal import Entry
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.rules import Options
-from gpuslice.rules import Rules
 
 _UNDONE = "Everything that was done has been undone; the host is as it was."
-#: How the history calls the undoing of a change that did not end.
-UNDID = "undid an interrupted change"
-#: A GPU in this condition can't be put back, by anybody or without destroying what another tool made: it is reported, and does
-#: not stop later runs.
-_HOPELESS = (errors.Unhealthy, errors.DeviceNotFound, errors.ForeignChange)
-
-
-@dataclass
-class Result:
-    """
-    What became of a request.
-
-    :ivar changes: PCI address -> {"old": layout, "new": layout}, both read from the hardware.
-    :ivar errors: sentences, empty when all is as wanted; :ivar reboot: GPUs that wait for a reboot.
-    :ivar warnings: sentences worth reading; :ivar generation: its number in the history, None when nothing was touched.
-    :ivar verified: False where a GPU was read after the change and is not as wanted, which ``validation: false`` lets pass.
-    :ivar undone: whether an interrupted change was undone first.
-    :ivar found: what the last reading of this run came to, a plan without steps where all is as wanted; None where some of it was
-        not read after a change.
-    """
-
-    plan: Plan
-    changes: dict = field(default_factory=dict)
-    errors: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
-    reboot: list = field(default_factory=list)
-    seconds: float = 0.0
-    generation: int | None = None
-    verified: bool = True
-    undone: bool = False
-    found: Plan | None = None
-
-    @property
-    def ok(self):
-        """Whether the hardware is as wanted, or will be at the next reboot."""
-        return not self.errors
 
 
 class Reconciler:
@@ -100,6 +59,18 @@ class Reconciler:
         from gpuslice.change.undo import Undo
 
         return Undo(self._tools, self._runner)
+
+    @cached_property
+    def _verifier(self):
+        from gpuslice.change.verify import Verifier
+
+        return Verifier(self._tools, self._options, self._planner)
+
+    @cached_property
+    def _recovery(self):
+        from gpuslice.change.recovery import Recovery
+
+        return Recovery(self._host, self._options, self._journal, self._runner, self._undo, self._memory)
 
     def plan(self, targets):
         """The plan for these targets, see :meth:`gpuslice.change.planner.Planner.plan`."""
@@ -190,11 +161,11 @@ class Reconciler:
         except (errors.GpuSliceError, errors.Interrupted) as err:
             raise _after(err, earlier) from err
         result = replace(earlier, plan=plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
-        gpus = {t.gpu.address: t.gpu for t in targets}
+        gpus, whole = {t.gpu.address: t.gpu for t in targets}, self._options.on_failure == "host"
         if not plan.empty:
-            self._change(Change(plan, targets, gpus, entry, result))
+            self._change(Change(plan, targets, gpus, entry, result, whole))
         elif interrupted_one:
-            change = Change(plan, targets, gpus, interrupted_one, result)
+            change = Change(plan, targets, gpus, interrupted_one, result, whole)
             change.verified = {p.key: p.before for p in plan.parts if p.key in interrupted_one.before and not p.waits}
             self._end(change, "applied")
         if interrupted_one:
@@ -275,7 +246,7 @@ class Reconciler:
         return True
 
     def _carry_out(self, change):
-        halt = Halt(change.group, self._options.on_failure == "host", self._signals)
+        halt = Halt(change.group, change.whole, self._signals)
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
             self._plan_for_certain(change, layer, halt)
@@ -284,7 +255,7 @@ class Reconciler:
             change.unmet.update(unmet)
             change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else key: err for key, err in failed.items()})
             if not halt.cut_short:
-                self._verify_layer(change, parts, halt)
+                self._verifier.layer(change, parts, halt)
         change.cut_short = halt.cut_short
 
     def _plan_for_certain(self, change, layer, halt):
@@ -329,7 +300,7 @@ class Reconciler:
 
     def _accept(self, change):
         """What holds for the GPUs that keep their change: reboots that they wait for, and their health."""
-        kept = self._kept(change)
+        kept = change.kept()
         # A GPU that would have waited for a reboot is put back with its group, so nothing waits there.
         change.unmet = {key: why for key, why in change.unmet.items() if key in kept}
         for key, why in change.unmet.items():
@@ -339,24 +310,15 @@ class Reconciler:
                     change.result.reboot.append(gpu)
         put_back = set(change.entry.before) - set(kept)
         self._memory.tidy([part for part in change.plan.parts if part.key not in put_back], change.result.reboot)
-        change.result.errors += self._health_after([part for part in change.plan.changing if part.key in kept], change.gpus)
-
-    def _kept(self, change):
-        """Keys of what keeps its change, whatever became of the others."""
-        put_back = self._put_back_of(change)
-        return [key for key in change.entry.before if key not in put_back]
-
-    def _put_back_of(self, change):
-        """Keys of what is put back, as ``on_failure`` says."""
-        return change.affected(self._options.on_failure == "host")
+        change.result.errors += self._verifier.health([part for part in change.plan.changing if part.key in kept], change.gpus)
 
     def _end(self, change, outcome):
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
         after = self._undo.layouts(entry, change.gpus)
-        self._surely(result, self._note_changes, result, entry, change.gpus, entry.before, after)
+        self._surely(result, self._undo.note_changes, result, entry, change.gpus, entry.before, after)
         stopped = self._runner.resume(entry)
-        result.errors += [*stopped, *self._changed_after(change, after)]
+        result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         self._surely(result, self._remember, change, after, outcome)
         if outcome == "left":
             closed = self._surely(result, self._journal.begin, _narrowed(entry, change.left, bool(stopped)), True)
@@ -364,92 +326,14 @@ class Reconciler:
             closed = self._surely(result, self._journal.end)
         if not closed:
             result.errors.append("Until then the next run takes this change for an interrupted one.")
-        self._record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
+        self._memory.record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
 
     def _remember(self, change, after, outcome):
         """Note what a boot brings back."""
-        kept = self._kept(change)
+        kept = change.kept()
         others = {key: one for key, one in after.items() if key not in kept}
         put_back = {key: one for key, one in others.items() if self._undo.is_as_before(change.entry, change.gpus, key, one)}
         self._memory.remember(change, kept, put_back, after, outcome)
-
-    def _changed_after(self, change, after):
-        """Sentences on what somebody else changed after it was verified; that does not count as verified any more."""
-        found = []
-        for key, layout in list(change.verified.items()):
-            if key in after and not same(after[key], layout):
-                del change.verified[key]
-                words = self._tools.get(key.technique).words
-                now = after[key]["error"] if "error" in after[key] else f"it has {words(after[key])}"
-                what = f"It was verified to have {words(layout)}, and when it was read again a moment later {now}."
-                todo = "Find out which tool manages it besides Salt, then run again."
-                found.append(str(errors.ForeignChange(what, change.entry.covered(key)[0], todo)))
-        return found
-
-    def _record(self, result, generation):
-        try:
-            result.generation = self._history.record(generation)
-        except Exception as err:
-            # The hardware is in a known condition and has been told of: only the memory of it is missing.
-            result.warnings.append(str(caught(err)))
-
-    # -- verifying -----------------------------------------------------------------------------------------------
-    def _verify_layer(self, change, parts, halt):
-        """
-        Read again what a layer changed, but for what failed or waits for a reboot, and plan anew: a part with steps is a
-        difference, and that a failure.
-        """
-        changed = [part for part in parts if part.key not in change.unmet and part.key not in self._put_back_of(change)]
-        below = [part for part in change.plan.parts if part.layer < parts[0].layer] if parts else []
-        for part in changed:
-            err, left = self._verify_one(part, change.targets, below)
-            if not err:
-                change.verified[part.key], change.found[part.key] = left.before, left
-            elif self._options.validation:
-                change.failed[part.key] = err
-                halt.failed(part.key)
-            else:
-                change.result.verified = False
-                change.result.warnings.append(str(err))
-
-    def _verify_one(self, part, targets, below):
-        """(error or None, the part without steps that a reading came to)."""
-        technique = self._tools.get(part.key.technique)
-        try:
-            left = self._planner.after(part.key, targets, below)
-        except Exception as err:
-            return caught(err, part.gpu), None
-        if not left.steps:
-            return None, left
-        wrong = errors.ValidationFailed(
-            "After the change the GPU was read again and is not as wanted: "
-            f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",
-            part.gpu,
-            "See 'dmesg' for the driver's own words.",
-        )
-        return wrong, None
-
-    def _health_after(self, parts, gpus):
-        if not self._options.health_check:
-            return []
-        found = []
-        for part in parts:
-            try:
-                reasons = self._planner.health(part, gpus)
-            except Exception as err:
-                reasons = [str(caught(err, part.gpu)).rstrip(".")]
-            found += [f"GPU {part.gpu} is not healthy after the change: {reason}." for reason in reasons]
-        return list(dict.fromkeys(found))
-
-    def _note_changes(self, result, entry, gpus, before, after):
-        """Add to a result what became of the GPUs, as users see it; what an earlier part of the run found is still ``old``."""
-        earlier = set(result.changes)
-        for key, now in after.items():
-            if earlier.isdisjoint(entry.covered(key)) and self._undo.are_same(entry, gpus, key, before[key], now):
-                continue
-            shown = self._tools.get(key.technique).shown
-            for address in entry.covered(key):
-                merge(result.changes, address, _shown(shown, before[key]), _shown(shown, now))
 
     # -- putting back --------------------------------------------------------------------------------------------
     def _put_back(self, change):
@@ -457,7 +341,7 @@ class Reconciler:
         entry, result = change.entry, change.result
         for err in change.failed.values():
             self._runner.tell(f"failed, putting back what was done: {err}")
-        affected = self._put_back_of(change)
+        affected = change.affected()
         # What was found as wanted there goes again, by our own hand.
         change.verified = {key: layout for key, layout in change.verified.items() if key not in affected}
         begun = {change.group(key) for key, _ in entry.begun()}
@@ -473,11 +357,24 @@ class Reconciler:
             result.errors.append(_undone_words(gpus, kept, bool(gone)))
             return "partly applied" if kept else "rolled back"
         result.errors += [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
-        if any(not isinstance(err, _HOPELESS) for err in left.values()):
+        if self._undo.is_unfinished(left):
             return "left"
         return "partly applied" if kept else "rolled back as far as possible"
 
     # -- after a crash -------------------------------------------------------------------------------------------
+    def recover(self, gpus):
+        """
+        Undo the interrupted change of this host.
+
+        :param gpus: the GPUs of the host. :return: :class:`.context.Result`, with an empty plan where there was none to undo.
+        :raises errors.RollbackFailed: something could not be undone; it says what.
+        """
+        return self._under_lock(lambda: self._recovery.undo_found(gpus))
+
+    def recovery(self, gpus):
+        """The plan of :meth:`recover`."""
+        return self._recovery.plan(gpus)
+
     def _recover(self, targets):
         """
         Deal with a change that did not end. When the same is wanted now, it is finished: the entry is returned, so that a failure
@@ -492,114 +389,7 @@ class Reconciler:
         if self._planner.can_finish(targets, entry):
             return entry, Result(Plan())
         gpus = {t.gpu.address: t.gpu for t in targets}
-        return None, self._undo_interrupted(entry, {**self._others(entry, gpus), **gpus})
-
-    def recover(self, gpus):
-        """
-        Undo the interrupted change of this host.
-
-        :param gpus: the GPUs of the host. :return: :class:`Result`, with an empty plan where there was none to undo.
-        :raises errors.RollbackFailed: something could not be undone; it says what.
-        """
-
-        def work():
-            entry = self._journal.unfinished()
-            return self._undo_interrupted(entry, {gpu.address: gpu for gpu in gpus}) if entry else Result(Plan())
-
-        return self._under_lock(work)
-
-    def recovery(self, gpus):
-        """The plan of :meth:`recover`."""
-        entry = self._journal.unfinished()
-        if entry is None:
-            return Plan()
-        by_address = {gpu.address: gpu for gpu in gpus}
-        parts, blocked = [], []
-        for key, layout in entry.before.items():
-            try:
-                parts += self._undo.plan_restore(entry, key, layout, by_address, self._rules_of_undo(entry))
-            except errors.GpuSliceError as err:
-                blocked.append((entry.covered(key)[0], str(err)))
-        started = [f"The {kind} {name} is started again." for kind, name in entry.pauses]
-        return Plan(tuple(parts), blocked=tuple(blocked), notes=(f"{interrupted.describe(entry)}; this undoes it.", *started))
-
-    def _undo_interrupted(self, entry, gpus):
-        """
-        Undo a change that did not end, as a change with a generation of its own. Returns :class:`Result`.
-
-        :raises errors.RollbackFailed: something could not be undone.
-        """
-        what = interrupted.describe(entry)
-        self._runner.tell(f"{what}; it is undone first")
-        found = self._undo.layouts(entry, gpus)
-        entry = self._paused_for_undo(entry, gpus)
-        left = self._undo.restore(entry, entry.before, gpus)
-        started = self._runner.resume(entry)
-        lines = [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
-        if any(not isinstance(err, _HOPELESS) for err in left.values()):
-            raise errors.RollbackFailed(
-                f"{what} and could not be undone. {' '.join([*lines, *started])}", todo="Mend that by hand, then run again."
-            )
-        after = self._undo.layouts(entry, gpus)
-        restored = {key: layout for key, layout in entry.before.items() if key not in left}
-        noted = self._memory.note_verified(self._memory.undone(entry, restored, gpus))
-        try:
-            self._journal.end()
-        except errors.StateDirUnusable as err:
-            raise errors.with_more(err, f"{what}; it was undone, and until then the next run takes it for interrupted.") from err
-        result = Result(Plan(), undone=True)
-        self._note_changes(result, entry, gpus, found, after)
-        by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
-        self._record(result, entry.generation(UNDID, [*lines, *started], **by_us, before=found, after=after, reboot=[]))
-        number = f", generation {result.generation}" if result.generation else ""
-        result.warnings = [*noted, f"{what}; it was undone{number}.", *started, *lines, *result.warnings]
-        return result
-
-    def _rules_of_undo(self, entry):
-        """An undo may stop what this run may, and what the change stopped: it may have been started again before the end."""
-        units = [name for kind, name in entry.pauses if kind == "unit"]
-        modules = [name for kind, name in entry.pauses if kind != "unit"]
-        rules = self._options.rules()
-        return Rules(stop_units=(*rules.stop_units, *units), unload_modules=(*rules.unload_modules, *modules))
-
-    def _paused_for_undo(self, entry, gpus):
-        """
-        Stop what is in the way of an undo and may be stopped. Returns the record, which tells all that is to be started again;
-        what can't be written there is not stopped.
-        """
-        stops = []
-        for key, layout in entry.before.items():
-            try:
-                parts = self._undo.plan_restore(entry, key, layout, gpus, self._rules_of_undo(entry))
-            except Exception as err:
-                # It is planned once more, and told of then.
-                caught(err, entry.covered(key)[0])
-                continue
-            stops += [pause for part in parts for pause in part.pauses]
-        stops = [pause for number, pause in enumerate(stops) if pause not in stops[:number]]
-        if new := [pause for pause in stops if pause not in entry.pauses]:
-            steps = [(key, asdict(step)) for key, step in entry.begun()]
-            noted = replace(entry, pauses=[*entry.pauses, *new], earlier=steps, steps=[])
-            try:
-                self._journal.begin(noted, goes_on=True)
-                entry = noted
-            except errors.StateDirUnusable as err:
-                self._runner.tell(str(err))
-        for kind, name in stops:
-            if [kind, name] in entry.pauses:
-                self._runner.stop(kind, name)
-        return entry
-
-    def _others(self, entry, gpus):
-        """GPUs of an interrupted change that the present request does not reach."""
-        if all(address in gpus for address in entry.gpus):
-            return {}
-        return {gpu.address: gpu for gpu in discovery.discover(self._host)}
-
-
-def _shown(shown, layout):
-    """A layout as users see it, or why it could not be read."""
-    return layout if "error" in layout else shown(layout)
+        return None, self._recovery.undo(entry, {**self._recovery.others(entry, gpus), **gpus})
 
 
 def _undone_words(affected, kept, partly):

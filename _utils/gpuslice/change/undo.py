@@ -8,9 +8,14 @@ from gpuslice import kinds
 from gpuslice.change.context import Halt
 from gpuslice.change.context import caught
 from gpuslice.model import Target
+from gpuslice.plan import merge
 from gpuslice.plan import same
 from gpuslice.rules import PLAIN
 from gpuslice.techniques.base import Work
+
+#: A GPU in this condition can't be put back, by anybody or without destroying what another tool made: it is reported, and does
+#: not stop later runs.
+_HOPELESS = (errors.Unhealthy, errors.DeviceNotFound, errors.ForeignChange)
 
 
 class Undo:
@@ -108,6 +113,21 @@ class Undo:
         words = self._tools.get(key.technique).words(entry.before[key])
         return f"GPU {', '.join(entry.covered(key))} could not be put back to {words}: {err}"
 
+    def note_changes(self, result, entry, gpus, before, after):
+        """Add to a result what became of the GPUs, as users see it; what an earlier part of the run found is still ``old``."""
+        earlier = set(result.changes)
+        for key, now in after.items():
+            if earlier.isdisjoint(entry.covered(key)) and self.are_same(entry, gpus, key, before[key], now):
+                continue
+            shown = self._tools.get(key.technique).shown
+            for address in entry.covered(key):
+                merge(result.changes, address, _shown(shown, before[key]), _shown(shown, now))
+
+    @staticmethod
+    def is_unfinished(left):
+        """Whether any of these errors of what could not be put back leaves something that a later run can do."""
+        return any(not isinstance(err, _HOPELESS) for err in left.values())
+
 
 def _present(entry, gpus, key):
     """The first GPU that a key covers and that is there. Raises errors.DeviceNotFound where none is."""
@@ -116,3 +136,8 @@ def _present(entry, gpus, key):
     if found is None:
         raise errors.DeviceNotFound("This GPU is no longer there.", covered[0], "Look for it with 'lspci' and in 'dmesg'.")
     return found
+
+
+def _shown(shown, layout):
+    """A layout as users see it, or why it could not be read."""
+    return layout if "error" in layout else shown(layout)

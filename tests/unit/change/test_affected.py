@@ -20,12 +20,12 @@ LICENCE = Key(HOST, "licence")
 KEYS = (MIG_A, SHARED_A, MIG_B, HIVE_C, HIVE_D, LICENCE)
 
 
-def change(*failed):
-    """A change of all these keys, of which some failed."""
+def change(*failed, whole=False):
+    """A change of all these keys, of which some failed; with ``whole`` that concerns all of it."""
     before = dict.fromkeys(KEYS, {})
     groups = {HIVE_C: "amdgpu", HIVE_D: "amdgpu"}
     entry = Entry(1.0, "x", "", 1, "b", Plan().as_dict(), before, {}, addresses={LICENCE: [A, B]}, groups=groups)
-    return Change(Plan(), [], {}, entry, None, failed=dict.fromkeys(failed, ValueError()))
+    return Change(Plan(), [], {}, entry, None, whole, failed=dict.fromkeys(failed, ValueError()))
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def change(*failed):
     ],
 )
 def test_a_failure_takes_its_group_and_its_gpu_along(failed, back):
-    assert change(*failed).affected(False) == back
-    assert change(*failed).affected(True) == (list(KEYS) if failed else [])
+    assert change(*failed).affected() == back
+    assert change(*failed, whole=True).affected() == (list(KEYS) if failed else [])
 
 
 def test_no_further_step_is_begun_of_what_goes_back_and_only_of_that():

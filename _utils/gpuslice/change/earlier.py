@@ -1,0 +1,111 @@
+"""
+What of the records is wanted again: targets for what an earlier change came to or began with, and for one that did not end.
+"""
+
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.change.recovery import UNDID
+from gpuslice.model import Target
+from gpuslice.records import interrupted
+from gpuslice.records import shapes
+from gpuslice.records.history import History
+from gpuslice.records.journal import by_key
+
+
+class Wanted(NamedTuple):
+    """
+    What of the history is wanted again.
+
+    :ivar record: a generation; :ivar layouts: which of its layouts, ``before`` or ``after``.
+    :ivar newest: the number that the newest generation must have for that to be meant, None for any.
+    """
+
+    record: dict
+    layouts: str
+    newest: int | None
+
+
+def finishing(host, entry, gpus):
+    """
+    Targets that finish an interrupted change, [] where there is none.
+
+    :param entry: :class:`gpuslice.records.journal.Entry` or None; :param gpus: the GPUs of the host.
+    :raises errors.DeviceNotFound: a GPU of it is gone.
+    """
+    by_address = {gpu.address: gpu for gpu in gpus}
+    gone = [address for address in (entry.gpus if entry else ()) if address not in by_address]
+    if gone:
+        raise errors.DeviceNotFound(
+            f"{interrupted.describe(entry)}; it can't be finished, since this host no longer has {', '.join(gone)}.",
+            todo="Undo it on the others: 'salt-call gpu_slicing.recover undo'.",
+        )
+    newest = History(host).upcoming() - 1
+    return [
+        Target(by_address[address], key, settings, newest=newest)
+        for key, settings in (entry.goal.items() if entry else ())
+        for address in entry.covered(key)
+    ]
+
+
+def wanted(host, generation=None):
+    """
+    What a rollback goes to, as :class:`Wanted`; ``generation`` as of :meth:`gpuslice.engine.Engine.rollback_targets`.
+
+    :raises errors.PolicyError: there is no such generation; :raises errors.JournalDamaged: it can't be used.
+    """
+    history = History(host)
+    past = history.all()
+    if not past:
+        raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
+    if generation is None:
+        found = Wanted(_last_change(past), "before", past[-1]["generation"])
+    else:
+        found = Wanted(history.generation(generation), "after", None)
+    try:
+        shapes.outcome(found.record, found.layouts)
+    except ValueError as err:
+        why = found.record.get("error") or f"{err}."
+        raise errors.JournalDamaged(f"Generation {found.record['generation']} can't be used: {why}") from err
+    return found
+
+
+def _last_change(past):
+    """The last generation that changed anything: one that failed and was put back did not."""
+    # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again.
+    made = [entry for entry in past if entry.get("result") != UNDID]
+    if not made:
+        raise errors.PolicyError(
+            "The history of this host has only the undoing of interrupted changes, and no change that could be undone.",
+            todo="Nothing was changed. 'salt-call gpu_slicing.history' tells what there was.",
+        )
+    changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))
+    return next(changing, made[-1])
+
+
+def targets(found, tools, gpus):
+    """
+    Targets that bring back what is wanted.
+
+    :param found: :class:`Wanted`; :param tools: the toolbox; :param gpus: the GPUs of the host.
+    :raises errors.DeviceNotFound: a GPU of it is gone; :raises errors.JournalDamaged: a layout could not be read at that time.
+    """
+    record, layouts, newest = found
+    earlier = by_key(record[layouts])
+    covered = by_key(record.get("addresses", {}))
+    by_address = {gpu.address: gpu for gpu in gpus}
+    gone = [address for key in earlier for address in covered.get(key, [key.subject]) if address not in by_address]
+    if gone:
+        raise errors.DeviceNotFound(
+            f"Generation {record['generation']} is of GPUs that this host no longer has: {', '.join(gone)}.",
+            todo=f"It has {', '.join(by_address) or 'none'}; nothing was changed.",
+        )
+    made = []
+    for key, layout in earlier.items():
+        tool, addresses = tools.get(key.technique), covered.get(key, [key.subject])
+        if "error" in layout:
+            raise errors.JournalDamaged(
+                f"Generation {record['generation']} does not tell the layout: {layout['error']}", addresses[0]
+            )
+        made += [Target(by_address[each], key, tool.settings_of(layout), newest=newest) for each in addresses]
+    return made
