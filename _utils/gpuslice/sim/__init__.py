@@ -15,7 +15,7 @@ vgpu_rules     the rules of vGPUs, of the types in ``vgpu_types``
 hardware       the rules of the GPUs: what a driver allows, refuses and remembers
 pci            the PCI functions of the machine and their IOMMU groups
 state          the file in which the machine lasts from one process to the next
-description    the YAML file: schema and checks, with ``mistakes`` that notes all that is wrong
+description    the YAML file: schema and checks, with ``devices`` for GPUs and ``mistakes`` that notes all that is wrong
 faults         what goes wrong, and when
 =============  ====================================================================================================
 

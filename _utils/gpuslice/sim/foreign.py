@@ -5,7 +5,7 @@ Acts of other tools: what somebody else does to a GPU while a change of ours run
 from gpuslice.sim import hardware
 from gpuslice.sim import vgpu_rules
 from gpuslice.sim import vgpu_types
-from gpuslice.sim.description import made_uuid
+from gpuslice.sim.devices import made_uuid
 
 
 def act(state, change):

@@ -11,6 +11,7 @@ import json
 from gpuslice.catalog import nvidia
 from gpuslice.catalog.mig import CiProfile
 from gpuslice.sim import description
+from gpuslice.sim import devices
 from gpuslice.sim import state as state_file
 
 # Return codes of NVML that the rules need; the simulation's rules know nothing of pynvml.
@@ -60,7 +61,7 @@ def build(described, digest, serial=0, boot=0):
         "host": host,
         "serial": serial,
         "boot": boot + 1,
-        "boot_id": description.made_uuid("", host["name"], "boot", boot + 1),
+        "boot_id": devices.made_uuid("", host["name"], "boot", boot + 1),
         "gpus": {gpu["address"]: _fresh(gpu) for gpu in described["gpus"]},
         "processes": [],
         "stopped": [],
@@ -338,7 +339,7 @@ def create_ci(state, address, gi_id, profile_id, start=None, size=None):
         "start": chosen,
         "size": profile.slices,
         "serial": serial,
-        "uuid": description.made_uuid("MIG-", gpu["about"]["uuid"], serial),
+        "uuid": devices.made_uuid("MIG-", gpu["about"]["uuid"], serial),
         "index": _lowest_free(str(index) for index, _, _ in mig_devices(gpu)),
     }
     return identity
@@ -426,7 +427,7 @@ def reset(state, address):
 def reboot(state):
     """Boot the machine anew: no instances, no processes, no VFs; only Ampere boards remember their MIG mode."""
     state["boot"] += 1
-    state["boot_id"] = description.made_uuid("", state["host"]["name"], "boot", state["boot"])
+    state["boot_id"] = devices.made_uuid("", state["host"]["name"], "boot", state["boot"])
     state["processes"] = []
     # Files of the kernel and of /run are made anew, those of the disk stay.
     state["written"] = {path: text for path, text in state["written"].items() if path.startswith("/etc/")}
@@ -491,7 +492,7 @@ def uses(state, process):
 
 
 def _slice_id(gpu, text):
-    name, start = description.split_slice(text)
+    name, start = devices.split_slice(text)
     table = mig_table(gpu)
     profile = table.profile(name) if table else None
     for gi_id, gi in gpu["gis"].items():

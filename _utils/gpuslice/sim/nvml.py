@@ -11,7 +11,7 @@ handles die with :meth:`SimulatedNvml.nvmlShutdown` and with a change of the MIG
 """
 
 from gpuslice.sim import compute_policy
-from gpuslice.sim import description
+from gpuslice.sim import devices
 from gpuslice.sim import hardware
 from gpuslice.sim.mistakes import normal_address
 from gpuslice.sim.nvml_call import function
@@ -242,7 +242,7 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
         if field == _INDEPENDENT_QUERY:
             return int(hardware.mig_table(gpu) is not None)
         if field == _RECOVERY_ACTION:
-            return description.RECOVERY_ACTIONS[gpu["health"]["recovery_action"]]
+            return devices.RECOVERY_ACTIONS[gpu["health"]["recovery_action"]]
         return None
 
     @function(since=510)

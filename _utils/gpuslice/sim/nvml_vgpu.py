@@ -5,7 +5,7 @@ A vGPU is active, and so known to NVML, while a process holds it. Functions that
 pynvml does.
 """
 
-from gpuslice.sim import description
+from gpuslice.sim import devices
 from gpuslice.sim import hardware
 from gpuslice.sim import vgpu_rules as rules
 from gpuslice.sim import vgpu_types as types
@@ -135,7 +135,7 @@ class VgpuFunctions:
     def nvmlVgpuInstanceGetUUID(self, vgpuInstance):
         """UUID of a vGPU; it is another one than that of its mediated device."""
         gpu, vgpu, _ = self._active(vgpuInstance)
-        return description.made_uuid("", gpu["about"]["uuid"], "vgpu", vgpu["serial"])
+        return devices.made_uuid("", gpu["about"]["uuid"], "vgpu", vgpu["serial"])
 
     @function()
     def nvmlVgpuInstanceGetMdevUUID(self, vgpuInstance):
@@ -154,7 +154,7 @@ class VgpuFunctions:
     def nvmlVgpuInstanceGetVmID(self, vgpuInstance):
         """(UUID of the virtual machine as bytes, 1 for "it is a UUID")."""
         process = self._active(vgpuInstance)[2]
-        return (description.made_uuid("", self._host.name, "vm", process["pid"]).encode(), _VM_ID_UUID)
+        return (devices.made_uuid("", self._host.name, "vm", process["pid"]).encode(), _VM_ID_UUID)
 
     @function()
     def nvmlVgpuInstanceGetFbUsage(self, vgpuInstance):
