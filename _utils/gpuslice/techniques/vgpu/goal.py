@@ -13,6 +13,8 @@ from gpuslice.techniques.vgpu import types as vgpu_types
 #: Words of the pillar -> the policies of NVML's vGPU scheduler.
 SCHEDULERS = {"best-effort": 1, "equal-share": 2, "fixed-share": 3}
 
+#: The modes of a GPU whose driver was bound anew.
+FRESH = {"heterogeneous": False, "scheduler": "best-effort"}
 
 #: How a function is called whose address the device does not tell before it is there: by its number from 1.
 NUMBERED = "vf"
@@ -181,3 +183,34 @@ def _on_the_gpu(gpu, slots, stay, names):
         taken.append(made[-1].uuid)
     return tuple(made)
 
+
+def refuse_scheduler(gpu, state, scheduler, backed):
+    """
+    Refuse a policy of the scheduler that can't be set.
+
+    :param backed: whether types with a MIG instance each are wanted. :raises errors.Unsupported: driver or types have none.
+    """
+    if scheduler and backed:
+        raise errors.Unsupported(
+            "A scheduling policy is wanted for types that have a MIG instance each, which the driver refuses.",
+            gpu.address,
+            "Leave vgpu:scheduler out.",
+        )
+    if scheduler and state.scheduler is None and tells_modes(state):
+        raise errors.Unsupported(
+            f"vgpu:scheduler is {scheduler}, and the driver can't set it on this GPU.", gpu.address, "Leave it out."
+        )
+
+
+def tells_modes(state):
+    """Whether the driver would tell modes of vGPUs that take turns if it had any."""
+    return bool(state.numvfs or not state.total) and not (state.mig and state.mig.current)
+
+
+def modes(state, goal, anew):
+    """(heterogeneous mode, scheduling policy) to set, None for what is right already. Binding the driver anew resets both."""
+    now = FRESH if anew else {"heterogeneous": bool(state.heterogeneous), "scheduler": state.scheduler}
+    return (
+        None if goal.heterogeneous in (None, now["heterogeneous"]) else goal.heterogeneous,
+        None if goal.scheduler in (None, now["scheduler"]) else goal.scheduler,
+    )

@@ -47,9 +47,6 @@ from gpuslice.techniques.vgpu.doing import Doing
 from gpuslice.techniques.vgpu.goal import Goal
 from gpuslice.techniques.vgpu.instances import Instances
 
-#: The modes of a GPU whose driver was bound anew.
-_FRESH = {"heterogeneous": False, "scheduler": "best-effort"}
-
 
 class VgpuState(NamedTuple):
     """
@@ -164,7 +161,7 @@ class Vgpus(Technique):
         found = {"vgpus": listed, "vfs": layout["numvfs"]}
         if layout.get("heterogeneous"):
             found["heterogeneous"] = True
-        if layout.get("scheduler", _FRESH["scheduler"]) != _FRESH["scheduler"]:
+        if layout.get("scheduler", vgpu_goal.FRESH["scheduler"]) != vgpu_goal.FRESH["scheduler"]:
             found["scheduler"] = layout["scheduler"]
         return {**found, **self._mig.shown(layout["mig"])} if "mig" in layout else found
 
@@ -180,7 +177,7 @@ class Vgpus(Technique):
                 "Remove that vGPU first: salt-call gpu_vgpu.vgpus shows where it is.",
             )
         section = {"profile": next(iter(counts)), "count": sum(counts.values())} if len(counts) == 1 else {"profiles": counts}
-        if layout.get("scheduler", _FRESH["scheduler"]) != _FRESH["scheduler"]:
+        if layout.get("scheduler", vgpu_goal.FRESH["scheduler"]) != vgpu_goal.FRESH["scheduler"]:
             section["scheduler"] = layout["scheduler"]
         return {"strategy": "vgpu", "vgpu": section}
 
@@ -278,9 +275,9 @@ class Vgpus(Technique):
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
         scheduler = settings.get("scheduler") or None
-        self._check_scheduler(gpu, state, scheduler, backed)
+        vgpu_goal.refuse_scheduler(gpu, state, scheduler, backed)
         mixed = not backed and len({found.memory_mib for found, _ in counts}) > 1
-        if mixed and state.heterogeneous is None and _tells_modes(state):
+        if mixed and state.heterogeneous is None and vgpu_goal.tells_modes(state):
             raise errors.Unsupported(
                 "vGPUs of several sizes are wanted, and this GPU or its driver has no heterogeneous mode.",
                 gpu.address,
@@ -288,18 +285,6 @@ class Vgpus(Technique):
             )
         mig = self._instances.settings_for(gpu, state, counts, stay) if backed else {"enabled": False} if state.mig else None
         return Goal(tuple(stay), create, True, True if mixed else None, scheduler, mig)
-
-    def _check_scheduler(self, gpu, state, scheduler, backed):
-        if scheduler and backed:
-            raise errors.Unsupported(
-                "A scheduling policy is wanted for types that have a MIG instance each, which the driver refuses.",
-                gpu.address,
-                "Leave vgpu:scheduler out.",
-            )
-        if scheduler and state.scheduler is None and _tells_modes(state):
-            raise errors.Unsupported(
-                f"vgpu:scheduler is {scheduler}, and the driver can't set it on this GPU.", gpu.address, "Leave it out."
-            )
 
     def _earlier(self, gpu, state, settings):
         layout = self.translated(gpu, settings["layout"])
@@ -346,7 +331,7 @@ class Vgpus(Technique):
         else:
             bare = None
         ends = _steps(bare)
-        heterogeneous, scheduler = self._modes(state, goal, anew=off or on)
+        heterogeneous, scheduler = vgpu_goal.modes(state, goal, anew=off or on)
         shaping = off or heterogeneous is not None or scheduler is not None
         keep = () if shaping else self._instances.standing(gpu, state, goal.keep, (*ends, *_steps(mode)))
         if not ends:
@@ -386,15 +371,6 @@ class Vgpus(Technique):
         ends = self._mig_steps(gpu, state.mig, cleared, rules, stops) if state.mig.instances else None
         wanted = goal.mig or {"layout": self._mig.layout(bare)}
         return ends, self._mig_steps(gpu, bare, wanted, rules, stops)
-
-    @staticmethod
-    def _modes(state, goal, anew):
-        """(heterogeneous mode, scheduling policy) to set, None for what is right already. Binding the driver anew resets both."""
-        now = _FRESH if anew else {"heterogeneous": bool(state.heterogeneous), "scheduler": state.scheduler}
-        return (
-            None if goal.heterogeneous in (None, now["heterogeneous"]) else goal.heterogeneous,
-            None if goal.scheduler in (None, now["scheduler"]) else goal.scheduler,
-        )
 
     def _refuse_if_used(self, gpu, going, rules, stops):
         users = self._users(self._slots(gpu) if going else None)
@@ -449,13 +425,13 @@ class Vgpus(Technique):
         if state.total:
             after["numvfs"] = (state.numvfs or state.total) if goal.functions else 0
         if any(step.action == "set_functions" for step in steps):
-            after.update({name: value for name, value in _FRESH.items() if name in before})
+            after.update({name: value for name, value in vgpu_goal.FRESH.items() if name in before})
         wanted = {"heterogeneous": goal.heterogeneous, "scheduler": goal.scheduler}
         after.update({name: value for name, value in wanted.items() if value is not None})
         if mode is not None:
             after["mig"] = mode.after
         if after.get("mig", {}).get("enabled"):
-            after = {name: value for name, value in after.items() if name not in _FRESH}
+            after = {name: value for name, value in after.items() if name not in vgpu_goal.FRESH}
         there = [vgpu for vgpu in state.vgpus if vgpu in keep]
         stay, go, come = self._instances.bare_devices(gpu, state, goal, keep, steps) if steps else ((), (), ())
         return self.part(
@@ -532,7 +508,6 @@ class Vgpus(Technique):
             found[name] = {"memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now}
         return found
 
-
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu, step):
         """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
@@ -552,11 +527,6 @@ def _is_known(gpu, vgpu):
 def _counts(vgpus):
     """Type -> count, in order of names."""
     return dict(sorted(Counter(name for name, _, _ in vgpus).items()))
-
-
-def _tells_modes(state):
-    """Whether the driver would tell modes of vGPUs that take turns if it had any."""
-    return bool(state.numvfs or not state.total) and not (state.mig and state.mig.current)
 
 
 def _drawing(plans):
