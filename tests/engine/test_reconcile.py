@@ -649,6 +649,19 @@ def test_rollback_passes_over_a_change_that_was_put_back(simulated):
     assert roll_back(host).ok and shape(host) == sorted(AFTER)
 
 
+def test_rollback_does_not_take_the_change_before_for_one_that_was_lost(simulated):
+    host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
+    apply(host, pillars.mig(AFTER))
+    apply(host, pillars.mig(["7g.40gb"]))
+    made = slices(host)
+    # What a kill leaves between the end of a change and its generation.
+    pathlib.Path(host.state_dir, "history", "000002.json").unlink()
+    with pytest.raises(errors.PolicyError, match="generation 2, is not in the history") as failed:
+        roll_back(host)
+    assert "rollback 1'" in failed.value.todo and slices(host) == made
+    assert roll_back(host, 1).ok and shape(host) == sorted(AFTER)
+
+
 def test_rollback_to_a_generation_brings_back_its_outcome(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO[:1])
     shapes = {}

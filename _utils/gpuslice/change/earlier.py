@@ -11,6 +11,7 @@ from gpuslice.records import interrupted
 from gpuslice.records import shapes
 from gpuslice.records.history import History
 from gpuslice.records.journal import by_key
+from gpuslice.records.verified import Verified
 
 
 class Wanted(NamedTuple):
@@ -59,6 +60,7 @@ def wanted(host, generation=None):
     if not past:
         raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
     if generation is None:
+        _refuse_lost(host, past[-1]["generation"])
         found = Wanted(_last_change(past), "before", past[-1]["generation"])
     else:
         found = Wanted(history.generation(generation), "after", None)
@@ -68,6 +70,27 @@ def wanted(host, generation=None):
         why = found.record.get("error") or f"{err}."
         raise errors.JournalDamaged(f"Generation {found.record['generation']} can't be used: {why}") from err
     return found
+
+
+def _refuse_lost(host, newest):
+    """
+    A run that was killed after its change ended, or whose history could not be written, left a verified layout and no generation.
+    The change before it is not the one that its user means to undo.
+
+    :raises errors.PolicyError: the last change is not in the history.
+    """
+    try:
+        verified = Verified(host).entries().values()
+    except errors.JournalDamaged:
+        return
+    last = max((entry["generation"] or 0 for entry in verified), default=0)
+    if last > newest:
+        raise errors.PolicyError(
+            f"The last change of this host, which was to be generation {last}, is not in the history: its run ended before it "
+            "could be written. What it began with is not known.",
+            todo=f"Nothing was changed. Name what to go to, for example 'salt-call gpu_slicing.rollback {newest}', which brings back "
+            f"what generation {newest} came to.",
+        )
 
 
 def _last_change(past):

@@ -63,7 +63,7 @@ class Entry:
     @property
     def gpus(self):
         """PCI addresses of all GPUs that it is about."""
-        return list(dict.fromkeys(address for key in self.before for address in self.covered(key)))
+        return list(dict.fromkeys(address for key in (*self.before, *self.goal) for address in self.covered(key)))
 
     def covered(self, key):
         """PCI addresses of the GPUs that a key is about."""
