@@ -88,8 +88,8 @@ def _refuse_lost(host, newest):
         raise errors.PolicyError(
             f"The last change of this host, which was to be generation {last}, is not in the history: its run ended before it "
             "could be written. What it began with is not known.",
-            todo=f"Nothing was changed. Name what to go to, for example 'salt-call gpu_slicing.rollback {newest}', which brings back "
-            f"what generation {newest} came to.",
+            todo="Nothing was changed. Name what to go to, for example 'salt-call gpu_slicing.rollback "
+            f"{newest}', which brings back what generation {newest} came to.",
         )
 
 
