@@ -247,10 +247,14 @@ class Technique(ABC):
     # -- doing ---------------------------------------------------------------------------------------------------
     def run(self, gpu: Gpu, step: Step) -> None:
         """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
-        getattr(self, f"_run_{step.action}")(gpu, **step.args)
+        if step.action == "end_process":
+            device_nodes.end_process(self._host, gpu.address, **step.args)
+        else:
+            self.carry_out(gpu, step)
 
-    def _run_end_process(self, gpu: Gpu, pid: int, command: str) -> None:
-        device_nodes.end_process(self._host, gpu.address, pid, command)
+    def carry_out(self, gpu: Gpu, step: Step) -> None:
+        """Carry out a step of this technique's own, as :meth:`run`."""
+        getattr(self, f"_run_{step.action}")(gpu, **step.args)
 
     # -- users ---------------------------------------------------------------------------------------------------
     def holders(self, gpu: Gpu) -> list[Process]:

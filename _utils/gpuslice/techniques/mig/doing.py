@@ -24,10 +24,6 @@ class Doing:
     def __init__(self, host, mig):
         self._host, self._mig, self._nvml = host, mig, mig.nvml
 
-    def run_end_process(self, gpu, pid, command):
-        """End a process. Raises errors.ResourceConflict."""
-        device_nodes.end_process(self._host, gpu.address, pid, command)
-
     def run_set_mode(self, gpu, enabled):
         """Set the MIG mode; what becomes of it at a reset is pending then."""
         try:

@@ -445,8 +445,8 @@ class Mig(Technique):
 
         return Doing(self._host, self)
 
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+    def carry_out(self, gpu, step):
+        """Carry out a step of a change of MIG."""
         getattr(self._doing, f"run_{step.action}")(gpu, **step.args)
 
 

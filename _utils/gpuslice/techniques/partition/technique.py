@@ -14,6 +14,7 @@ request, which the driver carries out when it lets go of the GPUs, that is when 
 withdrawn and a reboot forgets it, so nothing is requested before the driver may be and can be reloaded.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 from typing import final
 
@@ -24,7 +25,6 @@ from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kfd
 from gpuslice.drivers import pci
 from gpuslice.drivers.amdgpu import COMPUTE
-from gpuslice.drivers.amdgpu import DMESG
 from gpuslice.drivers.amdgpu import MODULE
 from gpuslice.drivers.amdgpu import Amdgpu
 from gpuslice.model import Slice
@@ -368,43 +368,16 @@ class Partition(Technique):
         }
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def _run_set_memory(self, gpu, memory, doubtful=()):
-        if self._driver.memory(gpu.address) == memory:
-            return
-        self._reload.refuse_busy_module(gpu)
-        for compute in doubtful:
-            self._reload.refuse_what_the_driver_does_not_take(gpu, compute, memory)
-        self._reload.request(gpu.address, memory)
+    # What only a change needs is loaded for a change.
+    @cached_property
+    def _doing(self):
+        from gpuslice.techniques.partition.doing import Doing
 
-    def _run_reload(self, gpu, memory):
-        if self._notes.unloaded:
-            self._reload.load(gpu)
-        missing = {address: mode for address, mode in memory.items() if self._driver.memory(address) != mode}
-        if not missing:
-            return
-        for address, mode in missing.items():
-            if self._notes.requested(address) != mode:
-                self._reload.request(address, mode)
-        self._reload.reload(gpu, missing)
-        left = {address: now for address, mode in missing.items() if (now := self._driver.memory(address)) != mode}
-        if left:
-            was = ", ".join(f"{address} has {mode or 'none'}" for address, mode in left.items())
-            raise errors.ModeChangePending(
-                f"{MODULE} was reloaded, but the memory mode did not change: {was}.",
-                gpu.address,
-                "The firmware (VBIOS) may be too old for it; see 'dmesg'.",
-            )
+        return Doing(self._driver, self._reload, self._notes)
 
-    def _run_confirm_memory(self, gpu, memory):
-        now = self._driver.memory(gpu.address)
-        if now != memory:
-            raise errors.ModeChangePending(f"The memory mode is {now or 'unknown'} and not {memory}.", gpu.address, DMESG)
-
-    def _run_set_compute(self, gpu, compute):
-        self._driver.set_compute(gpu.address, compute)
-
-    def _run_set_alloc(self, gpu, alloc):
-        self._driver.set_alloc(gpu.address, alloc)
+    def carry_out(self, gpu, step):
+        """Carry out a step of a change of partitions."""
+        getattr(self._doing, f"run_{step.action}")(gpu, **step.args)
 
 
 def _asked_memory(work):

@@ -344,8 +344,8 @@ class Sriov(Technique):
         return f"{state.numvfs} of {state.total} virtual functions"
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+    def carry_out(self, gpu, step):
+        """Carry out a step of a change of virtual functions."""
         owner = self._gim if step.action in self._gim.actions else self
         getattr(owner, f"_run_{step.action}")(gpu, **step.args)
 

@@ -72,10 +72,6 @@ class Doing:
         return found
 
     # -- steps ---------------------------------------------------------------------------------------------------
-    def run_end_process(self, gpu, pid, command):
-        """End a process. Raises errors.ResourceConflict."""
-        device_nodes.end_process(self._host, gpu.address, pid, command)
-
     def run_remove_vgpu(self, gpu, type, at, uuid):
         """Remove a vGPU. Raises errors.ResourceConflict: somebody has begun to use it."""
         slots, vgpu = self._slots(gpu), Vgpu(type, at, uuid)

@@ -509,8 +509,8 @@ class Vgpus(Technique):
         return found
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def run(self, gpu, step):
-        """Carry out one step of a plan. Raises an error of gpuslice.errors; the step then did not happen."""
+    def carry_out(self, gpu, step):
+        """Carry out a step of a change of vGPUs, or of MIG below them."""
         if step.technique == self._mig.name:
             self._mig.run(gpu, step)
             if step.phase == RESET:
