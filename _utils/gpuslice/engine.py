@@ -133,10 +133,10 @@ class Engine:
         return found
 
     def maps(self, gpu=None):
-        """PCI address -> the GPU's slots as a line of text."""
+        """PCI address -> the GPU's slots as a line of text, from the silicon up."""
         found = {}
         for one in self._asked(gpu):
-            for tool in self.techniques_of(one, telling=True):
+            for tool in sorted(self.techniques_of(one, telling=True), key=lambda tool: kinds.named(tool.name).layer):
                 try:
                     drawing = tool.drawing(one, tool.observe(one))
                 except errors.GpuSliceError as err:

@@ -87,6 +87,7 @@ def test_states_are_met_once(minion):
         ({"max_instance_count": 65}, "it goes from 1 to 64"),
         ({"max_instance_count": "many"}, "a whole number from 1 to 64 is wanted"),
         ({"slice_duration": "long"}, "a duration like 100ms or 1s is wanted"),
+        ({"slice_duration": "0ms"}, "slice_duration is no time at all. Give a duration above 0, such as 100ms."),
         ({"profiles": "1g.10gb"}, "a list is wanted"),
         ({"test": "yes"}, "True or False is wanted"),
     ],

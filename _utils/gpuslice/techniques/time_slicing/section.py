@@ -4,6 +4,7 @@ The words of time-slicing.
 
 import re
 
+from gpuslice import errors
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
 from gpuslice.shape import LINE
@@ -59,6 +60,11 @@ class TimeSlicing(Section):
             notes.wrong(where, "is no time at all; give a duration above 0, such as 100ms.")
         if settings["profiles"] and written.chosen:
             notes.warn(f"{written.path}:time_slicing:profiles", "has no effect on a whole GPU, only beside strategy mig.")
+
+    def check_asked(self, settings):
+        """A turn of no time is a mistake."""
+        if "slice_duration" in settings and not seconds(settings["slice_duration"]):
+            raise errors.PolicyError("slice_duration is no time at all.", todo="Give a duration above 0, such as 100ms.")
 
     def says_more(self, settings):
         """Whether any of its settings is not the default."""

@@ -67,8 +67,10 @@ class TimeSlicing(Technique):
     # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
         """Why a GPU can't."""
+        if gpu.vendor == "intel" and gpu.driver == "xe":
+            return Why("its driver xe shows no tile whose engines could be set")
         if gpu.vendor == "intel":
-            return Why("it needs the driver xe, which shows how its engines are shared", mendable=gpu.driver != "xe")
+            return Why("it needs the driver xe, which shows how its engines are shared", mendable=True)
         return Why("AMD's drivers share a GPU as they like; no length of turns can be set" if gpu.vendor == "amd" else "")
 
     def observe(self, gpu):
@@ -114,7 +116,8 @@ class TimeSlicing(Technique):
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, works):
         """
-        :raises errors.PolicyError: only whole GPUs are wanted to be shared, and this one has MIG devices; a length that can't be.
+        :raises errors.PolicyError: only whole GPUs are wanted to be shared, and this one has MIG devices; a length that can't be;
+            by hand, profiles of which there is none.
         :raises errors.Unsupported: there is nothing to be shared.
         """
         return self.each(works, self._part)
@@ -145,10 +148,13 @@ class TimeSlicing(Technique):
         settings = {**SECTION.defaults(), **settings}
         if below.slices or below.asked:
             self._refuse_alone(work)
-            wanted = {name.lower() for name in settings["profiles"]}
-            shared = [part.name for part in below.slices if not wanted or part.profile.lower() in wanted]
-            replicas = dict.fromkeys(shared, settings["max_instance_count"])
+            replicas = dict.fromkeys(_chosen(work, settings["profiles"]), settings["max_instance_count"])
             return _layout(replicas, settings["profiles"] if replicas else [])
+        if settings["profiles"] and not work.target.path:
+            raise errors.PolicyError(
+                f"MIG devices of {_listed(settings['profiles'])} are to be shared, and the GPU has none.", gpu.address,
+                "Leave profiles out to share the whole GPU.",
+            )  # fmt: skip
         turns = self._turns(gpu)
         if below.certain and not state.now:
             why = "it shows no engine whose turns could be set"
@@ -169,12 +175,12 @@ class TimeSlicing(Technique):
                 f"{', '.join(part.name for part in below.slices)}.",
                 work.gpu.address,
                 "To share these, write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it; or "
-                "remove them first ('salt-call gpu_mig.disable').",
+                f"remove them first (salt-call gpu_mig.set_mode {work.gpu.address} False).",
             )
 
     def _note(self, work, goal, steps):
         if not goal["replicas"]:
-            return "" if work.settings.keys() & {"layout", "clear"} else "There is no slice that could be shared."
+            return "" if work.settings.keys() & {"layout", "clear"} else _nothing(work, work.settings.get("profiles"))
         length = self._turns(work.gpu).note(work.gpu, goal["settings"]) if goal["settings"] else _UNDER_MIG
         return f"{'' if steps else 'already as wanted; '}{length}; {_ADVISORY}."
 
@@ -246,7 +252,33 @@ class TimeSlicing(Technique):
 
     def _length(self, settings):
         turns = IntelTurns(self._host) if any("/" in name for name in settings) else NvidiaTurns(self._policy)
-        return ", ".join(turns.words(name, value) for name, value in sorted(settings.items()))
+        return turns.told(settings)
+
+
+def _chosen(work, profiles):
+    """
+    Names of the MIG devices of these profiles, [] for all. Raises errors.PolicyError: none has one of those asked for by hand; a
+    pillar can be that of several kinds of hosts.
+    """
+    wanted = {name.lower() for name in profiles}
+    found = [part.name for part in work.below.slices if not wanted or part.profile.lower() in wanted]
+    if wanted and not found and not work.target.path:
+        raise errors.PolicyError(
+            _nothing(work, profiles), work.gpu.address, "Name some of these, or leave profiles out to share all."
+        )
+    return found
+
+
+def _nothing(work, profiles):
+    """Why nothing is shared."""
+    there = _listed(dict.fromkeys(part.profile for part in work.below.slices))
+    if not profiles or not there:
+        return "There is no slice that could be shared."
+    return f"No MIG device is one of {_listed(profiles)}, whose devices are to be shared; there are {there}."
+
+
+def _listed(names):
+    return ", ".join(names)
 
 
 def _layout(replicas=(), profiles=(), settings=(), former=()):

@@ -55,6 +55,10 @@ class NvidiaTurns:
         """One of them, for people."""
         return f"compute mode {MODES[value]}" if name == _MODE else f"time slice {STEPS[value]}"
 
+    def told(self, settings):
+        """All of them, for people."""
+        return ", ".join(self.words(name, value) for name, value in sorted(settings.items()))
+
     def seconds(self, settings):
         """A duration that comes to these settings, None where they tell none."""
         return _SECONDS[STEPS[settings[_STEP]]] if _STEP in settings else None
@@ -99,6 +103,11 @@ class IntelTurns:
     def words(self, name, value):
         """See :class:`NvidiaTurns`."""
         return f"{_DURATION} {value} of {name}"
+
+    def told(self, settings):
+        """See :class:`NvidiaTurns`. Engine classes with the same duration are named together."""
+        alike = {value: [name for name, one in sorted(settings.items()) if one == value] for value in settings.values()}
+        return "; ".join(self.words(", ".join(names), value) for value, names in sorted(alike.items()))
 
     def seconds(self, settings):
         """See :class:`NvidiaTurns`."""

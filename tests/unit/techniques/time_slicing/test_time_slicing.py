@@ -11,6 +11,7 @@ from gpuslice import errors
 from gpuslice.drivers.compute_policy import STEPS
 from gpuslice.engine import Engine
 from gpuslice.techniques.time_slicing import section
+from gpuslice.techniques.time_slicing.turns import IntelTurns
 from gpuslice.techniques.time_slicing.turns import NvidiaTurns
 from gpuslice.techniques.time_slicing.turns import step_of
 from tests.support import pillars
@@ -152,6 +153,7 @@ def test_a_pillar_for_whole_gpus_is_not_meant_for_mig_devices(simulated):
     told = str(caught.value)
     assert f"{ONE}-2g.12gb-0, {ONE}-1g.6gb-2, {ONE}-1g.6gb-3" in told
     assert "write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it" in told
+    assert f"or remove them first (salt-call gpu_mig.set_mode {ONE} False)" in told
 
 
 def test_by_hand_the_mig_devices_that_are_there_are_shared(simulated):
@@ -165,6 +167,41 @@ def test_by_hand_the_mig_devices_that_are_there_are_shared(simulated):
     assert {part["name"]: part["taken"] for part in everything if part["kind"] == "mig"} == {
         f"{ONE}-2g.12gb-0": False, f"{ONE}-1g.6gb-2": True, f"{ONE}-1g.6gb-3": True,
     }  # fmt: skip
+
+
+def test_by_hand_a_profile_that_no_device_has_is_refused_and_changes_nothing(simulated):
+    host = simulated("a30-pair")
+    assert by_hand(host, ONE, {"max_instance_count": 2}).ok
+    before = record(host)
+    with pytest.raises(errors.PolicyError) as caught:
+        by_hand(host, ONE, {"profiles": ["1g.6bg"]})
+    assert str(caught.value) == (
+        f"GPU {ONE}: No MIG device is one of 1g.6bg, whose devices are to be shared; there are 2g.12gb, 1g.6gb. "
+        "Name some of these, or leave profiles out to share all."
+    )
+    assert record(host) == before
+
+
+def test_by_hand_profiles_are_not_ignored_on_a_whole_gpu(simulated):
+    host = simulated("l4-pair")
+    with pytest.raises(errors.PolicyError, match="MIG devices of 1g.6gb are to be shared, and the GPU has none. Leave"):
+        by_hand(host, ONE, {"profiles": ["1g.6gb"]})
+    assert record(host) is None
+
+
+def test_a_pillar_whose_profiles_no_device_has_is_told_what_there_is(simulated):
+    sharing = {"enabled": True, "profiles": ["1g.6bg"]}
+    rule = {"match": {"pci": OTHER}, "strategy": "mig", "mig": {"profiles": ["2g.12gb", "1g.6gb"]}, "time_slicing": sharing}
+    told = plan(simulated("a30-pair"), pillars.rules(rule)).text()
+    assert "No MIG device is one of 1g.6bg, whose devices are to be shared; there are " in told
+
+
+def test_a_map_begins_with_the_silicon(simulated):
+    host = simulated("a30-pair")
+    assert by_hand(host, ONE, {"max_instance_count": 2, "profiles": ["2g.12gb"]}).ok
+    with Engine(config(host)) as engine:
+        drawn = engine.maps(ONE)[ONE]
+    assert drawn.startswith("[2g.12gb") and drawn.endswith(f"]; {ONE}-2g.12gb-0 among 2")
 
 
 def test_a_gpu_in_mig_mode_without_devices_has_nothing_to_share(simulated):
@@ -194,6 +231,12 @@ def test_on_intel_each_engine_class_gets_the_duration(simulated):
     assert {host.read(f"{GT}/{name}/timeslice_duration_us") for name in classes} == {"1000"}
 
 
+def test_engine_classes_with_the_same_duration_are_named_together():
+    tool = IntelTurns(None)
+    assert tool.told({"tile0/gt0/ccs": 5, "tile0/gt0/bcs": 5}) == "timeslice_duration_us 5 of tile0/gt0/bcs, tile0/gt0/ccs"
+    assert tool.told({"b": 5, "a": 7, "c": 5}) == "timeslice_duration_us 5 of b, c; timeslice_duration_us 7 of a"
+
+
 def test_a_duration_that_the_driver_does_not_allow_is_refused(simulated):
     with pytest.raises(errors.PolicyError, match="slice_duration is 60000000 us, and the driver allows 1 to 10000000 us"):
         by_hand(simulated("mixed-vendors"), FLEX, {"slice_duration": "60s"})
@@ -205,3 +248,6 @@ def test_who_can_not_is_told_why(simulated):
             engine.target("time-slicing", "0000:3d:00.0", {})
         with pytest.raises(errors.Unsupported, match="it needs the driver xe"):
             engine.target("time-slicing", "0000:9a:00.0", {})
+    with Engine(config(simulated("arc-pro-b60"))) as engine:
+        with pytest.raises(errors.Unsupported, match="its driver xe shows no tile whose engines could be set"):
+            engine.target("time-slicing", "0000:03:00.0", {})
