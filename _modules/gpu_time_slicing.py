@@ -43,7 +43,7 @@ def status(gpu):
     """
     with _engine() as engine:
         one, tool = engine.technique("time-slicing", gpu)
-        return tool.shown(tool.layout(tool.observe(one)))
+        return tool.shown(tool.layout(engine.seen(tool, one)))
 
 
 @_checked

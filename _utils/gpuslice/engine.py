@@ -96,12 +96,19 @@ class Engine:
             found.append({**facts, "uuid": gpu.uuid, "live": live})
         return found
 
-    @staticmethod
-    def _live(tool, gpu):
+    def _live(self, tool, gpu):
         try:
-            return tool.layout(tool.observe(gpu))
+            return tool.layout(self.seen(tool, gpu))
         except errors.GpuSliceError as err:
             return str(err)
+
+    def seen(self, tool, gpu):
+        """The state that people are shown of a technology of a GPU: without what stood on slices that are gone."""
+        return tool.standing(gpu, tool.observe(gpu), partial(self._below, tool, gpu))
+
+    def _below(self, tool, gpu):
+        lower = [found for name in kinds.named(tool.name).over if (found := self.tools.get(name)).supports(gpu)]
+        return [part for each in lower for part in each.slices(gpu, each.observe(gpu))]
 
     def slices(self, gpu=None, taken=False):
         """
@@ -138,7 +145,7 @@ class Engine:
         for one in self._asked(gpu):
             for tool in sorted(self.techniques_of(one, telling=True), key=lambda tool: kinds.named(tool.name).layer):
                 try:
-                    drawing = tool.drawing(one, tool.observe(one))
+                    drawing = tool.drawing(one, self.seen(tool, one))
                 except errors.GpuSliceError as err:
                     drawing = str(err)
                 if drawing:
@@ -266,7 +273,7 @@ class Engine:
                 sentence = f"{interrupted.describe(entry)} on {where}; a run with this pillar undoes it, and nothing else."
                 raise errors.with_more(err, sentence) from err
             raise
-        return self._remarked(self.reconciler(policy).plan(targets), policy)
+        return self._remarked(self.reconciler(policy).plan(targets), policy, targets)
 
     def _left_by(self, policy):
         """The interrupted change that a run with this policy undoes, though its own wish can't be met; None for none."""
@@ -278,8 +285,33 @@ class Engine:
             return policies.switched_off(policy)
         return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)] + policies.absent(policy, self.gpus)
 
-    def _remarked(self, plan, policy):
-        return replace(plan, notes=(*plan.notes, *self.remarks(policy)))
+    def _remarked(self, plan, policy, targets):
+        return replace(plan, notes=(*plan.notes, *self.remarks(policy), *self._left_alone(targets)))
+
+    def _left_alone(self, targets):
+        """A sentence for each GPU of which something is on record that only its record tells, and of which nobody spoke."""
+        asked = {target.key for target in targets}
+        noting = [
+            (gpu, kind) for gpu in self.gpus for kind in kinds.concerning(gpu)
+            if kind.noted and Key.of_gpu(kind.name, gpu.address) not in asked
+        ]  # fmt: skip
+        names = self.host.store_names(self.host.state_dir) if noting else ()
+        return [line for gpu, kind in noting if kind.noted in names and (line := self._on_record(gpu, kind))]
+
+    def _on_record(self, gpu, kind):
+        tool = self.tools.get(kind.name)
+        if discovery.is_given_away(gpu) or not tool.supports(gpu):
+            return ""
+        try:
+            told = tool.drawing(gpu, tool.observe(gpu))
+        except errors.GpuSliceError as err:
+            return str(err)
+        if not told:
+            return ""
+        return (
+            f"{gpu.address}: {kind.label} is on record ({told}), of which the pillar says nothing, so that it stays. "
+            f"'salt-call gpu_{kind.package}.remove {gpu.address}' ends it."
+        )
 
     def apply(self, pillar):
         """Bring the host to its pillar. Returns :class:`gpuslice.change.context.Result`."""
@@ -290,8 +322,8 @@ class Engine:
         except errors.DeviceNotFound as err:
             raise self._with_recovery(err, policy, reconciler) from err
         result = reconciler.apply(targets)
-        result.plan = self._remarked(result.plan, policy)
-        result.found = result.found and self._remarked(result.found, policy)
+        result.plan = self._remarked(result.plan, policy, targets)
+        result.found = result.found and replace(result.found, notes=result.plan.notes)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))
@@ -410,7 +442,7 @@ class Engine:
         """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""
         upper = {}
         for tool in self.techniques_of(gpu, telling=True):
-            kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(tool.observe(gpu)))
+            kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(self.seen(tool, gpu)))
             if not found:
                 continue
             if kind.over and kind.layer > kinds.SHAPE:

@@ -70,11 +70,9 @@ WISHES = {
     ("vgpu-guest", "time-slicing"): _time_slicing(),
     ("vgpu-host-mdev", "mig"): "a100",
     ("vgpu-host-mdev", "passthrough"): "passthrough",
-    ("vgpu-host-mdev", "time-slicing"): _time_slicing(),
     ("vgpu-host-mdev", "vgpu"): "vgpu_host",
     ("vgpu-host-vfio", "mig"): "h100",
     ("vgpu-host-vfio", "passthrough"): "passthrough",
-    ("vgpu-host-vfio", "time-slicing"): _time_slicing(),
     ("vgpu-host-vfio", "vgpu"): "vgpu_host",
 }
 #: Where a technique only looks: what is there stands in the way of any change, and why.
@@ -109,10 +107,8 @@ ALIKE = {
     ("rtx-pro-6000", "time-slicing"),
     ("vgpu-host-mdev", "mig"),
     ("vgpu-host-mdev", "passthrough"),
-    ("vgpu-host-mdev", "time-slicing"),
     ("vgpu-host-vfio", "mig"),
     ("vgpu-host-vfio", "passthrough"),
-    ("vgpu-host-vfio", "time-slicing"),
 }
 
 CHANGING = sorted(WISHES)

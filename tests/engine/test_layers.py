@@ -264,3 +264,93 @@ def test_a_kill_anywhere_is_finished_or_undone_by_the_next_run(simulated, call, 
             result = engine.reconciler().recover(engine.gpus)
         assert result.ok and closed(host) and everything(host) == before, (nth, result.errors)
     assert tried > 1
+
+
+# -- what stands on nothing -------------------------------------------------------------------------------------------
+def seen(host, address=OTHER):
+    """Where each view tells of replicas of a GPU."""
+    with Engine(config(host)) as engine:
+        [device] = [one for one in engine.devices() if one["address"] == address]
+        [rule] = [one for one in engine.export()["containers_gpu_slicing"]["devices"] if one["match"]["pci"] == address]
+        one, tool = engine.technique("time-slicing", address)
+        found = {
+            "slices": any(part["kind"] == "replica" or part["taken"] for part in engine.slices(address, taken=True)),
+            "map": "among" in engine.maps()[address],
+            "device": bool(device["live"]["time-slicing"]["replicas"]),
+            "status": bool(tool.shown(tool.layout(engine.seen(tool, one)))["replicas"]),
+            "export": "time_slicing" in rule,
+        }
+        assert engine.plan({"containers_gpu_slicing": {"enabled": True, "devices": [rule]}}).empty
+    return {name for name, told in found.items() if told}
+
+
+EVERYWHERE = {"slices", "map", "device", "status", "export"}
+
+
+def test_every_view_tells_of_replicas_that_are_there(simulated):
+    host = simulated("a30-pair")
+    for wanted in (shared_whole(), shared_mig()):
+        assert apply(host, wanted).ok and seen(host) == EVERYWHERE
+
+
+def test_no_view_tells_of_replicas_of_devices_that_are_gone(simulated):
+    host = simulated("a30-pair")
+    assert apply(host, shared_mig()).ok
+    assert apply(host, pillars.for_gpu(OTHER, "mig", {"profiles": ["2g.12gb"]})).ok
+    assert noted(host) and seen(host) == set()
+
+
+@pytest.mark.parametrize("settings", [{"mode": "enabled", "profiles": []}, {"profiles": ["2g.12gb"]}])
+def test_no_view_tells_of_replicas_of_a_gpu_that_is_no_whole(simulated, settings):
+    host = simulated("a30-pair")
+    assert apply(host, shared_whole()).ok
+    assert apply(host, pillars.for_gpu(OTHER, "mig", settings)).ok
+    assert noted(host) and seen(host) == set()
+
+
+def test_a_device_that_came_later_and_is_not_shared_is_not_exported_as_if(simulated):
+    host = simulated("a30-pair")
+    assert apply(host, shared_mig()).ok
+    assert apply(host, pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb", "1g.6gb", "2g.12gb"]})).ok
+    with Engine(config(host)) as engine:
+        [rule] = [one for one in engine.export()["containers_gpu_slicing"]["devices"] if one["match"]["pci"] == OTHER]
+    assert rule["time_slicing"] == {"enabled": True, "max_instance_count": 2, "profiles": ["1g.6gb"]}
+
+
+@pytest.mark.parametrize(
+    "silent", [EMPTY, pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb", "1g.6gb"]})], ids=["none", "mig"]
+)
+def test_what_a_pillar_no_longer_says_stays_and_is_told_with_the_way_to_end_it(simulated, silent):
+    host = simulated("a30-pair")
+    assert apply(host, shared_mig()).ok
+    told = plan(host, silent)
+    assert told.empty and f"{OTHER}: time-slicing is on record ({OTHER}-1g.6gb-0 among 2" in told.text()
+    assert f"'salt-call gpu_time_slicing.remove {OTHER}' ends it" in told.text()
+    result = apply(host, silent)
+    assert result.plan.notes == told.notes and names(host) == REPLICAS
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply([engine.target("time-slicing", OTHER, {"clear": True})]).ok
+    assert plan(host, silent).notes == () and plan(host, shared_mig()).notes == ()
+
+
+# -- rollback to a generation -----------------------------------------------------------------------------------------
+def back_to(host, generation):
+    with Engine(config(host)) as engine:
+        result = engine.reconciler().apply(engine.rollback_targets(generation))
+    assert result.ok, result.errors
+
+
+def test_a_generation_is_brought_back_with_what_stood_beside_it(simulated):
+    host = simulated("a30-pair")
+    plain = pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb", "1g.6gb"]})
+    wanted = [plain, shared_mig(), shared_mig(count=3), shared_mig(["2g.12gb"])]
+    shown = {}
+    for generation, pillar in enumerate(wanted, 1):
+        assert apply(host, pillar).generation == generation
+        shown[generation] = names(host)
+    # The first tells MIG alone, the third the sharing alone.
+    for generation in (1, 3, 2, 4, 1, 4, 3):
+        back_to(host, generation)
+        assert names(host) == shown[generation], generation
+        with Engine(config(host)) as engine:
+            assert engine.plan(wanted[generation - 1]).empty

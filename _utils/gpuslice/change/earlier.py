@@ -5,7 +5,9 @@ What of the records is wanted again: targets for what an earlier change came to 
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.recovery import UNDID
+from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
@@ -69,7 +71,36 @@ def wanted(host, generation=None):
     except ValueError as err:
         why = found.record.get("error") or f"{err}."
         raise errors.JournalDamaged(f"Generation {found.record['generation']} can't be used: {why}") from err
-    return found
+    return found if generation is None else found._replace(record=_with_layers(found.record, past))
+
+
+def _with_layers(record, past):
+    """
+    A generation with what it does not tell of: what stood on its slices at its end, or they on it, was made by another one. It is
+    as the last one before left it, else as the first one after found it.
+    """
+    number, told = record["generation"], by_key(record["after"])
+    older = [(entry, "after") for entry in reversed(past) if entry["generation"] < number]
+    after, addresses = dict(record["after"]), dict(record.get("addresses", {}))
+    for entry, layouts in (*older, *((entry, "before") for entry in past if entry["generation"] > number)):
+        try:
+            shapes.outcome(entry, layouts)
+        except ValueError:
+            # What it tells nobody knows.
+            continue
+        for text, layout in entry[layouts].items():
+            key = Key.of(text)
+            if text not in after and any(_in_layers(key, each) for each in told):
+                after[text], addresses[text] = layout, entry.get("addresses", {}).get(text, [key.subject])
+    return {**record, "after": after, "addresses": addresses}
+
+
+def _in_layers(one, other):
+    """Whether one of two keys is of what may stand on the other, of the same GPU."""
+    kind = kinds.named(one.technique)
+    if one == other or one.subject != other.subject or kind is None or not kind.cls or kind.host_wide:
+        return False
+    return kinds.go_together(one.technique, other.technique)
 
 
 def _refuse_lost(host, newest):

@@ -72,12 +72,22 @@ class ComputePolicy:
             )
 
     def mode(self, gpu):
-        """Number of the compute mode; None in MIG mode, where only the MIG devices have one."""
+        """
+        Number of the compute mode; None in MIG mode, where only the MIG devices have one.
+
+        :raises errors.DriverError: it is none that is known here.
+        """
         nvml = self._sessions.nvml
-        return nvml.call(
+        found = nvml.call(
             "nvmlDeviceGetComputeMode", nvml.handle(gpu.address), gpu=gpu.address, doing="read the compute mode",
             quiet=(NOT_SUPPORTED,),
         )  # fmt: skip
+        if found is not None and found not in range(len(MODES)):
+            raise errors.DriverError(
+                f"The driver tells compute mode {found}, which is not known here.", gpu.address,
+                f"Set one of those that are: 'nvidia-smi -i {gpu.address} -c DEFAULT'.",
+            )  # fmt: skip
+        return found
 
     def set_mode(self, gpu, mode):
         """Set the compute mode."""

@@ -200,8 +200,11 @@ def _capabilities(host, gpu, known, names):
     """
     found = set(known.get("capabilities", ()))
     found.discard("sriov")
+    has_vgpu = _has_vgpu(host, gpu, known, names)
     if gpu.vendor == "nvidia":
-        found |= {"time-slicing", "mps"}
+        shared = {"time-slicing", "mps"}
+        # Under the vGPU manager no program of the host computes on a GPU.
+        found = found - shared if has_vgpu else found | shared
     if gpu.vendor == "intel":
         found.add("level-zero")
         # The driver xe shows the engines of each tile, and how they are shared.
@@ -213,7 +216,7 @@ def _capabilities(host, gpu, known, names):
         found.add("partition")
     elif gpu.driver == "amdgpu":
         found.discard("partition")
-    if _has_vgpu(host, gpu, known, names):
+    if has_vgpu:
         found.add("vgpu")
     if "iommu_group" in names:
         found.add("passthrough")

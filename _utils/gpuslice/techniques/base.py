@@ -185,6 +185,14 @@ class Technique(ABC):
     def observe(self, gpu: Gpu) -> Any:
         """Read the hardware: the state of this GPU. Raises an error of gpuslice.errors that says why it can't be read."""
 
+    def standing(self, gpu: Gpu, state: Any, below: Callable[[], list[Slice]]) -> Any:
+        """
+        The state without what it tells of slices that are gone, for technologies of an upper layer: what people are shown.
+
+        :param below: function that reads the slices that there are of the technologies that it may stand on.
+        """
+        return state
+
     def layout(self, state: Any) -> dict:
         """The state as plain data, without what changes with every creation."""
         return state._asdict()

@@ -7,21 +7,23 @@ import threading
 from gpuslice import errors
 from gpuslice.records.store import Record
 from gpuslice.shape import ADDRESS
+from gpuslice.shape import LINE
 from gpuslice.shape import record
 from gpuslice.shape import table
 from gpuslice.techniques.time_slicing import section
 
 FILE = "time-slicing.json"
 _FORMAT = 1
-_SHARES = record({"replicas": section.REPLICAS, "profiles": section.PROFILES, "former": section.VALUES})
+_SHARES = record({"device": LINE, "replicas": section.REPLICAS, "profiles": section.PROFILES, "former": section.VALUES})
 _CHECKED = record({"gpus": table(ADDRESS, _SHARES)})
 NOTHING = {"replicas": {}, "profiles": [], "former": {}}
 
 
 class Ledger:
     """
-    By PCI address: ``replicas`` (name of a slice -> consumers), ``profiles`` (those that are shared, [] for all), and ``former``
-    (what was set before it was shared first, which is set again at the end).
+    By PCI address: ``device`` (PCI id of the GPU, since a slot may get another one), ``replicas`` (name of a slice -> consumers),
+    ``profiles`` (those that are shared, [] for all), and ``former`` (what was set before it was shared first, which is set again
+    at the end).
     """
 
     def __init__(self, host):
@@ -29,16 +31,18 @@ class Ledger:
         # GPUs are changed side by side, and their record is one file.
         self._one = threading.Lock()
 
-    def read(self, address):
-        """What is noted of a GPU. Raises errors.StateDirUnusable."""
-        return self._all(address).get(address, NOTHING)
+    def read(self, gpu):
+        """What is noted of a GPU; nothing, where it was noted of another one in its slot. Raises errors.StateDirUnusable."""
+        found = self._all(gpu.address).get(gpu.address, NOTHING)
+        return found if found is NOTHING or found["device"] == _device(gpu) else NOTHING
 
-    def write(self, address, shares):
+    def write(self, gpu, shares):
         """Note it; what shares nothing is forgotten. Raises errors.StateDirUnusable."""
+        address = gpu.address
         with self._one:
             kept = {one: found for one, found in self._all(address).items() if one != address}
             if shares["replicas"]:
-                kept[address] = shares
+                kept[address] = {"device": _device(gpu), **shares}
             try:
                 self._file.write({"gpus": dict(sorted(kept.items()))}) if kept else self._file.remove()
             except OSError as err:
@@ -58,3 +62,7 @@ class Ledger:
                 address,
                 "Remove that file, then run again: what is to be shared is noted anew.",
             ) from err
+
+
+def _device(gpu):
+    return f"{gpu.vendor} {gpu.device_id}"

@@ -13,6 +13,7 @@ from gpuslice.shape import PATH
 from gpuslice.shape import either
 from gpuslice.shape import listing
 from gpuslice.shape import moment
+from gpuslice.shape import parts
 from gpuslice.shape import record
 from gpuslice.shape import table
 from gpuslice.shape import text
@@ -23,10 +24,17 @@ DURATION = r"^[0-9]+(\.[0-9]+)?(us|ms|s)$"
 _SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 #: Most consumers that may share one slice.
 MOST = 64
-#: Name of a slice -> consumers; names of profiles; name of a setting -> its value.
+#: The settings of NVIDIA GPUs: compute mode and time-slice step by number. All others are microseconds of an engine class.
+_NUMBERS = parts({"compute_mode": whole(0, 3), "timeslice": whole(0, 3)})
+#: Name of a slice -> consumers; names of profiles.
 REPLICAS = table(text(r"[A-Za-z0-9_.:-]+"), whole(1, MOST))
 PROFILES = listing(LINE)
-VALUES = table(PATH, NUMBER)
+
+
+def VALUES(value, path):  # noqa: N802 - a shape as those above
+    """Name of a setting -> its value."""
+    table(PATH, NUMBER)(value, path)
+    _NUMBERS(value, path)
 
 
 class TimeSlicing(Section):

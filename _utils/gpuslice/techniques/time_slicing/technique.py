@@ -23,6 +23,7 @@ from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
+from gpuslice.techniques.time_slicing.ledger import NOTHING
 from gpuslice.techniques.time_slicing.ledger import Ledger
 from gpuslice.techniques.time_slicing.section import SECTION
 from gpuslice.techniques.time_slicing.section import seconds
@@ -31,6 +32,8 @@ from gpuslice.techniques.time_slicing.turns import IntelTurns
 from gpuslice.techniques.time_slicing.turns import NvidiaTurns
 
 _ADVISORY = "no memory isolation; turns are equal and advisory"
+#: How the processes of MPS are called; the kernel cuts names after 15 characters.
+_MPS = "nvidia-cuda-mps"
 _UNDER_MIG = "MIG devices take no length of their turns"
 
 
@@ -67,17 +70,40 @@ class TimeSlicing(Technique):
     # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
         """Why a GPU can't."""
-        if gpu.vendor == "intel" and gpu.driver == "xe":
+        if gpu.vendor == "nvidia":
+            return Why("NVIDIA's vGPU manager has it for virtual machines, whose turns 'vgpu:scheduler' sets")
+        if gpu.vendor == "amd":
+            return Why("AMD's drivers share a GPU as they like; no length of turns can be set")
+        if gpu.driver == "xe":
             return Why("its driver xe shows no tile whose engines could be set")
-        if gpu.vendor == "intel":
-            return Why("it needs the driver xe, which shows how its engines are shared", mendable=True)
-        return Why("AMD's drivers share a GPU as they like; no length of turns can be set" if gpu.vendor == "amd" else "")
+        return Why("it needs the driver xe, which shows how its engines are shared", mendable=not gpu.driver)
 
     def observe(self, gpu):
         """Read the record. Raises errors.StateDirUnusable; errors.ResourceConflict for a GPU that was given away."""
         self._host.limits.refuse(gpu.address)
         pci.refuse_if_given_away(self._host, gpu)
-        return Sharing(self._ledger.read(gpu.address), lambda: self._turns(gpu).read(gpu))
+        return Sharing(self._ledger.read(gpu), lambda: self._turns(gpu).read(gpu))
+
+    def standing(self, gpu, state, below):
+        """Without the replicas of slices that are gone."""
+        if not state.replicas:
+            return state
+        there = below()
+        profiles = {part.name: part.profile for part in there} or dict.fromkeys([gpu.address] if self._is_whole(gpu) else ())
+        replicas = {name: count for name, count in state.replicas.items() if name in profiles}
+        if not replicas:
+            return Sharing(NOTHING, dict)
+        shared = state.profiles
+        if set(replicas) != set(_with_profile(there, shared)) and gpu.address not in replicas:
+            # A slice that came later is not shared by a record of all.
+            shared = sorted({profiles[name] for name in replicas})
+        return Sharing({"replicas": replicas, "profiles": shared, "former": state.former}, lambda: state.now)
+
+    def _is_whole(self, gpu):
+        """Whether programs can use the GPU as a whole."""
+        if gpu.virtual_functions.get("enabled"):
+            return False
+        return gpu.vendor != "nvidia" or self._policy.mode(gpu) is not None
 
     def layout(self, state):
         """The state as plain data; settings count only where something is shared."""
@@ -103,8 +129,7 @@ class TimeSlicing(Technique):
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None where nothing is shared."""
         replicas, settings = layout["replicas"], layout["settings"]
-        # A record of the whole GPU means nothing while it is in MIG mode, nor one of MIG devices while it is not.
-        if not replicas or (gpu.address in replicas) != bool(settings):
+        if not replicas:
             return None
         made = {"max_instance_count": max(replicas.values())}
         if length := self._turns(gpu).seconds(settings):
@@ -123,8 +148,16 @@ class TimeSlicing(Technique):
         return self.each(works, self._part)
 
     def _part(self, work):
-        gpu, state, goal = work.gpu, work.state, self._goal(work)
-        before, shared = self.layout(state), bool(goal["replicas"])
+        gpu, state = work.gpu, work.state
+        before = self.layout(state)
+        try:
+            goal = self._goal(work)
+        except (errors.Unsupported, errors.ResourceConflict) as err:
+            if not work.target.automatic:
+                raise
+            # Strategy auto never fails: nobody has asked for it here.
+            return self.unchanged(gpu, before, note=f"left alone: {err.what}", wanted=False)
+        shared = bool(goal["replicas"])
         noting = tuple(self._noting(gpu, before, goal))
         setting = tuple(self._setting(gpu, state, goal["settings"] if shared else state.former))
         # What was set before is known as long as the record tells it: that is written first and forgotten last.
@@ -155,15 +188,39 @@ class TimeSlicing(Technique):
                 f"MIG devices of {_listed(settings['profiles'])} are to be shared, and the GPU has none.", gpu.address,
                 "Leave profiles out to share the whole GPU.",
             )  # fmt: skip
-        turns = self._turns(gpu)
-        if below.certain and not state.now:
+        self._refuse_whole(gpu, state)
+        wanted = self._turns(gpu).wanted(gpu, seconds(settings["slice_duration"]))
+        self._refuse_mps(gpu, state, wanted)
+        return _layout({gpu.address: settings["max_instance_count"]}, [], wanted, state.former or dict(state.now))
+
+    @staticmethod
+    def _refuse_whole(gpu, state):
+        """A GPU that nobody can use as a whole has nothing to share."""
+        if count := gpu.virtual_functions.get("enabled"):
+            raise errors.ResourceConflict(
+                f"Nothing of the GPU can be shared: {count} of its virtual functions {'is' if count == 1 else 'are'} enabled, "
+                "which have parts of its memory and its time.",
+                gpu.address,
+                f"Remove them first ('salt-call gpu_sriov.remove_vfs {gpu.address}'), or share each of them where it is used.",
+            )
+        if not state.now:
             why = "it shows no engine whose turns could be set"
             if gpu.vendor == "nvidia":
                 why = "it is in MIG mode and has no MIG device: only these can be used"
             raise errors.Unsupported(f"Nothing of the GPU can be shared: {why}.", gpu.address, "See 'salt-call gpu.slices'.")
-        former = state.former or dict(state.now)
-        replicas = {gpu.address: settings["max_instance_count"]}
-        return _layout(replicas, [], turns.wanted(gpu, seconds(settings["slice_duration"])), former)
+
+    def _refuse_mps(self, gpu, state, wanted):
+        """MPS keeps the GPU for its server alone; a compute mode changed under it would let others past its limits."""
+        if all(state.now.get(name) == value for name, value in wanted.items()):
+            return
+        servers = [process for process in self.holders(gpu) if _MPS in process.command]
+        if servers:
+            raise errors.ResourceConflict(
+                f"MPS shares it already: in use by {'; '.join(map(str, servers))}.",
+                gpu.address,
+                "Time-slicing and MPS exclude each other: end MPS first ('echo quit | nvidia-cuda-mps-control').",
+                holders=[process.as_dict() for process in servers],
+            )
 
     @staticmethod
     def _refuse_alone(work):
@@ -207,7 +264,7 @@ class TimeSlicing(Technique):
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_note(self, gpu, replicas, profiles, former):
-        self._ledger.write(gpu.address, {"replicas": replicas, "profiles": profiles, "former": former})
+        self._ledger.write(gpu, {"replicas": replicas, "profiles": profiles, "former": former})
 
     def _run_set(self, gpu, name, value):
         self._turns(gpu).write(gpu, name, value)
@@ -230,11 +287,11 @@ class TimeSlicing(Technique):
         return self.slices_on(gpu, state, [])
 
     def slices_on(self, gpu, state, below):
-        """The replicas of the MIG devices; of the whole GPU where it has none."""
-        if not state.replicas:
+        """The replicas of the MIG devices; of the whole GPU where it can be used as one."""
+        replicas = self.standing(gpu, state, lambda: below).replicas
+        if not replicas:
             return []
-        found = below or [self._whole(gpu)]
-        return [one for part in found for one in _replicas(part, state.replicas.get(part.name, 0))]
+        return [one for part in below or [self._whole(gpu)] for one in _replicas(part, replicas.get(part.name, 0))]
 
     def _whole(self, gpu):
         number = device_nodes.minor(self._host, gpu.address) if gpu.vendor == "nvidia" else None
@@ -260,13 +317,18 @@ def _chosen(work, profiles):
     Names of the MIG devices of these profiles, [] for all. Raises errors.PolicyError: none has one of those asked for by hand; a
     pillar can be that of several kinds of hosts.
     """
-    wanted = {name.lower() for name in profiles}
-    found = [part.name for part in work.below.slices if not wanted or part.profile.lower() in wanted]
-    if wanted and not found and not work.target.path:
+    found = _with_profile(work.below.slices, profiles)
+    if profiles and not found and not work.target.path:
         raise errors.PolicyError(
             _nothing(work, profiles), work.gpu.address, "Name some of these, or leave profiles out to share all."
         )
     return found
+
+
+def _with_profile(slices, profiles):
+    """Names of the slices of these profiles, [] for all."""
+    wanted = {name.lower() for name in profiles}
+    return [part.name for part in slices if not wanted or part.profile.lower() in wanted]
 
 
 def _nothing(work, profiles):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies
 from gpuslice import errors
 from gpuslice.drivers.compute_policy import STEPS
 from gpuslice.engine import Engine
+from gpuslice.model import Target
+from gpuslice.techniques.base import Work
 from gpuslice.techniques.time_slicing import section
 from gpuslice.techniques.time_slicing.turns import IntelTurns
 from gpuslice.techniques.time_slicing.turns import NvidiaTurns
@@ -251,3 +254,79 @@ def test_who_can_not_is_told_why(simulated):
     with Engine(config(simulated("arc-pro-b60"))) as engine:
         with pytest.raises(errors.Unsupported, match="its driver xe shows no tile whose engines could be set"):
             engine.target("time-slicing", "0000:03:00.0", {})
+
+
+def test_a_gpu_that_can_not_keeps_a_pillar_for_all_from_no_other(simulated):
+    """An integrated GPU under i915 is on many a host."""
+    host = simulated("mixed-vendors")
+    told = plan(host, wanted()).text()
+    assert "0000:9a:00.0 Intel Data Center GPU Max 1550: left alone, not applicable" in told
+    assert apply(host, wanted()).ok and hardware(host, H100) == ("long", 0)
+
+
+@pytest.mark.parametrize(("example", "gpu"), [("vgpu-host-vfio", "0000:41:00.0"), ("vgpu-host-mdev", "0000:3b:00.0")])
+def test_a_host_of_vgpus_has_nothing_to_share(simulated, example, gpu):
+    host = simulated(example)
+    with pytest.raises(errors.Unsupported, match="vGPU manager has it for virtual machines, whose turns 'vgpu:scheduler' sets"):
+        plan(host, pillars.for_gpu(gpu, "time-slicing"))
+    made = plan(host, wanted())
+    assert made.empty and "left alone, not applicable" in made.text()
+
+
+def test_a_gpu_whose_virtual_functions_are_in_use_is_no_whole(simulated):
+    host = simulated("mixed-vendors")
+    assert by_hand(host, FLEX, {"max_instance_count": 2}).ok
+    with Engine(config(host)) as engine:
+        tool, gpu = engine.tools.get("time-slicing"), engine.gpu(FLEX)
+        cut = replace(gpu, virtual_functions={"total": 4, "enabled": 2, "addresses": []})
+        assert tool.slices(gpu, tool.observe(gpu)) and tool.slices(cut, tool.observe(cut)) == []
+        with pytest.raises(errors.ResourceConflict, match="2 of its virtual functions are enabled, which have parts"):
+            tool.plan([Work(Target(cut, settings={}), tool.observe(cut))])
+        # What is on record can be ended all the same.
+        [part] = tool.plan([Work(Target(cut, settings={"clear": True}), tool.observe(cut))])
+        assert part.steps
+
+
+# -- who else is there ------------------------------------------------------------------------------------------------
+def test_mps_keeps_its_gpu(simulated):
+    host = simulated("l4-pair")
+    with host.change() as state:
+        gpu = state["gpus"][ONE]
+        gpu["compute"] = {"epoch": gpu["epoch"], "step": 0, "mode": 3}
+    host.add_process({"pid": 4711, "command": "nvidia-cuda-mps-server", "nodes": ["/dev/nvidia0"]})
+    result = by_hand(host, ONE, {})
+    assert not result.ok and "MPS shares it already: in use by pid 4711 (nvidia-cuda-mps-server)" in result.errors[0]
+    assert hardware(host) == ("default", 3) and record(host) is None
+
+
+# -- the record -------------------------------------------------------------------------------------------------------
+def test_another_board_in_the_slot_has_no_part_in_what_was_noted(simulated):
+    host = simulated("l4-pair")
+    assert by_hand(host, ONE, {"max_instance_count": 2}).ok
+    path = pathlib.Path(host.state_dir) / "time-slicing.json"
+    assert record(host)["gpus"][ONE]["device"] == "nvidia 27b8"
+    path.write_text(path.read_text(encoding="utf-8").replace("nvidia 27b8", "intel 56c0"), encoding="utf-8")
+    with Engine(config(host)) as engine:
+        assert engine.slices() == [] and engine.maps() == {}
+        assert plan(host, pillars.for_all("none")).notes == ()
+    assert by_hand(host, ONE, {"max_instance_count": 3}).ok and len(listed(host)) == 3
+
+
+@pytest.mark.parametrize("former", [{"compute_mode": 7}, {"timeslice": 99}, {"timeslice": -1}])
+def test_a_setting_that_there_is_not_is_damage(simulated, former):
+    host = simulated("l4-pair")
+    assert by_hand(host, ONE, {}).ok
+    path = pathlib.Path(host.state_dir) / "time-slicing.json"
+    kept = record(host)
+    kept["gpus"][ONE]["former"] = former
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(errors.StateDirUnusable, match="can't be used .*former:.* is no whole number from 0 to 3"):
+        by_hand(host, ONE, {"clear": True})
+
+
+# -- strategy auto ----------------------------------------------------------------------------------------------------
+def test_strategy_auto_leaves_alone_what_has_nothing_to_share(simulated):
+    host = simulated("dgx-a100-40gb")
+    auto = pillars.for_all("auto", slicing={"auto_strategy": {"bare_metal": "time-slicing"}})
+    made = plan(host, auto)
+    assert made.empty and "left alone: Nothing of the GPU can be shared: it is in MIG mode and has no MIG device" in made.text()
