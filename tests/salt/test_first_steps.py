@@ -80,6 +80,15 @@ def test_by_hand_nobody_is_sent_to_the_pillar(minion):
         on.call("gpu.device", UUID)
 
 
+def test_on_a_host_without_gpus_nobody_is_told_to_name_one_of_them(minion):
+    with pytest.raises(CommandExecutionError) as caught:
+        minion("no-gpu").call("gpu.device", "0000:fe:00.0")
+    assert str(caught.value) == (
+        "0000:fe:00.0 is not among the GPUs of this host: none. 'lspci -D' shows which devices the host has; GPUs are found "
+        "among them with or without a driver."
+    )
+
+
 def test_what_was_done_beside_a_gpu_in_use_is_told(minion):
     users = [{"pid": 4711, "command": "python3", "gpu": FIRST, "slice": "3g.40gb@0"}]
     on = minion(changes={"gpus": [{**BOARDS[0], "instances": ["3g.40gb@0"]}, BOARDS[1]], "processes": users})

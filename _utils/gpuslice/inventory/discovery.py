@@ -347,7 +347,9 @@ def _not_found(gpus, missing):
             if address in gpu.virtual_functions.get("addresses", ()):
                 parts.append(f"{address} is a virtual function of {gpu.address}.")
     todo = "Name one of these, by its PCI address or its UUID."
-    if any(addresses.is_uuid(device) for device in missing) and not all(gpu.uuid for gpu in gpus):
+    if not gpus:
+        todo = "'lspci -D' shows which devices the host has; GPUs are found among them with or without a driver."
+    elif any(addresses.is_uuid(device) for device in missing) and not all(gpu.uuid for gpu in gpus):
         todo = "UUIDs are known only of GPUs whose driver is loaded and tells them; name the GPU by its PCI address."
     return errors.DeviceNotFound(" ".join(parts), todo=todo)
 

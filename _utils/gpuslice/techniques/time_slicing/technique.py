@@ -183,12 +183,12 @@ class TimeSlicing(Technique):
             self._refuse_alone(work)
             replicas = dict.fromkeys(_chosen(work, settings["profiles"]), settings["max_instance_count"])
             return _layout(replicas, settings["profiles"] if replicas else [])
+        self._refuse_whole(gpu, state)
         if settings["profiles"] and not work.target.path:
             raise errors.PolicyError(
                 f"MIG devices of {_listed(settings['profiles'])} are to be shared, and the GPU has none.", gpu.address,
                 "Leave profiles out to share the whole GPU.",
             )  # fmt: skip
-        self._refuse_whole(gpu, state)
         wanted = self._turns(gpu).wanted(gpu, seconds(settings["slice_duration"]))
         self._refuse_mps(gpu, state, wanted)
         return _layout({gpu.address: settings["max_instance_count"]}, [], wanted, state.former or dict(state.now))
@@ -204,10 +204,14 @@ class TimeSlicing(Technique):
                 f"Remove them first ('salt-call gpu_sriov.remove_vfs {gpu.address}'), or share each of them where it is used.",
             )
         if not state.now:
-            why = "it shows no engine whose turns could be set"
+            why, todo = "it shows no engine whose turns could be set", "See which driver it has: 'salt-call gpu.device'."
             if gpu.vendor == "nvidia":
                 why = "it is in MIG mode and has no MIG device: only these can be used"
-            raise errors.Unsupported(f"Nothing of the GPU can be shared: {why}.", gpu.address, "See 'salt-call gpu.slices'.")
+                todo = (
+                    f"Make some ('salt-call gpu_mig.create {gpu.address} <profile>'), or switch MIG mode off "
+                    f"('salt-call gpu_mig.set_mode {gpu.address} False') to share the whole GPU."
+                )
+            raise errors.Unsupported(f"Nothing of the GPU can be shared: {why}.", gpu.address, todo)
 
     def _refuse_mps(self, gpu, state, wanted):
         """MPS keeps the GPU for its server alone; a compute mode changed under it would let others past its limits."""
@@ -232,7 +236,7 @@ class TimeSlicing(Technique):
                 f"{', '.join(part.name for part in below.slices)}.",
                 work.gpu.address,
                 "To share these, write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it; or "
-                f"remove them first (salt-call gpu_mig.set_mode {work.gpu.address} False).",
+                f"remove them first ('salt-call gpu_mig.set_mode {work.gpu.address} False').",
             )
 
     def _note(self, work, goal, steps):

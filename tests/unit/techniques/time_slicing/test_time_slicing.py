@@ -156,7 +156,7 @@ def test_a_pillar_for_whole_gpus_is_not_meant_for_mig_devices(simulated):
     told = str(caught.value)
     assert f"{ONE}-2g.12gb-0, {ONE}-1g.6gb-2, {ONE}-1g.6gb-3" in told
     assert "write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it" in told
-    assert f"or remove them first (salt-call gpu_mig.set_mode {ONE} False)" in told
+    assert f"or remove them first ('salt-call gpu_mig.set_mode {ONE} False')" in told
 
 
 def test_by_hand_the_mig_devices_that_are_there_are_shared(simulated):
@@ -208,8 +208,16 @@ def test_a_map_begins_with_the_silicon(simulated):
 
 
 def test_a_gpu_in_mig_mode_without_devices_has_nothing_to_share(simulated):
+    host = simulated("dgx-a100-40gb")
     with pytest.raises(errors.PolicyError, match="it is in MIG mode and has no MIG device"):
-        plan(simulated("dgx-a100-40gb"), wanted())
+        plan(host, wanted())
+    with pytest.raises(errors.Unsupported) as caught:
+        by_hand(host, "0000:07:00.0", {"profiles": ["1g.5gb"]})
+    assert str(caught.value) == (
+        "GPU 0000:07:00.0: Nothing of the GPU can be shared: it is in MIG mode and has no MIG device: only these can be used. "
+        "Make some ('salt-call gpu_mig.create 0000:07:00.0 <profile>'), or switch MIG mode off "
+        "('salt-call gpu_mig.set_mode 0000:07:00.0 False') to share the whole GPU."
+    )
 
 
 # -- vGPUs, Intel, AMD ------------------------------------------------------------------------------------------------
