@@ -309,7 +309,7 @@ class Engine:
         if not told:
             return ""
         return (
-            f"{gpu.address}: {kind.label} is on record ({told}), of which the pillar says nothing, so that it stays. "
+            f"{gpu.address}: {kind.label} is on record ({told}), which the pillar does not ask for, so that it stays as it is. "
             f"'salt-call gpu_{kind.package}.remove {gpu.address}' ends it."
         )
 

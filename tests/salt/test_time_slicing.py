@@ -108,3 +108,29 @@ def test_devices_of_mig_are_shared_beside_it(minion):
     assert len(mine) == 3 and sum("replica" in name for name in mine) == 2
     assert bench.call("gpu_slicing.check")["result"] is True
     assert not any(state.changes for state in bench.apply("gpu_slicing"))
+
+
+def test_a_pillar_that_drops_it_tells_so_until_it_is_ended(minion, example):
+    bench = minion("l4-pair", example)
+    assert not failures(bench.apply("gpu_slicing"))
+    bench.set_pillar({"containers_gpu_slicing": {"enabled": True, "strategy": "none"}})
+    applied = bench.apply("gpu_slicing")
+    assert not failures(applied) and not any(state.changes for state in applied)
+    told = f"'salt-call gpu_time_slicing.remove {ONE}' ends it"
+    assert any(told in state.comment for state in applied) and told in bench.call("gpu_slicing.plan")
+    assert len(names(bench)) == 8 and set(bench.call("gpu.map")) == {ONE, OTHER}
+    for address in (ONE, OTHER):
+        assert bench.call("gpu_time_slicing.remove", address)["result"] is True
+    assert told not in bench.call("gpu_slicing.plan") and names(bench) == [] and bench.call("gpu.map") == {}
+
+
+def test_no_view_shows_what_is_shared_of_devices_that_are_gone(minion):
+    bench = minion("a30-pair")
+    assert bench.call("gpu_mig.apply_layout", OTHER, ["1g.6gb", "1g.6gb"])["result"] is True
+    assert bench.call("gpu_time_slicing.configure", OTHER, max_instance_count=2)["result"] is True
+    assert len(bench.call("gpu_time_slicing.status", OTHER)["replicas"]) == 2
+    assert bench.call("gpu_mig.apply_layout", OTHER, ["4g.24gb"])["result"] is True
+    assert bench.call("gpu_time_slicing.status", OTHER) == {"replicas": {}}
+    assert "among" not in bench.call("gpu.map")[OTHER] and not any("replica" in name for name in names(bench))
+    bench.set_pillar(bench.call("gpu_slicing.export"))
+    assert not any(state.changes for state in bench.apply("gpu_slicing"))

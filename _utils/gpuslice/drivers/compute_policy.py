@@ -25,11 +25,11 @@ class ComputePolicy:
 
     def __init__(self, host, sessions):
         self._host, self._sessions = host, sessions
-        self._listed = None
+        self._listed, self._times = None, 0
 
     def forget(self):
         """Read the list anew when it is needed next."""
-        self._listed = None
+        self._listed, self._times = None, self._times + 1
 
     def step(self, gpu):
         """
@@ -38,7 +38,10 @@ class ComputePolicy:
         :raises errors.ToolMissing, errors.ToolHangs: there is no nvidia-smi, or it does not end.
         :raises errors.DriverMissing: its driver is not there. :raises errors.DriverError: it tells no step.
         """
-        listed = self._listed = self._listed or self._list(gpu)
+        times, listed = self._times, self._listed or self._list(gpu)
+        if times == self._times:
+            # GPUs are changed side by side: a list that was begun before another one was set tells of that what it was.
+            self._listed = listed
         found = listed.get(self._sessions.nvml.index(gpu.address))
         if found is None:
             raise errors.DriverError(
@@ -47,7 +50,7 @@ class ComputePolicy:
         return found
 
     def _list(self, gpu):
-        done = self._host.run(_LIST)
+        done = self._run(gpu, "read", _LIST)
         if done.failure:
             kind = errors.DriverMissing if "communicate with the NVIDIA driver" in done.said else errors.DriverError
             raise kind(f"Could not read the time slice: {done.failure.rstrip('.')}.", gpu.address, "See 'dmesg | grep NVRM'.")
@@ -58,18 +61,35 @@ class ComputePolicy:
         Set the time-slice step of a GPU.
 
         :raises errors.Unsupported: the driver refuses; the sentence names the model and quotes the driver.
+        :raises errors.DriverError: it failed. :raises errors.ToolMissing: as of :meth:`step`.
         """
         name = self._sessions.nvml.uuid(gpu.address)
-        done = self._host.run(["nvidia-smi", "compute-policy", "-i", name, f"--set-timeslice={step}"])
+        done = self._run(gpu, "set", ["nvidia-smi", "compute-policy", "-i", name, f"--set-timeslice={step}"])
         self.forget()
         if "Insufficient Permissions" in done.said:
             raise errors.PermissionDenied("Could not set the time slice: it needs root.", gpu.address, "Run the minion as root.")
-        if done.failure or "Failed to set" in done.said:
+        if "not supported" in done.said.lower():
             raise errors.Unsupported(
                 f"{gpu.model} takes no time slice: its driver answered '{done.failure or done.said}'.",
                 gpu.address,
                 "Not every GPU has time slices, and what has them is found by trying only: take another strategy for this one.",
             )
+        if done.failure or "Failed to set" in done.said:
+            raise errors.DriverError(
+                f"Could not set the time slice {STEPS[step]}: {(done.failure or done.said).rstrip('.')}.",
+                gpu.address,
+                "See 'dmesg | grep NVRM'. Not every GPU has time slices: where it stays so, take another strategy for this one.",
+            )
+
+    def _run(self, gpu, doing, argv):
+        try:
+            return self._host.run(argv)
+        except errors.ToolMissing as err:
+            raise errors.ToolMissing(
+                f"Could not {doing} the time slice: {argv[0]} is not installed, and nothing else can.",
+                gpu.address,
+                "Install it with NVIDIA's driver (in many distributions nvidia-utils), or take another strategy for this GPU.",
+            ) from err
 
     def mode(self, gpu):
         """

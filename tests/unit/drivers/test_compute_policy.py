@@ -73,7 +73,7 @@ def test_a_driver_that_is_not_there_is_told(made):
 
 def test_a_host_without_the_program_is_told(made):
     _, policy, gpus = made(tools=["lspci"])
-    with pytest.raises(errors.ToolMissing, match="nvidia-smi is not installed"):
+    with pytest.raises(errors.ToolMissing, match=f"GPU {ONE}: Could not read the time slice: nvidia-smi is not installed"):
         policy.step(gpus[ONE])
 
 
@@ -101,3 +101,36 @@ def test_a_mode_is_set_and_read_and_there_is_none_in_mig_mode(made):
     assert [policy.mode(gpus[ONE]), policy.mode(gpus[OTHER])] == [3, 0]
     _, policy, gpus = made(name="a30-pair")
     assert policy.mode(gpus["0000:41:00.0"]) is None and policy.mode(gpus["0000:a1:00.0"]) == 0
+
+
+def test_a_list_that_was_begun_before_a_set_is_not_kept(made):
+    """GPUs are changed side by side."""
+    host, policy, gpus = made()
+    run = host.run
+
+    def meanwhile(argv, timeout=60):
+        listed = run(argv, timeout)
+        host.run = run
+        policy.set_step(gpus[OTHER], 3)
+        return listed
+
+    host.run = meanwhile
+    assert policy.step(gpus[ONE]) == 0
+    assert policy.step(gpus[OTHER]) == 3
+
+
+@pytest.mark.parametrize("why", ["GPU is lost", "Unknown Error"])
+def test_a_set_that_fails_does_not_mean_that_the_gpu_has_no_steps(made, why):
+    host, policy, gpus = made()
+    host.answer = Completed(3, f"Failed to set timeslice policy with value Long for GPU 0 : {why}\n")
+    with pytest.raises(errors.DriverError, match=f"GPU {ONE}: Could not set the time slice long: Failed to set .* : {why}"):
+        policy.set_step(gpus[ONE], 3)
+
+
+def test_a_mode_that_nobody_knows_is_a_sentence(made):
+    host, policy, gpus = made()
+    with host.change() as state:
+        gpu = state["gpus"][ONE]
+        gpu["compute"] = {"epoch": gpu["epoch"], "step": 0, "mode": 9}
+    with pytest.raises(errors.DriverError, match="tells compute mode 9, which is not known here"):
+        policy.mode(gpus[ONE])
