@@ -354,3 +354,42 @@ def test_a_generation_is_brought_back_with_what_stood_beside_it(simulated):
         assert names(host) == shown[generation], generation
         with Engine(config(host)) as engine:
             assert engine.plan(wanted[generation - 1]).empty
+
+
+# -- what stands on a change that says nothing of it ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "call", ["nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstanceWithPlacement"]
+)
+def test_a_failure_below_brings_back_what_nobody_asked_for_above(simulated, call):
+    """The reset of a change of the MIG mode ends the time slice, which the record of whoever shared the GPU goes by."""
+    host = simulated("a30-pair")
+    assert apply(host, shared_whole()).ok
+    before = everything(host)
+    host.add_fault({"call": call, "error": "NVML_ERROR_UNKNOWN"})
+    result = apply(host, pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb"]}))
+    host.clear_faults()
+    assert not result.ok and closed(host) and everything(host) == before, result.errors
+
+
+def test_an_undo_brings_back_what_nobody_asked_for_above(simulated):
+    host = simulated("a30-pair")
+    assert apply(host, shared_whole()).ok
+    before = everything(host)
+    result = apply(host, pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb"]}))
+    assert result.ok and set(result.changes[OTHER]["new"]) == {"mig_mode", "instances"}
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply(engine.rollback_targets()).ok
+    assert everything(host) == before
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_below_is_undone_with_what_stood_above(simulated, when):
+    host = simulated("a30-pair")
+    assert apply(host, shared_whole()).ok
+    before = everything(host)
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": when})
+    assert apply_in_child(host, pillars.for_gpu(OTHER, "mig", {"profiles": ["1g.6gb"]})) == signal.SIGKILL
+    host.clear_faults()
+    with Engine(config(host)) as engine:
+        result = engine.reconciler().recover(engine.gpus)
+    assert result.ok and closed(host) and everything(host) == before, result.errors

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice.model import Key
 from gpuslice.plan import Plan
 from gpuslice.plan import same
 from gpuslice.records import interrupted
@@ -248,6 +249,31 @@ class Planner:
                 found = board.refusing(self._host, self._tools.sessions, replace(gpus[part.gpu], address=address))
                 reasons += [f"GPU {address}, which would change with it, has {reason}" for reason in found]
         return reasons
+
+    def standing_on(self, plan, targets):
+        """
+        Key -> layout of what stands, by its record alone, on what a plan changes, and is nobody's wish in it. It is not changed,
+        but what is below may take from it (a reset ends its settings), which an undo has to bring back.
+        """
+        gpus, planned = {target.gpu.address: target.gpu for target in targets}, {part.key for part in plan.parts}
+        standing = [
+            (gpus[part.gpu], kind) for part in plan.changing for kind in kinds.DOABLE
+            if kind.noted and part.key.technique in kind.over and Key.of_gpu(kind.name, part.gpu) not in planned
+        ]  # fmt: skip
+        names = self._host.store_names(self._host.state_dir) if standing else ()
+        found = {}
+        for gpu, kind in standing:
+            if kind.noted not in names:
+                continue
+            technique = self._tools.get(kind.name)
+            try:
+                state = technique.observe(gpu)
+                if technique.drawing(gpu, state):
+                    found[Key.of_gpu(kind.name, gpu.address)] = technique.layout(state)
+            except errors.GpuSliceError:
+                # Nobody asked for it, so that it keeps nothing from being changed.
+                continue
+        return found
 
     # -- wishes --------------------------------------------------------------------------------------------------
     def settled(self, targets, entry=None):

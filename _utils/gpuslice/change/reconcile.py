@@ -187,7 +187,8 @@ class Reconciler:
 
     def _entry(self, plan, targets, wishes, earlier):
         """The record of a change; ``earlier`` is the one of the interrupted attempt that it goes on with, None for none."""
-        before = {**{p.key: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
+        standing = self._planner.standing_on(plan, targets)
+        before = {**standing, **{p.key: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
             time=self._host.now(),
@@ -316,7 +317,10 @@ class Reconciler:
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
         after = self._undo.layouts(entry, change.gpus)
-        self._surely(result, self._undo.note_changes, result, entry, change.gpus, entry.before, after)
+        wished = {key: layout for key, layout in after.items() if key in entry.goal}
+        # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.
+        after = {key: layout for key, layout in after.items() if key in wished or "error" not in layout}
+        self._surely(result, self._undo.note_changes, result, entry, change.gpus, entry.before, wished)
         stopped = self._runner.resume(entry)
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         self._surely(result, self._remember, change, after, outcome)
