@@ -35,6 +35,7 @@ VGPUS, TURING, LICENSED = "0000:41:00.0", "0000:86:00.0", ("0000:06:00.0", "0000
 MI300X, MIXED, ARC = ("mi300x-8", {}), ("mixed-vendors", {}), ("arc-pro-b60", {})
 FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
+L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
 
 
@@ -148,6 +149,18 @@ CASES = {
         (FLEX,),
         (FLEX,),
         before=(("gpu_level_zero.configure", (FLEX, {"ccs_mode": 2, "partitions": ["0"]})),),
+    ),
+    "two GPUs shared in time": Case(
+        "gpu_time_slicing.configure", L4, (SHARED, {"max_instance_count": 2}), (SHARED_TOO, {"max_instance_count": 3})
+    ),
+    "one GPU shared in two ways": Case(
+        "gpu_time_slicing.configure",
+        L4,
+        (SHARED, {"max_instance_count": 2, "slice_duration": "500us"}),
+        (SHARED, {"max_instance_count": 3, "slice_duration": "50ms"}),
+    ),
+    "a GPU shared no more, twice": Case(
+        "gpu_time_slicing.remove", L4, (SHARED,), (SHARED,), before=(("gpu_time_slicing.configure", (SHARED,)),)
     ),
     "two GPUs for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED_TOO,)),
     "one GPU for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED,)),
