@@ -29,13 +29,15 @@ ROOMS = {
     # What all technologies have in common.
     "techniques": {"drivers", "host"},
     # One technology: its own row of the table allows it to know another.
-    "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog"},
+    "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog", "outputs"},
     "change": {"techniques", "records", "inventory", "host", "health"},
     "records": {"host"},
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     "drivers": {"host", "catalog"},
+    # Files as pure functions: of nouns and of one another.
+    "outputs": set(),
     "host": set(),
     "catalog": set(),
     "sim": {"host", "catalog"},
@@ -48,7 +50,7 @@ ONLY = {
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
 NOT_FOR = {
-    **dict.fromkeys(("drivers", "host", "catalog", "sim", "health"), {"kinds", "plan", "rules"}),
+    **dict.fromkeys(("drivers", "host", "catalog", "sim", "health", "outputs"), {"kinds", "plan", "rules"}),
     **dict.fromkeys(("policy", "inventory"), {"plan", "rules"}),
 }
 #: Modules that load others by a name that they put together, which no import tells: the engine itself, and those that choose
@@ -56,8 +58,8 @@ NOT_FOR = {
 BY_NAME = {"", "kinds", "catalog", "health.board"}
 #: Drivers that are of no technology: a change stops units and unloads modules, whoever asked for that.
 FOR_CHANGES = {"drivers.systemd", "drivers.modules"}
-#: What is asked by hand, in a technology's own words, which the loader files of that technology speak.
-ASKS = re.compile(r"techniques\.\w+\.asks")
+#: What is asked and shown by hand, in a technology's own words, which the loader files of that technology speak.
+ASKS = re.compile(r"techniques\.\w+\.(asks|views|auditing)")
 #: The one place that knows whether a host is real.
 DOORKEEPER = "host.open"
 

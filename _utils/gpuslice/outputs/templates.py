@@ -1,0 +1,208 @@
+"""
+Templates of what is text for daemons: the shipped ones, and those of a site in their place.
+
+They are Python literals, since only ``.py`` reaches a minion. Jinja2 is a part of Salt, and loaded only to render: a host
+without consumers pays nothing for it.
+"""
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from gpuslice import errors
+from gpuslice.outputs import unit_text
+
+#: Drop-in of a service. Values: consumer, boot (unit that brings slices back), devices, environment and mounts (lists of lines
+#: that are quoted already), private (the unit had private devices), groups, memory, cpu ("" for none).
+SERVICE = """\
+# Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
+[Unit]
+{# No Wants=: the boot unit is wanted by the target. Started from here, it would put back what a change is just replacing. #}
+After={{ boot }}
+
+[Service]
+# Exactly these nodes, whatever other files gave before.
+DevicePolicy=closed
+DeviceAllow=
+{% for device in devices %}
+DeviceAllow={{ device }}
+{% endfor %}
+# Private devices have no GPU among them.
+PrivateDevices=no
+{% if private %}
+# What private devices also meant, and may stay.
+CapabilityBoundingSet=~CAP_MKNOD CAP_SYS_RAWIO
+SystemCallFilter=~@raw-io
+{% endif %}
+{% for variable in environment %}
+Environment={{ variable }}
+{% endfor %}
+{% for mount in mounts %}
+{{ mount }}
+{% endfor %}
+{% if groups %}
+SupplementaryGroups={{ groups }}
+{% endif %}
+{% if memory %}
+MemoryMax={{ memory }}
+{% endif %}
+{% if cpu %}
+CPUQuota={{ cpu }}
+{% endif %}
+"""
+
+#: Drop-in of a login user's slice unit. Values: consumer, boot, devices, standard (nodes that a login needs), memory, cpu.
+USER = """\
+# Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
+[Unit]
+After={{ boot }}
+
+[Slice]
+# Exactly these nodes, for all that the user runs, after what a login needs.
+DevicePolicy=closed
+DeviceAllow=
+{% for device in standard %}
+DeviceAllow={{ device }}
+{% endfor %}
+{% for device in devices %}
+DeviceAllow={{ device }}
+{% endfor %}
+{% if memory %}
+MemoryMax={{ memory }}
+{% endif %}
+{% if cpu %}
+CPUQuota={{ cpu }}
+{% endif %}
+"""
+
+#: A Quadlet unit. Values: consumer, boot ("" for rootless Podman), image, container (name), device (CDI name), least (lines of
+#: least privilege and groups), memory, cpu, wanted_by, further (section -> lines, of the pillar).
+QUADLET = """\
+# Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
+[Unit]
+Description=GPU consumer {{ consumer }}
+{% if boot %}
+After={{ boot }}
+{% endif %}
+{% for line in further.Unit %}
+{{ line }}
+{% endfor %}
+
+[Container]
+Image={{ image }}
+ContainerName={{ container }}
+AddDevice={{ device }}
+{% for line in least %}
+{{ line }}
+{% endfor %}
+{% for line in further.Container %}
+{{ line }}
+{% endfor %}
+
+[Service]
+# Images for GPUs are large, and the first start pulls them.
+TimeoutStartSec=900
+{% if memory %}
+MemoryMax={{ memory }}
+{% endif %}
+{% if cpu %}
+CPUQuota={{ cpu }}
+{% endif %}
+{% for line in further.Service %}
+{{ line }}
+{% endfor %}
+
+[Install]
+{% if wanted_by %}
+WantedBy={{ wanted_by }}
+{% endif %}
+{% for line in further.Install %}
+{{ line }}
+{% endfor %}
+"""
+
+#: Drop-in of a Quadlet unit of somebody else. Values: consumer, boot, device, groups (lines), memory, cpu, further.
+QUADLET_DROPIN = """\
+# Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
+[Unit]
+{% if boot %}
+After={{ boot }}
+{% endif %}
+{% for line in further.Unit %}
+{{ line }}
+{% endfor %}
+
+[Container]
+# The slice in place of the devices that the unit names; others belong under 'quadlet' of the consumer.
+AddDevice=
+AddDevice={{ device }}
+{% for line in groups %}
+{{ line }}
+{% endfor %}
+{% for line in further.Container %}
+{{ line }}
+{% endfor %}
+
+[Service]
+{% if memory %}
+MemoryMax={{ memory }}
+{% endif %}
+{% if cpu %}
+CPUQuota={{ cpu }}
+{% endif %}
+{% for line in further.Service %}
+{{ line }}
+{% endfor %}
+"""
+
+SHIPPED = {"service": SERVICE, "user": USER, "quadlet": QUADLET, "quadlet_dropin": QUADLET_DROPIN}
+
+
+def render(name: str, values: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> str:
+    """
+    A unit file from a template.
+
+    :param name: of :data:`SHIPPED`, where what a template is given stands beside each.
+    :param values: these. :param overrides: name -> text of a template that a site has in its place.
+    :raises errors.PolicyError: no such template, or it does not render, or makes no unit file; with the line.
+    """
+    for other in overrides or {}:
+        if other not in SHIPPED:
+            raise errors.PolicyError(f"There is no template '{other}'.", todo=f"The templates are: {', '.join(SHIPPED)}.")
+    text = _rendered(name, (overrides or {}).get(name, SHIPPED[name]), values)
+    try:
+        unit_text.settings(text)
+    except unit_text.Malformed as err:
+        line = text.split("\n")[err.line - 1].strip()
+        raise _wrong(name, f"makes no unit file, in line {err.line} of what it renders ({line!r}): {err.why}") from err
+    return text
+
+
+def _rendered(name: str, source: str, values: Mapping[str, Any]) -> str:
+    import jinja2
+    from jinja2.sandbox import SandboxedEnvironment
+
+    # A template makes text of what it is given: of the inside of the minion it needs nothing.
+    environment = SandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    try:
+        code = environment.from_string(source)
+        return code.render(values)
+    except jinja2.TemplateSyntaxError as err:
+        raise _wrong(name, f"is no template, in line {err.lineno}: {err.message}") from err
+    except Exception as err:  # whatever an expression of a site comes to
+        raise _wrong(name, f"does not render, in line {_line(err)}: {type(err).__name__}: {err}") from err
+
+
+def _line(err: Exception) -> int | str:
+    """The line of a template in which an error was raised; Jinja2 puts it into the traceback."""
+    lines = [frame.lineno for frame in traceback.extract_tb(err.__traceback__) if frame.filename == "<template>"]
+    return lines[-1] if lines and lines[-1] else "?"
+
+
+def _wrong(name: str, why: str) -> errors.PolicyError:
+    return errors.PolicyError(
+        f"The template '{name}' {why.rstrip('.')}.",
+        todo=f"Mend it, or leave '{name}' out of 'templates' in the pillar: then the shipped one is used.",
+    )
