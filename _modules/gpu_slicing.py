@@ -43,7 +43,7 @@ def plan(pillar=None):
         salt 'gpu*' gpu_slicing.plan
     """
     with _engine() as engine:
-        return engine.plan(front.pillar(pillar, __pillar__)).text()
+        return engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)).text()
 
 
 @_checked
@@ -70,11 +70,11 @@ def apply(pillar=None, test=False):
     wanted = front.pillar(pillar, __pillar__)
     with _engine() as engine:
         if test:
-            found = engine.plan(wanted)
+            found = engine.plan(front.fetched(wanted, __salt__))
             front.leave(__context__, wanted, found)
             return front.planned(found)
         front.changes()
-        result = engine.apply(wanted)
+        result = engine.apply(front.fetched(wanted, __salt__))
         front.leave(__context__, wanted, result.found)
         return front.done(result)
 
@@ -96,7 +96,7 @@ def check(pillar=None):
         salt 'gpu*' gpu_slicing.check
     """
     with _engine() as engine:
-        found = front.planned(engine.plan(front.pillar(pillar, __pillar__)))
+        found = front.planned(engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)))
         return {**found, "result": found.get("result", False)}
 
 

@@ -8,6 +8,7 @@ exit status is 0 when every step came out as expected, and 1 at the first that d
 """
 
 import argparse
+import difflib
 import json
 import os
 import pathlib
@@ -29,7 +30,12 @@ DESCRIPTION = ROOT / "examples" / "hosts" / "dgx-h100.yaml"
 FIRST = {"3g.40gb": 1, "2g.20gb": 1, "1g.10gb": 2}
 SECOND = {"3g.40gb": 1, "1g.10gb": 4}
 THIRD = {"3g.40gb": 2}
+#: Seven slices of every GPU, for consumers.
+SEVENTHS = {"1g.10gb": 7}
+#: The slice that is cut anew, and what it becomes: the same with the GPU's media engines.
+ANEW, MEDIA = "0000:43:00.0", ["1g.10gb+me@0", *["1g.10gb"] * 6]
 GPUS = 8
+SLICE, CONSUMER = "/var/run/cdi/gpu-slicing-slice.json", "/var/run/cdi/gpu-slicing-consumer.json"
 #: What tells the directory of an earlier tour from one that must not be deleted.
 MARK = "made-by-examples-demo"
 
@@ -56,9 +62,22 @@ def heading(number, words):
 # ---- the minion -----------------------------------------------------------------------------------------------------
 
 
-def pillar(profiles):
-    """The pillar that wants these MIG profiles on every GPU."""
-    return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
+def pillar(profiles, rules=None, consumers=None):
+    """The pillar that wants these MIG profiles on every GPU, with rules for single GPUs, and consumers of the slices."""
+    slicing = {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}
+    found = {"containers_gpu_slicing": {**slicing, "devices": rules} if rules else slicing}
+    return {**found, "containers_gpu_container_integration": {"consumers": consumers}} if consumers else found
+
+
+def consumers(trainer):
+    """Eight consumers: a service, a login user, a CDI name, and containers; ``trainer`` is the slice that the service wants."""
+    served = {"kind": "container", "image": "registry.example/infer:1", "slice": "1g.10gb"}
+    return {
+        **{f"infer-{number}": dict(served) for number in range(1, 6)},
+        "ada": {"kind": "user", "user": "ada", "slice": "1g.10gb"},
+        "builds": {"kind": "device", "slice": "1g.10gb"},
+        "trainer": {"kind": "service", "unit": "trainer.service", "slice": trainer},
+    }
 
 
 class Minion:
@@ -103,15 +122,35 @@ class Minion:
         path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
         return path
 
-    def set_pillar(self, profiles):
-        """Give the minion the pillar with these profiles, and print it."""
-        path = self._write("pillar/gpu.sls", pillar(profiles))
-        print(f"# {short(path)}\n{path.read_text(encoding='utf-8')}")
+    def set_pillar(self, profiles, news=False, **more):
+        """Give the minion the :func:`pillar` with these profiles, and print it, or with ``news`` what is new in it."""
+        path = self.place / "pillar" / "gpu.sls"
+        before = path.read_text(encoding="utf-8").splitlines() if news else []
+        self._write("pillar/gpu.sls", pillar(profiles, **more))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        told = [line for line in difflib.ndiff(before, lines) if line[0] in "+-"] if news else lines
+        print("\n".join([f"# {short(path)}", *told, ""]))
+
+    @property
+    def host(self):
+        """The simulated host as it is now."""
+        return SimulatedHost(str(DESCRIPTION), str(self.place / "state"))
+
+    def names(self):
+        """CDI name -> what a container that is given it gets, as the files of the host say."""
+        found = {}
+        for path in (SLICE, CONSUMER):
+            spec = json.loads(self.host.read(path))
+            found.update({f"{spec['kind']}={each['name']}": each["containerEdits"] for each in spec["devices"]})
+        return found
+
+    def starts(self):
+        """Unit -> how often systemd has started it."""
+        return dict(self.host.state().get("starts", {}))
 
     def break_driver(self, gpu):
         """The next GPU instance that is to be created on this GPU is refused by the driver."""
-        host = SimulatedHost(str(DESCRIPTION), str(self.place / "state"))
-        host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": gpu, "error": "NVML_ERROR_UNKNOWN"})
+        self.host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": gpu, "error": "NVML_ERROR_UNKNOWN"})
 
     def command(self, *args):
         """The command line of a call, as a list."""
@@ -353,6 +392,48 @@ def history(minion):
     expect(results == ["applied", "applied", "partly applied", "applied"], "four changes are recorded, the third applied in part")
 
 
+def hand_out(minion):
+    """Step 10. Returns the slices."""
+    heading(10, "Consumers: each slice gets a name that containers know, and eight of them somebody who has it")
+    minion.set_pillar(SEVENTHS, consumers=consumers("1g.10gb"))
+    status, _ = minion.shown("gpu_slicing.apply")
+    minion.shown("gpu_consumer.environment", "trainer")
+    slices = minion.data("gpu.slices")
+    names = minion.names()
+    served = [name for name in names if name.startswith("gpu-slicing/consumer=")]
+    print("\nWritten, beside the names:")
+    print("\n".join(f"  {path}" for path in sorted(minion.host.state()["written"]) if "/cdi/" not in path) + "\n")
+    expect(status == 0 and is_everywhere(slices, SEVENTHS) and len(slices) == 56, "there are 56 slices, 7 on each GPU")
+    expect((len(names), len(served)) == (64, 8), "there are 64 CDI names: one for each slice, and one for each of 8 consumers")
+    expect(len(minion.starts()) == 6, "5 containers were started, and the service was restarted with its slice")
+    return slices
+
+
+def cut_anew(minion, slices):
+    """Step 11."""
+    heading(11, "One slice is cut anew: the trainer wants the media engines of a GPU beside its compute slice")
+    names, starts = minion.names(), minion.starts()
+    rules = [{"match": {"pci": ANEW}, "mig": {"profiles": MEDIA}}]
+    minion.set_pillar(SEVENTHS, news=True, rules=rules, consumers=consumers("1g.10gb+me"))
+    status, _ = minion.shown("gpu_slicing.apply")
+    now, named = minion.data("gpu.slices"), minion.names()
+    kept = [part for part in slices if part in now]
+    changed = sorted(name for name in {**names, **named} if names.get(name) != named.get(name))
+    restarted = {unit: count - starts.get(unit, 0) for unit, count in minion.starts().items() if count != starts.get(unit)}
+    print("\nNames that are new, gone, or lead elsewhere:")
+    print("\n".join(f"  {name}: {led(names.get(name))} -> {led(named.get(name))}" for name in changed))
+    print(f"Units that systemd has started since: {', '.join(restarted)}\n")
+    expect(status == 0 and (len(now), len(kept)) == (56, 55), "of 56 slices 55 are the same: UUID, device nodes, everything")
+    mine = {"gpu-slicing/slice=" + part["name"] for part in [*slices, *now] if part not in kept}
+    expect(set(changed) == {*mine, "gpu-slicing/consumer=trainer"}, "exactly the names of that slice and of its consumer changed")
+    expect(restarted == {"trainer.service": 1}, "exactly one unit was restarted, once: trainer.service")
+
+
+def led(edits):
+    """Where a CDI name leads to, in a word."""
+    return next((each for line in edits["env"] for each in _UUID.findall(line)), "?") if edits else "-"
+
+
 def tour(place):
     """All steps, on a new simulated host."""
     minion = Minion(place)
@@ -366,6 +447,7 @@ def tour(place):
     failure(minion, slices)
     rollback(minion)
     history(minion)
+    cut_anew(minion, hand_out(minion))
     again = shlex.join(map(short, minion.command("gpu.map")))
     print(f"\nAll steps came out as expected. The simulated host is still there; go on with it:\n\n  {again}\n")
 

@@ -82,6 +82,11 @@ base:
     - match: grain
     - pillar.passthrough
 
+  # And who gets which slice is nothing that it tells either.
+  'gpu_role:consumers':
+    - match: grain
+    - pillar.consumers
+
   # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
   'gpu:capabilities:mig':
     - match: grain

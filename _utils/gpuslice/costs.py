@@ -25,6 +25,7 @@ COSTS = {
     "sriov_manage": (15.0, "a container image of NVIDIA's driver waits 15 s by default, the vendor advises up to 30 s"),
     "create_vgpu": (0.5, "no public figure; the driver reserves framebuffer"),
     "remove_vgpu": (0.5, "no public figure"),
+    "reload_units": (0.3, "no public figure; systemd and its generators read all unit files"),
     "restart_unit": (2.0, "no public figure; a small daemon that is told to stop and start"),
     "unload_gim": (30.0, "no public figure for this module; a public AMD tool waits 30 s for amdgpu"),
     "reset": (8.0, "no public figure for a reset that works; refusals return after 5 to 8 s"),

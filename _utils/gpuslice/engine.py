@@ -23,6 +23,7 @@ from gpuslice.inventory import machine
 from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.model import with_taken
+from gpuslice.policy.fields import INTEGRATION
 from gpuslice.records import interrupted
 from gpuslice.records.history import History
 from gpuslice.records.reboot import RebootLedger
@@ -202,6 +203,10 @@ class Engine:
         """A target for each GPU that the policy names. Raises errors.PolicyError, DeviceNotFound, Unsupported."""
         if not policy.enabled:
             return []
+        return [*self._sliced(policy), *self._handed(policy.handed_out)]
+
+    def _sliced(self, policy):
+        """A target for each GPU, and for what stands beside its strategy."""
         if policy.warnings:
             log.warning("%s", " ".join(policy.warnings))
         if _names_uuids(policy):
@@ -215,6 +220,32 @@ class Engine:
                 log.warning("%s", difference)
         gpus = [self._as_supported(gpu) for gpu in gpus]
         return policies.targets(policy, gpus, environment, kinds.AVAILABLE, self._why_not, self._meant)
+
+    def _handed(self, asked):
+        """
+        Targets of those who hand out slices: what is asked for; where nothing is, those on record go on.
+
+        :param asked: technology -> settings.
+        """
+        found = []
+        for kind in kinds.HANDING_OUT:
+            if kind.name not in asked and kind.noted not in self.host.store_names(self.host.state_dir):
+                continue
+            settings = asked.get(kind.name, {"kept": True})
+            if not self.gpus and (receivers := kinds.section(kind).receivers(settings)):
+                raise errors.PolicyError(
+                    f"{', '.join(receivers)}: slices are to be handed out, and this host has no GPU.",
+                    todo="Look for its GPUs with lspci, or leave that out of its pillar.",
+                )
+            path = INTEGRATION if kind.name in asked else ""
+            found += [Target(gpu, Key.of_gpu(kind.name, gpu.address), settings, path, kind.label) for gpu in self.gpus]
+        return found
+
+    def handed_on(self, targets):
+        """These targets by hand, and those that keep what was handed out true: names lead to what is there then."""
+        asked = {target.technique: target.settings for target in targets if target.technique}
+        missing = [target for target in self._handed({}) if target.technique not in asked]
+        return [*targets, *missing]
 
     def _as_supported(self, gpu):
         """The GPU without capabilities whose technique can't use them: the VFs of some serve another technology only."""
@@ -283,7 +314,8 @@ class Engine:
         """What is odd about a policy on this host and no mistake, as sentences. No device is opened for it."""
         if not policy.enabled:
             return policies.switched_off(policy)
-        return [f"Warning: {line}" for line in policies.unmatched(policy, self.gpus)] + policies.absent(policy, self.gpus)
+        odd = [*policies.unmatched(policy, self.gpus), *policies.forgotten(policy)]
+        return [f"Warning: {line}" for line in odd] + policies.absent(policy, self.gpus)
 
     def _remarked(self, plan, policy, targets):
         return replace(plan, notes=(*plan.notes, *self.remarks(policy), *self._left_alone(targets)))
@@ -374,6 +406,34 @@ class Engine:
                 "See 'salt-call gpu.capabilities' for what it can do.",
             )
         return one, tool
+
+    def handed(self, technique):
+        """
+        What is there now for a technology that hands out.
+
+        :return: :class:`gpuslice.techniques.base.Work` of each GPU.
+        """
+        return self.reconciler().works(self.handing(technique, {"kept": True}))
+
+    def noted(self, technique):
+        """What is on record of a technology that hands out."""
+        return self.tools.get(technique).observe(None)
+
+    def settled(self, technique, written):
+        """
+        Settings of a technology that hands out, for functions that work by hand.
+
+        :param written: keys of the pillar's section on containers. Raises errors.PolicyError with every mistake.
+        """
+        try:
+            return self.policy({INTEGRATION: written}).handed_out[technique]
+        except errors.PolicyError as err:
+            told = [each.removeprefix(f"{INTEGRATION}:") for each in err.mistakes or [str(err)]]
+            raise errors.PolicyError(" ".join(told), mistakes=told) from err
+
+    def handing(self, technique, settings, wish=None):
+        """Targets of a technology that hands out, for functions that work by hand; see :meth:`target`."""
+        return [Target(gpu, Key.of_gpu(technique, gpu.address), settings, wish=wish) for gpu in self.gpus]
 
     def target(self, word, gpu, settings, wish=None):
         """

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 from gpuslice import arguments
@@ -180,13 +181,39 @@ def pillar(given, own):
     return own if given is None else given
 
 
+def fetched(pillar, salt):
+    """
+    A pillar in which the templates that it names by URL (``salt://...``) are their texts: the engine knows no file server.
+
+    :param salt: ``__salt__`` of the loader file. :raises errors.PolicyError: there is no such file.
+    """
+    section = pillar.get(fields.INTEGRATION) if isinstance(pillar, Mapping) else None
+    named = section.get(fields.TEMPLATES) if isinstance(section, Mapping) else None
+    if not isinstance(named, Mapping):
+        return pillar
+    texts = {name: _fetched(name, each, salt) for name, each in named.items()}
+    return {**pillar, fields.INTEGRATION: {**section, fields.TEMPLATES: texts}}
+
+
+def _fetched(name, each, salt):
+    if not isinstance(each, str) or not each.startswith("salt://"):
+        return each
+    text = salt["cp.get_file_str"](each)
+    if not isinstance(text, str):
+        raise errors.PolicyError(
+            f"{fields.INTEGRATION}:{fields.TEMPLATES}:{name} is {each}, and the file server has no such file.",
+            todo="Put the template there, or correct its name.",
+        )
+    return text
+
+
 def run(engine, targets, test, permissions, force=None):
     """
     Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
 
     :param permissions: the pillar, of which only the units and modules that may be stopped count.
     """
-    reconciler = engine.reconciler(force=force, permissions=permissions)
+    reconciler, targets = engine.reconciler(force=force, permissions=permissions), engine.handed_on(targets)
     if test:
         return planned(reconciler.plan(targets))
     changes()
@@ -295,7 +322,12 @@ def targets(engine, pillar):
         return ["This host has no GPU."]
     if not wanted:
         return ["containers_gpu_slicing:enabled is false: every GPU is left alone."]
-    lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in wanted]
+    sliced = [t for t in wanted if not t.technique or kinds.known(t.technique).layer != kinds.HAND_OUT]
+    lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in sliced]
+    for kind in kinds.HANDING_OUT:
+        if kind.name in checked.handed_out:
+            receivers = kinds.section(kind).receivers(checked.handed_out[kind.name])
+            lines.append(f"{kind.label}: {', '.join(receivers) or 'nobody'}")
     return lines + engine.remarks(checked)
 
 

@@ -15,6 +15,8 @@ from typing import Protocol
 #: Layers, from the silicon up: what changes the shape of a GPU, what shares what there is, what only sets how it runs, and what
 #: hands it to somebody else.
 SHAPE, SHARE, TUNE, HAND_OUT = range(4)
+#: In the place of a capability: of every GPU.
+EVERY = "*"
 
 
 class Capable(Protocol):
@@ -38,7 +40,7 @@ class Kind(NamedTuple):
     :ivar vendors: whose GPUs can have it. :ivar package: its package below :mod:`gpuslice.techniques`.
     :ivar cls: its class in ``technique.py``; "" for one that the pillar's language knows and this version can't do.
     :ivar strategy: its word in the pillar, its name when "". :ivar section: key of its settings there, "" for none.
-    :ivar capability: what ``Gpu.capabilities`` must have, its name when "".
+    :ivar capability: what ``Gpu.capabilities`` must have, its name when "", :data:`EVERY` for nothing.
     :ivar last_word: whether it has to be asked although the capability is there: that may serve another one only.
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
@@ -76,7 +78,7 @@ class Kind(NamedTuple):
 
     def fits(self, gpu: Capable) -> bool:
         """Whether a GPU has the capability for it; see ``last_word``."""
-        return self.needs in gpu.capabilities
+        return self.needs == EVERY or self.needs in gpu.capabilities
 
     def may_concern(self, gpu: Capable) -> bool:
         """Whether a GPU can have it, as far as vendor and capabilities tell."""
@@ -112,21 +114,34 @@ KINDS = (
         auto=("bare_metal", "virtual_guest"),
     ),
     Kind("passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True),
+    Kind(
+        "consumers", "consumers", HAND_OUT, ("nvidia", "amd", "intel"), "consumers", "Consumers", capability=EVERY,
+        host_wide=True, noted="consumers.json",
+        over=("mig", "sriov", "vgpu", "partition", "passthrough", "time-slicing", "mps", "level-zero"),
+    ),
 )  # fmt: skip
 
-#: Those that this version can do. What a GPU has is told by the first that knows it, so one that may stand on another comes
-#: before it, and first what is shared; a GPU that is given away as a whole has nothing else to tell, so that comes last.
+#: Those of this version.
+KNOWN = tuple(kind for kind in KINDS if kind.cls)
+
+#: Those that hand out what the others make: no strategy for a GPU, but settings of the host, which the pillar has elsewhere.
+HANDING_OUT = tuple(kind for kind in KINDS if kind.layer == HAND_OUT)
+_CUTTING = tuple(kind for kind in KINDS if kind.layer != HAND_OUT)
+
+#: Those that this version can do, but for those that hand out. What a GPU has is told by the first that knows it, so one that may
+#: stand on another comes before it, and first what is shared; a GPU that is given away as a whole has nothing else to tell, so
+#: that comes last.
 DOABLE = tuple(
-    sorted((kind for kind in reversed(KINDS) if kind.cls), key=lambda kind: (kind.gives_away, kind.layer != SHARE))
+    sorted((kind for kind in reversed(_CUTTING) if kind.cls), key=lambda kind: (kind.gives_away, kind.layer != SHARE))
 )
 
 _BY_NAME = {kind.name: kind for kind in KINDS}
 #: Of those that share a word, the first.
-_BY_WORD = {kind.word: kind for kind in reversed(KINDS)}
+_BY_WORD = {kind.word: kind for kind in reversed(_CUTTING)}
 
 #: The pillar's words: of every technology, of those that this version can do, and which key has the settings of which.
-STRATEGIES = tuple(dict.fromkeys(kind.word for kind in KINDS))
-AVAILABLE = tuple(dict.fromkeys(kind.word for kind in KINDS if kind.cls))
+STRATEGIES = tuple(dict.fromkeys(kind.word for kind in _CUTTING))
+AVAILABLE = tuple(dict.fromkeys(kind.word for kind in _CUTTING if kind.cls))
 SECTIONS = {word: _BY_WORD[word].section for word in STRATEGIES if _BY_WORD[word].section}
 
 
@@ -147,12 +162,12 @@ def called(word: str) -> Kind | None:
 
 def all_called(word: str) -> list[Kind]:
     """All kinds of :data:`DOABLE` that a word of the pillar can mean: which of them it does, the GPU decides."""
-    return [kind for kind in KINDS if kind.word == word and kind.cls]
+    return [kind for kind in _CUTTING if kind.word == word and kind.cls]
 
 
 def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
-    names, layer = {kind.name for kind in KINDS if kind.word == lower}, _BY_WORD[lower].layer
+    names, layer = {kind.name for kind in _CUTTING if kind.word == lower}, _BY_WORD[lower].layer
     return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 
 from gpuslice import kinds
 from gpuslice.model import Key
@@ -102,6 +103,21 @@ class Part:
     def layer(self) -> int:
         """Its layer, from the silicon up: see :mod:`gpuslice.kinds`."""
         return kinds.known(self.key.technique).layer
+
+    @property
+    def hands_out(self) -> bool:
+        """Whether it only hands out what the layers below make, so that it changes no GPU."""
+        return self.layer == kinds.HAND_OUT
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of what is shown otherwise after it than before."""
+        return tuple(name for name in {**self.old, **self.new} if self.old.get(name) != self.new.get(name))
+
+    @property
+    def shown_under(self) -> tuple[str, ...]:
+        """Where users find it in changes: under the GPUs that it covers; what only hands them out under its own name."""
+        return (self.key.technique,) if self.hands_out else self.addresses
 
     @property
     def pauses(self) -> list[list[str]]:
@@ -198,8 +214,8 @@ class Plan:
         """The planned change of each GPU in the shape of a state's ``changes``: address -> {old, new}."""
         found: dict[str, dict] = {}
         for part in self.changing:
-            for address in part.addresses:
-                merge(found, address, part.old, part.new)
+            for where in part.shown_under:
+                merge(found, where, *(differing(part.old, part.new) if part.hands_out else (part.old, part.new)))
         return found
 
     def summary(self) -> str:
@@ -210,6 +226,12 @@ class Plan:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
         effects = Counter(step.effect for step in self.steps)
+        if handing := [part for part in self.changing if part.hands_out]:
+            # No GPU changes, but for what is below.
+            changed = _many(sum(len(part.changed) for part in handing), "consumer")
+            rest = replace(self, parts=tuple(part for part in self.parts if not part.hands_out))
+            head = "" if rest.empty else f"{rest.summary().rpartition('; about')[0]}; "
+            return f"{head}{changed} with another slice; about {self.seconds:.1f} s."
         clauses = [_counts(self.changing, "slice")]
         clauses += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
         clauses += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
@@ -238,11 +260,22 @@ def merge(changes: dict[str, dict], address: str, old: dict, new: dict) -> None:
     known["new"] = {**known["new"], **new}
 
 
+def differing(old: dict, new: dict) -> tuple[dict, dict]:
+    """What is in one of two mappings and not the same in the other: of many consumers only those of whom there is news."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
+
+
 def _part_lines(part: Part, steps: bool) -> list[str]:
     head = f"{', '.join(part.addresses)} {part.model} ({kinds.known(part.key.technique).word})"
+    if part.hands_out:
+        head = kinds.known(part.key.technique).label.capitalize()
     if not part.steps:
         return [f"{head}: {part.note or 'already as wanted'}"]
     lines = [f"{head}: {_counts([part])}, about {part.seconds:.1f} s"]
+    if part.hands_out:
+        lines = [f"{head}: about {part.seconds:.1f} s"]
+        lines += [f"  {name}: {part.old.get(name, 'nothing')} -> {part.new.get(name, 'nothing')}" for name in part.changed]
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += [f"  {number}. {step.words}" for number, step in enumerate(part.steps, 1)] if steps else []

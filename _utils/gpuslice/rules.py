@@ -19,12 +19,16 @@ class Rules(NamedTuple):
     :ivar force: end also what is in use; :ivar awaits_reboot: this boot's reset was refused before, do not try again.
     :ivar stop_units: systemd units that may be stopped for the change, and are started again after it.
     :ivar unload_modules: kernel modules that may be unloaded for a reset, and are loaded again after it.
+    :ivar paused: units that the layers below stop, or have stopped, for this change: they are started when it is over.
+    :ivar awaits_units: False only queues the start of a unit: it may be ordered after the one who starts it.
     """
 
     force: bool = False
     awaits_reboot: bool = False
     stop_units: tuple[str, ...] = ()
     unload_modules: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
+    awaits_units: bool = True
 
     def may_stop_all(self, processes: Iterable[Process]) -> bool:
         """Whether each of these processes belongs to a unit that may be stopped."""
@@ -62,4 +66,7 @@ class Options:
 
     def rules(self, awaits_reboot: bool = False) -> Rules:
         """What a technique may do."""
-        return Rules(self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules))
+        return Rules(
+            self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules),
+            awaits_units=self.awaits_units,
+        )  # fmt: skip

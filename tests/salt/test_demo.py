@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-STEPS = 9
+STEPS = 11
 
 
 def run(repo, place):
@@ -26,6 +26,7 @@ def test_the_tour_comes_out_as_expected(repo, tmp_path):
     assert re.findall(r"^=== (\d+)\. ", done.stdout, re.MULTILINE) == [str(number) for number in range(1, STEPS + 1)]
     assert done.stdout.count("  [ok] ") >= STEPS
     assert "24 slices were kept: same UUIDs" in done.stdout
+    assert "of 56 slices 55 are the same" in done.stdout and "exactly one unit was restarted, once" in done.stdout
     assert (place / "conf" / "minion").is_file()
 
 

@@ -27,6 +27,9 @@ CALLS, MANY = 40, 500
 HOSTS = {
     "gpu": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_boot": ("dgx-a100-40gb", "0000:07:00.0"),
+    # Their states are about consumers, and no GPU is named.
+    "gpu_cdi": ("dgx-h100", "trainer"),
+    "gpu_consumer": ("dgx-h100", "trainer"),
     "gpu_level_zero": ("max1550", ""),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_partition": ("mi300x-8", ""),
@@ -46,7 +49,7 @@ TWO = [
 #: What makes sense for the arguments that are not odd in a call.
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
-    "function": "0000:41:00.4", "wait": 0, "feature": "vgpu",
+    "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer",
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}
 

@@ -56,6 +56,7 @@ class Case(NamedTuple):
 
 
 MADE = (("gpu_mig.apply_layout", (GPU, ["1g.10gb"])), ("gpu_mig.apply_layout", (GPU, ["1g.10gb", "2g.20gb"])))
+SERVED = (("gpu_consumer.serve", ("web",)), ("gpu_consumer.serve", ("batch",)))
 CASES = {
     "two instances": Case("gpu_mig.create", DGX, (GPU, "2g.20gb"), (GPU, "1g.10gb", 2), both=False),
     "two equal instances": Case("gpu_mig.create", PAIR, (GPU, "3g.40gb"), (GPU, "3g.40gb")),
@@ -162,6 +163,14 @@ CASES = {
     "a GPU shared no more, twice": Case(
         "gpu_time_slicing.remove", L4, (SHARED,), (SHARED,), before=(("gpu_time_slicing.configure", (SHARED,)),)
     ),
+    "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
+    "one slice for two consumers": Case(
+        "gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "3g.40gb"}), both=False
+    ),
+    "one consumer in two ways": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("web", {"slice": "1g.10gb"})),
+    "a consumer goes twice": Case("gpu_consumer.dismiss", DGX, ("web",), ("web",), before=SERVED[:1], both=False),
+    "two consumers go": Case("gpu_consumer.dismiss", DGX, ("web",), ("batch",), before=SERVED),
+    "names written anew twice": Case("gpu_cdi.refresh", DGX, (), (), before=(*SERVED, ("wipe", ()))),
     "two GPUs for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED_TOO,)),
     "one GPU for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED,)),
     "two GPUs taken back": Case(
@@ -184,6 +193,7 @@ QUICK = (
     "one record twice",
     "one more on the GPU itself, twice",
     "two vGPUs go",
+    "one slice for two consumers",
     "two properties of engines",
 )
 
@@ -210,6 +220,11 @@ def prepare(box, case):
             with box.host.change() as state:
                 state["gpus"][GPU]["gis"] = {}
             continue
+        if function == "wipe":
+            with box.host.change() as state:
+                assert state["written"]
+                state["written"] = {}
+            continue
         if function == "kill":
             box.host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"})
             assert crash.in_child(lambda arguments=arguments: call(box, "gpu_mig.create", arguments)) == signal.SIGKILL
@@ -223,7 +238,8 @@ def outcome(box):
     live = [{key: value for key, value in device.items() if key != "uuid"} for device in box.call("gpu.devices")]
     status = box.call("gpu_boot.status")
     noted = {gpu: (entry["technique"], entry["layout"], entry["state"]) for gpu, entry in status["gpus"].items()}
-    return json.loads(json.dumps([live, noted, status["unit"]], sort_keys=True))
+    handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
+    return json.loads(json.dumps([live, noted, status["unit"], handed], sort_keys=True))
 
 
 def one_after_the_other(box, case, order):

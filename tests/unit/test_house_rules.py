@@ -31,7 +31,7 @@ VENDOR_WORDS = {
 # Words of the pillar itself, which the policy must be able to check.
 PILLAR_WORDS = {"nvidia", "amd", "intel", "nvidia-smi", "rocm-smi", "intel-gpu-tools"}
 # Names that mean nothing else: Python has a partition of its own.
-TECHNOLOGY_WORDS = {kind.name for kind in kinds.KINDS if kind.name.isalpha()} - {"partition"}
+TECHNOLOGY_WORDS = {kind.name for kind in kinds.KINDS if kind.name.isalpha()} - {"partition", "consumers"}
 # File -> technologies that it may name, and why.
 NAMED = {
     # UUIDs of MIG devices where one of a GPU is wanted; where a token belongs that stands in the wrong place.

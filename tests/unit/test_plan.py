@@ -110,7 +110,7 @@ def test_a_step_survives_json(made):
 @given(PLANS)
 def test_what_is_told_of_a_plan_agrees_with_its_steps(plan):
     assert plan.empty == (not plan.steps)
-    assert set(plan.changes()) == {address for each in plan.changing for address in each.addresses}
+    assert set(plan.changes()) == {where for each in plan.changing for where in each.shown_under}
     assert len(plan.steps) == sum(len(each.steps) for each in plan.parts)
     assert plan.text().split("\n")[-1] == plan.summary()
     # Nothing can take longer than doing everything one after the other, or less than its longest part.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from gpuslice import policy
 from gpuslice.catalog import nvidia
 from gpuslice.model import Gpu
 from gpuslice.policy import document
+from gpuslice.policy import fields
 from gpuslice.policy import json_schema
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig import profile_names
@@ -123,8 +125,18 @@ def test_the_example_has_every_key_with_its_default():
     lines = text.splitlines()
     for top in document.top().values():
         for name, sub in top.fields.items():
-            for key, leaf in (sub.fields or {name: sub}).items():
+            # What may be written in a map of which only that counts stands in the comment above it.
+            leaves = {name: sub._replace(default={})} if sub.kind == "options" else sub.fields or {name: sub}
+            for key, leaf in leaves.items():
                 assert _comment_names_default(lines, key, leaf), f"{key}: the comment above it does not name its default"
+
+
+def test_the_example_has_every_key_of_a_consumer_and_every_template():
+    section = EXAMPLE.read_text(encoding="utf-8").partition(f"{fields.INTEGRATION}:")[2].partition(f"{fields.MANAGEMENT}:")[0]
+    integration = document.top()[fields.INTEGRATION].fields
+    consumer = integration["consumers"].item.fields
+    for name in (*consumer, *consumer["resource_limits"].fields, *integration["templates"].fields):
+        assert re.search(rf"^ *(# +)?{name}:? ", section, re.MULTILINE), name
 
 
 def _comment_names_default(lines, key, leaf):

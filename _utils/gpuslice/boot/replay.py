@@ -96,10 +96,14 @@ class _Replay:
                 "state": state,
                 "failures": self._attempts.failures(key, entry),
             }
-            found.update({(address, key.technique): dict(one) for address in entry["addresses"]})
+            # What is handed out is of no GPU, and has its own name in the place of an address.
+            covered = [""] if _hands_out(key) else entry["addresses"]
+            found.update({(address, key.technique): dict(one) for address in covered})
         several = Counter(address for address, _ in found)
         # Most GPUs have one technology; what stands on another is told beside it.
-        return {address if several[address] == 1 else f"{address} {name}": told for (address, name), told in found.items()}
+        return {
+            (address if several[address] == 1 else f"{address} {name}") or name: told for (address, name), told in found.items()
+        }
 
     def _answer(self, result):
         lines = [self._failed.get(key) or self._lines[key] for key in self._entries]
@@ -117,8 +121,8 @@ class _Replay:
         self._failed.update((key, str(err)) for key, err in obstacles.items())
         parts = self._planned(_flat(targets))
         for key, part in parts.items():
-            for address in part.addresses:
-                merge(self._changes, address, part.old, part.new)
+            for where in part.shown_under:
+                merge(self._changes, where, part.old, part.new)
             self._lines[key] = f"{self._describe(key)} would be brought back."
         return self._answer(False if self._failed else None if parts else True)
 
@@ -170,7 +174,11 @@ class _Replay:
         targets, obstacles = {}, {}
         for key, entry in wanted.items():
             try:
-                targets[key] = [self._target(gpus.get(address), address, key, entry) for address in entry["addresses"]]
+                covered = entry["addresses"]
+                if _hands_out(key):
+                    # What is there goes to those who had it; who had a slice of a GPU that is gone, gets what else there is.
+                    covered = [address for address in covered if address in gpus] or covered[:1]
+                targets[key] = [self._target(gpus.get(address), address, key, entry) for address in covered]
             except errors.GpuSliceError as err:
                 obstacles[key] = err
         return targets, obstacles
@@ -189,6 +197,8 @@ class _Replay:
         needs_driver = tool.needs_driver(entry["layout"])
         if not gpu.driver and needs_driver:
             raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
+        if _hands_out(key):
+            return Target(gpu, key, tool.settings_of(entry["layout"]))
         if entry["model"] and not _is_same(gpu, entry["model"], gpu.catalog_key or needs_driver):
             raise errors.ForeignChange(
                 f"There is {gpu.model} now where {entry['model']} was, whose layout is not put on another model.",
@@ -255,7 +265,7 @@ class _Replay:
         for target in targets:
             joint = target.technique if self._tool(target.key).joint else ""
             found.setdefault(joint or target.gpu.address, []).append(target)
-        return list(found.values())
+        return sorted(found.values(), key=lambda together: _hands_out(together[0].key))
 
     def _apply(self, targets):
         """Change these and note what became of each. Returns None, the error that stopped all, or True for errors in it."""
@@ -273,10 +283,12 @@ class _Replay:
         if not result.ok:
             self._failed.update(dict.fromkeys(keys, " ".join(result.errors)))
             return True
+        # Who has what is the same after it as before: that names and units lead there again tells its plan alone.
+        handed = {part.key for part in result.plan.changing if part.hands_out}
         for key in keys:
             covered = self._entries[key]["addresses"]
             waits = " after one more reboot" if set(covered) & set(result.reboot) else ""
-            if set(covered) & result.changes.keys():
+            if key in handed or not _hands_out(key) and set(covered) & result.changes.keys():
                 self._lines[key] = f"{self._describe(key)}: brought back{waits}."
             self._lines.setdefault(key, f"{self._describe(key)}: there already.")
         self._attempts.succeeded(keys)
@@ -310,7 +322,14 @@ class _Replay:
         entry, tool = self._entries[key], self._tool(key)
         word = kinds.named(key.technique).word
         what = f"{word} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
+        if _hands_out(key):
+            return f"{word.capitalize()}: {what}"
         return f"GPU {', '.join(entry['addresses'])}: {what}"
+
+
+def _hands_out(key):
+    """Whether it hands out what the others bring back."""
+    return _is_known(key) and kinds.known(key.technique).layer == kinds.HAND_OUT
 
 
 def _is_known(key):

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice.change.standing import Standing
 from gpuslice.model import Key
 from gpuslice.plan import Plan
 from gpuslice.plan import same
 from gpuslice.records import interrupted
 from gpuslice.records import lock
-from gpuslice.techniques.base import Below
 from gpuslice.techniques.base import Work
 
 #: Mistakes of the one who asked: nothing is changed anywhere when one of them is met.
@@ -27,10 +27,12 @@ class _Found:
     What planning has come to: parts, and (target, error) of what could not be planned.
 
     :ivar states: (technique, PCI address) -> its state, read once also where others stand on it.
+    :ivar units: of those who are handed slices, which may be stopped for it; :ivar paused: those that are stopped already.
     """
 
-    def __init__(self, parts=()):
+    def __init__(self, parts=(), units=(), paused=()):
         self.parts, self.errors, self.states = list(parts), [], {}
+        self.units, self.paused = tuple(units), tuple(paused)
 
     def state(self, technique, gpu):
         """What a technique has observed of a GPU. Raises what its ``observe`` does."""
@@ -59,6 +61,7 @@ class Planner:
     def __init__(self, host, toolbox, options, journal, ledger):
         self._host, self._tools, self._options = host, toolbox, options
         self._journal, self._ledger = journal, ledger
+        self._standing = Standing(host, toolbox)
 
     def plan(self, targets):
         """
@@ -76,7 +79,8 @@ class Planner:
         found = self._found(targets)
         blocked, mistakes, broken = [], [], []
         for target, err in found.errors:
-            if isinstance(err, _MISTAKES):
+            if isinstance(err, _MISTAKES) or _hands_out(target):
+                # Slices that can't be handed out are not made: their users would be left with nothing.
                 mistakes.append(err)
                 continue
             if isinstance(err, errors.DriverError):
@@ -95,6 +99,11 @@ class Planner:
         chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if t.automatic)
         return Plan(tuple(found.parts), untouched, tuple(dict.fromkeys(blocked)), chosen)
 
+    def works(self, targets):
+        """These targets of one technology with what is there now, as its ``plan`` takes them. Raises what reading raises."""
+        found = _Found()
+        return [self._work(self._tools.get(target.technique), target, tuple(targets), found) for target in targets]
+
     def each(self, targets):
         """
         Key -> the part of each of these targets, or the error that says why there is none. One that can't be planned does not
@@ -108,12 +117,18 @@ class Planner:
         for tool in self._tools.made():
             # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
             tool.forget_users()
-        found, wanted = _Found(), [target for target in targets if target.technique]
+        wanted = [target for target in targets if target.technique]
+        found = _Found(units=self._units(wanted))
         for layer in sorted({kinds.known(target.technique).layer for target in wanted}):
             self.layer(wanted, layer, found)
         order = {address: place for place, address in reversed(list(enumerate(t.gpu.address for t in wanted)))}
         found.parts.sort(key=lambda part: (part.layer, order[part.gpu]))
         return found
+
+    def _units(self, targets):
+        """Units of those who are handed slices in a request: whoever has one that goes may be stopped for it."""
+        handing = {target.key: target for target in targets if _hands_out(target)}
+        return [unit for key, target in handing.items() for unit in self._tools.get(key.technique).units(target.settings)]
 
     def layer(self, targets, layer, found):
         """
@@ -126,7 +141,7 @@ class Planner:
             mine = tuple(target for target in of_layer if target.technique == name)
             technique, works = self._tools.get(name), []
             for target in mine:
-                if found.failed_on(target.gpu.address):
+                if found.failed_on(target.gpu.address) and not _hands_out(target):
                     # What it stands on can't be planned, which is told already.
                     continue
                 try:
@@ -146,13 +161,15 @@ class Planner:
         layout, word = technique.layout(work.state), kinds.known(below.key.technique).word
         return technique.unchanged(work.gpu, layout, waits=below.waits, note=f"waits for a reboot, as {word} below it does")
 
-    def again(self, targets, layer, below):
+    def again(self, targets, layer, below=(), paused=()):
         """
         Plan a layer for certain, when those below it were carried out.
 
-        :param below: the parts of the layers below, as they were carried out. :return: (parts, errors by key).
+        :param below: the parts of the layers below, as they were carried out; none for what is there.
+        :param paused: units that are stopped and started again later, beside those that the parts name.
+        :return: (parts, errors by key).
         """
-        found = _Found([replace(part, steps=()) for part in below])
+        found = _Found([replace(part, steps=()) for part in below], self._units(targets), paused)
         self.layer(targets, layer, found)
         return [part for part in found.parts if part.layer == layer], {target.key: err for target, err in found.errors}
 
@@ -172,28 +189,9 @@ class Planner:
     def _work(self, technique, target, peers, found):
         state = found.state(technique, target.gpu)
         rules = self._options.rules(self._ledger.waiting(target.gpu.address))
-        return Work(target, state, rules, self._below(target, found), peers)
-
-    def _below(self, target, found):
-        """What an upper layer stands on: what is there, or what the layers below are going to make of it."""
-        names = kinds.known(target.technique).over
-        if not names or kinds.known(target.technique).layer == kinds.SHAPE:
-            return Below()
-        slices, going, certain, asked = [], [], True, False
-        planned = {part.key.technique: part for part in found.on(target.gpu.address)}
-        for name in names:
-            tool = self._tools.get(name)
-            if not tool.supports(target.gpu):
-                continue
-            asked = asked or name in planned
-            there = tool.slices(target.gpu, found.state(tool, target.gpu))
-            if name in planned and planned[name].steps:
-                expected = tool.expected(target.gpu, planned[name].after)
-                kept = {part.name for part in expected}
-                going += [part.name for part in there if part.name not in kept]
-                there, certain = expected, False
-            slices += there
-        return Below(tuple(slices), tuple(going), certain, asked)
+        stopped = tuple(dict.fromkeys((*found.paused, *(unit for part in found.parts for unit in part.stops))))
+        rules = rules._replace(stop_units=(*rules.stop_units, *found.units), paused=stopped)
+        return Work(target, state, rules, self._standing.below(target, found), peers)
 
     def _plan_group(self, technique, group, found):
         try:
@@ -227,6 +225,9 @@ class Planner:
         for work in group:
             if work.gpu.address in part.addresses:
                 _refuse_silence(work.target, part)
+        if part.layer == kinds.HAND_OUT:
+            # It changes no GPU, and an ill one must not keep the slices of the others from their users.
+            return
         if part.steps and self._options.health_check and (reasons := self.health(part, {w.gpu.address: w.gpu for w in group})):
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
@@ -345,10 +346,16 @@ class Planner:
 
 
 def _waiting_below(work, found):
-    """The part that a work stands on and that waits for a reboot, None for none."""
+    """The part that a work stands on and that waits for a reboot, None for none. What is there meanwhile can be handed out."""
+    if _hands_out(work.target):
+        return None
     names = kinds.known(work.target.technique).over
     mine = [part for part in found.on(work.gpu.address) if part.key.technique in names and part.layer < _layer(work)]
     return next((part for part in mine if part.waits), None)
+
+
+def _hands_out(target):
+    return kinds.known(target.technique).layer == kinds.HAND_OUT
 
 
 def _layer(work):

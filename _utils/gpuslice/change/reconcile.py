@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.context import ALL
 from gpuslice.change.context import Change
 from gpuslice.change.context import Halt
@@ -58,7 +59,7 @@ class Reconciler:
     def _undo(self):
         from gpuslice.change.undo import Undo
 
-        return Undo(self._tools, self._runner)
+        return Undo(self._tools, self._runner, self._planner)
 
     @cached_property
     def _verifier(self):
@@ -75,6 +76,10 @@ class Reconciler:
     def plan(self, targets):
         """The plan for these targets, see :meth:`gpuslice.change.planner.Planner.plan`."""
         return self._planner.plan(targets)
+
+    def works(self, targets):
+        """What is there now, see :meth:`gpuslice.change.planner.Planner.works`."""
+        return self._planner.works(targets)
 
     def plan_each(self, targets):
         """Key -> part or error, see :meth:`gpuslice.change.planner.Planner.each`."""
@@ -188,7 +193,10 @@ class Reconciler:
     def _entry(self, plan, targets, wishes, earlier):
         """The record of a change; ``earlier`` is the one of the interrupted attempt that it goes on with, None for none."""
         standing = self._planner.standing_on(plan, targets)
-        before = {**standing, **{p.key: p.before for p in plan.changing}, **(earlier.before if earlier else {})}
+        # Who is handed slices may have others once what is below was put back, whether anything of that was planned or not.
+        touched = plan.parts if plan.changing else ()
+        own = {p.key: p.before for p in touched if p.steps or p.layer == kinds.HAND_OUT}
+        before = {**standing, **own, **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
             time=self._host.now(),
@@ -250,6 +258,9 @@ class Reconciler:
         halt = Halt(change.group, change.whole, self._signals)
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
+            if layer == kinds.HAND_OUT and (change.failed or halt.cut_short):
+                # It is done when what failed was put back, by what there is then.
+                break
             self._plan_for_certain(change, layer, halt)
             parts = [part for part in change.plan.changing if part.layer == layer and part.key not in change.unmet]
             failed, unmet = self._runner.execute(parts, change.gpus, halt, change.entry)
@@ -257,6 +268,9 @@ class Reconciler:
             change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else key: err for key, err in failed.items()})
             if not halt.cut_short:
                 self._verifier.layer(change, parts, halt)
+            if layer == kinds.HAND_OUT and change.failed:
+                # All or nothing, to the top: slices that do not reach their users are of no use to anybody.
+                change.whole = True
         change.cut_short = halt.cut_short
 
     def _plan_for_certain(self, change, layer, halt):
@@ -321,7 +335,8 @@ class Reconciler:
         # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.
         after = {key: layout for key, layout in after.items() if key in wished or "error" not in layout}
         self._surely(result, self._undo.note_changes, result, entry, change.gpus, entry.before, wished)
-        stopped = self._runner.resume(entry)
+        result.warnings += [line for tool in self._tools.made() for line in tool.remarks()]
+        stopped = self._runner.resume(entry, self._undo.ended(entry, after))
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         self._surely(result, self._remember, change, after, outcome)
         if outcome == "left":
@@ -349,8 +364,11 @@ class Reconciler:
         # What was found as wanted there goes again, by our own hand.
         change.verified = {key: layout for key, layout in change.verified.items() if key not in affected}
         begun = {change.group(key) for key, _ in entry.begun()}
-        layouts = {key: entry.before[key] for key in affected if change.group(key) in begun}
+        handing = [key for key in entry.before if kinds.known(key.technique).layer == kinds.HAND_OUT]
+        layouts = {key: entry.before[key] for key in affected if change.group(key) in begun and key not in handing}
         change.left = left = self._undo.restore(entry, layouts, change.gpus)
+        for key in handing if entry.begun() else ():
+            self._hand_out_again(change, key, key in affected)
         result.errors += map(str, change.failed.values())
         gone = [step.words for key, step in entry.begun() if key in affected and not step.undo]
         if gone:
@@ -364,6 +382,18 @@ class Reconciler:
         if self._undo.is_unfinished(left):
             return "left"
         return "partly applied" if kept else "rolled back as far as possible"
+
+    def _hand_out_again(self, change, key, put_back):
+        """
+        What there is now, after some of it was put back, goes to those who had it; where this is not to be put back itself, since
+        GPUs keep their change, to those whom that was for.
+        """
+        wanted = [target for target in change.targets if target.key == key]
+        if not put_back and not self._undo.hand_out(change.entry, key, wanted[0].settings, change.gpus):
+            return
+        former = self._tools.get(key.technique).settings_of(change.entry.before[key])
+        if err := self._undo.hand_out(change.entry, key, former, change.gpus):
+            change.left[key] = err
 
     # -- after a crash -------------------------------------------------------------------------------------------
     def recover(self, gpus):

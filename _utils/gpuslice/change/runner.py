@@ -172,10 +172,16 @@ class Runner:
         self.tell(f"stopping {kind} {name}")
         return _failure(_STOPPED_BY[kind], self._host, name)
 
-    def resume(self, entry):
-        """Start again what was stopped, whatever became of the change. Returns a sentence for each that refused."""
+    def resume(self, entry, ended=()):
+        """
+        Start again what was stopped, whatever became of the change. Returns a sentence for each that refused.
+
+        :param ended: units that are there no more.
+        """
         found = []
         for kind, name in reversed(entry.pauses):
+            if kind == "unit" and name in ended:
+                continue
             self.tell(f"starting {kind} {name}")
             if why := _failure(self._start, kind, name):
                 found.append(f"The {kind} {name} was stopped for this change and could not be started again: {why}")

@@ -8,6 +8,7 @@ from gpuslice import kinds
 from gpuslice.change.context import Halt
 from gpuslice.change.context import caught
 from gpuslice.model import Target
+from gpuslice.plan import differing
 from gpuslice.plan import merge
 from gpuslice.plan import same
 from gpuslice.rules import PLAIN
@@ -22,11 +23,11 @@ class Undo:
     """
     Undoes changes on one host, by their record: a :class:`gpuslice.records.journal.Entry`.
 
-    :param runner: :class:`gpuslice.change.runner.Runner`.
+    :param runner: :class:`gpuslice.change.runner.Runner`; :param planner: :class:`gpuslice.change.planner.Planner`.
     """
 
-    def __init__(self, toolbox, runner):
-        self._tools, self._runner = toolbox, runner
+    def __init__(self, toolbox, runner, planner):
+        self._tools, self._runner, self._planner = toolbox, runner, planner
 
     def layouts(self, entry, gpus):
         """Layout of each subject of a change as the hardware has it now, by key; the reason where it can't be read."""
@@ -42,7 +43,10 @@ class Undo:
     def restore(self, entry, layouts, gpus):
         """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
         by_layer: dict[int, dict] = {}
+        handing = {key: layout for key, layout in layouts.items() if kinds.known(key.technique).layer == kinds.HAND_OUT}
         for key, layout in layouts.items():
+            if key in handing:
+                continue
             by_layer.setdefault(kinds.known(key.technique).layer, {})[key] = layout
         upwards = sorted(by_layer)
         left: dict = {}
@@ -52,7 +56,35 @@ class Undo:
             of_layer = by_layer[layer]
             left = {key: err for key, err in left.items() if key not in of_layer}
             left.update(self._restore_layer(entry, of_layer, gpus))
+        # What is handed out goes by what there is when all of that is over.
+        for key, layout in handing.items():
+            if err := self.hand_out(entry, key, self._tools.get(key.technique).settings_of(layout), gpus):
+                left[key] = err
         return left
+
+    def hand_out(self, entry, key, settings, gpus):
+        """
+        Hand out what there is now.
+
+        :param key: of a change, of layer HAND_OUT; :param settings: who is to have what. Returns None, or why that could not be.
+        """
+        self._tools.release()
+        targets = [Target(gpus[address], key, settings) for address in entry.covered(key) if address in gpus]
+        # Units that were stopped for the change are started when it is over.
+        paused = tuple(name for kind, name in entry.pauses if kind == "unit")
+        for last in (False, True):
+            parts, failed = self._planner.again(targets, kinds.HAND_OUT, paused=paused)
+            if failed:
+                return failed[key]
+            steps = [part for part in parts if part.steps]
+            if not steps:
+                return None
+            if last:
+                return errors.ValidationFailed("It was handed out again, and is not as wanted when read again.", steps[0].gpu)
+            failed, _ = self._runner.execute(steps, gpus, Halt())
+            if failed:
+                return failed[key]
+        return None
 
     def _restore_layer(self, entry, layouts, gpus):
         parts, left = [], {}
@@ -74,6 +106,9 @@ class Undo:
 
     def plan_restore(self, entry, key, layout, gpus, rules=PLAIN):
         """The parts that bring one key of a change back to a layout. Raises errors.DeviceNotFound, and what a plan raises."""
+        if kinds.known(key.technique).layer == kinds.HAND_OUT:
+            # It goes by what there is when all others are back.
+            return []
         gpu, technique = _present(entry, gpus, key), self._tools.get(key.technique)
         begun = [step for one, step in entry.begun() if one == key]
         target = Target(gpu, key, technique.settings_of(layout, begun))
@@ -117,11 +152,19 @@ class Undo:
         """Add to a result what became of the GPUs, as users see it; what an earlier part of the run found is still ``old``."""
         earlier = set(result.changes)
         for key, now in after.items():
-            if earlier.isdisjoint(entry.covered(key)) and self.are_same(entry, gpus, key, before[key], now):
+            if earlier.isdisjoint(_shown_under(entry, key)) and self.are_same(entry, gpus, key, before[key], now):
                 continue
             shown = self._tools.get(key.technique).shown
-            for address in entry.covered(key):
-                merge(result.changes, address, _shown(shown, before[key]), _shown(shown, now))
+            old, new = _shown(shown, before[key]), _shown(shown, now)
+            if kinds.known(key.technique).layer == kinds.HAND_OUT:
+                old, new = differing(old, new)
+            for where in _shown_under(entry, key):
+                merge(result.changes, where, old, new)
+
+    def ended(self, entry, after):
+        """Units that a change did away with, by the layouts that there are after it."""
+        known = {key: layout for key, layout in after.items() if "error" not in layout and "error" not in entry.before[key]}
+        return [unit for key, now in known.items() for unit in self._tools.get(key.technique).ended(entry.before[key], now)]
 
     @staticmethod
     def is_unfinished(left):
@@ -136,6 +179,11 @@ def _present(entry, gpus, key):
     if found is None:
         raise errors.DeviceNotFound("This GPU is no longer there.", covered[0], "Look for it with 'lspci' and in 'dmesg'.")
     return found
+
+
+def _shown_under(entry, key):
+    """Where users find it in changes, as :attr:`gpuslice.plan.Part.shown_under`."""
+    return [key.technique] if kinds.known(key.technique).layer == kinds.HAND_OUT else entry.covered(key)
 
 
 def _shown(shown, layout):

@@ -83,6 +83,18 @@ def device_number(host, node):
     return host.device_number(node)
 
 
+def wrong(host, path):
+    """
+    Why a path of the host can't be used, as words that follow its name: it is not there, or it is a node of another device than
+    its name says. "" for one that can.
+    """
+    if not host.exists(path):
+        return "is not there"
+    there = host.device_number(path) if path.startswith("/dev/") else ""
+    wanted = device_number(host, path) if there else ""
+    return f"is another device, {there} and not {wanted}" if there and wanted and there != wanted else ""
+
+
 def holding(host, nodes, processes=None):
     """
     The processes that hold any of these device nodes open, under whatever name.

@@ -23,9 +23,14 @@ def stop(host, unit, timeout=60):
     return host.run(["systemctl", "stop", unit], timeout=timeout)
 
 
-def restart(host, unit, timeout=60):
-    """Restart a unit, or start it; :param timeout: in seconds. Returns and raises as :func:`start`."""
-    return host.run(["systemctl", "restart", unit], timeout=timeout)
+def restart(host, unit, timeout=60, waits=True):
+    """Restart a unit, or start it; :param timeout: in seconds; :param waits: as of :func:`start`. Returns and raises as that."""
+    return host.run(["systemctl", "restart", *([] if waits else ["--no-block"]), unit], timeout=timeout)
+
+
+def restart_if_active(host, unit, timeout=60, waits=True):
+    """Restart a unit that runs, and no other; parameters, result and errors as of :func:`restart`."""
+    return host.run(["systemctl", "try-restart", *([] if waits else ["--no-block"]), unit], timeout=timeout)
 
 
 def active_state(host, unit):

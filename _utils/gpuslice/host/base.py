@@ -93,6 +93,10 @@ class Host(ABC):
         """Last component of a symbolic link's target, "" when it is no link."""
 
     @abstractmethod
+    def stamp(self, path):
+        """What changes when a file is replaced, without reading it: its size and the time of its change; "" for no file."""
+
+    @abstractmethod
     def device_number(self, path):
         """``major:minor`` of a character device's node, "" where there is none."""
 

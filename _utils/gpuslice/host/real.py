@@ -3,6 +3,7 @@ RealHost: the door of :class:`gpuslice.host.base.Host` onto the machine that thi
 """
 
 import os
+import stat
 import subprocess
 import time
 
@@ -40,6 +41,13 @@ class RealHost(Host):
             return os.path.basename(os.readlink(path))
         except OSError:
             return ""
+
+    def stamp(self, path):
+        try:
+            found = os.stat(path)
+        except OSError:
+            return ""
+        return f"{found.st_size}-{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else ""
 
     def device_number(self, path):
         from gpuslice.host import holders

@@ -7,6 +7,7 @@ the other way.
 
 from gpuslice.policy.assign import Target
 from gpuslice.policy.assign import absent
+from gpuslice.policy.assign import forgotten
 from gpuslice.policy.assign import lacking
 from gpuslice.policy.assign import misnamed
 from gpuslice.policy.assign import switched_off
@@ -24,6 +25,7 @@ __all__ = [
     "Target",
     "absent",
     "export_rules",
+    "forgotten",
     "lacking",
     "misnamed",
     "parse",

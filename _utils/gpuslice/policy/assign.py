@@ -16,6 +16,7 @@ from gpuslice.model import Target
 from gpuslice.policy import document
 from gpuslice.policy.fields import DISCOVERY
 from gpuslice.policy.fields import ENVIRONMENTS
+from gpuslice.policy.fields import MANAGEMENT
 from gpuslice.policy.fields import SLICING
 
 _ALLOW = f"Where a GPU may be absent, say 'optional: true' in a rule of {SLICING}:devices that names it."
@@ -73,6 +74,14 @@ def switched_off(policy):
     if policy.enabled or (policy.default.strategy == "none" and not policy.rules):
         return []
     return [f"{SLICING}:enabled is false, so that no GPU is sliced. Set it to true where they are to be."]
+
+
+def forgotten(policy):
+    """A sentence where what a policy hands out is gone after a reboot: part of it lies in memory. Else []."""
+    handed = any(kinds.section(kind).receivers(policy.handed_out.get(kind.name, {})) for kind in kinds.HANDING_OUT)
+    if not handed or policy.boot:
+        return []
+    return [f"consumers have their slices until a reboot; {MANAGEMENT}:boot: true brings them back before they start."]
 
 
 def unmatched(policy, gpus):

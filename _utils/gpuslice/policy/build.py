@@ -73,6 +73,7 @@ class Policy(NamedTuple):
     :ivar reboot_required: whether a reboot may be scheduled.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
     :ivar integration: runtime, device_plugin, resource_limits.
+    :ivar handed_out: technology of layer HAND_OUT -> its settings, where the pillar says who is handed what.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
     :ivar digest: 16 hex digits that change exactly when the meaning of the policy does.
     """
@@ -93,6 +94,7 @@ class Policy(NamedTuple):
     stop_units: list
     unload_modules: list
     integration: dict
+    handed_out: dict
     warnings: list
     digest: str
 
@@ -118,16 +120,18 @@ def parse(pillar):
     _check_shadowed(rules, notes)
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
+    handed = _handed_out(written[INTEGRATION], notes)
     if notes.mistakes:
         number = len(notes.mistakes)
         raise errors.PolicyError(
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, rules, notes)
+    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, rules, handed, notes)
 
 
-def _policy(discovery, slicing, written, host, rules, notes):
+def _policy(discovery, slicing, written, host, rules, handed, notes):
+    integration = _filled(document.top()[INTEGRATION], written[INTEGRATION])
     management = _filled(document.top()[MANAGEMENT], written[MANAGEMENT])
     made = {
         "enabled": slicing["enabled"],
@@ -138,10 +142,24 @@ def _policy(discovery, slicing, written, host, rules, notes):
         "rules": rules,
         "default": host,
         **management,
-        "integration": _filled(document.top()[INTEGRATION], written[INTEGRATION]),
+        "integration": {name: integration[name] for name in ("runtime", "device_plugin", "resource_limits")},
+        "handed_out": handed,
     }
     text = json.dumps(made, sort_keys=True)
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _handed_out(written, notes):
+    """Technology -> settings, of those that hand out and of which the pillar says something."""
+    filled, found = _filled(document.top()[INTEGRATION], written), {}
+    for kind in kinds.HANDING_OUT:
+        section = kinds.section(kind)
+        if any(key in written for key in section.DECISIVE):
+            found[kind.name] = section.handed_out(filled, written, notes)
+            continue
+        for key in section.FIELD.fields.keys() & written.keys():
+            notes.warn(f"{INTEGRATION}:{key}", f"has no effect: nothing is handed out without {' or '.join(section.DECISIVE)}.")
+    return found
 
 
 def _top(pillar, notes):

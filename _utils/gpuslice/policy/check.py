@@ -113,6 +113,22 @@ def _check_numbered(field, value, path, notes):
     return made
 
 
+def _check_named(field, value, path, notes):
+    """A mapping by names that somebody chose."""
+    if not isinstance(value, dict):
+        notes.wrong(path, f"is {describe(value)}; a mapping by names is wanted.")
+        return WRONG
+    made = {}
+    for name, each in value.items():
+        if not isinstance(name, str) or secret.is_like(name) or not re.fullmatch(field.pattern, name):
+            notes.wrong(f"{path}:{describe(name)}", f"is no name for it; {field.example} is wanted.")
+            continue
+        checked = check(field.item, each, f"{path}:{name}", notes)
+        if checked is not WRONG:
+            made[name] = checked
+    return made
+
+
 def _check_rules(field, value, path, notes):
     """Rules keep their place in the pillar under ``path``, because later messages name it."""
     if not isinstance(value, list | tuple):
@@ -282,6 +298,7 @@ _CHECKS = {
     "match": _check_match,
     "list": _check_list,
     "numbered": _check_numbered,
+    "named": _check_named,
     "rules": _check_rules,
     "own": lambda field, value, path, notes: field.check(value, path, notes),
     "bool": _check_bool,

@@ -51,6 +51,7 @@ def top():
     Made when first asked for: the sections of the technologies are built of this package's fields, so they are loaded after it.
     """
     sections = {key: section(strategy).FIELD for strategy, key in kinds.SECTIONS.items()}
+    handed = {name: each for kind in kinds.HANDING_OUT for name, each in kinds.section(kind).FIELD.fields.items()}
     rule = Field(
         "map",
         "Settings of the GPUs that match; what is not written is as for the whole host.",
@@ -92,6 +93,7 @@ def top():
                 compute_units=number("Compute units.", 4, 1, 65536),
                 gpu_instances=number("Slices of GPUs.", 1, 1, 1024),
             ),
+            **handed,
         ),
         MANAGEMENT: mapping(
             "How a change is carried out.",

@@ -13,6 +13,8 @@ DISCOVERY = "containers_gpu_discovery"
 SLICING = "containers_gpu_slicing"
 INTEGRATION = "containers_gpu_container_integration"
 MANAGEMENT = "containers_gpu_state_management"
+#: Key of the section on containers: templates of a site, by URL of Salt's file server.
+TEMPLATES = "templates"
 TOP = (DISCOVERY, SLICING, INTEGRATION, MANAGEMENT)
 
 ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
@@ -33,6 +35,7 @@ class Field(NamedTuple):
     One key of the pillar.
 
     :ivar kind: map, options (a map of which only what is written counts), match, list, numbered (a mapping by numbers from 1),
+        named (a mapping by names that fit ``pattern``),
         rules, own (a grammar of a technology), counts (a mapping of names to counts), bool, int, text, secret (a text that no
         message shows), server (a host name or address), glob, choice, pattern, uuid, address, device.
     :ivar doc: one sentence for users. :ivar default: value when the key is not written.

@@ -28,7 +28,7 @@ def _json(each):
     made = _SHAPES[each.kind](each)
     if each.doc:
         made["description"] = each.doc
-    if each.default is not None and each.kind not in ("map", "options", "numbered"):
+    if each.default is not None and each.kind not in ("map", "options", "numbered", "named"):
         made["default"] = each.default
     return made
 
@@ -56,6 +56,11 @@ _SHAPES = {
     "numbered": lambda each: {
         "type": "object",
         "propertyNames": {"pattern": "^[1-9][0-9]*$"},
+        "additionalProperties": _json(each.item),
+    },
+    "named": lambda each: {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{each.pattern}$"},
         "additionalProperties": _json(each.item),
     },
     "rules": _json_rules,

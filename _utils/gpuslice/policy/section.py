@@ -71,6 +71,19 @@ class Section:
         defaults: dict[str, Any] = {name: each.default for name, each in self.FIELD.fields.items()} if self.FIELD else {}
         return any(value != defaults.get(name, value) for name, value in settings.items())
 
+    def handed_out(self, filled: dict, written: dict, notes: Notes) -> dict:
+        """
+        The settings of a technology that hands out slices: its keys stand in the pillar's section on containers.
+
+        :param filled: every key of that section; :param written: those that are written, its own among them.
+        :param notes: as of :meth:`settle`.
+        """
+        return {}
+
+    def receivers(self, settings: dict) -> list[str]:
+        """Names of those who are to be handed something by these settings."""
+        return []
+
     # -- on record: shapes of plain data (gpuslice.shape), made when a record is read -----------------------------
     def layout(self) -> Shape:
         """The shape of a layout of its technique."""

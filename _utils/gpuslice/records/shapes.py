@@ -32,10 +32,10 @@ _TEXT, _TEXTS = text(), listing(text())
 #: What a key is of: a GPU, or the host.
 _SUBJECT = rf"(?:{ADDRESS_PATTERN}|{HOST})"
 #: A key of this version, and one of any.
-_KEY = text(rf"(?:{'|'.join(kind.name for kind in kinds.DOABLE)}):{_SUBJECT}")
+_KEY = text(rf"(?:{'|'.join(kind.name for kind in kinds.KNOWN)}):{_SUBJECT}")
 _ANY_KEY = text(rf"[a-z][a-z-]*:{_SUBJECT}")
 _ADDRESSES = listing(ADDRESS)
-_KNOWN = text("|".join(kind.name for kind in kinds.DOABLE))
+_KNOWN = text("|".join(kind.name for kind in kinds.KNOWN))
 _PLAIN = table(_TEXT, anything)
 _STEP = parts(
     {

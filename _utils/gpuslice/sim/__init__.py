@@ -9,7 +9,7 @@ tools          ``lspci``, ``nvidia-smi`` and their kin
 nvml           pynvml's functions, with its argument forms, return forms and error classes: ``nvml_session`` has what all
                of them share, ``nvml_mig`` and ``nvml_vgpu`` those of their technology
 sysfs          the files of the kernel and what happens when they are written: a ``tree`` that ``nvidia_files``,
-               ``amdgpu``, ``gim``, ``xe``, ``xe_ccs``, ``vfio``, ``vgpu`` and ``units`` fill with what is theirs
+               ``amdgpu``, ``gim``, ``xe``, ``xe_ccs``, ``vfio``, ``vgpu``, ``units`` and ``toolkit`` fill with what is theirs
 foreign        what other tools do meanwhile
 vgpu_rules     the rules of vGPUs, of the types in ``vgpu_types``
 hardware       the rules of the GPUs: what a driver allows, refuses and remembers

@@ -20,10 +20,14 @@ reset             how an Ampere GPU changes its MIG mode: ``auto``: setting the 
 virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
-tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe, sriov-manage
-                  (lspci, nvidia-smi, systemctl, modprobe)
+tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe, sriov-manage,
+                  nvidia-ctk, nvidia-modprobe, podman (lspci, nvidia-smi, systemctl, modprobe)
+podman            version of Podman ("5.4.2")
+toolkit           version of NVIDIA's container toolkit, to which nvidia-ctk belongs, see :mod:`gpuslice.sim.toolkit` (1.20.0)
 units             services of systemd that are installed and run, without using a GPU: ``[nvidia-gridd.service]``, the licence
-                  daemon of a guest, which reads its files when it starts ([])
+                  daemon of a guest, which reads its files when it starts, or ``nvidia-cdi-refresh.service``, which writes the
+                  vendor's CDI file when it starts ([])
+capability_nodes  missing: nobody makes the nodes in /dev/nvidia-caps of MIG instances before nvidia-modprobe is asked (made)
 modules           further kernel modules that are loaded and how many use each: ``{nvidia_drm: 0}``; nvidia_drm stands in the
                   way of a GPU reset ({})
 latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci,
@@ -97,7 +101,10 @@ from gpuslice.sim.mistakes import nearest
 from gpuslice.sim.mistakes import normal_address
 
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
-TOOLS = ("lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage")
+TOOLS = (
+    "lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage", "nvidia-ctk",
+    "nvidia-modprobe", "podman",
+)  # fmt: skip
 NEWEST = 9999
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -143,7 +150,7 @@ def parse(text, path):
 _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
-    "gpus", "processes", "faults", "files", "modules", "units",
+    "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman",
 )  # fmt: skip
 
 
@@ -171,6 +178,13 @@ def _host(raw, default_name, mistakes):
         "modules": _modules(raw.get("modules"), mistakes),
         "units": _units(raw.get("units"), mistakes),
     }
+    # Only where they are written: what tells one machine from another stays as it was before there were these keys.
+    if "podman" in raw:
+        host["podman"] = mistakes.take(raw, "", "podman", str, "")
+    if "toolkit" in raw:
+        host["toolkit"] = _toolkit(raw, mistakes)
+    if "capability_nodes" in raw:
+        host["capability_nodes"] = mistakes.take(raw, "", "capability_nodes", str, "made", ("made", "missing"))
     host["gpus"] = devices.gpus(raw.get("gpus"), host, mistakes)
     listed = mistakes.listing(raw.get("other_pci"), "other_pci")
     host["other_pci"] = [devices.other(entry, f"other_pci[{n}]", mistakes) for n, entry in enumerate(listed)]
@@ -223,6 +237,13 @@ def _tools(raw, mistakes):
         else:
             found.append(tool)
     return found
+
+
+def _toolkit(raw, mistakes):
+    version = mistakes.take(raw, "", "toolkit", str, "")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        mistakes.note("toolkit", f"{version!r} is no version such as 1.20.0")
+    return version
 
 
 def _latency(raw, mistakes):

@@ -289,6 +289,13 @@ class SimulatedHost(Host):
     def readlink(self, path):
         return self._tree().readlink(path)
 
+    def stamp(self, path):
+        try:
+            text = self._tree().read(path)
+        except OSError:
+            return ""
+        return f"{len(text)}-{_digest(text)[:8]}"
+
     def device_number(self, path):
         return device_number(path) if self._tree().exists(path) else ""
 
@@ -420,22 +427,27 @@ class SimulatedHost(Host):
 
     # -- files of our own ----------------------------------------------------------------------------------------
     def _of_machine(self, path):
-        """Whether a file is one of the simulated machine's own: those are not written on the machine that this runs on."""
+        """
+        Where a file is the simulated machine's own: its path there, else "". Those are not written on the machine that this runs
+        on. ``/var/run`` is a link to ``/run``.
+        """
         path = os.path.abspath(path)
-        return path.startswith(("/etc/", "/run/")) and not self._in_state_dir(path)
+        own = path.removeprefix("/var") if path.startswith("/var/run/") else path
+        return own if own.startswith(("/etc/", "/run/")) and not self._in_state_dir(path) else ""
 
     def store_write(self, path, data, mode=0o644):
         self._around("store_write", lambda: self._store_write(path, data, mode))
 
     def _store_write(self, path, data, mode):
-        if not self._of_machine(path):
+        own = self._of_machine(path)
+        if not own:
             super().store_write(path, data, mode)
             return
         with self.change() as state:
             if not state["host"]["privileged"]:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-            state["written"][path] = data
-            state.setdefault("modes", {})[path] = mode
+            state["written"][own] = data
+            state.setdefault("modes", {})[own] = mode
 
     def store_append(self, path, line):
         self._around("store_append", lambda: super(SimulatedHost, self).store_append(path, line))
@@ -444,12 +456,13 @@ class SimulatedHost(Host):
         self._around("store_remove", lambda: self._store_remove(path))
 
     def _store_remove(self, path):
-        if not self._of_machine(path):
+        own = self._of_machine(path)
+        if not own:
             super().store_remove(path)
             return
         with self.change() as state:
-            state["written"].pop(path, None)
-            state.get("modes", {}).pop(path, None)
+            state["written"].pop(own, None)
+            state.get("modes", {}).pop(own, None)
 
     def boot_id(self):
         return self.state()["boot_id"]

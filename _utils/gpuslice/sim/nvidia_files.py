@@ -30,6 +30,9 @@ def show(tree, state):
     tree.file("/proc/driver/nvidia-caps/mig-minors", _mig_minors)
     for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-caps/nvidia-cap1", "nvidia-caps/nvidia-cap2"):
         tree.file(f"/dev/{name}", "")
+    for number in state.get("made_caps", ()):
+        # They stay when their instances go.
+        tree.file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
     _capability(tree, "mig/config", 1)
     _capability(tree, "mig/monitor", 2)
     for address, gpu in gpus.items():
@@ -53,7 +56,13 @@ def _gpu(tree, address, gpu, version):
 
 def _capability(tree, path, number):
     tree.file(f"/proc/driver/nvidia/capabilities/{path}", f"DeviceFileMinor: {number}\nDeviceFileMode: 292\nDeviceFileModify: 1")
-    tree.file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
+    if has_node(tree.state, number):
+        tree.file(f"/dev/nvidia-caps/nvidia-cap{number}", "")
+
+
+def has_node(state, number):
+    """Whether somebody made the node of this capability."""
+    return state["host"].get("capability_nodes") != "missing" or number in state.get("made_caps", ())
 
 
 @cache

@@ -15,6 +15,7 @@ from gpuslice.sim import hardware
 from gpuslice.sim import kernel
 from gpuslice.sim import nvidia_files
 from gpuslice.sim import pci
+from gpuslice.sim import toolkit
 from gpuslice.sim import units
 from gpuslice.sim import vfio
 from gpuslice.sim import vgpu
@@ -27,7 +28,7 @@ from gpuslice.sim.tree import Tree
 #: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
 #: It may have ``reboot(state)``, and ``gpu_of(state, path, look)``, the GPU that a file of another function concerns. ``look()``
 #: gives the files as they are before the write: none of them can make the tree itself, which is made of all of them.
-EXTENSIONS = (amdgpu, vfio, xe_ccs, xe, gim, vgpu, units)
+EXTENSIONS = (amdgpu, vfio, xe_ccs, xe, gim, vgpu, units, toolkit)
 
 _DRIVERS = "/sys/bus/pci/drivers"
 _DRIVER_FILE = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")
@@ -40,6 +41,7 @@ def files_of(state):
         tree.dir(path)
     _pci(tree, state)
     _machine(tree, state)
+    tree.link("/var/run", "/run")
     nvidia_files.show(tree, state)
     loaded = {**dict.fromkeys(nvidia_files.modules(state), 0), **state["modules"]}
     tree.file("/proc/modules", "".join(f"{name} 65536 {users} - Live 0x0\n" for name, users in loaded.items()))

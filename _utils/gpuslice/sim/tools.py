@@ -7,9 +7,11 @@ import json
 from gpuslice import errors
 from gpuslice.host.base import Completed
 from gpuslice.sim import compute_policy
+from gpuslice.sim import containers
 from gpuslice.sim import hardware
 from gpuslice.sim import pci
 from gpuslice.sim import sysfs
+from gpuslice.sim import toolkit
 from gpuslice.sim import units
 from gpuslice.sim import vgpu_rules
 from gpuslice.sim.mistakes import normal_address
@@ -334,32 +336,42 @@ def _xpu_smi(host, arguments):
 # -- units and modules -----------------------------------------------------------------------------------------------
 def _systemctl(host, arguments):
     """``systemctl stop|start UNIT``: the unit's processes go, and come back as they were. ``start`` may have ``--no-block``."""
-    if len(arguments) > 1 and arguments[0] == "start" and "--no-block" in arguments:
+    if len(arguments) > 1 and arguments[0] in ("start", "restart", "try-restart") and "--no-block" in arguments:
         arguments = [word for word in arguments if word != "--no-block"]
-    elif arguments[:1] == ["start"] and units.full_name(arguments[-1]) in host.state().get("ordered_after_us", ()):
+    elif arguments[:1] in (["start"], ["restart"]) and _is_after_us(host, arguments[-1]):
         # Its start waits for ours to end, and we would wait for it.
         raise TimeoutError
+    if arguments == ["daemon-reload"]:
+        return _reload_units(host)
+    if len(arguments) == 2 and arguments[0] == "cat":
+        found = units.text(host.state(), units.full_name(arguments[1]))
+        return Completed(1, "", f"No files found for {arguments[1]}.\n") if found is None else Completed(0, found)
     if len(arguments) == 2 and arguments[0] in ("enable", "disable"):
         return _enable(host, *arguments)
     if len(arguments) == 2 and arguments[0] == "is-active":
         return _is_active(host.state(), units.full_name(arguments[1]))
-    if len(arguments) == 2 and arguments[0] in ("start", "stop", "restart"):
+    if len(arguments) == 2 and arguments[0] in ("start", "stop", "restart", "try-restart"):
         unit = units.full_name(arguments[1])
-        if units.installed(host.state(), unit):
+        if units.installed(host.state(), unit) or units.active(host.state(), unit):
             return _switch_unit(host, arguments[0], unit)
         if arguments[0] == "restart":
             return Completed(5, "", f"Failed to restart {unit}: Unit {unit} not found.\n")
+        if arguments[0] == "try-restart":
+            # One that is not there does not run either.
+            return NOTHING
     if len(arguments) != 2 or arguments[0] not in ("stop", "start"):
         return _no_option("systemctl", arguments)
     verb, unit = arguments
     source, target = ("processes", "stopped") if verb == "stop" else ("stopped", "processes")
     with host.change() as state:
-        moved = [process for process in state[source] if process["unit"] == unit]
-        if not moved and not any(process["unit"] == unit for process in state[target]):
+        if not any(process["unit"] == unit for process in (*state[source], *state[target])):
             return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not loaded.\n")
-        state[source] = [process for process in state[source] if process["unit"] != unit]
-        state[target] += moved
+        _move(state, unit, source, target)
     return NOTHING
+
+
+def _is_after_us(host, unit):
+    return units.full_name(unit) in host.state().get("ordered_after_us", ())
 
 
 def _is_active(state, unit):
@@ -369,14 +381,44 @@ def _is_active(state, unit):
 
 
 def _switch_unit(host, verb, unit):
-    """``systemctl start|stop|restart`` of a unit that the description names."""
+    """``systemctl start|stop|restart|try-restart`` of a unit that the description names, or that a generator made."""
     with host.change() as state:
         if not state["host"]["privileged"]:
             return Completed(4, "", f"Failed to {verb} {unit}: Access denied\n")
+        if verb != "stop" and not units.installed(state, unit):
+            # It runs, and systemd knows no file of it any more.
+            return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not found.\n")
         if verb == "stop":
             units.stop(state, unit)
+            _move(state, unit, "processes", "stopped")
+        elif containers.unresolvable(state, unit) and (verb != "try-restart" or units.active(state, unit)):
+            units.stop(state, unit)
+            return Completed(1, "", f"Job for {unit} failed because the control process exited with error code.\n")
+        elif verb == "try-restart":
+            if units.active(state, unit):
+                units.start(state, unit)
         elif verb == "restart" or not units.active(state, unit):
             units.start(state, unit)
+            _move(state, unit, "stopped", "processes")
+            if unit == toolkit.REFRESH and not toolkit.refresh(state):
+                # It has no process that would stay: what it leaves is the file, or the failure.
+                units.stop(state, unit)
+                return Completed(1, "", f"Job for {unit} failed because the control process exited with error code.\n")
+    return NOTHING
+
+
+def _move(state, unit, source, target):
+    """The processes of a unit go, or come back as they were."""
+    moved = [process for process in state[source] if process["unit"] == unit]
+    state[source] = [process for process in state[source] if process["unit"] != unit]
+    state[target] += moved
+
+
+def _reload_units(host):
+    with host.change() as state:
+        if not state["host"]["privileged"]:
+            return Completed(4, "", "Failed to reload daemon: Access denied\n")
+        containers.reload_units(state)
     return NOTHING
 
 
@@ -422,4 +464,6 @@ def _modprobe(host, arguments):
 _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
     "systemctl": _systemctl, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
+    "podman": containers.podman,
+    "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
 }  # fmt: skip

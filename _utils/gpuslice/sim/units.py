@@ -5,6 +5,8 @@ nvidia-gridd, the licence daemon of a guest with vGPUs. It reads its files when 
 
 import re
 
+from gpuslice.sim import containers
+
 LICENCE_DAEMON = "nvidia-gridd.service"
 _PLACE = "/usr/lib/systemd/system"
 _CONFIGURATION = "/etc/nvidia/gridd.conf"
@@ -25,12 +27,26 @@ def full_name(unit):
 
 
 def installed(state, unit):
-    """Whether the description names this unit."""
-    return unit in state["host"].get("units", ())
+    """Whether the description names this unit, or a generator made it."""
+    return unit in state["host"].get("units", ()) or unit in containers.generated(state)
+
+
+def text(state, unit):
+    """What ``systemctl cat`` says of a unit: its file and its drop-ins, each after its path. None for one that is not there."""
+    if not installed(state, unit):
+        return None
+    files = {**state["host"]["files"], **state["written"]}
+    dropped = [path for path in sorted(files) if path.startswith(f"/etc/systemd/system/{unit}.d/") and path.endswith(".conf")]
+    own = f"{_PLACE}/{unit}"
+    found = [(own, files.get(own, f"[Unit]\nDescription={unit}\n")), *((path, files[path]) for path in dropped)]
+    return "\n".join(f"# {path}\n{each}" for path, each in found)
 
 
 def show(tree, state):
-    """The files of the units."""
+    """The files of the units, and Podman's program; systemd runs where there is its own."""
+    containers.show(tree, state)
+    if "systemctl" in state["host"]["tools"]:
+        tree.dir("/run/systemd/system")
     for unit in state["host"].get("units", ()):
         tree.file(f"{_PLACE}/{unit}", f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
 
@@ -45,9 +61,17 @@ def modprobe(state, module, loading):
 
 
 def reboot(state):
-    """Every unit is enabled and starts."""
-    for unit in state["host"].get("units", ()):
-        start(state, unit)
+    """Every unit is enabled and starts, where it can."""
+    state["running"] = {}
+    containers.reload_units(state)
+    for unit in (*state["host"].get("units", ()), *containers.generated(state)):
+        if not containers.unresolvable(state, unit):
+            start(state, unit)
+
+
+def running(state):
+    """Unit -> the files with which it was started, by path, of those that run; a CDI name with what it led to."""
+    return _running(state)
 
 
 def active(state, unit):
@@ -60,6 +84,8 @@ def start(state, unit):
     running = _running(state)
     running[unit] = _files(state, unit, state["written"])
     state["running"] = running
+    starts = state.setdefault("starts", {})
+    starts[unit] = starts.get(unit, 0) + 1
 
 
 def stop(state, unit):
@@ -78,7 +104,9 @@ def _running(state):
 
 def _files(state, unit, written):
     """The files that a unit reads, with their texts."""
-    files = {**state["host"]["files"], **written} if unit == LICENCE_DAEMON else {}
+    if unit != LICENCE_DAEMON:
+        return containers.loaded(state, unit)
+    files = {**state["host"]["files"], **written}
     return {path: text for path, text in files.items() if path == _CONFIGURATION or _is_token(path)}
 
 

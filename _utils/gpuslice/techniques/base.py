@@ -58,12 +58,14 @@ class Below(NamedTuple):
     :ivar slices: :class:`gpuslice.model.Slice` that are there, or will be; :ivar going: names of those that are there and go.
     :ivar certain: False for a forecast: the layer below is planned and not carried out yet.
     :ivar asked: whether the same request says what the layer below is to be.
+    :ivar read: False where it can't be read what there is; that is told only to what hands out, which goes on with the others.
     """
 
     slices: tuple[Slice, ...] = ()
     going: tuple[str, ...] = ()
     certain: bool = True
     asked: bool = False
+    read: bool = True
 
 
 class Work(NamedTuple):
@@ -294,6 +296,33 @@ class Technique(ABC):
             them, or [] where a name is not known before. What only exists when they are made (a UUID, device nodes) is left out.
         """
         return []
+
+    def expected_on(self, gpu: Gpu, layout: dict, below: list[Slice]) -> list[Slice]:
+        """
+        :meth:`expected` of what stands on others, for technologies of an upper layer that make slices.
+
+        :param below: the slices that there will be of the technologies that it may stand on.
+        """
+        return self.expected(gpu, layout)
+
+    def leaves_whole(self, gpu: Gpu, layout: dict) -> bool:
+        """Whether programs can use the GPU as a whole; asked only where no slice of it is told."""
+        return True
+
+    def units(self, settings: dict) -> tuple[str, ...]:
+        """
+        Systemd units of those who are handed slices by these settings, and who were by the last ones. A change that ends what
+        they have may stop them: they are started again with what they have then.
+        """
+        return ()
+
+    def remarks(self) -> list[str]:
+        """What has to be said of what was done beside that it was done, as sentences; each is told once."""
+        return []
+
+    def ended(self, before: dict, after: dict) -> tuple[str, ...]:
+        """Units of :meth:`units` that a change between these layouts did away with: what stopped them must not start them."""
+        return ()
 
     def forget_users(self) -> None:  # noqa: B027 - optional
         """Ask anew who uses what when that is needed next."""

@@ -25,7 +25,7 @@ class Toolbox:
         """The technique of that name. Raises errors.Unsupported for one that this version can't do."""
         kind = kinds.named(name)
         if not kind or not kind.cls:
-            names = ", ".join(kind.name for kind in kinds.DOABLE)
+            names = ", ".join(kind.name for kind in kinds.KNOWN)
             raise errors.Unsupported(f"This version has no technique '{name}'; it has {names}.")
         if name not in self._made:
             self._made[name] = kinds.technique(kind)(self._host, self.sessions)

@@ -743,7 +743,7 @@ def test_the_unit_of_a_simulated_host_is_never_written_to_the_machine_that_this_
         ({"privileged": False}, None, errors.PermissionDenied, "Run as root"),
         ({}, {"call": "run", "error": "EIO"}, errors.ToolFailed, "Input/output error"),
         ({}, {"call": "store_write", "error": "ENOSPC"}, errors.PermissionDenied, "No space left"),
-        ({}, {"call": "run", "lie": True}, errors.ValidationFailed, "disabled"),
+        ({}, {"call": "run", "lie": True, "times": 0}, errors.ValidationFailed, "disabled"),
     ],
 )
 def test_a_unit_that_can_not_be_set_up_is_a_sentence(simulated, changes, fault, kind, words):

@@ -28,3 +28,13 @@ def test_a_program_that_is_not_there_is_named():
 def test_a_program_that_does_not_end_is_left_behind(program):
     with pytest.raises(errors.ToolFailed, match="did not end within 1 s"):
         RealHost().run([sys.executable, "-c", program], timeout=1)
+
+
+def test_a_file_that_is_replaced_has_another_stamp(tmp_path):
+    place, host = tmp_path / "a", RealHost()
+    assert host.stamp(str(place)) == host.stamp(str(tmp_path)) == ""
+    place.write_text("1", encoding="utf-8")
+    first = host.stamp(str(place))
+    assert first == host.stamp(str(place)) != ""
+    place.write_text("22", encoding="utf-8")
+    assert host.stamp(str(place)) not in ("", first)

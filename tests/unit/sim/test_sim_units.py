@@ -3,6 +3,7 @@
 import pytest
 
 from gpuslice import errors
+from gpuslice.sim import units
 from gpuslice.sim.host import SimulatedHost
 
 UNIT = "nvidia-gridd.service"
@@ -94,3 +95,39 @@ def test_a_wrong_unit_in_a_description_is_named(tmp_path):
     with pytest.raises(errors.PolicyError) as caught:
         SimulatedHost(path, tmp_path / "state")
     assert [mistake.partition(":")[0] for mistake in caught.value.mistakes] == ["units[0]", "units[1]"]
+
+
+CONTAINER = "/etc/containers/systemd/web.container"
+DROP_IN = "/etc/systemd/system/nvidia-gridd.service.d/x.conf"
+SPEC = '{"kind": "gpu-slicing/consumer", "devices": [{"name": "web", "containerEdits": {"env": ["A=%s"]}}]}'
+
+
+def test_a_unit_goes_by_the_files_that_systemd_read_last(host):
+    host.store_write(DROP_IN.replace(UNIT, "other.service"), "[Service]\n")
+    host.store_write(CONTAINER, "[Container]\nImage=x\n")
+    assert systemctl(host, "start", "web")[0] == 5
+    assert systemctl(host, "daemon-reload") == (0, "") and systemctl(host, "start", "web") == (0, "")
+    host.store_write(CONTAINER, "[Container]\nImage=y\n")
+    systemctl(host, "restart", "web")
+    assert units.running(host.state())["web.service"] == {CONTAINER: "[Container]\nImage=x\n"}
+    host.store_remove(CONTAINER)
+    systemctl(host, "daemon-reload")
+    assert systemctl(host, "restart", "web")[0] == 5 and systemctl(host, "is-active", "web") == (0, "active")
+    assert systemctl(host, "stop", "web") == (0, "") and systemctl(host, "stop", "web")[0] == 5
+
+
+def test_a_container_runs_with_what_its_cdi_name_led_to_when_it_started(host):
+    host.store_write(CONTAINER, "[Container]\nImage=x\nAddDevice=\nAddDevice=gpu-slicing/consumer=web\nAddDevice=/dev/kvm\n")
+    systemctl(host, "daemon-reload")
+    assert systemctl(host, "restart", "web")[0] == 1 and systemctl(host, "is-active", "web") == (3, "inactive")
+    host.store_write("/var/run/cdi/x.json", SPEC % 1)
+    assert systemctl(host, "restart", "web") == (0, "")
+    host.store_write("/var/run/cdi/x.json", SPEC % 2)
+    assert "A=1" in units.running(host.state())["web.service"]["gpu-slicing/consumer=web"]
+    host.reboot()
+    assert systemctl(host, "is-active", "web") == (3, "inactive") and systemctl(host, "is-active", UNIT) == (0, "active")
+
+
+def test_a_program_changes_with_its_version(simulated):
+    one, other = (simulated("no-gpu", tools=["podman"], podman=version) for version in ("5.4.2", "4.4.0"))
+    assert one.stamp("/usr/bin/podman") and one.stamp("/usr/bin/podman") != other.stamp("/usr/bin/podman")

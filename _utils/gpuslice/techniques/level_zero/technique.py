@@ -348,9 +348,16 @@ class LevelZero(Technique):
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """The partitions. Who uses one is not known: they are what programs choose to read."""
+        return self._as_slices(gpu, state.files)
+
+    def expected_on(self, gpu, layout, below):
+        """The partitions that a layout will have."""
+        return self._as_slices(gpu, layout["files"])
+
+    def _as_slices(self, gpu, files):
         count = self._tiles(gpu.address) or 1
         found = []
-        for name, text in sorted(state.files.items()):
+        for name, text in sorted(files.items()):
             part = NAME.match(name)
             share = 1 / count if part and part[2] else 1.0
             memory = int(gpu.memory_mib * share) if gpu.memory_mib else None

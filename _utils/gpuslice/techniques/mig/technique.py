@@ -119,6 +119,10 @@ class Mig(Technique):
         }
         return found if state.current == state.pending else {**found, "pending": state.pending}
 
+    def leaves_whole(self, gpu, layout):
+        """In MIG mode only MIG devices can be used."""
+        return not layout.get("enabled")
+
     def words(self, layout):
         """A layout in a few words."""
         if not layout.get("enabled"):

@@ -17,7 +17,6 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import pci
 from gpuslice.drivers.compute_policy import ComputePolicy
-from gpuslice.model import Slice
 from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
@@ -30,6 +29,7 @@ from gpuslice.techniques.time_slicing.section import seconds
 from gpuslice.techniques.time_slicing.section import span
 from gpuslice.techniques.time_slicing.turns import IntelTurns
 from gpuslice.techniques.time_slicing.turns import NvidiaTurns
+from gpuslice.techniques.whole import whole_gpu
 
 _ADVISORY = "no memory isolation; turns are equal and advisory"
 #: How the processes of MPS are called; the kernel cuts names after 15 characters.
@@ -295,14 +295,12 @@ class TimeSlicing(Technique):
         replicas = self.standing(gpu, state, lambda: below).replicas
         if not replicas:
             return []
-        return [one for part in below or [self._whole(gpu)] for one in _replicas(part, replicas.get(part.name, 0))]
+        return [one for part in below or [whole_gpu(self._host, gpu)] for one in _replicas(part, replicas.get(part.name, 0))]
 
-    def _whole(self, gpu):
-        number = device_nodes.minor(self._host, gpu.address) if gpu.vendor == "nvidia" else None
-        nodes = device_nodes.render(self._host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
-        users = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes))
-        identity, memory = gpu.uuid or gpu.address, gpu.memory_mib
-        return Slice(gpu.address, "gpu", gpu.model, identity, memory, 1.0, "", tuple(nodes), users, name=gpu.address)
+    def expected_on(self, gpu, layout, below):
+        """The replicas that a layout will have."""
+        replicas = layout["replicas"]
+        return [one for part in below or [whole_gpu(self._host, gpu)] for one in _replicas(part, replicas.get(part.name, 0))]
 
     def drawing(self, gpu, state):
         """How many share what."""

@@ -85,6 +85,10 @@ class Vgpus(Technique):
         """Whether the driver of the GPU makes vGPUs."""
         return super().supports(gpu) and gpu.vendor == "nvidia" and not discovery.is_vgpu_name(gpu.name)
 
+    def leaves_whole(self, gpu, layout):
+        """What NVIDIA's vGPU manager has is for virtual machines."""
+        return False
+
     def why_not(self, gpu):
         """Why a GPU has no vGPUs."""
         if discovery.is_vgpu_name(gpu.name):

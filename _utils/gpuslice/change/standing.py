@@ -1,0 +1,98 @@
+"""
+What an upper layer stands on: the slices that are there, or those that the layers below are going to make.
+"""
+
+from typing import Any
+
+from gpuslice import errors
+from gpuslice import kinds
+from gpuslice.host.base import Host
+from gpuslice.inventory import discovery
+from gpuslice.kinds import Kind
+from gpuslice.model import Gpu
+from gpuslice.model import Slice
+from gpuslice.model import Target
+from gpuslice.plan import Part
+from gpuslice.techniques.base import Below
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.toolbox import Toolbox
+from gpuslice.techniques.whole import whole_gpu
+
+
+class Standing:
+    """What is below, on one host."""
+
+    def __init__(self, host: Host, toolbox: Toolbox) -> None:
+        self._host, self._tools = host, toolbox
+
+    def below(self, target: Target, found: Any) -> Below:
+        """
+        What a target stands on.
+
+        :param found: what planning has come to so far, as of :class:`gpuslice.change.planner.Planner`.
+        :raises: what reading it raises; for what hands out, :class:`gpuslice.techniques.base.Below` says so instead.
+        """
+        kind = kinds.known(target.technique or "")
+        if not kind.over or kind.layer == kinds.SHAPE:
+            return Below()
+        if kind.layer != kinds.HAND_OUT:
+            return self._below(kind, target.gpu, found)[0]
+        try:
+            below, layouts = self._below(kind, target.gpu, found)
+        except errors.GpuSliceError:
+            return Below(read=False)
+        if below.slices or not self._is_whole(target.gpu, layouts):
+            return below
+        return below._replace(slices=(whole_gpu(self._host, target.gpu),))
+
+    def _is_whole(self, gpu: Gpu, layouts: list[tuple[Technique, dict]]) -> bool:
+        """Whether programs can use the GPU as a whole."""
+        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+            return False
+        return all(tool.leaves_whole(gpu, layout) for tool, layout in layouts)
+
+    def _below(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[Below, list[tuple[Technique, dict]]]:
+        """What is below, and the layout that each technology there has or will have."""
+        planned = {part.key.technique: part for part in found.on(gpu.address)}
+        there: dict[str, list[Slice]] = {}
+        coming: dict[str, list[Slice]] = {}
+        certain, layouts = True, []
+        for lower in self._lower(kind, gpu, planned):
+            tool = self._tools.get(lower.name)
+            if not tool.supports(gpu):
+                continue
+            state, part = found.state(tool, gpu), planned.get(lower.name)
+            there[lower.name] = tool.slices_on(gpu, state, _of(lower, there))
+            if part is None or not part.steps:
+                coming[lower.name] = tool.slices_on(gpu, state, _of(lower, coming))
+                layouts.append((tool, tool.layout(state)))
+                continue
+            certain = False
+            coming[lower.name] = _expected(tool, gpu, part, there[lower.name], _of(lower, coming))
+            layouts.append((tool, part.after))
+        slices = tuple(each for name in coming for each in coming[name])
+        names = {each.name for each in slices}
+        going = tuple(each.name for name in there for each in there[name] if each.name not in names)
+        return Below(slices, going, certain, any(name in planned for name in kind.over)), layouts
+
+    def _lower(self, kind: Kind, gpu: Gpu, planned: dict[str, Part]) -> list[Kind]:
+        """Those that it may stand on and that this GPU can have, from the silicon up; not those of which there is nothing."""
+        given_away = discovery.is_given_away(gpu)
+        lower = [found for name in kind.over if (found := kinds.known(name)).cls and found.may_concern(gpu)]
+        lower = [each for each in lower if each.gives_away or not given_away]
+        noted = self._host.store_names(self._host.state_dir) if any(each.noted for each in lower) else ()
+        telling = [each for each in lower if not each.noted or each.noted in noted or each.name in planned]
+        # Python's sort keeps the order within a layer; what stands on another of its own layer comes after that.
+        return sorted(telling, key=lambda each: (each.layer, bool(each.over)))
+
+
+def _of(kind: Kind, slices: dict[str, list[Slice]]) -> list[Slice]:
+    """Those of these slices, by technology, on which a technology may stand."""
+    return [each for name in kind.over for each in slices.get(name, ())]
+
+
+def _expected(tool: Technique, gpu: Gpu, part: Part, there: list[Slice], below: list[Slice]) -> list[Slice]:
+    """What a part is going to make. What stays is told as it is there; what comes has only its name."""
+    ended = {identity for step in part.steps for identity in step.disrupts}
+    kept = {each.name: each for each in there if each.identity not in ended}
+    return [kept.get(each.name, each) for each in tool.expected_on(gpu, part.after, below)]

@@ -1,0 +1,113 @@
+"""
+The files of consumers: what each kind needs, made by :mod:`gpuslice.outputs`, and which units go with it.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.host.base import Host
+from gpuslice.outputs.consumer import Consumer
+from gpuslice.outputs.device import Device
+from gpuslice.outputs.file import File
+from gpuslice.techniques.consumers.programs import Programs
+
+#: Folders whose files are read by systemd or its generators.
+_UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
+_PASSWD = "/etc/passwd"
+
+
+class Served(NamedTuple):
+    """
+    A consumer with what it is to have.
+
+    :ivar device: what opens all its slices.
+    """
+
+    consumer: Consumer
+    device: Device
+
+
+def consumer_of(name: str, spec: Mapping) -> Consumer:
+    """A consumer from its settings; keys that are not his own (``slices``) are left out."""
+    return Consumer(name, **{key: value for key, value in spec.items() if key in Consumer._fields})
+
+
+def is_unit(path: str) -> bool:
+    """Whether systemd has to read its units anew for this file."""
+    return path.startswith(_UNIT_FOLDERS)
+
+
+def unit_of(consumer: Consumer) -> str:
+    """The systemd unit that runs with the slices and that we may restart; "" where there is none."""
+    if consumer.kind == "service":
+        return consumer.unit
+    if consumer.kind != "container" or consumer.user:
+        return ""
+    from gpuslice.outputs import quadlet
+
+    return quadlet.service_name(consumer)
+
+
+class Files:
+    """
+    The files for consumers of one host.
+
+    :param programs: :class:`gpuslice.techniques.consumers.programs.Programs`: what is known of Podman and of units.
+    :param templates: those of the site, see :func:`gpuslice.outputs.templates.render`.
+    """
+
+    def __init__(self, host: Host, programs: Programs, templates: Mapping[str, str]) -> None:
+        self._host, self._programs, self._templates = host, programs, templates
+
+    def of(self, served: Served) -> list[File]:
+        """The files of one consumer, beside CDI. Raises errors.PolicyError: he can't be served so; it says why."""
+        consumer, device = served
+        if consumer.kind == "device" or not device.nodes:
+            return []
+        # Only those who have such a consumer load what writes its files.
+        if consumer.kind == "container":
+            return self._of_container(consumer)
+        from gpuslice.outputs import service
+
+        if consumer.kind == "user":
+            return list(service.user(consumer, self.uid(consumer), device, self._templates))
+        unit = service.checked_unit(consumer)
+        found = service.drop_in(consumer, device, self._templates, private=self._programs.has_private_devices(unit))
+        self._refuse_defeat(unit, found)
+        return [found]
+
+    def _refuse_defeat(self, unit: str, ours: File) -> None:
+        """Raise errors.PolicyError where something of the unit would defeat our drop-in."""
+        if unit not in self._programs.effective:
+            return
+        from gpuslice.outputs import conflicts
+
+        if found := conflicts.conflicts(self._programs.effective[unit], ours):
+            raise errors.PolicyError(f"The unit {unit} can't be handed a slice: {' '.join(found)}", todo="Mend that unit first.")
+
+    def _of_container(self, consumer: Consumer) -> list[File]:
+        from gpuslice.outputs import quadlet
+
+        podman = self._programs.podman()
+        if consumer.unit:
+            return [quadlet.adopted(consumer, podman, self._templates)]
+        if not consumer.user:
+            return [quadlet.unit(consumer, podman, self._templates)]
+        uid = self.uid(consumer)
+        return [quadlet.unit(consumer, podman, self._templates, uid=uid), quadlet.ordered(uid)]
+
+    def uid(self, consumer: Consumer) -> int:
+        """The uid of a consumer's user. Raises errors.PolicyError: there is none of that name."""
+        try:
+            lines = self._host.read(_PASSWD).splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            name, _, uid, *_ = [*line.split(":"), "", "", ""]
+            if name == consumer.user and uid.isdigit():
+                return int(uid)
+        raise errors.PolicyError(
+            f"Consumer {consumer.name} is of the user {consumer.user}, and this host has no such user.",
+            todo=f"Make that user first, or correct the name; {_PASSWD} has those that there are.",
+        )

@@ -1,0 +1,180 @@
+"""
+Who is to have what: from settings and slices to bindings, what opens them, and the files for it. Nothing is written here.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.drivers import nvidia_ctk
+from gpuslice.host.base import Host
+from gpuslice.model import Slice
+from gpuslice.model import with_taken
+from gpuslice.outputs import cdi
+from gpuslice.outputs.device import Device
+from gpuslice.outputs.device import merged
+from gpuslice.outputs.file import File
+from gpuslice.techniques.base import Work
+from gpuslice.techniques.consumers import binding
+from gpuslice.techniques.consumers.devices import Devices
+from gpuslice.techniques.consumers.files import Files
+from gpuslice.techniques.consumers.files import Served
+from gpuslice.techniques.consumers.files import consumer_of
+from gpuslice.techniques.consumers.programs import Programs
+from gpuslice.techniques.consumers.register import NOTHING
+from gpuslice.techniques.consumers.register import Noted
+
+_DISMISS = "It has a slice now that would go, or could not be told from another: 'salt-call gpu_consumer.dismiss <consumer>'."
+
+
+class Goal(NamedTuple):
+    """
+    What is wanted.
+
+    :ivar noted: what the record will say; :ivar files: the files by path; :ivar served: consumers that get something, by name.
+    :ivar said: what has to be known of what containers get, as a sentence; "" for nothing.
+    """
+
+    noted: Noted
+    files: dict[str, File] = {}
+    served: dict[str, Served] = {}
+    said: str = ""
+
+
+def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
+    """
+    What settings come to on the slices that there are, or are forecast.
+
+    :param works: of all GPUs, with the same settings. :raises errors.PolicyError: not all can be served.
+    """
+    settings = works[0].settings
+    asked = _asked_for(settings, noted)
+    if not asked["cdi"]:
+        return Goal(NOTHING)
+    specs = {name: asked_of(each) for name, each in asked["consumers"].items()}
+    unread = [work.gpu.address for work in works if not work.below.read]
+    slices = with_taken(each for work in works for each in work.below.slices)
+    offers = binding.offers([*slices, *_as_noted(unread, noted)])
+    had = asked["consumers"] if "layout" in settings else noted.consumers
+    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings)
+    opening = _Opening(Devices(host, {work.gpu.address: work.gpu.vendor for work in works}), noted, unread)
+    served = {name: Served(consumer_of(name, spec), opening.all_of(name, offers, bound[name])) for name, spec in specs.items()}
+    devices = {**opening.kept(), **{each.name: opening.of(each) for each in offers}}
+    handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
+    # Who goes by what is on record has the templates of then: a boot has no file server to ask.
+    made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served)
+    gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
+    return made._replace(noted=made.noted._replace(gpus={**gpus, **{each.name: each.gpu for each in offers}}))
+
+
+def _asked_for(settings: Mapping[str, Any], noted: Noted) -> Mapping[str, Any]:
+    if settings.get("kept"):
+        return {"cdi": noted.cdi, "consumers": noted.consumers}
+    asked = settings.get("layout", settings)
+    # Who speaks of names alone says nothing of those who have some.
+    return asked if "consumers" in asked else {**asked, "consumers": noted.consumers}
+
+
+def asked_of(handed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a consumer asked for, without what he has."""
+    return {key: value for key, value in handed.items() if key != "slices"}
+
+
+def _bound(offers, specs, had, settings):
+    consumers = [consumer_of(name, spec) for name, spec in specs.items()]
+    try:
+        # Whoever goes back to an earlier layout is served as far as there is something.
+        return binding.bound(offers, consumers, had, strict="layout" not in settings)
+    except errors.PolicyError as err:
+        if "consumers" not in settings:
+            raise errors.with_more(err, _DISMISS) from err
+        raise
+
+
+def _as_noted(unread: Sequence[str], noted: Noted) -> list[Slice]:
+    """The slices of GPUs that can't be read, as they were handed out: whoever has one keeps it, and nobody else gets it."""
+    found = []
+    for name, each in noted.consumers.items():
+        for part in each["slices"]:
+            if (gpu := noted.gpus.get(part, "")) in unread:
+                wants = noted.consumers[name]["wants"]
+                found.append(Slice(gpu, wants.get("kind", ""), wants.get("profile", ""), "", wants.get("memory_mib"), name=part))
+    return found
+
+
+class _Opening:
+    """What opens slices: as they are now, or as they were where their GPU can't be read."""
+
+    def __init__(self, found: Devices, noted: Noted, unread: Sequence[str]) -> None:
+        self._found, self._noted, self._unread = found, noted, unread
+
+    def of(self, each: Slice) -> Device:
+        if each.gpu in self._unread:
+            return self._noted.devices.get(each.name, Device(each.name))
+        return self._found.of(each)
+
+    def kept(self) -> dict[str, Device]:
+        """What was handed out of GPUs that can't be read, whoever has it."""
+        return {name: each for name, each in self._noted.devices.items() if self._noted.gpus.get(name) in self._unread}
+
+    def all_of(self, consumer: str, offers: Sequence[Slice], names: Sequence[str]) -> Device:
+        slices = [each for each in offers if each.name in names]
+        if any(each.gpu in self._unread for each in slices):
+            return merged(consumer, map(self.of, slices))
+        return self._found.of_consumer(consumer, slices)
+
+
+def _with_files(host, noted, templates, handed, devices, served) -> Goal:
+    programs = Programs(host, noted.programs)
+    writer = Files(host, programs, templates)
+    own = {name: writer.of(each) for name, each in served.items()}
+    _refuse_shared_files(own)
+    openable = {name: each for name, each in devices.items() if each.nodes}
+    driver, said = _driver(host, noted, openable)
+    common = cdi.Common(driver["edits"], driver["version"]) if driver else cdi.NONE
+    specs = cdi.files(openable.values(), [each.device for each in served.values() if each.device.nodes], common)
+    files = {each.path: each for each in (*specs, *(one for found in own.values() for one in found))}
+    # Containers keep the libraries that they began with, and with a new driver these are others.
+    release = driver.get("key", "").partition(" ")[0]
+    digests = {
+        name: digest(each.device.digest, *_told(own[name]), *([release] if each.consumer.kind == "container" else []))
+        for name, each in served.items()
+    }
+    texts = {path: digest(each.text) for path, each in files.items()}
+    made = Noted(True, handed, openable, digests, texts, programs=programs.found, driver=driver, templates=templates)
+    return Goal(made, files, served, said)
+
+
+def _told(files: Sequence[File]) -> list[str]:
+    """Where and what: who gets another unit has a file of the same text elsewhere."""
+    return [part for path, text, _ in files for part in (path, text)]
+
+
+def _refuse_shared_files(own: Mapping[str, Sequence[File]]) -> None:
+    """Raise errors.PolicyError for two consumers that are one unit or one user: the files of one would be those of the other."""
+    owners: dict[str, tuple[str, str]] = {}
+    for name, files in own.items():
+        for each in files:
+            first, text = owners.setdefault(each.path, (name, each.text))
+            if text != each.text:
+                raise errors.PolicyError(
+                    f"Consumers {first} and {name} both come to {each.path}: a unit or user can be one consumer only.",
+                    todo="Let one of them have all slices: resource_limits:gpu_instances says how many.",
+                )
+
+
+def _driver(host, noted: Noted, devices: Mapping[str, Device]) -> tuple[dict[str, Any], str]:
+    """What containers need of NVIDIA's driver, {} where none of its devices is handed out, and what has to be said of it."""
+    if not cdi.needs_common(devices.values()):
+        return {}, ""
+    kept = nvidia_ctk.Part(**noted.driver) if noted.driver else None
+    found = nvidia_ctk.part(host, kept)
+    return {"key": found.key, "edits": found.edits, "version": found.version}, found.said
+
+
+def digest(*texts: str) -> str:
+    """Tells texts from others."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]

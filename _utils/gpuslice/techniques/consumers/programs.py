@@ -1,0 +1,77 @@
+"""
+What is known of the programs and units of a host that consumers go with: asked once, and again only when they change, so that a
+host on which all is as wanted starts no program.
+"""
+
+import re
+from collections.abc import Mapping
+
+from gpuslice import errors
+from gpuslice.host.base import Host
+
+PODMAN = "/usr/bin/podman"
+
+
+class Programs:
+    """
+    Answers of one run.
+
+    :param noted: name -> [what changes with it, answer...], as they were noted last.
+    :ivar found: the same for what was asked for in this run. :ivar effective: unit -> all its files, where it was looked at.
+    """
+
+    def __init__(self, host: Host, noted: Mapping[str, list[str]]) -> None:
+        self._host, self._noted = host, noted
+        self.found: dict[str, list[str]] = {}
+        self.effective: dict[str, str] = {}
+
+    def podman(self) -> tuple[int, int, int]:
+        """The version of the installed Podman. Raises errors.ToolMissing, errors.ToolFailed."""
+        answer = self._answer("podman", self._host.stamp(PODMAN), self._ask_podman)
+        major, minor, patch = (int(part) for part in answer.split("."))
+        return major, minor, patch
+
+    def has_private_devices(self, unit: str) -> bool:
+        """Whether a service has private devices by itself. Raises errors.PolicyError: there is no such unit."""
+        stamp = "".join(self._host.stamp(f"{place}/{unit}") for place in _UNIT_PLACES)
+        return self._answer(unit, stamp, lambda: self._ask_unit(unit)) == "private"
+
+    def _answer(self, name, stamp, ask):
+        known = self._noted.get(name, ())
+        answer = known[1] if len(known) == 2 and known[0] == stamp and stamp else ask()
+        self.found[name] = [stamp, answer]
+        return answer
+
+    def _ask_podman(self):
+        try:
+            done = self._host.run(["podman", "--version"])
+        except errors.ToolMissing as err:
+            raise errors.ToolMissing(
+                "A container is to be handed a slice, and Podman is not installed.",
+                todo="Install Podman (4.4 or newer for Quadlet), or use kind device and give its CDI name to another runtime.",
+            ) from err
+        found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", done.stdout)
+        if done.failure or not found:
+            why = done.failure or f"it says {done.said!r}"
+            raise errors.ToolFailed(f"'podman --version' tells no version: {why}.", todo="Mend Podman, then run again.")
+        return f"{found[1]}.{found[2]}.{found[3] or 0}"
+
+    def _ask_unit(self, unit):
+        from gpuslice.outputs import conflicts
+        from gpuslice.outputs import service
+
+        try:
+            done = self._host.run(["systemctl", "cat", unit])
+        except errors.ToolMissing:
+            return ""
+        if done.failure:
+            raise errors.PolicyError(
+                f"The unit {unit} is to be handed a slice, and systemd knows no such unit ({done.said}).",
+                todo="Install what brings it, or correct its name.",
+            )
+        self.effective[unit] = done.stdout
+        ours = f"{service.UNITS}/{unit}.d/{service.DROP_IN}"
+        return "private" if conflicts.has_private_devices(done.stdout, ours) else "plain"
+
+
+_UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")

@@ -1,0 +1,125 @@
+"""
+Who has what: who was handed which slices, what opens these, and which files were written for it.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.host.base import Host
+from gpuslice.outputs.device import Device
+from gpuslice.outputs.device import Mount
+from gpuslice.outputs.device import Node
+from gpuslice.records.store import FORMAT
+from gpuslice.records.store import Record
+from gpuslice.shape import LINE
+from gpuslice.shape import anything
+from gpuslice.shape import either
+from gpuslice.shape import listing
+from gpuslice.shape import record
+from gpuslice.shape import row
+from gpuslice.shape import table
+from gpuslice.shape import text
+from gpuslice.shape import truth
+from gpuslice.techniques.consumers.section import HANDED
+from gpuslice.techniques.consumers.section import NAME
+from gpuslice.techniques.consumers.section import TEMPLATES
+
+FILE = "consumers.json"
+_FORMAT = 1
+_ABSOLUTE = text(r"/(?:(?!\.\.?/)[^/\x00-\x1f\x7f]+/)*(?!\.\.?\Z)[^/\x00-\x1f\x7f]+")
+_DEVICE = row(
+    listing(row(_ABSOLUTE, text("r?w?"))),
+    listing(row(LINE, LINE)),
+    listing(row(_ABSOLUTE, _ABSOLUTE, listing(LINE))),
+)
+_CHECKED = record(
+    {
+        "cdi": truth,
+        "consumers": HANDED,
+        "devices": table(text(r"[A-Za-z0-9_.:-]+"), _DEVICE),
+        "digests": table(text(NAME), text("[0-9a-f]+")),
+        "files": table(_ABSOLUTE, text("[0-9a-f]*")),
+        "templates": TEMPLATES,
+        "gpus": table(text(r"[A-Za-z0-9_.:-]+"), LINE),
+        "programs": table(LINE, listing(LINE)),
+        "driver": either(record({}), record({"key": LINE, "edits": table(LINE, anything), "version": LINE})),
+        "units": table(LINE, truth),
+    }
+)
+
+
+class Noted(NamedTuple):
+    """
+    What is on record.
+
+    :ivar cdi: whether names are written; :ivar consumers: name -> what it asked for, and the names of its ``slices``.
+    :ivar devices: name of a slice -> what opened it when it was handed out.
+    :ivar digests: name of a consumer -> digest of his device and files: whoever runs with another one has to start anew.
+    :ivar files: path of each file of ours -> digest of its text, "" for one that was about to be written or removed.
+    :ivar gpus: name of a slice -> PCI address of its GPU.
+    :ivar templates: name -> text, of those that the site has in the place of ours.
+    :ivar driver: what containers need of NVIDIA's driver, as it was told last; see :class:`gpuslice.drivers.nvidia_ctk.Part`.
+    :ivar programs: name of a program or unit -> what changes with it, and what it answered.
+    :ivar units: unit that was about to be stopped or started -> whether it is one of ours: with what it runs is not known.
+    """
+
+    cdi: bool = False
+    consumers: dict[str, dict[str, Any]] = {}
+    devices: dict[str, Device] = {}
+    digests: dict[str, str] = {}
+    files: dict[str, str] = {}
+    gpus: dict[str, str] = {}
+    programs: dict[str, list[str]] = {}
+    driver: dict[str, Any] = {}
+    templates: dict[str, str] = {}
+    units: dict[str, bool] = {}
+
+
+NOTHING = Noted()
+
+
+class Register:
+    """The record of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._file = Record(host, FILE, "the record of consumers", _FORMAT, lambda data: _CHECKED(data, "it"))
+
+    def read(self) -> Noted:
+        """What is noted. Raises errors.StateDirUnusable, errors.NewerFormat."""
+        try:
+            found = self._file.read()
+        except FileNotFoundError:
+            return NOTHING
+        except (OSError, ValueError) as err:
+            raise errors.StateDirUnusable(
+                f"The record of consumers, {self._file.path}, can't be used ({getattr(err, 'strerror', None) or err}).",
+                todo="Remove that file, then run again: who gets what is noted anew, and may be another slice than before.",
+            ) from err
+        devices = {name: _device(name, each) for name, each in found["devices"].items()}
+        found.pop(FORMAT, None)
+        return Noted(**{**found, "devices": devices})
+
+    def write(self, noted: Noted) -> None:
+        """Note it; where there is nothing the file goes. Raises errors.StateDirUnusable."""
+        devices = {name: [list(part) for part in each[1:]] for name, each in noted.devices.items()}
+        try:
+            if noted.cdi or noted.consumers or noted.files or noted.units:
+                self._file.write({**noted._asdict(), "devices": devices})
+            else:
+                self._file.remove()
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The record of consumers, {self._file.path}, can't be written: {err.strerror}.",
+                todo="Free space or mend its permissions, then run again.",
+            ) from err
+
+
+def _device(name: str, found: list) -> Device:
+    nodes, environment, mounts = found
+    return Device(
+        name,
+        tuple(Node(*each) for each in nodes),
+        tuple((variable, value) for variable, value in environment),
+        tuple(Mount(source, target, tuple(options)) for source, target, options in mounts),
+    )

@@ -1,0 +1,343 @@
+"""
+Consumers: who gets which slice of a host, and the files by which containers, services and logins open exactly that.
+
+It belongs to the host: one part covers all GPUs. What it has below are the slices of every GPU, or the whole GPU where nothing
+cuts it. Nothing of it changes a GPU, so it is never held up by one that is in use or ill; of a GPU that can't be read, what was
+handed out last stays.
+
+Settings that it takes: ``cdi`` and ``consumers`` as the pillar's section settles them; ``{"kept": True}``: those on record go on,
+and nobody may be left without; ``{"layout": {...}}``: those of an earlier layout, as far as there is something for them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import final
+
+from gpuslice import errors
+from gpuslice.drivers import nvidia_modprobe
+from gpuslice.drivers import systemd
+from gpuslice.drivers import vendor_cdi
+from gpuslice.outputs import cdi
+from gpuslice.outputs.consumer import Consumer
+from gpuslice.outputs.file import File
+from gpuslice.plan import CARVE
+from gpuslice.plan import Step
+from gpuslice.techniques.base import Technique
+from gpuslice.techniques.base import Work
+from gpuslice.techniques.consumers.files import consumer_of
+from gpuslice.techniques.consumers.files import is_unit
+from gpuslice.techniques.consumers.files import unit_of
+from gpuslice.techniques.consumers.goal import Goal
+from gpuslice.techniques.consumers.goal import asked_of
+from gpuslice.techniques.consumers.goal import digest
+from gpuslice.techniques.consumers.goal import goal
+from gpuslice.techniques.consumers.register import Noted
+from gpuslice.techniques.consumers.register import Register
+
+#: What each file of ours has in it: one without it, which is not on record, is somebody else's.
+MARKS = ("Written by Salt for the GPU consumer", '"kind": "gpu-slicing/')
+#: Seconds that a unit may take to stop and start: systemd gives a container 90 s to stop, and an image may have to be fetched.
+_PATIENCE = 300
+#: Exit status of 'systemctl stop' for a unit that is not there: it does not run either (EXIT_NOTINSTALLED, systemctl(1)).
+_NOT_LOADED = 5
+
+
+@final
+class Consumers(Technique):
+    """Consumers of one host."""
+
+    name = "consumers"
+    effects = {
+        "claim": "file", "write": "file", "remove": "file", "note": "file",
+        "nodes": "file", "reload": "unit", "restart": "unit", "refresh": "unit", "refresh_vendor": "unit", "stop": "unit",
+    }  # fmt: skip
+    joint = True
+
+    def __init__(self, host, sessions):
+        super().__init__(host, sessions)
+        self._register = Register(host)
+        # What the last plan came to, which its steps name by digests: a site's units may have secrets in them, which neither the
+        # journal nor the history shall have.
+        self._texts: dict[str, str] = {}
+        self._goal: Goal | None = None
+        self._remarks: list[str] = []
+
+    @cached_property
+    def _noted(self) -> Noted:
+        return self._register.read()
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+    def supports(self, gpu):
+        """Every GPU can be handed out."""
+        return True
+
+    def observe(self, gpu):
+        """Read the record. Raises errors.StateDirUnusable."""
+        return self._noted
+
+    def layout(self, state):
+        """Who has what, by the names of slices: what opens them changes with every creation."""
+        return {"cdi": state.cdi, "consumers": state.consumers}
+
+    def needs_driver(self, layout):
+        """What it stands on waits for its own driver."""
+        return False
+
+    def words(self, layout):
+        """A layout in a few words."""
+        if not layout["cdi"]:
+            return "nothing handed out"
+        served = {name: each["slices"] for name, each in layout["consumers"].items() if each["slices"]}
+        if len(served) > 3:
+            return f"{len(served)} consumers"
+        return "; ".join(f"{name}: {', '.join(slices)}" for name, slices in sorted(served.items())) or "CDI names, no consumers"
+
+    def shown(self, layout):
+        """A layout as users see it in changes: consumer -> its slices."""
+        return {name: ", ".join(each["slices"]) or "nothing" for name, each in sorted(layout["consumers"].items())}
+
+    def units(self, settings):
+        """The units of those who have something now, and of those who are to have some."""
+        specs = {**settings.get("layout", settings).get("consumers", {}), **self._noted.consumers}
+        units = [unit_of(consumer_of(name, spec)) for name, spec in specs.items()]
+        return tuple(dict.fromkeys(unit for unit in units if unit))
+
+    def ended(self, before, after):
+        """The containers that are ours and get nothing any more."""
+        then, now = (_having(layout["consumers"]) for layout in (before, after))
+        return tuple(unit for unit, each in then.items() if _is_ours(each) and unit not in now)
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def settle(self, gpu, state, wish):
+        """Settings for one consumer more (``serve``: name -> what he asks for) or less (``dismiss``: his name)."""
+        specs = {name: asked_of(each) for name, each in state.consumers.items()}
+        if "serve" in wish:
+            return {"cdi": True, "consumers": {**specs, **wish["serve"]}}
+        name = wish["dismiss"]
+        if name not in specs and not wish["missing"]:
+            there = ", ".join(sorted(specs)) or "none"
+            raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
+        return {"cdi": state.cdi, "consumers": {each: spec for each, spec in specs.items() if each != name}}
+
+    def together(self, works):
+        """All GPUs of the host: a consumer may get a slice of any of them."""
+        return [works] if works else []
+
+    def plan(self, works):
+        """Raises errors.PolicyError: not all consumers can be served; errors.ResourceConflict: a file is somebody else's."""
+        first = works[0]
+        noted, wanted = first.state, goal(self._host, works, first.state)
+        self._goal, self._texts = wanted, {digest(each.text): each.text for each in wanted.files.values()}
+        steps = tuple(self._steps(first, noted, wanted))
+        before, after = self.layout(noted), self.layout(wanted.noted)
+        note = " ".join(filter(None, ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said)))
+        part = self.part(first.gpu, before, after, steps, note=note, wanted=wanted.noted.cdi)
+        return [replace(part, addresses=tuple(work.gpu.address for work in works))]
+
+    def _steps(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
+        gpu = work.gpu
+        there = {path: self._text(path) for path in (*wanted.files, *noted.files)}
+        for each in wanted.files.values():
+            self._refuse_foreign(noted, each, there[each.path])
+        writes = [each for each in wanted.files.values() if there[each.path] != each.text.rstrip("\n")]
+        removes = [path for path in noted.files if path not in wanted.files and there[path] is not None]
+        yield from self._stopping(work, noted, wanted)
+        if writes:
+            yield from self._nodes(work, wanted)
+        # Units count as changed until systemd has read them, and the record is written: whoever goes on after a crash sees that.
+        fresh = [each.path for each in writes if each.path not in noted.files]
+        changing = [path for path in (*(each.path for each in writes), *removes) if is_unit(path) and noted.files.get(path)]
+        if claimed := sorted([*fresh, *changing]):
+            words = f"note the names of {_files(len(claimed))} to write{' or remove' if removes else ''}"
+            yield self._file_step(gpu, "claim", {"paths": claimed}, words, "forget them")
+        for each in writes:
+            args = {"path": each.path, "digest": digest(each.text), "mode": each.mode}
+            known = noted.files.get(each.path)
+            edited = known and there[each.path] is not None and known != digest(f"{there[each.path]}\n")
+            words = f"write {each.path}{', which was changed by somebody else' if edited else ''}"
+            yield self._file_step(gpu, "write", args, words, "write what was there")
+        for path in removes:
+            yield self._file_step(gpu, "remove", {"path": path}, f"remove {path}", "write it again")
+        if _has_new_units(noted, wanted) or any(is_unit(each.path) for each in writes):
+            yield self.step(gpu, "reload", {}, "have systemd read its units anew", "reload_units", CARVE, "once more")
+        yield from self._starting(work, noted, wanted)
+        if wanted.noted != noted or claimed:
+            words = f"note who has what: {self.words(self.layout(wanted.noted))}"
+            yield self._file_step(gpu, "note", {}, words, "note what was")
+        if noted.devices != wanted.noted.devices and work.rules.awaits_units and self._refreshes(noted, wanted):
+            words = f"have {vendor_cdi.REFRESH} write the vendor's own CDI names anew"
+            yield self.step(gpu, "refresh_vendor", {}, words, "restart_unit", CARVE, "once more")
+
+    def _refreshes(self, noted: Noted, wanted: Goal) -> bool:
+        devices = [*noted.devices.values(), *wanted.noted.devices.values()]
+        return cdi.needs_common(devices) and vendor_cdi.refreshes(self._host)
+
+    def _nodes(self, work: Work, wanted: Goal) -> Iterator[Step]:
+        """Nodes that nobody has made yet come first: a runtime passes over one that is not there, or refuses the container."""
+        named = [node.path for each in wanted.noted.devices.values() for node in each.nodes]
+        if missing := sorted(set(nvidia_modprobe.missing(self._host, dict.fromkeys(named)))):
+            words = f"make the device nodes {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
+            yield self.step(work.gpu, "nodes", {"nodes": missing}, words, "load_module", CARVE, "they stay")
+
+    def _file_step(self, gpu, action, args, words, undo):
+        return self.step(gpu, action, args, words, "file_write", CARVE, undo)
+
+    def _unit_step(self, work, action, unit, words):
+        args = {"unit": unit} if action == "stop" else {"unit": unit, "waits": work.rules.awaits_units}
+        return self.step(work.gpu, action, args, words, "restart_unit", CARVE, "start it with what it had")
+
+    def _stopping(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
+        """Containers that are ours and get nothing any more end before their unit goes."""
+        staying = _units(wanted)
+        for unit, ours in _noted_units(noted).items():
+            if ours and unit not in staying:
+                yield self._unit_step(work, "stop", unit, f"stop {unit}, which gets no slice any more")
+
+    def _starting(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
+        """Exactly the units whose device or file is another one start anew; those stopped for this change do so at its end."""
+        staying = _units(wanted)
+        for unit, consumer in staying.items():
+            name = consumer.name
+            known = unit not in noted.units and noted.digests.get(name) == wanted.noted.digests[name]
+            if known or unit in work.rules.paused:
+                continue
+            why = "whose slice is another one" if name in noted.digests else f"with {name}'s slice"
+            yield self._unit_step(work, *_start_words(unit, _is_ours(consumer), why))
+        for unit, ours in _noted_units(noted).items():
+            if not ours and unit not in staying and unit not in work.rules.paused:
+                yield self._unit_step(work, *_start_words(unit, False, "without a slice"))
+
+    def _refuse_foreign(self, noted: Noted, each: File, there: str | None) -> None:
+        if there is None or each.path in noted.files or there == each.text.rstrip("\n") or any(mark in there for mark in MARKS):
+            return
+        raise errors.ResourceConflict(
+            f"{each.path} is to be written for a consumer, and there is a file of that name which is not ours.",
+            todo="Move it away or remove it, then run again.",
+        )
+
+    def _text(self, path: str) -> str | None:
+        """A file without its last line break, None where there is none."""
+        try:
+            return self._host.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as err:
+            raise errors.StateDirUnusable(f"{path} can't be read: {err.strerror}.", todo="Run as root.") from err
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+    def carry_out(self, gpu, step):
+        """Carry out a step; what the record says is read anew after it."""
+        super().carry_out(gpu, step)
+        self.__dict__.pop("_noted", None)
+
+    def _run_claim(self, gpu, paths):
+        noted = self._register.read()
+        self._register.write(noted._replace(files={**noted.files, **dict.fromkeys(paths, "")}))
+
+    def _run_write(self, gpu, path, digest, mode):
+        if digest not in self._texts:
+            raise errors.StepFailed(f"What is to be written to {path} was planned by another run.", todo="Run again.")
+        try:
+            self._host.store_write(path, self._texts[digest], mode)
+        except OSError as err:
+            raise errors.ToolFailed(
+                f"{path} can't be written: {err.strerror}.", todo="Mend its folder or free space, then run again."
+            ) from err
+
+    def _run_remove(self, gpu, path):
+        try:
+            self._host.store_remove(path)
+        except OSError as err:
+            raise errors.ToolFailed(f"{path} can't be removed: {err.strerror}.", todo="Mend its folder, then run again.") from err
+
+    def _run_nodes(self, gpu, nodes):
+        nvidia_modprobe.make(self._host, gpu.address, nodes)
+
+    def _run_refresh_vendor(self, gpu):
+        noted = self._register.read()
+        empty = not cdi.needs_common(noted.devices.values())
+        self._remarks += vendor_cdi.refresh(self._host, empty)
+
+    def remarks(self):
+        """What came of the vendor's own files."""
+        told, self._remarks = self._remarks, []
+        return told
+
+    def _run_reload(self, gpu):
+        systemd.reload_units(self._host)
+
+    def _run_stop(self, gpu, unit):
+        self._begin(unit, True)
+        done = systemd.stop(self._host, unit, _PATIENCE)
+        if done.returncode != _NOT_LOADED:
+            _refuse_failure("stopped", unit, done)
+
+    def _run_restart(self, gpu, unit, waits):
+        self._begin(unit, True)
+        _refuse_failure("started", unit, systemd.restart(self._host, unit, _PATIENCE, waits))
+
+    def _run_refresh(self, gpu, unit, waits):
+        self._begin(unit, False)
+        _refuse_failure("restarted", unit, systemd.restart_if_active(self._host, unit, _PATIENCE, waits))
+
+    def _begin(self, unit, ours):
+        """From here until the record is written anew nobody knows with what a unit runs: whoever goes on or back starts it."""
+        noted = self._register.read()
+        if unit not in noted.units:
+            self._register.write(noted._replace(units={**noted.units, unit: ours}))
+
+    def _run_note(self, gpu):
+        if self._goal is None:
+            raise errors.StepFailed("What is to be noted was planned by another run.", todo="Run again.")
+        self._register.write(self._goal.noted)
+
+    def forget_users(self):
+        """Read the record anew for the next plan."""
+        self.__dict__.pop("_noted", None)
+
+    def release(self):
+        """Another run may have written the record."""
+        self.__dict__.pop("_noted", None)
+
+
+def _is_ours(consumer):
+    """Whether its unit is one that we write, and not one that was there."""
+    return consumer.kind == "container" and not consumer.unit
+
+
+def _units(wanted: Goal) -> dict[str, Consumer]:
+    """Unit -> consumer, of those that get something."""
+    served = [consumer for consumer, device in wanted.served.values() if device.nodes]
+    return {unit: consumer for consumer in served if (unit := unit_of(consumer))}
+
+
+def _noted_units(noted: Noted) -> dict[str, bool]:
+    """Unit -> whether it is ours, of all that have a slice or may run with one."""
+    return {**{unit: _is_ours(each) for unit, each in _having(noted.consumers).items()}, **noted.units}
+
+
+def _having(handed) -> dict[str, Consumer]:
+    """Unit -> consumer, of those on record who have slices."""
+    having = [consumer_of(name, spec) for name, spec in handed.items() if spec["slices"]]
+    return {unit: each for each in having if (unit := unit_of(each))}
+
+
+def _has_new_units(noted: Noted, wanted: Goal) -> bool:
+    """Whether systemd may know a file of a unit in another form than it is to have, or know one that is to go."""
+    told, known = wanted.noted.files, noted.files
+    return any(is_unit(path) and known.get(path) != told.get(path) for path in {**told, **known})
+
+
+def _start_words(unit, ours, why):
+    """(action, unit, words) of what brings a unit to its new device: one that is ours is to run, another one only if it does."""
+    return ("restart", unit, f"restart {unit}, {why}") if ours else ("refresh", unit, f"restart {unit} if it runs, {why}")
+
+
+def _refuse_failure(done, unit, completed):
+    if why := completed.failure:
+        raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=f"See 'journalctl -u {unit}'.")
+
+
+def _files(count):
+    return f"{count} file{'' if count == 1 else 's'}"

@@ -1,0 +1,128 @@
+"""
+Consumers for people: what can be given, who has what, and what a program needs to use it.
+"""
+
+from collections.abc import Sequence
+
+from gpuslice import errors
+from gpuslice.host.base import Host
+from gpuslice.model import Slice
+from gpuslice.model import with_taken
+from gpuslice.outputs import cdi
+from gpuslice.outputs.device import Device
+from gpuslice.techniques.base import Work
+from gpuslice.techniques.consumers import binding
+from gpuslice.techniques.consumers.devices import Devices
+from gpuslice.techniques.consumers.files import consumer_of
+from gpuslice.techniques.consumers.files import unit_of
+
+#: Kinds of slices that share their device nodes with others: nothing in the hardware parts their memory or their compute.
+SHARING = ("replica", "mps", "environment")
+
+
+def _offers(works: Sequence[Work]) -> list[Slice]:
+    return binding.offers(with_taken(each for work in works for each in work.below.slices))
+
+
+def _owners(works: Sequence[Work]) -> dict[str, str]:
+    """Name of a slice -> who has it."""
+    consumers = works[0].state.consumers if works else {}
+    return {part: name for name, each in consumers.items() for part in each["slices"]}
+
+
+def offers(host: Host, works: Sequence[Work]) -> list[dict]:
+    """Every slice that can be given, as dicts, with its consumer."""
+    owners, handed = _owners(works), works[0].state.cdi if works else False
+    found = []
+    for each in _offers(works):
+        found.append(
+            {
+                "name": each.name,
+                "gpu": each.gpu,
+                "kind": each.kind,
+                "profile": each.profile,
+                "memory_mib": each.memory_mib,
+                "compute": each.compute,
+                "consumer": owners.get(each.name, ""),
+                "cdi": cdi.qualified(cdi.SLICE, each.name) if handed else "",
+                "isolation": isolation(each.kind),
+            }
+        )
+    return found
+
+
+def isolation(kind: str) -> str:
+    """Whether the hardware keeps the users of such a slice apart."""
+    return "advisory" if kind in SHARING else "enforced"
+
+
+def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
+    """Consumer -> what it has, and which of its limits somebody enforces."""
+    if not works:
+        return {}
+    by_name = {each.name: each for each in _offers(works)}
+    return {name: _told(name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
+
+
+def _told(name, handed, by_name):
+    consumer = consumer_of(name, handed)
+    kinds = {by_name[part].kind for part in handed["slices"] if part in by_name}
+    missing = [part for part in handed["slices"] if part not in by_name]
+    told = {
+        "kind": consumer.kind,
+        "slices": list(handed["slices"]),
+        "cdi": cdi.qualified(cdi.CONSUMER, name) if handed["slices"] else "",
+        "unit": unit_of(consumer),
+        "user": consumer.user,
+        "limits": _limits(consumer, kinds),
+    }
+    return {**told, "missing": missing} if missing else told
+
+
+def _limits(consumer, kinds) -> dict[str, str]:
+    """What limits a consumer -> how much, and by whom it is enforced."""
+    shared = bool(kinds & set(SHARING))
+    runs = consumer.kind != "device"
+    found = {"slice": "advisory: it shares its device nodes with others" if shared else "enforced by the hardware"}
+    found["devices"] = "enforced by the control group" if runs else "enforced by the runtime that is given the name"
+    if consumer.kind == "container" and consumer.user:
+        found["devices"] = "advisory: rootless containers have no device filter, only the nodes' permissions"
+    if consumer.memory_gb:
+        found["memory_gb"] = f"{consumer.memory_gb}, enforced by the control group"
+    if consumer.compute_units:
+        found["compute_units"] = f"{consumer.compute_units}, enforced by the control group"
+    if consumer.weight != 1:
+        found["weight"] = f"{consumer.weight}, advisory"
+    return found
+
+
+def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
+    """What opens each slice that can be given now, and what opens all those of each consumer."""
+    found = Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
+    there = _offers(works)
+    slices = [device for each in there if (device := found.of(each)).nodes]
+    consumers = [
+        found.of_consumer(name, [each for each in there if each.name in handed["slices"]])
+        for name, handed in works[0].state.consumers.items()
+    ]
+    return slices, [device for device in consumers if device.nodes]
+
+
+def environment(host: Host, works: Sequence[Work], name: str) -> dict[str, str]:
+    """
+    The variables that a program of a consumer needs.
+
+    :raises errors.PolicyError: there is no such consumer, or it has nothing.
+    """
+    consumers = works[0].state.consumers if works else {}
+    if name not in consumers:
+        there = ", ".join(sorted(consumers)) or "none"
+        raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
+    slices = [each for each in _offers(works) if each.name in consumers[name]["slices"]]
+    if not slices:
+        raise errors.PolicyError(
+            f"Consumer {name} has no slice now.",
+            todo="See 'salt-call gpu_consumer.list', and run 'salt-call state.apply gpu_slicing'.",
+        )
+    vendors = {work.gpu.address: work.gpu.vendor for work in works}
+    return dict(Devices(host, vendors).of_consumer(name, slices).environment)

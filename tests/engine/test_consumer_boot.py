@@ -1,0 +1,108 @@
+"""
+A boot: what lived in /run is back before consumers start, and everybody has what he had.
+"""
+
+import pytest
+
+from gpuslice.boot import replay
+from gpuslice.engine import Engine
+from tests.support import consumers
+from tests.support.consumers import CONSUMER
+from tests.support.consumers import EACH
+from tests.support.consumers import FIRST
+from tests.support.consumers import SECOND
+from tests.support.consumers import SLICE
+from tests.support.consumers import TRAINER
+from tests.support.consumers import WEB
+from tests.support.consumers import astray
+from tests.support.consumers import pillar
+from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import config
+
+
+@pytest.fixture
+def host(simulated):
+    made = consumers.machine(simulated)
+    assert apply(made, pillar(EACH)).ok and astray(made) == []
+    return made
+
+
+def replayed(host, **more):
+    with Engine(config(host)) as engine:
+        return replay.replay(engine, **more)
+
+
+def started(host):
+    """What systemd does when the unit that brings slices back has ended: the containers that waited for it start."""
+    with host.change() as state:
+        state["ordered_after_us"] = []
+    for unit in host.state()["generated"]:
+        assert host.run(["systemctl", "start", unit]).returncode == 0
+
+
+def test_a_boot_brings_back_what_was_handed_out(host):
+    before = consumers.bindings(host)
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    assert not host.exists(SLICE) and not host.exists(CONSUMER)
+    answer = replayed(host)
+    assert answer["result"], answer
+    assert host.exists(SLICE) and consumers.bindings(host) == before
+    started(host)
+    assert astray(host) == []
+    assert replayed(host)["result"] and replayed(host)["changes"] == {} and consumers.planned(host, pillar(EACH)).empty
+
+
+def test_a_boot_with_a_gpu_less_gives_its_consumers_something_else(host):
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    with host.change() as state:
+        del state["gpus"][FIRST]
+    answer = replayed(host, wait=0)
+    assert FIRST in answer["comment"] and not answer["result"]
+    started(host)
+    assert astray(host) == []
+    assert all(part.startswith(SECOND) for parts in consumers.bindings(host).values() for part in parts)
+    assert all(consumers.bindings(host).values())
+
+
+def test_a_boot_with_a_gpu_less_and_too_few_slices_serves_whom_it_can(simulated):
+    host = consumers.machine(simulated)
+    assert apply(host, pillar({f"c{n}": {"slice": "3g.40gb"} for n in range(4)}, profiles=["3g.40gb", "3g.40gb"])).ok
+    host.reboot()
+    with host.change() as state:
+        del state["gpus"][FIRST]
+    replayed(host, wait=0)
+    assert astray(host) == []
+    assert sorted(len(parts) for parts in consumers.bindings(host).values()) == [0, 0, 1, 1]
+
+
+def test_a_boot_that_can_not_cut_a_gpu_keeps_the_others_served(host):
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": FIRST, "times": 0, "error": "NVML_ERROR_UNKNOWN"})
+    answer = replayed(host, wait=0)
+    assert not answer["result"] and FIRST in answer["comment"]
+    started(host)
+    assert astray(host) == [] and any(parts for parts in consumers.bindings(host).values())
+    host.clear_faults()
+    assert apply(host, pillar(EACH)).ok and astray(host) == [] and all(consumers.bindings(host).values())
+
+
+def test_a_boot_into_which_a_change_was_cut_off_is_brought_to_an_end(host):
+    host.add_fault({"call": "run", "nth": 2, "kill": "after"})
+    wanted = pillar({**EACH, "more": {"slice": "1g.10gb"}}, rules=[(FIRST, ["7g.80gb"])])
+    assert in_child(lambda: apply(host, wanted))
+    host.clear_faults()
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    replayed(host)
+    started(host)
+    assert astray(host) == []
+    assert apply(host, wanted).ok and astray(host) == []
+
+
+def test_what_a_boot_would_do_is_told(host):
+    host.reboot()
+    answer = replayed(host, test=True)
+    assert "consumers" in answer["comment"].lower() and not host.exists(SLICE)
+    with Engine(config(host)) as engine:
+        shown = replay.status(engine)
+    assert "consumers" in str(shown)

@@ -1,0 +1,199 @@
+"""
+Units that run with slices, when a change of these fails or is killed: old or new to the top, and nobody runs with what he does
+not have.
+"""
+
+import functools
+import shutil
+import signal
+
+import pytest
+
+from gpuslice import errors
+from gpuslice import front
+from gpuslice.engine import Engine
+from gpuslice.sim.host import SimulatedHost
+from tests.support import consumers
+from tests.support.consumers import EACH
+from tests.support.consumers import FIRST
+from tests.support.consumers import astray
+from tests.support.consumers import pillar
+from tests.support.crash import in_child
+from tests.support.hosts import apply
+from tests.support.hosts import closed
+from tests.support.hosts import config
+from tests.support.stages import counted
+from tests.support.stages import counters
+
+PROFILES = ["1g.10gb"] * 4
+INFER = {"kind": "service", "unit": "infer.service", "slice": "1g.10gb"}
+#: A container goes, another one comes; a service goes, another one moves, as all do who have something of the first GPU.
+BEFORE = pillar({**EACH, "infer": INFER}, PROFILES)
+LEFT = {name: each for name, each in EACH.items() if name != "web"}
+NEW = {**LEFT, "new": {"kind": "container", "image": "localhost/new:1", "slice": "1g.10gb"}}
+AFTER = pillar(NEW, PROFILES, rules=[(FIRST, ["7g.80gb"])], on_failure="host")
+#: The same without a change of a GPU: one limit is another one, so that a unit keeps its slice and starts anew.
+LIMITED = {**NEW, "trainer": {**EACH["trainer"], "resource_limits": {"memory_gb": 16}}}
+CALLS = ("run", "store_write", "store_remove")
+LIMIT = pillar(LIMITED, PROFILES, on_failure="host")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Two GPUs, cut and handed out. Not to be changed."""
+    place = tmp_path_factory.mktemp("original")
+
+    def simulated(name, **changes):
+        from tests.conftest import described
+
+        return SimulatedHost(str(described(place, name, changes)), str(place / "state"))
+
+    made = consumers.machine(simulated)
+    assert apply(made, BEFORE).ok and astray(made) == []
+    return made
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """``copy(host)``: one of the test's own that is as another one is now."""
+    count = 0
+
+    def make(host):
+        nonlocal count
+        count += 1
+        place = tmp_path / f"copy{count}"
+        shutil.copytree(host.state_dir, place)
+        return SimulatedHost(host.description_path, str(place))
+
+    return make
+
+
+def summary(host):
+    """What a host has, without what every creation gives anew."""
+    slices, files, had, running = consumers.all_of(host)
+    return slices, sorted(files), had, sorted(running)
+
+
+def points(host, wanted, calls):
+    """(call, number) of each of these calls that a change of the host makes; it is made."""
+    for fault in counters(calls):
+        host.add_fault(fault)
+    assert apply(host, wanted).ok and astray(host) == []
+    found = counted(host)
+    host.clear_faults()
+    return [(call, number) for call in calls for number in range(1, found[call] + 1)]
+
+
+def why(host, wanted):
+    """Why a pillar was not reached, as sentences."""
+    try:
+        return apply(host, wanted).errors
+    except errors.GpuSliceError as err:
+        return [str(err)]
+
+
+WAYS = [
+    pytest.param(AFTER, "error", CALLS, id="cut-error"),
+    pytest.param(AFTER, "late", CALLS, id="cut-late", marks=pytest.mark.slow),
+    pytest.param(LIMIT, "error", (*CALLS, "store_append"), id="limit-error"),
+    pytest.param(LIMIT, "late", CALLS, id="limit-late", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("wanted", "effect", "calls"), WAYS)
+def test_a_change_that_fails_leaves_the_old_or_the_new_to_the_top(original, copy, wanted, effect, calls):
+    trial, old, found = copy(original), summary(original), []
+    tried = points(trial, wanted, calls)
+    new = summary(trial)
+    for call, number in tried:
+        host = copy(original)
+        host.add_fault({"call": call, "nth": number, effect: "EIO"})
+        told = why(host, wanted)
+        host.clear_faults()
+        if not closed(host):
+            # What could not be written down as begun or ended is ended by the next run.
+            assert summary(host) in (old, new) and call in ("store_write", "store_remove")
+        elif summary(host) not in (old, new) or astray(host) or (summary(host) == new and call == "run"):
+            found.append((call, number, told, astray(host)))
+        if told := why(host, wanted) or astray(host):
+            found.append((call, number, "not made by the next run", told))
+        assert summary(host) == new
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.slow)])
+def test_a_change_that_is_killed_is_finished_or_undone_by_the_next_run(original, copy, when):
+    trial, old, found = copy(original), summary(original), []
+    tried = points(trial, AFTER, CALLS)
+    new = summary(trial)
+    for call, number in tried:
+        host = copy(original)
+        host.add_fault({"call": call, "nth": number, "kill": when})
+        assert in_child(functools.partial(apply, host, AFTER)) == signal.SIGKILL
+        host.clear_faults()
+        other, ended = copy(host), closed(host)
+        if told := why(host, AFTER) or astray(host):
+            found.append((call, number, "was not finished", told))
+        assert summary(host) == new
+        # One that was at its end is not undone: another change goes on from it, and moves nobody back.
+        if told := why(other, BEFORE) or astray(other):
+            found.append((call, number, "was not undone", told))
+        assert ended or summary(other) == old
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("how", ["undo", "finish"])
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_a_killed_change_is_dealt_with_by_hand(original, copy, how, number):
+    old, trial = summary(original), copy(original)
+    assert apply(trial, AFTER).ok
+    host = copy(original)
+    host.add_fault({"call": "run", "nth": number, "kill": "after"})
+    assert in_child(functools.partial(apply, host, AFTER)) == signal.SIGKILL
+    host.clear_faults()
+    with Engine(config(host)) as engine:
+        assert front.recovered(engine, how, False, {})["result"]
+    assert astray(host) == [] and summary(host) == (old if how == "undo" else summary(trial))
+
+
+@pytest.mark.parametrize("call", ["store_write", "run"])
+@pytest.mark.parametrize("number", range(1, 6))
+def test_an_undo_that_is_killed_is_ended_by_the_next_run(original, copy, call, number):
+    """The first kill comes when almost all is done, the second while that is undone."""
+    host, old = copy(original), summary(original)
+    host.add_fault({"call": "run", "nth": 5, "kill": "after"})
+    assert in_child(functools.partial(apply, host, AFTER)) == signal.SIGKILL
+    host.clear_faults()
+    host.add_fault({"call": call, "nth": number, "kill": "after"})
+    ended = in_child(functools.partial(apply, host, BEFORE))
+    assert ended == signal.SIGKILL or call == "run"
+    host.clear_faults()
+    assert why(host, BEFORE) == [] and astray(host) == [] and summary(host) == old
+
+
+def test_on_a_full_disk_nothing_changes(original, copy):
+    host = copy(original)
+    for call in ("store_write", "store_append"):
+        host.add_fault({"call": call, "times": 0, "error": "ENOSPC"})
+    assert "No space left" in " ".join(why(host, AFTER))
+    host.clear_faults()
+    assert summary(host) == summary(original) and astray(host) == []
+
+
+@pytest.mark.parametrize("number", range(3, 17))
+def test_a_disk_that_is_full_from_some_write_on_is_told_and_mended_by_the_next_run(original, copy, number):
+    host = copy(original)
+    host.add_fault({"call": "store_write", "nth": number, "times": 0, "error": "ENOSPC"})
+    assert "No space left" in " ".join(why(host, AFTER)) or astray(host) == []
+    host.clear_faults()
+    assert why(host, BEFORE) == [] and astray(host) == []
+
+
+def test_a_unit_that_was_not_touched_is_not_restarted_by_an_undo(original, copy):
+    host = copy(original)
+    host.add_fault({"call": "run", "nth": 2, "error": "EIO"})
+    before = consumers.start_counts(host)
+    assert "daemon-reload" in " ".join(why(host, pillar(LIMITED, PROFILES)))
+    host.clear_faults()
+    # The container was stopped before, and runs again; the service never knew.
+    assert consumers.start_counts(host) == {**before, consumers.WEB: before[consumers.WEB] + 1} and astray(host) == []

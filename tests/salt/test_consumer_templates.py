@@ -1,0 +1,76 @@
+"""
+Templates of a site: their texts come from Salt's file server, and one that can't be used changes nothing.
+"""
+
+import pytest
+
+from tests.support.stages import counted
+from tests.support.stages import machine
+from tests.support.stages import stages
+
+DROP_IN = "/etc/systemd/system/trainer.service.d/50-gpu-slicing.conf"
+
+
+def wanted(url):
+    consumers = {"trainer": {"kind": "service", "unit": "trainer.service", "slice": "1g.10gb"}}
+    return {
+        "containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": {"1g.10gb": 7}}},
+        "containers_gpu_container_integration": {"consumers": consumers, "templates": {"service": url}},
+    }
+
+
+@pytest.fixture
+def bench(minion, tmp_path):
+    return minion("dgx-h100", changes={"units": ["trainer.service"]}, file_roots={"base": [str(tmp_path / "files")]})
+
+
+def write(tmp_path, text):
+    (tmp_path / "files").mkdir(exist_ok=True)
+    (tmp_path / "files" / "service.jinja").write_text(text, encoding="utf-8")
+
+
+def shipped(repo):
+    from gpuslice.outputs import templates
+
+    return templates.SHIPPED["service"]
+
+
+def test_a_template_of_the_file_server_is_what_is_written(bench, tmp_path, repo):
+    write(tmp_path, f"# By the site for the GPU consumer {{{{ consumer }}}}.\n{shipped(repo)}")
+    plan = bench.call("gpu_slicing.apply", pillar=wanted("salt://service.jinja"))
+    assert plan["result"] is True, plan
+    assert bench.host.read(DROP_IN).startswith("# By the site for the GPU consumer trainer.")
+    # By hand and at a boot nobody asks the file server: the text is on record.
+    assert bench.call("gpu_cdi.refresh")["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{ nobody }}", "nobody"),
+        ("[Service]\n{% if %}", "template 'service'"),
+        ("no unit at all", "template 'service'"),
+        ("[Service]\nDevicePolicy=auto\n", "template 'service'"),
+    ],
+)
+def test_one_that_can_t_be_used_is_a_sentence_and_changes_nothing(bench, tmp_path, text, words):
+    write(tmp_path, text)
+    before = machine(bench.host)
+    with pytest.raises(Exception, match=words) as caught:
+        bench.call("gpu_slicing.apply", pillar=wanted("salt://service.jinja"))
+    assert "Traceback" not in str(caught.value)
+    assert machine(bench.host) == before and counted(bench.host) == {}
+
+
+def test_one_that_is_not_there_is_named(bench, tmp_path):
+    write(tmp_path, "")
+    with pytest.raises(Exception, match="templates:service is salt://other.jinja, and the file server has no such file"):
+        bench.call("gpu_slicing.apply", pillar=wanted("salt://other.jinja"))
+
+
+def test_a_highstate_with_one_converges(minion, tmp_path, repo):
+    write(tmp_path, shipped(repo))
+    bench = minion("dgx-h100", changes={"units": ["trainer.service"]})
+    good, comment, changes = stages(bench, wanted(shipped(repo)))
+    assert good and changes["consumers"]["new"] == {"trainer": "0000:1b:00.0-1g.10gb-0"}, comment
+    assert stages(bench, wanted(shipped(repo)))[2] == {}

@@ -1,0 +1,142 @@
+"""
+Simulated hosts whose slices are handed to consumers: made, asked for in pillars, and checked from the top to the slices.
+"""
+
+import json
+import pathlib
+
+import yaml
+
+from gpuslice.engine import Engine
+from gpuslice.sim import units
+from tests.conftest import ROOT
+from tests.support.hosts import closed
+from tests.support.hosts import config
+
+FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
+SLICE, CONSUMER = "/run/cdi/gpu-slicing-slice.json", "/run/cdi/gpu-slicing-consumer.json"
+PASSWD = "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"
+TOOLS = ["lspci", "nvidia-smi", "systemctl", "modprobe", "podman"]
+#: One consumer of each kind.
+EACH = {
+    "web": {"kind": "container", "image": "localhost/web:1", "slice": "1g.10gb"},
+    "trainer": {"kind": "service", "unit": "trainer.service", "slice": "1g.10gb", "resource_limits": {"memory_gb": 32}},
+    "ada": {"kind": "user", "user": "ada", "slice": "1g.10gb"},
+    "dev": {"slice": "1g.10gb"},
+}
+WEB, TRAINER = "gpu-slicing-web.service", "trainer.service"
+WEB_FILE = "/etc/containers/systemd/gpu-slicing-web.container"
+TRAINER_FILE = f"/etc/systemd/system/{TRAINER}.d/50-gpu-slicing.conf"
+
+
+def machine(simulated, count=2, **more):
+    """A DGX H100 with the first ``count`` of its GPUs, with Podman, two services and a login user."""
+    described = yaml.safe_load((ROOT / "examples" / "hosts" / "dgx-h100.yaml").read_text(encoding="utf-8"))
+    plain = {"tools": TOOLS, "units": [TRAINER, "infer.service"], "files": {"/etc/passwd": PASSWD}}
+    return simulated("dgx-h100", **{"gpus": described["gpus"][:count], **plain, **more})
+
+
+def pillar(consumers=None, profiles=("1g.10gb",) * 7, rules=(), cdi=None, **management):
+    """MIG profiles on every GPU (none if empty), ``rules`` as (address, profiles) for some, and consumers."""
+    slicing = {"enabled": True, "strategy": "mig", "mig": {"profiles": list(profiles)}} if profiles else {"enabled": True}
+    if rules:
+        slicing["devices"] = [{"match": {"pci": gpu}, "mig": {"profiles": list(own)}} for gpu, own in rules]
+    handing = {} if consumers is None else {"consumers": consumers}
+    handing |= {} if cdi is None else {"cdi": {"enabled": cdi}}
+    found = {"containers_gpu_slicing": slicing, "containers_gpu_state_management": management}
+    return {**found, "containers_gpu_container_integration": handing} if handing else found
+
+
+def planned(host, wanted):
+    """The plan of a pillar."""
+    with Engine(config(host)) as engine:
+        return engine.plan(wanted)
+
+
+def names(host, path):
+    """CDI name -> edits, of one of our files; {} where it is not there."""
+    if not host.exists(path):
+        return {}
+    return {each["name"]: each["containerEdits"] for each in json.loads(host.read(path))["devices"]}
+
+
+def variable(edits, name="CUDA_VISIBLE_DEVICES"):
+    """The value of a variable that edits set; "" for none."""
+    return dict(line.split("=", 1) for line in edits.get("env", ())).get(name, "")
+
+
+def on_record(host):
+    """The record of consumers; {} where there is none."""
+    path = pathlib.Path(host.state_dir) / "consumers.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def bindings(host):
+    """Consumer -> names of his slices, as they are on record."""
+    return {name: each["slices"] for name, each in on_record(host).get("consumers", {}).items()}
+
+
+def start_counts(host):
+    """Unit -> how often it was started."""
+    return dict(host.state().get("starts", {}))
+
+
+def running_with(host):
+    """Unit -> what it was started with."""
+    return units.running(host.state())
+
+
+def all_of(host):
+    """All that a change of any layer could touch and that is compared: slices by name, files, who has what, what runs."""
+    with Engine(config(host)) as engine:
+        slices = sorted(each["name"] for each in engine.slices())
+    files = {path: text for path, text in host.state()["written"].items() if "/run/reboot" not in path}
+    return slices, files, bindings(host), running_with(host)
+
+
+def astray(host):
+    """What does not lead to what there is, as sentences: names and variables in files, records, what units run with."""
+    found, record = [], on_record(host)
+    with Engine(config(host)) as engine:
+        slices = {each["name"]: each for each in engine.slices()}
+    told, served = names(host, SLICE), names(host, CONSUMER)
+    if record.get("cdi"):
+        found += [f"{name} is handed out under no name" for name in slices.keys() - told.keys()]
+    for name, edits in told.items():
+        nodes = [node["path"] for node in edits.get("deviceNodes", ())]
+        if name in slices and not set(slices[name]["device_nodes"]) <= set(nodes):
+            found.append(f"{name} leads to {nodes}, it has {slices[name]['device_nodes']}")
+        if name in slices and slices[name]["uuid"].startswith("MIG-") and variable(edits) != slices[name]["uuid"]:
+            found.append(f"{name} leads to {variable(edits)}, it is {slices[name]['uuid']}")
+        if name not in slices and "g." in name:
+            found.append(f"{name} is handed out and not there")
+    for name, each in record.get("consumers", {}).items():
+        wanted = [slices[part]["uuid"] for part in each["slices"] if part in slices]
+        if len(wanted) == len(each["slices"]) and wanted and variable(served.get(name, {})) != ",".join(wanted):
+            found.append(f"consumer {name} leads to {variable(served.get(name, {}))}, and has {wanted}")
+    found += [f"consumer {name} is handed out and not on record" for name in served.keys() - record.get("consumers", {}).keys()]
+    found += [f"{path} is on record and not there" for path in record.get("files", {}) if not host.exists(path)]
+    ours = [path for path, text in host.state()["written"].items() if "Written by Salt for the GPU consumer" in text]
+    listed = {path.replace("/var/run/", "/run/") for path in record.get("files", {})}
+    found += [f"{path} is ours and not on record" for path in ours if path not in listed]
+    return found + _units_wrong(host, record) + ([] if closed(host) else ["a change is on record as begun"])
+
+
+def _units_wrong(host, record):
+    found, state = [], host.state()
+    for unit, read in running_with(host).items():
+        now = units._files(state, unit, state["written"])
+        files = {path: state["written"].get(path, state["host"]["files"].get(path)) for path in read if path.startswith("/etc/")}
+        if now != read:
+            found.append(f"{unit} runs with something else than what there is")
+        if any(read[path] != text for path, text in files.items()):
+            found.append(f"{unit} runs with a file that is another one by now")
+        if unit.startswith("gpu-slicing-") and unit.removeprefix("gpu-slicing-").removesuffix(".service") not in record.get(
+            "consumers", {}
+        ):
+            found.append(f"{unit} runs and is nobody's")
+    for name, each in record.get("consumers", {}).items():
+        if each["kind"] == "container" and not each["unit"] and not each["user"] and each["slices"]:
+            if f"gpu-slicing-{name}.service" not in running_with(host):
+                found.append(f"the container of {name} does not run")
+    return found
