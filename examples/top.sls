@@ -37,10 +37,14 @@ base:
     - match: grain
     - pillar.rtx_pro_6000
 
-  # Boards without MIG are shared in time.
+  # Boards without MIG are shared, in time or by MPS.
   'gpu:models:NVIDIA L4':
     - match: grain
     - pillar.time_slicing
+
+  'gpu:models:NVIDIA L40S':
+    - match: grain
+    - pillar.mps
 
   # Where NVIDIA's vGPU host driver is loaded, and in guests that have a vGPU: the grain has 'vgpu' only there.
   'G@gpu:capabilities:vgpu and not G@gpu:virtualization:virtual_guest':

@@ -88,6 +88,7 @@ FORMS = ("pillar", "mig-parted")
 #: What may become of an interrupted change.
 WAYS = ("undo", "finish")
 _KINDS = {
+    "active_thread_percentage": as_in_pillar,
     "autoprobe": truth,
     "ccs_mode": as_in_pillar,
     "client_token": secret,
@@ -97,6 +98,7 @@ _KINDS = {
     "count": as_in_pillar,
     "enabled": truth,
     "engines": as_in_pillar,
+    "exclusive": as_in_pillar,
     "feature": as_in_pillar,
     "force": truth,
     "form": partial(one_of, words=FORMS),
@@ -116,6 +118,7 @@ _KINDS = {
     "memory": as_in_pillar,
     "missing": truth,
     "partitions": as_in_pillar,
+    "pinned_memory_mib": as_in_pillar,
     "pillar": mapping,
     "profile": text,
     "profiles": as_in_pillar,

@@ -47,6 +47,8 @@ class Kind(NamedTuple):
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
     :ivar noted: name of its file in the state directory, where only that tells of it: without one there is nothing to look at.
     :ivar rivals: systemd units of other tools that set it at each boot: two writers undo each other's work.
+    :ivar units: how the names of the systemd units begin that it makes and runs itself, "" for none. A change below may stop
+        them: nobody else's work ends with them, and what stands on it is planned anew.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Kind(NamedTuple):
     auto: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     noted: str = ""
+    units: str = ""
 
     @property
     def word(self) -> str:
@@ -96,7 +99,10 @@ KINDS = (
         "time-slicing", "time-slicing", SHARE, ("nvidia", "intel"), "time_slicing", "TimeSlicing", section="time_slicing",
         over=("mig",), auto=("virtual_guest",), noted="time-slicing.json",
     ),
-    Kind("mps", "MPS", SHARE, ("nvidia",), "mps", section="mps"),
+    Kind(
+        "mps", "MPS", SHARE, ("nvidia",), "mps", "Mps", section="mps", over=("mig",), noted="mps.json",
+        units="gpu-slicing-mps-",
+    ),
     Kind(
         "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",)
     ),
@@ -160,6 +166,11 @@ def called(word: str) -> Kind | None:
     return _BY_WORD.get(word)
 
 
+def layer_of(word: str) -> int:
+    """The layer of what a word of the pillar means."""
+    return _BY_WORD[word].layer
+
+
 def all_called(word: str) -> list[Kind]:
     """All kinds of :data:`DOABLE` that a word of the pillar can mean: which of them it does, the GPU decides."""
     return [kind for kind in _CUTTING if kind.word == word and kind.cls]
@@ -180,6 +191,11 @@ def go_together(one: str, other: str) -> bool:
     if first is None or second is None or first.host_wide or second.host_wide:
         return True
     return first.layer != second.layer and (one in second.over or other in first.over)
+
+
+def is_ours(unit: str) -> bool:
+    """Whether a systemd unit of that name is one that a technology makes and runs itself."""
+    return any(kind.units and unit.startswith(kind.units) for kind in KINDS)
 
 
 def concerning(gpu: Capable) -> list[Kind]:

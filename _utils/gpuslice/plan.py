@@ -63,7 +63,8 @@ class Part:
     :ivar keeps: words for each slice that stays; :ivar destroys, creates: for each that goes and comes.
     :ivar destroys_empty, creates_empty: for what goes and comes that holds no slice, such as a GPU instance without any.
     :ivar drawing: the GPU's slots now and afterwards, a line each.
-    :ivar stops: systemd units stopped for the change and started again after it; :ivar unloads: kernel modules likewise.
+    :ivar stops: systemd units stopped for the change and started again after it, but for those that a technology runs itself,
+        which it starts where they are wanted; :ivar unloads: kernel modules likewise.
     :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
     :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
     :ivar concerns: PCI addresses of further GPUs that change with it, so that their health matters too.
@@ -279,9 +280,13 @@ def _part_lines(part: Part, steps: bool) -> list[str]:
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += [f"  {number}. {step.words}" for number, step in enumerate(part.steps, 1)] if steps else []
-    lines += [f"  {kind} {name} is stopped for it and started again afterwards" for kind, name in part.pauses]
+    lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
     lines += ["  planned anew when what it stands on is there"] if part.forecast else []
     return lines + ([f"  {part.note}"] if part.note else [])
+
+
+def _after(name: str) -> str:
+    return "" if kinds.is_ours(name) else " and started again afterwards"
 
 
 def _counts(parts: Iterable[Part], noun: str = "") -> str:

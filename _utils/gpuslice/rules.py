@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
 
+from gpuslice import kinds
 from gpuslice.model import Key
 from gpuslice.model import Process
 
@@ -32,7 +33,11 @@ class Rules(NamedTuple):
 
     def may_stop_all(self, processes: Iterable[Process]) -> bool:
         """Whether each of these processes belongs to a unit that may be stopped."""
-        return all(process.unit in self.stop_units for process in processes)
+        return all(self.may_stop(process.unit) for process in processes)
+
+    def may_stop(self, unit: str) -> bool:
+        """Whether a unit may be stopped: it is allowed, or one of our own, which its technology starts again."""
+        return unit in self.stop_units or kinds.is_ours(unit)
 
 
 PLAIN = Rules()

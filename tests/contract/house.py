@@ -188,9 +188,9 @@ class Listening(SimulatedHost):
             self._told.call(call, gpu, getattr(self._here, "purpose", ""))
         return super().hit(call, gpu)
 
-    def run(self, argv, timeout=60):
-        with self._for("look" if any(word in argv for word in _LOOKS) else ""):
-            return super().run(argv, timeout)
+    def run(self, argv, timeout=60, given="", environment=None):
+        with self._for("look" if any(word in argv for word in _LOOKS) or given.startswith("get_") else ""):
+            return super().run(argv, timeout, given, environment)
 
     def store_write(self, path, data, mode=0o644):
         with self._for(_purpose(path, self.state_dir)):

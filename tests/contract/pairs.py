@@ -29,10 +29,17 @@ def _time_slicing(**match):
     return _slicing(devices=wanted, time_slicing={"max_instance_count": 3, "slice_duration": "500us"})
 
 
+def _mps(**match):
+    """Whole GPUs, of each host that has any: those that match, or all of NVIDIA's."""
+    wanted = {"match": match or {"vendor": "nvidia"}, "strategy": "mps"}
+    return _slicing(devices=[wanted], mps={"max_instance_count": 3})
+
+
 #: (host, technique) -> what is wanted there: the example pillar that examples/top.sls gives it (where it is of that technique),
 #: another one of examples/pillar that fits, or one of our own where none does.
 WISHES = {
     ("a30-pair", "mig"): "a30",
+    ("a30-pair", "mps"): _mps(pci="0000:a1:00.0"),
     ("a30-pair", "time-slicing"): _time_slicing(pci="0000:a1:00.0"),
     ("arc-pro-b60", "level-zero"): _level_zero(),
     ("arc-pro-b60", "passthrough"): "passthrough",
@@ -41,32 +48,42 @@ WISHES = {
     ("dgx-a100-40gb", "passthrough"): "passthrough",
     ("dgx-h100", "mig"): "h100",
     ("dgx-h100", "passthrough"): "passthrough",
+    ("dgx-h100", "mps"): _mps(),
     ("dgx-h100", "time-slicing"): _time_slicing(),
     ("flex170", "level-zero"): _level_zero(),
     ("flex170", "passthrough"): "passthrough",
     ("flex170", "sriov"): "flex170",
     ("hgx-b200", "mig"): "b200",
     ("hgx-b200", "passthrough"): "passthrough",
+    ("hgx-b200", "mps"): _mps(),
     ("hgx-b200", "time-slicing"): _time_slicing(),
     ("hgx-h200", "mig"): "h200",
     ("hgx-h200", "passthrough"): "passthrough",
+    ("hgx-h200", "mps"): _mps(),
     ("hgx-h200", "time-slicing"): _time_slicing(),
+    ("l4-pair", "mps"): _mps(),
     ("l4-pair", "time-slicing"): "time_slicing",
+    ("l40s-pair", "mps"): "mps",
+    ("l40s-pair", "time-slicing"): _time_slicing(),
     ("max1550", "level-zero"): _level_zero(partitions=["0", "1"]),
     ("max1550", "passthrough"): "passthrough",
     ("max1550", "sriov"): "max1550",
     ("mi210-gim", "sriov"): "mi210_gim",
     ("mi300x-8", "partition"): "mi300x",
     ("mixed", "mig"): "mixed",
+    ("mixed", "mps"): _mps(pci="0000:3b:00.0"),
     ("mixed", "time-slicing"): _time_slicing(pci="0000:3b:00.0"),
     ("mixed-vendors", "level-zero"): "level_zero",
     ("mixed-vendors", "mig"): "h100",
     ("mixed-vendors", "partition"): "mi300x",
     ("mixed-vendors", "passthrough"): "passthrough",
+    ("mixed-vendors", "mps"): _mps(),
     ("mixed-vendors", "time-slicing"): _time_slicing(),
     ("rtx-pro-6000", "mig"): "rtx_pro_6000",
+    ("rtx-pro-6000", "mps"): _mps(),
     ("rtx-pro-6000", "time-slicing"): _time_slicing(),
     ("vgpu-guest", "licence"): "vgpu_guest",
+    ("vgpu-guest", "mps"): _mps(),
     ("vgpu-guest", "time-slicing"): _time_slicing(),
     ("vgpu-host-mdev", "mig"): "a100",
     ("vgpu-host-mdev", "passthrough"): "passthrough",
@@ -77,6 +94,7 @@ WISHES = {
 }
 #: Where a technique only looks: what is there stands in the way of any change, and why.
 LOOKS_ONLY = {
+    ("dgx-a100-40gb", "mps"): "its GPUs are in MIG mode and have no MIG device that could be shared",
     ("dgx-a100-40gb", "time-slicing"): "its GPUs are in MIG mode and have no MIG device that could be shared",
     ("mi210-gim", "passthrough"): "gim has made virtual functions, which passthrough would end",
 }
@@ -85,6 +103,16 @@ COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
 
 #: Pairs whose changes go as those of others do, as far as a failure of them goes: tried at each step only with the slow tests.
 ALIKE = {
+    ("l40s-pair", "time-slicing"),
+    ("l4-pair", "mps"),
+    ("vgpu-guest", "mps"),
+    ("mixed-vendors", "mps"),
+    ("rtx-pro-6000", "mps"),
+    ("mixed", "mps"),
+    ("hgx-h200", "mps"),
+    ("hgx-b200", "mps"),
+    ("dgx-h100", "mps"),
+    ("a30-pair", "mps"),
     ("a30-pair", "time-slicing"),
     ("arc-pro-b60", "level-zero"),
     ("dgx-a100-40gb", "mig"),

@@ -103,7 +103,7 @@ def test_a_rule_inherits_it_with_the_strategy(rule, beside):
 
 @pytest.mark.parametrize(
     ("strategy", "key"),
-    [("time-slicing", "mig"), ("vgpu", "time_slicing"), ("mig", "mps"), ("partition", "time_slicing"), ("mig", "vgpu"),
+    [("time-slicing", "mig"), ("vgpu", "time_slicing"), ("vgpu", "mps"), ("partition", "time_slicing"), ("mig", "vgpu"),
      ("sriov", "level_zero")],
 )  # fmt: skip
 def test_every_other_pair_is_one_technology_too_many(strategy, key):

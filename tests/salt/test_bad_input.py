@@ -62,7 +62,7 @@ def pair(tmp_path_factory, checkout_options, host_description):
         (pillars.mig(ONE, slicing={"mig": {"enabled": False, "profiles": ["1g.5gb"]}}), ["mig:enabled", "false"]),
         (pillars.mig(ONE, apply_strategy="forse"), ["apply_strategy", "force"]),
         (pillars.mig(ONE, devices=[pillars.mig_rule(FIRST, ONE), pillars.mig_rule(FIRST, ["1g.5gb"])]), ["devices", "never win"]),
-        (pillars.mig(ONE, slicing={"mps": {"enabled": True}}), ["mps:enabled", "one technology"]),
+        (pillars.mig(ONE, slicing={"sriov": {"enabled": True}}), ["sriov:enabled", "one technology"]),
         (pillars.mig(ONE, discovery={"method": "auto", "devices": [FIRST]}), ["containers_gpu_discovery:devices", "manual"]),
         (pillars.mig(ONE, devices=[{"match": {"index": 0}, "strategy": "mig"}]), ["devices", "index"]),
         (pillars.mig(["banana"]), ["mig:profiles", "banana", "1g.10gb"]),
@@ -122,10 +122,6 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(pair):
 def test_a_uuid_that_is_not_there_is_named_with_those_that_are(pair):
     absent = "GPU-00000000-0000-0000-0000-000000000000"
     refused(pair, pillars.mig(ONE, discovery={"method": "manual", "devices": [absent]}), absent, *UUIDS.values())
-
-
-def test_a_technology_that_this_version_lacks_is_named(pair):
-    refused(pair, pillars.mig(ONE, slicing={"strategy": "mps", "mig": {}, "mps": {}}), "mps", "mig")
 
 
 def test_arguments_that_a_state_does_not_know_are_no_silence(pair):

@@ -23,6 +23,7 @@ EXPECTED = {
     "hgx-b200": ["1c.3g.90gb", "1c.3g.90gb", "1c.3g.90gb", "3g.90gb"],
     "hgx-h200": ["1g.18gb"] * 7,
     "l4-pair": ["NVIDIA L4"] * 4,
+    "l40s-pair": ["NVIDIA L40S"] * 4,
     "max1550": ["vf1", "vf2"],
     "mi210-gim": ["vf1"],
     "mi300x-8": ["CPX/NPS4"] * 8,

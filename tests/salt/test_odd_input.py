@@ -32,6 +32,7 @@ HOSTS = {
     "gpu_consumer": ("dgx-h100", "trainer"),
     "gpu_level_zero": ("max1550", ""),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
+    "gpu_mps": ("l40s-pair", ""),
     "gpu_partition": ("mi300x-8", ""),
     "gpu_passthrough": ("flex170", ""),
     "gpu_time_slicing": ("l4-pair", ""),

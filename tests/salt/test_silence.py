@@ -4,7 +4,6 @@ its slices.
 """
 
 import pytest
-from salt.exceptions import CommandExecutionError
 
 from gpuslice import errors
 from tests.support.hosts import apply
@@ -105,15 +104,6 @@ def test_what_is_absent_is_told_by_every_function_that_tells_of_the_pillar(minio
     checked = on.call("gpu_slicing.check")
     assert checked["result"] is True and line in checked["comment"]
     assert [stage.result for stage in on.apply("gpu_slicing", pillar=pillar)] == [True] * 3
-
-
-@pytest.mark.parametrize("strategy", ["mps"])
-def test_validate_refuses_what_plan_would_refuse_for_the_version(minion, strategy):
-    on = minion("dgx-h100", pillar={SLICING: {"enabled": True, "strategy": strategy}})
-    found = on.call("gpu_slicing.validate")
-    assert found["result"] is False and f"strategy {strategy} is not in this version" in found["mistakes"][0]
-    with pytest.raises(CommandExecutionError, match="not in this version"):
-        on.call("gpu_slicing.plan")
 
 
 def test_a_pillar_under_a_wrong_name_is_no_silence(minion):

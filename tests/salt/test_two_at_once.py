@@ -171,6 +171,15 @@ CASES = {
     "a consumer goes twice": Case("gpu_consumer.dismiss", DGX, ("web",), ("web",), before=SERVED[:1], both=False),
     "two consumers go": Case("gpu_consumer.dismiss", DGX, ("web",), ("batch",), before=SERVED),
     "names written anew twice": Case("gpu_cdi.refresh", DGX, (), (), before=(*SERVED, ("wipe", ()))),
+    "two GPUs shared by MPS": Case(
+        "gpu_mps.configure", L4, (SHARED, {"max_instance_count": 2}), (SHARED_TOO, {"max_instance_count": 3})
+    ),
+    "one GPU shared by MPS in two ways": Case(
+        "gpu_mps.configure", L4, (SHARED, {"max_instance_count": 2}), (SHARED, {"pinned_memory_mib": 512, "exclusive": False})
+    ),
+    "a GPU shared by MPS no more, twice": Case(
+        "gpu_mps.remove", L4, (SHARED,), (SHARED,), before=(("gpu_mps.configure", (SHARED,)),)
+    ),
     "two GPUs for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED_TOO,)),
     "one GPU for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED,)),
     "two GPUs taken back": Case(

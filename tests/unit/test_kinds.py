@@ -43,7 +43,7 @@ def test_what_stands_on_another_tells_before_it_and_what_gives_a_gpu_away_last()
     [
         (
             gpu("nvidia", "mig", "mps", "passthrough", "sriov", "time-slicing", "vgpu"),
-            ["time-slicing", "licence", "vgpu", "mig", "passthrough"],
+            ["mps", "time-slicing", "licence", "vgpu", "mig", "passthrough"],
         ),
         (gpu("amd", "partition", "sriov", "passthrough"), ["partition", "sriov", "passthrough"]),
         (gpu("intel", "level-zero", "sriov"), ["level-zero", "sriov"]),

@@ -60,6 +60,10 @@ ALWAYS = {
         "containers_gpu_slicing:strategy: time-slicing gives no memory isolation: any consumer can take the whole memory, and a "
         "fault of one can end all."
     ],
+    "mps.sls": [
+        "containers_gpu_slicing:strategy: MPS limits each client process, not each consumer, and a fault of one ends all clients "
+        "of its GPU or MIG device; a consumer that is uid 0 of the host can end the daemon of all."
+    ],
 }
 
 

@@ -27,7 +27,7 @@ ROOMS = {
     "front": {"policy", "techniques", "change", "records", "inventory", "host", "health"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
-    "techniques": {"drivers", "host"},
+    "techniques": {"drivers", "host", "records"},
     # One technology: its own row of the table allows it to know another.
     "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog", "outputs"},
     "change": {"techniques", "records", "inventory", "host", "health"},
@@ -35,7 +35,7 @@ ROOMS = {
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
-    "drivers": {"host", "catalog"},
+    "drivers": {"host", "catalog", "outputs"},
     # Files as pure functions: of nouns and of one another.
     "outputs": set(),
     "host": set(),
@@ -46,6 +46,7 @@ ROOMS = {
 #: (room, room that it may import) -> the only modules of that one: a technology settles its words and keeps a file of its own.
 ONLY = {
     ("techniques/*", "policy"): {"policy.fields", "policy.notes", "policy.section"},
+    ("techniques", "records"): {"records.store"},
     ("techniques/*", "records"): {"records.store"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.

@@ -97,7 +97,10 @@ class Planner:
         untouched = tuple(f"{t.gpu.address} {t.gpu.model}: left alone, {t.reason}" for t in targets if t.technique is None)
         # Where nobody named the technology, the plan says how it was chosen.
         chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if t.automatic)
-        return Plan(tuple(found.parts), untouched, tuple(dict.fromkeys(blocked)), chosen)
+        # A GPU is left as it is as a whole: nothing is changed below what can't be changed.
+        left = {address for address, _ in blocked}
+        parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
+        return Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen)
 
     def works(self, targets):
         """These targets of one technology with what is there now, as its ``plan`` takes them. Raises what reading raises."""
@@ -200,6 +203,7 @@ class Planner:
                 replace(part, forecast=True) if uncertain.intersection(part.addresses) else part
                 for part in technique.plan(group)
             ]  # fmt: skip
+            parts = [self._letting_go(technique, part, group, found) for part in parts]
             self._check_all(parts, group)
         except errors.Several as err:
             by_gpu, first = dict(err.errors), err.errors[0][1]
@@ -208,6 +212,23 @@ class Planner:
             found.errors += [(work.target, err) for work in group]
         else:
             found.parts += parts
+
+    def _letting_go(self, technique, part, group, found):
+        """The part, which also stops units of ours that serve slices which it ends: those let go before anything of them goes."""
+        upper = [kind for kind in kinds.DOABLE if kind.units and part.key.technique in kind.over] if part.steps else []
+        names = self._host.store_names(self._host.state_dir) if upper else ()
+        units = set(part.stops)
+        for kind in (kind for kind in upper if kind.noted in names):
+            gpu = next(work.gpu for work in group if work.gpu.address == part.gpu)
+            kept = {each.name for each in technique.expected(gpu, part.after)}
+            going = [each.name for each in technique.slices(gpu, found.state(technique, gpu)) if each.name not in kept]
+            try:
+                tool = self._tools.get(kind.name)
+                units.update(tool.units_of(gpu, tool.observe(gpu), going))
+            except errors.GpuSliceError:
+                # What can't be read is told where it is asked for, and keeps nothing else from being changed.
+                continue
+        return replace(part, stops=tuple(sorted(units)))
 
     def _check_all(self, parts, group):
         """Whether these parts may be begun. Raises errors.Several: each GPU that keeps the group from it says why itself."""
@@ -259,7 +280,7 @@ class Planner:
         gpus, planned = {target.gpu.address: target.gpu for target in targets}, {part.key for part in plan.parts}
         standing = [
             (gpus[part.gpu], kind) for part in plan.changing for kind in kinds.DOABLE
-            if kind.noted and part.key.technique in kind.over and Key.of_gpu(kind.name, part.gpu) not in planned
+            if kind.noted and _may_end(part, kind) and Key.of_gpu(kind.name, part.gpu) not in planned
         ]  # fmt: skip
         names = self._host.store_names(self._host.state_dir) if standing else ()
         found = {}
@@ -343,6 +364,11 @@ class Planner:
         # Who asked for a difference never meant to end what came since.
         meant = {part.key: part.destroys for part in Plan.from_dict(entry.plan).parts}
         return all(set(part.destroys) <= set(meant.get(part.key, ())) for part in plan.parts if part.key in entry.wishes)
+
+
+def _may_end(part, kind):
+    """Whether a part can end what a technology has of its GPU: that stands on it, or is run by units that it stops."""
+    return part.key.technique in kind.over or any(kind.units and name.startswith(kind.units) for name in part.stops)
 
 
 def _waiting_below(work, found):

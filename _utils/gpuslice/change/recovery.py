@@ -6,6 +6,7 @@ from dataclasses import asdict
 from dataclasses import replace
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.context import Result
 from gpuslice.change.context import caught
 from gpuslice.inventory import discovery
@@ -42,7 +43,7 @@ class Recovery:
                 parts += self._undo.plan_restore(entry, key, layout, by_address, self._rules_of_undo(entry))
             except errors.GpuSliceError as err:
                 blocked.append((entry.covered(key)[0], str(err)))
-        started = [f"The {kind} {name} is started again." for kind, name in entry.pauses]
+        started = [f"The {kind} {name} is started again." for kind, name in entry.pauses if not kinds.is_ours(name)]
         return Plan(tuple(parts), blocked=tuple(blocked), notes=(f"{interrupted.describe(entry)}; this undoes it.", *started))
 
     def undo_found(self, gpus):

@@ -8,11 +8,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change import newcomers
 from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
 from gpuslice.drivers import modules
 from gpuslice.drivers import systemd
+from gpuslice.host.base import Completed
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -170,7 +172,7 @@ class Runner:
     def stop(self, kind, name):
         """Stop one unit or unload one module. Returns "" or why it refused."""
         self.tell(f"stopping {kind} {name}")
-        return _failure(_STOPPED_BY[kind], self._host, name)
+        return _failure(_stop_ours if kinds.is_ours(name) else _STOPPED_BY[kind], self._host, name)
 
     def resume(self, entry, ended=()):
         """
@@ -180,7 +182,8 @@ class Runner:
         """
         found = []
         for kind, name in reversed(entry.pauses):
-            if kind == "unit" and name in ended:
+            # Those of a technology were started by it where they are still wanted, with what they stand on now.
+            if kinds.is_ours(name) or (kind == "unit" and name in ended):
                 continue
             self.tell(f"starting {kind} {name}")
             if why := _failure(self._start, kind, name):
@@ -191,6 +194,12 @@ class Runner:
         if kind == "unit":
             return systemd.start(self._host, name, waits=self._options.awaits_units)
         return modules.load(self._host, name)
+
+
+def _stop_ours(host, unit):
+    """Stop a unit of ours. One that an interrupted change has removed since is stopped."""
+    done = systemd.stop(host, unit)
+    return Completed(0) if done.returncode == systemd.NOT_LOADED else done
 
 
 def _failure(command, *arguments):

@@ -57,6 +57,7 @@ class Standing:
         there: dict[str, list[Slice]] = {}
         coming: dict[str, list[Slice]] = {}
         certain, layouts = True, []
+        ended = {identity for part in planned.values() for step in part.steps for identity in step.disrupts}
         for lower in self._lower(kind, gpu, planned):
             tool = self._tools.get(lower.name)
             if not tool.supports(gpu):
@@ -68,7 +69,7 @@ class Standing:
                 layouts.append((tool, tool.layout(state)))
                 continue
             certain = False
-            coming[lower.name] = _expected(tool, gpu, part, there[lower.name], _of(lower, coming))
+            coming[lower.name] = _expected(tool, gpu, part, there[lower.name], _of(lower, coming), ended)
             layouts.append((tool, part.after))
         slices = tuple(each for name in coming for each in coming[name])
         names = {each.name for each in slices}
@@ -91,8 +92,10 @@ def _of(kind: Kind, slices: dict[str, list[Slice]]) -> list[Slice]:
     return [each for name in kind.over for each in slices.get(name, ())]
 
 
-def _expected(tool: Technique, gpu: Gpu, part: Part, there: list[Slice], below: list[Slice]) -> list[Slice]:
+def _expected(
+    tool: Technique, gpu: Gpu, part: Part, there: list[Slice], below: list[Slice], ended: set[str]
+) -> list[Slice]:  # fmt: skip
     """What a part is going to make. What stays is told as it is there; what comes has only its name."""
-    ended = {identity for step in part.steps for identity in step.disrupts}
-    kept = {each.name: each for each in there if each.identity not in ended}
+    # A share has the identity of what it is a share of, and a number.
+    kept = {each.name: each for each in there if each.identity.partition("::")[0] not in ended}
     return [kept.get(each.name, each) for each in tool.expected_on(gpu, part.after, below)]

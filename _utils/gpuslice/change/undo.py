@@ -96,6 +96,9 @@ class Undo:
                 left[key] = caught(err, entry.covered(key)[0])
         # What can't be put back must not keep the others from it: each one runs on its own.
         for part in (p for p in parts if p.steps):
+            for unit in filter(kinds.is_ours, part.stops):
+                # What this change began above holds it; the layer above is put back after this one.
+                self._runner.stop("unit", unit)
             failed, unmet = self._runner.execute([part], gpus, Halt())
             left.update(failed)
             left.update({key: errors.RebootNeeded(why, part.gpu) for key, why in unmet.items()})

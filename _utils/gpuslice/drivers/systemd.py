@@ -6,6 +6,8 @@ from gpuslice import errors
 
 #: Is there where systemd runs: in an image that is being built it is installed, and nothing can be started.
 _RUNS = "/run/systemd/system"
+#: What systemctl ends with for a unit that there is not (systemctl(1), by the init script's exit codes of the LSB).
+NOT_LOADED = 5
 
 
 def start(host, unit, waits=True):

@@ -112,8 +112,13 @@ class Host(ABC):
         """The functions of ``pynvml`` (the real module, or something that behaves as it). Raises errors.DriverMissing."""
 
     @abstractmethod
-    def run(self, argv, timeout=60):
-        """Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolHangs."""
+    def run(self, argv, timeout=60, given="", environment=None):
+        """
+        Run a program and return :class:`Completed`. Raises errors.ToolMissing; a timeout is errors.ToolHangs.
+
+        :param timeout: in seconds; :param given: text on its standard input; :param environment: variables beside those of this
+            process, by name.
+        """
 
     @abstractmethod
     def processes(self):

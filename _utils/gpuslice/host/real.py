@@ -70,7 +70,7 @@ class RealHost(Host):
             ) from err
         return pynvml
 
-    def run(self, argv, timeout=60):
+    def run(self, argv, timeout=60, given="", environment=None):
         # Here, so that the grain does not load it.
         from gpuslice.host import waiting
 
@@ -78,8 +78,9 @@ class RealHost(Host):
         try:
             # In a session of its own: what a terminal sends to its programs (Ctrl-C) must not end this one half way.
             process = subprocess.Popen(
-                argv, stdin=null, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
-            )
+                argv, stdin=pipe if given else null, stdout=pipe, stderr=pipe, text=True, errors="replace",
+                start_new_session=True, env={**os.environ, **environment} if environment else None,
+            )  # fmt: skip
         except FileNotFoundError as err:
             raise errors.ToolMissing(
                 f"The program {argv[0]} is not installed.", todo="Install it or choose another way."
@@ -88,7 +89,7 @@ class RealHost(Host):
             raise errors.ToolFailed(f"'{' '.join(argv)}' could not be started: {err.strerror}.") from err
         waiting.begins(process, f"'{' '.join(argv)}' to end", time.monotonic())
         try:
-            stdout, stderr = process.communicate(timeout=timeout)
+            stdout, stderr = process.communicate(given or None, timeout=timeout)
         except subprocess.TimeoutExpired as err:
             self._abandon(process)
             raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err

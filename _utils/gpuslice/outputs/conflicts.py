@@ -51,6 +51,12 @@ def has_private_devices(effective: str, ours: str = "") -> bool:
     return unit_text.is_true(_last(found, "PrivateDevices"))
 
 
+def runs_as_root(effective: str) -> bool:
+    """Whether a service runs as root; :param effective: see :func:`conflicts`."""
+    found = [setting for part in fragments(effective) for setting in part.settings]
+    return _last(found, "User") in ("", "root", "0") and not unit_text.is_true(_last(found, "DynamicUser"))
+
+
 def fragments(effective: str) -> list[Fragment]:
     """
     The files of a unit, in the order in which systemd applies them. What is no setting is passed over, as systemd does.

@@ -40,13 +40,14 @@ class Device(NamedTuple):
     What opens one slice, or all those of a consumer.
 
     :ivar name: of the slice or the consumer. :ivar nodes: of :class:`Node`. :ivar environment: (name, value) pairs.
-    :ivar mounts: of :class:`Mount`.
+    :ivar mounts: of :class:`Mount`. :ivar units: of systemd, without which it does not work: who uses it starts anew with them.
     """
 
     name: str
     nodes: tuple[Node, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
+    units: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -72,4 +73,5 @@ def merged(name: str, devices: Iterable[Device]) -> Device:
             listed = variable in _LISTS and variable in environment and value not in environment[variable].split(",")
             environment[variable] = f"{environment[variable]},{value}" if listed else environment.get(variable, value)
     mounts = tuple(dict.fromkeys(mount for each in devices for mount in each.mounts))
-    return Device(name, tuple(nodes.values()), tuple(environment.items()), mounts)
+    units = tuple(dict.fromkeys(unit for each in devices for unit in each.units))
+    return Device(name, tuple(nodes.values()), tuple(environment.items()), mounts, units)

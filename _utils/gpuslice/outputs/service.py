@@ -80,6 +80,7 @@ def drop_in(
         "devices": _devices(device),
         "environment": _environment(device),
         "mounts": [_mount(mount) for mount in device.mounts],
+        "units": device.units,
         "private": private,
         "groups": " ".join(_group(name) for name in groups),
         **limits(consumer),

@@ -19,6 +19,11 @@ SERVICE = """\
 [Unit]
 {# No Wants=: the boot unit is wanted by the target. Started from here, it would put back what a change is just replacing. #}
 After={{ boot }}
+{% for unit in units %}
+# Its folder of sockets is made anew with it.
+PartOf={{ unit }}
+After={{ unit }}
+{% endfor %}
 
 [Service]
 # Exactly these nodes, whatever other files gave before.

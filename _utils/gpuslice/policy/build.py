@@ -28,6 +28,7 @@ from gpuslice.values import refuse_odd
 _PREFIX = "containers_"
 
 _ONE_AT_A_TIME = "a GPU has one technology at a time."
+_ONE_WAY = "a slice can be shared in one way only."
 
 
 class Rule(NamedTuple):
@@ -259,6 +260,14 @@ def _beside(scope, chosen, inherited=()):
     )  # fmt: skip
 
 
+def _one_way(path, beside, notes):
+    """Note technologies of one layer that are to stand on the same slices."""
+    for place, word in enumerate(beside):
+        for other in beside[:place]:
+            if kinds.layer_of(word) == kinds.layer_of(other):
+                notes.wrong(_enabled(path, word), f"is true, but so is {_enabled(path, other)}; {_ONE_WAY}")
+
+
 def _enabled(path, technique):
     return f"{path}:{kinds.SECTIONS[technique]}:enabled"
 
@@ -266,6 +275,7 @@ def _enabled(path, technique):
 def _host_rule(slicing, notes):
     strategy = _strategy(slicing, SLICING, "none", notes)
     off, beside = tuple(_switched(slicing, False)), _beside(slicing, strategy)
+    _one_way(SLICING, beside, notes)
     return _made_rule({}, strategy, slicing, {}, SLICING, off, beside, notes)
 
 
@@ -277,6 +287,8 @@ def _rule(written, slicing, host, notes):
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
     beside = _beside(written, strategy, host.beside if strategy == host.strategy else ())
+    if beside != host.beside:
+        _one_way(path, beside, notes)
     rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), beside, notes)
     optional, named = written.get("optional", False), bool({"pci", "uuid"} & rule.match.keys())
     if optional and not named:

@@ -20,8 +20,9 @@ reset             how an Ampere GPU changes its MIG mode: ``auto``: setting the 
 virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
-tools             programs that are installed: lspci, nvidia-smi, rocm-smi, amd-smi, xpu-smi, systemctl, modprobe, sriov-manage,
-                  nvidia-ctk, nvidia-modprobe, podman (lspci, nvidia-smi, systemctl, modprobe)
+tools             programs that are installed: lspci, nvidia-smi, nvidia-cuda-mps-control, rocm-smi, amd-smi, xpu-smi, systemctl,
+                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman (lspci, nvidia-smi, nvidia-cuda-mps-control,
+                  systemctl, modprobe)
 podman            version of Podman ("5.4.2")
 toolkit           version of NVIDIA's container toolkit, to which nvidia-ctk belongs, see :mod:`gpuslice.sim.toolkit` (1.20.0)
 units             services of systemd that are installed and run, without using a GPU: ``[nvidia-gridd.service]``, the licence
@@ -102,8 +103,8 @@ from gpuslice.sim.mistakes import normal_address
 
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = (
-    "lspci", "nvidia-smi", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage", "nvidia-ctk",
-    "nvidia-modprobe", "podman",
+    "lspci", "nvidia-smi", "nvidia-cuda-mps-control", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage",
+    "nvidia-ctk", "nvidia-modprobe", "podman",
 )  # fmt: skip
 NEWEST = 9999
 
@@ -229,7 +230,7 @@ def _level(raw, version, mistakes):
 
 def _tools(raw, mistakes):
     if "tools" not in raw:
-        return ["lspci", "nvidia-smi", "systemctl", "modprobe"]
+        return ["lspci", "nvidia-smi", "nvidia-cuda-mps-control", "systemctl", "modprobe"]
     found = []
     for number, tool in enumerate(mistakes.listing(raw["tools"], "tools")):
         if tool not in TOOLS:

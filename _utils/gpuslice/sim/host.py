@@ -332,11 +332,11 @@ class SimulatedHost(Host):
         """Whether this process is a client of the GPUs at present: an NVML session is open."""
         return self._nvml is not None and self._nvml.attached
 
-    def run(self, argv, timeout=60):
+    def run(self, argv, timeout=60, given="", environment=None):
         from gpuslice.sim import tools
 
         def work():
-            return tools.run(self, list(argv))
+            return tools.run(self, list(argv), given, environment or {})
 
         try:
             return self._around("run", work, most=timeout * self.patience()) or tools.NOTHING

@@ -9,6 +9,7 @@ from gpuslice.host.base import Completed
 from gpuslice.sim import compute_policy
 from gpuslice.sim import containers
 from gpuslice.sim import hardware
+from gpuslice.sim import mps
 from gpuslice.sim import pci
 from gpuslice.sim import sysfs
 from gpuslice.sim import toolkit
@@ -29,17 +30,19 @@ _VENDOR_NAMES = {
 }  # fmt: skip
 
 
-def run(host, argv):
+def run(host, argv, given="", environment=None):
     """
     Run a program.
 
     :param host: the :class:`gpuslice.sim.host.SimulatedHost`.
-    :param argv: program and arguments.
+    :param argv: program and arguments; :param given: its standard input; :param environment: variables of its own.
     :return: :class:`gpuslice.host.base.Completed`. Raises :class:`errors.ToolMissing` for programs that are not installed.
     """
     program = argv[0].rpartition("/")[2]
     if program not in host.state()["host"]["tools"] or program not in _PROGRAMS:
         raise missing(argv[0])
+    if program == mps.CONTROL:
+        return mps.control(host, argv[1:], given, environment or {})
     return _PROGRAMS[program](host, argv[1:])
 
 
@@ -352,6 +355,8 @@ def _systemctl(host, arguments):
         return _is_active(host.state(), units.full_name(arguments[1]))
     if len(arguments) == 2 and arguments[0] in ("start", "stop", "restart", "try-restart"):
         unit = units.full_name(arguments[1])
+        if mps.installed(host.state(), unit):
+            return mps.switch(host, arguments[0], unit)
         if units.installed(host.state(), unit) or units.active(host.state(), unit):
             return _switch_unit(host, arguments[0], unit)
         if arguments[0] == "restart":
@@ -466,4 +471,5 @@ _PROGRAMS = {
     "systemctl": _systemctl, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
     "podman": containers.podman,
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
+    mps.CONTROL: mps.control,
 }  # fmt: skip

@@ -115,7 +115,7 @@ class Stops:
         :raises errors.ResourceConflict: stopping one of them would end this very run, or the system.
         """
         for process in processes:
-            if process.unit in rules.stop_units:
+            if rules.may_stop(process.unit):
                 self._refuse_own_unit(process)
                 self.units.add(process.unit)
             elif process not in self.processes:
@@ -323,6 +323,15 @@ class Technique(ABC):
     def ended(self, before: dict, after: dict) -> tuple[str, ...]:
         """Units of :meth:`units` that a change between these layouts did away with: what stopped them must not start them."""
         return ()
+
+    def units_of(self, gpu: Gpu, state: Any, names: list[str]) -> list[str]:
+        """
+        The systemd units of its own that serve slices, for technologies whose row has ``units``: a change below stops them before
+        it ends the slices.
+
+        :param names: of the slices that go.
+        """
+        return []
 
     def forget_users(self) -> None:  # noqa: B027 - optional
         """Ask anew who uses what when that is needed next."""

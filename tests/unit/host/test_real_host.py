@@ -38,3 +38,10 @@ def test_a_file_that_is_replaced_has_another_stamp(tmp_path):
     assert first == host.stamp(str(place)) != ""
     place.write_text("22", encoding="utf-8")
     assert host.stamp(str(place)) not in ("", first)
+
+
+def test_a_program_is_given_its_input_and_its_environment():
+    done = RealHost().run(["sh", "-c", "cat; echo $OURS"], given="a word\n", environment={"OURS": "there"})
+    assert (done.returncode, done.stdout) == (0, "a word\nthere\n")
+    # One that does not read it ends all the same.
+    assert RealHost().run(["true"], given="x" * 1000000).returncode == 0

@@ -13,7 +13,8 @@ from gpuslice.outputs import templates
 from gpuslice.outputs import unit_text
 
 VALUES = {
-    "consumer": "train", "boot": "gpu-slicing.service", "devices": ["/dev/nvidia0 rw"], "private": False, "environment": [],
+    "consumer": "train", "boot": "gpu-slicing.service", "devices": ["/dev/nvidia0 rw"], "private": False,
+    "units": (), "environment": [],
     "mounts": [], "groups": "", "memory": "", "cpu": "",
 }  # fmt: skip
 #: Any text, and more often what means something in a unit file.

@@ -280,10 +280,22 @@ def test_a_rule_knows_which_technologies_were_not_spoken_of(keys, silent):
 
 def test_two_technologies_at_once_are_a_contradiction():
     mig = {"enabled": True, "profiles": []}
-    assert "is true, but so is containers_gpu_slicing:mig:enabled" in only_mistake(mig=mig, mps={"enabled": True})
-    assert f"is true, but {SLICING}:strategy is mig" in only_mistake(strategy="mig", mig=mig, mps={"enabled": True})
-    rule = {"match": {"vendor": "amd"}, "mig": mig, "mps": {"enabled": True}}
-    assert only_mistake(devices=[rule]).startswith(f"{SLICING}:devices:0:mps:enabled: ")
+    sriov = {"enabled": True}
+    assert "is true, but so is containers_gpu_slicing:mig:enabled" in only_mistake(mig=mig, sriov=sriov)
+    assert f"is true, but {SLICING}:strategy is mig" in only_mistake(strategy="mig", mig=mig, sriov=sriov)
+    rule = {"match": {"vendor": "amd"}, "mig": mig, "sriov": sriov}
+    assert only_mistake(devices=[rule]).startswith(f"{SLICING}:devices:0:sriov:enabled: ")
+
+
+def test_a_slice_is_shared_in_one_way():
+    mig, sharing = {"enabled": True, "profiles": []}, {"mps": {"enabled": True}, "time_slicing": {"enabled": True}}
+    said = f"is true, but so is {SLICING}:time_slicing:enabled; a slice can be shared in one way only."
+    assert only_mistake(strategy="mig", mig=mig, **sharing).endswith(f"{SLICING}:mps:enabled: {said}")
+    rule = {"match": {"vendor": "nvidia"}, "strategy": "mig", "mps": {"enabled": True}}
+    inherited = only_mistake(strategy="mig", mig=mig, time_slicing={"enabled": True}, devices=[rule])
+    assert inherited.startswith(f"{SLICING}:devices:0:mps:enabled: is true, but so is {SLICING}:devices:0:time_slicing:enabled")
+    rule["time_slicing"] = {"enabled": False}
+    assert slicing(strategy="mig", mig=mig, time_slicing={"enabled": True}, devices=[rule]).rules[0].beside == ("mps",)
 
 
 def test_settings_that_the_technology_in_effect_needs():

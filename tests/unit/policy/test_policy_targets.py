@@ -155,7 +155,7 @@ def test_a_gpu_that_is_optional_may_be_absent_and_is_reported(match):
     found = policy.targets(made, HOST, "bare_metal")
     assert [each.technique for each in found] == ["mps", "mps", None]
     assert policy.absent(made, HOST) == [f"{list(match.values())[0]}: absent, which {SLICING}:devices:0:optional allows"]
-    assert made.warnings == []
+    assert [line for line in made.warnings if "optional" in line] == []
 
 
 def test_an_optional_gpu_that_is_there_is_as_any_other():
@@ -194,7 +194,8 @@ def test_nobody_is_absent_while_slicing_is_off():
 
 def test_optional_means_something_only_where_one_gpu_is_named():
     made = parsed({"match": {"model": "*H200*"}, "optional": True})
-    assert made.warnings[0].startswith(f"{SLICING}:devices:0:optional: has no effect: only a GPU that match names by pci or uuid")
+    wanted = f"{SLICING}:devices:0:optional: has no effect: only a GPU that match names by pci or uuid"
+    assert any(line.startswith(wanted) for line in made.warnings)
     with pytest.raises(errors.PolicyError, match="optional: is the text 'yes'"):
         parsed({"match": {"pci": ABSENT}, "optional": "yes"})
 

@@ -10,6 +10,7 @@ from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.host.base import Host
 from gpuslice.model import Slice
+from gpuslice.outputs import mps
 from gpuslice.outputs.device import Device
 from gpuslice.outputs.device import Node
 from gpuslice.outputs.device import merged
@@ -45,6 +46,9 @@ class Devices:
         vendor = self._vendors.get(each.gpu, "")
         nodes = [node for node in each.device_nodes if not node.startswith("/dev/dri/card")]
         own = tuple(Node(node, "r" if node.startswith(_CAPABILITIES) else "rw") for node in nodes)
+        if each.kind == "mps":
+            environment, mounts = mps.environment(each.of), mps.mounts(each.of)
+            return Device(each.name, (*_CONTROL, *own), environment, mounts, (mps.unit(each.of),))
         if vendor == "nvidia":
             return Device(each.name, (*_CONTROL, *own), _cuda(each))
         if vendor == "amd":

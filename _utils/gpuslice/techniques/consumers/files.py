@@ -15,6 +15,9 @@ from gpuslice.techniques.consumers.programs import Programs
 #: Folders whose files are read by systemd or its generators.
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
 _PASSWD = "/etc/passwd"
+#: Keys by which a container is not the host's root, or may not be; and who it is else.
+_OTHER_USER = {"User", "UserNS", "UIDMap", "SubUIDMap", "RemapUsers"}
+_NOBODY = "65534"
 
 
 class Served(NamedTuple):
@@ -49,6 +52,22 @@ def unit_of(consumer: Consumer) -> str:
     return quadlet.service_name(consumer)
 
 
+def _beside_daemon(consumer: Consumer, device: Device) -> Consumer:
+    """
+    A container that shares a slice by a daemon: it starts anew with it, and is not the host's root, who could end the daemon of
+    all. A daemon serves one uid at a time, so that all of root's containers there are the same user.
+    """
+    if not device.units:
+        return consumer
+    own, container = dict(consumer.quadlet.get("Unit", {})), dict(consumer.quadlet.get("Container", {}))
+    for key in ("PartOf", "After"):
+        given = own.get(key, [])
+        own[key] = [*(given if isinstance(given, list) else [given]), *device.units]
+    if not consumer.user and not container.keys() & _OTHER_USER:
+        container["User"] = container["Group"] = _NOBODY
+    return consumer._replace(quadlet={**consumer.quadlet, "Unit": own, "Container": container})
+
+
 class Files:
     """
     The files for consumers of one host.
@@ -67,7 +86,7 @@ class Files:
             return []
         # Only those who have such a consumer load what writes its files.
         if consumer.kind == "container":
-            return self._of_container(consumer)
+            return self._of_container(_beside_daemon(consumer, device))
         from gpuslice.outputs import service
 
         if consumer.kind == "user":
@@ -75,6 +94,7 @@ class Files:
         unit = service.checked_unit(consumer)
         found = service.drop_in(consumer, device, self._templates, private=self._programs.has_private_devices(unit))
         self._refuse_defeat(unit, found)
+        self._refuse_root(unit, device)
         return [found]
 
     def _refuse_defeat(self, unit: str, ours: File) -> None:
@@ -85,6 +105,14 @@ class Files:
 
         if found := conflicts.conflicts(self._programs.effective[unit], ours):
             raise errors.PolicyError(f"The unit {unit} can't be handed a slice: {' '.join(found)}", todo="Mend that unit first.")
+
+    def _refuse_root(self, unit: str, device: Device) -> None:
+        """Raise errors.PolicyError for a client of an MPS daemon that is root: it could end the daemon of all."""
+        if device.units and self._programs.runs_as_root(unit):
+            raise errors.PolicyError(
+                f"The unit {unit} runs as root, and its slice is shared by MPS: root could end the daemon of all who share it.",
+                todo="Set User= in the unit, the same for all who share the slice, or choose another slice.",
+            )
 
     def _of_container(self, consumer: Consumer) -> list[File]:
         from gpuslice.outputs import quadlet

@@ -34,7 +34,11 @@ class Programs:
     def has_private_devices(self, unit: str) -> bool:
         """Whether a service has private devices by itself. Raises errors.PolicyError: there is no such unit."""
         stamp = "".join(self._host.stamp(f"{place}/{unit}") for place in _UNIT_PLACES)
-        return self._answer(unit, stamp, lambda: self._ask_unit(unit)) == "private"
+        return self._answer(unit, stamp, lambda: self._ask_unit(unit)).startswith("private")
+
+    def runs_as_root(self, unit: str) -> bool:
+        """Whether a service runs as root, of which :meth:`has_private_devices` was told."""
+        return self.found.get(unit, ["", ""])[1].endswith("root")
 
     def _answer(self, name, stamp, ask):
         known = self._noted.get(name, ())
@@ -71,7 +75,8 @@ class Programs:
             )
         self.effective[unit] = done.stdout
         ours = f"{service.UNITS}/{unit}.d/{service.DROP_IN}"
-        return "private" if conflicts.has_private_devices(done.stdout, ours) else "plain"
+        user = "root" if conflicts.runs_as_root(done.stdout) else "other"
+        return f"{'private' if conflicts.has_private_devices(done.stdout, ours) else 'plain'} {user}"
 
 
 _UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")

@@ -32,6 +32,7 @@ _DEVICE = row(
     listing(row(_ABSOLUTE, text("r?w?"))),
     listing(row(LINE, LINE)),
     listing(row(_ABSOLUTE, _ABSOLUTE, listing(LINE))),
+    listing(LINE),
 )
 _CHECKED = record(
     {
@@ -116,10 +117,11 @@ class Register:
 
 
 def _device(name: str, found: list) -> Device:
-    nodes, environment, mounts = found
+    nodes, environment, mounts, units = found
     return Device(
         name,
         tuple(Node(*each) for each in nodes),
         tuple((variable, value) for variable, value in environment),
         tuple(Mount(source, target, tuple(options)) for source, target, options in mounts),
+        tuple(units),
     )

@@ -5,7 +5,7 @@ The words of consumers, in the pillar's section on containers.
 import re
 from collections.abc import Mapping
 
-from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.outputs.consumer import KINDS
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
@@ -180,6 +180,8 @@ class Consumers(Section):
         for name, spec in made.items():
             for what, why in mistakes(spec):
                 notes.wrong(f"{_PATH}:consumers:{name}:{what}", why)
+            if spec["kind"] == "container" and (why := clash(name)):
+                notes.wrong(f"{_PATH}:consumers:{name}", why)
         if made and not enabled:
             notes.wrong(f"{_PATH}:cdi:enabled", "is false, and there are consumers. Remove one of the two.")
         settings = {"cdi": enabled, "templates": dict(filled[fields.TEMPLATES] or {})}
@@ -241,10 +243,11 @@ def mistakes(spec):
 _ONLY_OF = {"unit": ("service", "container"), "user": ("user", "container"), "image": ("container",), "quadlet": ("container",)}
 
 
-def refuse_mistakes(name, spec):
-    """Raise errors.PolicyError for a settled consumer asked for by hand that can't be meant."""
-    if found := [f"{key} {why}" for key, why in mistakes(spec)]:
-        raise errors.PolicyError(f"Consumer {name}: {' '.join(found)}", todo="Nothing was changed.")
+def clash(name):
+    """What is wrong with the name of a container, "" for nothing: its unit must not be called as those of a technology."""
+    if kinds.is_ours(f"gpu-slicing-{name}.service"):
+        return f"is no name for a container: gpu-slicing-{name}.service is called as other units of ours are; choose another."
+    return ""
 
 
 SECTION = Consumers()

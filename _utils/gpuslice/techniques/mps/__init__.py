@@ -1,3 +1,3 @@
 """
-Multi-Process Service: consumers run side by side. So far the pillar's words for it.
+Multi-Process Service: consumers run side by side on a GPU or a MIG device, each with limits.
 """

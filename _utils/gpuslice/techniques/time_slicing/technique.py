@@ -15,15 +15,16 @@ from typing import final
 
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
+from gpuslice.drivers import mps
 from gpuslice.drivers import pci
 from gpuslice.drivers.compute_policy import ComputePolicy
-from gpuslice.model import slice_name
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
+from gpuslice.techniques import shares
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
 from gpuslice.techniques.time_slicing.ledger import NOTHING
-from gpuslice.techniques.time_slicing.ledger import Ledger
+from gpuslice.techniques.time_slicing.ledger import ledger
 from gpuslice.techniques.time_slicing.section import SECTION
 from gpuslice.techniques.time_slicing.section import seconds
 from gpuslice.techniques.time_slicing.section import span
@@ -32,8 +33,6 @@ from gpuslice.techniques.time_slicing.turns import NvidiaTurns
 from gpuslice.techniques.whole import whole_gpu
 
 _ADVISORY = "no memory isolation; turns are equal and advisory"
-#: How the processes of MPS are called; the kernel cuts names after 15 characters.
-_MPS = "nvidia-cuda-mps"
 _UNDER_MIG = "MIG devices take no length of their turns"
 
 
@@ -65,7 +64,7 @@ class TimeSlicing(Technique):
 
     def __init__(self, host, sessions):
         super().__init__(host, sessions)
-        self._ledger, self._policy = Ledger(host), ComputePolicy(host, sessions)
+        self._ledger, self._policy = ledger(host), ComputePolicy(host, sessions)
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
@@ -88,15 +87,9 @@ class TimeSlicing(Technique):
         """Without the replicas of slices that are gone."""
         if not state.replicas:
             return state
-        there = below()
-        profiles = {part.name: part.profile for part in there} or dict.fromkeys([gpu.address] if self._is_whole(gpu) else ())
-        replicas = {name: count for name, count in state.replicas.items() if name in profiles}
+        replicas, shared = shares.standing(gpu, state.replicas, state.profiles, below(), lambda: self._is_whole(gpu))
         if not replicas:
             return Sharing(NOTHING, dict)
-        shared = state.profiles
-        if set(replicas) != set(_with_profile(there, shared)) and gpu.address not in replicas:
-            # A slice that came later is not shared by a record of all.
-            shared = sorted({profiles[name] for name in replicas})
         return Sharing({"replicas": replicas, "profiles": shared, "former": state.former}, lambda: state.now)
 
     def _is_whole(self, gpu):
@@ -178,17 +171,15 @@ class TimeSlicing(Technique):
             return settings["layout"]
         if settings.get("clear"):
             return _layout()
+        shares.refuse_other(self._host, gpu, self.name)
         settings = {**SECTION.defaults(), **settings}
         if below.slices or below.asked:
-            self._refuse_alone(work)
-            replicas = dict.fromkeys(_chosen(work, settings["profiles"]), settings["max_instance_count"])
+            shares.refuse_alone(work, "time-slicing")
+            found = [part.name for part in shares.chosen(work, settings["profiles"])]
+            replicas = dict.fromkeys(found, settings["max_instance_count"])
             return _layout(replicas, settings["profiles"] if replicas else [])
         self._refuse_whole(gpu, state)
-        if settings["profiles"] and not work.target.path:
-            raise errors.PolicyError(
-                f"MIG devices of {_listed(settings['profiles'])} are to be shared, and the GPU has none.", gpu.address,
-                "Leave profiles out to share the whole GPU.",
-            )  # fmt: skip
+        shares.refuse_profiles(work, settings["profiles"])
         wanted = self._turns(gpu).wanted(gpu, seconds(settings["slice_duration"]))
         self._refuse_mps(gpu, state, wanted)
         return _layout({gpu.address: settings["max_instance_count"]}, [], wanted, state.former or dict(state.now))
@@ -196,28 +187,20 @@ class TimeSlicing(Technique):
     @staticmethod
     def _refuse_whole(gpu, state):
         """A GPU that nobody can use as a whole has nothing to share."""
-        if count := gpu.virtual_functions.get("enabled"):
-            raise errors.ResourceConflict(
-                f"Nothing of the GPU can be shared: {count} of its virtual functions {'is' if count == 1 else 'are'} enabled, "
-                "which have parts of its memory and its time.",
-                gpu.address,
-                f"Remove them first ('salt-call gpu_sriov.remove_vfs {gpu.address}'), or share each of them where it is used.",
-            )
+        shares.refuse_functions(gpu)
         if not state.now:
-            why, todo = "it shows no engine whose turns could be set", "See which driver it has: 'salt-call gpu.device'."
             if gpu.vendor == "nvidia":
-                why = "it is in MIG mode and has no MIG device: only these can be used"
-                todo = (
-                    f"Make some ('salt-call gpu_mig.create {gpu.address} <profile>'), or switch MIG mode off "
-                    f"('salt-call gpu_mig.set_mode {gpu.address} False') to share the whole GPU."
-                )
-            raise errors.Unsupported(f"Nothing of the GPU can be shared: {why}.", gpu.address, todo)
+                raise shares.no_device(gpu)
+            why = "it shows no engine whose turns could be set"
+            raise errors.Unsupported(
+                f"Nothing of the GPU can be shared: {why}.", gpu.address, "See which driver it has: 'salt-call gpu.device'."
+            )
 
     def _refuse_mps(self, gpu, state, wanted):
         """MPS keeps the GPU for its server alone; a compute mode changed under it would let others past its limits."""
         if all(state.now.get(name) == value for name, value in wanted.items()):
             return
-        servers = [process for process in self.holders(gpu) if _MPS in process.command]
+        servers = [process for process in self.holders(gpu) if mps.serves(process)]
         if servers:
             raise errors.ResourceConflict(
                 f"MPS shares it already: in use by {'; '.join(map(str, servers))}.",
@@ -226,22 +209,9 @@ class TimeSlicing(Technique):
                 holders=[process.as_dict() for process in servers],
             )
 
-    @staticmethod
-    def _refuse_alone(work):
-        """What a pillar says of whole GPUs is not meant for MIG devices of which it does not speak."""
-        target, below = work.target, work.below
-        if target.path and not target.automatic and not below.asked:
-            raise errors.PolicyError(
-                f"{target.path} wants strategy time-slicing, which shares a whole GPU; this one has MIG devices: "
-                f"{', '.join(part.name for part in below.slices)}.",
-                work.gpu.address,
-                "To share these, write 'strategy: mig' with their profiles, and 'time_slicing: {enabled: true}' beside it; or "
-                f"remove them first ('salt-call gpu_mig.set_mode {work.gpu.address} False').",
-            )
-
     def _note(self, work, goal, steps):
         if not goal["replicas"]:
-            return "" if work.settings.keys() & {"layout", "clear"} else _nothing(work, work.settings.get("profiles"))
+            return "" if work.settings.keys() & {"layout", "clear"} else shares.nothing(work, work.settings.get("profiles"))
         length = self._turns(work.gpu).note(work.gpu, goal["settings"]) if goal["settings"] else _UNDER_MIG
         return f"{'' if steps else 'already as wanted; '}{length}; {_ADVISORY}."
 
@@ -314,54 +284,15 @@ class TimeSlicing(Technique):
         return turns.told(settings)
 
 
-def _chosen(work, profiles):
-    """
-    Names of the MIG devices of these profiles, [] for all. Raises errors.PolicyError: none has one of those asked for by hand; a
-    pillar can be that of several kinds of hosts.
-    """
-    found = _with_profile(work.below.slices, profiles)
-    if profiles and not found and not work.target.path:
-        raise errors.PolicyError(
-            _nothing(work, profiles), work.gpu.address, "Name some of these, or leave profiles out to share all."
-        )
-    return found
-
-
-def _with_profile(slices, profiles):
-    """Names of the slices of these profiles, [] for all."""
-    wanted = {name.lower() for name in profiles}
-    return [part.name for part in slices if not wanted or part.profile.lower() in wanted]
-
-
-def _nothing(work, profiles):
-    """Why nothing is shared."""
-    there = _listed(dict.fromkeys(part.profile for part in work.below.slices))
-    if not profiles or not there:
-        return "There is no slice that could be shared."
-    return f"No MIG device is one of {_listed(profiles)}, whose devices are to be shared; there are {there}."
-
-
-def _listed(names):
-    return ", ".join(names)
-
-
 def _layout(replicas=(), profiles=(), settings=(), former=()):
     return {"replicas": dict(replicas), "profiles": list(profiles), "settings": dict(settings), "former": dict(former)}
 
 
 def _names(replicas):
-    return [slice_name(name, "replica", number) for name, count in replicas.items() for number in range(1, count + 1)]
+    return shares.names(replicas, "replica")
 
 
 def _replicas(part, count):
     """The replicas of a slice: for each the same device nodes and memory, and an equal part of its compute, not enforced."""
-    return [
-        part._replace(
-            kind="replica",
-            identity=f"{part.identity}::{number}",
-            compute=None if part.compute is None else round(part.compute / count, 3),
-            name=slice_name(part.name, "replica", number),
-            of=part.name,
-        )
-        for number in range(1, count + 1)
-    ]
+    compute = None if part.compute is None or not count else round(part.compute / count, 3)
+    return shares.parts_of(part, "replica", count, compute, part.memory_mib)

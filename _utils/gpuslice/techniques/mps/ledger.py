@@ -1,0 +1,25 @@
+"""
+Which slices MPS shares, and with which limits: what a daemon can't tell while it is not running, kept in the state directory.
+"""
+
+from gpuslice.records.store import Record
+from gpuslice.shape import LINE
+from gpuslice.shape import record
+from gpuslice.shape import truth
+from gpuslice.techniques.mps import section
+from gpuslice.techniques.shares import FORMAT
+from gpuslice.techniques.shares import WHAT
+from gpuslice.techniques.shares import Ledger
+from gpuslice.techniques.shares import checked
+
+FILE = "mps.json"
+_SHARES = record({"device": LINE, "daemons": section.DAEMONS, "profiles": section.PROFILES, "exclusive": truth})
+NOTHING = {"daemons": {}, "profiles": [], "exclusive": False}
+
+
+def ledger(host):
+    """
+    The record: ``daemons`` (name of a slice -> ``clients``, ``threads`` in percent and ``pinned_mib``), ``profiles`` (those that
+    are shared, [] for all), and ``exclusive`` (whether a whole GPU is kept for its daemon).
+    """
+    return Ledger(Record(host, FILE, WHAT, FORMAT, checked(_SHARES)), NOTHING, "daemons")
