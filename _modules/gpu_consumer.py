@@ -11,6 +11,9 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import front
 from gpuslice.techniques.consumers import asks
 from gpuslice.techniques.consumers import auditing
+from gpuslice.techniques.consumers import checking
+from gpuslice.techniques.consumers import shipping
+from gpuslice.techniques.consumers import smoke
 from gpuslice.techniques.consumers import views
 
 _checked = front.checked(CommandExecutionError)
@@ -107,8 +110,60 @@ def environment(consumer):
 
 
 @_checked
+def check(consumer, user=None):
+    """
+    What is missing for a consumer to use its slices: device nodes and who may open them, subordinate ids and lingering of a
+    user's Podman, CDI names that the installed Podman reads, files and units, the image's CUDA against the driver's, SELinux,
+    AppArmor. All is read, and nothing is set.
+
+    consumer
+        The consumer.
+
+    user
+        Who is to use it; its own user where none is given.
+
+    Returns a dict: ``result`` (whether nothing is missing), ``missing``, sentences with what to do next, and ``fine``, what was
+    looked at and is right.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_consumer.check trainer user=jane
+    """
+    with _engine() as engine:
+        return checking.check(engine.host, engine.handed(asks.NAME), engine.tools.sessions, consumer, user or "")
+
+
+@_checked
+def smoke_test(consumer, image=None):
+    """
+    Prove that a consumer opens exactly its slice: something starts as it does (a transient unit, or a container), opens each
+    device node of its slices and each one of the others, and ends. Nothing of its own is started or stopped.
+
+    consumer
+        The consumer.
+
+    image
+        A container image with a shell, where its own has none, and for kind ``device``.
+
+    Returns a dict: ``result``, ``opened`` and ``refused`` (device nodes), ``wrong`` (sentences on what should be otherwise), and
+    ``unsupported``, why it can't be tried, where that is so.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_consumer.smoke_test trainer
+    """
+    with _engine() as engine:
+        return smoke.smoke_test(engine.host, engine.handed(asks.NAME), consumer, image or "")
+
+
+@_checked
 def serve(
-    consumer, kind=None, slice=None, unit=None, image=None, user=None, weight=None, resource_limits=None, quadlet=None, test=False
+    consumer, kind=None, slice=None, unit=None, image=None, user=None, weight=None, resource_limits=None, quadlet=None,
+    security_profile=None, test=False
 ):  # fmt: skip
     """
     Give a consumer a slice, until a highstate whose pillar has consumers says otherwise. Those that there are keep theirs.
@@ -116,7 +171,7 @@ def serve(
     consumer
         The consumer: letters, digits, ``_``, ``.`` and ``-``.
 
-    kind, slice, unit, image, user, weight, resource_limits, quadlet
+    kind, slice, unit, image, user, weight, resource_limits, quadlet, security_profile
         As in the pillar, ``containers_gpu_container_integration:consumers``.
 
     test
@@ -132,7 +187,7 @@ def serve(
     """
     given = asks.written(
         consumer, kind=kind, slice=slice, unit=unit, image=image, user=user, weight=weight, resource_limits=resource_limits,
-        quadlet=quadlet,
+        quadlet=quadlet, security_profile=security_profile,
     )  # fmt: skip
     with _engine() as engine:
         wish = asks.serve(engine.settled(asks.NAME, given))
@@ -163,3 +218,45 @@ def dismiss(consumer, missing=False, test=False):
     """
     with _engine() as engine:
         return front.run(engine, engine.handing(asks.NAME, {}, asks.dismiss(consumer, missing)), test, __pillar__)
+
+
+@_checked
+def security_files(folder):
+    """
+    Write what is shipped for SELinux and AppArmor into a folder: a profile for containers that get slices, the source of a module
+    that opens their nodes to containers, and how these are loaded. Nothing is loaded.
+
+    folder
+        Its absolute path; it has to be there.
+
+    Returns the paths of the files.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_consumer.security_files /srv/gpu-slicing
+    """
+    with _engine() as engine:
+        return shipping.security_files(engine.host, folder)
+
+
+@_checked
+def load_apparmor(test=False):
+    """
+    Load the AppArmor profile ``gpu-slicing``, which consumers of kind ``container`` run under with ``security_profile``. It lies
+    in ``/etc/apparmor.d``, so that a boot loads it too.
+
+    test
+        Say only what would be done.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_consumer.load_apparmor test=True
+    """
+    with _engine() as engine:
+        return shipping.load_apparmor(engine.host, test)

@@ -27,7 +27,8 @@ def __virtual__():
 
 
 def served(
-    name, kind=None, slice=None, unit=None, image=None, user=None, weight=None, resource_limits=None, quadlet=None, **kwargs
+    name, kind=None, slice=None, unit=None, image=None, user=None, weight=None, resource_limits=None, quadlet=None,
+    security_profile=None, **kwargs
 ):  # fmt: skip
     """
     A consumer has the slice that it asks for, and what opens it.
@@ -35,7 +36,7 @@ def served(
     name
         The consumer.
 
-    kind, slice, unit, image, user, weight, resource_limits, quadlet
+    kind, slice, unit, image, user, weight, resource_limits, quadlet, security_profile
         As in the pillar, ``containers_gpu_container_integration:consumers``.
 
     CLI Example:
@@ -58,6 +59,7 @@ def served(
         weight=weight,
         resource_limits=resource_limits,
         quadlet=quadlet,
+        security_profile=security_profile,
         test=front.testing(__opts__),
     )
 

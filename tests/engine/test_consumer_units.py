@@ -12,6 +12,7 @@ import pytest
 from gpuslice import errors
 from gpuslice import front
 from gpuslice.engine import Engine
+from gpuslice.sim import toolkit
 from gpuslice.sim.host import SimulatedHost
 from tests.support import consumers
 from tests.support.consumers import EACH
@@ -197,3 +198,16 @@ def test_a_unit_that_was_not_touched_is_not_restarted_by_an_undo(original, copy)
     host.clear_faults()
     # The container was stopped before, and runs again; the service never knew.
     assert consumers.start_counts(host) == {**before, consumers.WEB: before[consumers.WEB] + 1} and astray(host) == []
+
+
+def test_the_vendors_own_names_are_written_anew_by_the_run_that_goes_on(simulated):
+    described = {"tools": [*consumers.TOOLS, "nvidia-ctk"], "units": [toolkit.REFRESH, consumers.TRAINER, "infer.service"]}
+    host = consumers.machine(simulated, **described)
+    assert apply(host, BEFORE).ok and consumers.start_counts(host)[toolkit.REFRESH] == 1
+    assert consumers.planned(host, AFTER).steps[-2].action == "refresh_vendor"
+    # The last program of the change is the vendor's.
+    host.add_fault({"call": "run", "nth": 6, "kill": "before"})
+    assert in_child(functools.partial(apply, host, AFTER)) == signal.SIGKILL
+    assert consumers.start_counts(host)[toolkit.REFRESH] == 1
+    host.clear_faults()
+    assert why(host, AFTER) == [] and astray(host) == [] and consumers.start_counts(host)[toolkit.REFRESH] == 2

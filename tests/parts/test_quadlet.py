@@ -66,7 +66,7 @@ def command_line(service):
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 @pytest.mark.parametrize("limits", [{}, {"memory_gb": 2, "compute_units": 3}])
 def test_quadlet_takes_each_unit_of_ours(generate, uid, runtime, limits):
-    consumer = TRAIN._replace(**limits)
+    consumer = TRAIN._replace(security_profile="gpu-slicing", **limits)
     file = quadlet.unit(consumer, PODMAN, uid=uid, runtime=runtime, groups=[44])
     code, found, said = generate({os.path.basename(file.path): file.text}, user=uid is not None)
     assert code == 0, said
@@ -76,6 +76,7 @@ def test_quadlet_takes_each_unit_of_ours(generate, uid, runtime, limits):
     assert words[words.index("--cap-drop") + 1] == "all"
     assert {"--security-opt=no-new-privileges", "--read-only", "--cgroups=split"} <= set(words)
     assert "seccomp" not in " ".join(words) and words[-1] == TRAIN.image
+    assert "--security-opt=apparmor=gpu-slicing" in words
     groups = [words[at + 1] for at, word in enumerate(words) if word == "--group-add"]
     assert groups == (["44"] if uid is None else ["keep-groups"] if runtime == "crun" else [])
     assert unit_text.values(service, "Service", "MemoryMax") == (["2G"] if limits else [])

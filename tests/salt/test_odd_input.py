@@ -51,6 +51,7 @@ TWO = [
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
     "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer",
+    "folder": "/no/folder",
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}
 

@@ -28,6 +28,7 @@ GPU, OTHER = "0000:07:00.0", "0000:0f:00.0"
 H100 = {"model": "h100-80gb", "address": GPU, "mig": "enabled"}
 A100 = {"model": "a100-40gb", "address": GPU, "reset": "tool"}
 DGX = ("dgx-h100", {"gpus": [{**H100, "instances": ["3g.40gb@4", "1g.10gb@0", "1g.10gb@1"]}]})
+CONFINED = (DGX[0], {**DGX[1], "tools": ["apparmor_parser", "nvidia-smi", "systemctl"]})
 PAIR = ("dgx-h100", {"gpus": [H100, {**H100, "address": OTHER}]})
 SPLIT = {"profile": "3g.40gb", "start": 4, "cis": [["1c.3g.40gb", 0], ["1c.3g.40gb", 1], ["1c.3g.40gb", 2]]}
 VFIO, MDEV, GUEST = ("vgpu-host-vfio", {}), ("vgpu-host-mdev", {}), ("vgpu-guest", {})
@@ -180,6 +181,7 @@ CASES = {
     "a GPU shared by MPS no more, twice": Case(
         "gpu_mps.remove", L4, (SHARED,), (SHARED,), before=(("gpu_mps.configure", (SHARED,)),)
     ),
+    "a profile loaded twice": Case("gpu_consumer.load_apparmor", CONFINED, (), ()),
     "two GPUs for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED_TOO,)),
     "one GPU for virtual machines": Case("gpu_passthrough.bind", MIXED, (PASSED,), (PASSED,)),
     "two GPUs taken back": Case(

@@ -13,7 +13,9 @@ import pytest
 
 #: Program -> the package that brings it.
 PACKAGES = {
+    "apparmor_parser": "apparmor",
     "busybox": "busybox-static",
+    "checkmodule": "checkpolicy",
     "cpio": "cpio",
     "crun": "crun",
     "depmod": "kmod",
@@ -28,6 +30,9 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "runc": "runc",
     "scp": "openssh-client",
+    "semodule": "policycoreutils",
+    "semodule_package": "semodule-utils",
+    "sesearch": "setools",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "ssh-keyscan": "openssh-client",

@@ -60,7 +60,7 @@ BY_NAME = {"", "kinds", "catalog", "health.board"}
 #: Drivers that are of no technology: a change stops units and unloads modules, whoever asked for that.
 FOR_CHANGES = {"drivers.systemd", "drivers.modules"}
 #: What is asked and shown by hand, in a technology's own words, which the loader files of that technology speak.
-ASKS = re.compile(r"techniques\.\w+\.(asks|views|auditing)")
+ASKS = re.compile(r"techniques\.\w+\.(asks|views|auditing|checking|smoke|shipping)")
 #: The one place that knows whether a host is real.
 DOORKEEPER = "host.open"
 

@@ -60,6 +60,9 @@ class Standing:
         ended = {identity for part in planned.values() for step in part.steps for identity in step.disrupts}
         for lower in self._lower(kind, gpu, planned):
             tool = self._tools.get(lower.name)
+            if any(there[name] for name in there if kinds.known(name).gives_away):
+                # Nothing else can be asked of what has been given away, in this very change maybe.
+                break
             if not tool.supports(gpu):
                 continue
             state, part = found.state(tool, gpu), planned.get(lower.name)
@@ -71,7 +74,8 @@ class Standing:
             certain = False
             coming[lower.name] = _expected(tool, gpu, part, there[lower.name], _of(lower, coming), ended)
             layouts.append((tool, part.after))
-        slices = tuple(each for name in coming for each in coming[name])
+        given = [name for name in coming if coming[name] and kinds.known(name).gives_away]
+        slices = tuple(each for name in given or coming for each in coming[name])
         names = {each.name for each in slices}
         going = tuple(each.name for name in there for each in there[name] if each.name not in names)
         return Below(slices, going, certain, any(name in planned for name in kind.over)), layouts
@@ -83,8 +87,9 @@ class Standing:
         lower = [each for each in lower if each.gives_away or not given_away]
         noted = self._host.store_names(self._host.state_dir) if any(each.noted for each in lower) else ()
         telling = [each for each in lower if not each.noted or each.noted in noted or each.name in planned]
-        # Python's sort keeps the order within a layer; what stands on another of its own layer comes after that.
-        return sorted(telling, key=lambda each: (each.layer, bool(each.over)))
+        # Python's sort keeps the order within a layer; what stands on another of its own layer comes after that, and first what
+        # leaves nothing of the GPU to the others.
+        return sorted(telling, key=lambda each: (not each.gives_away, each.layer, bool(each.over)))
 
 
 def _of(kind: Kind, slices: dict[str, list[Slice]]) -> list[Slice]:

@@ -157,6 +157,20 @@ class Nvml:
         return text_of(self.call("nvmlDeviceGetUUID", self.handle(gpu), gpu=gpu, doing="read the UUID"))
 
     @one_piece
+    def cuda(self, gpu=""):
+        """
+        The newest CUDA that the driver runs, as ``12.4``; "" where it does not tell. ``nvmlSystemGetCudaDriverVersion_v2`` has
+        1000 times the major and 10 times the minor.
+        """
+        found = self.call(
+            "nvmlSystemGetCudaDriverVersion_v2",
+            gpu=gpu,
+            doing="read the CUDA version of the driver",
+            quiet=(NOT_SUPPORTED, FUNCTION_NOT_FOUND),
+        )
+        return f"{found // 1000}.{found % 1000 // 10}" if found else ""
+
+    @one_piece
     def minor(self, gpu):
         """N of ``/dev/nvidiaN``."""
         return self.call("nvmlDeviceGetMinorNumber", self.handle(gpu), gpu=gpu, doing="read the device minor number")

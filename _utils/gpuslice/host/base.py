@@ -100,6 +100,10 @@ class Host(ABC):
     def device_number(self, path):
         """``major:minor`` of a character device's node, "" where there is none."""
 
+    @abstractmethod
+    def owner(self, path):
+        """(uid, gid, permission bits) of a file, directory or node. Raises OSError."""
+
     # -- the rest of the world -----------------------------------------------------------------------------------
     @abstractmethod
     def udev_pci(self):

@@ -55,6 +55,10 @@ class RealHost(Host):
         number = holders.device_number(path)
         return "" if number == holders.NO_DEVICE else number
 
+    def owner(self, path):
+        found = os.stat(path)
+        return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
     def udev_pci(self):
         from gpuslice.host import udev
 

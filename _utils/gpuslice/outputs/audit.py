@@ -92,6 +92,22 @@ def problems(
     return found
 
 
+def concerning(specs: Mapping[str, str], device: Device, wrong: Callable[[str], str], podman: str = "") -> list[str]:
+    """
+    The same for the name of one consumer alone.
+
+    :param device: what opens his slices. The others are those of :func:`problems`.
+    """
+    name = cdi.qualified(cdi.CONSUMER, device.name)
+    read, broken = _read(specs)
+    his = [spec._replace(edits={name: spec.edits[name]}) for spec in read if name in spec.edits]
+    ours = [sentence for sentence in broken if sentence.startswith(cdi.PLACES[cdi.CONSUMER])]
+    found = ours or [*_own(cdi.CONSUMER, [device], his)]
+    for spec in his:
+        found += _behind(spec, wrong)
+    return [*found, *_foreign(his), *_clashes(his), *_too_new(his, podman)]
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------------
 def _is_read(path: str) -> bool:
     return path.rpartition("/")[0] in FOLDERS and path.endswith((".json", ".yaml"))

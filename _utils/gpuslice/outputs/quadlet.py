@@ -40,7 +40,7 @@ CDI_KIND = "gpu-slicing/consumer"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.container")
 #: A reference of an image, or the name of a .image or .build unit.
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 #: Keys of [Container] that are ours: by the pillar's own words, or what limits and names hang on.
 _OURS = {
     "Image": "the consumer's 'image' says it",
@@ -99,7 +99,7 @@ def unit(
         "image": image,
         "container": f"gpu-slicing-{name}",
         "device": f"{CDI_KIND}={name}",
-        "least": [*_least(further, podman), *_groups(further, podman, uid, runtime, groups)],
+        "least": [*_least(further, podman), *_groups(further, podman, uid, runtime, groups), *_profile(consumer, podman)],
         "wanted_by": "" if further["Install"] else "multi-user.target" if uid is None else "default.target",
         "further": _lines(further),
         **limits(consumer),
@@ -132,7 +132,7 @@ def adopted(
         "consumer": name,
         "boot": after if uid is None else "",
         "device": f"{CDI_KIND}={name}",
-        "groups": _groups(further, podman, uid, runtime, groups),
+        "groups": [*_groups(further, podman, uid, runtime, groups), *_profile(consumer, podman)],
         "further": _lines(further),
         **limits(consumer),
     }
@@ -190,7 +190,7 @@ def _checked_name(consumer: Consumer) -> str:
 def _checked_image(consumer: Consumer) -> str:
     if not consumer.image:
         raise errors.PolicyError(f"Consumer {consumer.name!r} has no image.", todo="Give 'image', or a 'unit' that is there.")
-    if not _IMAGE.fullmatch(consumer.image):
+    if not IMAGE.fullmatch(consumer.image):
         raise errors.PolicyError(f"Consumer {consumer.name!r} has the image {consumer.image!r}, which is no reference of one.")
     return consumer.image
 
@@ -279,6 +279,10 @@ def _groups(further: _Further, podman: tuple[int, int, int], uid: int | None, ru
     if uid is None:
         return [quadlet_keys.line("GroupAdd", str(int(number)), podman) for number in groups]
     return [quadlet_keys.line("GroupAdd", "keep-groups", podman)] if runtime == "crun" and not theirs else []
+
+
+def _profile(consumer: Consumer, podman: tuple[int, int, int]) -> list[str]:
+    return [quadlet_keys.line("AppArmor", consumer.security_profile, podman)] if consumer.security_profile else []
 
 
 def _lines(further: _Further) -> dict[str, list[str]]:

@@ -126,7 +126,8 @@ WantedBy={{ wanted_by }}
 {% endfor %}
 """
 
-#: Drop-in of a Quadlet unit of somebody else. Values: consumer, boot, device, groups (lines), memory, cpu, further.
+#: Drop-in of a Quadlet unit of somebody else. Values: consumer, boot, device, groups (lines, with that of a security profile),
+#: memory, cpu, further.
 QUADLET_DROPIN = """\
 # Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
 [Unit]

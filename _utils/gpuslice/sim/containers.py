@@ -5,9 +5,11 @@ The generator runs when systemd reads its units anew: it makes ``NAME.service`` 
 tests with the real one. A container with a CDI name that leads nowhere does not start.
 """
 
+import itertools
 import json
 
 from gpuslice.host.base import Completed
+from gpuslice.sim import confined
 
 #: Where root's units lie; those of rootless users are read by their own managers.
 _FOLDER = "/etc/containers/systemd/"
@@ -28,11 +30,46 @@ def _version(state):
     return state["host"].get("podman", "5.4.2")
 
 
-def podman(host, arguments):
-    """``podman --version``."""
-    if arguments != ["--version"]:
-        return Completed(125, "", f"Error: unrecognized command `podman {' '.join(arguments)}`\n")
-    return Completed(0, f"podman version {_version(host.state())}\n")
+def podman(host, arguments, user=""):
+    """``podman --version``, ``podman image inspect REFERENCE`` and ``podman run`` of root, or of a user's rootless one."""
+    known = host.state()["host"].get("images", {})
+    if arguments == ["--version"]:
+        return Completed(0, f"podman version {_version(host.state())}\n")
+    if arguments[:2] == ["image", "inspect"] and len(arguments) == 3:
+        if arguments[2] not in known:
+            return Completed(125, "[]\n", f"Error: {arguments[2]}: image not known\n")
+        environment = [f"{name}={value}" for name, value in known[arguments[2]].items()]
+        return Completed(0, json.dumps([{"Id": "0" * 64, "Config": {"Env": environment}}]) + "\n")
+    if arguments[:1] == ["run"]:
+        return _run(host, arguments[1:], known, user)
+    return Completed(125, "", f"Error: unrecognized command `podman {' '.join(arguments)}`\n")
+
+
+def runuser(host, arguments):
+    """``runuser -u USER -- env VARIABLE=VALUE... podman ...``."""
+    command = arguments[3:]
+    if arguments[:1] != ["-u"] or arguments[2:3] != ["--"] or "podman" not in command:
+        return Completed(1, "", "runuser: the simulated host does not know these arguments\n")
+    if confined.user(host, arguments[1]) is None:
+        return Completed(1, "", f"runuser: user {arguments[1]} does not exist or the user entry does not contain all the required"
+                         " fields\n")  # fmt: skip
+    return podman(host, command[command.index("podman") + 1 :], arguments[1])
+
+
+def _run(host, arguments, known, user):
+    """Options are written ``--option`` or ``--option=value``; then the image and its command."""
+    options = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
+    image, *command = [*arguments[len(options) :], ""]
+    if image not in known:
+        return Completed(125, "", f"Error: initializing source docker://{image}: reading manifest: manifest unknown\n")
+    names = [word.partition("=")[2] for word in options if word.startswith("--device=")]
+    nodes, unresolved = confined.resolved(host, names)
+    if unresolved:
+        return Completed(126, "", f"Error: setting up CDI devices: unresolvable CDI devices {', '.join(unresolved)}\n")
+    if gone := [node for node in nodes if not host.exists(node)]:
+        return Completed(126, "", f"Error: stat {gone[0]}: no such file or directory\n")
+    return confined.opening(host, command[:-1], confined.Walls(filter=None if user else nodes, shown=set(nodes), user=user,
+                            kept="--group-add=keep-groups" in options))  # fmt: skip
 
 
 def reload_units(state):

@@ -21,9 +21,12 @@ virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
 tools             programs that are installed: lspci, nvidia-smi, nvidia-cuda-mps-control, rocm-smi, amd-smi, xpu-smi, systemctl,
-                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman (lspci, nvidia-smi, nvidia-cuda-mps-control,
-                  systemctl, modprobe)
+                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman, apparmor_parser (lspci, nvidia-smi,
+                  nvidia-cuda-mps-control, systemctl, modprobe); systemd-run is where systemctl is, and runuser everywhere
 podman            version of Podman ("5.4.2")
+images            container images that are there: ``{reference: {variable: value}}``, with their environment ({})
+owners            who has files and nodes, and their permissions: ``{/dev/dri/renderD128: "0:993:0660"}`` (root's; nodes of NVIDIA
+                  0666, its capabilities 0444, those of DRM 0660 of the groups 44 and 993, /dev/kfd 0660 of 993)
 toolkit           version of NVIDIA's container toolkit, to which nvidia-ctk belongs, see :mod:`gpuslice.sim.toolkit` (1.20.0)
 units             services of systemd that are installed and run, without using a GPU: ``[nvidia-gridd.service]``, the licence
                   daemon of a guest, which reads its files when it starts, or ``nvidia-cdi-refresh.service``, which writes the
@@ -104,7 +107,7 @@ from gpuslice.sim.mistakes import normal_address
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = (
     "lspci", "nvidia-smi", "nvidia-cuda-mps-control", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage",
-    "nvidia-ctk", "nvidia-modprobe", "podman",
+    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser",
 )  # fmt: skip
 NEWEST = 9999
 
@@ -151,7 +154,7 @@ def parse(text, path):
 _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
-    "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman",
+    "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman", "images", "owners",
 )  # fmt: skip
 
 
@@ -182,6 +185,10 @@ def _host(raw, default_name, mistakes):
     # Only where they are written: what tells one machine from another stays as it was before there were these keys.
     if "podman" in raw:
         host["podman"] = mistakes.take(raw, "", "podman", str, "")
+    if "images" in raw:
+        host["images"] = _images(raw["images"], mistakes)
+    if "owners" in raw:
+        host["owners"] = _owners(raw["owners"], mistakes)
     if "toolkit" in raw:
         host["toolkit"] = _toolkit(raw, mistakes)
     if "capability_nodes" in raw:
@@ -214,6 +221,19 @@ def _driver(raw, mistakes):
         "library_version": mistakes.take(raw, "driver", "library_version", str, version),
         "renames": devices.texts(raw.get("renames"), "driver.renames", mistakes, "names"),
     }
+
+
+def _images(raw, mistakes):
+    listed = mistakes.mapping(raw, "images", raw if isinstance(raw, dict) else ())
+    return {str(name): devices.texts(each, f"images.{name}", mistakes, "variables") for name, each in listed.items()}
+
+
+def _owners(raw, mistakes):
+    found = devices.texts(raw, "owners", mistakes)
+    for path, each in found.items():
+        if not re.fullmatch(r"\d+:\d+:[0-7]{3,4}", each):
+            mistakes.note(f"owners.{path}", f"{each!r} is not of the form uid:gid:mode, such as 0:44:0660")
+    return found
 
 
 def _level(raw, version, mistakes):

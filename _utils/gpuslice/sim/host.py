@@ -299,6 +299,13 @@ class SimulatedHost(Host):
     def device_number(self, path):
         return device_number(path) if self._tree().exists(path) else ""
 
+    def owner(self, path):
+        from gpuslice.sim import confined
+
+        if not self._tree().exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return confined.owner(self.state(), path)
+
     def write(self, path, text):
         from gpuslice.sim import sysfs
 

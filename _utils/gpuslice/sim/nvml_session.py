@@ -22,6 +22,11 @@ _LIBRARY_NOT_FOUND = 12
 _VERSION_MISMATCH = 18
 
 _NO_GPUS, _NO_ATTACH = 1, 2
+#: First driver branch -> the newest CUDA that it runs, as NVML tells it.
+_CUDA = {
+    450: 11000, 470: 11040, 525: 12000, 535: 12020, 545: 12030, 550: 12040, 560: 12060, 570: 12080, 575: 12090, 580: 13000,
+    590: 13010, 615: 13040,
+}  # fmt: skip
 
 #: Functions of pynvml that are plain Python and call no library.
 _HELPERS = {"nvmlStructToFriendlyObject", "nvmlFriendlyObjectToStruct", "nvmlExceptionClass", "convertStrBytes"}
@@ -279,6 +284,20 @@ class Session:
     def nvmlSystemGetDriverVersion(self):
         """Version of the kernel driver."""
         return self._host.state()["host"]["driver"]["version"]
+
+    @function()
+    def nvmlSystemGetCudaDriverVersion(self):
+        """1000 times the major of the CUDA that the driver runs, and 10 times its minor."""
+        return self._cuda()
+
+    @function()
+    def nvmlSystemGetCudaDriverVersion_v2(self):
+        """As nvmlSystemGetCudaDriverVersion."""
+        return self._cuda()
+
+    def _cuda(self):
+        branch = int(self._host.state()["host"]["driver"]["version"].partition(".")[0])
+        return max((cuda for since, cuda in _CUDA.items() if since <= branch), default=11040)
 
     @function()
     def nvmlSystemGetNVMLVersion(self):

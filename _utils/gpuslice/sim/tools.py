@@ -7,6 +7,7 @@ import json
 from gpuslice import errors
 from gpuslice.host.base import Completed
 from gpuslice.sim import compute_policy
+from gpuslice.sim import confined
 from gpuslice.sim import containers
 from gpuslice.sim import hardware
 from gpuslice.sim import mps
@@ -39,7 +40,8 @@ def run(host, argv, given="", environment=None):
     :return: :class:`gpuslice.host.base.Completed`. Raises :class:`errors.ToolMissing` for programs that are not installed.
     """
     program = argv[0].rpartition("/")[2]
-    if program not in host.state()["host"]["tools"] or program not in _PROGRAMS:
+    brings = _BROUGHT.get(program, program)
+    if (brings and brings not in host.state()["host"]["tools"]) or program not in _PROGRAMS:
         raise missing(argv[0])
     if program == mps.CONTROL:
         return mps.control(host, argv[1:], given, environment or {})
@@ -466,10 +468,13 @@ def _modprobe(host, arguments):
     return NOTHING
 
 
+#: Programs that come with another one, or are everywhere.
+_BROUGHT = {"systemd-run": "systemctl", "runuser": ""}
 _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
     "systemctl": _systemctl, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
-    "podman": containers.podman,
+    "podman": containers.podman, "runuser": containers.runuser, "systemd-run": confined.systemd_run,
+    "apparmor_parser": confined.apparmor_parser,
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
     mps.CONTROL: mps.control,
 }  # fmt: skip

@@ -71,6 +71,15 @@ def test_a_unit_of_a_user_is_his_and_keeps_his_groups():
     assert listed(file, "WantedBy", "Install") == ["default.target"]
 
 
+def test_a_security_profile_is_a_key_or_the_option_that_does_the_same():
+    asked = TRAIN._replace(security_profile="gpu-slicing")
+    assert listed(quadlet.unit(asked, (5, 8, 0)), "AppArmor") == ["gpu-slicing"]
+    assert listed(quadlet.unit(asked, NEW), "PodmanArgs") == ["--security-opt=apparmor=gpu-slicing"]
+    adopted = quadlet.adopted(ADOPTED._replace(security_profile="gpu-slicing"), NEW)
+    assert listed(adopted, "PodmanArgs") == ["--security-opt=apparmor=gpu-slicing"]
+    assert listed(quadlet.unit(TRAIN, NEW), "PodmanArgs") == []
+
+
 def test_groups_are_kept_by_crun_only_and_beside_no_others():
     assert listed(quadlet.unit(TRAIN, NEW, uid=1000, runtime="runc"), "GroupAdd") == []
     assert listed(quadlet.unit(with_keys(GroupAdd=[44, 105]), NEW, uid=1000), "GroupAdd") == ["44", "105"]

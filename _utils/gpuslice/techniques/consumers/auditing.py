@@ -27,8 +27,8 @@ def problems(host: Host, works: Sequence[Work]) -> list[str]:
     slices, consumers = devices_now(host, works) if noted.cdi else ([], [])
     uuids = [each.identity for work in works for each in work.below.slices if each.identity.startswith("MIG-")]
     specs = vendor_cdi.specs(host, audit.FOLDERS)
-    podman = _podman(host, noted) if specs else ""
-    return audit.problems(specs, slices, consumers, lambda path: device_nodes.wrong(host, path), uuids, podman)
+    version = podman(host, noted) if specs else ""
+    return audit.problems(specs, slices, consumers, lambda path: device_nodes.wrong(host, path), uuids, version)
 
 
 def unreached(host: Host, noted: Noted) -> list[str]:
@@ -58,7 +58,7 @@ def summary(noted: Noted) -> str:
     return f"{len(noted.devices)} slices have names; {count} consumer{'' if count == 1 else 's'} have theirs."
 
 
-def _podman(host: Host, noted: Noted) -> str:
+def podman(host: Host, noted: Noted) -> str:
     """The version of Podman; asked for only where it is not known already."""
     try:
         return ".".join(map(str, Programs(host, noted.programs).podman()))

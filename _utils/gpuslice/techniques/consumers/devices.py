@@ -2,6 +2,7 @@
 What opens a slice: its device nodes with exactly the permissions needed, and the environment that names it.
 """
 
+from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Mapping
 
@@ -60,6 +61,16 @@ class Devices:
         slices = list(slices)
         gpus = sorted({each.gpu for each in slices})
         return merged(name, [self.of(each, gpus.index(each.gpu)) for each in slices])
+
+    def closed(self, slices: Iterable[Slice], gpus: Container[str]) -> list[str]:
+        """
+        Names of slices that nobody can open, such as a virtual function without a driver: what all GPUs of a vendor have in
+        common opens nothing by itself.
+
+        :param gpus: those whose slices are there, and not only forecast.
+        """
+        there = [each for each in slices if each.gpu in gpus and not each.taken]
+        return [each.name for each in there if not (each.device_nodes or self._is_for_machines(each))]
 
     def _is_for_machines(self, each: Slice) -> bool:
         """Whether a VFIO driver has it, so that only a virtual machine monitor can use it."""

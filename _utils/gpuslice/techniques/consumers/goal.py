@@ -29,6 +29,8 @@ from gpuslice.techniques.consumers.register import Noted
 
 _DISMISS = "It has a slice now that would go, or could not be told from another: 'salt-call gpu_consumer.dismiss <consumer>'."
 
+_CLOSED = "Without a device node, since no driver of this host has them, so that nobody can be handed them: {}{}."
+
 
 class Goal(NamedTuple):
     """
@@ -57,10 +59,13 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     specs = {name: asked_of(each) for name, each in asked["consumers"].items()}
     unread = [work.gpu.address for work in works if not work.below.read]
     slices = with_taken(each for work in works for each in work.below.slices)
-    offers = binding.offers([*slices, *_as_noted(unread, noted)])
+    found = Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
+    # Of those that are still to be made nobody knows whether a driver makes nodes of them.
+    closed = found.closed(slices, {work.gpu.address for work in works if work.below.certain})
+    offers = binding.offers([*(each for each in slices if each.name not in closed), *_as_noted(unread, noted)])
     had = asked["consumers"] if "layout" in settings else noted.consumers
-    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings)
-    opening = _Opening(Devices(host, {work.gpu.address: work.gpu.vendor for work in works}), noted, unread)
+    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings, closed)
+    opening = _Opening(found, noted, unread)
     served = {name: Served(consumer_of(name, spec), opening.all_of(name, offers, bound[name])) for name, spec in specs.items()}
     devices = {**opening.kept(), **{each.name: opening.of(each) for each in offers}}
     handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
@@ -83,14 +88,16 @@ def asked_of(handed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in handed.items() if key != "slices"}
 
 
-def _bound(offers, specs, had, settings):
+def _bound(offers, specs, had, settings, closed):
     consumers = [consumer_of(name, spec) for name, spec in specs.items()]
     try:
         # Whoever goes back to an earlier layout is served as far as there is something.
         return binding.bound(offers, consumers, had, strict="layout" not in settings)
     except errors.PolicyError as err:
-        if "consumers" not in settings:
-            raise errors.with_more(err, _DISMISS) from err
+        hints = [_CLOSED.format(", ".join(closed[:3]), " ..." if len(closed) > 3 else "")] if closed else []
+        hints += [_DISMISS] if "consumers" not in settings else []
+        if hints:
+            raise errors.with_more(err, " ".join(hints)) from err
         raise
 
 

@@ -22,7 +22,8 @@ from gpuslice.values import describe
 
 #: What CDI, units and files can have as a name.
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_USER = r"(?:[a-z_][a-z0-9_-]{0,31})?"
+USER = r"(?:[a-z_][a-z0-9_-]{0,31})?"
+_PROFILE = r"(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?"
 _PATH = fields.INTEGRATION
 _WANTS = ("profile", "kind", "gpu", "memory_mib", "name")
 
@@ -117,11 +118,15 @@ _CONSUMER = fields.mapping(
     unit=fields.Field("text", "Of kind service: the unit. Of kind container: a Quadlet unit that exists and is adopted.", ""),
     image=fields.Field("text", "Of kind container: the image.", ""),
     user=fields.Field(
-        "pattern", "Of kind user: the login. Of kind container: whose rootless Podman; empty for root's.", "", pattern=_USER,
+        "pattern", "Of kind user: the login. Of kind container: whose rootless Podman; empty for root's.", "", pattern=USER,
         example="the name of a user of this host",
     ),
     weight=fields.number("Share where consumers share one GPU.", 1, 1, 100),
     resource_limits=_LIMITS,
+    security_profile=fields.Field(
+        "pattern", "Of kind container: its AppArmor profile, such as gpu-slicing; empty for Podman's own.", "",
+        pattern=_PROFILE, example="the name of an AppArmor profile, such as gpu-slicing",
+    ),
     quadlet=fields.Field(
         "own", "Of kind container: further keys of its Quadlet unit, by section.", None, check=_checked_quadlet,
         schema=lambda: {"type": "object"},
@@ -132,16 +137,18 @@ _SPEC = {
     "kind": text("|".join(KINDS)),
     "wants": table(text("|".join(_WANTS)), anything),
     "instances": whole(1, 1024),
-    "unit": LINE, "user": text(_USER), "image": LINE,
+    "unit": LINE, "user": text(USER), "image": LINE,
     "weight": whole(1, 100),
     "memory_gb": maybe(whole(1, 65536)),
     "compute_units": maybe(whole(1, 65536)),
     "quadlet": table(LINE, table(LINE, anything)),
 }  # fmt: skip
+#: Only where it is written.
+_MORE = {"security_profile": text(_PROFILE)}
 TEMPLATES = table(text("[a-z_]+"), text())
 NAMES = listing(text(r"[A-Za-z0-9_.:-]+"))
-SPECS = table(text(NAME), record(_SPEC))
-HANDED = table(text(NAME), record({**_SPEC, "slices": NAMES}))
+SPECS = table(text(NAME), record(_SPEC, _MORE))
+HANDED = table(text(NAME), record({**_SPEC, "slices": NAMES}, _MORE))
 
 
 class Consumers(Section):
@@ -153,6 +160,9 @@ class Consumers(Section):
         cdi=fields.mapping(
             "CDI names for every slice and every consumer.",
             enabled=fields.flag("false: nothing of ours is written, and what was written is removed.", True),
+        ),
+        smoke_test=fields.flag(
+            "true: each consumer that gets another slice is tried after the change; one that opens more or less undoes it.", False
         ),
         consumers=fields.Field(
             "named", "Consumers by name.", {}, item=_CONSUMER, pattern=NAME,
@@ -172,7 +182,7 @@ class Consumers(Section):
     def handed_out(self, filled, written, notes):
         """
         ``cdi``: whether names are written; ``consumers``: name -> what the technique takes, where they are written at all;
-        ``templates``: those of the site.
+        ``templates``: those of the site; ``smoke_test``, where that is asked.
         """
         enabled = filled["cdi"]["enabled"]
         limits = filled["resource_limits"]
@@ -185,6 +195,7 @@ class Consumers(Section):
         if made and not enabled:
             notes.wrong(f"{_PATH}:cdi:enabled", "is false, and there are consumers. Remove one of the two.")
         settings = {"cdi": enabled, "templates": dict(filled[fields.TEMPLATES] or {})}
+        settings |= {"smoke_test": True} if filled["smoke_test"] else {}
         return {**settings, "consumers": made} if "consumers" in written else settings
 
     def receivers(self, settings):
@@ -197,7 +208,8 @@ class Consumers(Section):
 
     def asked(self):
         """Settings of a pillar, or to go on as before."""
-        return record({}, {"cdi": truth, "consumers": SPECS, "kept": truth, "templates": TEMPLATES})
+        shapes = {"cdi": truth, "consumers": SPECS, "kept": truth, "templates": TEMPLATES, "smoke_test": truth}
+        return record({}, shapes)
 
 
 def settled(written, limits):
@@ -219,6 +231,7 @@ def settled(written, limits):
         "memory_gb": own.get("memory_gb"),
         "compute_units": own.get("compute_units"),
         "quadlet": {name: dict(keys) for name, keys in written.get("quadlet", {}).items()},
+        **({"security_profile": profile} if (profile := written.get("security_profile")) else {}),
     }
 
 
@@ -234,13 +247,16 @@ def mistakes(spec):
     if kind == "container" and spec["image"] and spec["unit"]:
         yield "unit", "names a Quadlet unit that exists, so that its image is its own. Remove image or unit."
     for key, of in _ONLY_OF.items():
-        if spec[key] and kind not in of:
+        if spec.get(key) and kind not in of:
             yield key, f"has no meaning for kind {kind}, only for {' and '.join(of)}."
     if kind == "device" and (spec["memory_gb"] or spec["compute_units"]):
         yield "resource_limits", "has no effect on kind device: nothing of ours runs with it."
 
 
-_ONLY_OF = {"unit": ("service", "container"), "user": ("user", "container"), "image": ("container",), "quadlet": ("container",)}
+_ONLY_OF = {
+    "unit": ("service", "container"), "user": ("user", "container"), "image": ("container",), "quadlet": ("container",),
+    "security_profile": ("container",),
+}  # fmt: skip
 
 
 def clash(name):

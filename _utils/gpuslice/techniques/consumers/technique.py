@@ -7,6 +7,7 @@ handed out last stays.
 
 Settings that it takes: ``cdi`` and ``consumers`` as the pillar's section settles them; ``{"kept": True}``: those on record go on,
 and nobody may be left without; ``{"layout": {...}}``: those of an earlier layout, as far as there is something for them.
+``smoke_test``, beside the first: each whose slice is another one is tried at the end.
 """
 
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Consumers(Technique):
     effects = {
         "claim": "file", "write": "file", "remove": "file", "note": "file",
         "nodes": "file", "reload": "unit", "restart": "unit", "refresh": "unit", "refresh_vendor": "unit", "stop": "unit",
+        "smoke_test": "unit",
     }  # fmt: skip
     joint = True
 
@@ -162,12 +164,22 @@ class Consumers(Technique):
         if _has_new_units(noted, wanted) or any(is_unit(each.path) for each in writes):
             yield self.step(gpu, "reload", {}, "have systemd read its units anew", "reload_units", CARVE, "once more")
         yield from self._starting(work, noted, wanted)
-        if wanted.noted != noted or claimed:
-            words = f"note who has what: {self.words(self.layout(wanted.noted))}"
-            yield self._file_step(gpu, "note", {}, words, "note what was")
         if noted.devices != wanted.noted.devices and work.rules.awaits_units and self._refreshes(noted, wanted):
             words = f"have {vendor_cdi.REFRESH} write the vendor's own CDI names anew"
             yield self.step(gpu, "refresh_vendor", {}, words, "restart_unit", CARVE, "once more")
+        if work.settings.get("smoke_test") and work.rules.awaits_units:
+            yield from self._smoke_tests(work, noted, wanted)
+        # Last, so that a run which goes on after a crash finds all before it still to be done.
+        if wanted.noted != noted or claimed:
+            words = f"note who has what: {self.words(self.layout(wanted.noted))}"
+            yield self._file_step(gpu, "note", {}, words, "note what was")
+
+    def _smoke_tests(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
+        """Those who get what they did not have; who has only a name can't be tried, since nobody knows what runs with it."""
+        for name, (consumer, device) in wanted.served.items():
+            if device.nodes and consumer.kind != "device" and noted.digests.get(name) != wanted.noted.digests[name]:
+                words = f"try whether {name} opens its slice and no other"
+                yield self.step(work.gpu, "smoke_test", {"consumer": name}, words, "restart_unit", CARVE, "nothing")
 
     def _refreshes(self, noted: Noted, wanted: Goal) -> bool:
         devices = [*noted.devices.values(), *wanted.noted.devices.values()]
@@ -255,12 +267,29 @@ class Consumers(Technique):
         nvidia_modprobe.make(self._host, gpu.address, nodes)
 
     def _run_refresh_vendor(self, gpu):
-        noted = self._register.read()
+        noted = self._goal.noted if self._goal else self._register.read()
         empty = not cdi.needs_common(noted.devices.values())
         self._remarks += vendor_cdi.refresh(self._host, empty)
 
+    def _run_smoke_test(self, gpu, consumer):
+        from gpuslice.techniques.consumers import smoke
+
+        if self._goal is None:
+            raise errors.StepFailed("What is to be tried was planned by another run.", todo="Run again.")
+        served = self._goal.served[consumer]
+        try:
+            seen = smoke.run(self._host, *served, self._goal.noted.devices.values())
+        except (errors.Unsupported, errors.ToolMissing) as err:
+            self._remarks.append(f"Consumer {consumer} was not tried: {err}")
+            return
+        if seen.wrong:
+            raise errors.ToolFailed(
+                f"The smoke test of consumer {consumer} failed: {' '.join(seen.wrong[:4])}",
+                todo="See 'salt-call gpu_consumer.check', and mend what keeps it from its slice or opens more.",
+            )
+
     def remarks(self):
-        """What came of the vendor's own files."""
+        """What came of the vendor's own files, and who was not tried."""
         told, self._remarks = self._remarks, []
         return told
 

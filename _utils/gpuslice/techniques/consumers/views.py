@@ -2,7 +2,9 @@
 Consumers for people: what can be given, who has what, and what a program needs to use it.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 from gpuslice import errors
 from gpuslice.host.base import Host
@@ -20,8 +22,11 @@ from gpuslice.techniques.consumers.files import unit_of
 SHARING = ("replica", "mps", "environment")
 
 
-def _offers(works: Sequence[Work]) -> list[Slice]:
-    return binding.offers(with_taken(each for work in works for each in work.below.slices))
+def _offers(host: Host, works: Sequence[Work]) -> list[Slice]:
+    there = with_taken(each for work in works for each in work.below.slices)
+    vendors = {work.gpu.address: work.gpu.vendor for work in works}
+    closed = Devices(host, vendors).closed(there, vendors)
+    return binding.offers(each for each in there if each.name not in closed)
 
 
 def _owners(works: Sequence[Work]) -> dict[str, str]:
@@ -34,7 +39,7 @@ def offers(host: Host, works: Sequence[Work]) -> list[dict]:
     """Every slice that can be given, as dicts, with its consumer."""
     owners, handed = _owners(works), works[0].state.cdi if works else False
     found = []
-    for each in _offers(works):
+    for each in _offers(host, works):
         found.append(
             {
                 "name": each.name,
@@ -60,7 +65,7 @@ def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
     """Consumer -> what it has, and which of its limits somebody enforces."""
     if not works:
         return {}
-    by_name = {each.name: each for each in _offers(works)}
+    by_name = {each.name: each for each in _offers(host, works)}
     return {name: _told(name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
 
 
@@ -99,7 +104,7 @@ def _limits(consumer, kinds) -> dict[str, str]:
 def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
     """What opens each slice that can be given now, and what opens all those of each consumer."""
     found = Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
-    there = _offers(works)
+    there = _offers(host, works)
     slices = [device for each in there if (device := found.of(each)).nodes]
     consumers = [
         found.of_consumer(name, [each for each in there if each.name in handed["slices"]])
@@ -108,21 +113,37 @@ def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[D
     return slices, [device for device in consumers if device.nodes]
 
 
+def named(works: Sequence[Work], name: str) -> Mapping[str, Any]:
+    """What a consumer asked for, with the names of his ``slices``. Raises errors.PolicyError: there is no such one."""
+    consumers = works[0].state.consumers if works else {}
+    if name not in consumers:
+        there = ", ".join(sorted(consumers)) or "none"
+        raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
+    return consumers[name]
+
+
+def device_of(host: Host, works: Sequence[Work], name: str) -> Device:
+    """What opens the slices of a consumer that are there. Raises errors.PolicyError as :func:`named`."""
+    handed = named(works, name)
+    slices = [each for each in _offers(host, works) if each.name in handed["slices"]]
+    return Devices(host, {work.gpu.address: work.gpu.vendor for work in works}).of_consumer(name, slices)
+
+
+def gone(host: Host, works: Sequence[Work], name: str) -> list[str]:
+    """The slices of a consumer that are on record, and not there any more."""
+    there = {each.name for each in _offers(host, works)}
+    return [each for each in named(works, name)["slices"] if each not in there]
+
+
 def environment(host: Host, works: Sequence[Work], name: str) -> dict[str, str]:
     """
     The variables that a program of a consumer needs.
 
     :raises errors.PolicyError: there is no such consumer, or it has nothing.
     """
-    consumers = works[0].state.consumers if works else {}
-    if name not in consumers:
-        there = ", ".join(sorted(consumers)) or "none"
-        raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
-    slices = [each for each in _offers(works) if each.name in consumers[name]["slices"]]
-    if not slices:
+    if set(gone(host, works, name)) >= set(named(works, name)["slices"]):
         raise errors.PolicyError(
             f"Consumer {name} has no slice now.",
             todo="See 'salt-call gpu_consumer.list', and run 'salt-call state.apply gpu_slicing'.",
         )
-    vendors = {work.gpu.address: work.gpu.vendor for work in works}
-    return dict(Devices(host, vendors).of_consumer(name, slices).environment)
+    return dict(device_of(host, works, name).environment)
