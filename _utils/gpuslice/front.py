@@ -322,7 +322,7 @@ def targets(engine, pillar):
         return ["This host has no GPU."]
     if not wanted:
         return ["containers_gpu_slicing:enabled is false: every GPU is left alone."]
-    sliced = [t for t in wanted if not t.technique or kinds.known(t.technique).layer != kinds.HAND_OUT]
+    sliced = [t for t in wanted if not (t.key and t.key.hands_out)]
     lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in sliced]
     for kind in kinds.HANDING_OUT:
         if kind.name in checked.handed_out:

@@ -32,6 +32,12 @@ class Key(NamedTuple):
     def __str__(self) -> str:
         return f"{self.technique}:{self.subject}"
 
+    @property
+    def hands_out(self) -> bool:
+        """Whether it is of what only hands slices out, and changes no GPU. One of another version is not known to."""
+        kind = kinds.named(self.technique)
+        return kind is not None and kind.layer == kinds.HAND_OUT
+
     @classmethod
     def of_gpu(cls, technique: str, address: str) -> "Key":
         """The key of a technology (its name) of the GPU at a PCI address, which may belong to the host."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
-from dataclasses import replace
 
 from gpuslice import kinds
 from gpuslice.model import Key
@@ -108,7 +107,7 @@ class Part:
     @property
     def hands_out(self) -> bool:
         """Whether it only hands out what the layers below make, so that it changes no GPU."""
-        return self.layer == kinds.HAND_OUT
+        return self.key.hands_out
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -226,19 +225,11 @@ class Plan:
         if self.empty:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
-        effects = Counter(step.effect for step in self.steps)
-        if handing := [part for part in self.changing if part.hands_out]:
-            # No GPU changes, but for what is below.
-            changed = _many(sum(len(part.changed) for part in handing), "consumer")
-            rest = replace(self, parts=tuple(part for part in self.parts if not part.hands_out))
-            head = "" if rest.empty else f"{rest.summary().rpartition('; about')[0]}; "
-            return f"{head}{changed} with another slice; about {self.seconds:.1f} s."
-        clauses = [_counts(self.changing, "slice")]
-        clauses += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
-        clauses += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
-        clauses += ["loads a driver anew"] if effects["driver"] else []
-        gpus = len({address for part in self.changing for address in part.addresses})
-        return f"{_gpus(gpus)} to change: {', '.join(clauses)}; about {self.seconds:.1f} s."
+        cutting = [part for part in self.changing if not part.hands_out]
+        handing = [part for part in self.changing if part.hands_out]
+        told = [_cutting_summary(cutting)] if cutting else []
+        told += [f"{_many(sum(len(part.changed) for part in handing), 'consumer')} with another slice"] if handing else []
+        return f"{'; '.join(told)}; about {self.seconds:.1f} s."
 
     def text(self, steps: bool = True) -> str:
         """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
@@ -248,6 +239,17 @@ class Plan:
         lines += [f"Left as it is: {why}" for _, why in self.blocked]
         lines += list(self.untouched)
         return "\n".join([*lines, self.summary()])
+
+
+def _cutting_summary(parts: list[Part]) -> str:
+    """What becomes of GPUs, in a clause."""
+    effects = Counter(step.effect for part in parts for step in part.steps)
+    clauses = [_counts(parts, "slice")]
+    clauses += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
+    clauses += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
+    clauses += ["loads a driver anew"] if effects["driver"] else []
+    gpus = len({address for part in parts for address in part.addresses})
+    return f"{_gpus(gpus)} to change: {', '.join(clauses)}"
 
 
 def _pauses(stops: Iterable[str], unloads: Iterable[str]) -> list[list[str]]:
@@ -268,14 +270,14 @@ def differing(old: dict, new: dict) -> tuple[dict, dict]:
 
 
 def _part_lines(part: Part, steps: bool) -> list[str]:
-    head = f"{', '.join(part.addresses)} {part.model} ({kinds.known(part.key.technique).word})"
-    if part.hands_out:
-        head = kinds.known(part.key.technique).label.capitalize()
+    kind = kinds.known(part.key.technique)
+    head = kind.label.capitalize() if part.hands_out else f"{', '.join(part.addresses)} {part.model} ({kind.word})"
     if not part.steps:
         return [f"{head}: {part.note or 'already as wanted'}"]
-    lines = [f"{head}: {_counts([part])}, about {part.seconds:.1f} s"]
+    # What only hands out makes and ends no slice.
+    counts = "" if part.hands_out else f"{_counts([part])}, "
+    lines = [f"{head}: {counts}about {part.seconds:.1f} s"]
     if part.hands_out:
-        lines = [f"{head}: about {part.seconds:.1f} s"]
         lines += [f"  {name}: {part.old.get(name, 'nothing')} -> {part.new.get(name, 'nothing')}" for name in part.changed]
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]

@@ -2,6 +2,8 @@
 A boot: what lived in /run is back before consumers start, and everybody has what he had.
 """
 
+import pathlib
+
 import pytest
 
 from gpuslice.boot import replay
@@ -19,6 +21,7 @@ from tests.support.consumers import pillar
 from tests.support.crash import in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
+from tests.support.hosts import shapes
 
 
 @pytest.fixture
@@ -97,6 +100,40 @@ def test_a_boot_into_which_a_change_was_cut_off_is_brought_to_an_end(host):
     started(host)
     assert astray(host) == []
     assert apply(host, wanted).ok and astray(host) == []
+
+
+def test_a_boot_with_a_damaged_record_of_consumers_cuts_the_gpus_and_names_it(host):
+    wanted = shapes(host)
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    record = pathlib.Path(host.state_dir, "consumers.json")
+    record.write_text("{", encoding="utf-8")
+    answer = replayed(host, wait=0)
+    assert not answer["result"] and f"{record}, can't be used" in answer["comment"]
+    assert shapes(host) == wanted
+    record.unlink()
+    assert replayed(host, wait=0)["result"]
+    started(host)
+    assert astray(host) == [] and all(consumers.bindings(host).values())
+
+
+GONE = {
+    "trainer": (lambda state: state["host"]["units"].remove(TRAINER), "knows no such unit"),
+    "ada": (lambda state: state["host"]["files"].update({"/etc/passwd": "root:x:0:0::/root:/bin/sh\n"}), "has no such user"),
+    "web": (lambda state: state["host"]["tools"].remove("podman"), "Podman is not installed"),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_consumer_whose_unit_user_or_podman_is_gone_keeps_nobody_else_from_his_slice(host, name):
+    go, why = GONE[name]
+    host.reboot(ordered_after_us=[WEB, TRAINER])
+    with host.change() as state:
+        go(state)
+    answer = replayed(host)
+    assert answer["result"], answer
+    assert any(f"Consumer {name} is not served" in line and why in line for line in answer["warnings"])
+    assert set(consumers.names(host, CONSUMER)) == set(EACH) - {name}
+    assert astray(host) == [] and replayed(host)["changes"] == {}
 
 
 def test_what_a_boot_would_do_is_told(host):

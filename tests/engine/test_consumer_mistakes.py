@@ -8,7 +8,13 @@ import pathlib
 import pytest
 
 from gpuslice import errors
+from gpuslice import front
+from gpuslice.boot import replay
+from gpuslice.engine import Engine
+from gpuslice.sim.host import SimulatedHost
+from tests.conftest import described
 from tests.support import consumers
+from tests.support import odd_values
 from tests.support.consumers import CONSUMER
 from tests.support.consumers import EACH
 from tests.support.consumers import FIRST
@@ -20,6 +26,7 @@ from tests.support.consumers import astray
 from tests.support.consumers import pillar
 from tests.support.consumers import start_counts
 from tests.support.hosts import apply
+from tests.support.hosts import config
 
 CONTAINER = {"kind": "container", "image": "localhost/x:1"}
 
@@ -29,6 +36,15 @@ def host(simulated):
     made = consumers.machine(simulated)
     assert apply(made, pillar(EACH)).ok and astray(made) == []
     return made
+
+
+@pytest.fixture(scope="module")
+def simulated_once(tmp_path_factory):
+    """A host that nobody changes."""
+    place = tmp_path_factory.mktemp("once")
+    return consumers.machine(
+        lambda name, **changes: SimulatedHost(str(described(place, name, changes)), str(place / "state")), 1
+    )
 
 
 def refused(host, wanted, match, kind=errors.GpuSliceError):
@@ -193,6 +209,29 @@ def test_a_service_whose_other_files_defeat_ours_is_refused(simulated):
     refused(host, pillar(EACH), "opens more than the slice")
 
 
+def test_a_file_that_comes_later_and_defeats_ours_is_refused_by_the_next_run(host):
+    host.store_write(f"/etc/systemd/system/{TRAINER}.d/60-plain.conf", "[Service]\nNice=5\n")
+    assert [step.action for step in consumers.planned(host, pillar(EACH)).steps] == ["note"]
+    assert apply(host, pillar(EACH)).ok and consumers.planned(host, pillar(EACH)).empty
+    host.store_write(f"/etc/systemd/system/{TRAINER}.d/90-late.conf", "[Service]\nDeviceAllow=/dev/nvidia1 rw\n")
+    refused(host, pillar(EACH), "opens more than the slice")
+
+
+def test_a_unit_in_which_this_run_is_itself_is_refused(simulated):
+    minion = {"pid": 700, "command": "salt-minion", "unit": "salt-minion.service", "ancestor": True}
+    host = consumers.machine(simulated, units=[TRAINER, minion["unit"]], processes=[minion])
+    wanted = pillar({"all": {"kind": "service", "unit": "salt-minion.service"}})
+    refused(host, wanted, "salt-minion.service .* would end with it", errors.ResourceConflict)
+
+
+def test_an_instance_of_a_template_is_asked_about_once(simulated):
+    host = consumers.machine(simulated, units=["train-all@1.service"])
+    wanted = pillar({"one": {"kind": "service", "unit": "train-all@1.service"}})
+    assert apply(host, wanted).ok and astray(host) == []
+    host.add_fault({"call": "run", "times": 0, "error": "EIO"})
+    assert consumers.planned(host, wanted).empty
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x-", "x" * 64, "é", "x\n", "a/b", "%i", "$x"])
 def test_a_name_that_nothing_can_have_is_refused(simulated, name):
@@ -204,8 +243,25 @@ def test_a_name_that_nothing_can_have_is_refused(simulated, name):
     {"kind": "service", "unit": TRAINER}, {"kind": "user", "user": "ada"}, {"kind": "container", "unit": "mine.container"},
 ])  # fmt: skip
 def test_two_consumers_of_one_unit_or_login_are_refused(simulated, one):
-    host = consumers.machine(simulated)
+    files = {"/etc/passwd": consumers.PASSWD, "/etc/containers/systemd/mine.container": "[Container]\nImage=localhost/mine:1\n"}
+    host = consumers.machine(simulated, files=files)
     refused(host, pillar({"one": one, "two": one}), "one.*two|two.*one", errors.PolicyError)
+
+
+@pytest.mark.parametrize("uid", ["\u00b2", "-1", "4294967295", "9" * 5000, "", "0x3e8"])
+def test_users_with_an_odd_number_are_nobodys(simulated, uid):
+    host = consumers.machine(simulated, files={"/etc/passwd": f"ada:x:{uid}:0::/home/ada:/bin/sh\n"})
+    for one in (EACH["ada"], {**CONTAINER, "user": "ada"}):
+        refused(host, pillar({"one": one}), "no such user", errors.PolicyError)
+
+
+@pytest.mark.parametrize("two", [
+    {"kind": "container", "unit": "gpu-slicing-one.container"}, {"kind": "service", "unit": "gpu-slicing-one.service"},
+])  # fmt: skip
+def test_a_container_and_another_consumer_that_are_one_unit_are_refused(simulated, two):
+    host = consumers.machine(simulated)
+    assert apply(host, pillar({"one": CONTAINER})).ok
+    refused(host, pillar({"one": CONTAINER, "two": two}), "one.*two.*gpu-slicing-one.service", errors.PolicyError)
 
 
 def test_two_containers_of_one_user_are_two(simulated):
@@ -224,6 +280,14 @@ def test_a_consumer_that_becomes_one_of_another_kind_leaves_nothing_behind(host)
     assert apply(host, pillar(EACH)).ok and astray(host) == []
 
 
+def test_a_consumer_whose_unit_was_uninstalled_can_go(host):
+    with host.change() as state:
+        state["host"]["units"].remove(TRAINER)
+    left = {name: each for name, each in EACH.items() if name != "trainer"}
+    assert apply(host, pillar(left)).ok and astray(host) == []
+    assert TRAINER not in consumers.running_with(host) and not host.exists(TRAINER_FILE)
+
+
 def test_two_services_that_change_places_both_start_anew(host):
     both = {"trainer": EACH["trainer"], "infer": {"kind": "service", "unit": "infer.service", "slice": "1g.10gb"}}
     assert apply(host, pillar(both)).ok
@@ -231,6 +295,18 @@ def test_two_services_that_change_places_both_start_anew(host):
     swapped = {"trainer": {**both["trainer"], "unit": "infer.service"}, "infer": {**both["infer"], "unit": TRAINER}}
     assert apply(host, pillar(swapped)).ok and astray(host) == []
     assert start_counts(host) == {**before, TRAINER: before[TRAINER] + 1, "infer.service": before["infer.service"] + 1}
+
+
+def test_what_a_pillar_says_of_units_is_read_by_root_alone(simulated):
+    host, secret = consumers.machine(simulated), {"Container": {"Environment": "TOKEN=hunter2"}}
+    for number in (1, 2):
+        limits = {"memory_gb": number}
+        assert apply(host, pillar({"web": {**CONTAINER, "quadlet": secret, "resource_limits": limits}}, boot=True)).ok
+    kept = [path for path in pathlib.Path(host.state_dir).rglob("*.json") if path.parent.name != "simulated"]
+    having = {path.name for path in kept if "hunter2" in path.read_text(encoding="utf-8")}
+    # All others have its digest.
+    assert having == {"consumers.json"}
+    assert {oct(path.stat().st_mode & 0o777) for path in kept if path.name in having} == {"0o600"}
 
 
 # -- many --------------------------------------------------------------------------------------------------------------
@@ -242,3 +318,92 @@ def test_many_consumers_and_one_too_many(simulated):
     told = refused(host, pillar({**many, "late": {}}), "more consumers than slices", errors.PolicyError)
     assert "late gets none" in told
     assert apply(host, pillar(many, rules=[(FIRST, ["1g.10gb"] * 7)])).plan.empty
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+def test_what_a_site_writes_into_units_is_in_no_record_of_ours(simulated):
+    host = consumers.machine(simulated)
+    secret = {**CONTAINER, "quadlet": {"Container": {"Environment": "TOKEN=hunter2"}}}
+    host.add_fault({"call": "run", "nth": 4, "error": "EIO"})
+    apply(host, pillar({"x": secret}))
+    host.clear_faults()
+    assert apply(host, pillar({"x": secret})).ok
+    assert "hunter2" in host.read("/etc/containers/systemd/gpu-slicing-x.container")
+    assert "hunter2" not in consumers.planned(host, pillar({})).text()
+    root = pathlib.Path(host.state_dir)
+    telling = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "hunter2" in path.read_text()]
+    # Who gets what has to say it, and is root's alone to read.
+    assert [path for path in telling if not path.startswith("simulated")] == ["consumers.json"]
+    assert record_of(host).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_rollback_and_a_boot_bring_back_what_a_site_wrote_into_a_unit(simulated):
+    host = consumers.machine(simulated)
+    first, second = ({**CONTAINER, "quadlet": {"Container": {"Environment": f"TOKEN={word}"}}} for word in ("one", "two"))
+    place = "/etc/containers/systemd/gpu-slicing-x.container"
+    for spec, word in ((first, "one"), (second, "two")):
+        assert apply(host, pillar({"x": spec})).ok and f"TOKEN={word}" in host.read(place)
+    with Engine(config(host)) as engine:
+        assert front.run(engine, engine.rollback_targets(1), False, {})["result"]
+    assert "TOKEN=one" in host.read(place) and astray(host) == []
+    host.reboot()
+    with Engine(config(host)) as engine:
+        assert replay.replay(engine)["result"]
+    assert "TOKEN=one" in host.read(place) and apply(host, pillar(cdi=False)).ok and not host.exists(place)
+    with Engine(config(host)) as engine:
+        assert front.run(engine, engine.rollback_targets(2), False, {})["result"]
+    assert "TOKEN=two" in host.read(place) and astray(host) == []
+    found = json.loads(record_of(host).read_text(encoding="utf-8"))
+    record_of(host).write_text(json.dumps({**found, "quadlets": {}}), encoding="utf-8")
+    with pytest.raises(errors.PolicyError, match="Consumer x had further keys .* not on record any more"):
+        consumers.planned(host, pillar())
+    assert apply(host, pillar({"x": second})).ok and astray(host) == []
+
+
+# -- odd values --------------------------------------------------------------------------------------------------------
+FITTING = {
+    "quadlet": CONTAINER, "image": {"kind": "container"}, "user": {"kind": "user"}, "unit": {"kind": "service"},
+}  # fmt: skip
+
+
+def is_taken(engine, handing):
+    """Whether the section on containers is taken, and not refused with a sentence."""
+    try:
+        engine.plan({**pillar(), "containers_gpu_container_integration": handing})
+    except errors.GpuSliceError as err:
+        assert str(err) and "nexpected" not in str(err)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("section", ["consumers", "cdi", "resource_limits"])
+def test_odd_values_of_the_pillar_are_no_failure_of_ours(simulated_once, section):
+    with Engine(config(simulated_once)) as engine:
+        taken = [value for value in odd_values.POOL if is_taken(engine, {section: value})]
+    assert all(value is None or value == {} for value in taken)
+
+
+@pytest.mark.parametrize("key", ["kind", "slice", "unit", "image", "user", "weight", "resource_limits", "quadlet"])
+def test_odd_values_of_a_consumer_are_no_failure_of_ours(simulated_once, key):
+    with Engine(config(simulated_once)) as engine:
+        assert is_taken(engine, {"consumers": {"x": {}}})
+        fitting = FITTING.get(key, {})
+        taken = [value for value in odd_values.POOL if is_taken(engine, {"consumers": {"x": {**fitting, key: value}}})]
+    # Most words are names of images.
+    assert len(taken) < len(odd_values.POOL) // 3
+
+
+@pytest.mark.parametrize(("value", "fits"), [
+    ({"profile": "*"}, True), ({"kind": "MIG"}, True), ({"gpu": "1b:00.0"}, True), ({"name": f"{FIRST}-1g.10gb-0"}, True),
+    ({}, True),
+    ({"profile": ""}, False), ({"memory_mib": 0}, False), ({"memory_mib": True}, False), ({"profile": "["}, False), ("", False),
+])  # fmt: skip
+def test_what_a_slice_must_have(simulated_once, value, fits):
+    with Engine(config(simulated_once)) as engine:
+        assert is_taken(engine, {"consumers": {"x": {"slice": value}}}) is fits
+
+
+def test_a_unit_of_quadlet_that_is_not_there_can_t_be_adopted(simulated):
+    one = {"kind": "container", "unit": "nobody.container", "slice": "1g.10gb"}
+    why = "adopts the Quadlet unit nobody.container, and there is none in /run/containers/systemd, /etc/containers/systemd"
+    refused(consumers.machine(simulated), pillar({"one": one}), why, errors.PolicyError)

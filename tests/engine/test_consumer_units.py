@@ -211,3 +211,12 @@ def test_the_vendors_own_names_are_written_anew_by_the_run_that_goes_on(simulate
     assert consumers.start_counts(host)[toolkit.REFRESH] == 1
     host.clear_faults()
     assert why(host, AFTER) == [] and astray(host) == [] and consumers.start_counts(host)[toolkit.REFRESH] == 2
+
+
+def test_a_container_of_a_user_that_exists_is_adopted_where_his_podman_looks(simulated):
+    host = consumers.machine(simulated)
+    wanted = {"train": {"kind": "container", "unit": "train.container", "user": "ada", "slice": "1g.10gb"}}
+    assert apply(host, pillar(wanted)).ok
+    folder = "/etc/containers/systemd/users/1000"
+    assert "AddDevice=gpu-slicing/consumer=train" in host.read(f"{folder}/train.container.d/50-gpu-slicing.conf")
+    assert consumers.planned(host, pillar(wanted)).empty

@@ -294,3 +294,15 @@ def test_serving_and_dismissing_by_hand(simulated):
     assert dismissed(host, "web")["result"] and astray(host) == [] and list(consumers.bindings(host)) == ["dev"]
     with pytest.raises(errors.PolicyError, match=r"no consumer web on this host\. It has dev"):
         dismissed(host, "web")
+
+
+def test_a_unit_that_does_not_stop_keeps_its_slice_and_the_other_gpu_its_change(holding):
+    [had] = consumers.bindings(holding)["trainer"]
+    holding.add_fault({"call": "run", "error": "EIO"})
+    wanted = pillar(EACH, profiles=["3g.40gb@4", *(f"1g.10gb@{n}" for n in range(4))], rules=[(FIRST, ["7g.80gb"])])
+    result = apply(holding, wanted)
+    assert f"The unit {TRAINER} could not be stopped" in " ".join(result.errors)
+    holding.clear_faults()
+    assert astray(holding) == [] and consumers.bindings(holding)["trainer"] == [had]
+    assert sorted(each["profile"] for each in listed(holding) if each["gpu"] == SECOND) == ["1g.10gb"] * 4 + ["3g.40gb"]
+    assert [process.unit for process in holding.processes()] == [TRAINER]

@@ -105,6 +105,22 @@ def test_a_kill_anywhere_is_finished_or_undone_by_the_next_run(cut, call, when):
     assert tried
 
 
+@pytest.mark.parametrize(("call", "most"), [("run", 12), ("store_write", 12), ("store_remove", 2)])
+def test_a_kill_leaves_no_daemon_or_unit_that_nobody_knows_of(cut, call, most):
+    host, _ = cut
+    tried = 0
+    for nth in range(1, most):
+        host.add_fault({"call": call, "nth": nth, "kill": "before"})
+        killed = apply_in_child(host, AFTER) == signal.SIGKILL
+        host.clear_faults()
+        tried += killed
+        for pillar in (AFTER, BEFORE):
+            assert apply(host, pillar).ok
+            units = {path.rpartition("/")[2] for path in host.state()["written"] if "gpu-slicing-mps-" in path}
+            assert units == {one["unit"] for one in host.state()["mps"].values()}, (nth, pillar)
+    assert tried
+
+
 def test_a_rollback_brings_both_back(cut):
     host, before = cut
     assert apply(host, AFTER).ok

@@ -49,7 +49,7 @@ def test_a_template_of_the_file_server_is_what_is_written(bench, tmp_path, repo)
     [
         ("{{ nobody }}", "nobody"),
         ("[Service]\n{% if %}", "template 'service'"),
-        ("no unit at all", "template 'service'"),
+        ("no unit at all", "templates:service: is the text 'no unit at all'"),
         ("[Service]\nDevicePolicy=auto\n", "template 'service'"),
     ],
 )

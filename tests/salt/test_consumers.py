@@ -239,7 +239,7 @@ def test_a_pillar_of_names_alone_leaves_those_of_hand_and_names_all_slices(hand)
 
 
 def test_templates_alone_hand_nothing_out_and_are_told(hand):
-    hand.set_pillar({"containers_gpu_slicing": {"enabled": True}, INTEGRATION: {"templates": {"service": "x"}}})
+    hand.set_pillar({"containers_gpu_slicing": {"enabled": True}, INTEGRATION: {"templates": {"service": "[Service]"}}})
     assert not failures(hand.apply("gpu_slicing")) and written(hand) == set()
     told = hand.call("gpu_slicing.validate")
     assert told["result"] is True and told["warnings"] == [

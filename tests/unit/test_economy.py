@@ -15,6 +15,7 @@ from gpuslice.inventory import grain
 from gpuslice.inventory import machine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.toolbox import Toolbox
+from tests.support import consumers
 from tests.support import hosts
 from tests.support import pillars
 
@@ -33,15 +34,19 @@ READS = {
 
 
 class Watched(SimulatedHost):
-    """A simulated host that notes which files are read."""
+    """A simulated host that notes which files are read, and which programs are run."""
 
     def __init__(self, *args):
-        self.seen = []
+        self.seen, self.ran = [], []
         super().__init__(*args)
 
     def read(self, path):
         self.seen.append(path)
         return super().read(path)
+
+    def run(self, argv, *args, **rest):
+        self.ran.append(argv)
+        return super().run(argv, *args, **rest)
 
 
 def loaded_by_the_grain(repo, config):
@@ -127,6 +132,23 @@ def test_a_converged_host_is_read_once_and_nothing_else(simulated):
     # 56 instances with one compute instance each, looked at once.
     assert calls["nvmlGpuInstanceGetInfo"] == calls["nvmlGpuInstanceGetComputeInstances"] == 56
     assert calls["nvmlComputeInstanceGetInfo"] == 56
+
+
+def test_a_converged_host_with_consumers_asks_nothing_twice(simulated):
+    """The users of each MIG device are looked at once, each file of a consumer is read once, and no program is run."""
+    host = consumers.machine(simulated)
+    wanted = consumers.pillar(consumers.EACH)
+    with Engine(hosts.config(host)) as engine:
+        assert engine.apply(wanted).ok
+    with Engine(hosts.config(host)) as engine:
+        engine.host = watched = Watched(host.description_path, host.state_dir)
+        engine.tools = Toolbox(watched)
+        assert engine.apply(wanted).plan.empty
+        calls = watched.nvml().calls
+    assert calls["nvmlInit"] == 1
+    assert calls["nvmlDeviceGetComputeRunningProcesses"] == calls["nvmlDeviceGetUUID"] == 14
+    assert watched.seen.count(consumers.WEB_FILE) == watched.seen.count(consumers.TRAINER_FILE) == 1
+    assert watched.ran == []
 
 
 def test_what_the_pillar_wants_is_told_without_nvml(simulated):

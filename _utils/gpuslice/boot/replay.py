@@ -97,7 +97,7 @@ class _Replay:
                 "failures": self._attempts.failures(key, entry),
             }
             # What is handed out is of no GPU, and has its own name in the place of an address.
-            covered = [""] if _hands_out(key) else entry["addresses"]
+            covered = [""] if key.hands_out else entry["addresses"]
             found.update({(address, key.technique): dict(one) for address in covered})
         several = Counter(address for address, _ in found)
         # Most GPUs have one technology; what stands on another is told beside it.
@@ -175,7 +175,7 @@ class _Replay:
         for key, entry in wanted.items():
             try:
                 covered = entry["addresses"]
-                if _hands_out(key):
+                if key.hands_out:
                     # What is there goes to those who had it; who had a slice of a GPU that is gone, gets what else there is.
                     covered = [address for address in covered if address in gpus] or covered[:1]
                 targets[key] = [self._target(gpus.get(address), address, key, entry) for address in covered]
@@ -197,7 +197,7 @@ class _Replay:
         needs_driver = tool.needs_driver(entry["layout"])
         if not gpu.driver and needs_driver:
             raise errors.DriverMissing("No driver is bound to the GPU.", address, "Load its driver; 'dmesg' says why it is not.")
-        if _hands_out(key):
+        if key.hands_out:
             return Target(gpu, key, tool.settings_of(entry["layout"]))
         if entry["model"] and not _is_same(gpu, entry["model"], gpu.catalog_key or needs_driver):
             raise errors.ForeignChange(
@@ -265,7 +265,7 @@ class _Replay:
         for target in targets:
             joint = target.technique if self._tool(target.key).joint else ""
             found.setdefault(joint or target.gpu.address, []).append(target)
-        return sorted(found.values(), key=lambda together: _hands_out(together[0].key))
+        return sorted(found.values(), key=lambda together: together[0].key.hands_out)
 
     def _apply(self, targets):
         """Change these and note what became of each. Returns None, the error that stopped all, or True for errors in it."""
@@ -288,7 +288,7 @@ class _Replay:
         for key in keys:
             covered = self._entries[key]["addresses"]
             waits = " after one more reboot" if set(covered) & set(result.reboot) else ""
-            if key in handed or not _hands_out(key) and set(covered) & result.changes.keys():
+            if key in handed or not key.hands_out and set(covered) & result.changes.keys():
                 self._lines[key] = f"{self._describe(key)}: brought back{waits}."
             self._lines.setdefault(key, f"{self._describe(key)}: there already.")
         self._attempts.succeeded(keys)
@@ -322,14 +322,9 @@ class _Replay:
         entry, tool = self._entries[key], self._tool(key)
         word = kinds.named(key.technique).word
         what = f"{word} as it was asked for before the reboot" if entry["awaits"] else tool.words(entry["layout"])
-        if _hands_out(key):
+        if key.hands_out:
             return f"{word.capitalize()}: {what}"
         return f"GPU {', '.join(entry['addresses'])}: {what}"
-
-
-def _hands_out(key):
-    """Whether it hands out what the others bring back."""
-    return _is_known(key) and kinds.known(key.technique).layer == kinds.HAND_OUT
 
 
 def _is_known(key):

@@ -79,7 +79,7 @@ class Planner:
         found = self._found(targets)
         blocked, mistakes, broken = [], [], []
         for target, err in found.errors:
-            if isinstance(err, _MISTAKES) or _hands_out(target):
+            if isinstance(err, _MISTAKES) or target.key.hands_out:
                 # Slices that can't be handed out are not made: their users would be left with nothing.
                 mistakes.append(err)
                 continue
@@ -130,8 +130,15 @@ class Planner:
 
     def _units(self, targets):
         """Units of those who are handed slices in a request: whoever has one that goes may be stopped for it."""
-        handing = {target.key: target for target in targets if _hands_out(target)}
-        return [unit for key, target in handing.items() for unit in self._tools.get(key.technique).units(target.settings)]
+        handing = {target.key: target for target in targets if target.key.hands_out}
+        units = []
+        for key, target in handing.items():
+            try:
+                units += self._tools.get(key.technique).units(target.settings)
+            except errors.GpuSliceError:
+                # It can't be read: its own plan says so, and those of the GPUs are none the worse.
+                continue
+        return units
 
     def layer(self, targets, layer, found):
         """
@@ -144,7 +151,7 @@ class Planner:
             mine = tuple(target for target in of_layer if target.technique == name)
             technique, works = self._tools.get(name), []
             for target in mine:
-                if found.failed_on(target.gpu.address) and not _hands_out(target):
+                if found.failed_on(target.gpu.address) and not target.key.hands_out:
                     # What it stands on can't be planned, which is told already.
                     continue
                 try:
@@ -246,7 +253,7 @@ class Planner:
         for work in group:
             if work.gpu.address in part.addresses:
                 _refuse_silence(work.target, part)
-        if part.layer == kinds.HAND_OUT:
+        if part.hands_out:
             # It changes no GPU, and an ill one must not keep the slices of the others from their users.
             return
         if part.steps and self._options.health_check and (reasons := self.health(part, {w.gpu.address: w.gpu for w in group})):
@@ -373,15 +380,11 @@ def _may_end(part, kind):
 
 def _waiting_below(work, found):
     """The part that a work stands on and that waits for a reboot, None for none. What is there meanwhile can be handed out."""
-    if _hands_out(work.target):
+    if work.target.key.hands_out:
         return None
     names = kinds.known(work.target.technique).over
     mine = [part for part in found.on(work.gpu.address) if part.key.technique in names and part.layer < _layer(work)]
     return next((part for part in mine if part.waits), None)
-
-
-def _hands_out(target):
-    return kinds.known(target.technique).layer == kinds.HAND_OUT
 
 
 def _layer(work):

@@ -195,7 +195,7 @@ class Reconciler:
         standing = self._planner.standing_on(plan, targets)
         # Who is handed slices may have others once what is below was put back, whether anything of that was planned or not.
         touched = plan.parts if plan.changing else ()
-        own = {p.key: p.before for p in touched if p.steps or p.layer == kinds.HAND_OUT}
+        own = {p.key: p.before for p in touched if p.steps or p.hands_out}
         before = {**standing, **own, **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
@@ -364,7 +364,7 @@ class Reconciler:
         # What was found as wanted there goes again, by our own hand.
         change.verified = {key: layout for key, layout in change.verified.items() if key not in affected}
         begun = {change.group(key) for key, _ in entry.begun()}
-        handing = [key for key in entry.before if kinds.known(key.technique).layer == kinds.HAND_OUT]
+        handing = [key for key in entry.before if key.hands_out]
         layouts = {key: entry.before[key] for key in affected if change.group(key) in begun and key not in handing}
         change.left = left = self._undo.restore(entry, layouts, change.gpus)
         for key in handing if entry.begun() else ():

@@ -66,13 +66,15 @@ class Standing:
             if not tool.supports(gpu):
                 continue
             state, part = found.state(tool, gpu), planned.get(lower.name)
-            there[lower.name] = tool.slices_on(gpu, state, _of(lower, there))
+            now, then = _of(lower, there), _of(lower, coming)
+            there[lower.name] = tool.slices_on(gpu, state, now)
             if part is None or not part.steps:
-                coming[lower.name] = tool.slices_on(gpu, state, _of(lower, coming))
+                # Whoever tells slices looks for their users too, which is not done twice for the same answer.
+                coming[lower.name] = there[lower.name] if then == now else tool.slices_on(gpu, state, then)
                 layouts.append((tool, tool.layout(state)))
                 continue
             certain = False
-            coming[lower.name] = _expected(tool, gpu, part, there[lower.name], _of(lower, coming), ended)
+            coming[lower.name] = _expected(tool, gpu, part, there[lower.name], then, ended)
             layouts.append((tool, part.after))
         given = [name for name in coming if coming[name] and kinds.known(name).gives_away]
         slices = tuple(each for name in given or coming for each in coming[name])

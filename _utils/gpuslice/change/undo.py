@@ -43,7 +43,7 @@ class Undo:
     def restore(self, entry, layouts, gpus):
         """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
         by_layer: dict[int, dict] = {}
-        handing = {key: layout for key, layout in layouts.items() if kinds.known(key.technique).layer == kinds.HAND_OUT}
+        handing = {key: layout for key, layout in layouts.items() if key.hands_out}
         for key, layout in layouts.items():
             if key in handing:
                 continue
@@ -109,7 +109,7 @@ class Undo:
 
     def plan_restore(self, entry, key, layout, gpus, rules=PLAIN):
         """The parts that bring one key of a change back to a layout. Raises errors.DeviceNotFound, and what a plan raises."""
-        if kinds.known(key.technique).layer == kinds.HAND_OUT:
+        if key.hands_out:
             # It goes by what there is when all others are back.
             return []
         gpu, technique = _present(entry, gpus, key), self._tools.get(key.technique)
@@ -159,7 +159,7 @@ class Undo:
                 continue
             shown = self._tools.get(key.technique).shown
             old, new = _shown(shown, before[key]), _shown(shown, now)
-            if kinds.known(key.technique).layer == kinds.HAND_OUT:
+            if key.hands_out:
                 old, new = differing(old, new)
             for where in _shown_under(entry, key):
                 merge(result.changes, where, old, new)
@@ -186,7 +186,7 @@ def _present(entry, gpus, key):
 
 def _shown_under(entry, key):
     """Where users find it in changes, as :attr:`gpuslice.plan.Part.shown_under`."""
-    return [key.technique] if kinds.known(key.technique).layer == kinds.HAND_OUT else entry.covered(key)
+    return [key.technique] if key.hands_out else entry.covered(key)
 
 
 def _shown(shown, layout):

@@ -67,18 +67,26 @@ def of(host, address):
     return ([] if number is None else [f"/dev/nvidia{number}"]) + drm(host, address) + vfio(host, address)
 
 
-def device_number(host, node):
+def drivers(host):
+    """What the kernel says of the numbers of its drivers, for :func:`device_number` of many nodes."""
+    return text(host, "/proc/devices") or ""
+
+
+def device_number(host, node, known=None):
     """
     ``major:minor`` of a device node of this host, "" where nothing tells it.
 
     The kernel is asked for it rather than the node: where this runs in a container, a node of that name may be another GPU's.
+
+    :param known: :func:`drivers`, where it was read already.
     """
     for pattern, path in _NUMBER_FILES:
         if found := pattern.fullmatch(node):
             return text(host, path.format(found[1])) or host.device_number(node)
-    for pattern, drivers in _NUMBER_DRIVERS:
+    for pattern, names in _NUMBER_DRIVERS:
         if found := pattern.fullmatch(node):
-            majors = re.findall(rf"^\s*(\d+) (?:{'|'.join(drivers)})$", text(host, "/proc/devices") or "", re.MULTILINE)
+            told = drivers(host) if known is None else known
+            majors = re.findall(rf"^\s*(\d+) (?:{'|'.join(names)})$", told, re.MULTILINE)
             return f"{majors[0]}:{found[1]}" if majors else host.device_number(node)
     return host.device_number(node)
 

@@ -26,14 +26,16 @@ _UVM = ("/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 def missing(host, nodes):
     """Those of these nodes, of NVIDIA's driver, that are not there or are another device than they should be."""
-    return [node for node in nodes if node.startswith("/dev/nvidia") and not _is_right(host, node)]
+    concerned = [node for node in nodes if node.startswith("/dev/nvidia")]
+    known = device_nodes.drivers(host) if concerned else ""
+    return [node for node in concerned if not _is_right(host, node, known)]
 
 
-def _is_right(host, node):
+def _is_right(host, node, known):
     if not (_CAPABILITY.fullmatch(node) or _GPU.fullmatch(node)):
         return host.exists(node)
     there = host.device_number(node)
-    return bool(there) and device_nodes.device_number(host, node) == there
+    return bool(there) and device_nodes.device_number(host, node, known) == there
 
 
 def make(host, gpu, nodes):

@@ -35,6 +35,11 @@ def restart_if_active(host, unit, timeout=60, waits=True):
     return host.run(["systemctl", "try-restart", *([] if waits else ["--no-block"]), unit], timeout=timeout)
 
 
+def files(host, unit):
+    """The text of all files of a unit, in the order in which they are applied. Returns and raises as :func:`start`."""
+    return host.run(["systemctl", "cat", unit])
+
+
 def active_state(host, unit):
     """The unit's ActiveState: "active", "inactive", "failed" ..., "" on a host without systemctl. Raises as :func:`start`."""
     try:

@@ -23,7 +23,7 @@ from gpuslice.outputs.device import Device
 #: Where runtimes look: what is generated goes before what is static.
 FOLDERS = ("/etc/cdi", cdi.FOLDER)
 #: What makes our files right again.
-_AGAIN = "Run 'salt-call state.apply gpu_slicing'."
+AGAIN = "Run 'salt-call state.apply gpu_slicing'."
 _MIG = re.compile(r"MIG-[0-9a-f-]{36}")
 
 #: First Podman -> the highest cdiVersion that it reads, by the CDI library in it.
@@ -120,7 +120,7 @@ def _read(specs: Mapping[str, str]) -> tuple[list[_Spec], list[str]]:
         try:
             read.append(_spec(path, _parsed(specs[path])))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            todo = _AGAIN if path in cdi.PLACES.values() else "Mend or remove it: no runtime says a word of it."
+            todo = AGAIN if path in cdi.PLACES.values() else "Mend or remove it: no runtime says a word of it."
             broken.append(f"{path} is no CDI file that can be read, so none of its names is there. {todo}")
         except ImportError:
             broken.append(f"{path} can't be looked at: it is no JSON, and this Python has no PyYAML.")
@@ -188,9 +188,9 @@ def _own(kind: str, devices: list[Device], read: list[_Spec]) -> Iterator[str]:
     there = file.edits if file else {}
     wanted = {cdi.qualified(kind, device.name): device for device in devices if cdi.opens(device)}
     for name in sorted(wanted.keys() - there.keys()):
-        yield f"{name} has no entry in {cdi.PLACES[kind]}, so nobody can be given it. {_AGAIN}"
+        yield f"{name} has no entry in {cdi.PLACES[kind]}, so nobody can be given it. {AGAIN}"
     for name in sorted(there.keys() - wanted.keys()):
-        yield f"{name} in {cdi.PLACES[kind]} is the name of nothing that is there any more. {_AGAIN}"
+        yield f"{name} in {cdi.PLACES[kind]} is the name of nothing that is there any more. {AGAIN}"
     for name in sorted(there.keys() & wanted.keys()):
         own, shared = there[name]
         yield from _other_nodes(name, _nodes(own), _nodes(shared), wanted[name])
@@ -202,7 +202,7 @@ def _behind(spec: _Spec, wrong: Callable[[str], str]) -> Iterator[str]:
     for name, (own, shared) in spec.edits.items():
         for path in dict.fromkeys([*_paths(own), *_paths(shared)]):
             users.setdefault(path, []).append(name)
-    todo = _AGAIN if spec.kind in cdi.PLACES else f"Have {spec.path} written anew."
+    todo = AGAIN if spec.kind in cdi.PLACES else f"Have {spec.path} written anew."
     for path, names in users.items():
         if why := wrong(path):
             verb = "takes" if len(names) == 1 else "take"
@@ -218,10 +218,10 @@ def _other_nodes(name: str, own: Mapping[str, str], shared: Mapping[str, str], d
     wanted = {node.path: node.permissions for node in device.nodes}
     missing = [path for path in wanted if path not in own and path not in shared]
     if missing:
-        yield f"{name} does not open {', '.join(missing)}, which belongs to it. {_AGAIN}"
+        yield f"{name} does not open {', '.join(missing)}, which belongs to it. {AGAIN}"
     wider = [path for path, allowed in own.items() if path in wanted and set(allowed) > set(wanted[path])]
     if wider:
-        yield f"{name} opens {', '.join(wider)} for more than is needed. {_AGAIN}"
+        yield f"{name} opens {', '.join(wider)} for more than is needed. {AGAIN}"
 
 
 def _foreign(read: list[_Spec]) -> Iterator[str]:

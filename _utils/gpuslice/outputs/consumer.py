@@ -23,6 +23,7 @@ class Consumer(NamedTuple):
     :ivar image: of kind container. :ivar weight: his share where consumers share one GPU.
     :ivar memory_gb: limit of RAM, None for none; :ivar compute_units: limit of CPU cores, None for none.
     :ivar quadlet: of kind container: section -> key -> value or list of values, further keys of the unit.
+    :ivar runtime: of kind container: the OCI runtime that Podman has on this host.
     :ivar security_profile: of kind container: the AppArmor profile under which it runs, "" for the runtime's own.
     """
 
@@ -38,3 +39,4 @@ class Consumer(NamedTuple):
     compute_units: int | None = None
     quadlet: Mapping[str, Mapping[str, Any]] = {}
     security_profile: str = ""
+    runtime: str = "crun"

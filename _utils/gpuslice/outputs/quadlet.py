@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuslice import errors
+from gpuslice.outputs import cdi
 from gpuslice.outputs import gpu_names
 from gpuslice.outputs import quadlet_keys
 from gpuslice.outputs import templates
@@ -33,8 +34,6 @@ from gpuslice.outputs.service import limits
 from gpuslice.outputs.unit_text import Setting
 
 FOLDER = "/etc/containers/systemd"
-#: The CDI kind of consumers.
-CDI_KIND = "gpu-slicing/consumer"
 
 #: What CDI, Podman and systemd all take as a name.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
@@ -98,7 +97,7 @@ def unit(
         "boot": after if uid is None else "",
         "image": image,
         "container": f"gpu-slicing-{name}",
-        "device": f"{CDI_KIND}={name}",
+        "device": cdi.qualified(cdi.CONSUMER, name),
         "least": [*_least(further, podman), *_groups(further, podman, uid, runtime, groups), *_profile(consumer, podman)],
         "wanted_by": "" if further["Install"] else "multi-user.target" if uid is None else "default.target",
         "further": _lines(further),
@@ -131,7 +130,7 @@ def adopted(
     values = {
         "consumer": name,
         "boot": after if uid is None else "",
-        "device": f"{CDI_KIND}={name}",
+        "device": cdi.qualified(cdi.CONSUMER, name),
         "groups": [*_groups(further, podman, uid, runtime, groups), *_profile(consumer, podman)],
         "further": _lines(further),
         **limits(consumer),

@@ -99,7 +99,8 @@ def checked_unit(consumer: Consumer, after: str = BOOT_UNIT) -> str:
     whose = f"The unit {unit!r} of consumer {consumer.name!r}"
     kind = unit.rpartition(".")[2]
     if not _NAME.fullmatch(unit) or len(unit) > _LONGEST or "." not in unit:
-        raise errors.PolicyError(f"{whose} is no name of a unit.", todo="Write it as 'systemctl' does: train.service.")
+        meant = f"{unit}.service" if _NAME.fullmatch(unit) and "." not in unit else "train.service"
+        raise errors.PolicyError(f"{whose} is no name of a unit.", todo=f"Write it as 'systemctl' does: {meant}.")
     if kind != "service":
         more = {"slice": " A user's slice unit is for a consumer of kind user.", "container": " This is for kind container."}
         raise errors.PolicyError(

@@ -13,7 +13,8 @@ from gpuslice import errors
 from gpuslice.outputs import unit_text
 
 #: Drop-in of a service. Values: consumer, boot (unit that brings slices back), devices, environment and mounts (lists of lines
-#: that are quoted already), private (the unit had private devices), groups, memory, cpu ("" for none).
+#: that are quoted already), units (of systemd, with which it starts anew), private (the unit had private devices), groups,
+#: memory, cpu ("" for none).
 SERVICE = """\
 # Written by Salt for the GPU consumer {{ consumer }}; changes to this file are overwritten.
 [Unit]

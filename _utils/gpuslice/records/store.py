@@ -7,6 +7,7 @@ it is read, what is newer is refused, since it may say what this version would t
 
 import json
 import os
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
 
@@ -15,6 +16,8 @@ from gpuslice.host.base import Host
 
 #: The key that tells the format. A file without it is of format 0.
 FORMAT = "format"
+#: What a site wrote for units of consumers, which may have secrets. A record with nothing of that can be read by everybody.
+_PRIVATE = re.compile(r'"(?:quadlet|templates)": \{(?!\})')
 _ANOTHER_FORM = "it has another form than this version writes"
 
 
@@ -31,6 +34,7 @@ class Record:
     :param check: function of the data that raises a ValueError which says what is wrong with it.
     :param upgrades: format -> function of data in this format that returns it in the next one.
     :param compact: without line breaks, which takes a tenth of the time to write.
+    :param private: nobody else can read it.
     """
 
     def __init__(
@@ -42,10 +46,12 @@ class Record:
         check: Callable[[dict], object],
         upgrades: Mapping[int, Callable[[dict], dict]] | None = None,
         compact: bool = False,
+        private: bool = False,
     ) -> None:
         self._host, self._what, self._number, self._check = host, what, number, check
         self._upgrades = upgrades or {}
         self._indent = None if compact else 1
+        self._mode = 0o600 if private else 0o644
         self.path = os.path.join(host.state_dir, name)
 
     def read(self) -> dict:
@@ -86,8 +92,13 @@ class Record:
         return found
 
     def write(self, data: dict) -> None:
-        """Replace the file, on the disk before this returns. Raises OSError, errors.StateDirUnusable."""
-        self._host.store_write(self.path, json.dumps({FORMAT: self._number, **data}, indent=self._indent) + "\n")
+        """
+        Replace the file, on the disk before this returns. It is ours alone to read where it has text of a site's units.
+
+        :raises OSError: it can't be written; :raises errors.StateDirUnusable: another user has a hand in the state directory.
+        """
+        text = json.dumps({FORMAT: self._number, **data}, indent=self._indent) + "\n"
+        self._host.store_write(self.path, text, 0o600 if _PRIVATE.search(text) else self._mode)
 
     def remove(self) -> None:
         """Remove the file, on the disk before this returns; it need not be there. Raises OSError, errors.StateDirUnusable."""

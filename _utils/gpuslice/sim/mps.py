@@ -26,6 +26,7 @@ def show(tree, state):
         for program in _SHOWN:
             if program in state["host"]["tools"]:
                 tree.file(f"/usr/bin/{program}", "")
+    tree.dir("/dev/shm")
     if "mps" in state:
         # It stays when the last unit in it goes.
         tree.dir(_FOLDERS[1])

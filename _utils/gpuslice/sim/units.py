@@ -26,6 +26,12 @@ def full_name(unit):
     return unit if "." in unit else f"{unit}.service"
 
 
+def _place(unit):
+    """Where the file of an installed unit lies: that of its template, for an instance."""
+    name, at, _ = unit.rpartition("@")
+    return f"{_PLACE}/{name}@.service" if at else f"{_PLACE}/{unit}"
+
+
 def installed(state, unit):
     """Whether the description names this unit, or a generator made it."""
     return unit in state["host"].get("units", ()) or unit in containers.generated(state)
@@ -37,7 +43,7 @@ def text(state, unit):
         return None
     files = {**state["host"]["files"], **state["written"]}
     dropped = [path for path in sorted(files) if path.startswith(f"/etc/systemd/system/{unit}.d/") and path.endswith(".conf")]
-    own = f"{_PLACE}/{unit}"
+    own = _place(unit)
     found = [(own, files.get(own, f"[Unit]\nDescription={unit}\n")), *((path, files[path]) for path in dropped)]
     return "\n".join(f"# {path}\n{each}" for path, each in found)
 
@@ -48,7 +54,7 @@ def show(tree, state):
     if "systemctl" in state["host"]["tools"]:
         tree.dir("/run/systemd/system")
     for unit in state["host"].get("units", ()):
-        tree.file(f"{_PLACE}/{unit}", f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
+        tree.file(_place(unit), f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
 
 
 def write(state, path, text, look):

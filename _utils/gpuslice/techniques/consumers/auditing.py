@@ -11,14 +11,13 @@ from gpuslice.drivers import vendor_cdi
 from gpuslice.host.base import Host
 from gpuslice.outputs import audit
 from gpuslice.outputs import cdi
+from gpuslice.outputs.audit import AGAIN
 from gpuslice.outputs.device import merged
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers.programs import Programs
 from gpuslice.techniques.consumers.register import NOTHING
 from gpuslice.techniques.consumers.register import Noted
 from gpuslice.techniques.consumers.views import devices_now
-
-_AGAIN = "Run 'salt-call state.apply gpu_slicing'."
 
 
 def problems(host: Host, works: Sequence[Work]) -> list[str]:
@@ -39,7 +38,7 @@ def unreached(host: Host, noted: Noted) -> list[str]:
     found = []
     for name, handed in sorted(noted.consumers.items()):
         if len(handed["slices"]) < handed["instances"]:
-            found.append(f"Consumer {name} has {len(handed['slices'])} of {handed['instances']} slices. {_AGAIN}")
+            found.append(f"Consumer {name} has {len(handed['slices'])} of {handed['instances']} slices. {AGAIN}")
     if not noted.cdi:
         return found
     specs = {path: text for path in cdi.PLACES.values() if (text := kernel.text(host, path)) is not None}
@@ -55,7 +54,7 @@ def summary(noted: Noted) -> str:
     if not noted.cdi:
         return "Nothing is handed out on this host."
     count = len(noted.consumers)
-    return f"{len(noted.devices)} slices have names; {count} consumer{'' if count == 1 else 's'} have theirs."
+    return f"{len(noted.devices)} slices have names; {count} consumer{' has its own' if count == 1 else 's have theirs'}."
 
 
 def podman(host: Host, noted: Noted) -> str:

@@ -6,6 +6,7 @@ otherwise, and then as few as can be. Among what is free, the smallest slice tha
 """
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -177,11 +178,14 @@ def _refuse_unfit(there: Sequence[Slice], consumers: Sequence[Consumer]) -> None
 
 
 def _nearest(there: Sequence[Slice], wants: Mapping) -> Slice | None:
-    """The offer that has most of what is wanted; of these the one nearest in size."""
+    """The offer that has most of what is wanted; of these the one nearest in name, and then in size."""
+    # Only who is refused needs it.
+    from difflib import SequenceMatcher
 
-    def distance(offer: Slice) -> tuple[int, int]:
+    def distance(offer: Slice) -> tuple[int, float, int]:
         missing = sum(not fits(offer, {key: value}) for key, value in wants.items())
-        return missing, abs((offer.memory_mib or 0) - wants.get("memory_mib", 0))
+        alike = SequenceMatcher(None, offer.profile.lower(), str(wants.get("profile", "")).lower()).ratio()
+        return missing, -alike, abs((offer.memory_mib or 0) - wants.get("memory_mib", 0))
 
     return min(there, key=distance, default=None)
 
@@ -215,9 +219,11 @@ def described(offer: Slice) -> str:
     return f"{offer.kind} {offer.profile}{memory}".replace("  ", " ")
 
 
-def listed(there: Sequence[Slice], most: int = 8) -> str:
-    """Offers as a list in words, the first of them."""
+def listed(there: Sequence[Slice], most: int = 4) -> str:
+    """Offers as a list in words; many of them by what they are."""
     if not there:
         return "none"
-    told = ", ".join(f"{each.name} ({each.profile})" if each.profile else each.name for each in there[:most])
-    return told if len(there) <= most else f"{told} and {len(there) - most} more"
+    if len(there) <= most:
+        return ", ".join(f"{each.name} ({each.profile})" if each.profile else each.name for each in there)
+    counts = Counter(each.profile if each.kind in ("mig", "gpu") else f"{each.kind} {each.profile}".strip() for each in there)
+    return ", ".join(f"{count} x {what}" for what, count in counts.items())

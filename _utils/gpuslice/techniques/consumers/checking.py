@@ -14,11 +14,13 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
+from gpuslice.drivers import systemd
 from gpuslice.drivers import vendor_cdi
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.host.base import Host
 from gpuslice.outputs import audit
 from gpuslice.outputs import cdi
+from gpuslice.outputs.audit import AGAIN
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
@@ -39,7 +41,6 @@ from gpuslice.techniques.consumers.register import Noted
 from gpuslice.techniques.consumers.section import USER
 from gpuslice.values import describe
 
-_AGAIN = "Run 'salt-call state.apply gpu_slicing'."
 _CRUN = ("/usr/bin/crun", "/usr/local/bin/crun")
 _NEWUIDMAP = ("/usr/bin/newuidmap", "/usr/local/bin/newuidmap")
 _LINGER = "/var/lib/systemd/linger"
@@ -106,13 +107,13 @@ def _looked(look: Check, case: Case) -> list[str] | None:
 
 def _slices(case: Case) -> list[str]:
     if case.gone:
-        return [f"{', '.join(case.gone)} is on record for it, and not there any more. {_AGAIN}"]
-    return [] if case.device.nodes else [f"Consumer {case.consumer.name} has no slice with device nodes now. {_AGAIN}"]
+        return [f"{', '.join(case.gone)} is on record for it, and not there any more. {AGAIN}"]
+    return [] if case.device.nodes else [f"Consumer {case.consumer.name} has no slice with device nodes now. {AGAIN}"]
 
 
 def _nodes(case: Case) -> list[str] | None:
     wrong = {node.path: device_nodes.wrong(case.host, node.path) for node in case.device.nodes}
-    return [f"{path} {why}. {_AGAIN[:-1]}, which makes it." for path, why in wrong.items() if why] if wrong else None
+    return [f"{path} {why}. {AGAIN[:-1]}, which makes it." for path, why in wrong.items() if why] if wrong else None
 
 
 # -- users -----------------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def _files(case: Case) -> list[str] | None:
     if case.consumer.kind == "device" or not case.device.nodes:
         return None
     wanted = Files(case.host, Programs(case.host, {}), case.noted.templates).of(Served(case.consumer, case.device))
-    return [f"{each.path} {why}. {_AGAIN}" for each in wanted if (why := _differs(case.host, each.path, each.text))]
+    return [f"{each.path} {why}. {AGAIN}" for each in wanted if (why := _differs(case.host, each.path, each.text))]
 
 
 def _differs(host: Host, path: str, text: str) -> str:
@@ -210,7 +211,7 @@ def _service(case: Case) -> list[str] | None:
     unit = unit_of(case.consumer)
     if case.consumer.kind != "container" or not unit:
         return None
-    done = case.host.run(["systemctl", "cat", unit])
+    done = systemd.files(case.host, unit)
     if not done.failure:
         return []
     return [f"systemd knows no {unit}: Quadlet has not made it. See '/usr/libexec/podman/quadlet -dryrun' for what it says."]

@@ -3,6 +3,8 @@ The files of consumers: what each kind needs, made by :mod:`gpuslice.outputs`, a
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 from typing import NamedTuple
 
 from gpuslice import errors
@@ -10,11 +12,14 @@ from gpuslice.host.base import Host
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.outputs.file import File
+from gpuslice.techniques.consumers.people import PASSWD
+from gpuslice.techniques.consumers.people import People
 from gpuslice.techniques.consumers.programs import Programs
 
 #: Folders whose files are read by systemd or its generators.
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
-_PASSWD = "/etc/passwd"
+#: Where Quadlet looks for root's units: podman-systemd.unit(5).
+_QUADLETS = ("/run/containers/systemd", "/etc/containers/systemd", "/usr/share/containers/systemd")
 #: Keys by which a container is not the host's root, or may not be; and who it is else.
 _OTHER_USER = {"User", "UserNS", "UIDMap", "SubUIDMap", "RemapUsers"}
 _NOBODY = "65534"
@@ -31,9 +36,14 @@ class Served(NamedTuple):
     device: Device
 
 
-def consumer_of(name: str, spec: Mapping) -> Consumer:
-    """A consumer from its settings; keys that are not his own (``slices``) are left out."""
-    return Consumer(name, **{key: value for key, value in spec.items() if key in Consumer._fields})
+def consumer_of(name: str, spec: Mapping, quadlets: Mapping[str, Mapping] = MappingProxyType({})) -> Consumer:
+    """
+    A consumer from its settings; keys that are not his own (``slices``) are left out.
+
+    :param quadlets: what stands for the digests in ``quadlet``, where that matters.
+    """
+    own = {key: value for key, value in spec.items() if key in Consumer._fields}
+    return Consumer(name, **{**own, "quadlet": quadlets.get(spec.get("quadlet", ""), {})})
 
 
 def is_unit(path: str) -> bool:
@@ -63,9 +73,20 @@ def _beside_daemon(consumer: Consumer, device: Device) -> Consumer:
     for key in ("PartOf", "After"):
         given = own.get(key, [])
         own[key] = [*(given if isinstance(given, list) else [given]), *device.units]
+    if not consumer.user and not container.keys() & (_OTHER_USER - {"User"}) and _is_root(container.get("User", "")):
+        raise errors.PolicyError(
+            f"Consumer {consumer.name} is to run as root, and its slice is shared by MPS: root could end the daemon of all who "
+            "share it.",
+            todo="Write another User below quadlet: Container, the same for all who share the slice, or leave it out.",
+        )
     if not consumer.user and not container.keys() & _OTHER_USER:
         container["User"] = container["Group"] = _NOBODY
     return consumer._replace(quadlet={**consumer.quadlet, "Unit": own, "Container": container})
+
+
+def _is_root(user: Any) -> bool:
+    """Whether a value of ``User=`` is root's; where there is none it is not asked for."""
+    return str(user).partition(":")[0].strip() in ("root", "0")
 
 
 class Files:
@@ -117,25 +138,27 @@ class Files:
     def _of_container(self, consumer: Consumer) -> list[File]:
         from gpuslice.outputs import quadlet
 
-        podman = self._programs.podman()
+        podman, uid = self._programs.podman(), self.uid(consumer) if consumer.user else None
+        write = quadlet.adopted if consumer.unit else quadlet.unit
+        found = write(consumer, podman, self._templates, uid=uid, runtime=consumer.runtime)
         if consumer.unit:
-            return [quadlet.adopted(consumer, podman, self._templates)]
-        if not consumer.user:
-            return [quadlet.unit(consumer, podman, self._templates)]
-        uid = self.uid(consumer)
-        return [quadlet.unit(consumer, podman, self._templates, uid=uid), quadlet.ordered(uid)]
+            self._refuse_absent(consumer, uid)
+        return [found] if uid is None else [found, quadlet.ordered(uid)]
+
+    def _refuse_absent(self, consumer: Consumer, uid: int | None) -> None:
+        """Raise errors.PolicyError where there is no Quadlet unit of root to adopt; a user may have his in his own folder."""
+        if uid is None and not any(self._host.exists(f"{folder}/{consumer.unit}") for folder in _QUADLETS):
+            raise errors.PolicyError(
+                f"Consumer {consumer.name} adopts the Quadlet unit {consumer.unit}, and there is none in {', '.join(_QUADLETS)}.",
+                todo="Put it there first, correct its name, or give 'image' in the place of 'unit': then one is written.",
+            )
 
     def uid(self, consumer: Consumer) -> int:
         """The uid of a consumer's user. Raises errors.PolicyError: there is none of that name."""
-        try:
-            lines = self._host.read(_PASSWD).splitlines()
-        except OSError:
-            lines = []
-        for line in lines:
-            name, _, uid, *_ = [*line.split(":"), "", "", ""]
-            if name == consumer.user and uid.isdigit():
-                return int(uid)
+        uid = People(self._host).uid(consumer.user)
+        if uid is not None:
+            return uid
         raise errors.PolicyError(
             f"Consumer {consumer.name} is of the user {consumer.user}, and this host has no such user.",
-            todo=f"Make that user first, or correct the name; {_PASSWD} has those that there are.",
+            todo=f"Make that user first, or correct the name; {PASSWD} has those that there are.",
         )

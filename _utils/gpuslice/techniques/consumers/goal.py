@@ -3,6 +3,7 @@ Who is to have what: from settings and slices to bindings, what opens them, and 
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +15,29 @@ from gpuslice.host.base import Host
 from gpuslice.model import Slice
 from gpuslice.model import with_taken
 from gpuslice.outputs import cdi
+from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.outputs.device import merged
 from gpuslice.outputs.file import File
+from gpuslice.secret import Secret
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.devices import Devices
 from gpuslice.techniques.consumers.files import Files
 from gpuslice.techniques.consumers.files import Served
 from gpuslice.techniques.consumers.files import consumer_of
+from gpuslice.techniques.consumers.files import unit_of
 from gpuslice.techniques.consumers.programs import Programs
 from gpuslice.techniques.consumers.register import NOTHING
 from gpuslice.techniques.consumers.register import Noted
 
 _DISMISS = "It has a slice now that would go, or could not be told from another: 'salt-call gpu_consumer.dismiss <consumer>'."
 
+#: What keeps one consumer from being served, whatever the others are.
+_UNSERVED = (errors.PolicyError, errors.Unsupported, errors.ToolMissing, errors.ToolFailed)
 _CLOSED = "Without a device node, since no driver of this host has them, so that nobody can be handed them: {}{}."
+#: How many former keys of units are kept for rollbacks, beside those of consumers: far more than there are generations.
+_MOST = 500
 
 
 class Goal(NamedTuple):
@@ -38,12 +46,14 @@ class Goal(NamedTuple):
 
     :ivar noted: what the record will say; :ivar files: the files by path; :ivar served: consumers that get something, by name.
     :ivar said: what has to be known of what containers get, as a sentence; "" for nothing.
+    :ivar unserved: who can't be served although there is a slice, and why, as sentences.
     """
 
     noted: Noted
     files: dict[str, File] = {}
     served: dict[str, Served] = {}
     said: str = ""
+    unserved: tuple[str, ...] = ()
 
 
 def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
@@ -55,7 +65,7 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     settings = works[0].settings
     asked = _asked_for(settings, noted)
     if not asked["cdi"]:
-        return Goal(NOTHING)
+        return Goal(NOTHING._replace(quadlets=noted.quadlets))
     specs = {name: asked_of(each) for name, each in asked["consumers"].items()}
     unread = [work.gpu.address for work in works if not work.below.read]
     slices = with_taken(each for work in works for each in work.below.slices)
@@ -66,13 +76,34 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     had = asked["consumers"] if "layout" in settings else noted.consumers
     bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings, closed)
     opening = _Opening(found, noted, unread)
-    served = {name: Served(consumer_of(name, spec), opening.all_of(name, offers, bound[name])) for name, spec in specs.items()}
+    quadlets = _quadlets(specs, noted)
+    served = {
+        name: Served(consumer_of(name, spec, quadlets), opening.all_of(name, offers, bound[name])) for name, spec in specs.items()
+    }
     devices = {**opening.kept(), **{each.name: opening.of(each) for each in offers}}
     handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
     # Who goes by what is on record has the templates of then: a boot has no file server to ask.
-    made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served)
+    made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served, "layout" not in settings)
     gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
-    return made._replace(noted=made.noted._replace(gpus={**gpus, **{each.name: each.gpu for each in offers}}))
+    gpus.update({each.name: each.gpu for each in offers})
+    return made._replace(noted=made.noted._replace(gpus=gpus, quadlets=quadlets))
+
+
+def _quadlets(specs: Mapping[str, Mapping], noted: Noted) -> dict[str, dict[str, Any]]:
+    """What stands for the digests in settings, the newest last. Raises errors.PolicyError: that of one is not known any more."""
+    found = dict(noted.quadlets)
+    for name, spec in specs.items():
+        given = spec["quadlet"]
+        if isinstance(given, Secret):
+            found[str(given)] = found.pop(given, None) or json.loads(given.reveal())
+        elif given and given not in found:
+            raise errors.PolicyError(
+                f"Consumer {name} had further keys for its unit ('quadlet'), and they are not on record any more.",
+                todo="Run 'salt-call state.apply gpu_slicing' with a pillar that has them.",
+            )
+        elif given:
+            found[given] = found.pop(given)
+    return dict(list(found.items())[-_MOST:])
 
 
 def _asked_for(settings: Mapping[str, Any], noted: Noted) -> Mapping[str, Any]:
@@ -134,11 +165,22 @@ class _Opening:
         return self._found.of_consumer(consumer, slices)
 
 
-def _with_files(host, noted, templates, handed, devices, served) -> Goal:
+def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal:
     programs = Programs(host, noted.programs)
-    writer = Files(host, programs, templates)
-    own = {name: writer.of(each) for name, each in served.items()}
+    writer, unserved = Files(host, programs, templates), []
+    own: dict[str, list[File]] = {}
+    for name, each in served.items():
+        try:
+            own[name] = writer.of(each)
+        except _UNSERVED as err:
+            if strict:
+                raise
+            # His unit, user or Podman went meanwhile: that keeps nobody else from what he had.
+            own[name], served[name] = [], each._replace(device=Device(name))
+            handed[name] = {**handed[name], "slices": []}
+            unserved.append(f"Consumer {name} is not served: {err}")
     _refuse_shared_files(own)
+    _refuse_shared_units([each.consumer for each in served.values()])
     openable = {name: each for name, each in devices.items() if each.nodes}
     driver, said = _driver(host, noted, openable)
     common = cdi.Common(driver["edits"], driver["version"]) if driver else cdi.NONE
@@ -152,7 +194,7 @@ def _with_files(host, noted, templates, handed, devices, served) -> Goal:
     }
     texts = {path: digest(each.text) for path, each in files.items()}
     made = Noted(True, handed, openable, digests, texts, programs=programs.found, driver=driver, templates=templates)
-    return Goal(made, files, served, said)
+    return Goal(made, files, served, " ".join(filter(None, [said, *unserved])), tuple(unserved))
 
 
 def _told(files: Sequence[File]) -> list[str]:
@@ -169,6 +211,19 @@ def _refuse_shared_files(own: Mapping[str, Sequence[File]]) -> None:
             if text != each.text:
                 raise errors.PolicyError(
                     f"Consumers {first} and {name} both come to {each.path}: a unit or user can be one consumer only.",
+                    todo="Let one of them have all slices: resource_limits:gpu_instances says how many.",
+                )
+
+
+def _refuse_shared_units(consumers: Sequence[Consumer]) -> None:
+    """Raise errors.PolicyError for a unit that is one consumer's as a service, and another one's as a container of Quadlet."""
+    owners: dict[str, str] = {}
+    for each in consumers:
+        if unit := unit_of(each):
+            first = owners.setdefault(unit, each.name)
+            if first != each.name:
+                raise errors.PolicyError(
+                    f"Consumers {first} and {each.name} both run as {unit}: a unit can be one consumer only.",
                     todo="Let one of them have all slices: resource_limits:gpu_instances says how many.",
                 )
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gpuslice.host.base import Host
+from gpuslice.numbers import whole
 from gpuslice.outputs.device import Node
 
 PASSWD = "/etc/passwd"
+#: Highest uid that is anybody's.
+_LAST_UID = 2**32 - 2
 #: Ids that rootless Podman needs to have beside the user's own: what images usually go up to.
 RANGE = 65536
 _FIRST = 100000
@@ -38,13 +41,19 @@ class People:
     def named(self, name: str, more: Iterable[str] = ()) -> Person | None:
         """A user by name or number, None where there is none. :param more: further groups, by name or number."""
         for row in self._rows(PASSWD, 7):
-            if name in (row[0], row[2]) and row[2].isdigit() and row[3].isdigit():
+            uid, own = whole(row[2]), whole(row[3])
+            if name in (row[0], row[2]) and uid is not None and own is not None:
                 known = {group[0]: group[2] for group in self._rows("/etc/group", 4)}
                 listed = [group[2] for group in self._rows("/etc/group", 4) if row[0] in group[3].split(",")]
                 numbers = [row[3], *listed, *(known.get(word, word) for word in more)]
-                groups = frozenset(int(each) for each in numbers if each.isdigit())
-                return Person(row[0], int(row[2]), int(row[3]), groups, row[5])
+                groups = frozenset(number for each in numbers if (number := whole(each)) is not None)
+                return Person(row[0], uid, own, groups, row[5])
         return None
+
+    def uid(self, name: str) -> int | None:
+        """The uid of a user by his name alone, None where there is none."""
+        found = (whole(row[2], _LAST_UID) for row in self._rows(PASSWD, 7) if row[0] == name)
+        return next((number for number in found if number is not None and number >= 0), None)
 
     def group(self, number: int) -> str:
         """Name of a group, its number where it has none."""
@@ -57,11 +66,11 @@ class People:
     def subordinate(self, person: Person, path: str) -> int:
         """How many ids a user has in ``/etc/subuid`` or ``/etc/subgid``."""
         rows = [row for row in self._rows(path, 3) if row[0] in (person.name, str(person.uid))]
-        return sum(int(row[2]) for row in rows if row[2].isdigit())
+        return sum(whole(row[2]) or 0 for row in rows)
 
     def free(self, path: str) -> str:
         """A range of such ids that nobody has, as ``usermod`` takes it."""
-        ends = [int(row[1]) + int(row[2]) for row in self._rows(path, 3) if row[1].isdigit() and row[2].isdigit()]
+        ends = [(whole(row[1]) or 0) + (whole(row[2]) or 0) for row in self._rows(path, 3)]
         first = max([_FIRST, *ends])
         return f"{first}-{first + RANGE - 1}"
 

@@ -3,10 +3,12 @@ What is known of the programs and units of a host that consumers go with: asked 
 host on which all is as wanted starts no program.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 
 from gpuslice import errors
+from gpuslice.drivers import systemd
 from gpuslice.host.base import Host
 
 PODMAN = "/usr/bin/podman"
@@ -33,12 +35,22 @@ class Programs:
 
     def has_private_devices(self, unit: str) -> bool:
         """Whether a service has private devices by itself. Raises errors.PolicyError: there is no such unit."""
-        stamp = "".join(self._host.stamp(f"{place}/{unit}") for place in _UNIT_PLACES)
-        return self._answer(unit, stamp, lambda: self._ask_unit(unit)).startswith("private")
+        return self._answer(unit, self._stamp_of(unit), lambda: self._ask_unit(unit)).startswith("private")
 
     def runs_as_root(self, unit: str) -> bool:
         """Whether a service runs as root, of which :meth:`has_private_devices` was told."""
         return self.found.get(unit, ["", ""])[1].endswith("root")
+
+    def _stamp_of(self, unit):
+        """What changes with any file of a unit but ours, "" where none is found."""
+        from gpuslice.outputs import service
+
+        own, ours = _names_of(unit), f"{service.UNITS}/{unit}.d/{service.DROP_IN}"
+        files = [f"{place}/{name}" for place in _UNIT_PLACES for name in own]
+        for folder in (f"{place}/{name}.d" for place in _UNIT_PLACES for name in (*own, *_families_of(unit))):
+            files += [path for name in self._host.listdir(folder) if (path := f"{folder}/{name}") != ours]
+        found = [f"{path} {stamp}" for path in files if (stamp := self._host.stamp(path))]
+        return hashlib.sha256("\n".join(found).encode()).hexdigest()[:32] if found else ""
 
     def _answer(self, name, stamp, ask):
         known = self._noted.get(name, ())
@@ -65,7 +77,7 @@ class Programs:
         from gpuslice.outputs import service
 
         try:
-            done = self._host.run(["systemctl", "cat", unit])
+            done = systemd.files(self._host, unit)
         except errors.ToolMissing:
             return ""
         if done.failure:
@@ -79,4 +91,21 @@ class Programs:
         return f"{'private' if conflicts.has_private_devices(done.stdout, ours) else 'plain'} {user}"
 
 
-_UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+#: Where systemd looks for units and their drop-ins: systemd.unit(5), table "Load path when running in system mode".
+_UNIT_PLACES = (
+    "/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
+    "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system", "/run/systemd/generator.late",
+)  # fmt: skip
+
+
+def _names_of(unit):
+    """The names of a unit's own files: an instance has that of its template too."""
+    name, at, _ = unit.rpartition("@")
+    return [unit, f"{name}@.service"] if at else [unit]
+
+
+def _families_of(unit):
+    """Names whose drop-ins are those of all units of a kind, or of all that begin alike: ``service``, ``a-.service``."""
+    words = unit.removesuffix(".service").split("-")
+    return ["service", *(f"{'-'.join(words[:count])}-.service" for count in range(1, len(words)))]

@@ -23,6 +23,7 @@ from gpuslice.shape import text
 from gpuslice.shape import truth
 from gpuslice.techniques.consumers.section import HANDED
 from gpuslice.techniques.consumers.section import NAME
+from gpuslice.techniques.consumers.section import QUADLETS
 from gpuslice.techniques.consumers.section import TEMPLATES
 
 FILE = "consumers.json"
@@ -45,6 +46,7 @@ _CHECKED = record(
         "gpus": table(text(r"[A-Za-z0-9_.:-]+"), LINE),
         "programs": table(LINE, listing(LINE)),
         "driver": either(record({}), record({"key": LINE, "edits": table(LINE, anything), "version": LINE})),
+        "quadlets": QUADLETS,
         "units": table(LINE, truth),
     }
 )
@@ -62,6 +64,7 @@ class Noted(NamedTuple):
     :ivar templates: name -> text, of those that the site has in the place of ours.
     :ivar driver: what containers need of NVIDIA's driver, as it was told last; see :class:`gpuslice.drivers.nvidia_ctk.Part`.
     :ivar programs: name of a program or unit -> what changes with it, and what it answered.
+    :ivar quadlets: digest -> keys of Quadlet units, of those that consumers have, or had: a rollback goes back to these.
     :ivar units: unit that was about to be stopped or started -> whether it is one of ours: with what it runs is not known.
     """
 
@@ -74,6 +77,7 @@ class Noted(NamedTuple):
     programs: dict[str, list[str]] = {}
     driver: dict[str, Any] = {}
     templates: dict[str, str] = {}
+    quadlets: dict[str, dict[str, Any]] = {}
     units: dict[str, bool] = {}
 
 
@@ -84,7 +88,7 @@ class Register:
     """The record of one host."""
 
     def __init__(self, host: Host) -> None:
-        self._file = Record(host, FILE, "the record of consumers", _FORMAT, lambda data: _CHECKED(data, "it"))
+        self._file = Record(host, FILE, "the record of consumers", _FORMAT, lambda data: _CHECKED(data, "it"), private=True)
 
     def read(self) -> Noted:
         """What is noted. Raises errors.StateDirUnusable, errors.NewerFormat."""
@@ -105,7 +109,7 @@ class Register:
         """Note it; where there is nothing the file goes. Raises errors.StateDirUnusable."""
         devices = {name: [list(part) for part in each[1:]] for name, each in noted.devices.items()}
         try:
-            if noted.cdi or noted.consumers or noted.files or noted.units:
+            if noted.cdi or noted.consumers or noted.files or noted.units or noted.quadlets:
                 self._file.write({**noted._asdict(), "devices": devices})
             else:
                 self._file.remove()

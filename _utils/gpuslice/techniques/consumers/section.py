@@ -2,6 +2,7 @@
 The words of consumers, in the pillar's section on containers.
 """
 
+import json
 import re
 from collections.abc import Mapping
 
@@ -9,6 +10,7 @@ from gpuslice import kinds
 from gpuslice.outputs.consumer import KINDS
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
+from gpuslice.secret import Secret
 from gpuslice.shape import LINE
 from gpuslice.shape import anything
 from gpuslice.shape import listing
@@ -88,7 +90,7 @@ def _checked_quadlet(value, path, notes):
 
 def _checked_template(value, path, notes):
     """A URL of Salt's file server, or the text of a template."""
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and (value.startswith("salt://") or "[" in value):
         return value
     notes.wrong(path, f"is {describe(value)}; a URL such as salt://gpu/train.container.jinja is wanted.")
     return ""
@@ -141,11 +143,13 @@ _SPEC = {
     "weight": whole(1, 100),
     "memory_gb": maybe(whole(1, 65536)),
     "compute_units": maybe(whole(1, 65536)),
-    "quadlet": table(LINE, table(LINE, anything)),
+    "quadlet": text("(?:sha256:[0-9a-f]{12})?"),
 }  # fmt: skip
 #: Only where it is written.
-_MORE = {"security_profile": text(_PROFILE)}
+_MORE = {"security_profile": text(_PROFILE), "runtime": text("runc")}
 TEMPLATES = table(text("[a-z_]+"), text())
+#: Keys of Quadlet units, which may have secrets in them, by what a consumer's ``quadlet`` has in their place.
+QUADLETS = table(text("sha256:[0-9a-f]{12}"), table(LINE, table(LINE, anything)))
 NAMES = listing(text(r"[A-Za-z0-9_.:-]+"))
 SPECS = table(text(NAME), record(_SPEC, _MORE))
 HANDED = table(text(NAME), record({**_SPEC, "slices": NAMES}, _MORE))
@@ -186,7 +190,7 @@ class Consumers(Section):
         """
         enabled = filled["cdi"]["enabled"]
         limits = filled["resource_limits"]
-        made = {name: settled(each, limits) for name, each in filled["consumers"].items()}
+        made = {name: settled(each, limits, filled["runtime"]) for name, each in filled["consumers"].items()}
         for name, spec in made.items():
             for what, why in mistakes(spec):
                 notes.wrong(f"{_PATH}:consumers:{name}:{what}", why)
@@ -212,11 +216,12 @@ class Consumers(Section):
         return record({}, shapes)
 
 
-def settled(written, limits):
+def settled(written, limits, runtime="crun"):
     """
     A consumer as the technique takes it.
 
     :param written: its keys in the pillar; :param limits: the host's ``resource_limits``, which hold for its containers.
+    :param runtime: the OCI runtime that the host's Podman has.
     """
     kind = written.get("kind", "device")
     own = {**(limits if kind == "container" else {}), **written.get("resource_limits", {})}
@@ -230,7 +235,9 @@ def settled(written, limits):
         "weight": written.get("weight", 1),
         "memory_gb": own.get("memory_gb"),
         "compute_units": own.get("compute_units"),
-        "quadlet": {name: dict(keys) for name, keys in written.get("quadlet", {}).items()},
+        # Journal, history and plans have its digest alone.
+        "quadlet": Secret(json.dumps(written["quadlet"])) if written.get("quadlet") else "",
+        **({"runtime": runtime} if kind == "container" and runtime != "crun" else {}),
         **({"security_profile": profile} if (profile := written.get("security_profile")) else {}),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gpuslice import errors
 from gpuslice.drivers import kernel
+from gpuslice.drivers import systemd
 from gpuslice.host.base import Host
 from gpuslice.outputs import apparmor as profiles
 from gpuslice.outputs import conflicts
@@ -22,7 +23,7 @@ _HELP = "'salt-call gpu_consumer.security_files <folder>'"
 def settings_of(host: Host, unit: str) -> tuple[Setting, ...]:
     """What all files of a unit set, in their order; none for one that is not there, or without systemd."""
     try:
-        done = host.run(["systemctl", "cat", unit])
+        done = systemd.files(host, unit)
     except errors.ToolMissing:
         return ()
     return () if done.failure else tuple(each for part in conflicts.fragments(done.stdout) for each in part.settings)

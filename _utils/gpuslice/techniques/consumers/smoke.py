@@ -7,6 +7,7 @@ slice unit; a container by one of his image and unit file; whoever has a CDI nam
 What is opened is closed at once, and nothing of his own is started or stopped.
 """
 
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -66,6 +67,10 @@ _CONTAINER = (
 _UNITS = ("/etc/containers/systemd", "/usr/share/containers/systemd")
 
 
+#: What Podman says where it has no image and can't fetch one.
+_NO_IMAGE = re.compile(r"initializing source|manifest unknown|image not known|short-name .* did not resolve", re.IGNORECASE)
+
+
 class Seen(NamedTuple):
     """
     What came of it.
@@ -112,6 +117,8 @@ def run(host: Host, consumer: Consumer, device: Device, others: Iterable[Device]
     answers = dict(_read(done.stdout))
     if done.failure or not answers:
         why = done.failure or "it printed nothing"
+        if _NO_IMAGE.search(why):
+            raise errors.Unsupported(f"The image of consumer {consumer.name} can't be had, so nothing of it can start: {why}")
         return Seen([], [], [f"What was to open the nodes did not run: {why}."])
     return judged(own.values(), foreign.values(), answers)
 

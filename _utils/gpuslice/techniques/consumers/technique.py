@@ -40,8 +40,6 @@ from gpuslice.techniques.consumers.register import Register
 MARKS = ("Written by Salt for the GPU consumer", '"kind": "gpu-slicing/')
 #: Seconds that a unit may take to stop and start: systemd gives a container 90 s to stop, and an image may have to be fetched.
 _PATIENCE = 300
-#: Exit status of 'systemctl stop' for a unit that is not there: it does not run either (EXIT_NOTINSTALLED, systemctl(1)).
-_NOT_LOADED = 5
 
 
 @final
@@ -139,7 +137,7 @@ class Consumers(Technique):
 
     def _steps(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         gpu = work.gpu
-        there = {path: self._text(path) for path in (*wanted.files, *noted.files)}
+        there = {path: self._text(path) for path in {**wanted.files, **noted.files}}
         for each in wanted.files.values():
             self._refuse_foreign(noted, each, there[each.path])
         writes = [each for each in wanted.files.values() if there[each.path] != each.text.rstrip("\n")]
@@ -196,6 +194,11 @@ class Consumers(Technique):
         return self.step(gpu, action, args, words, "file_write", CARVE, undo)
 
     def _unit_step(self, work, action, unit, words):
+        if unit in self._host.own_units():
+            raise errors.ResourceConflict(
+                f"{unit} would be stopped or started anew, and this run is in that unit itself, so it would end with it.",
+                todo="Choose another unit for that consumer, or run Salt outside of that one.",
+            )
         args = {"unit": unit} if action == "stop" else {"unit": unit, "waits": work.rules.awaits_units}
         return self.step(work.gpu, action, args, words, "restart_unit", CARVE, "start it with what it had")
 
@@ -214,7 +217,7 @@ class Consumers(Technique):
             known = unit not in noted.units and noted.digests.get(name) == wanted.noted.digests[name]
             if known or unit in work.rules.paused:
                 continue
-            why = "whose slice is another one" if name in noted.digests else f"with {name}'s slice"
+            why = "whose slice or unit file is another one" if name in noted.digests else f"with {name}'s slice"
             yield self._unit_step(work, *_start_words(unit, _is_ours(consumer), why))
         for unit, ours in _noted_units(noted).items():
             if not ours and unit not in staying and unit not in work.rules.paused:
@@ -235,7 +238,8 @@ class Consumers(Technique):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as err:
-            raise errors.StateDirUnusable(f"{path} can't be read: {err.strerror}.", todo="Run as root.") from err
+            todo = "Run as root; if it is no file, move it away."
+            raise errors.ToolFailed(f"{path} can't be read: {err.strerror}.", todo=todo) from err
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def carry_out(self, gpu, step):
@@ -245,7 +249,8 @@ class Consumers(Technique):
 
     def _run_claim(self, gpu, paths):
         noted = self._register.read()
-        self._register.write(noted._replace(files={**noted.files, **dict.fromkeys(paths, "")}))
+        quadlets = {**noted.quadlets, **(self._goal.noted.quadlets if self._goal else {})}
+        self._register.write(noted._replace(files={**noted.files, **dict.fromkeys(paths, "")}, quadlets=quadlets))
 
     def _run_write(self, gpu, path, digest, mode):
         if digest not in self._texts:
@@ -285,11 +290,11 @@ class Consumers(Technique):
         if seen.wrong:
             raise errors.ToolFailed(
                 f"The smoke test of consumer {consumer} failed: {' '.join(seen.wrong[:4])}",
-                todo="See 'salt-call gpu_consumer.check', and mend what keeps it from its slice or opens more.",
+                todo=f"See 'salt-call gpu_consumer.check {consumer}', and mend what keeps it from its slice or opens more.",
             )
 
     def remarks(self):
-        """What came of the vendor's own files, and who was not tried."""
+        """What came of the vendor's own files, and who was not tried or not served."""
         told, self._remarks = self._remarks, []
         return told
 
@@ -299,7 +304,8 @@ class Consumers(Technique):
     def _run_stop(self, gpu, unit):
         self._begin(unit, True)
         done = systemd.stop(self._host, unit, _PATIENCE)
-        if done.returncode != _NOT_LOADED:
+        # What is not there does not run either.
+        if done.returncode != systemd.NOT_LOADED:
             _refuse_failure("stopped", unit, done)
 
     def _run_restart(self, gpu, unit, waits):
@@ -308,7 +314,12 @@ class Consumers(Technique):
 
     def _run_refresh(self, gpu, unit, waits):
         self._begin(unit, False)
-        _refuse_failure("restarted", unit, systemd.restart_if_active(self._host, unit, _PATIENCE, waits))
+        done = systemd.restart_if_active(self._host, unit, _PATIENCE, waits)
+        if done.returncode == systemd.NOT_LOADED:
+            # What was uninstalled while it ran can't start anew, and is not to run on with a slice that is another's.
+            self._run_stop(gpu, unit)
+            return
+        _refuse_failure("restarted", unit, done)
 
     def _begin(self, unit, ours):
         """From here until the record is written anew nobody knows with what a unit runs: whoever goes on or back starts it."""
@@ -320,6 +331,7 @@ class Consumers(Technique):
         if self._goal is None:
             raise errors.StepFailed("What is to be noted was planned by another run.", todo="Run again.")
         self._register.write(self._goal.noted)
+        self._remarks += self._goal.unserved
 
     def forget_users(self):
         """Read the record anew for the next plan."""

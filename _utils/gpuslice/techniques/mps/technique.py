@@ -233,11 +233,10 @@ class Mps(Technique):
         return tool.slices(gpu, tool.observe(gpu)) if tool.supports(gpu) else []
 
     def _steps(self, work, before, goal, parts, stops):
-        """What leads from one to the other: the record is written first and forgotten last."""
+        """What leads from one to the other: the record has a daemon before there is any of it, and until all of it is gone."""
         gpu, state = work.gpu, work.state
-        noting = tuple(self._noting(gpu, before, goal))
-        if goal["daemons"]:
-            yield from noting
+        between = {**goal, "daemons": {**before["daemons"], **goal["daemons"]}} if goal["daemons"] else before
+        yield from self._noting(gpu, before, between, PREPARE)
         specs = {name: self._spec(gpu, parts[name], one, goal) for name, one in goal["daemons"].items() if name in parts}
         again = {name for name in goal["daemons"] if self._is_new(work, name, goal, specs)}
         for name in state.daemons:
@@ -249,8 +248,7 @@ class Mps(Technique):
             words = f"set compute mode {MODES[goal['mode']]}"
             undo = f"compute mode {MODES[state.mode]} again"
             yield self.step(gpu, "mode", {"mode": goal["mode"]}, words, "sysfs_write", CARVE, undo)
-        if not goal["daemons"]:
-            yield from noting
+        yield from self._noting(gpu, between, goal, CARVE)
 
     def _is_new(self, work, name, goal, specs):
         """Whether a daemon has to be started, or started anew."""
@@ -349,13 +347,13 @@ class Mps(Technique):
                 f"Set it to default first: 'nvidia-smi -i {gpu.address} -c DEFAULT'.",
             )
 
-    def _noting(self, gpu, before, goal):
+    def _noting(self, gpu, before, goal, phase):
         new = _noted(goal)
         if _noted(before) == new:
             return
         told = ", ".join(f"{name} among {one['clients']}" for name, one in sorted(goal["daemons"].items()))
         words = f"note that these are shared by MPS: {told}" if told else "forget that anything of the GPU is shared by MPS"
-        yield self.step(gpu, "note", new, words, "file_write", PREPARE if told else CARVE, "put the former note back")
+        yield self.step(gpu, "note", new, words, "file_write", phase, "put the former note back")
 
     def _note(self, work, goal, steps):
         if not goal["daemons"]:
