@@ -90,6 +90,32 @@ def validated(name, **kwargs):
     return {"name": name, "result": found.get("result", False), "changes": {}, "comment": found["comment"]}
 
 
+def healthy(name, **kwargs):
+    """
+    Nothing is known to be wrong with the GPUs of this host. Nothing is ever changed; ``gpu.findings`` tells more. With
+    ``containers_gpu_state_management:health_check: false`` it only tells what is wrong, and does not fail.
+
+    name
+        Any text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.healthy gpus
+    """
+    if strangers := front.strangers(kwargs):
+        return front.failed(name, strangers)
+    try:
+        found = __salt__["gpu.health"]()
+    except CommandExecutionError as err:
+        return front.failed(name, err)
+    ill = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
+    checked = __salt__["pillar.get"]("containers_gpu_state_management:health_check", True) is not False
+    comment = "\n".join(ill) or f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."
+    return {"name": name, "result": not (ill and checked), "changes": {}, "comment": comment}
+
+
 def exported(name, form="pillar", **kwargs):
     """
     A file describes what this host has now, as ``gpu_slicing.export`` does.
