@@ -94,9 +94,9 @@ def why(host, wanted):
 
 
 WAYS = [
-    pytest.param(AFTER, "error", CALLS, id="cut-error"),
+    pytest.param(AFTER, "error", CALLS, id="cut-error", marks=pytest.mark.slow),
     pytest.param(AFTER, "late", CALLS, id="cut-late", marks=pytest.mark.slow),
-    pytest.param(LIMIT, "error", (*CALLS, "store_append"), id="limit-error"),
+    pytest.param(LIMIT, "error", (*CALLS, "store_append"), id="limit-error", marks=pytest.mark.slow),
     pytest.param(LIMIT, "late", CALLS, id="limit-late", marks=pytest.mark.slow),
 ]
 
@@ -122,7 +122,8 @@ def test_a_change_that_fails_leaves_the_old_or_the_new_to_the_top(original, copy
     assert not found, "\n".join(map(str, found))
 
 
-@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_change_that_is_killed_is_finished_or_undone_by_the_next_run(original, copy, when):
     trial, old, found = copy(original), summary(original), []
     tried = points(trial, AFTER, CALLS)

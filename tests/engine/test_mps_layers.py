@@ -83,6 +83,7 @@ def test_wherever_it_fails_both_are_as_before(cut, call):
     assert failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["run", "store_write", "nvmlDeviceCreateGpuInstanceWithPlacement"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_anywhere_is_finished_or_undone_by_the_next_run(cut, call, when):
@@ -105,6 +106,7 @@ def test_a_kill_anywhere_is_finished_or_undone_by_the_next_run(cut, call, when):
     assert tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "most"), [("run", 12), ("store_write", 12), ("store_remove", 2)])
 def test_a_kill_leaves_no_daemon_or_unit_that_nobody_knows_of(cut, call, most):
     host, _ = cut

@@ -145,8 +145,13 @@ def places_of(token):
 
 
 @pytest.mark.parametrize(
-    ("use", "token"), [(use, token) for use in USES for name, token in TOKENS.items() if use == "validate" or name == "web token"]
-)
+    ("use", "token"),
+    [
+        # What applies a pillar also plans it and looks for its targets.
+        pytest.param(use, token, marks=() if use in ("validate", "apply") else pytest.mark.slow)
+        for use in USES for name, token in TOKENS.items() if use == "validate" or name == "web token"
+    ],
+)  # fmt: skip
 def test_no_place_of_the_pillar_shows_a_token(simulated, caplog, use, token):
     host = simulated("dgx-h100", **MINI)
     opts = {"gpu_slicing": hosts.config(host)}
@@ -248,6 +253,7 @@ def test_no_argument_of_a_function_shows_a_token(minion, repo, caplog, token):
     assert tried > 200
 
 
+@pytest.mark.slow
 def test_no_argument_of_a_state_shows_a_token(minion, repo):
     on, token = minion("dgx-h100", changes=MINI), TOKENS["web token"]
     for function in functions(repo, "_states"):
