@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 
+from gpuslice.outputs import cdi
 from gpuslice.outputs import quadlet
 from gpuslice.outputs import service
 from gpuslice.outputs.consumer import Consumer
@@ -111,7 +112,7 @@ def spec(names):
     nodes = [{"path": path, "hostPath": path, "permissions": how} for path, how in ((OPEN, "rw"), (GROUPS, "rw"), (CAP, "r"))]
     edits = {"deviceNodes": nodes, "env": ["CUDA_VISIBLE_DEVICES=MIG-a"]}
     devices = [{"name": name, "containerEdits": edits} for name in names]
-    return {"cdiVersion": "0.5.0", "kind": quadlet.CDI_KIND, "devices": devices}
+    return {"cdiVersion": "0.5.0", "kind": cdi.CONSUMER, "devices": devices}
 
 
 def people():
