@@ -20,7 +20,7 @@ ROOT = HERE.parents[2]
 KERNELS = ROOT / "build" / "kernel"
 
 #: Seconds for the whole virtual machine, which two busy processors emulate.
-LIMIT = 300
+LIMIT = 900
 
 #: What has to be there before / can be seen; all other modules are loaded from there.
 _EARLY = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
