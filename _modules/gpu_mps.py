@@ -49,8 +49,9 @@ def status(gpu):
 
 @_checked
 def configure(
-    gpu, max_instance_count=None, active_thread_percentage=None, pinned_memory_mib=None, exclusive=None, profiles=None, test=False
-):
+    gpu, max_instance_count=None, active_thread_percentage=None, pinned_memory_mib=None, exclusive=None, profiles=None,
+    weights=None, protocol=None, test=False,
+):  # fmt: skip
     """
     Share a GPU among several consumers by MPS, or each of its MIG devices where it has some: a daemon each, as a systemd unit,
     which gives each client a limit of compute and memory. What is not given has the default of the pillar.
@@ -73,6 +74,14 @@ def configure(
     profiles
         Only MIG devices of these profiles; none given: all.
 
+    weights
+        A weight for each consumer, such as ``[2, 1, 1]``, by which compute and memory are divided; none: all get the same. In the
+        place of max_instance_count, active_thread_percentage and pinned_memory_mib.
+
+    protocol
+        ``v2``, ``v3`` (from driver 615 on; it enforces weights), or ``auto``: v3 for weights where the driver has it, else v2
+        (auto).
+
     test
         Plan only, change nothing.
 
@@ -83,6 +92,7 @@ def configure(
     .. code-block:: bash
 
         salt gpu7 gpu_mps.configure '0000:1b:00.0' max_instance_count=4 pinned_memory_mib=8192 test=True
+        salt gpu7 gpu_mps.configure '0000:1b:00.0' weights='[2, 1, 1]'
     """
     with _engine() as engine:
         written = {
@@ -91,6 +101,8 @@ def configure(
             "pinned_memory_mib": pinned_memory_mib,
             "exclusive": exclusive,
             "profiles": profiles,
+            "weights": weights,
+            "protocol": protocol,
         }
         return front.run(engine, [engine.asked("mps", gpu, written)], test, __pillar__)
 

@@ -32,6 +32,8 @@ def configured(
     pinned_memory_mib=None,
     exclusive=None,
     profiles=None,
+    weights=None,
+    protocol=None,
     gpu=None,
     **kwargs,
 ):
@@ -41,7 +43,7 @@ def configured(
     name
         PCI address (quoted) or UUID of the GPU.
 
-    max_instance_count, active_thread_percentage, pinned_memory_mib, exclusive, profiles
+    max_instance_count, active_thread_percentage, pinned_memory_mib, exclusive, profiles, weights, protocol
         As in ``gpu_mps.configure`` and in the pillar.
 
     gpu
@@ -64,6 +66,8 @@ def configured(
         pinned_memory_mib=pinned_memory_mib,
         exclusive=exclusive,
         profiles=profiles,
+        weights=weights,
+        protocol=protocol,
         test=front.testing(__opts__),
     )
 

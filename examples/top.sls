@@ -91,6 +91,10 @@ base:
     - match: grain
     - pillar.consumers
 
+  'gpu_role:weights':
+    - match: grain
+    - pillar.mps_weights
+
   # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
   'gpu:capabilities:mig':
     - match: grain

@@ -123,6 +123,7 @@ _KINDS = {
     "pillar": mapping,
     "profile": text,
     "profiles": as_in_pillar,
+    "protocol": as_in_pillar,
     "quadlet": as_in_pillar,
     "reload": truth,
     "reload_driver": truth,
@@ -143,6 +144,7 @@ _KINDS = {
     "vram_slice": as_in_pillar,
     "wait": seconds,
     "weight": as_in_pillar,
+    "weights": as_in_pillar,
 }
 
 

@@ -132,6 +132,8 @@ class Slice(NamedTuple):
     :ivar in_use_by: holders, as dicts with pid, command, unit, container.
     :ivar of: name of the slice that it stands on, "" for one that stands on the GPU itself.
     :ivar taken: whether others stand on it, so that it is nobody's to give.
+    :ivar environment: (name, value) pairs that a program needs beside those that name the device, such as the way to a daemon.
+    :ivar weight: how much of what it stands on it is, beside the others there; None where nothing divides by weight.
     """
 
     gpu: str
@@ -146,6 +148,8 @@ class Slice(NamedTuple):
     name: str = ""
     of: str = ""
     taken: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    weight: int | None = None
 
     def as_dict(self) -> dict:
         """As the dict that users of ``gpu.slices`` get."""

@@ -5,9 +5,12 @@ Consumers whose slices are shares of an MPS daemon: they reach it, none of them 
 import pytest
 
 from gpuslice import errors
+from gpuslice.engine import Engine
 from gpuslice.sim import units
+from gpuslice.techniques.consumers import views
 from tests.support import consumers as support
 from tests.support.hosts import apply
+from tests.support.hosts import config
 
 ONE = "0000:41:00.0"
 DAEMON = "gpu-slicing-mps-0000-41-00.0.service"
@@ -71,3 +74,51 @@ def test_who_has_nothing_of_mps_keeps_its_user(host):
     wanted = pillar({"web": container(slice={"gpu": "0000:a1:00.0"})})
     assert apply(host, wanted).ok
     assert "User=" not in host.read(support.WEB_FILE) and "PartOf=" not in host.read(support.WEB_FILE)
+
+
+# -- by weight --------------------------------------------------------------------------------------------------------
+def weighted(consumers):
+    wanted = pillar(consumers, weights=[1, 2, 1])
+    del wanted["containers_gpu_slicing"]["devices"][0]["mps"]["max_instance_count"]
+    return wanted
+
+
+def told(host):
+    with Engine(config(host)) as engine:
+        return views.listed(host, engine.handed("consumers"))
+
+
+def test_a_heavier_consumer_gets_a_heavier_share_and_others_the_lighter_ones(host):
+    wanted = weighted({"light": container(), "heavy": container(weight=2)})
+    assert apply(host, wanted).ok
+    assert support.bindings(host) == {"light": [f"{ONE}-mps-1"], "heavy": [f"{ONE}-mps-2"]}
+    light, heavy = (support.names(host, support.CONSUMER)[name] for name in ("light", "heavy"))
+    assert support.variable(light, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == "25.0"
+    assert support.variable(light, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT") == "0=12288M"
+    assert support.variable(heavy, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == ""
+    limits = {name: each["limits"]["weight"] for name, each in told(host).items()}
+    assert limits == {"light": "1, advisory: by its environment", "heavy": "2, enforced by the MPS daemon for each process"}
+    before = support.all_of(host)
+    with pytest.raises(errors.PolicyError, match="Consumer heavy wants kind mps, weight 3, and there is no such slice"):
+        apply(host, weighted({"light": container(), "heavy": container(weight=3)}))
+    assert support.all_of(host) == before
+
+
+def test_with_a_newer_driver_each_consumer_has_a_socket_of_its_own(simulated):
+    host = simulated("l40s-pair", tools=TOOLS, driver={"version": "615.71.05"})
+    wanted = weighted({"light": container(), "heavy": container(weight=2)})
+    assert apply(host, wanted).ok and support.planned(host, wanted).empty
+    for name, number in (("light", 1), ("heavy", 2)):
+        edits = support.names(host, support.CONSUMER)[name]
+        folder = f"{SOCKETS}/shares/client_{number}"
+        assert support.variable(edits, "CUDA_MPS_PIPE_DIRECTORY") == folder
+        assert {mount["hostPath"] for mount in edits["mounts"]} == {folder, "/dev/shm"}
+    assert told(host)["light"]["limits"]["weight"] == "1, enforced by the MPS daemon for each process"
+    other = weighted({"light": container(), "heavy": container(weight=2)})
+    other["containers_gpu_slicing"]["devices"][0]["mps"]["weights"] = [1, 3, 1]
+    assert apply(host, other).ok and support.bindings(host)["heavy"] == [f"{ONE}-mps-2"]
+
+
+def test_a_weight_where_nothing_is_divided_by_it_is_told_as_advice(host):
+    assert apply(host, pillar({"web": container(weight=3)})).ok
+    assert told(host)["web"]["limits"]["weight"] == "3, advisory: nothing here is divided by weight"

@@ -84,12 +84,12 @@ def test_limits_are_set_and_read_back(daemon):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 48, 60])
 def test_an_equal_part_of_any_number_of_clients_is_told_as_it_was_set(daemon, count):
-    from gpuslice.techniques.mps.technique import _threads
+    from gpuslice.techniques.mps import clients
 
     daemon.start()
     for mib in (1, 1023, 1024, 81559 // count):
-        assert daemon.readies(threads=_threads(count), pinned_mib=mib) == 0
-        daemon.control.check(_threads(count), mib)
+        assert daemon.readies(threads=clients.threads(1, count, 2), pinned_mib=mib) == 0
+        daemon.control.check(clients.threads(1, count, 2), mib)
 
 
 @pytest.mark.parametrize("refused", [{"threads": 0.0}, {"threads": 100.1}, {"pinned_mib": 0}])

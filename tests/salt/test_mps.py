@@ -61,7 +61,7 @@ def test_by_hand_and_as_a_state(minion):
     assert planned["changes"] and "result" not in planned and names(bench) == []
     made = bench.call("gpu_mps.configure", ONE, max_instance_count=2, active_thread_percentage=60, pinned_memory_mib=512)
     assert made["result"] is True
-    limits = {"clients": 2, "active_thread_percentage": 60.0, "pinned_memory_mib": 512, "daemon": "running"}
+    limits = {"clients": 2, "active_thread_percentage": 60.0, "pinned_memory_mib": 512, "protocol": "v2", "daemon": "running"}
     assert bench.call("gpu_mps.status", ONE) == {
         "mps": {ONE: limits},
         "compute_mode": "exclusive process",
@@ -92,6 +92,9 @@ def test_states_are_met_once(minion):
         ({"pinned_memory_mib": -1}, "it goes from 0 to"),
         ({"exclusive": "yes"}, "true or false"),
         ({"profiles": "1g.10gb"}, "a list is wanted"),
+        ({"weights": [2, 1], "max_instance_count": 3}, "max_instance_count is 3, and weights has 2 numbers"),
+        ({"weights": ["a lot"]}, "a whole number from 1 to 100 is wanted"),
+        ({"protocol": "v3"}, "protocol v3, which came with driver 615, and the driver here is 590"),
         ({"profiles": ["1g.10gb"]}, "MIG devices of 1g.10gb are to be shared, and the GPU has none"),
         ({"test": "yes"}, "True or False is wanted"),
     ],
@@ -105,6 +108,25 @@ def test_an_older_driver_allows_fewer_clients(minion):
     with pytest.raises(CommandExecutionError, match="60 consumers are to share .* this driver allows 48 clients. .* at most 48"):
         minion("l4-pair").call("gpu_mps.configure", ONE, max_instance_count=60)
     assert minion("l40s-pair").call("gpu_mps.configure", ONE, max_instance_count=60)["result"] is True
+
+
+@pytest.mark.parametrize("version", ["590.44.01", "615.71.05"])
+def test_parts_by_weight_from_a_pillar(minion, repo, version):
+    example = yaml.safe_load((repo / "examples" / "pillar" / "mps_weights.sls").read_text(encoding="utf-8"))
+    bench = minion("l40s-pair", example, {"driver": {"version": version}})
+    tested, applied = bench.apply("gpu_slicing", test=True), bench.apply("gpu_slicing")
+    assert not failures(tested) and not failures(applied)
+    assert [state.changes for state in tested] == [state.changes for state in applied]
+    assert not any(state.changes for state in bench.apply("gpu_slicing"))
+    has = {name: each["slices"] for name, each in bench.call("gpu_consumer.list").items()}
+    assert has == {"batch": [f"{ONE}-mps-2"], "trainer": [f"{ONE}-mps-1"]}
+    told = bench.call("gpu_consumer.environment", "batch")
+    by_daemon = version.startswith("615")
+    assert told["CUDA_MPS_PIPE_DIRECTORY"].endswith("/shares/client_2") is by_daemon
+    assert ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" in told) is not by_daemon
+    bench.host.reboot()
+    assert bench.call("gpu_boot.replay", wait=0)["result"] is True
+    assert bench.call("gpu_slicing.check")["result"] is True and len(daemons(bench)) == 2
 
 
 def test_devices_of_mig_are_shared_beside_it_and_cut_anew(minion):

@@ -54,16 +54,18 @@ def test_the_schema_is_a_json_schema():
     jsonschema.Draft202012Validator.check_schema(json_schema.json_schema())
 
 
+MPS = (
+    "containers_gpu_slicing:strategy: MPS limits each client process, not each consumer, and a fault of one ends all clients of "
+    "its GPU or MIG device; a consumer that is uid 0 of the host can end the daemon of all."
+)
 #: What is told of a strategy wherever it is chosen.
 ALWAYS = {
     "time_slicing.sls": [
         "containers_gpu_slicing:strategy: time-slicing gives no memory isolation: any consumer can take the whole memory, and a "
         "fault of one can end all."
     ],
-    "mps.sls": [
-        "containers_gpu_slicing:strategy: MPS limits each client process, not each consumer, and a fault of one ends all clients "
-        "of its GPU or MIG device; a consumer that is uid 0 of the host can end the daemon of all."
-    ],
+    "mps.sls": [MPS],
+    "mps_weights.sls": [MPS],
 }
 
 

@@ -40,3 +40,8 @@ class Consumer(NamedTuple):
     quadlet: Mapping[str, Mapping[str, Any]] = {}
     security_profile: str = ""
     runtime: str = "crun"
+
+    @property
+    def sought(self) -> Mapping[str, Any]:
+        """What a slice must have to be his: a weight counts where slices are divided by weight."""
+        return self.wants if self.weight == 1 else {**self.wants, "weight": self.weight}

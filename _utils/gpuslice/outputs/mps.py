@@ -7,6 +7,10 @@ from gpuslice.outputs.device import Mount
 _FOLDER = "gpu-slicing/mps"
 #: The environment variable that tells a client, and the daemon itself, which folder that is.
 VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
+#: Those by which a client gets less than its daemon gives. Nobody makes it keep them.
+THREADS, PINNED = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
+#: What protocol v3 calls the server of a daemon of ours, which has one.
+SERVER = "shares"
 
 
 #: How the units of the daemons are called; what the row of the technology says too.
@@ -37,21 +41,35 @@ def pipe_directory(name: str) -> str:
     return f"/run/{runtime_directory(name)}"
 
 
-def environment(name: str) -> tuple[tuple[str, str], ...]:
+def environment(name: str, threads: float | None = None, pinned_mib: int | None = None) -> tuple[tuple[str, str], ...]:
     """
-    What a client needs in its environment, as (name, value) pairs; :param name: as of :func:`pipe_directory`.
+    What a client of protocol v2 needs in its environment, as (name, value) pairs.
+
+    :param name: as of :func:`pipe_directory`. :param threads: percent of the multiprocessors, where that is less than the daemon
+        gives by itself; :param pinned_mib: MiB of memory, likewise. A client can only lower what it gets (NVIDIA, MPS manual).
 
     It has no CUDA_VISIBLE_DEVICES: the daemon sees one device only, which its clients have as number 0.
     """
-    return ((VARIABLE, pipe_directory(name)),)
+    limits = (THREADS, f"{threads:.1f}" if threads else ""), (PINNED, f"0={pinned_mib}M" if pinned_mib else "")
+    return ((VARIABLE, pipe_directory(name)), *(each for each in limits if each[1]))
 
 
-def mounts(name: str) -> tuple[Mount, ...]:
+def namespace(number: int) -> str:
+    """What protocol v3 calls the part of its server that is for one client, which has limits of its own."""
+    return f"client_{number}"
+
+
+def namespace_environment(name: str, number: int) -> tuple[tuple[str, str], ...]:
+    """What a client of protocol v3 needs: the folder of its namespace, by which the daemon knows what it gets."""
+    return ((VARIABLE, f"{pipe_directory(name)}/{SERVER}/{namespace(number)}"),)
+
+
+def mounts(environment: tuple[tuple[str, str], ...]) -> tuple[Mount, ...]:
     """
     What a client in a container needs of the host, as a tuple of :class:`gpuslice.outputs.device.Mount`.
 
-    :param name: as of :func:`pipe_directory`. Daemon and clients exchange what they share by /dev/shm: without the host's, the
-        first call of CUDA hangs or ends with error 805 (NVIDIA/nvidia-container-toolkit#714).
+    :param environment: of the client. Daemon and clients exchange what they share by /dev/shm: without the host's, the first call
+        of CUDA hangs or ends with error 805 (NVIDIA/nvidia-container-toolkit#714).
     """
-    folder = pipe_directory(name)
+    folder = dict(environment)[VARIABLE]
     return (Mount(folder, folder), Mount("/dev/shm", "/dev/shm"))

@@ -88,7 +88,8 @@ def _check_list(field, value, path, notes):
         checked = check(field.item, each, f"{path}:{place}", notes)
         if checked is WRONG:
             continue
-        if checked in made and field.kind == "list":
+        # A number says how much, so that two can be the same.
+        if checked in made and field.kind == "list" and field.item.kind != "int":
             notes.wrong(f"{path}:{place}", f"names {checked} a second time.")
             continue
         made.append(checked)

@@ -2,6 +2,8 @@
 NVIDIA's Multi-Process Service on a simulated machine: the control daemon, its client program, and the units that run it. Measured
 with nvidia-cuda-mps-control 550.163.01: every command ends with 0, whatever the daemon thinks of it.
 
+Protocol v3 is as the manual of driver 615 has it, which brought it.
+
 Two calls can have faults beside that of the program (``run``): ``mps-set`` with ``lie`` is a daemon that does not take a value,
 ``mps-start`` with ``lie`` one that ends right after its start.
 """
@@ -16,6 +18,9 @@ CONTROL = "nvidia-cuda-mps-control"
 _PREFIX = "gpu-slicing-mps-"
 _FOLDERS = ("/etc/systemd/system", "/run/systemd/system")
 _SHOWN = (CONTROL, "nvidia-smi")
+#: The driver that brought protocol v3; what its settings can have for a server and for a namespace of that.
+_V3, _KEYS = 615, {"active_thread_percentage", "pinned_memory_limit", "client_priority"}
+_SERVER_KEYS = {*_KEYS, "allowed_devices", "uid", "locality_domains"}
 _UNITS = {"": 1, "M": 1, "MB": 1, "G": 1024, "GB": 1024}
 
 
@@ -33,6 +38,8 @@ def show(tree, state):
     for folder, daemon in state.get("mps", {}).items():
         tree.file(f"{folder}/control", "")
         tree.file(f"{folder}/{CONTROL}.pid", f"{daemon['pid']}\n")
+        for server, name in (place.split(".") for place in daemon.get("namespaces", {})):
+            tree.file(f"{folder}/{server}/{name}/control", "")
 
 
 def write(state, path, text, look):
@@ -100,18 +107,62 @@ def _start(host, unit):
         pid = max([30000, *(process["pid"] for process in state["processes"])]) + 1
         device = re.search(r"^Environment=CUDA_VISIBLE_DEVICES=(.+)$", text, re.MULTILINE)[1]
         daemon = {"unit": unit, "pid": pid, "device": device, "threads": 100.0, "pinned": None}
+        file = re.search(r"^ExecStart=.* -p 3 -a (\S+)$", text, re.MULTILINE)
+        if file:
+            namespaces = _namespaces(state, state["written"].get(file[1], ""))
+            if namespaces is None:
+                return False
+            daemon["namespaces"] = namespaces
         state["mps"] = {**state.get("mps", {}), folder: daemon}
         state["processes"].append(_process(pid, unit))
+    if file and _lies(host):
+        with host.change() as state:
+            state["mps"] = {**state["mps"], folder: {**daemon, "namespaces": dict.fromkeys(daemon["namespaces"], ["100", ""])}}
     wanted = [_wanted(host, folder, line) for line in re.findall(r'ask "(set_[^"]+)"', text)]
     told = re.findall(r'" = (\S+?)(?:;|\'$)', text, re.MULTILINE)
     if dies:
         with host.change() as state:
             state["processes"] = [process for process in state["processes"] if process["pid"] != pid]
         return True
-    if wanted == told:
+    if wanted == told and _are_told(host, folder, text):
         return True
     stop(host, unit)
     return False
+
+
+def _namespaces(state, text):
+    """``server.namespace`` -> [percentage, memory] of settings in TOML; None where the daemon does not start with them."""
+    if int(str(state["host"]["driver"]["version"]).split(".")[0]) < _V3 or 'schema_version = "1.0"' not in text:
+        # An older one takes the arguments for words to a daemon.
+        return None
+    found, own = {}, None
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        if line.startswith("#") or line.startswith("schema_version"):
+            continue
+        if table := re.fullmatch(r"\[servers\.([a-z0-9_]{1,64})(?:\.namespaces\.([a-z0-9_]{1,64}))?\]", line):
+            keys, own = (
+                (_KEYS if table[2] else _SERVER_KEYS),
+                found.setdefault(f"{table[1]}.{table[2] or 'default'}", ["100", ""]),
+            )
+            continue
+        pair = re.fullmatch(r'([a-z_]+) = "([^"]*)"', line)
+        if not pair or own is None or pair[1] not in keys:
+            return None
+        if pair[1] in ("active_thread_percentage", "pinned_memory_limit"):
+            own[pair[1] != "active_thread_percentage"] = pair[2]
+    return found
+
+
+def _are_told(host, folder, text):
+    """Whether the daemon tells what the unit looks for in its namespaces."""
+    lines = re.findall(r'case "\$\$\(got (\S+) (\S+)\)" in (\S+?)\) ;;', text)
+    return all(_field(host.state()["mps"][folder], f"shares.{name}", what) in told.split("|") for name, what, told in lines)
+
+
+def _field(daemon, namespace, what):
+    """One field of a namespace, as the daemon tells it."""
+    found = daemon.get("namespaces", {}).get(namespace, ["", ""])
+    return found[what == "pinned-memory-limit"]
 
 
 def _wanted(host, folder, line):
@@ -148,10 +199,31 @@ def control(host, arguments, given, environment):
     """``nvidia-cuda-mps-control``: the words on its input go to the daemon of the folder in its environment."""
     state, folder = host.state(), environment.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")  # noqa: S108 - the vendor's place
     daemon = state.get("mps", {}).get(folder)
-    if arguments or daemon is None or not _alive(state, daemon):
+    if daemon is None or not _alive(state, daemon) or bool(arguments) != ("namespaces" in daemon):
         return Completed(1, "Cannot find MPS control daemon process\n")
+    if arguments:
+        return _asked(state, daemon, list(arguments))
     said = [_answer(host, folder, line) for line in given.splitlines() if line.strip()]
     return Completed(0, "".join(f"{line}\n" for line in said if line))
+
+
+def _asked(state, daemon, arguments):
+    """``nvidia-cuda-mps-control MODULE VERB ...`` of protocol v3."""
+    if arguments[:2] == ["namespace", "list"]:
+        lines = [
+            ",".join([*reversed(place.split(".")), "Ready", memory or "-", percent, "0", f"/{place.replace('.', '/')}"])
+            for place, (percent, memory) in sorted(daemon["namespaces"].items())
+        ]
+        return Completed(0, "".join(f"{line}\n" for line in lines))
+    if arguments[:2] == ["namespace", "get"] and len(arguments) == 5:
+        return Completed(0, f"{_field(daemon, f'{arguments[3]}.{arguments[2]}', arguments[4])}\n")
+    if arguments[:2] == ["client", "list"]:
+        return Completed(0, "".join(f"{pid},shares,0,default,python\n" for pid in _clients(state, daemon)))
+    return Completed(1, "", f"Unknown command {' '.join(arguments)}\n")
+
+
+def _lies(host):
+    return any(fault["lie"] for fault in host.hit("mps-set"))
 
 
 def _answer(host, folder, line):
@@ -179,7 +251,7 @@ def _answer(host, folder, line):
 
 
 def _keep(host, folder, key, value):
-    if any(fault["lie"] for fault in host.hit("mps-set")):
+    if _lies(host):
         return
     with host.change() as state:
         state["mps"] = {**state["mps"], folder: {**state["mps"][folder], key: value}}

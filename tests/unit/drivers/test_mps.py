@@ -69,7 +69,7 @@ def test_another_limit_than_the_one_that_was_set_is_refused_with_both(asked):
     assert str(caught.value) == (
         f"GPU {ONE}: The MPS daemon of {ONE} was to give each client 12.5 % of the multiprocessors and 3G of memory, and it "
         "gives 100.0 % of the multiprocessors and any amount of memory: it refused a value. See its log ('journalctl -u' of its "
-        "unit), and correct active_thread_percentage or pinned_memory_mib."
+        "unit), and correct its weights, active_thread_percentage or pinned_memory_mib."
     )
 
 

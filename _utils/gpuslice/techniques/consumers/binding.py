@@ -41,6 +41,9 @@ def fits(offer: Slice, wants: Mapping) -> bool:
         if key == "memory_mib":
             if offer.memory_mib is None or offer.memory_mib < wanted:
                 return False
+        elif key == "weight":
+            if offer.weight is not None and offer.weight < wanted:
+                return False
         elif not _is(offer, key, wanted):
             return False
     return True
@@ -69,7 +72,7 @@ def bound(
     by_name = {each.name: each for each in there}
     kept = _kept(by_name, consumers, earlier)
     seats = [Seat(each.name, number) for each in consumers for number in range(each.instances)]
-    wants = {each.name: each.wants for each in consumers}
+    wants = {each.name: each.sought for each in consumers}
     if len(kept) < len(seats):
         if strict:
             _refuse_unfit(there, consumers)
@@ -88,7 +91,7 @@ def _kept(by_name: Mapping[str, Slice], consumers: Sequence[Consumer], earlier: 
     kept: dict[Seat, str] = {}
     given: set[str] = set()
     for each in consumers:
-        had = [name for name in earlier.get(each.name, ()) if name in by_name and fits(by_name[name], each.wants)]
+        had = [name for name in earlier.get(each.name, ()) if name in by_name and fits(by_name[name], each.sought)]
         stays = [name for name in dict.fromkeys(had) if name not in given][: each.instances]
         given.update(stays)
         kept.update({Seat(each.name, number): name for number, name in enumerate(stays)})
@@ -158,18 +161,17 @@ def _augment(seat: Seat, possible: Mapping[str, Sequence[int]], holds: dict[Seat
 def _refuse_unfit(there: Sequence[Slice], consumers: Sequence[Consumer]) -> None:
     """Raise errors.PolicyError where a consumer fits nowhere, whoever else there is."""
     for each in consumers:
-        matching = [offer for offer in there if fits(offer, each.wants)]
+        matching = [offer for offer in there if fits(offer, each.sought)]
         if len(matching) >= each.instances:
             continue
-        wanted = words_of(each.wants)
+        wanted = words_of(each.sought)
         if matching:
-            these = f" of {wanted}" if each.wants else ""
+            these = f" of {wanted}" if each.sought else ""
             raise errors.PolicyError(
-                f"Consumer {each.name} wants {each.instances} slices{these}, and there are {len(matching)}: "
-                f"{listed(matching)}.",
+                f"Consumer {each.name} wants {each.instances} slices{these}, and there are {len(matching)}: {listed(matching)}.",
                 todo="Ask for fewer, or cut more.",
             )
-        nearest = _nearest(there, each.wants)
+        nearest = _nearest(there, each.sought)
         hint = f" The nearest is {nearest.name} ({described(nearest)})." if nearest else ""
         raise errors.PolicyError(
             f"Consumer {each.name} wants {wanted}, and there is no such slice.{hint} There are: {listed(there)}.",
@@ -197,8 +199,8 @@ def _refuse_too_many(there: Sequence[Slice], consumers: Sequence[Consumer], kept
         count[seat.consumer] = count.get(seat.consumer, 0) + 1
     without = [each for each in consumers if count.get(each.name, 0) < each.instances]
     names = ", ".join(each.name for each in without)
-    rivals = [offer for offer in there if any(fits(offer, each.wants) for each in without)]
-    seats = sum(each.instances for each in consumers if any(fits(offer, each.wants) for offer in rivals))
+    rivals = [offer for offer in there if any(fits(offer, each.sought) for each in without)]
+    seats = sum(each.instances for each in consumers if any(fits(offer, each.sought) for offer in rivals))
     raise errors.PolicyError(
         f"There are more consumers than slices: {names} {'gets' if len(without) == 1 else 'get'} none. {seats} slices are wanted "
         f"of these {len(rivals)}: {listed(rivals)}.",

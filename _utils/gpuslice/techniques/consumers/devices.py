@@ -48,8 +48,7 @@ class Devices:
         nodes = [node for node in each.device_nodes if not node.startswith("/dev/dri/card")]
         own = tuple(Node(node, "r" if node.startswith(_CAPABILITIES) else "rw") for node in nodes)
         if each.kind == "mps":
-            environment, mounts = mps.environment(each.of), mps.mounts(each.of)
-            return Device(each.name, (*_CONTROL, *own), environment, mounts, (mps.unit(each.of),))
+            return Device(each.name, (*_CONTROL, *own), each.environment, mps.mounts(each.environment), (mps.unit(each.of),))
         if vendor == "nvidia":
             return Device(each.name, (*_CONTROL, *own), _cuda(each))
         if vendor == "amd":

@@ -11,6 +11,7 @@ from gpuslice.host.base import Host
 from gpuslice.model import Slice
 from gpuslice.model import with_taken
 from gpuslice.outputs import cdi
+from gpuslice.outputs import mps
 from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
@@ -48,6 +49,7 @@ def offers(host: Host, works: Sequence[Work]) -> list[dict]:
                 "profile": each.profile,
                 "memory_mib": each.memory_mib,
                 "compute": each.compute,
+                "weight": each.weight,
                 "consumer": owners.get(each.name, ""),
                 "cdi": cdi.qualified(cdi.SLICE, each.name) if handed else "",
                 "isolation": isolation(each.kind),
@@ -71,7 +73,7 @@ def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
 
 def _told(name, handed, by_name):
     consumer = consumer_of(name, handed)
-    kinds = {by_name[part].kind for part in handed["slices"] if part in by_name}
+    slices = [by_name[part] for part in handed["slices"] if part in by_name]
     missing = [part for part in handed["slices"] if part not in by_name]
     told = {
         "kind": consumer.kind,
@@ -79,14 +81,14 @@ def _told(name, handed, by_name):
         "cdi": cdi.qualified(cdi.CONSUMER, name) if handed["slices"] else "",
         "unit": unit_of(consumer),
         "user": consumer.user,
-        "limits": _limits(consumer, kinds),
+        "limits": _limits(consumer, slices),
     }
     return {**told, "missing": missing} if missing else told
 
 
-def _limits(consumer, kinds) -> dict[str, str]:
+def _limits(consumer, slices) -> dict[str, str]:
     """What limits a consumer -> how much, and by whom it is enforced."""
-    shared = bool(kinds & set(SHARING))
+    shared = any(each.kind in SHARING for each in slices)
     runs = consumer.kind != "device"
     found = {"slice": "advisory: it shares its device nodes with others" if shared else "enforced by the hardware"}
     found["devices"] = "enforced by the control group" if runs else "enforced by the runtime that is given the name"
@@ -96,9 +98,20 @@ def _limits(consumer, kinds) -> dict[str, str]:
         found["memory_gb"] = f"{consumer.memory_gb}, enforced by the control group"
     if consumer.compute_units:
         found["compute_units"] = f"{consumer.compute_units}, enforced by the control group"
-    if consumer.weight != 1:
-        found["weight"] = f"{consumer.weight}, advisory"
+    if consumer.weight != 1 or any(each.weight for each in slices):
+        found["weight"] = _weight(consumer, slices)
     return found
+
+
+def _weight(consumer, slices) -> str:
+    """The weight that a consumer has, and who makes it hold."""
+    weights = {each.weight for each in slices if each.weight}
+    if not weights:
+        return f"{consumer.weight}, advisory: nothing here is divided by weight"
+    told = ", ".join(map(str, sorted(weights)))
+    if any(mps.THREADS in dict(each.environment) for each in slices):
+        return f"{told}, advisory: by its environment"
+    return f"{told}, enforced by the MPS daemon for each process"
 
 
 def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[Device]]:

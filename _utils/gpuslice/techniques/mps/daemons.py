@@ -10,6 +10,7 @@ from gpuslice import errors
 from gpuslice.drivers import kernel
 from gpuslice.drivers import mps
 from gpuslice.drivers import systemd
+from gpuslice.outputs.mps import SERVER
 from gpuslice.outputs.mps import pipe_directory
 from gpuslice.techniques.mps import unit
 
@@ -26,11 +27,14 @@ class Daemons:
     def spec(self, name):
         """The :class:`gpuslice.techniques.mps.unit.Spec` of the unit that is there, None for none, or one that was changed."""
         text = kernel.text(self._host, unit.path(name))
-        return unit.read(text) if text else None
+        spec = unit.read(text) if text else None
+        if spec is None or not spec.shares:
+            return spec
+        return spec if kernel.text(self._host, unit.settings_path(name)) == unit.settings(spec).strip() else None
 
     def is_there(self, name):
-        """Whether a unit is written, whatever it says."""
-        return self._host.exists(unit.path(name))
+        """Whether a unit or its settings are written, whatever they say."""
+        return self._host.exists(unit.path(name)) or self._host.exists(unit.settings_path(name))
 
     def process(self, name):
         """The daemon's process, None where it does not run in its unit."""
@@ -53,11 +57,26 @@ class Daemons:
     def write(self, gpu, spec):
         """Write the unit. Raises errors.PermissionDenied, errors.ToolFailed, errors.ToolMissing."""
         self.refuse_foreign(gpu, spec.name)
-        self._file(gpu, spec.name, lambda: self._host.store_write(unit.path(spec.name), unit.written(spec)))
+        self._file(gpu, spec.name, lambda: self._write(spec))
+
+    def _write(self, spec):
+        if spec.shares:
+            self._host.store_write(unit.settings_path(spec.name), unit.settings(spec))
+        self._host.store_write(unit.path(spec.name), unit.written(spec))
+        if not spec.shares:
+            self._remove_settings(spec.name)
 
     def remove(self, gpu, name):
         """Remove the unit; it need not be there. Raises as :meth:`write`."""
-        self._file(gpu, name, lambda: self._host.store_remove(unit.path(name)))
+        self._file(gpu, name, lambda: self._remove(name))
+
+    def _remove(self, name):
+        self._host.store_remove(unit.path(name))
+        self._remove_settings(name)
+
+    def _remove_settings(self, name):
+        if self._host.exists(unit.settings_path(name)):
+            self._host.store_remove(unit.settings_path(name))
 
     def _file(self, gpu, name, work):
         try:
@@ -83,6 +102,9 @@ class Daemons:
             raise self._failed(gpu, name, f"could not be started: {done.failure.rstrip('.')}")
         if self.process(name) is None:
             raise self._failed(gpu, name, "was started, and its daemon is gone")
+        if spec.shares:
+            mps.Namespaces(self._host, name, gpu.address).check_shares(spec.shares)
+            return
         mps.Control(self._host, name, gpu.address).check(spec.threads, spec.pinned_mib)
 
     def stop(self, gpu, name):
@@ -105,7 +127,7 @@ class Daemons:
         if self.process(name) is None:
             return []
         try:
-            numbers = mps.Control(self._host, name, gpu.address).clients()
+            numbers = self._control(gpu, name).clients()
         except (errors.ToolFailed, errors.ToolHangs, errors.ToolMissing) as err:
             raise errors.ResourceConflict(
                 f"Whether the MPS daemon of {name} has clients can't be told: {err.what}", gpu.address,
@@ -114,8 +136,20 @@ class Daemons:
         found = [self._host.process(pid) for pid in numbers]
         return [process for process in found if process]
 
+    def _control(self, gpu, name):
+        """How the daemon that runs is asked. A unit that was changed meanwhile tells no protocol: the daemon's folder does."""
+        is_v3 = self._host.exists(f"{pipe_directory(name)}/{SERVER}")
+        return (mps.Namespaces if is_v3 else mps.Control)(self._host, name, gpu.address)
+
     def told(self, gpu, name):
-        """What the daemon itself tells, as a dict ``active_thread_percentage``, ``pinned_memory`` and ``clients`` (pids)."""
-        control = mps.Control(self._host, name, gpu.address)
-        threads, pinned = control.limits()
+        """
+        What the daemon itself tells, as a dict ``active_thread_percentage``, ``pinned_memory`` and ``clients`` (pids). In
+        protocol v3 the first two are dicts, by the names of its namespaces.
+        """
+        control = self._control(gpu, name)
+        if isinstance(control, mps.Namespaces):
+            found = control.shares()
+            threads, pinned = ({each: told[place] for each, told in found.items()} for place in (0, 1))
+        else:
+            threads, pinned = control.limits()
         return {"active_thread_percentage": threads, "pinned_memory": pinned, "clients": control.clients()}

@@ -19,7 +19,7 @@ NOTHING = {"daemons": {}, "profiles": [], "exclusive": False}
 
 def ledger(host):
     """
-    The record: ``daemons`` (name of a slice -> ``clients``, ``threads`` in percent and ``pinned_mib``), ``profiles`` (those that
+    The record: ``daemons`` (name of a slice -> what :mod:`gpuslice.techniques.mps.clients` has), ``profiles`` (those that
     are shared, [] for all), and ``exclusive`` (whether a whole GPU is kept for its daemon).
     """
     return Ledger(Record(host, FILE, WHAT, FORMAT, checked(_SHARES)), NOTHING, "daemons")

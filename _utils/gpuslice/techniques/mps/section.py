@@ -2,6 +2,7 @@
 The words of MPS.
 """
 
+from gpuslice import errors
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
 from gpuslice.shape import LINE
@@ -16,6 +17,8 @@ from gpuslice.shape import whole
 
 #: Clients that any driver allows on a GPU; one before CUDA 13.1 allows fewer (:func:`gpuslice.drivers.mps.most_clients`).
 MOST = 60
+#: What the pillar calls the daemon's protocols -> their numbers; auto goes by what is asked for.
+PROTOCOLS = {"auto": 0, "v2": 2, "v3": 3}
 #: MiB that one limit can be, far above any GPU.
 _MIB = whole(1, 2**24)
 _PERCENT = whole(1, 100)
@@ -29,7 +32,10 @@ def THREADS(value, path):  # noqa: N802 - a shape as those above
         raise ValueError(f"{path} is no percentage")
 
 
-_DAEMON = {"clients": whole(1, MOST), "threads": THREADS, "pinned_mib": maybe(_MIB)}
+_WEIGHTS = listing(whole(1, 100))
+_DAEMON = {
+    "clients": whole(1, MOST), "threads": THREADS, "pinned_mib": maybe(_MIB), "weights": _WEIGHTS, "protocol": whole(2, 3),
+}  # fmt: skip
 #: Name of a slice -> what its daemon is to do, and in a layout whether it runs.
 DAEMONS = table(_SLICE, record(_DAEMON))
 _RUNNING = table(_SLICE, record({**_DAEMON, "runs": truth}))
@@ -45,7 +51,15 @@ class Mps(Section):
             "How many consumers may share the GPU, or each MIG device: at most 48, from driver 590 on 60; on a MIG device fewer.",
             8, 1, MOST,
         ),
-        share_policy=fields.choice("How compute and memory are divided.", "equal", "equal"),
+        share_policy=fields.choice("How compute and memory are divided: equally, or by weights.", "equal", "equal", "weighted"),
+        weights=fields.Field(
+            "list", "Weights of the consumers that share, one number each, such as [2, 1, 1]; none: all get the same.", [],
+            item=fields.number("Weight of one consumer.", 1, 1, 100),
+        ),
+        protocol=fields.choice(
+            "Protocol of the daemon: v3, from driver 615 on, enforces weights; auto: v3 for these where there is such a driver.",
+            "auto", *PROTOCOLS,
+        ),
         active_thread_percentage=fields.number(
             "Share of the multiprocessors that each client gets at most, in percent; 0: 100 by the number of consumers.",
             0, 0, 100,
@@ -64,7 +78,12 @@ class Mps(Section):
     )  # fmt: skip
 
     def judge(self, settings, written, notes):
-        """Warn of what it does not part."""
+        """Note weights that say another thing than what stands beside them, and warn of what it does not part."""
+        # A rule's own weights stand in the place of what the host has, and so does what is said beside them.
+        own = "weights" in written.own
+        given = written.own if own else {**written.host, **written.own}
+        for key, what in _contradictions(given):
+            notes.wrong(f"{written.path if key in written.own else written.host_path}:mps:{key}", what)
         notes.warn(
             f"{written.path}:{'mps:enabled' if written.beside else 'strategy'}",
             "MPS limits each client process, not each consumer, and a fault of one ends all clients of its GPU or MIG device; a "
@@ -72,6 +91,11 @@ class Mps(Section):
         )
         if settings["profiles"] and written.chosen:
             notes.warn(f"{written.path}:mps:profiles", "has no effect on a whole GPU, only beside strategy mig.")
+
+    def check_asked(self, settings):
+        """Raise errors.PolicyError for weights by hand that say another thing than what is given beside them."""
+        for key, what in _contradictions(settings):
+            raise errors.PolicyError(f"{key} {what}")
 
     def says_more(self, settings):
         """Whether any of its settings is not the default."""
@@ -83,9 +107,7 @@ class Mps(Section):
 
     def layout(self):
         """Which daemons there are with which limits, and what is set for them."""
-        return record(
-            {"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))}
-        )
+        return record({"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))})
 
     def asked(self):
         """It waits for a reboot together with what it stands on."""
@@ -93,10 +115,30 @@ class Mps(Section):
         return record(
             {},
             {
-                "max_instance_count": whole(1, MOST), "share_policy": LINE, "active_thread_percentage": either(zero, _PERCENT),
+                "max_instance_count": whole(1, MOST), "share_policy": LINE, "weights": _WEIGHTS, "protocol": LINE,
+                "active_thread_percentage": either(zero, _PERCENT),
                 "pinned_memory_mib": either(zero, _MIB), "exclusive": truth, "profiles": PROFILES,
             },
         )  # fmt: skip
+
+
+def _contradictions(given):
+    """(key, what is wrong) of settings, of which only those that were written are there."""
+    weights = given.get("weights") or []
+    if given.get("share_policy") == "weighted" and not weights:
+        yield "share_policy", "is weighted, and weights are missing: one number for each consumer, such as weights: [2, 1, 1]."
+    if not weights:
+        return
+    if given.get("share_policy") == "equal":
+        yield "weights", "says who gets how much, and share_policy says that all get the same. Remove one of them."
+    if len(weights) > MOST:
+        yield "weights", f"has {len(weights)} numbers, and any driver allows {MOST} clients at most."
+    if given.get("max_instance_count", len(weights)) != len(weights):
+        what = f"is {given['max_instance_count']}, and weights has {len(weights)} numbers. Leave it out: weights says how many."
+        yield "max_instance_count", what
+    for key in ("active_thread_percentage", "pinned_memory_mib"):
+        if given.get(key):
+            yield key, "gives every client the same, and weights divides it. Remove one of them."
 
 
 SECTION = Mps()

@@ -10,6 +10,7 @@ Settings that it takes: those of the pillar, of which what is left out has the d
 """
 
 from functools import cached_property
+from typing import Any
 from typing import final
 
 from gpuslice import errors
@@ -28,16 +29,22 @@ from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.mps import clients
 from gpuslice.techniques.mps import unit
 from gpuslice.techniques.mps.daemons import Daemons
 from gpuslice.techniques.mps.ledger import NOTHING
 from gpuslice.techniques.mps.ledger import ledger
+from gpuslice.techniques.mps.section import PROTOCOLS
 from gpuslice.techniques.mps.section import SECTION
 from gpuslice.techniques.whole import whole_gpu
 
 _DEFAULT, _EXCLUSIVE = 0, 3
 #: The compute capability of Volta.
 _VOLTA = (7, 0)
+_WEIGHTS = (
+    f"the daemon enforces the share of the heaviest, and less for the others is in their environment: to enforce weights takes "
+    f"protocol v3 (driver {mps.V3}); "
+)
 _ADVICE = "limits hold for each client process; give consumers a user that is not uid 0 of the host, which could end the daemon"
 
 
@@ -45,7 +52,8 @@ class Sharing:
     """
     What a GPU has now. The compute mode is read only when it is needed.
 
-    :ivar daemons: name of a slice -> ``clients``, ``threads``, ``pinned_mib``, and ``runs``: whether its daemon does, with these.
+    :ivar daemons: name of a slice -> what :mod:`gpuslice.techniques.mps.clients` has, and ``runs``: whether its daemon does, with
+        these limits.
     :ivar profiles: those that are shared, [] for all; :ivar exclusive: whether a whole GPU is kept for its daemon.
     :ivar specs: name of a slice -> its unit, None for none. :ivar of_whole: whether it is the whole GPU that is shared.
     """
@@ -129,12 +137,11 @@ class Mps(Technique):
         daemons = list(layout["daemons"].values())
         if not daemons:
             return None
-        made = {"max_instance_count": max(one["clients"] for one in daemons)}
-        percents, limits = ({one[key] for one in daemons} for key in ("threads", "pinned_mib"))
-        if percents != {_threads(made["max_instance_count"])} and len(percents) == 1:
-            made["active_thread_percentage"] = int(percents.pop())
-        if len(limits) == 1 and None not in limits and limits != {self._pinned(gpu.memory_mib, made["max_instance_count"])}:
-            made["pinned_memory_mib"] = limits.pop()
+        most = max(daemons, key=lambda one: one["clients"])
+        weighted: dict[str, Any] = {"share_policy": "weighted", "weights": list(most["weights"])}
+        made = weighted if most["weights"] else self._equal(gpu, daemons, most)
+        if most["protocol"] != self._automatic(most["weights"]):
+            made["protocol"] = f"v{most['protocol']}"
         if layout["mode"] is not None and not layout["exclusive"]:
             made["exclusive"] = False
         if layout["profiles"]:
@@ -142,8 +149,16 @@ class Mps(Technique):
         return {"strategy": "mps", "mps": made}
 
     @staticmethod
-    def _pinned(memory_mib, count):
-        return None if not memory_mib else max(1, memory_mib // count)
+    def _equal(gpu, daemons, most):
+        """What a pillar says of clients that all get the same; :param most: the daemon that has the most."""
+        count = most["clients"]
+        made = {"max_instance_count": count}
+        percents, limits = ({one[key] for one in daemons} for key in ("threads", "pinned_mib"))
+        if percents != {clients.threads(1, count, most["protocol"])} and len(percents) == 1:
+            made["active_thread_percentage"] = int(percents.pop())
+        if len(limits) == 1 and None not in limits and limits != {clients.memory(gpu.memory_mib, 1, count)}:
+            made["pinned_memory_mib"] = limits.pop()
+        return made
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, works):
@@ -188,7 +203,10 @@ class Mps(Technique):
             return _layout(), {}
         shares.refuse_other(self._host, gpu, self.name)
         settings = {**SECTION.defaults(), **settings}
+        if settings["weights"]:
+            settings["max_instance_count"] = len(settings["weights"])
         self._refuse_many(gpu, settings["max_instance_count"])
+        settings["protocol"] = self._protocol(gpu, settings)
         if below.slices or below.asked:
             shares.refuse_alone(work, "mps")
             found = shares.chosen(work, settings["profiles"])
@@ -204,13 +222,31 @@ class Mps(Technique):
         return _layout({gpu.address: self._daemon(whole, settings)}, [], exclusive, mode), {gpu.address: whole}
 
     def _daemon(self, part, settings):
-        count = settings["max_instance_count"]
+        weights, protocol = settings["weights"], settings["protocol"]
+        heaviest, total = max(weights, default=1), sum(weights) or settings["max_instance_count"]
         return {
-            "clients": count,
-            "threads": float(settings["active_thread_percentage"] or _threads(count)),
-            "pinned_mib": settings["pinned_memory_mib"] or self._pinned(part.memory_mib, count),
+            "clients": settings["max_instance_count"],
+            "threads": float(settings["active_thread_percentage"] or clients.threads(heaviest, total, protocol)),
+            "pinned_mib": settings["pinned_memory_mib"] or clients.memory(part.memory_mib, heaviest, total),
+            "weights": list(weights),
+            "protocol": protocol,
             "runs": True,
         }
+
+    def _automatic(self, weights):
+        """The number of the protocol where none is asked for: v2, which all drivers have, gives all clients the same."""
+        return 3 if len(set(weights)) > 1 and mps.driver(self._host) >= mps.V3 else 2
+
+    def _protocol(self, gpu, settings):
+        asked = PROTOCOLS[settings["protocol"]] or self._automatic(settings["weights"])
+        if asked == 3 and mps.driver(self._host) < mps.V3:
+            raise errors.PolicyError(
+                f"MPS is to have protocol v3, which came with driver {mps.V3}, and the driver here is "
+                f"{mps.driver(self._host) or 'not told'}.",
+                gpu.address,
+                "Write 'protocol: auto', or install a newer driver.",
+            )
+        return asked
 
     def _refuse_many(self, gpu, count):
         if count > (most := mps.most_clients(self._host)):
@@ -266,15 +302,13 @@ class Mps(Technique):
         exclusive = goal["exclusive"] and part.name == gpu.address
         control, smi = mps.program(self._host), mps.program(self._host, "nvidia-smi") if exclusive else ""
         limits = one["threads"], one["pinned_mib"]
-        return unit.Spec(part.name, part.identity, part.device_nodes, *limits, exclusive, control, smi)
+        return unit.Spec(part.name, part.identity, part.device_nodes, *limits, exclusive, control, smi, _shares(one))
 
     def _ending_one(self, work, name, for_good, stops):
         gpu = work.gpu
         # Also one whose daemon has just died: systemd may be about to start it again.
         if self._daemons.process(name) is not None or (for_good and self._daemons.is_there(name)):
-            refuse_if_held(
-                gpu.address, f"end the MPS daemon of {name}", self._daemons.clients(gpu, name), work.rules, stops
-            )
+            refuse_if_held(gpu.address, f"end the MPS daemon of {name}", self._daemons.clients(gpu, name), work.rules, stops)
             words = f"stop the MPS daemon of {name}"
             yield self.step(gpu, "stop", {"name": name}, words, "restart_unit", PREPARE, "start it again", disrupts=(name,))
         if for_good and self._daemons.is_there(name):
@@ -295,12 +329,11 @@ class Mps(Technique):
                     "Install it with NVIDIA's driver (Debian: nvidia-cuda-mps, nvidia-smi).",
                 )  # fmt: skip
         if work.state.specs.get(name) != spec:
-            words, args = f"write the unit {unit.unit(name)}", {"spec": {**spec._asdict(), "nodes": list(spec.nodes)}}
+            plain = {**spec._asdict(), "nodes": list(spec.nodes), "shares": [list(each) for each in spec.shares]}
+            words, args = f"write the unit {unit.unit(name)}", {"spec": plain}
             needs = ("idle",) if spec.exclusive and name not in work.state.daemons else ()
             yield self.step(gpu, "write", args, words, "file_write", CARVE, "put the former one back", needs=needs)
-        limits = f"{mps.told_threads(spec.threads)} % of the multiprocessors"
-        limits += f" and {spec.pinned_mib} MiB for each client" if spec.pinned_mib else " for each client"
-        words = f"start the MPS daemon of {name}, with {limits}, and read these back"
+        words = f"start the MPS daemon of {name}, with {_promised(spec)}, and read these back"
         yield self.step(gpu, "start", {"name": name}, words, "restart_unit", CARVE, "stop it")
 
     def _refuse_old(self, gpu):
@@ -359,14 +392,15 @@ class Mps(Technique):
         if not goal["daemons"]:
             return "" if work.settings.keys() & {"layout", "clear"} else shares.nothing(work, work.settings.get("profiles"))
         fewer = "" if work.gpu.address in goal["daemons"] else "a MIG device has fewer clients than a whole GPU; "
-        return f"{'' if steps else 'already as wanted; '}{fewer}{_ADVICE}."
+        by_environment = any(one["protocol"] == 2 and len(set(one["weights"])) > 1 for one in goal["daemons"].values())
+        return f"{'' if steps else 'already as wanted; '}{fewer}{_WEIGHTS if by_environment else ''}{_ADVICE}."
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_note(self, gpu, daemons, profiles, exclusive):
         self._ledger.write(gpu, {"daemons": daemons, "profiles": profiles, "exclusive": exclusive})
 
     def _run_write(self, gpu, spec):
-        self._daemons.write(gpu, unit.Spec(**{**spec, "nodes": tuple(spec["nodes"])}))
+        self._daemons.write(gpu, unit.made(spec))
 
     def _run_start(self, gpu, name):
         self._daemons.start(gpu, name)
@@ -423,12 +457,22 @@ class Mps(Technique):
 
 def _has(spec, wanted):
     """Whether a unit has the limits that are noted."""
-    return spec is not None and (spec.threads, spec.pinned_mib) == (wanted["threads"], wanted["pinned_mib"])
+    limits = wanted["threads"], wanted["pinned_mib"], _shares(wanted)
+    return spec is not None and (spec.threads, spec.pinned_mib, spec.shares) == limits
 
 
-def _threads(count):
-    """An equal part of 100 percent, with the one digit behind the point that a daemon tells, rounded down."""
-    return (1000 // count) / 10
+def _shares(one):
+    """What the unit of a daemon says of each client: nothing in protocol v2, which has the same for all."""
+    return tuple(clients.limits(one)) if one["protocol"] == 3 else ()
+
+
+def _promised(spec):
+    """What a daemon is to give its clients, in words."""
+    own = spec.threads, spec.pinned_mib
+    shares = dict.fromkeys(spec.shares or (own,))
+    told = [f"{percent:.1f} %{' of the multiprocessors' if not place else ''}{f' and {mib} MiB' if mib else ''}"
+            for place, (percent, mib) in enumerate(shares)]  # fmt: skip
+    return f"{'; '.join(told)} for {'each client' if len(told) == 1 else 'its clients'}"
 
 
 def _layout(daemons=(), profiles=(), exclusive=False, mode=None):
@@ -437,20 +481,21 @@ def _layout(daemons=(), profiles=(), exclusive=False, mode=None):
 
 def _noted(layout):
     """What of a layout is written down."""
-    daemons = {name: {key: one[key] for key in ("clients", "threads", "pinned_mib")} for name, one in layout["daemons"].items()}
+    daemons = {name: {key: one[key] for key in clients.KEYS} for name, one in layout["daemons"].items()}
     return {"daemons": daemons, "profiles": list(layout["profiles"]), "exclusive": layout["exclusive"]}
 
 
 def _limits(one):
-    memory = f" and {one['pinned_mib']} MiB" if one["pinned_mib"] else ""
-    return f"{one['clients']} with {mps.told_threads(one['threads'])} %{memory} each{'' if one['runs'] else ', not running'}"
+    return f"{one['clients']} with {clients.words(one)}{'' if one['runs'] else ', not running'}"
 
 
 def _shown(one):
+    percents, limits = zip(*clients.limits(one), strict=True)
     return {
         "clients": one["clients"],
-        "active_thread_percentage": one["threads"],
-        "pinned_memory_mib": one["pinned_mib"],
+        "active_thread_percentage": one["threads"] if len(set(percents)) == 1 else list(percents),
+        "pinned_memory_mib": one["pinned_mib"] if len(set(limits)) == 1 else list(limits),
+        "protocol": f"v{one['protocol']}",
         "daemon": "running" if one["runs"] else "not running",
     }
 
@@ -460,6 +505,16 @@ def _names(layout):
 
 
 def _clients(part, one):
-    """The clients of a slice: for each the same device nodes, and what the daemon gives it at most."""
-    compute = None if part.compute is None else round(part.compute * one["threads"] / 100, 3)
-    return shares.parts_of(part, "mps", one["clients"], compute, one["pinned_mib"] or part.memory_mib)
+    """The clients of a slice: for each the same device nodes, what it gets at most, and by what it reaches the daemon."""
+    weights = one["weights"] or [None] * one["clients"]
+    parts = shares.parts_of(part, "mps", one["clients"], None, None)
+    each = zip(parts, clients.limits(one), clients.environment(part.name, one), weights, strict=True)
+    return [
+        share._replace(
+            compute=None if part.compute is None else round(part.compute * percent / 100, 3),
+            memory_mib=mib or part.memory_mib,
+            environment=environment,
+            weight=weight,
+        )
+        for share, (percent, mib), environment, weight in each
+    ]

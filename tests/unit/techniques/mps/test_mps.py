@@ -13,8 +13,8 @@ from gpuslice.outputs import mps as outputs
 from gpuslice.policy import fields
 from gpuslice.rules import Options
 from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques.mps import clients
 from gpuslice.techniques.mps import unit
-from gpuslice.techniques.mps.technique import _threads
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import pillars
 from tests.support.hosts import apply
@@ -63,7 +63,7 @@ def record(host):
     strategies.none() | strategies.integers(1, 300000), strategies.booleans(),
 )  # fmt: skip
 def test_a_unit_is_read_as_it_was_written(name, count, pinned, exclusive):
-    spec = SPEC._replace(name=name, threads=_threads(count), pinned_mib=pinned, exclusive=exclusive)
+    spec = SPEC._replace(name=name, threads=clients.threads(1, count, 2), pinned_mib=pinned, exclusive=exclusive)
     assert unit.read(unit.written(spec)) == spec
 
 
@@ -92,12 +92,14 @@ def test_the_sockets_of_any_slice_have_a_path_that_is_short_enough():
 def test_a_client_has_the_folder_in_its_environment_and_its_mounts():
     folder = "/run/gpu-slicing/mps/0000-41-00.0-1g.6gb-2"
     assert outputs.environment(f"{ONE}-1g.6gb-2") == (("CUDA_MPS_PIPE_DIRECTORY", folder),)
-    assert [mount.source for mount in outputs.mounts(f"{ONE}-1g.6gb-2")] == [folder, "/dev/shm"]
+    assert [mount.source for mount in outputs.mounts(outputs.environment(f"{ONE}-1g.6gb-2"))] == [folder, "/dev/shm"]
 
 
 @given(strategies.integers(1, 60))
 def test_all_equal_parts_together_are_no_more_than_the_whole(count):
-    assert 0 < _threads(count) * count <= 100.0001 and round(_threads(count), 1) == _threads(count)
+    assert 0 < clients.threads(1, count, 2) * count <= 100.0001 and round(clients.threads(1, count, 2), 1) == clients.threads(
+        1, count, 2
+    )
 
 
 # -- whole GPUs -------------------------------------------------------------------------------------------------------
