@@ -79,6 +79,24 @@ def test_a_boot_with_a_gpu_less_and_too_few_slices_serves_whom_it_can(simulated)
     assert sorted(len(parts) for parts in consumers.bindings(host).values()) == [0, 0, 1, 1]
 
 
+def test_a_service_without_a_slice_keeps_a_filter_that_opens_none(simulated):
+    """Without one it could open the slices of all others."""
+    host = consumers.machine(simulated)
+    wanted = pillar({"trainer": {**EACH["trainer"], "slice": {"gpu": FIRST}}}, profiles=["3g.40gb", "3g.40gb"])
+    assert apply(host, wanted).ok and "DeviceAllow=/dev/nvidia" in host.read(consumers.TRAINER_FILE)
+    host.reboot(ordered_after_us=[TRAINER])
+    gone = host.state()["gpus"][FIRST]
+    with host.change() as state:
+        del state["gpus"][FIRST]
+    replayed(host, wait=0)
+    text = host.read(consumers.TRAINER_FILE)
+    assert consumers.bindings(host) == {"trainer": []} and "DevicePolicy=closed" in text and "DeviceAllow=/dev" not in text
+    with host.change() as state:
+        state["gpus"][FIRST] = gone
+    assert apply(host, wanted).ok and "DeviceAllow=/dev/nvidia" in host.read(consumers.TRAINER_FILE)
+    assert apply(host, pillar({}, profiles=["3g.40gb", "3g.40gb"])).ok and not host.exists(consumers.TRAINER_FILE)
+
+
 def test_a_boot_that_can_not_cut_a_gpu_keeps_the_others_served(host):
     host.reboot(ordered_after_us=[WEB, TRAINER])
     host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": FIRST, "times": 0, "error": "NVML_ERROR_UNKNOWN"})

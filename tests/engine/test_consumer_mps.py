@@ -76,6 +76,14 @@ def test_who_has_nothing_of_mps_keeps_its_user(host):
     assert "User=" not in host.read(support.WEB_FILE) and "PartOf=" not in host.read(support.WEB_FILE)
 
 
+def test_shares_of_two_daemons_are_not_for_one_consumer(host):
+    wanted = pillar({"web": container(resource_limits={"gpu_instances": 2})}, max_instance_count=1)
+    [rule] = wanted["containers_gpu_slicing"]["devices"]
+    wanted["containers_gpu_slicing"]["devices"].append({**rule, "match": {"pci": "0000:a1:00.0"}})
+    with pytest.raises(errors.PolicyError, match="Consumer web would have shares of 2 MPS daemons .* program is a client of one"):
+        apply(host, wanted)
+
+
 # -- by weight --------------------------------------------------------------------------------------------------------
 def weighted(consumers):
     wanted = pillar(consumers, weights=[1, 2, 1])

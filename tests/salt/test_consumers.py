@@ -185,7 +185,7 @@ def test_what_limits_a_consumer_is_enforced_or_advisory(hand):
                 "slice": "enforced by the hardware",
                 "devices": "enforced by the control group",
                 "memory_gb": "32, enforced by the control group",
-                "weight": "2, advisory",
+                "weight": "2, advisory: nothing here is divided by weight",
             },
         }
     }

@@ -69,8 +69,7 @@ def drop_in(
         not have keeps the service from starting.
     :param private: the unit has private devices, as :func:`gpuslice.outputs.conflicts.has_private_devices` tells. These have no
         GPU among them and go; what else they took from the service stays away.
-    :raises errors.PolicyError: a unit that can't have one, values that no unit can hold, a template that is wrong;
-        errors.Unsupported: there are no nodes that could be opened.
+    :raises errors.PolicyError: a unit that can't have one, values that no unit can hold, a template that is wrong.
     """
     unit = checked_unit(consumer, after)
     who = f"Consumer {consumer.name!r}"
@@ -143,7 +142,7 @@ def user(
     :param overrides: templates of the site. :param after: the unit that brings slices back after a boot.
     :param more: further nodes that the user needs, such as ``/dev/kvm``.
     :raises errors.PolicyError: root, or no uid; values that no unit can hold; a template that is wrong.
-        errors.Unsupported: there are no nodes that could be opened, or a folder would have to be elsewhere for one user.
+        errors.Unsupported: a folder would have to be elsewhere for one user.
     """
     whose = f"Consumer {consumer.name!r}"
     if uid == 0:
@@ -189,12 +188,7 @@ def limits(consumer: Consumer) -> dict[str, str]:
 
 
 def _devices(device: Device) -> list[str]:
-    """Values of ``DeviceAllow=``."""
-    if not device.nodes:
-        raise errors.Unsupported(
-            f"{device.name!r} has no device nodes, so there is nothing that a device filter could open.",
-            todo="Choose a slice that has nodes: see 'salt-call gpu_consumer.offers'.",
-        )
+    """Values of ``DeviceAllow=``; none for who has no slice now, and is to open none of others."""
     return [_allowed(node) for node in device.nodes]
 
 

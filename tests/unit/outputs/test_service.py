@@ -132,10 +132,12 @@ def test_what_no_unit_can_hold_is_a_sentence(device, said):
     assert said in refused(service.drop_in, TRAIN, device)
 
 
-def test_a_device_without_nodes_can_be_opened_by_nobody():
-    for call, arguments in ((service.drop_in, (TRAIN,)), (service.user, (TRAIN, 1000))):
-        told = refused(call, *arguments, Device("a"), kind=errors.Unsupported)
-        assert told.startswith("'a' has no device nodes, so there is nothing that a device filter could open.")
+def test_who_has_no_slice_opens_none():
+    [drop_in, *_] = service.drop_in(TRAIN, Device("a")), *service.user(TRAIN, 1000, Device("a"))
+    assert [line for line in drop_in.text.splitlines() if line.startswith("Device")] == ["DevicePolicy=closed", "DeviceAllow="]
+    [of_user] = service.user(TRAIN, 1000, Device("a"))
+    allowed = [line.removeprefix("DeviceAllow=") for line in of_user.text.splitlines() if line.startswith("DeviceAllow=")]
+    assert allowed == ["", *service.LOGIN]
 
 
 def test_an_odd_group_is_refused():

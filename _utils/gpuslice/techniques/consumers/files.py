@@ -103,7 +103,9 @@ class Files:
     def of(self, served: Served) -> list[File]:
         """The files of one consumer, beside CDI. Raises errors.PolicyError: he can't be served so; it says why."""
         consumer, device = served
-        if consumer.kind == "device" or not device.nodes:
+        self._refuse_several_daemons(consumer, device)
+        # A service or a user without a slice has a filter all the same: without it he could open those of others.
+        if consumer.kind == "device" or (consumer.kind == "container" and not device.nodes):
             return []
         # Only those who have such a consumer load what writes its files.
         if consumer.kind == "container":
@@ -117,6 +119,16 @@ class Files:
         self._refuse_defeat(unit, found)
         self._refuse_root(unit, device)
         return [found]
+
+    @staticmethod
+    def _refuse_several_daemons(consumer: Consumer, device: Device) -> None:
+        """Raise errors.PolicyError for shares of several daemons: a program finds one by its environment."""
+        if len(device.units) > 1:
+            raise errors.PolicyError(
+                f"Consumer {consumer.name} would have shares of {len(device.units)} MPS daemons ({', '.join(device.units)}), and "
+                "a program is a client of one.",
+                todo="Let it have one share (resource_limits: gpu_instances: 1), or slices that are not shared by MPS.",
+            )
 
     def _refuse_defeat(self, unit: str, ours: File) -> None:
         """Raise errors.PolicyError where something of the unit would defeat our drop-in."""
