@@ -4,6 +4,7 @@ Who is to have what: from settings and slices to bindings, what opens them, and 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +70,7 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     specs = {name: asked_of(each) for name, each in asked["consumers"].items()}
     unread = [work.gpu.address for work in works if not work.below.read]
     slices = with_taken(each for work in works for each in work.below.slices)
-    found = Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
+    found = devices_of(host, works)
     # Of those that are still to be made nobody knows whether a driver makes nodes of them.
     closed = found.closed(slices, {work.gpu.address for work in works if work.below.certain})
     offers = binding.offers([*(each for each in slices if each.name not in closed), *_as_noted(unread, noted)])
@@ -87,6 +88,11 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
     gpus.update({each.name: each.gpu for each in offers})
     return made._replace(noted=made.noted._replace(gpus=gpus, quadlets=quadlets))
+
+
+def devices_of(host: Host, works: Iterable[Work]) -> Devices:
+    """What opens the slices of the GPUs of these works."""
+    return Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
 
 
 def _quadlets(specs: Mapping[str, Mapping], noted: Noted) -> dict[str, dict[str, Any]]:

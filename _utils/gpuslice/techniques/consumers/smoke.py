@@ -92,7 +92,7 @@ def smoke_test(host: Host, works: Sequence[Work], name: str, image: str = "") ->
         that is so: ``result`` is False then.
     :raises errors.PolicyError: there is no such consumer, or that is no image. errors.ToolHangs: it did not end.
     """
-    consumer, device = consumer_of(name, views.named(works, name)), views.device_of(host, works, name)
+    consumer, (device, _) = consumer_of(name, views.named(works, name)), views.device_and_gone(host, works, name)
     others, _ = views.devices_now(host, works)
     try:
         seen = run(host, consumer, device, others, image)

@@ -15,9 +15,9 @@ from gpuslice.outputs import mps
 from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
-from gpuslice.techniques.consumers.devices import Devices
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import unit_of
+from gpuslice.techniques.consumers.goal import devices_of
 
 #: Kinds of slices that share their device nodes with others: nothing in the hardware parts their memory or their compute.
 SHARING = ("replica", "mps", "environment")
@@ -25,8 +25,7 @@ SHARING = ("replica", "mps", "environment")
 
 def _offers(host: Host, works: Sequence[Work]) -> list[Slice]:
     there = with_taken(each for work in works for each in work.below.slices)
-    vendors = {work.gpu.address: work.gpu.vendor for work in works}
-    closed = Devices(host, vendors).closed(there, vendors)
+    closed = devices_of(host, works).closed(there, {work.gpu.address for work in works})
     return binding.offers(each for each in there if each.name not in closed)
 
 
@@ -116,7 +115,7 @@ def _weight(consumer, slices) -> str:
 
 def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
     """What opens each slice that can be given now, and what opens all those of each consumer."""
-    found = Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
+    found = devices_of(host, works)
     there = _offers(host, works)
     slices = [device for each in there if (device := found.of(each)).nodes]
     consumers = [
@@ -135,17 +134,15 @@ def named(works: Sequence[Work], name: str) -> Mapping[str, Any]:
     return consumers[name]
 
 
-def device_of(host: Host, works: Sequence[Work], name: str) -> Device:
-    """What opens the slices of a consumer that are there. Raises errors.PolicyError as :func:`named`."""
-    handed = named(works, name)
-    slices = [each for each in _offers(host, works) if each.name in handed["slices"]]
-    return Devices(host, {work.gpu.address: work.gpu.vendor for work in works}).of_consumer(name, slices)
+def device_and_gone(host: Host, works: Sequence[Work], name: str) -> tuple[Device, list[str]]:
+    """
+    What opens the slices of a consumer that are there, and names of those that are on record and not there any more.
 
-
-def gone(host: Host, works: Sequence[Work], name: str) -> list[str]:
-    """The slices of a consumer that are on record, and not there any more."""
-    there = {each.name for each in _offers(host, works)}
-    return [each for each in named(works, name)["slices"] if each not in there]
+    :raises errors.PolicyError: as :func:`named`.
+    """
+    names = named(works, name)["slices"]
+    there = {each.name: each for each in _offers(host, works) if each.name in names}
+    return devices_of(host, works).of_consumer(name, there.values()), [each for each in names if each not in there]
 
 
 def environment(host: Host, works: Sequence[Work], name: str) -> dict[str, str]:
@@ -154,9 +151,10 @@ def environment(host: Host, works: Sequence[Work], name: str) -> dict[str, str]:
 
     :raises errors.PolicyError: there is no such consumer, or it has nothing.
     """
-    if set(gone(host, works, name)) >= set(named(works, name)["slices"]):
+    device, gone = device_and_gone(host, works, name)
+    if gone == list(named(works, name)["slices"]):
         raise errors.PolicyError(
             f"Consumer {name} has no slice now.",
             todo="See 'salt-call gpu_consumer.list', and run 'salt-call state.apply gpu_slicing'.",
         )
-    return dict(device_of(host, works, name).environment)
+    return dict(device.environment)
