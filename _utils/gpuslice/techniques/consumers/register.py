@@ -80,6 +80,13 @@ class Noted(NamedTuple):
     quadlets: dict[str, dict[str, Any]] = {}
     units: dict[str, bool] = {}
 
+    def of(self, name: str) -> dict[str, Any]:
+        """What a consumer asked for, with the names of his ``slices``. Raises errors.PolicyError: there is no such one."""
+        if name not in self.consumers:
+            there = ", ".join(sorted(self.consumers)) or "none"
+            raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
+        return self.consumers[name]
+
 
 NOTHING = Noted()
 

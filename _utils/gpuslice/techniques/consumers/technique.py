@@ -114,11 +114,10 @@ class Consumers(Technique):
         specs = {name: asked_of(each) for name, each in state.consumers.items()}
         if "serve" in wish:
             return {"cdi": True, "consumers": {**specs, **wish["serve"]}}
-        name = wish["dismiss"]
-        if name not in specs and not wish["missing"]:
-            there = ", ".join(sorted(specs)) or "none"
-            raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
-        return {"cdi": state.cdi, "consumers": {each: spec for each, spec in specs.items() if each != name}}
+        if not wish["missing"]:
+            state.of(wish["dismiss"])
+        specs.pop(wish["dismiss"], None)
+        return {"cdi": state.cdi, "consumers": specs}
 
     def together(self, works):
         """All GPUs of the host: a consumer may get a slice of any of them."""

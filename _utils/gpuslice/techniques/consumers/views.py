@@ -18,6 +18,7 @@ from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import unit_of
 from gpuslice.techniques.consumers.goal import devices_of
+from gpuslice.techniques.consumers.register import NOTHING
 
 #: Kinds of slices that share their device nodes with others: nothing in the hardware parts their memory or their compute.
 SHARING = ("replica", "mps", "environment")
@@ -126,12 +127,8 @@ def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[D
 
 
 def named(works: Sequence[Work], name: str) -> Mapping[str, Any]:
-    """What a consumer asked for, with the names of his ``slices``. Raises errors.PolicyError: there is no such one."""
-    consumers = works[0].state.consumers if works else {}
-    if name not in consumers:
-        there = ", ".join(sorted(consumers)) or "none"
-        raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
-    return consumers[name]
+    """What is on record of a consumer. Raises errors.PolicyError: there is no such one."""
+    return (works[0].state if works else NOTHING).of(name)
 
 
 def device_and_gone(host: Host, works: Sequence[Work], name: str) -> tuple[Device, list[str]]:
