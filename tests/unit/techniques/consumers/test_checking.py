@@ -6,6 +6,7 @@ from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.outputs import apparmor
 from gpuslice.techniques.consumers import checking
+from gpuslice.techniques.consumers import views
 from tests.support import hosts
 from tests.support.served import CONSUMERS
 from tests.support.served import IMAGE
@@ -119,6 +120,8 @@ def test_a_slice_that_went(served):
             gpu["gis"].clear()
     said = check(host, "box")["missing"]
     assert said[0].endswith("is on record for it, and not there any more. Run 'salt-call state.apply gpu_slicing'.")
+    with Engine(hosts.config(host)) as engine, pytest.raises(errors.PolicyError, match="Consumer box has no slice now."):
+        views.environment(engine.host, engine.handed("consumers"), "box")
 
 
 def test_files_that_somebody_changed_or_removed(served):
