@@ -244,7 +244,7 @@ class Consumers(Technique):
     def carry_out(self, gpu, step):
         """Carry out a step; what the record says is read anew after it."""
         super().carry_out(gpu, step)
-        self.__dict__.pop("_noted", None)
+        self.release()
 
     def _run_claim(self, gpu, paths):
         noted = self._register.read()
@@ -334,7 +334,7 @@ class Consumers(Technique):
 
     def forget_users(self):
         """Read the record anew for the next plan."""
-        self.__dict__.pop("_noted", None)
+        self.release()
 
     def release(self):
         """Another run may have written the record."""
