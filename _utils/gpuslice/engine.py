@@ -243,7 +243,7 @@ class Engine:
 
     def handed_on(self, targets):
         """These targets by hand, and those that keep what was handed out true: names lead to what is there then."""
-        asked = {target.technique: target.settings for target in targets if target.technique}
+        asked = {target.technique for target in targets}
         missing = [target for target in self._handed({}) if target.technique not in asked]
         return [*targets, *missing]
 
