@@ -37,6 +37,7 @@ _DISMISS = "It has a slice now that would go, or could not be told from another:
 #: What keeps one consumer from being served, whatever the others are.
 _UNSERVED = (errors.PolicyError, errors.Unsupported, errors.ToolMissing, errors.ToolFailed)
 _CLOSED = "Without a device node, since no driver of this host has them, so that nobody can be handed them: {}{}."
+_ONE_FOR_ALL = "Let one of them have all slices: resource_limits:gpu_instances says how many."
 #: How many former keys of units are kept for rollbacks, beside those of consumers: far more than there are generations.
 _MOST = 500
 
@@ -217,7 +218,7 @@ def _refuse_shared_files(own: Mapping[str, Sequence[File]]) -> None:
             if text != each.text:
                 raise errors.PolicyError(
                     f"Consumers {first} and {name} both come to {each.path}: a unit or user can be one consumer only.",
-                    todo="Let one of them have all slices: resource_limits:gpu_instances says how many.",
+                    todo=_ONE_FOR_ALL,
                 )
 
 
@@ -230,7 +231,7 @@ def _refuse_shared_units(consumers: Sequence[Consumer]) -> None:
             if first != each.name:
                 raise errors.PolicyError(
                     f"Consumers {first} and {each.name} both run as {unit}: a unit can be one consumer only.",
-                    todo="Let one of them have all slices: resource_limits:gpu_instances says how many.",
+                    todo=_ONE_FOR_ALL,
                 )
 
 
