@@ -14,7 +14,6 @@ from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
 from gpuslice.drivers import modules
 from gpuslice.drivers import systemd
-from gpuslice.host.base import Completed
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -172,7 +171,8 @@ class Runner:
     def stop(self, kind, name):
         """Stop one unit or unload one module. Returns "" or why it refused."""
         self.tell(f"stopping {kind} {name}")
-        return _failure(_stop_ours if kinds.is_ours(name) else _STOPPED_BY[kind], self._host, name)
+        # One of ours may have been removed since by an interrupted change.
+        return _failure(systemd.end if kinds.is_ours(name) else _STOPPED_BY[kind], self._host, name)
 
     def resume(self, entry, ended=()):
         """
@@ -194,12 +194,6 @@ class Runner:
         if kind == "unit":
             return systemd.start(self._host, name, waits=self._options.awaits_units)
         return modules.load(self._host, name)
-
-
-def _stop_ours(host, unit):
-    """Stop a unit of ours. One that an interrupted change has removed since is stopped."""
-    done = systemd.stop(host, unit)
-    return Completed(0) if done.returncode == systemd.NOT_LOADED else done
 
 
 def _failure(command, *arguments):

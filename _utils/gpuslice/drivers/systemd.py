@@ -3,6 +3,7 @@ Units of systemd, by ``systemctl``.
 """
 
 from gpuslice import errors
+from gpuslice.host.base import Completed
 
 #: Is there where systemd runs: in an image that is being built it is installed, and nothing can be started.
 _RUNS = "/run/systemd/system"
@@ -23,6 +24,12 @@ def start(host, unit, waits=True):
 def stop(host, unit, timeout=60):
     """Stop a unit; :param timeout: in seconds. Returns and raises as :func:`start`."""
     return host.run(["systemctl", "stop", unit], timeout=timeout)
+
+
+def end(host, unit, timeout=60):
+    """Stop a unit that may be there no more: what is not there does not run either. Otherwise as :func:`stop`."""
+    done = stop(host, unit, timeout)
+    return Completed(0) if done.returncode == NOT_LOADED else done
 
 
 def restart(host, unit, timeout=60, waits=True):

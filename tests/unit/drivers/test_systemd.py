@@ -22,6 +22,13 @@ def test_what_systemctl_says_against_a_unit_is_told(simulated):
     assert "nothing.service not found" in systemd.restart(simulated("vgpu-guest"), "nothing.service").failure
 
 
+def test_a_unit_that_is_not_there_has_ended(simulated):
+    guest = simulated("vgpu-guest")
+    assert systemd.stop(guest, "nothing.service").returncode == systemd.NOT_LOADED
+    assert systemd.end(guest, "nothing.service").failure == ""
+    assert systemd.end(guest, DAEMON).failure == "" and systemd.active_state(guest, DAEMON) == "inactive"
+
+
 def test_a_unit_that_waits_for_us_is_only_queued(simulated):
     guest = simulated("vgpu-guest")
     systemd.stop(guest, DAEMON)

@@ -302,10 +302,7 @@ class Consumers(Technique):
 
     def _run_stop(self, gpu, unit):
         self._begin(unit, True)
-        done = systemd.stop(self._host, unit, _PATIENCE)
-        # What is not there does not run either.
-        if done.returncode != systemd.NOT_LOADED:
-            _refuse_failure("stopped", unit, done)
+        _refuse_failure("stopped", unit, systemd.end(self._host, unit, _PATIENCE))
 
     def _run_restart(self, gpu, unit, waits):
         self._begin(unit, True)
