@@ -19,7 +19,7 @@ from gpuslice.techniques.consumers.programs import Programs
 #: Folders whose files are read by systemd or its generators.
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
 #: Where Quadlet looks for root's units: podman-systemd.unit(5).
-_QUADLETS = ("/run/containers/systemd", "/etc/containers/systemd", "/usr/share/containers/systemd")
+QUADLET_FOLDERS = ("/run/containers/systemd", "/etc/containers/systemd", "/usr/share/containers/systemd")
 #: Keys by which a container is not the host's root, or may not be; and who it is else.
 _OTHER_USER = {"User", "UserNS", "UIDMap", "SubUIDMap", "RemapUsers"}
 _NOBODY = "65534"
@@ -159,9 +159,10 @@ class Files:
 
     def _refuse_absent(self, consumer: Consumer, uid: int | None) -> None:
         """Raise errors.PolicyError where there is no Quadlet unit of root to adopt; a user may have his in his own folder."""
-        if uid is None and not any(self._host.exists(f"{folder}/{consumer.unit}") for folder in _QUADLETS):
+        if uid is None and not any(self._host.exists(f"{folder}/{consumer.unit}") for folder in QUADLET_FOLDERS):
             raise errors.PolicyError(
-                f"Consumer {consumer.name} adopts the Quadlet unit {consumer.unit}, and there is none in {', '.join(_QUADLETS)}.",
+                f"Consumer {consumer.name} adopts the Quadlet unit {consumer.unit}, and there is none in "
+                f"{', '.join(QUADLET_FOLDERS)}.",
                 todo="Put it there first, correct its name, or give 'image' in the place of 'unit': then one is written.",
             )
 

@@ -27,6 +27,7 @@ from gpuslice.outputs.quadlet_keys import KEYS
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import security
 from gpuslice.techniques.consumers import views
+from gpuslice.techniques.consumers.files import QUADLET_FOLDERS
 from gpuslice.techniques.consumers.files import Files
 from gpuslice.techniques.consumers.files import Served
 from gpuslice.techniques.consumers.files import consumer_of
@@ -64,9 +65,6 @@ _CONTAINER = (
     "AddDevice", "AddCapability", "AppArmor", "DropCapability", "GroupAdd", "SecurityLabelDisable", "SecurityLabelType", "User",
     "UserNS",
 )  # fmt: skip
-_UNITS = ("/etc/containers/systemd", "/usr/share/containers/systemd")
-
-
 #: What Podman says where it has no image and can't fetch one.
 _NO_IMAGE = re.compile(r"initializing source|manifest unknown|image not known|short-name .* did not resolve", re.IGNORECASE)
 
@@ -211,7 +209,7 @@ def _container_settings(host: Host, consumer: Consumer) -> Iterator[unit_text.Se
         return
     # Their paths do not depend on what it opens.
     written = [each.path for each in Files(host, Programs(host, {}), {}).of(Served(consumer, Device("", (Node("/dev/null"),))))]
-    theirs = [f"{folder}/{consumer.unit}" for folder in _UNITS if consumer.unit]
+    theirs = [f"{folder}/{consumer.unit}" for folder in QUADLET_FOLDERS if consumer.unit]
     for path in (*theirs, *(path for path in written if "/systemd/system/" not in path)):
         try:
             found = unit_text.settings(kernel.text(host, path) or "")

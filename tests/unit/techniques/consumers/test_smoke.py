@@ -116,8 +116,9 @@ def test_a_consumer_without_nodes_can_not_be_tried(simulated):
         smoke.run(simulated("a30-pair"), Consumer("a"), Device("a"), ())
 
 
-def test_an_adopted_unit_is_tried_with_its_own_image(served):
-    unit = {"/etc/containers/systemd/job.container": f"[Container]\nImage={IMAGE}\nAddDevice=nvidia.com/gpu=all\n"}
+@pytest.mark.parametrize("folder", ["/run/containers/systemd", "/etc/containers/systemd", "/usr/share/containers/systemd"])
+def test_an_adopted_unit_is_tried_with_its_own_image(served, folder):
+    unit = {f"{folder}/job.container": f"[Container]\nImage={IMAGE}\nAddDevice=nvidia.com/gpu=all\n"}
     host = served(unit, {"job": {"kind": "container", "unit": "job.container", "slice": "1g.6gb"}})
     assert attempt(host, "job")["result"] is True
 
