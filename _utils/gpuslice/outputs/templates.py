@@ -12,6 +12,16 @@ from typing import Any
 from gpuslice import errors
 from gpuslice.outputs import unit_text
 
+#: What limits a unit, in each of the templates. Values: memory, cpu ("" for none).
+_LIMITS = """\
+{% if memory %}
+MemoryMax={{ memory }}
+{% endif %}
+{% if cpu %}
+CPUQuota={{ cpu }}
+{% endif %}
+"""
+
 #: Drop-in of a service. Values: consumer, boot (unit that brings slices back), devices, environment and mounts (lists of lines
 #: that are quoted already), units (of systemd, with which it starts anew), private (the unit had private devices), groups,
 #: memory, cpu ("" for none).
@@ -49,13 +59,7 @@ Environment={{ variable }}
 {% if groups %}
 SupplementaryGroups={{ groups }}
 {% endif %}
-{% if memory %}
-MemoryMax={{ memory }}
-{% endif %}
-{% if cpu %}
-CPUQuota={{ cpu }}
-{% endif %}
-"""
+""" + _LIMITS  # fmt: skip
 
 #: Drop-in of a login user's slice unit. Values: consumer, boot, devices, standard (nodes that a login needs), memory, cpu.
 USER = """\
@@ -73,13 +77,7 @@ DeviceAllow={{ device }}
 {% for device in devices %}
 DeviceAllow={{ device }}
 {% endfor %}
-{% if memory %}
-MemoryMax={{ memory }}
-{% endif %}
-{% if cpu %}
-CPUQuota={{ cpu }}
-{% endif %}
-"""
+""" + _LIMITS  # fmt: skip
 
 #: A Quadlet unit. Values: consumer, boot ("" for rootless Podman), image, container (name), device (CDI name), least (lines of
 #: least privilege and groups), memory, cpu, wanted_by, further (section -> lines, of the pillar).
@@ -108,12 +106,7 @@ AddDevice={{ device }}
 [Service]
 # Images for GPUs are large, and the first start pulls them.
 TimeoutStartSec=900
-{% if memory %}
-MemoryMax={{ memory }}
-{% endif %}
-{% if cpu %}
-CPUQuota={{ cpu }}
-{% endif %}
+""" + _LIMITS + """\
 {% for line in further.Service %}
 {{ line }}
 {% endfor %}
@@ -125,7 +118,7 @@ WantedBy={{ wanted_by }}
 {% for line in further.Install %}
 {{ line }}
 {% endfor %}
-"""
+"""  # fmt: skip
 
 #: Drop-in of a Quadlet unit of somebody else. Values: consumer, boot, device, groups (lines, with that of a security profile),
 #: memory, cpu, further.
@@ -151,16 +144,11 @@ AddDevice={{ device }}
 {% endfor %}
 
 [Service]
-{% if memory %}
-MemoryMax={{ memory }}
-{% endif %}
-{% if cpu %}
-CPUQuota={{ cpu }}
-{% endif %}
+""" + _LIMITS + """\
 {% for line in further.Service %}
 {{ line }}
 {% endfor %}
-"""
+"""  # fmt: skip
 
 SHIPPED = {"service": SERVICE, "user": USER, "quadlet": QUADLET, "quadlet_dropin": QUADLET_DROPIN}
 
