@@ -95,13 +95,12 @@ def reached(name, **kwargs):
 
         salt-call state.single gpu_consumer.reached gpus
     """
-    if strangers := front.strangers(kwargs):
-        return front.failed(name, strangers)
-    try:
+
+    def look():
         found = __salt__["gpu_consumer.reached"]()
-    except CommandExecutionError as err:
-        return front.failed(name, err)
-    if front.testing(__opts__) and not found["result"]:
-        # A change may mend it, and a test makes none.
-        return {"name": name, "result": None, "changes": {}, "comment": "Will be looked at after the change."}
-    return {"name": name, "changes": {}, **found}
+        if front.testing(__opts__) and not found["result"]:
+            # A change may mend it, and a test makes none.
+            found = {"result": None, "comment": "Will be looked at after the change."}
+        return {"changes": {}, **found}
+
+    return front.state(name, kwargs, CommandExecutionError, look)

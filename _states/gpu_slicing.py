@@ -38,13 +38,11 @@ def discovered(name, **kwargs):
 
         salt-call state.single gpu_slicing.discovered gpus
     """
-    if strangers := front.strangers(kwargs):
-        return front.failed(name, strangers)
-    try:
-        lines = __salt__["gpu_slicing.targets"]()
-    except CommandExecutionError as err:
-        return front.failed(name, err)
-    return {"name": name, "result": True, "changes": {}, "comment": "\n".join(lines)}
+
+    def look():
+        return {"result": True, "changes": {}, "comment": "\n".join(__salt__["gpu_slicing.targets"]())}
+
+    return front.state(name, kwargs, CommandExecutionError, look)
 
 
 def converged(name, **kwargs):
@@ -79,15 +77,14 @@ def validated(name, **kwargs):
 
         salt-call state.single gpu_slicing.validated gpus
     """
-    if strangers := front.strangers(kwargs):
-        return front.failed(name, strangers)
-    try:
+
+    def look():
         found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.check"]()
-    except CommandExecutionError as err:
-        return front.failed(name, err)
-    if front.testing(__opts__) and found["changes"]:
-        return {"name": name, "result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
-    return {"name": name, "result": found.get("result", False), "changes": {}, "comment": found["comment"]}
+        if front.testing(__opts__) and found["changes"]:
+            return {"result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
+        return {"result": found.get("result", False), "changes": {}, "comment": found["comment"]}
+
+    return front.state(name, kwargs, CommandExecutionError, look)
 
 
 def healthy(name, **kwargs):
@@ -104,16 +101,15 @@ def healthy(name, **kwargs):
 
         salt-call state.single gpu_slicing.healthy gpus
     """
-    if strangers := front.strangers(kwargs):
-        return front.failed(name, strangers)
-    try:
+
+    def look():
         found = __salt__["gpu.health"]()
-    except CommandExecutionError as err:
-        return front.failed(name, err)
-    ill = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
-    checked = __salt__["pillar.get"]("containers_gpu_state_management:health_check", True) is not False
-    comment = "\n".join(ill) or f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."
-    return {"name": name, "result": not (ill and checked), "changes": {}, "comment": comment}
+        ill = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
+        checked = __salt__["pillar.get"]("containers_gpu_state_management:health_check", True) is not False
+        comment = "\n".join(ill) or f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."
+        return {"result": not (ill and checked), "changes": {}, "comment": comment}
+
+    return front.state(name, kwargs, CommandExecutionError, look)
 
 
 def exported(name, form="pillar", **kwargs):

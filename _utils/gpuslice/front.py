@@ -305,7 +305,8 @@ def state(name, kwargs, refused, function, *args, **given):
     The return of a state that is one execution function.
 
     :param kwargs: what the state got beside its own arguments; nothing is done when a stranger is among it.
-    :param refused: Salt's exception class for a refusal; :param function: the execution function, for ``args`` and ``given``.
+    :param refused: Salt's exception class for a refusal.
+    :param function: the execution function, or one that looks at its answer, for ``args`` and ``given``.
     """
     if unknown := strangers(kwargs):
         return failed(name, unknown)
