@@ -47,7 +47,7 @@ def plan(pillar=None):
 
 
 @_checked
-def apply(pillar=None, test=False):
+def apply(pillar=None, test=False, brief=False):
     """
     Bring this host to its pillar.
 
@@ -56,6 +56,10 @@ def apply(pillar=None, test=False):
 
     test
         Plan only, change nothing.
+
+    brief
+        For a screen, as ``state.apply`` has it: the steps of a GPU in one line of the comment, changes as a line for each GPU,
+        and of GPUs that change alike one for all.
 
     Returns a dict with ``result``, ``changes`` by PCI address and ``comment``; without ``result`` when ``test`` found something
     to change.
@@ -72,20 +76,23 @@ def apply(pillar=None, test=False):
         if test:
             found = engine.plan(front.fetched(wanted, __salt__))
             front.leave(__context__, wanted, found)
-            return front.planned(found)
+            return front.planned(found, brief)
         front.changes()
         result = engine.apply(front.fetched(wanted, __salt__))
         front.leave(__context__, wanted, result.found)
-        return front.done(result)
+        return front.done(result, brief)
 
 
 @_checked
-def check(pillar=None):
+def check(pillar=None, brief=False):
     """
     Read the hardware and compare it with the pillar; nothing is changed.
 
     pillar
         A dict with the ``containers_gpu_*`` keys to compare with instead of the minion's pillar.
+
+    brief
+        As of ``gpu_slicing.apply``.
 
     Returns a dict with ``result`` (whether the host is as wanted), ``changes`` that would be needed, and ``comment``.
 
@@ -96,7 +103,7 @@ def check(pillar=None):
         salt 'gpu*' gpu_slicing.check
     """
     with _engine() as engine:
-        found = front.planned(engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)))
+        found = front.planned(engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)), brief)
         return {**found, "result": found.get("result", False)}
 
 
@@ -142,7 +149,7 @@ def validate(pillar=None):
 
 
 @_checked
-def rollback(generation=None, test=False):
+def rollback(generation=None, test=False, brief=False):
     """
     Bring back an earlier layout of the GPUs that a change touched.
 
@@ -152,6 +159,9 @@ def rollback(generation=None, test=False):
 
     test
         Plan only, change nothing.
+
+    brief
+        As of ``gpu_slicing.apply``.
 
     Returns a dict as ``gpu_slicing.apply`` does.
 
@@ -163,7 +173,7 @@ def rollback(generation=None, test=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.run(engine, engine.rollback_targets(generation), test, __pillar__)
+        return front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
 
 
 @_checked

@@ -60,7 +60,8 @@ def converged(name, **kwargs):
         salt-call state.single gpu_slicing.converged gpus test=True
     """
     front.expect(__context__)
-    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=front.testing(__opts__))
+    testing = front.testing(__opts__)
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slicing.apply"], test=testing, brief=True)
 
 
 def validated(name, **kwargs):
@@ -79,7 +80,7 @@ def validated(name, **kwargs):
     """
 
     def look():
-        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.check"]()
+        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.check"](brief=True)
         if front.testing(__opts__) and found["changes"]:
             return {"result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
         return {"result": found.get("result", False), "changes": {}, "comment": found["comment"]}

@@ -169,10 +169,10 @@ class Minion:
         return done.returncode, done.stdout, done.stderr
 
     def shown(self, *args):
-        """Run a call and print what it prints, GPUs that are alike only once; returns (exit status, standard output)."""
+        """Run a call and print what it prints; returns (exit status, standard output)."""
         status, out, err = self.call(*args)
         _print_progress(err)
-        print(folded(out.rstrip("\n")))
+        print(out.rstrip("\n"))
         return status, out
 
     def data(self, *args, show=False):
@@ -203,55 +203,6 @@ def _print_progress(log):
     if gpus:
         told = [line for line in lines if gpus[-1] in line]
         print("\n".join(told) + f"\n({len(lines) - len(told)} lines about the other {len(gpus) - 1} GPUs)\n")
-
-
-def _blocks(lines):
-    """
-    The text cut in blocks: [address, column, lines]. A block begins with a line that has a PCI address, and goes on with what is
-    indented deeper than the address; all other lines are blocks of their own, with the address "".
-    """
-    found = []
-    for line in lines:
-        match = _ADDRESS.search(line)
-        indent = len(line) - len(line.lstrip())
-        last = found[-1] if found else ["", 0, []]
-        if last[0] and line.strip() and indent > last[1]:
-            last[2].append(line)
-        elif match and match.group() == last[0] and match.start() == last[1]:
-            last[2].append(line)
-        elif match and (not line[: match.start()].strip() or line.lstrip().startswith("Comment:")):
-            found.append([match.group(), match.start(), [line]])
-        else:
-            found.append(["", 0, [line]])
-    return found
-
-
-def _likeness(block):
-    """What blocks of equal GPUs have in common: all but their address, their UUIDs and what stands before the address."""
-    address, column, lines = block
-    return _UUID.sub("UUID", "\n".join(line[column:] for line in lines).replace(address, "GPU"))
-
-
-def folded(text):
-    """The text, with a row of GPUs about which it says the very same printed only once."""
-    found, row = [], []
-
-    def end_of_row():
-        if len(row) > 2:
-            found.extend([*row[0][2], f"{' ' * row[0][1]}... and the same for {len(row) - 1} more GPUs"])
-        else:
-            found.extend(line for block in row for line in block[2])
-        row.clear()
-
-    for block in _blocks(text.splitlines()):
-        if row and not (block[0] and block[1] == row[0][1] and _likeness(block) == _likeness(row[0])):
-            end_of_row()
-        if block[0]:
-            row.append(block)
-        else:
-            found.extend(block[2])
-    end_of_row()
-    return "\n".join(found)
 
 
 # ---- what is looked at ----------------------------------------------------------------------------------------------
@@ -339,11 +290,11 @@ def change(minion, slices):
     heading(6, "Another layout: what fits stays, and keeps its UUID")
     before = minion.data("gpu.map")
     minion.set_pillar(SECOND)
-    status, out = minion.shown("gpu_slicing.apply")
+    status, out = minion.shown("gpu_slicing.apply", "brief=True")
     after = minion.data("gpu.map")
     now = minion.data("gpu.slices")
-    print("\nThe memory slices of each GPU:")
-    print(folded("\n".join(f"  {gpu}\n    before {before[gpu]}\n    after  {after[gpu]}" for gpu in before)) + "\n")
+    print("\nThe memory slices, which are the same on all GPUs:")
+    print("\n".join(dict.fromkeys(f"  before {before[gpu]}\n  after  {after[gpu]}" for gpu in before)) + "\n")
     old, new = uuids(slices), uuids(now)
     both = old.keys() & new.keys()
     expect(status == 0 and is_everywhere(now, SECOND), f"each GPU has {', '.join(wanted(SECOND))}")
@@ -359,7 +310,7 @@ def failure(minion, slices):
     heading(7, f"The driver of {gpu} fails in the middle of a change: that GPU is put back")
     minion.break_driver(gpu)
     minion.set_pillar(THIRD)
-    status, out = minion.shown("gpu_slicing.apply", "-l", "info")
+    status, out = minion.shown("gpu_slicing.apply", "brief=True", "-l", "info")
     print()
     now = minion.data("gpu.slices")
     expect(status != 0 and gpu in out, "the change failed, and the GPU is named")
@@ -375,7 +326,7 @@ def failure(minion, slices):
 def rollback(minion):
     """Step 8."""
     heading(8, "Back to an earlier layout: the outcome of generation 1")
-    status, out = minion.shown("gpu_slicing.rollback", "1")
+    status, out = minion.shown("gpu_slicing.rollback", "1", "brief=True")
     print()
     expect(status == 0 and is_everywhere(minion.data("gpu.slices"), FIRST), f"each GPU has {', '.join(wanted(FIRST))} again")
     print("\nA rollback does not change the pillar: put that back as well, or the next highstate goes forward again.")
@@ -396,7 +347,7 @@ def hand_out(minion):
     """Step 10. Returns the slices."""
     heading(10, "Consumers: each slice gets a name that containers know, and eight of them somebody who has it")
     minion.set_pillar(SEVENTHS, consumers=consumers("1g.10gb"))
-    status, _ = minion.shown("gpu_slicing.apply")
+    status, _ = minion.shown("gpu_slicing.apply", "brief=True")
     minion.shown("gpu_consumer.environment", "trainer")
     slices = minion.data("gpu.slices")
     names = minion.names()
@@ -415,7 +366,7 @@ def cut_anew(minion, slices):
     names, starts = minion.names(), minion.starts()
     rules = [{"match": {"pci": ANEW}, "mig": {"profiles": MEDIA}}]
     minion.set_pillar(SEVENTHS, news=True, rules=rules, consumers=consumers("1g.10gb+me"))
-    status, _ = minion.shown("gpu_slicing.apply")
+    status, _ = minion.shown("gpu_slicing.apply", "brief=True")
     now, named = minion.data("gpu.slices"), minion.names()
     kept = [part for part in slices if part in now]
     changed = sorted(name for name in {**names, **named} if names.get(name) != named.get(name))

@@ -92,6 +92,7 @@ _KINDS = {
     "autoprobe": truth,
     "ccs_mode": as_in_pillar,
     "client_token": secret,
+    "brief": truth,
     "compute": as_in_pillar,
     "compute_instances": partial(whole, low=1, high=8),
     "consumer": text,

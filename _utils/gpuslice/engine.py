@@ -318,7 +318,7 @@ class Engine:
         return [f"Warning: {line}" for line in odd] + policies.absent(policy, self.gpus)
 
     def _remarked(self, plan, policy, targets):
-        return replace(plan, notes=(*plan.notes, *self.remarks(policy), *self._left_alone(targets)))
+        return replace(plan, notes=(*plan.notes, *self._left_alone(targets)), remarks=tuple(self.remarks(policy)))
 
     def _left_alone(self, targets):
         """A sentence for each GPU of which something is on record that only its record tells, and of which nobody spoke."""
@@ -355,7 +355,7 @@ class Engine:
             raise self._with_recovery(err, policy, reconciler) from err
         result = reconciler.apply(targets)
         result.plan = self._remarked(result.plan, policy, targets)
-        result.found = result.found and replace(result.found, notes=result.plan.notes)
+        result.found = result.found and replace(result.found, notes=result.plan.notes, remarks=result.plan.remarks)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))

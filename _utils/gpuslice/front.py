@@ -15,10 +15,14 @@ from contextlib import contextmanager
 
 from gpuslice import arguments
 from gpuslice import errors
+from gpuslice import folding
 from gpuslice import kinds
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
+from gpuslice.plan import EACH
+from gpuslice.plan import NO
+from gpuslice.plan import ONE_LINE
 from gpuslice.policy import fields
 
 log = logging.getLogger(__name__)
@@ -50,14 +54,18 @@ def engine(opts, refused, progress=None):
         raise refused(f"The GPU slicing engine failed ({words}). Please report this with the minion's log.") from None
 
 
-def planned(plan):
+def planned(plan, brief=False):
     """
     A plan as a dict ``changes``, ``comment``, and ``result``: True when nothing is to do, False when something can't be done.
+
+    :param brief: for a screen: the steps of a GPU in one line, and changes as lines for people.
 
     There is no ``result`` when something would change: a state says None then, and Salt takes None for a failure when an
     execution function returns it.
     """
-    answer = {"changes": plan.changes(), "comment": plan.text()}
+    answer = {"changes": plan.changes(), "comment": plan.text(ONE_LINE if brief else EACH, brief)}
+    if brief:
+        answer["changes"] = folding.changes(answer["changes"])
     if plan.blocked or plan.empty:
         answer["result"] = not plan.blocked
     return answer
@@ -87,7 +95,7 @@ def leave(context, pillar, plan):
     :param plan: what the reading came to, None for one that says nothing of now.
     """
     if _LOOK in context:
-        context[_LOOK] = plan and (_digest(pillar), _begun, planned(plan))
+        context[_LOOK] = plan and (_digest(pillar), _begun, planned(plan, brief=True))
 
 
 def left(context, pillar):
@@ -111,19 +119,24 @@ def _digest(pillar):
     return hashlib.sha256(json.dumps(ours, default=str).encode()).hexdigest()
 
 
-def done(result):
-    """A result as a dict ``result``, ``changes``, ``comment``, and ``warnings`` when there are any."""
+def done(result, brief=False):
+    """
+    A result as a dict ``result``, ``changes``, ``comment``, and ``warnings`` when there are any.
+
+    :param brief: as of :func:`planned`.
+    """
     if result.errors:
-        comment = "\n".join([*result.errors, *_made_beside(result)])
+        comment = "\n".join([*folding.sentences(result.errors), *_made_beside(result)])
     elif result.changes or result.generation:
         done_words = _done_words(result)
-        comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(steps=False)}"
+        comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(NO, brief)}"
     else:
-        comment = result.plan.text()
+        comment = result.plan.text(ONE_LINE if brief else EACH, brief)
     if result.reboot:
-        comment += f"\nReboot required: {', '.join(result.reboot)}."
-    answer = {"result": result.ok, "changes": result.changes, "comment": comment}
-    return {**answer, "warnings": result.warnings} if result.warnings else answer
+        comment += f"\nReboot required: {folding.shortened(result.reboot)}."
+    changed = folding.changes(result.changes) if brief else result.changes
+    answer = {"result": result.ok, "changes": changed, "comment": comment}
+    return {**answer, "warnings": folding.sentences(result.warnings)} if result.warnings else answer
 
 
 def _made_beside(result):
@@ -132,7 +145,7 @@ def _made_beside(result):
     changed = [address for address in changing if address in result.changes]
     if not changed or not result.generation or result.errors != [why for _, why in result.plan.blocked]:
         return []
-    return [f"{_done_words(result)}on {', '.join(changed)} in {result.seconds} s, generation {result.generation}."]
+    return [f"{_done_words(result)}on {folding.shortened(changed)} in {result.seconds} s, generation {result.generation}."]
 
 
 def _done_words(result):
@@ -207,17 +220,17 @@ def _fetched(name, each, salt):
     return text
 
 
-def run(engine, targets, test, permissions, force=None):
+def run(engine, targets, test, permissions, force=None, brief=False):
     """
     Bring targets about by hand, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
 
-    :param permissions: the pillar, of which only the units and modules that may be stopped count.
+    :param permissions: the pillar, of which only the units and modules that may be stopped count. :param brief: as of these.
     """
     reconciler, targets = engine.reconciler(force=force, permissions=permissions), engine.handed_on(targets)
     if test:
-        return planned(reconciler.plan(targets))
+        return planned(reconciler.plan(targets), brief)
     changes()
-    return done(reconciler.apply(targets))
+    return done(reconciler.apply(targets), brief)
 
 
 def recovered(engine, how, test, permissions):
@@ -329,7 +342,7 @@ def targets(engine, pillar):
         if kind.name in checked.handed_out:
             receivers = kinds.section(kind).receivers(checked.handed_out[kind.name])
             lines.append(f"{kind.label}: {', '.join(receivers) or 'nobody'}")
-    return lines + engine.remarks(checked)
+    return folding.sentences(lines) + engine.remarks(checked)
 
 
 _COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")

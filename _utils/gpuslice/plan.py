@@ -9,13 +9,19 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 
+from gpuslice import folding
 from gpuslice import kinds
+from gpuslice.folding import Told
 from gpuslice.model import Key
 
 #: Phases of a change. Steps of one phase run on all GPUs side by side before the next phase begins; in phase RESET the engine
 #: holds no vendor session open, because its own handles would count as clients of the GPU.
 PREPARE, RESET, CARVE = 0, 1, 2
+
+#: How steps are told: a line each, all in one line, or not at all.
+EACH, ONE_LINE, NO = "each", "one line", "no"
 
 #: What a step changes, whatever it is called: a summary counts these, and newcomers are looked for before a process ends.
 EFFECTS = ("slice", "mode", "reset", "driver", "process", "unit", "file", "setting")
@@ -149,6 +155,7 @@ class Plan:
 
     :ivar parts: what is wanted, from the silicon up; :ivar untouched: a line for each GPU that nothing is wanted of.
     :ivar notes: sentences about the host, such as an interrupted change that comes first.
+    :ivar remarks: sentences on what is odd about the pillar and no mistake, which the stage before a change tells too.
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     """
 
@@ -156,6 +163,7 @@ class Plan:
     untouched: tuple[str, ...] = ()
     blocked: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -208,6 +216,7 @@ class Plan:
             tuple(data["untouched"]),
             tuple((address, why) for address, why in data["blocked"]),
             tuple(data["notes"]),
+            tuple(data.get("remarks", ())),
         )
 
     def changes(self) -> dict[str, dict]:
@@ -231,14 +240,19 @@ class Plan:
         told += [f"{_many(sum(len(part.changed) for part in handing), 'consumer')} with another slice"] if handing else []
         return f"{'; '.join(told)}; about {self.seconds:.1f} s."
 
-    def text(self, steps: bool = True) -> str:
-        """The plan as a person reads it: a line a GPU, its slots before and after, its steps."""
-        lines = list(self.notes)
-        for part in self.parts:
-            lines += _part_lines(part, steps)
-        lines += [f"Left as it is: {why}" for _, why in self.blocked]
-        lines += list(self.untouched)
-        return "\n".join([*lines, self.summary()])
+    def text(self, steps: str = EACH, brief: bool = False) -> str:
+        """
+        The plan as a person reads it: a line a GPU, its slots before and after, its steps; of GPUs that do the same, once.
+
+        :param steps: :data:`EACH`, :data:`ONE_LINE` or :data:`NO`. :param brief: without what a stage before it has told.
+        """
+        together, parts = _parted(self.parts)
+        told = folding.folded([*(_told_together(each, steps) for each in together), *(_told(part, steps) for part in parts)])
+        lines = [*folding.sentences([*self.notes, *(() if brief else self.remarks)]), *told]
+        lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *self.untouched])
+        # Where one line tells of all GPUs it is the summary.
+        is_told = brief and len(lines) > 1 and sum(not line.startswith(" ") for line in lines) == 1
+        return "\n".join(lines if is_told else [*lines, self.summary()])
 
 
 def _cutting_summary(parts: list[Part]) -> str:
@@ -269,22 +283,66 @@ def differing(old: dict, new: dict) -> tuple[dict, dict]:
     return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
-def _part_lines(part: Part, steps: bool) -> list[str]:
+def _parted(parts: tuple[Part, ...]) -> tuple[list[tuple[tuple[Part, ...], tuple[Step, ...]]], list[Part]]:
+    """
+    (what is done for all GPUs of a group at once, the parts without it): a driver that is loaded anew is one step of the host,
+    though it stands with one of them.
+    """
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.group and part.steps:
+            groups.setdefault(part.group, []).append(part)
+    together, less = [], dict[Key, Part]()
+    for group in groups.values():
+        counts = Counter(step.words.replace(part.gpu, "") for part in group for step in part.steps)
+        with_own = [
+            (part, own) for part in group
+            if (own := tuple(step for step in part.steps if counts[step.words.replace(part.gpu, "")] == 1))
+        ]  # fmt: skip
+        # Several of these are steps of GPUs that differ, and not of all.
+        if len(group) > 1 and len(with_own) == 1 and len(with_own[0][1]) < len(with_own[0][0].steps):
+            part, own = with_own[0]
+            together.append((tuple(group), own))
+            less[part.key] = replace(part, steps=tuple(step for step in part.steps if step not in own))
+    return together, [less.get(part.key, part) for part in parts]
+
+
+def _told_together(shared: tuple[tuple[Part, ...], tuple[Step, ...]], steps: str) -> Told:
+    parts, own = shared
+    addresses = [address for part in parts for address in part.addresses]
+    name = folding.several(addresses, parts[0].model if len({part.model for part in parts}) == 1 else "")
+    seconds = sum(step.seconds for step in own)
+    return Told((), "", f"about {seconds:.1f} s", tuple(_step_lines(own, steps)), word=f"{name}, together")
+
+
+def _told(part: Part, steps: str) -> Told:
     kind = kinds.known(part.key.technique)
-    head = kind.label.capitalize() if part.hands_out else f"{', '.join(part.addresses)} {part.model} ({kind.word})"
+    # What only hands out is the host's, and makes and ends no slice.
+    names, model, word = ((), "", kind.label.capitalize()) if part.hands_out else (part.addresses, part.model, kind.word)
     if not part.steps:
-        return [f"{head}: {part.note or 'already as wanted'}"]
-    # What only hands out makes and ends no slice.
+        return Told(names, model, part.note or "already as wanted", word=word)
     counts = "" if part.hands_out else f"{_counts([part])}, "
-    lines = [f"{head}: {counts}about {part.seconds:.1f} s"]
+    return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps)), word=word)
+
+
+def _part_lines(part: Part, steps: str) -> list[str]:
+    """What is told of a part below its head."""
+    lines = []
     if part.hands_out:
         lines += [f"  {name}: {part.old.get(name, 'nothing')} -> {part.new.get(name, 'nothing')}" for name in part.changed]
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
-    lines += [f"  {number}. {step.words}" for number, step in enumerate(part.steps, 1)] if steps else []
+    lines += _step_lines(part.steps, steps)
     lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
     lines += ["  planned anew when what it stands on is there"] if part.forecast else []
     return lines + ([f"  {part.note}"] if part.note else [])
+
+
+def _step_lines(done: Iterable[Step], steps: str) -> list[str]:
+    numbered = [f"{number}. {step.words}" for number, step in enumerate(done, 1)]
+    if steps == ONE_LINE:
+        return [f"  {'; '.join(numbered)}"]
+    return [f"  {each}" for each in numbered] if steps == EACH else []
 
 
 def _after(name: str) -> str:

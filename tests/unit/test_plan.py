@@ -12,6 +12,7 @@ from gpuslice.model import HOST
 from gpuslice.model import Key
 from gpuslice.plan import CARVE
 from gpuslice.plan import EFFECTS
+from gpuslice.plan import NO
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import Part
@@ -194,7 +195,7 @@ def test_the_text_shows_slots_before_and_after_and_each_step():
     assert lines[0] == f"{FIRST} A board (mig): keeps 0, destroys 0, creates 1, about 2.0 s"
     assert lines[1:3] == ["  now    [ - | - ]", "  after  [+1g.5gb| - ]"]
     assert lines[3:5] == ["  1. first thing", "  2. second thing"]
-    assert "first thing" not in plan.text(steps=False)
+    assert "first thing" not in plan.text(NO)
 
 
 def test_the_text_tells_what_stops_and_what_is_left_as_it_is():
