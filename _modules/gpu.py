@@ -190,7 +190,7 @@ def map_(gpu=None):
 @_checked
 def table(gpu=None):
     """
-    The slices as a table for people.
+    The slices as a table for people, and the GPUs that have none.
 
     gpu
         PCI address or UUID of a GPU; all GPUs when not given.

@@ -27,23 +27,29 @@ def _engine():
 
 
 @_checked
-def plan(pillar=None):
+def plan(pillar=None, data=False):
     """
     Show what would be done to bring this host to its pillar; nothing is changed.
 
     pillar
         A dict with the ``containers_gpu_*`` keys to plan for instead of the minion's pillar.
 
-    Returns the plan as text: for each GPU its memory slices now and afterwards, the steps and their estimated time.
+    data
+        Give the plan as data for programs in the place of a text for people: ``docs/usage.md`` says what is in it.
+
+    Returns the plan as text: for each GPU its memory slices now and afterwards, the steps and their estimated time; of GPUs that
+    do the same, once.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt 'gpu*' gpu_slicing.plan
+        salt 'gpu*' gpu_slicing.plan data=True --out=json
     """
     with _engine() as engine:
-        return engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)).text()
+        found = engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__))
+        return front.as_data(found) if data else found.text()
 
 
 @_checked
@@ -84,7 +90,7 @@ def apply(pillar=None, test=False, brief=False):
 
 
 @_checked
-def check(pillar=None, brief=False):
+def check(pillar=None, brief=False, require=False):
     """
     Read the hardware and compare it with the pillar; nothing is changed.
 
@@ -94,17 +100,46 @@ def check(pillar=None, brief=False):
     brief
         As of ``gpu_slicing.apply``.
 
-    Returns a dict with ``result`` (whether the host is as wanted), ``changes`` that would be needed, and ``comment``.
+    require
+        Fail where the pillar manages nothing of this host: it has no such keys, ``enabled`` is false, or there is no GPU.
+
+    Returns a dict with ``result`` (whether the host is as wanted), ``managed`` (whether the pillar wants anything of it),
+    ``changes`` that would be needed, and ``comment``.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt 'gpu*' gpu_slicing.check
+        salt 'gpu*' gpu_slicing.check require=True
     """
     with _engine() as engine:
-        found = front.planned(engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__)), brief)
-        return {**found, "result": found.get("result", False)}
+        plan = engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__))
+        found, managed = front.planned(plan, brief), not plan.unmanaged
+        return {**found, "managed": managed, "result": found.get("result", False) and (managed or not require)}
+
+
+@_checked
+def summary(pillar=None):
+    """
+    The state of this host in one line: whether it is as wanted, what it has, and what a run would do. Nothing is changed.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to compare with instead of the minion's pillar.
+
+    Returns a line of text. What can't be told, such as a pillar that has a mistake, is told in that line too.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.summary --out=txt
+    """
+    try:
+        with _engine() as engine:
+            return front.summary(engine, front.fetched(front.pillar(pillar, __pillar__), __salt__))
+    except CommandExecutionError as err:
+        return f"can't be told: {' '.join(str(err).split())}"
 
 
 @_checked
@@ -211,7 +246,8 @@ def history(full=False):
     full
         Also give the plan and the layouts of each.
 
-    Returns a list of dicts: ``generation``, ``time``, ``who``, ``jid``, ``result``, ``errors``.
+    Returns a list of dicts: ``generation``, ``time`` (ISO 8601, with the zone), ``who``, ``jid``, ``result``, ``summary`` (what
+    was to be done, in a line), ``errors``.
 
     CLI Example:
 
@@ -220,7 +256,7 @@ def history(full=False):
         salt gpu7 gpu_slicing.history
     """
     with _engine() as engine:
-        return [entry if full else front.brief(entry) for entry in engine.history()]
+        return [front.whole(entry) if full else front.brief(entry) for entry in engine.history()]
 
 
 @_checked

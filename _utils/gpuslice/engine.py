@@ -140,6 +140,15 @@ class Engine:
             found += [part.as_dict() for part in there if taken or not part.taken]
         return found
 
+    def unsliced(self, slices, gpu=None):
+        """
+        The GPUs that have no slice, with their UUIDs.
+
+        :param slices: as of :meth:`slices`; :param gpu: the only one that is looked at, None for all.
+        """
+        sliced = {part["gpu"] for part in slices}
+        return discovery.with_uuids([one for one in self._asked(gpu) if one.address not in sliced], self.tools.sessions)
+
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text, from the silicon up."""
         found = {}
@@ -304,7 +313,7 @@ class Engine:
                 sentence = f"{interrupted.describe(entry)} on {where}; a run with this pillar undoes it, and nothing else."
                 raise errors.with_more(err, sentence) from err
             raise
-        return self._remarked(self.reconciler(policy).plan(targets), policy, targets)
+        return self._remarked(self.reconciler(policy).plan(targets), pillar, policy, targets)
 
     def _left_by(self, policy):
         """The interrupted change that a run with this policy undoes, though its own wish can't be met; None for none."""
@@ -317,8 +326,11 @@ class Engine:
         odd = [*policies.unmatched(policy, self.gpus), *policies.forgotten(policy)]
         return [f"Warning: {line}" for line in odd] + policies.absent(policy, self.gpus)
 
-    def _remarked(self, plan, policy, targets):
-        return replace(plan, notes=(*plan.notes, *self._left_alone(targets)), remarks=tuple(self.remarks(policy)))
+    def _remarked(self, plan, pillar, policy, targets):
+        # What is switched off is told as what is not managed.
+        remarks = tuple(self.remarks(policy)) if policy.enabled else ()
+        unmanaged = policies.unmanaged(policy, pillar, self.gpus, targets)
+        return replace(plan, notes=(*plan.notes, *self._left_alone(targets)), remarks=remarks, unmanaged=unmanaged)
 
     def _left_alone(self, targets):
         """A sentence for each GPU of which something is on record that only its record tells, and of which nobody spoke."""
@@ -354,8 +366,10 @@ class Engine:
         except errors.DeviceNotFound as err:
             raise self._with_recovery(err, policy, reconciler) from err
         result = reconciler.apply(targets)
-        result.plan = self._remarked(result.plan, policy, targets)
-        result.found = result.found and replace(result.found, notes=result.plan.notes, remarks=result.plan.remarks)
+        result.plan = told = self._remarked(result.plan, pillar, policy, targets)
+        result.found = result.found and replace(
+            result.found, notes=told.notes, remarks=told.remarks, unmanaged=told.unmanaged
+        )  # fmt: skip
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot))

@@ -8,10 +8,11 @@ import hashlib
 import inspect
 import json
 import logging
-import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
+from datetime import datetime
 
 from gpuslice import arguments
 from gpuslice import errors
@@ -23,6 +24,7 @@ from gpuslice.engine import Engine
 from gpuslice.plan import EACH
 from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
+from gpuslice.plan import Plan
 from gpuslice.policy import fields
 
 log = logging.getLogger(__name__)
@@ -290,16 +292,65 @@ def announcer(opts, salt):
 
 
 def tabulated(engine, gpu=None):
-    """The slices as a table for people, and what has to be known of an interrupted change."""
-    return "\n".join([table(engine.slices(gpu)), *engine.interrupted()])
+    """The slices and the GPUs without any as a table for people, and what has to be known of an interrupted change."""
+    slices = engine.slices(gpu)
+    whole = engine.unsliced(slices, gpu)
+    return "\n".join([table(slices, whole), *engine.interrupted()])
 
 
 def brief(entry):
     """A generation of the history without its plan and layouts."""
     known = {key: entry[key] for key in ("generation", "who", "jid", "result", "errors", "error", "reboot") if entry.get(key)}
-    if "time" in entry:
-        known["time"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
-    return known
+    if "plan" in entry:
+        known["summary"] = Plan.from_dict(entry["plan"]).summary()
+    return {**known, **_timed(entry)}
+
+
+def whole(entry):
+    """A generation of the history with its plan and layouts."""
+    return {**entry, **_timed(entry)}
+
+
+def _timed(entry):
+    """The time of a generation in ISO 8601 with its zone, {} where none is known."""
+    if "time" not in entry:
+        return {}
+    return {"time": datetime.fromtimestamp(entry["time"]).astimezone().isoformat(timespec="seconds")}
+
+
+#: Number of the form of :func:`as_data`, which ``docs/usage.md`` describes.
+PLAN_FORMAT = 1
+
+
+def as_data(plan):
+    """A plan as data for programs: what the text tells, without what the engine keeps for itself."""
+    return {
+        "format": PLAN_FORMAT,
+        "managed": not plan.unmanaged,
+        "summary": plan.summary(),
+        "seconds": round(plan.seconds, 1),
+        "parts": [_part_as_data(part) for part in plan.parts],
+        "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
+        "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
+    }
+
+
+def _part_as_data(part):
+    told = ("model", "keeps", "destroys", "creates", "old", "new", "stops", "unloads", "waits", "note", "group", "forecast")
+    return {
+        "technology": kinds.known(part.key.technique).word,
+        "gpus": list(part.addresses),
+        **{name: list(value) if isinstance(value := getattr(part, name), tuple) else value for name in told},
+        "seconds": round(part.seconds, 1),
+        "steps": [_step_as_data(step) for step in part.steps],
+    }
+
+
+def _step_as_data(step):
+    return {
+        "does": step.words, "effect": step.effect, "ends": list(step.disrupts), "needs": list(step.needs), "undo": step.undo,
+        "seconds": step.seconds,
+    }  # fmt: skip
 
 
 def strangers(kwargs):
@@ -345,19 +396,46 @@ def targets(engine, pillar):
     return folding.sentences(lines) + engine.remarks(checked)
 
 
-_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "UUID", "in use by")
+def summary(engine, pillar):
+    """The state of a host in one line: whether it is as wanted, what it has, and what a run would do."""
+    plan = engine.plan(pillar)
+    said = plan.summary().rstrip(".")
+    if plan.unmanaged:
+        state = plan.unmanaged.rstrip(".")
+    elif engine.interrupted():
+        state = "a change was interrupted"
+    elif plan.blocked:
+        state = "not as wanted, and in the way"
+    else:
+        state = "as wanted" if plan.empty else "to change"
+    models = Counter(gpu.model for gpu in engine.gpus)
+    slices = Counter(part["profile"] or part["kind"] for part in engine.slices())
+    cut = f"{sum(slices.values())} slices ({_counted(slices)})" if slices else "no slices"
+    there = [_counted(models), cut] if models else []
+    return "; ".join([state, *there, *([] if plan.unmanaged and plan.empty else [said[:1].lower() + said[1:]])])
 
 
-def table(slices):
+def _counted(counts):
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
+
+
+_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "address", "UUID", "in use by")
+
+
+def table(slices, whole=()):
     """
-    Slices as a table for people. The GPU has a column where a name does not begin with it: that of a virtual function is the
-    function's own address.
+    Slices, and GPUs that have none, as a table for people. A column in which nothing stands is left out, and so is that of the
+    GPU where each name begins with it: that of a virtual function is the function's own address.
+
+    :param whole: :class:`gpuslice.model.Gpu` of those without slices.
     """
-    if not slices:
-        return "No slices."
-    rows = [_COLUMNS, *map(_row, slices)]
-    if all(part["name"].startswith(part["gpu"]) for part in slices):
-        rows = [(name, *rest) for name, _, *rest in rows]
+    if not slices and not whole:
+        return "No GPU and no slices."
+    rows = sorted([*map(_row, slices), *map(_row_of_gpu, whole)], key=lambda row: row[1])
+    unused = {place for place in range(len(_COLUMNS)) if not any(row[place] for row in rows)}
+    if all(name.startswith(gpu) for name, gpu, *_ in rows):
+        unused.add(_COLUMNS.index("GPU"))
+    rows = [tuple(cell for place, cell in enumerate(row) if place not in unused) for row in (_COLUMNS, *rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
@@ -365,15 +443,16 @@ def table(slices):
 
 def _row(part):
     users = ", ".join(f"{holder['command']} ({holder['pid']})" for holder in part["in_use_by"])
-    memory = f"{part['memory_mib'] / 1024:.1f} GiB" if part["memory_mib"] else "?"
-    compute = f"{part['compute']:.0%}" if part["compute"] is not None else "?"
+    compute = f"{part['compute']:.1%}" if part["compute"] is not None else "?"
     return (
-        part["name"],
-        part["gpu"],
-        part["profile"],
-        part["placement"],
-        memory,
-        compute,
-        part.get("uuid") or part.get("address", ""),
-        users or "-",
-    )
+        part["name"], part["gpu"], part["profile"], part["placement"], _gib(part["memory_mib"]), compute, part.get("address", ""),
+        part.get("uuid", ""), users or "-",
+    )  # fmt: skip
+
+
+def _row_of_gpu(gpu):
+    return gpu.address, gpu.address, "not sliced", "", _gib(gpu.memory_mib), "100.0%", "", gpu.uuid, ""
+
+
+def _gib(mib):
+    return f"{mib / 1024:.1f} GiB" if mib else "?"

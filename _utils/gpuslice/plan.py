@@ -156,6 +156,7 @@ class Plan:
     :ivar parts: what is wanted, from the silicon up; :ivar untouched: a line for each GPU that nothing is wanted of.
     :ivar notes: sentences about the host, such as an interrupted change that comes first.
     :ivar remarks: sentences on what is odd about the pillar and no mistake, which the stage before a change tells too.
+    :ivar unmanaged: why the pillar manages nothing of the host, as a sentence; "" where it does.
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     """
 
@@ -164,6 +165,7 @@ class Plan:
     blocked: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    unmanaged: str = ""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -217,6 +219,7 @@ class Plan:
             tuple((address, why) for address, why in data["blocked"]),
             tuple(data["notes"]),
             tuple(data.get("remarks", ())),
+            data.get("unmanaged", ""),
         )
 
     def changes(self) -> dict[str, dict]:
@@ -248,7 +251,8 @@ class Plan:
         """
         together, parts = _parted(self.parts)
         told = folding.folded([*(_told_together(each, steps) for each in together), *(_told(part, steps) for part in parts)])
-        lines = [*folding.sentences([*self.notes, *(() if brief else self.remarks)]), *told]
+        first = [self.unmanaged] if self.unmanaged else []
+        lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)]), *told]
         lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *self.untouched])
         # Where one line tells of all GPUs it is the summary.
         is_told = brief and len(lines) > 1 and sum(not line.startswith(" ") for line in lines) == 1

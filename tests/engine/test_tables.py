@@ -5,8 +5,10 @@ The slices of a host as a table for people: by name, and without losing which GP
 import pytest
 
 from gpuslice import front
+from gpuslice.engine import Engine
 from tests.support import pillars
 from tests.support.hosts import apply
+from tests.support.hosts import config
 from tests.support.hosts import listed
 
 
@@ -33,10 +35,22 @@ def test_a_name_that_begins_with_the_gpu_tells_it(table):
 
 def test_the_gpu_of_a_virtual_function_stands_beside_its_name(table):
     slices, [head, rule, *lines] = table("arc-pro-b60", pillars.for_all("sriov", {"vf_count": 2}))
-    assert head[:3] == ["name", "GPU", "profile"] and len(rule) == 8
+    # An Intel GPU tells no placement of its functions, and these have no UUID.
+    assert head == ["name", "GPU", "profile", "memory", "compute", "address", "in", "use", "by"] and len(rule) == 7
     assert [line[:3] for line in lines] == [["0000:03:00.1", "0000:03:00.0", "vf1"], ["0000:03:00.2", "0000:03:00.0", "vf2"]]
     assert [part["name"] for part in slices] == ["0000:03:00.1", "0000:03:00.2"]
 
 
-def test_without_slices_there_is_no_table():
-    assert front.table([]) == "No slices."
+def test_without_a_gpu_there_is_no_table():
+    assert front.table([]) == "No GPU and no slices."
+
+
+def test_a_gpu_without_slices_has_a_row_of_its_own(simulated):
+    host = simulated("dgx-h100")
+    rule = pillars.rule("0000:43:00.0", strategy="mig", mig={"profiles": ["7g.80gb"]})
+    assert apply(host, pillars.for_all("none", devices=[rule])).ok
+    with Engine(config(host)) as engine:
+        lines = [line.split() for line in front.tabulated(engine).splitlines()[2:]]
+        [alone] = front.tabulated(engine, "0000:1b:00.0").splitlines()[2:]
+    assert [line[0] for line in lines[:3]] == ["0000:1b:00.0", "0000:43:00.0-7g.80gb-0", "0000:52:00.0"] and len(lines) == 8
+    assert alone.split()[:6] == ["0000:1b:00.0", "not", "sliced", "79.6", "GiB", "100.0%"] and "GPU-" in alone

@@ -72,5 +72,5 @@ def test_a_highstate_with_one_converges(minion, tmp_path, repo):
     write(tmp_path, shipped(repo))
     bench = minion("dgx-h100", changes={"units": ["trainer.service"]})
     good, comment, changes = stages(bench, wanted(shipped(repo)))
-    assert good and changes["consumers"]["new"] == {"trainer": "0000:1b:00.0-1g.10gb-0"}, comment
+    assert good and changes["consumers"] == {"trainer": "none -> 0000:1b:00.0-1g.10gb-0"}, comment
     assert stages(bench, wanted(shipped(repo)))[2] == {}

@@ -68,7 +68,7 @@ def test_a_pillar_is_tested_handed_out_and_then_met_without_a_program(minion, ex
 
     applied = bench.apply("gpu_slicing")
     assert not failures(applied) and [state.changes for state in tested] == [state.changes for state in applied]
-    assert applied[1].changes["consumers"] == {"old": {}, "new": HAS}
+    assert applied[1].changes["consumers"] == {name: f"none -> {part}" for name, part in HAS.items()}
     assert written(bench) == FILES and len(names(bench, SLICES)) == 32 and set(names(bench)) == set(HAS)
     assert bench.host.state()["starts"] == {"gpu-slicing-assistant.service": 1, "trainer.service": 1}
 
@@ -111,7 +111,7 @@ def test_a_consumer_that_goes_from_the_pillar_goes_from_the_host(minion, example
     bench.set_pillar(example)
     applied = bench.apply("gpu_slicing")
     assert not failures(applied)
-    assert applied[1].changes == {"consumers": {"old": {name: HAS[name] for name in ("ada", "assistant")}, "new": {}}}
+    assert applied[1].changes == {"consumers": {name: f"{HAS[name]} -> none" for name in ("ada", "assistant")}}
     assert written(bench) == {SLICES, CONSUMERS, DROP_IN} and set(names(bench)) == {"builds", "trainer"}
     assert bench.host.state()["starts"] == {"gpu-slicing-assistant.service": 1, "trainer.service": 1}
 
@@ -234,7 +234,7 @@ def test_a_pillar_of_names_alone_leaves_those_of_hand_and_names_all_slices(hand)
     assert not failures(applied) and not any(state.changes for state in applied)
     assert set(hand.call("gpu_consumer.list")) == {"web"} and len(names(hand, SLICES)) == 3
     hand.set_pillar({"containers_gpu_slicing": {"enabled": True}, INTEGRATION: {"consumers": {}}})
-    assert hand.apply("gpu_slicing")[1].changes["consumers"]["old"] == {"web": f"{FIRST}-1g.10gb-0"}
+    assert hand.apply("gpu_slicing")[1].changes["consumers"] == {"web": f"{FIRST}-1g.10gb-0 -> none"}
     assert hand.call("gpu_consumer.list") == {} and len(names(hand, SLICES)) == 3
 
 

@@ -50,7 +50,8 @@ def test_test_then_apply_then_nothing_left(minion, compute, memory, count, gib):
     well, comment, done = stages(amd, wanted)
     assert well, comment
     assert done == planned
-    assert done[FIRST] == {"old": {"compute": "SPX", "memory": "NPS1"}, "new": {"compute": compute, "memory": memory}}
+    changed = f"compute: SPX -> {compute}" + (f"; memory: NPS1 -> {memory}" if memory != "NPS1" else "")
+    assert done == {f"{FIRST}, 26, 46, 65, 85, a6, c6, e5": changed}
     assert modes(amd.host) == every((compute, memory))
     settled = machine(amd.host)
     for test in (False, True):
@@ -83,7 +84,7 @@ def test_what_is_exported_changes_nothing(minion):
 
 def test_units_that_may_be_stopped_come_back(minion):
     amd = minion("mi300x-8", changes={"processes": [MONITOR]})
-    refused(amd, pillars.partition("CPX", "NPS4", **RELOAD), "pid 410", "amd-metrics-exporter.service", FIRST, LAST)
+    refused(amd, pillars.partition("CPX", "NPS4", **RELOAD), "pid 410", "amd-metrics-exporter.service", f"{FIRST}, ", ", e5)")
     well, comment, _ = stages(amd, pillars.partition("CPX", "NPS4", stop_units=["amd-metrics-exporter.service"], **RELOAD))
     assert well, comment
     assert modes(amd.host) == every(("CPX", "NPS4"))

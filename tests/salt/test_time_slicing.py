@@ -116,7 +116,7 @@ def test_a_pillar_that_drops_it_tells_so_until_it_is_ended(minion, example):
     bench.set_pillar({"containers_gpu_slicing": {"enabled": True, "strategy": "none"}})
     applied = bench.apply("gpu_slicing")
     assert not failures(applied) and not any(state.changes for state in applied)
-    told = f"'salt-call gpu_time_slicing.remove {ONE}' ends it"
+    told = "'salt-call gpu_time_slicing.remove <GPU>' ends it"
     assert any(told in state.comment for state in applied) and told in bench.call("gpu_slicing.plan")
     assert len(names(bench)) == 8 and set(bench.call("gpu.map")) == {ONE, OTHER}
     for address in (ONE, OTHER):

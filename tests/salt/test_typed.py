@@ -87,7 +87,8 @@ def test_an_empty_pillar_wants_nothing_and_none_is_the_minions_own(minion):
     on = minion("dgx-a100-40gb", pillar=WANTED, changes={"gpus": PAIR})
     before = machine(on.host)
     assert "enabled is false" in " ".join(on.call("gpu_slicing.targets", pillar={}))
-    assert on.call("gpu_slicing.apply", pillar={}) == {"result": True, "changes": {}, "comment": "Nothing to do."}
+    said = "Nothing is managed here: the pillar has no containers_gpu_slicing.\nNothing to do."
+    assert on.call("gpu_slicing.apply", pillar={}) == {"result": True, "changes": {}, "comment": said}
     assert machine(on.host) == before
     assert on.call("gpu_slicing.apply", test=True, pillar=None)["changes"]
     assert on.call("gpu_slicing.apply")["changes"]

@@ -12,6 +12,7 @@ from gpuslice.policy.assign import lacking
 from gpuslice.policy.assign import misnamed
 from gpuslice.policy.assign import switched_off
 from gpuslice.policy.assign import targets
+from gpuslice.policy.assign import unmanaged
 from gpuslice.policy.assign import unmatched
 from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
@@ -32,5 +33,6 @@ __all__ = [
     "section",
     "switched_off",
     "targets",
+    "unmanaged",
     "unmatched",
 ]

@@ -69,6 +69,26 @@ def _same_name(gpu, word):
     return kinds.called(word).name
 
 
+def unmanaged(policy, pillar, gpus, wanted):
+    """
+    Why a policy manages nothing of a host, as a sentence, "" where it does: a host of which nobody wants anything would look like
+    one that is as wanted.
+
+    :param pillar: what the policy was parsed from; :param gpus: of the host; :param wanted: what :func:`targets` came to.
+    """
+    if not gpus:
+        why = "this host has no GPU"
+    elif SLICING not in pillar and not wanted:
+        why = f"the pillar has no {SLICING}"
+    elif not policy.enabled:
+        why = " ".join(switched_off(policy)).rstrip(".") or f"{SLICING}:enabled is false"
+    elif any(target.technique for target in wanted):
+        return ""
+    else:
+        why = "the pillar leaves every GPU of this host alone"
+    return f"Nothing is managed here: {why}."
+
+
 def switched_off(policy):
     """A sentence where a policy says how GPUs are sliced and is not enabled: the key may have been forgotten. Else []."""
     if policy.enabled or (policy.default.strategy == "none" and not policy.rules):

@@ -72,7 +72,10 @@ _PART = parts(
     needed=("key", "addresses", "steps"),
 )
 _PLAN = parts(
-    {"parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS, "remarks": _TEXTS},
+    {
+        "parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS,
+        "remarks": _TEXTS, "unmanaged": _TEXT,
+    },  # fmt: skip
     needed=("parts",),
 )
 _PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
