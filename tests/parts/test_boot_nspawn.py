@@ -9,7 +9,6 @@ GPUs when it starts, and that boot's own journal tells the order.
 import json
 import os
 import pathlib
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ import yaml
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
 from gpuslice.records.attempts import Attempts
+from tests.parts import containers
 from tests.support import needs
 
 pytestmark = pytest.mark.slow
@@ -33,44 +33,17 @@ STARTING, STARTED, FAILED = (
     "39f53479d3a045ac8e11786248231fbf",
     "be02cf6855d2428ba40df7e9d022f03d",
 )
-#: $1 a directory of ours, $2 name of a control group; the rest is the command in the container before the boot.
+#: Its arguments are a command in the container before the boot, which sees this machine's own hardware.
 SCRIPT = r"""
-set -eu
-place=$1 group=$2; shift 2
-mount --make-rprivate /
-# Control groups of one kind, as systemd wants them; in this mount namespace only.
-awk '$2 ~ /^\/sys\/fs\/cgroup\//{print $2}' /proc/mounts | sort -r | while read -r point; do umount "$point"; done
-umount /sys/fs/cgroup 2>/dev/null || true
-mount -t cgroup2 none /sys/fs/cgroup
-mkdir "/sys/fs/cgroup/$group"
-echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
-# What the container manager notes about its containers stays in here too.
-mount -t tmpfs none /run
-mount -t tmpfs none "$place/layer"
-root=$place/layer/root
-mkdir "$root" "$place/layer/upper" "$place/layer/work"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$place/layer/upper,workdir=$place/layer/work" "$root"
-rm -rf "$root/.dockerenv" "$root/etc/fstab" "$root"/etc/systemd/system/*.wants
-mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-for unit in "$place"/units/*.service; do
-    cp "$unit" "$root/etc/systemd/system/"
-    ln -s "../${unit##*/}" "$root/etc/systemd/system/multi-user.target.wants/"
-done
-export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-contain() {
-    systemd-nspawn -q -D "$root" --register=no --keep-unit --private-network --link-journal=no --console=pipe \
-        $(cat "$place/binds") "$@"
-}
-contain "$@" >"$place/out/enable.txt" 2>&1 </dev/null
+binds=$(cat "$place/binds")
+contain $binds "$@"
 cp "$root/etc/systemd/system/gpu-slicing.service" "$place/out/"
 test -L "$root/etc/systemd/system/multi-user.target.wants/gpu-slicing.service"
 cp "$place/conf/minion.simulated" "$place/conf/minion"
-contain -b systemd.unit=multi-user.target >"$place/out/console.txt" 2>&1 </dev/null
-"""
-SWEEP = r"""
-mount -t cgroup2 none "$1" && find "$1/$2" -depth -type d -exec rmdir {} \; 2>/dev/null
+contain $binds -b systemd.unit=multi-user.target
 """
 UNITS = {
+    "multi-user.target.d/10-test.conf": "[Unit]\nWants=docker.service end.service\n",
     "docker.service": """
 [Unit]
 Description=A consumer of slices
@@ -89,18 +62,6 @@ ExecStart=/bin/sh -c 'journalctl --sync; journalctl -b -o json >{out}/journal.js
 ExecStopPost=/bin/systemctl --no-block exit 0
 """,
 }
-
-
-def missing():
-    """Why a boot is not possible here, naming what is missing; "" when it is."""
-    if why := needs.lacking("systemd-nspawn", "systemctl", "unshare"):
-        return why
-    if os.geteuid():
-        return "a boot in a container needs root"
-    probe = 'mount -t tmpfs none "$1" && cd "$1" && mkdir u w r && mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w r'
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", f"{probe} && umount r && cd /", "x", "/mnt"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return f"no overlay of / in a mount namespace of its own is allowed here: {done.stderr.strip()}" if done.returncode else ""
 
 
 @dataclass
@@ -127,7 +88,7 @@ class Booted:
 @pytest.fixture
 def booted(tmp_path, host_description, loader_dirs):
     """``booted(faults)``: a boot after which the simulated host had these faults; a :class:`Booted`."""
-    needs.require(missing())
+    needs.require(containers.missing(containers.OWN))
 
     def run(faults=()):
         from gpuslice.sim.host import SimulatedHost
@@ -141,22 +102,18 @@ def booted(tmp_path, host_description, loader_dirs):
         host.reboot()
         for fault in faults:
             host.add_fault(fault)
-        for name in ("out", "units", "conf", "layer"):
-            (tmp_path / name).mkdir()
         write_minion(tmp_path, config, loader_dirs)
-        for name, text in UNITS.items():
-            place = {"out": tmp_path / "out", "state": state_dir / "simulated" / "dgx-h100.json"}
-            (tmp_path / "units" / name).write_text(text.format(**place), encoding="utf-8")
         (tmp_path / "binds").write_text("\n".join(binds(tmp_path)), encoding="utf-8")
-        boot_it(tmp_path)
-        out = tmp_path / "out"
+        seen = {"out": tmp_path / "out", "state": state_dir / "simulated" / "dgx-h100.json"}
+        units = {f"/etc/systemd/system/{name}": text.format(**seen) for name, text in UNITS.items()}
+        out = containers.contain(tmp_path, containers.OWN, units, SCRIPT, *enable(tmp_path))
         journal = [json.loads(line) for line in (out / "journal.json").read_text(encoding="utf-8").splitlines()]
         return Booted(
             journal,
             json.loads((out / "seen.json").read_text(encoding="utf-8"))["gpus"],
             host,
             (out / unit.UNIT).read_text(encoding="utf-8"),
-            (out / "console.txt").read_text(encoding="utf-8", errors="replace"),
+            containers.console(tmp_path),
         )
 
     return run
@@ -169,6 +126,7 @@ def write_minion(place, config, loader_dirs):
         **loader_dirs,
     }  # fmt: skip
     real = {**options, "gpu_slicing": {"state_dir": config["state_dir"]}}
+    (place / "conf").mkdir()
     (place / "conf" / "minion").write_text(yaml.safe_dump(real), encoding="utf-8")
     (place / "conf" / "minion.simulated").write_text(yaml.safe_dump({**options, "gpu_slicing": config}), encoding="utf-8")
 
@@ -179,19 +137,10 @@ def binds(place):
     return [f"--bind={place}", *(f"--bind-ro={path}" for path in sorted(ours))]
 
 
-def boot_it(place):
-    group = f"gpu-slicing-test-{os.getpid()}"
+def enable(place):
+    """The command that writes and enables our unit."""
     program = pathlib.Path(sys.prefix).resolve() / "bin" / "salt-call"
-    enable = [str(program), "--local", "--config-dir", str(place / "conf"), "--retcode-passthrough", "gpu_boot.enable"]
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT, "boot", str(place), group, *enable]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    finally:
-        (place / "sweep").mkdir()
-        sweep = ["unshare", "-m", "--propagation", "private", "sh", "-c", SWEEP, "sweep", str(place / "sweep"), group]
-        subprocess.run(sweep, capture_output=True, timeout=30, check=False)
-    told = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in (place / "out").glob("*.txt"))
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{told}"
+    return [str(program), "--local", "--config-dir", str(place / "conf"), "--retcode-passthrough", "gpu_boot.enable"]
 
 
 def profiles(gpu):

@@ -18,6 +18,7 @@ from gpuslice.host.real import RealHost
 from gpuslice.outputs.mps import VARIABLE
 from gpuslice.outputs.mps import pipe_directory
 from gpuslice.techniques.mps import unit
+from tests.parts import containers
 from tests.parts import mps as part
 from tests.support import needs
 
@@ -118,30 +119,6 @@ def test_a_killed_daemon_is_known_and_a_new_one_begins_with_its_defaults(daemon)
 
 
 # -- our unit under a real systemd ----------------------------------------------------------------------------------------
-#: $1 a directory of ours, $2 name of a control group.
-BOOT = r"""
-set -eu
-place=$1 group=$2
-mount --make-rprivate /
-awk '$2 ~ /^\/sys\/fs\/cgroup\//{print $2}' /proc/mounts | sort -r | while read -r point; do umount "$point"; done
-umount /sys/fs/cgroup 2>/dev/null || true
-mount -t cgroup2 none /sys/fs/cgroup
-mkdir "/sys/fs/cgroup/$group"
-echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
-mount -t tmpfs none /run
-mount -t tmpfs none "$place/layer"
-root=$place/layer/root
-mkdir "$root" "$place/layer/upper" "$place/layer/work"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$place/layer/upper,workdir=$place/layer/work" "$root"
-rm -rf "$root/.dockerenv" "$root/etc/fstab" "$root"/etc/systemd/system/*.wants
-mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-cp "$place/story.service" "$root/etc/systemd/system/"
-ln -s ../story.service "$root/etc/systemd/system/multi-user.target.wants/"
-export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-systemd-nspawn -q -D "$root" --register=no --keep-unit --private-network --link-journal=no --console=pipe \
-    --system-call-filter='add_key keyctl bpf' "--bind=$place" -b systemd.unit=multi-user.target \
-    >"$place/console.txt" 2>&1 </dev/null
-"""
 STORY = """
 [Unit]
 Description=What becomes of the units
@@ -170,15 +147,10 @@ journalctl -b -u {unit} --no-pager -o cat
 """
 
 
-def cannot_boot():
-    """Why a boot is not possible here; "" when it is."""
-    return part.missing() or needs.lacking("systemd-nspawn", "systemctl", "unshare")
-
-
 def test_the_unit_is_active_with_its_limits_and_again_after_a_kill(tmp_path):
-    needs.require(cannot_boot())
+    needs.require(part.missing() or containers.missing(containers.OWN))
     shutil.copy(part.PROGRAM, tmp_path)
-    for folder in ("good", "bad", "layer"):
+    for folder in ("good", "bad"):
         (tmp_path / folder).mkdir()
     good = SPEC._replace(control=f"{tmp_path}/{part.PROGRAM.name}", smi="/bin/echo", exclusive=True)
     bad = good._replace(name="0000:a1:00.0", threads=100.1)
@@ -186,12 +158,12 @@ def test_the_unit_is_active_with_its_limits_and_again_after_a_kill(tmp_path):
         (tmp_path / folder / unit.unit(spec.name)).write_text(unit.written(spec), encoding="utf-8")
     names = {"place": tmp_path, "unit": unit.unit(good.name), "bad": unit.unit(bad.name), "folder": pipe_directory(good.name)}
     (tmp_path / "story.sh").write_text(SCRIPT.format(**names), encoding="utf-8")
-    (tmp_path / "story.service").write_text(STORY.format(**names), encoding="utf-8")
-    group = f"gpu-slicing-test-{os.getpid()}-mps"
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", BOOT, "boot", str(tmp_path), group]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    console = tmp_path / "console.txt"
-    assert done.returncode == 0, done.stderr + (console.read_text(errors="replace") if console.exists() else "")
+    units = {
+        "/etc/systemd/system/story.service": STORY.format(**names),
+        "/etc/systemd/system/multi-user.target.d/10-test.conf": "[Unit]\nWants=story.service\n",
+    }
+    script = 'contain "$1" "--bind=$place" -b systemd.unit=multi-user.target'
+    containers.contain(tmp_path, containers.OWN, units, script, containers.FILTERS)
     told = (tmp_path / "told.txt").read_text(encoding="utf-8")
     for line in (
         "started 0, limits 12.5 4G",

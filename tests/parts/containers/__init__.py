@@ -1,6 +1,6 @@
 """
-Debian's own systemd and Podman for the tests of containers: ``fetch`` makes them, and :func:`boot` boots a systemd in a container
-whose root is an overlay, so that neither they nor this machine are changed.
+Debian's own systemd and Podman for the tests of containers, which ``fetch`` makes. :func:`contain` runs containers, :func:`boot`
+boots a systemd in one; their root is an overlay, so that neither that Debian nor this machine is changed.
 """
 
 import os
@@ -15,11 +15,14 @@ MADE = HERE.parents[2] / "build" / "containers"
 OWN, MADE_ROOT = pathlib.Path("/"), MADE / "debian"
 QUADLET = MADE / "quadlet"
 
-#: $1 a folder of ours, $2 the root, $3 a name for a control group. The tree in $1 is put over the root, and out is for what the
-#: units of it write.
+#: System calls beside a container's usual ones, for a systemd that holds units by device filters.
+FILTERS = "--system-call-filter=add_key keyctl bpf"
+
+#: $1 a folder of ours, $2 the root, $3 a name for a control group. The tree in $1 is put over the root; "contain" runs what it is
+#: given in the container, and what is appended here says what that is.
 _SCRIPT = r"""
 set -eu
-place=$1 lower=$2 group=$3
+place=$1 lower=$2 group=$3; shift 3
 mount --make-rprivate /
 # Control groups of one kind, as systemd wants them; in this mount namespace only.
 awk '$2 ~ /^\/sys\/fs\/cgroup\//{print $2}' /proc/mounts | sort -r | while read -r point; do umount "$point"; done
@@ -36,9 +39,10 @@ mount -t overlay overlay -o "lowerdir=$lower,upperdir=$place/layer/upper,workdir
 rm -rf "$root/.dockerenv" "$root/etc/fstab" "$root"/etc/systemd/system/*.wants
 cp -r --no-preserve=ownership "$place/tree/." "$root"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-systemd-nspawn -q -D "$root" --register=no --keep-unit --private-network --link-journal=no --console=pipe --capability=all \
-    --system-call-filter='add_key keyctl bpf' "--bind=$place/out:/out" -b systemd.unit=test.target \
-    >"$place/console.txt" 2>&1 </dev/null
+contain() {
+    systemd-nspawn -q -D "$root" --register=no --keep-unit --private-network --link-journal=no --console=pipe "$@" \
+        >>"$place/console.txt" 2>&1 </dev/null
+}
 """
 _SWEEP = r"""
 mount -t cgroup2 none "$1" && find "$1/$2" -depth -type d -exec rmdir {} \; 2>/dev/null
@@ -58,8 +62,9 @@ ExecStopPost=/bin/systemctl --no-block exit 0
 
 
 def missing(root=MADE_ROOT):
-    """Why :func:`boot` is not possible here with this root, naming what is missing; "" when it is."""
-    if why := needs.lacking("systemd-nspawn", "unshare"):
+    """Why :func:`boot` and :func:`contain` are not possible here with this root, naming what is missing; "" when they are."""
+    own = ["systemctl"] if root == OWN else []
+    if why := needs.lacking("systemd-nspawn", "unshare", *own):
         return why
     if os.geteuid():
         return "a boot in a container needs root"
@@ -76,30 +81,50 @@ def no_quadlet():
     return "" if QUADLET.exists() else needs.said({"mmdebstrap": "tests/parts/containers/fetch"})
 
 
-def boot(place, root, files, wanted):
+def contain(place, root, files, script, *words):
     """
-    Boot a systemd, have it start units, and end it.
+    Run containers whose root is an overlay with files of ours in it.
 
     :param place: an empty folder; :param root: of :data:`OWN` and :data:`MADE_ROOT`.
-    :param files: path -> text or bytes of files in it. :param wanted: units to start.
-    :return: the folder ``/out`` of the container, with ``journal.txt``.
+    :param files: path -> text or bytes of files in the container.
+    :param script: what is run, in the shell: ``contain`` takes further options of systemd-nspawn, ``-b`` to boot and else a
+        command; ``$place`` is the folder, ``$root`` the overlay. What does not end with success is a failure of the test.
+    :param words: the script's arguments.
+    :return: a folder ``out`` in ``place``, in which everybody may write.
     """
     for name in ("out", "layer", "tree", "sweep"):
         (place / name).mkdir()
     (place / "out").chmod(0o777)
-    units = {f"/etc/systemd/system/{name}": text.format(wanted=" ".join(wanted)) for name, text in _UNITS.items()}
-    for path, text in {**units, **files}.items():
+    for path, text in files.items():
         file = place / "tree" / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
     group = f"gpu-slicing-test-{os.getpid()}"
     alone = ["unshare", "-m", "--propagation", "private", "sh", "-c"]
-    command = [*alone, _SCRIPT, "boot", place, root, group]
+    command = [*alone, _SCRIPT + script, "contain", place, root, group, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     finally:
         subprocess.run([*alone, _SWEEP, "sweep", place / "sweep", group], capture_output=True, timeout=30, check=False)
-    console = place / "console.txt"
-    told = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
-    assert done.returncode == 0 and (place / "out" / "journal.txt").exists(), f"{done.stdout}{done.stderr}\n{told}"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{console(place)}"
     return place / "out"
+
+
+def console(place):
+    """All that containers said which :func:`contain` ran with this folder."""
+    path = place / "console.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def boot(place, root, files, wanted):
+    """
+    Boot a systemd, have it start units, and end it.
+
+    :param place, root, files: as :func:`contain` has them. :param wanted: units to start.
+    :return: the folder ``/out`` of the container, with ``journal.txt``.
+    """
+    units = {f"/etc/systemd/system/{name}": text.format(wanted=" ".join(wanted)) for name, text in _UNITS.items()}
+    script = 'contain --capability=all "$1" "--bind=$place/out:/out" -b systemd.unit=test.target'
+    out = contain(place, root, {**units, **files}, script, FILTERS)
+    assert (out / "journal.txt").exists(), console(place)
+    return out
