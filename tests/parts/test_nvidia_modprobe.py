@@ -18,22 +18,8 @@ pytestmark = [pytest.mark.slow, needs.programs("unshare")]
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GPU = "0000:1b:00.0"
 CAPS = {66: "gi7/access", 67: "gi7/ci0/access", 75: "gi8/access"}
-#: From the release that has 570 (older ones want /proc/modules, which not every kernel has), with lists of its own: nothing is
-#: installed, and the machine's own lists stay as they are.
-FETCH = r"""
-set -eu
-cd "$1"
-mkdir -p lists/partial cache/archives/partial
-: >status
-known=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null || true)
-uri=$(echo "$known" | sed -n 's/^URIs: *\([^ ]*debian\)\/*$/\1/p; s/^deb .*\(http[^ ]*debian\)\/* .*/\1/p' | head -1)
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie contrib" >sources
-own="-o Dir::Etc::sourcelist=$1/sources -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$1/lists -o Dir::Cache=$1/cache"
-own="$own -o Dir::State::status=$1/status -o APT::Sandbox::User=root"
-apt-get -qq $own update
-apt-get -qq $own download nvidia-modprobe
-dpkg-deb -x nvidia-modprobe_*.deb .
-"""
+#: From the release that has 570: older ones want /proc/modules, which not every kernel has.
+FETCH = (str(ROOT / "tests" / "parts" / "debian"), "unpack", "nvidia-modprobe", "trixie", "contrib")
 #: $1 a directory of ours, $2 whether there is a /dev/char, $3 whether the driver lets nodes be made; the rest is run.
 SCRIPT = r"""
 set -eu
@@ -89,7 +75,7 @@ def program(tmp_path_factory):
     """The folder with the program."""
     needs.require("mounts of its own take root" if os.geteuid() else "")
     place = tmp_path_factory.mktemp("modprobe")
-    done = subprocess.run(["sh", "-c", FETCH, "fetch", str(place)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*FETCH, str(place)], capture_output=True, text=True, timeout=120, check=False)
     needs.require(needs.said({"nvidia-modprobe": "of Debian's contrib"}) if done.returncode else "")
     return str(place / "usr" / "bin")
 
