@@ -7,6 +7,7 @@ import gpuslice
 gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
+from gpuslice import arguments
 from gpuslice import front
 from gpuslice.techniques.mig import asks
 
@@ -25,25 +26,30 @@ def _engine():
 
 
 @_checked
-def profiles(gpu):
+def profiles(gpu, table=False):
     """
     The MIG profiles of a GPU.
 
     gpu
         PCI address (quoted) or UUID.
 
+    table
+        Give a table for people, as ``nvidia-smi mig -lgip`` has it, in the place of data.
+
     Returns a dict: profile name -> memory_mib, compute_slices, memory_slices, placements, max, free (how many more fit now),
-    compute_instances.
+    compute_instances, multiprocessors, engines (copy, decoder, encoder, jpeg, optical_flow).
 
     CLI Example:
 
     .. code-block:: bash
 
         salt gpu7 gpu_mig.profiles '0000:1b:00.0'
+        salt gpu7 gpu_mig.profiles '0000:1b:00.0' table=True
     """
     with _engine() as engine:
         one, tool = engine.technique("mig", gpu)
-        return tool.profiles(one)
+        found = tool.profiles(one)
+        return front.table_of_profiles(found) if table else found
 
 
 @_checked
@@ -77,7 +83,7 @@ def set_mode(gpu, enabled, force=False, test=False):
         PCI address or UUID.
 
     enabled
-        True or False.
+        True or False, or as in the pillar ``enabled`` or ``disabled``.
 
     force
         Also when the GPU or its instances are in use.
@@ -92,9 +98,10 @@ def set_mode(gpu, enabled, force=False, test=False):
     .. code-block:: bash
 
         salt gpu7 gpu_mig.set_mode '0000:1b:00.0' True
+        salt gpu7 gpu_mig.set_mode '0000:1b:00.0' enabled
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mig", gpu, *asks.mode(enabled))], test, __pillar__, force)
+        return front.run(engine, [engine.target("mig", gpu, *asks.mode(arguments.is_on(enabled)))], test, __pillar__, force)
 
 
 @_checked

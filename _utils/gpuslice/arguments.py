@@ -28,6 +28,21 @@ def truth(name, value):
         raise refusal(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
 
 
+#: What a pillar calls the modes that are on and off.
+ON, OFF = "enabled", "disabled"
+
+
+def switched(name, value):
+    """On or off: True or False, or the words that the pillar has for them."""
+    if value not in (ON, OFF):
+        truth(name, value)
+
+
+def is_on(value):
+    """What :func:`switched` let pass, as a bool."""
+    return value == ON if isinstance(value, str) else value
+
+
 def seconds(name, value, high=600):
     """A time in seconds, which may have a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
@@ -98,7 +113,7 @@ _KINDS = {
     "consumer": text,
     "count": as_in_pillar,
     "data": truth,
-    "enabled": truth,
+    "enabled": switched,
     "engines": as_in_pillar,
     "exclusive": as_in_pillar,
     "feature": as_in_pillar,
@@ -137,6 +152,7 @@ _KINDS = {
     "slice": as_in_pillar,
     "slice_duration": as_in_pillar,
     "start": partial(whole, high=63),
+    "table": truth,
     "taken": truth,
     "test": truth,
     "unit": as_in_pillar,

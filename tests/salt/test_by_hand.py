@@ -29,3 +29,17 @@ def test_a_type_by_hand_and_what_there_is(minion):
     assert one["profile"] == f"{LONG}DC-48C"
     with pytest.raises(CommandExecutionError, match=f"has no vGPU type DC-47C. Did you mean {LONG}DC-48"):
         box.call("gpu_vgpu.set_vgpus", SERVER, "DC-47C", 1)
+
+
+def test_profiles_are_a_table_for_people_and_modes_the_words_of_the_pillar(minion):
+    bench = minion("dgx-h100")
+    gpu = "0000:1b:00.0"
+    assert bench.call("gpu_mig.set_mode", gpu, "enabled")["result"] is True
+    assert bench.call("gpu_mig.create", gpu, "3g.40gb")["result"] is True
+    found, table = bench.call("gpu_mig.profiles", gpu), bench.call("gpu_mig.profiles", gpu, table=True).splitlines()
+    assert table[0].split()[:4] == ["profile", "free/total", "memory", "SMs"] and len(table) == len(found) + 2
+    [line] = [line.split() for line in table if line.startswith("3g.40gb ")]
+    assert line[:5] == ["3g.40gb", "1/2", "39.5", "GiB", "60"] and line[-1] == "4}:4"
+    assert found["3g.40gb"]["engines"] == {"copy": 3, "decoder": 3, "encoder": 0, "jpeg": 3, "optical_flow": 0}
+    assert bench.state("gpu_mig.mode", gpu, enabled="disabled").result is True
+    assert bench.call("gpu_mig.mode", gpu) == {"current": False, "pending": False}

@@ -59,6 +59,10 @@ def _share(table, profile, name):
     return round(compute / table.compute, 3)
 
 
+#: The engines of a profile, in the order in which the driver tells them.
+ENGINES = ("copy", "decoder", "encoder", "jpeg", "optical_flow")
+
+
 def profiles_of(table, state):
     """The profiles of a GPU for users, with how many more of each fit beside what is there."""
     free = placement.free_room(table, [instance_of(gi) for gi in state.instances])
@@ -71,6 +75,8 @@ def profiles_of(table, state):
             "max": p.count,
             "free": free[p.name],
             "compute_instances": [ci.name for ci in p.cis],
+            "multiprocessors": p.sm,
+            "engines": dict(zip(ENGINES, p.engines, strict=True)),
         }
         for p in table.profiles
     }
