@@ -47,7 +47,8 @@ def device(gpu):
     One GPU of this host.
 
     gpu
-        PCI address (quoted: YAML takes ``0000:07:00.0`` for a number) or UUID.
+        PCI address (quoted: YAML takes ``0000:07:00.0`` for a number), UUID or name of a slice; a pattern, a list of
+        these, or ``all``, which make it a dict by address.
 
     Returns a dict as in ``gpu.devices``.
 
@@ -58,8 +59,29 @@ def device(gpu):
         salt gpu7 gpu.device '0000:1b:00.0'
     """
     with _engine() as engine:
-        address = engine.gpu(gpu).address
-        return next(found for found in engine.devices() if found["address"] == address)
+        meant = engine.chosen(gpu)
+        found = {each["address"]: each for each in engine.devices() if any(each["address"] == one.address for one in meant.gpus)}
+        return next(iter(found.values())) if meant.is_one else found
+
+
+@_checked
+def ids(data=False):
+    """
+    The GPUs of this host by all that they are called: NVML's index, which moves when a card is added, removed or lost; the number
+    in ``/dev/nvidia<minor>``; PCI address; UUID.
+
+    data
+        Give a list of dicts in the place of a table for people.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu.ids
+    """
+    with _engine() as engine:
+        found = engine.ids()
+        return found if data else front.table_of_ids(found)
 
 
 @_checked
@@ -68,7 +90,7 @@ def slices(gpu=None, taken=False):
     The slices that consumers can be given.
 
     gpu
-        PCI address or UUID of a GPU; all GPUs when not given.
+        As in ``gpu.device``; all GPUs when not given.
 
     taken
         Also those on which others stand, such as the MIG instance behind a vGPU, which nobody can be given.
@@ -110,7 +132,7 @@ def holders(gpu):
     The processes that hold a GPU open, with systemd unit and container.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a list of dicts: pid, command, unit, container.
 
@@ -121,7 +143,9 @@ def holders(gpu):
         salt gpu7 gpu.holders '0000:1b:00.0'
     """
     with _engine() as engine:
-        return engine.holders(gpu)
+        meant = engine.chosen(gpu)
+        found = {one.address: engine.holders(one.address) for one in meant.gpus}
+        return next(iter(found.values())) if meant.is_one else found
 
 
 @_checked
@@ -130,7 +154,7 @@ def health(gpu=None):
     What is wrong with the GPUs, sliced or not: off the bus, owed reset, uncorrected memory errors, failed row remapping.
 
     gpu
-        PCI address or UUID of a GPU; all GPUs when not given.
+        As in ``gpu.device``; all GPUs when not given.
 
     Returns a dict: PCI address -> list of sentences, empty for a GPU of which nothing wrong is known. What can't be read in its
     present mode is told by ``gpu.findings``.
@@ -151,7 +175,7 @@ def findings(gpu=None):
     What was found on the GPUs, for programs: faults, and what can't be read at the moment.
 
     gpu
-        PCI address or UUID of a GPU; all GPUs when not given.
+        As in ``gpu.device``; all GPUs when not given.
 
     Returns a list of dicts: gpu (PCI address), code (it keeps its meaning, see docs/health.md), severity (info, warning, or
     critical: the GPU is not changed before that is mended), words, todo.
@@ -173,7 +197,7 @@ def map_(gpu=None):
     compute slices behind its name: ``3g.40gb(1c - 1c)``.
 
     gpu
-        PCI address or UUID of a GPU; all GPUs when not given.
+        As in ``gpu.device``; all GPUs when not given.
 
     Returns a dict: PCI address -> drawing.
 
@@ -193,7 +217,7 @@ def table(gpu=None):
     The slices as a table for people, and the GPUs that have none.
 
     gpu
-        PCI address or UUID of a GPU; all GPUs when not given.
+        As in ``gpu.device``; all GPUs when not given.
 
     Returns text.
 
@@ -213,7 +237,7 @@ def reset(gpu, test=False):
     Reset a GPU that owes one because its mode change is pending. Any other GPU is refused: a reset ends everything on it.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     test
         Say what would be done, change nothing.
@@ -227,7 +251,7 @@ def reset(gpu, test=False):
         salt gpu7 gpu.reset '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mig", gpu, *asks.pending_mode())], test, __pillar__)
+        return front.run(engine, engine.wanted("mig", gpu, *asks.pending_mode()), test, __pillar__)
 
 
 __func_alias__ = {"map_": "map"}

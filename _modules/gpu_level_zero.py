@@ -24,6 +24,10 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+def _told(tool, state):
+    return {**tool.shown(tool.layout(state)), "environment": tool.environment(state)}
+
+
 @_checked
 def status(gpu):
     """
@@ -42,9 +46,7 @@ def status(gpu):
         salt gpu7 gpu_level_zero.status '0000:3a:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("level-zero", gpu)
-        state = tool.observe(one)
-        return {**tool.shown(tool.layout(state)), "environment": tool.environment(state)}
+        return front.each(engine, "level-zero", gpu, lambda one, tool: _told(tool, tool.observe(one)))
 
 
 @_checked
@@ -107,7 +109,7 @@ def configure(
             "vram_max_mib": vram_max_mib,
             "vram_slice": vram_slice,
         }
-        return front.run(engine, [engine.asked("level-zero", gpu, written, partitions=None)], test, __pillar__, force)
+        return front.run(engine, engine.wanted_as("level-zero", gpu, written, partitions=None), test, __pillar__, force)
 
 
 @_checked
@@ -133,4 +135,4 @@ def clear(gpu, force=False, test=False):
         salt gpu7 gpu_level_zero.clear '0000:3a:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("level-zero", gpu, {"clear": True})], test, __pillar__, force)
+        return front.run(engine, engine.wanted("level-zero", gpu, {"clear": True}), test, __pillar__, force)

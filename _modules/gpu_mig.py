@@ -31,7 +31,7 @@ def profiles(gpu, table=False):
     The MIG profiles of a GPU.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     table
         Give a table for people, as ``nvidia-smi mig -lgip`` has it, in the place of data.
@@ -47,9 +47,12 @@ def profiles(gpu, table=False):
         salt gpu7 gpu_mig.profiles '0000:1b:00.0' table=True
     """
     with _engine() as engine:
-        one, tool = engine.technique("mig", gpu)
-        found = tool.profiles(one)
-        return front.table_of_profiles(found) if table else found
+        told = front.table_of_profiles if table else dict
+        return front.each(engine, "mig", gpu, lambda one, tool: told(tool.profiles(one)))
+
+
+def _modes(state):
+    return {"current": state.current, "pending": state.pending}
 
 
 @_checked
@@ -58,7 +61,7 @@ def mode(gpu):
     The MIG mode of a GPU.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: ``current`` and ``pending``; they differ while a reset or reboot is owed.
 
@@ -69,9 +72,7 @@ def mode(gpu):
         salt gpu7 gpu_mig.mode '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("mig", gpu)
-        state = tool.observe(one)
-        return {"current": state.current, "pending": state.pending}
+        return front.each(engine, "mig", gpu, lambda one, tool: _modes(tool.observe(one)))
 
 
 @_checked
@@ -80,7 +81,7 @@ def set_mode(gpu, enabled, force=False, test=False):
     Enable or disable MIG mode. Disabling destroys the instances first. On GPUs that need it, only this GPU is reset.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     enabled
         True or False, or as in the pillar ``enabled`` or ``disabled``.
@@ -101,7 +102,7 @@ def set_mode(gpu, enabled, force=False, test=False):
         salt gpu7 gpu_mig.set_mode '0000:1b:00.0' enabled
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mig", gpu, *asks.mode(arguments.is_on(enabled)))], test, __pillar__, force)
+        return front.run(engine, engine.wanted("mig", gpu, *asks.mode(arguments.is_on(enabled))), test, __pillar__, force)
 
 
 @_checked
@@ -110,7 +111,7 @@ def instances(gpu):
     The instances of a GPU.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a list of dicts as in ``gpu.slices``.
 
@@ -121,8 +122,7 @@ def instances(gpu):
         salt gpu7 gpu_mig.instances '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, _ = engine.technique("mig", gpu)
-        return engine.slices(one.address)
+        return front.each(engine, "mig", gpu, lambda one, _: engine.slices(one.address))
 
 
 @_checked
@@ -132,7 +132,7 @@ def create(gpu, profile, start=None, force=False, test=False):
     killed and is asked for again is finished. A compute instance in a GPU instance that is there takes ``gpu_mig.apply_layout``.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     profile
         Profile name, such as ``3g.40gb``, ``1c.3g.40gb`` or ``1g.10gb+me``; ``3g.40gb@4`` says where.
@@ -155,7 +155,7 @@ def create(gpu, profile, start=None, force=False, test=False):
         salt gpu7 gpu_mig.create '0000:1b:00.0' 3g.40gb
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mig", gpu, *asks.one_more(profile, start))], test, __pillar__, force)
+        return front.run(engine, engine.wanted("mig", gpu, *asks.one_more(profile, start)), test, __pillar__, force)
 
 
 @_checked
@@ -164,7 +164,7 @@ def destroy(gpu, instance, force=False, test=False):
     Destroy one instance. One that is not there any more when its turn comes is refused.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     instance
         MIG UUID: that compute instance, and its GPU instance when it was the last one in it. ``profile@start`` as
@@ -185,7 +185,7 @@ def destroy(gpu, instance, force=False, test=False):
         salt gpu7 gpu_mig.destroy '0000:1b:00.0' 3g.40gb@4
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mig", gpu, *asks.one_less(instance))], test, __pillar__, force)
+        return front.run(engine, engine.wanted("mig", gpu, *asks.one_less(instance)), test, __pillar__, force)
 
 
 @_checked
@@ -194,7 +194,7 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     Give a GPU exactly this layout, keeping every instance that it needs already.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     profiles
         As in the pillar: ``["3g.40gb", "1g.10gb"]``, ``{"1g.10gb": 4}`` or ``["3g.40gb@4"]``.
@@ -218,4 +218,4 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     """
     with _engine() as engine:
         wanted = asks.layout(profiles, compute_instances)
-        return front.run(engine, [engine.target("mig", gpu, *wanted)], test, __pillar__, force)
+        return front.run(engine, engine.wanted("mig", gpu, *wanted), test, __pillar__, force)

@@ -30,7 +30,7 @@ def status(gpu):
     What of a GPU is shared by MPS, and what its daemons tell.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: ``mps`` (name of the slice, which is the PCI address for a whole GPU -> number of clients, their limits and
     whether the daemon runs), ``compute_mode`` of a whole GPU, and ``daemons`` (name of the slice -> limits and client processes
@@ -43,8 +43,7 @@ def status(gpu):
         salt gpu7 gpu_mps.status '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("mps", gpu)
-        return tool.status(one, engine.seen(tool, one))
+        return front.each(engine, "mps", gpu, lambda one, tool: tool.status(one, engine.seen(tool, one)))
 
 
 @_checked
@@ -57,7 +56,7 @@ def configure(
     which gives each client a limit of compute and memory. What is not given has the default of the pillar.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     max_instance_count
         How many consumers may share the GPU, or each MIG device (8).
@@ -104,7 +103,7 @@ def configure(
             "weights": weights,
             "protocol": protocol,
         }
-        return front.run(engine, [engine.asked("mps", gpu, written)], test, __pillar__)
+        return front.run(engine, engine.wanted_as("mps", gpu, written), test, __pillar__)
 
 
 @_checked
@@ -113,7 +112,7 @@ def remove(gpu, test=False):
     Share nothing of a GPU by MPS any more: its daemons end, which is refused while they have clients.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     test
         Plan only, change nothing.
@@ -127,4 +126,4 @@ def remove(gpu, test=False):
         salt gpu7 gpu_mps.remove '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("mps", gpu, {"clear": True})], test, __pillar__)
+        return front.run(engine, engine.wanted("mps", gpu, {"clear": True}), test, __pillar__)

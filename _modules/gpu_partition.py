@@ -12,7 +12,6 @@ from gpuslice import errors
 from gpuslice import front
 
 _checked = front.checked(CommandExecutionError)
-_checked_all = front.checked(CommandExecutionError, gpu="gpus")
 __virtualname__ = "gpu_partition"
 
 
@@ -24,18 +23,6 @@ def __virtual__():
 
 def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
-
-
-def _targets(engine, gpu, settings):
-    """A target for each GPU that is named: one, a list, or ``all`` for each that has partition modes."""
-    if gpu == "all":
-        named = [one.address for one in engine.gpus if "partition" in one.capabilities]
-        if not named:
-            raise CommandExecutionError("This host has no GPU with partition modes.")
-    else:
-        named = list(gpu) if isinstance(gpu, list | tuple) else [gpu]
-    found = [engine.target("partition", one, settings) for one in named]
-    return [target for _, target in sorted({target.gpu.address: target for target in found}.items())]
 
 
 @_checked
@@ -59,8 +46,7 @@ def modes(gpu=None):
     """
     with _engine() as engine:
         if gpu is not None:
-            one, tool = engine.technique("partition", gpu)
-            return {one.address: tool.modes(one)}
+            return {one.address: tool.modes(one) for one, tool in engine.techniques("partition", gpu)[0]}
         tool, found = engine.tools.get("partition"), {}
         for one in filter(tool.supports, engine.gpus):
             try:
@@ -76,7 +62,7 @@ def partitions(gpu):
     The partitions of a GPU.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a list of dicts as in ``gpu.slices``.
 
@@ -87,17 +73,17 @@ def partitions(gpu):
         salt gpu9 gpu_partition.partitions '0000:05:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("partition", gpu)
-        return [part.as_dict() for part in tool.slices(one, tool.observe(one))]
+        return front.each(engine, "partition", gpu, lambda one, _: engine.slices(one.address))
 
 
-@_checked_all
+@_checked
 def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=False):
     """
     Set the compute mode, the memory mode, or both.
 
     gpu
-        PCI address or UUID, a list of them, or ``all``. The memory mode is one for a whole XGMI hive: name all its GPUs.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``. The memory mode is one for a whole
+        XGMI hive: name all its GPUs.
 
     compute
         SPX, DPX, TPX, QPX or CPX. Not given: as it is, or what the driver chooses with a new memory mode.
@@ -128,10 +114,10 @@ def set_mode(gpu, compute=None, memory=None, reload=False, force=False, test=Fal
         raise CommandExecutionError("Give compute, memory or both; 'gpu_partition.modes' lists what a GPU has.")
     with _engine() as engine:
         settings = {"compute": compute, "memory": memory, "reload": reload}
-        return front.run(engine, _targets(engine, gpu, settings), test, __pillar__, force)
+        return front.run(engine, engine.wanted("partition", gpu, settings), test, __pillar__, force)
 
 
-@_checked_all
+@_checked
 def reset(gpu, reload=False, force=False, test=False):
     """
     Remove the partitions: compute mode SPX and memory mode NPS1, one GPU in one piece.

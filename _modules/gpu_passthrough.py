@@ -24,13 +24,17 @@ def _engine():
     return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
 
 
+def _told(one, tool):
+    return {**tool.shown(tool.layout(tool.observe(one))), "group": tool.group(one)}
+
+
 @_checked
 def status(gpu):
     """
     What driver has a GPU, and with what it shares its IOMMU group.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: ``driver``, ``driver_override`` where one is set, and ``group`` with ``number`` and ``members`` (PCI address
     -> driver).
@@ -42,8 +46,7 @@ def status(gpu):
         salt gpu7 gpu_passthrough.status '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("passthrough", gpu)
-        return {**tool.shown(tool.layout(tool.observe(one))), "group": tool.group(one)}
+        return front.each(engine, "passthrough", gpu, _told)
 
 
 @_checked
@@ -53,7 +56,7 @@ def bind(gpu, force=False, test=False):
     with functions that drivers of the host have.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     force
         End the programs that use the GPU.
@@ -70,7 +73,7 @@ def bind(gpu, force=False, test=False):
         salt gpu7 gpu_passthrough.bind '0000:1b:00.0' test=True
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("passthrough", gpu, {"bound": True})], test, __pillar__, force)
+        return front.run(engine, engine.wanted("passthrough", gpu, {"bound": True}), test, __pillar__, force)
 
 
 @_checked
@@ -96,4 +99,4 @@ def release(gpu, force=False, test=False):
         salt gpu7 gpu_passthrough.release '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("passthrough", gpu, {"bound": False})], test, __pillar__, force)
+        return front.run(engine, engine.wanted("passthrough", gpu, {"bound": False}), test, __pillar__, force)

@@ -42,8 +42,7 @@ def vfs(gpu):
         salt gpu7 gpu_sriov.vfs '0000:3c:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("sriov", gpu)
-        return tool.report(one, tool.observe(one))
+        return front.each(engine, "sriov", gpu, lambda one, tool: tool.report(one, tool.observe(one)))
 
 
 @_checked
@@ -53,7 +52,7 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     use.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     count
         How many; 0 removes them. AMD's gim always makes one: there, see ``remove_vfs``.
@@ -94,7 +93,7 @@ def set_vfs(gpu, count, profile="auto", autoprobe=False, scheduling=None, vfs=No
     written.update({key: value for key, value in (("scheduling", scheduling), ("vfs", vfs)) if value is not None})
     with _engine() as engine:
         more = {"reload": True} if reload_driver else {}
-        return front.run(engine, [engine.asked("sriov", gpu, written, **more)], test, __pillar__, force)
+        return front.run(engine, engine.wanted_as("sriov", gpu, written, **more), test, __pillar__, force)
 
 
 @_checked
@@ -103,7 +102,7 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
     Remove all virtual functions of a GPU, and give its division back to the driver.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     reload_driver
         Also reload a driver that makes its functions only then (AMD's gim, which always leaves one).
@@ -125,4 +124,4 @@ def remove_vfs(gpu, reload_driver=False, force=False, test=False):
     with _engine() as engine:
         reload = {"reload": True} if reload_driver else {}
         settings = {"vf_count": 0, "remove": True, **reload}
-        return front.run(engine, [engine.target("sriov", gpu, settings)], test, __pillar__, force)
+        return front.run(engine, engine.wanted("sriov", gpu, settings), test, __pillar__, force)

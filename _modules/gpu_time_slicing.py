@@ -30,7 +30,7 @@ def status(gpu):
     What of a GPU is shared, and how long turns last.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: ``replicas`` (name of the slice, which is the PCI address for a whole GPU -> number of consumers), and
     ``turns`` where something is set for it.
@@ -42,8 +42,7 @@ def status(gpu):
         salt gpu7 gpu_time_slicing.status '0000:1b:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("time-slicing", gpu)
-        return tool.shown(tool.layout(engine.seen(tool, one)))
+        return front.each(engine, "time-slicing", gpu, lambda one, tool: tool.shown(tool.layout(engine.seen(tool, one))))
 
 
 @_checked
@@ -53,7 +52,7 @@ def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, 
     advisory. What is not given has the default of the pillar.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     max_instance_count
         How many consumers may share the GPU, or each MIG device (8).
@@ -78,7 +77,7 @@ def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, 
     """
     with _engine() as engine:
         written = {"max_instance_count": max_instance_count, "slice_duration": slice_duration, "profiles": profiles}
-        return front.run(engine, [engine.asked("time-slicing", gpu, written)], test, __pillar__)
+        return front.run(engine, engine.wanted_as("time-slicing", gpu, written), test, __pillar__)
 
 
 @_checked
@@ -87,7 +86,7 @@ def remove(gpu, test=False):
     Share nothing of a GPU any more: what was set before it was shared is set again. Consumers that run go on.
 
     gpu
-        PCI address or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     test
         Plan only, change nothing.
@@ -101,4 +100,4 @@ def remove(gpu, test=False):
         salt gpu7 gpu_time_slicing.remove '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.run(engine, [engine.target("time-slicing", gpu, {"clear": True})], test, __pillar__)
+        return front.run(engine, engine.wanted("time-slicing", gpu, {"clear": True}), test, __pillar__)

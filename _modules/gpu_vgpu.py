@@ -28,13 +28,17 @@ def _engine():
 def _set(gpu, test, force=False, **written):
     """What was given is checked as the pillar's section ``vgpu`` and carried out."""
     with _engine() as engine:
-        return front.run(engine, [engine.asked("vgpu", gpu, written)], test, __pillar__, force)
+        return front.run(engine, engine.wanted_as("vgpu", gpu, written), test, __pillar__, force)
+
+
+def _vgpus(one, tool):
+    return [part.as_dict() for part in tool.slices(one, tool.observe(one))]
 
 
 def _license(gpu, settings, test):
     """All vGPUs of a guest share one licence, so it is set for all."""
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool), *_], _ = engine.techniques("vgpu", gpu)
         if tool.name != "licence":
             raise errors.Unsupported(
                 f"{one.model} is no vGPU of a guest; licences are set in guests.",
@@ -52,7 +56,7 @@ def types(gpu):
     The vGPU types of a GPU of a host.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: name -> ``memory_mib``, ``max`` (how many the GPU can have), ``mig_profile`` where the type has a MIG instance
     to itself, and ``creatable``: whether one can be made now. It is false while its virtual functions
@@ -65,8 +69,7 @@ def types(gpu):
         salt kvm3 gpu_vgpu.types '0000:41:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
-        return tool.creatable(one)
+        return front.each(engine, "vgpu", gpu, lambda one, tool: tool.creatable(one))
 
 
 @_checked
@@ -75,7 +78,7 @@ def status(gpu):
     The vGPUs of a GPU of a host, or in a guest the licence of its vGPU.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict. On a host: ``interface`` (mdev or vfio), ``vgpus``, ``vfs`` (enabled virtual functions), ``scheduler``,
     ``mig_mode`` and ``instances`` as far as the GPU has them. In a guest: what the licence service is told, and what it says.
@@ -87,8 +90,7 @@ def status(gpu):
         salt kvm3 gpu_vgpu.status '0000:41:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
-        return tool.status(one)
+        return front.each(engine, "vgpu", gpu, lambda one, tool: tool.status(one))
 
 
 @_checked
@@ -97,7 +99,7 @@ def vgpus(gpu):
     The vGPUs of a GPU, with who uses them.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a list of dicts as in ``gpu.slices``: ``uuid`` of a mediated device, or ``address`` of the virtual function that a
     virtual machine is given.
@@ -109,8 +111,7 @@ def vgpus(gpu):
         salt kvm3 gpu_vgpu.vgpus '0000:41:00.0'
     """
     with _engine() as engine:
-        one, tool = engine.technique("vgpu", gpu)
-        return [part.as_dict() for part in tool.slices(one, tool.observe(one))]
+        return front.each(engine, "vgpu", gpu, _vgpus)
 
 
 @_checked
@@ -119,7 +120,7 @@ def set_vgpus(gpu, profile=None, count=None, profiles=None, scheduler=None, forc
     Give a GPU these vGPUs and no others; those of a wanted type stay.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     profile
         Name of the type, such as ``H100XM-10C``.
@@ -156,7 +157,7 @@ def set_type(gpu, function, profile, force=False, test=False):
     Make a vGPU of this type on one virtual function; the others stay as they are.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     function
         PCI address of the virtual function; the GPU's own where vGPUs are made on the GPU itself (Turing), which adds one.
@@ -180,7 +181,7 @@ def set_type(gpu, function, profile, force=False, test=False):
     """
     with _engine() as engine:
         difference = {"set_type": [function, profile]}
-        return front.run(engine, [engine.target("vgpu", gpu, {}, wish=difference)], test, __pillar__, force)
+        return front.run(engine, engine.wanted("vgpu", gpu, {}, wish=difference), test, __pillar__, force)
 
 
 @_checked
@@ -189,7 +190,7 @@ def remove(gpu, vgpu="all", force=False, test=False):
     Remove one vGPU, or all of a GPU together with its virtual functions.
 
     gpu
-        PCI address (quoted) or UUID.
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     vgpu
         UUID of a mediated device, PCI address of a virtual function, or ``all``.
@@ -210,7 +211,7 @@ def remove(gpu, vgpu="all", force=False, test=False):
     """
     with _engine() as engine:
         wanted = ({"remove": True}, None) if vgpu == "all" else ({}, {"remove": vgpu})
-        return front.run(engine, [engine.target("vgpu", gpu, *wanted)], test, __pillar__, force)
+        return front.run(engine, engine.wanted("vgpu", gpu, *wanted), test, __pillar__, force)
 
 
 @_checked

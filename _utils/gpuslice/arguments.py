@@ -66,14 +66,24 @@ def address(name, value):
 
 
 def gpus(name, value):
-    """A GPU, a list of them, or ``all``."""
-    if value == "all":
+    """Which GPUs are meant: an address or UUID, ``all``, a pattern, the name of a slice, or a list of these."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise errors.PolicyError("No GPU is named: give a PCI address, a list of them, or all.", todo="Nothing was done.")
+        for each in value:
+            gpus(name, each)
         return
-    named = value if isinstance(value, list | tuple) else [value]
-    if not named:
-        raise errors.PolicyError("No GPU is named: give a PCI address, a list of them, or all.", todo="Nothing was done.")
-    for each in named:
-        address(name, each)
+    # An index is told what it stands for, which takes a host.
+    if addresses.is_index(value):
+        return
+    if not isinstance(value, str):
+        address(name, value)
+        return
+    if len(value) > SHOWN or printable(value) != value:
+        raise refusal(name, f"is {describe(value)}, which is no name of a GPU")
+    whole, dash, _ = value.strip().partition("-")
+    if value != "all" and not set(value) & set("*?[") and not (dash and addresses.is_pci(whole)):
+        address(name, value)
 
 
 def one_of(name, value, words):
@@ -123,8 +133,7 @@ _KINDS = {
     "full": truth,
     "function": address,
     "generation": partial(whole, low=1),
-    "gpu": address,
-    "gpus": gpus,
+    "gpu": gpus,
     "hierarchy": as_in_pillar,
     "how": partial(one_of, words=WAYS),
     "image": as_in_pillar,

@@ -76,6 +76,35 @@ class Engine:
             log.warning("%s", warning)
         return found[0]
 
+    def chosen(self, named):
+        """
+        The GPUs that a user means, as :class:`gpuslice.inventory.naming.Chosen`.
+
+        :raises errors.DeviceNotFound, errors.PolicyError: as :func:`gpuslice.inventory.naming.chosen`.
+        """
+        # Here and in ids, so that a run without a name does not load it.
+        from gpuslice.inventory import naming
+
+        each = named if isinstance(named, list | tuple) else [named]
+        if any(addresses.is_index(one) for one in each):
+            raise errors.PolicyError(
+                f"{named} is the index of a GPU, and indices move when a card is added, removed or lost.",
+                todo="Name it by address or UUID:\n" + naming.ids_told(self.ids()),
+            )
+        if any(addresses.is_uuid(one) for one in each):
+            self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)
+        found = naming.chosen(self.gpus, named, partial(self.slices, taken=True))
+        for warning in found.warnings:
+            log.warning("%s", warning)
+        return found
+
+    def ids(self):
+        """Every GPU by all that it is called: see :func:`gpuslice.inventory.naming.ids`."""
+        from gpuslice.inventory import naming
+
+        self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)
+        return naming.ids(self.gpus, self.tools.sessions)
+
     def techniques_of(self, gpu, telling=False):
         """
         The techniques of this version that this GPU can do now: while a VFIO driver has it, only what hands it out.
@@ -183,8 +212,8 @@ class Engine:
         return [each._asdict() for one in self._asked(gpu) for each in ask(one)]
 
     def _asked(self, gpu):
-        """The GPU of that name; all GPUs of the host where none is named."""
-        return self.gpus if gpu is None else [self.gpu(gpu)]
+        """The GPUs that a user means; all GPUs of the host where none is named."""
+        return self.gpus if gpu is None else self.chosen(gpu).gpus
 
     def _interrupted_among(self, wanted):
         """PCI address -> what to know of an interrupted change, for those of these addresses that it concerns."""
@@ -408,9 +437,22 @@ class Engine:
         ]
 
     # -- by hand -------------------------------------------------------------------------------------------------
+    def techniques(self, word, gpu):
+        """
+        (GPU, technique) of each GPU that a user means, and whether exactly one was named. Of those that are chosen by kind only
+        the ones that can do it are meant.
+
+        :raises errors.Unsupported: none of them can do it, or one that was named.
+        """
+        found = self.chosen(gpu)
+        able = [one for one in found.gpus if self.tools.get(self._meant(one, word)).supports(one)] if found.by_kind else []
+        return [self._technique(word, one) for one in able or found.gpus], found.is_one
+
     def technique(self, word, gpu):
         """(GPU, technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU that can't do it."""
-        one = self.gpu(gpu)
+        return self._technique(word, self.gpu(gpu))
+
+    def _technique(self, word, one):
         tool = self.tools.get(self._meant(one, word))
         if not tool.supports(one):
             why = tool.why_not(one).words
@@ -459,14 +501,26 @@ class Engine:
         one, tool = self.technique(word, gpu)
         return Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish)
 
+    def wanted(self, word, gpu, settings, wish=None):
+        """Targets as :meth:`target`, of all GPUs that a user means."""
+        found, _ = self.techniques(word, gpu)
+        return [Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish) for one, tool in found]
+
+    def wanted_as(self, word, gpu, written, **more):
+        """Targets as :meth:`asked`, of all GPUs that a user means."""
+        return self.wanted(word, gpu, {**more, **self._settings(word, written)})
+
     def asked(self, word, gpu, written, **more):
         """
         A target that sets what is given (None leaves it), checked as the pillar's section of that technology.
 
         :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """
-        settings = policies.section(word, {key: value for key, value in written.items() if value is not None})
-        return self.target(word, gpu, {**more, **settings})
+        return self.target(word, gpu, {**more, **self._settings(word, written)})
+
+    @staticmethod
+    def _settings(word, written):
+        return policies.section(word, {key: value for key, value in written.items() if value is not None})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):

@@ -143,3 +143,10 @@ def _value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_value(each) for each in value)
     return str(value)
+
+
+def in_columns(rows: list[tuple[str, ...]]) -> str:
+    """Rows of text, the head first, as lines with a rule below the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -291,6 +291,17 @@ def announcer(opts, salt):
     return lambda line: salt["event.send"](tag, {"step": line})
 
 
+def each(engine, word, gpu, read):
+    """
+    What a function reads of the GPUs that a user means: of one that is named the answer itself, else address -> answer.
+
+    :param word: what the pillar calls the technology; :param read: function of (GPU, technique).
+    """
+    found, is_one = engine.techniques(word, gpu)
+    answers = {one.address: read(one, tool) for one, tool in found}
+    return next(iter(answers.values())) if is_one else answers
+
+
 def tabulated(engine, gpu=None):
     """The slices and the GPUs without any as a table for people, and what has to be known of an interrupted change."""
     slices = engine.slices(gpu)
@@ -436,26 +447,26 @@ def table(slices, whole=()):
     if all(name.startswith(gpu) for name, gpu, *_ in rows):
         unused.add(_COLUMNS.index("GPU"))
     rows = [tuple(cell for place, cell in enumerate(row) if place not in unused) for row in (_COLUMNS, *rows)]
-    return _in_columns(rows)
+    return folding.in_columns(rows)
+
+
+def table_of_ids(ids):
+    """The names of GPUs as a table for people; :param ids: as :meth:`gpuslice.engine.Engine.ids` has them."""
+    from gpuslice.inventory import naming
+
+    return naming.ids_told(ids)
 
 
 def table_of_profiles(profiles):
     """MIG profiles as a table for people; :param profiles: as ``gpu_mig.profiles`` returns them."""
     head = ("profile", "free/total", "memory", "SMs", "copy", "decoder", "encoder", "jpeg", "flow", "placements")
-    return _in_columns([head, *(_row_of_profile(name, each) for name, each in profiles.items())])
+    return folding.in_columns([head, *(_row_of_profile(name, each) for name, each in profiles.items())])
 
 
 def _row_of_profile(name, each):
     engines = ["?" if count is None else str(count) for count in each["engines"].values()]
     starts = f"{{{', '.join(map(str, each['placements']))}}}:{each['memory_slices']}"
     return name, f"{each['free']}/{each['max']}", _gib(each["memory_mib"]), str(each["multiprocessors"] or "?"), *engines, starts
-
-
-def _in_columns(rows):
-    """Rows of text, the head first, as lines with a rule below the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _row(part):
