@@ -52,7 +52,8 @@ def folded(told: Iterable[Told]) -> list[str]:
         groups.setdefault(key, []).append(each)
     lines: list[str] = []
     for key, group in groups.items():
-        lines += _alone(group[0]) if len(group) == 1 else _together(group, key[-1])
+        # The same of the same GPU is no news.
+        lines += _alone(group[0]) if len({each.addresses for each in group}) == 1 else _together(group, key[-1])
     return lines
 
 
@@ -64,7 +65,7 @@ def _alone(told: Told) -> list[str]:
 
 def _together(group: list[Told], text: str) -> list[str]:
     first, (said, *lines) = group[0], text.split("\n")
-    name = several([each.addresses[0] for each in group], first.model)
+    name = several(dict.fromkeys(each.addresses[0] for each in group), first.model)
     word = f", {first.word}" if first.word else ""
     return [f"{first.before.replace('GPU ', '')}{name}{word}: {'each ' if lines else ''}{said}", *lines]
 

@@ -57,6 +57,11 @@ def test_sentences_on_gpus_are_folded_and_others_keep_their_place():
     assert folding.sentences(held) == [f"Left as it is: 2 x GPU ({ONE}, 43): it is <GPU>."]
 
 
+def test_the_same_of_the_same_gpu_is_told_once():
+    assert folding.sentences([f"GPU {ONE}: a"] * 2) == [f"GPU {ONE}: a"]
+    assert folding.sentences([f"GPU {ONE}: a", f"GPU {TWO}: a", f"GPU {ONE}: a"]) == [f"2 x GPU ({ONE}, 43): a"]
+
+
 SENTENCE = strategies.one_of(
     strategies.text(alphabet="ab: GPU\n", max_size=20),
     strategies.builds("GPU {}: {}".format, strategies.sampled_from([ONE, TWO, THREE]), strategies.sampled_from(["a", "a\nb"])),

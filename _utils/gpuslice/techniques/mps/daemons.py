@@ -60,11 +60,12 @@ class Daemons:
         self._file(gpu, spec.name, lambda: self._write(spec))
 
     def _write(self, spec):
+        # The unit comes last: one without its settings counts as changed, and settings without such a unit would stay for ever.
         if spec.shares:
             self._host.store_write(unit.settings_path(spec.name), unit.settings(spec))
-        self._host.store_write(unit.path(spec.name), unit.written(spec))
-        if not spec.shares:
+        else:
             self._remove_settings(spec.name)
+        self._host.store_write(unit.path(spec.name), unit.written(spec))
 
     def remove(self, gpu, name):
         """Remove the unit; it need not be there. Raises as :meth:`write`."""

@@ -197,7 +197,8 @@ class Mps(Technique):
         if "layout" in settings:
             layout = settings["layout"]
             parts = self._there(gpu, layout["daemons"])
-            daemons = {name: {**one, "runs": one["runs"] and name in parts} for name, one in layout["daemons"].items()}
+            earlier = {name: self._doable(one) for name, one in layout["daemons"].items()}
+            daemons = {name: {**one, "runs": one["runs"] and name in parts} for name, one in earlier.items()}
             return {**layout, "daemons": daemons}, parts
         if settings.get("clear"):
             return _layout(), {}
@@ -247,6 +248,14 @@ class Mps(Technique):
                 "Write 'protocol: auto', or install a newer driver.",
             )
         return asked
+
+    def _doable(self, one):
+        """A daemon of an earlier layout: by the older protocol, where the driver of now has no other."""
+        if one["protocol"] == 2 or mps.driver(self._host) >= mps.V3:
+            return one
+        weights = one["weights"]
+        threads = clients.threads(max(weights), sum(weights), 2) if weights else one["threads"]
+        return {**one, "protocol": 2, "threads": threads}
 
     def _refuse_many(self, gpu, count):
         if count > (most := mps.most_clients(self._host)):

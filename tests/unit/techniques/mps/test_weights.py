@@ -1,6 +1,7 @@
 """MPS by weight: what each client gets, in protocol v2 by its environment, in v3 by a namespace of the daemon."""
 
 import re
+import signal
 import subprocess
 
 import pytest
@@ -14,6 +15,7 @@ from gpuslice.policy.build import parse
 from gpuslice.techniques.mps import clients
 from gpuslice.techniques.mps import unit
 from tests.support import pillars
+from tests.support.crash import apply_in_child
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import listed
@@ -218,6 +220,41 @@ def test_equal_parts_have_v3_where_that_is_asked_for(simulated):
     host = simulated("l40s-pair", driver=NEW)
     assert by_hand(host, {"max_instance_count": 3, "protocol": "v3"}).ok
     assert [part.compute for part in parts(host)] == [0.33] * 3 and len(daemon(host)["namespaces"]) == 4
+
+
+def with_driver(host, version):
+    with host.change() as state:
+        state["host"]["driver"].update(version=version, library_version=version)
+
+
+def test_another_driver_brings_another_protocol_and_a_rollback_goes_by_the_driver_of_then(simulated):
+    host = simulated("l40s-pair")
+    assert by_hand(host, {"weights": [2, 1]}).ok and "namespaces" not in daemon(host)
+    with_driver(host, NEW["version"])
+    assert by_hand(host, {"weights": [2, 1]}).ok and "namespaces" in daemon(host)
+    with_driver(host, "590.44.01")
+    assert by_hand(host, {"weights": [2, 1]}).ok and daemon(host)["threads"] == 66.6
+    with Engine(config(host)) as engine:
+        back = engine.reconciler().apply(engine.rollback_targets())
+    # What it goes back to is what is there: the same shares, by the protocol that this driver has.
+    assert back.ok and daemon(host)["threads"] == 66.6 and by_hand(host, {"weights": [2, 1]}).plan.empty
+
+
+@pytest.mark.parametrize("call", ["store_write", "store_remove"])
+def test_a_kill_leaves_no_settings_that_nobody_reads(simulated, call):
+    host = simulated("l40s-pair", driver=NEW)
+    tried = 0
+    for nth in range(1, 12):
+        assert by_hand(host, {"weights": [2, 1]}).ok
+        host.add_fault({"call": call, "nth": nth, "kill": "before"})
+        pillar = pillars.for_all("none", devices=[pillars.rule(ONE, strategy="mps", mps={"weights": [2, 1], "protocol": "v2"})])
+        killed = apply_in_child(host, pillar) == signal.SIGKILL
+        host.clear_faults()
+        tried += killed
+        assert apply(host, pillar).ok and unit.settings_path(ONE) not in host.state()["written"]
+        if not killed:
+            break
+    assert tried
 
 
 # -- the pillar -------------------------------------------------------------------------------------------------------
