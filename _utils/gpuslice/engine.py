@@ -102,7 +102,7 @@ class Engine:
         """Every GPU by all that it is called: see :func:`gpuslice.inventory.naming.ids`."""
         from gpuslice.inventory import naming
 
-        self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)
+        self.gpus = self._told_uuids(self.gpus)
         return naming.ids(self.gpus, self.tools.sessions)
 
     def techniques_of(self, gpu, telling=False):
@@ -176,7 +176,15 @@ class Engine:
         :param slices: as of :meth:`slices`; :param gpu: the only one that is looked at, None for all.
         """
         sliced = {part["gpu"] for part in slices}
-        return discovery.with_uuids([one for one in self._asked(gpu) if one.address not in sliced], self.tools.sessions)
+        return self._told_uuids([one for one in self._asked(gpu) if one.address not in sliced])
+
+    def _told_uuids(self, gpus):
+        """The same GPUs with their UUIDs, as far as somebody tells these: a host without a driver can be looked at too."""
+        try:
+            return discovery.with_uuids(gpus, self.tools.sessions)
+        except errors.GpuSliceError as err:
+            log.info("%s", err)
+            return gpus
 
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text, from the silicon up."""

@@ -2,10 +2,13 @@
 The slices of a host as a table for people: by name, and without losing which GPU they are of.
 """
 
+import json
+
 import pytest
 
 from gpuslice import front
 from gpuslice.engine import Engine
+from tests.conftest import ROOT
 from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -54,3 +57,17 @@ def test_a_gpu_without_slices_has_a_row_of_its_own(simulated):
         [alone] = front.tabulated(engine, "0000:1b:00.0").splitlines()[2:]
     assert [line[0] for line in lines[:3]] == ["0000:1b:00.0", "0000:43:00.0-7g.80gb-0", "0000:52:00.0"] and len(lines) == 8
     assert alone.split()[:6] == ["0000:1b:00.0", "not", "sliced", "79.6", "GiB", "100.0%"] and "GPU-" in alone
+
+
+@pytest.mark.parametrize("example", sorted(path.stem for path in (ROOT / "examples" / "hosts").glob("*.yaml")))
+@pytest.mark.parametrize("driver", [{}, {"driver": {"loaded": False}}])
+def test_every_host_is_told_in_tables_lines_and_data_also_without_a_driver(simulated, example, driver):
+    host = simulated(example, **driver)
+    with Engine(config(host)) as engine:
+        gpus = len(engine.gpus)
+        assert front.tabulated(engine) and len(front.table_of_ids(engine.ids()).splitlines()) == gpus + 2
+        for pillar in ({}, pillars.for_all("none")):
+            line, data = front.summary(engine, pillar), front.as_data(engine.plan(pillar))
+            assert line.startswith("Nothing is managed here: ") and "\n" not in line and json.loads(json.dumps(data)) == data
+        assert all(engine.chosen(each.address).is_one for each in engine.gpus)
+        assert not gpus or len(engine.chosen("*").gpus) == gpus
