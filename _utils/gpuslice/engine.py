@@ -89,7 +89,7 @@ class Engine:
         if any(addresses.is_index(one) for one in each):
             raise errors.PolicyError(
                 f"{named} is the index of a GPU, and indices move when a card is added, removed or lost.",
-                todo="Name it by address or UUID:\n" + naming.ids_told(self.ids()),
+                todo="Name it by its PCI address or its UUID:\n" + naming.ids_told(self.ids()),
             )
         if any(addresses.is_uuid(one) for one in each):
             self.gpus = discovery.with_uuids(self.gpus, self.tools.sessions)

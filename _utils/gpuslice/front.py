@@ -312,8 +312,11 @@ def tabulated(engine, gpu=None):
 def brief(entry):
     """A generation of the history without its plan and layouts."""
     known = {key: entry[key] for key in ("generation", "who", "jid", "result", "errors", "error", "reboot") if entry.get(key)}
-    if "plan" in entry:
+    try:
         known["summary"] = Plan.from_dict(entry["plan"]).summary()
+    except (KeyError, TypeError, ValueError):
+        # One without a plan, or whose file somebody changed: what else there is of it is told all the same.
+        pass
     return {**known, **_timed(entry)}
 
 

@@ -212,7 +212,7 @@ def test_an_index_names_no_gpu(minion):
     """20: indices move between boots. The pillar's refusal is in test_bad_input, a_wrong_pillar; this is the functions'."""
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO})
     for index in ("0", "1"):
-        with pytest.raises(Exception, match="is not a PCI address"):
+        with pytest.raises(Exception, match=f"{index} is the index of a GPU"):
             on.call("gpu_mig.mode", index)
 
 
