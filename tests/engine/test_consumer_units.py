@@ -4,12 +4,10 @@ not have.
 """
 
 import functools
-import shutil
 import signal
 
 import pytest
 
-from gpuslice import errors
 from gpuslice import front
 from gpuslice.engine import Engine
 from gpuslice.sim import toolkit
@@ -19,12 +17,13 @@ from tests.support.consumers import EACH
 from tests.support.consumers import FIRST
 from tests.support.consumers import astray
 from tests.support.consumers import pillar
+from tests.support.consumers import points
+from tests.support.consumers import summary
+from tests.support.consumers import why
 from tests.support.crash import in_child
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
-from tests.support.stages import counted
-from tests.support.stages import counters
 
 PROFILES = ["1g.10gb"] * 4
 INFER = {"kind": "service", "unit": "infer.service", "slice": "1g.10gb"}
@@ -62,35 +61,9 @@ def copy(tmp_path):
     def make(host):
         nonlocal count
         count += 1
-        place = tmp_path / f"copy{count}"
-        shutil.copytree(host.state_dir, place)
-        return SimulatedHost(host.description_path, str(place))
+        return consumers.copied(host, tmp_path / f"copy{count}")
 
     return make
-
-
-def summary(host):
-    """What a host has, without what every creation gives anew."""
-    slices, files, had, running = consumers.all_of(host)
-    return slices, sorted(files), had, sorted(running)
-
-
-def points(host, wanted, calls):
-    """(call, number) of each of these calls that a change of the host makes; it is made."""
-    for fault in counters(calls):
-        host.add_fault(fault)
-    assert apply(host, wanted).ok and astray(host) == []
-    found = counted(host)
-    host.clear_faults()
-    return [(call, number) for call in calls for number in range(1, found[call] + 1)]
-
-
-def why(host, wanted):
-    """Why a pillar was not reached, as sentences."""
-    try:
-        return apply(host, wanted).errors
-    except errors.GpuSliceError as err:
-        return [str(err)]
 
 
 WAYS = [

@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 
+from gpuslice.drivers import systemd
 from gpuslice.outputs import cdi
 from gpuslice.outputs import quadlet
 from gpuslice.outputs import service
@@ -33,7 +34,7 @@ RemainAfterExit=yes
 ExecStart=/bin/sh /probe/nodes.sh
 """
 NODES = f"""
-mkdir -p /dev/dri /dev/nvidia-caps /dev/net /home/ann /home/bob
+mkdir -p /dev/dri /dev/nvidia-caps /dev/net /home/ann /home/bob /home/eve
 mknod -m 666 {OPEN} c 195 0
 mknod -m 444 {CAP} c 510 21
 mknod -m 660 {GROUPS} c 226 128
@@ -42,6 +43,7 @@ mknod -m 666 {FOREIGN} c 195 1
 [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229
 chown 1000 /home/ann
 chown 1001 /home/bob
+chown 1002 /home/eve
 """
 PROBE = f"""
 for node in {OPEN} {GROUPS} {CAP} {FOREIGN}; do
@@ -89,7 +91,7 @@ def image():
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(entry)
         archive.add(containers.MADE_ROOT / "usr" / "bin" / "busybox", "bin/busybox")
-        for name in ("sh", "sed", "cp"):
+        for name in ("sh", "sed", "cp", "sleep"):
             entry = tarfile.TarInfo(f"bin/{name}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             archive.addfile(entry)
@@ -107,25 +109,26 @@ def consumer(name, runtime, **more):
     return Consumer(name, "container", image=IMAGE, quadlet={"Container": keys, "Service": own}, **more)
 
 
-def spec(names):
+def spec(names, opened=((OPEN, "rw"), (GROUPS, "rw"), (CAP, "r"))):
     """A CDI file of these consumers, all with the same slice."""
-    nodes = [{"path": path, "hostPath": path, "permissions": how} for path, how in ((OPEN, "rw"), (GROUPS, "rw"), (CAP, "r"))]
+    nodes = [{"path": path, "hostPath": path, "permissions": how} for path, how in opened]
     edits = {"deviceNodes": nodes, "env": ["CUDA_VISIBLE_DEVICES=MIG-a"]}
     devices = [{"name": name, "containerEdits": edits} for name in names]
     return {"cdiVersion": "0.5.0", "kind": cdi.CONSUMER, "devices": devices}
 
 
 def people():
-    """The files in which users stand: one with a slice of his own, and one without."""
+    """The files in which users stand: one with a slice of his own, one without, and one who lingers."""
+    names = {"ann": 1000, "bob": 1001, "eve": EVE}
     added = {
-        "passwd": "ann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n",
-        "group": f"ann:x:1000:\nbob:x:1001:\nours:x:{RENDER}:ann,bob\n",
-        "shadow": "ann:*:20000:0:99999:7:::\nbob:*:20000:0:99999:7:::\n",
+        "passwd": "".join(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh\n" for name, uid in names.items()),
+        "group": "".join(f"{name}:x:{uid}:\n" for name, uid in names.items()) + f"ours:x:{RENDER}:ann,bob\n",
+        "shadow": "".join(f"{name}:*:20000:0:99999:7:::\n" for name in names),
     }
     etc = containers.MADE_ROOT / "etc"
     found = {f"/etc/{name}": (etc / name).read_text(encoding="utf-8") + text for name, text in added.items()}
-    ranges = "ann:100000:65536\nbob:200000:65536\n"
-    return {**found, "/etc/subuid": ranges, "/etc/subgid": ranges}
+    ranges = "ann:100000:65536\nbob:200000:65536\neve:300000:65536\n"
+    return {**found, "/etc/subuid": ranges, "/etc/subgid": ranges, "/var/lib/systemd/linger/eve": ""}
 
 
 ROOTS = [consumer("crun", "crun", memory_gb=1, compute_units=2), consumer("runc", "runc")]
@@ -144,6 +147,50 @@ Type=oneshot
 ExecStartPre=/usr/bin/podman import -q /probe/image.tar {IMAGE}
 """
 ADOPTED = Consumer("adopted", "container", unit="job.container", memory_gb=1)
+#: One that runs on, of a user who lingers: his manager starts it at the boot, and is told by the commands of our driver.
+STAYS = Consumer("eve", "container", image=IMAGE, user="eve", quadlet={
+    "Container": {"Exec": "sh /probe/stay.sh", "Network": "none", "Volume": ["/probe:/probe:ro", "/out:/out"]},
+    "Service": {"ExecStartPre": f"/usr/bin/podman import -q /probe/image.tar {IMAGE}"},
+})  # fmt: skip
+EVE = 1002
+UNIT = systemd.of_user(quadlet.service_name(STAYS), EVE)
+STAY = "sh /probe/probe.sh eve\n: >/out/eve.done\nexec sleep 1000\n"
+EVE_CDI = "/etc/cdi/gpu-slicing-eve.json"
+ORDER = """
+[Unit]
+After=gpu-slicing.service systemd-logind.service user@1002.service
+Wants=systemd-logind.service user@1002.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /probe/order.sh
+"""
+
+
+def orders():
+    """A shell script: the slice is cut anew, the container starts anew, and at last it goes."""
+    host = containers.Noting()
+    reload, stop = host.of(systemd.reload_units, EVE), host.of(systemd.end, UNIT)
+    restart, active = host.of(systemd.restart, UNIT), host.of(systemd.has_manager, EVE)
+    file = quadlet.unit(STAYS, PODMAN, uid=EVE).path
+    return f"""
+came() {{
+    for i in $(seq 300); do [ -e /out/eve.done ] && break; sleep 0.2; done
+    cp /out/eve.txt /out/$1.txt
+    rm /out/eve.done
+}}
+said() {{ "$@" >>/out/said.txt 2>&1; echo $? >>/out/said.txt; }}
+came eve-boot
+said {active}
+cp /probe/after.json {EVE_CDI}
+said {reload}
+said {restart}
+came eve-anew
+said {stop}
+pgrep -u {EVE} sleep >/out/eve-left.txt
+rm {file}
+said {reload}
+said {restart}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +202,7 @@ def out(tmp_path_factory):
         *(quadlet.unit(each, PODMAN) for each in ROOTS),
         *(quadlet.unit(each, PODMAN, uid=1000, runtime=each.name.removeprefix("ann")) for each in ANNS),
         *(quadlet.unit(each, PODMAN, uid=1001) for each in BOBS),
+        quadlet.unit(STAYS, PODMAN, uid=EVE), quadlet.ordered(EVE),
         quadlet.adopted(ADOPTED, PODMAN), quadlet.ordered(1000), quadlet.ordered(1001),
         *service.user(Consumer("ann", "user", user="ann"), 1000, slice_),
     ]  # fmt: skip
@@ -163,12 +211,14 @@ def out(tmp_path_factory):
         **people(), **{file.path: file.text for file in mine},
         "/probe/nodes.sh": NODES, "/probe/probe.sh": PROBE, "/probe/image.tar": image(),
         "/etc/cdi/gpu-slicing-consumer.json": json.dumps(spec([each.name for each in (*ROOTS, *ANNS, *BOBS, ADOPTED)])),
+        EVE_CDI: json.dumps(spec(["eve"])), "/probe/after.json": json.dumps(spec(["eve"], ((OPEN, "rw"),))),
+        "/probe/stay.sh": STAY, "/probe/order.sh": orders(), "/etc/systemd/system/order.service": ORDER,
         "/etc/containers/containers.conf": CONF, "/etc/containers/storage.conf": STORAGE,
         "/etc/containers/systemd/job.container": JOB, "/etc/systemd/system/gpu-slicing.service": BOOT,
         **{f"/etc/systemd/system/{user}.service": USER.format(user=user, units=theirs) for user, theirs in units.items()},
     }  # fmt: skip
     services = [quadlet.service_name(each) for each in (*ROOTS, ADOPTED)]
-    wanted = ["gpu-slicing.service", "network-online.target", *services, "ann.service", "bob.service"]
+    wanted = ["gpu-slicing.service", "network-online.target", *services, "ann.service", "bob.service", "order.service"]
     return containers.boot(tmp_path_factory.mktemp("boot"), containers.MADE_ROOT, files, wanted)
 
 
@@ -227,3 +277,14 @@ def test_a_container_of_ours_has_the_least_privileges_and_the_variables(out, nam
 def test_a_container_is_below_its_service_so_that_the_limits_of_that_hold(out, name, place):
     groups = (out / f"{name}.cgroup").read_text(encoding="utf-8").splitlines()
     assert [line for line in groups if line.startswith(f"0::{place}libpod-payload-")] != []
+
+
+def test_a_container_of_a_user_who_lingers_starts_anew_by_our_commands(out):
+    assert seen(out, "eve-boot")[CAP, "r"] == OPENS
+    # The node that the slice has no more is not there, and the other one opens still.
+    anew = seen(out, "eve-anew")
+    assert anew[OPEN, "rw"] == OPENS and anew[CAP, "r"] == "no such file"
+    told = (out / "said.txt").read_text(encoding="utf-8").splitlines()
+    unit = quadlet.service_name(STAYS)
+    assert told == ["active", "0", "0", "0", "0", "0", f"Failed to restart {unit}: Unit {unit} not found.", "5"]
+    assert (out / "eve-left.txt").read_text(encoding="utf-8") == ""

@@ -4,18 +4,27 @@ Simulated hosts whose slices are handed to consumers: made, asked for in pillars
 
 import json
 import pathlib
+import shutil
 
 import yaml
 
+from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.sim import containers
 from gpuslice.sim import units
+from gpuslice.sim import user_managers
+from gpuslice.sim.host import SimulatedHost
 from tests.conftest import ROOT
+from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
+from tests.support.stages import counted
+from tests.support.stages import counters
 
 FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
 SLICE, CONSUMER = "/run/cdi/gpu-slicing-slice.json", "/run/cdi/gpu-slicing-consumer.json"
 PASSWD = "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"
+UIDS = {"root": 0, "ada": 1000}
 TOOLS = ["lspci", "nvidia-smi", "systemctl", "modprobe", "podman"]
 #: One consumer of each kind.
 EACH = {
@@ -81,6 +90,36 @@ def start_counts(host):
     return dict(host.state().get("starts", {}))
 
 
+def copied(host, place):
+    """Another host that is as this one is now. :param place: a folder to make."""
+    shutil.copytree(host.state_dir, place)
+    return SimulatedHost(host.description_path, str(place))
+
+
+def summary(host):
+    """What a host has, without what every creation gives anew."""
+    slices, files, had, running = all_of(host)
+    return slices, sorted(files), had, sorted(running)
+
+
+def points(host, wanted, calls):
+    """(call, number) of each of these calls that a change of the host makes; it is made."""
+    for fault in counters(calls):
+        host.add_fault(fault)
+    assert apply(host, wanted).ok and astray(host) == []
+    found = counted(host)
+    host.clear_faults()
+    return [(call, number) for call in calls for number in range(1, found.get(call, 0) + 1)]
+
+
+def why(host, wanted):
+    """Why a pillar was not reached, as sentences."""
+    try:
+        return apply(host, wanted).errors
+    except errors.GpuSliceError as err:
+        return [str(err)]
+
+
 def running_with(host):
     """Unit -> what it was started with."""
     return units.running(host.state())
@@ -131,12 +170,14 @@ def _units_wrong(host, record):
             found.append(f"{unit} runs with something else than what there is")
         if any(read[path] != text for path, text in files.items()):
             found.append(f"{unit} runs with a file that is another one by now")
-        if unit.startswith("gpu-slicing-") and unit.removeprefix("gpu-slicing-").removesuffix(".service") not in record.get(
-            "consumers", {}
-        ):
+        name, uid = containers.parted(unit)
+        whose = record.get("consumers", {}).get(name.removeprefix("gpu-slicing-").removesuffix(".service"))
+        if name.startswith("gpu-slicing-") and (whose is None or bool(whose["user"]) != (uid is not None)):
             found.append(f"{unit} runs and is nobody's")
     for name, each in record.get("consumers", {}).items():
-        if each["kind"] == "container" and not each["unit"] and not each["user"] and each["slices"]:
-            if f"gpu-slicing-{name}.service" not in running_with(host):
+        uid = UIDS[each["user"]] if each["user"] else None
+        managed = uid is None or user_managers.runs(state, uid)
+        if each["kind"] == "container" and not each["unit"] and managed and each["slices"]:
+            if containers.named(f"gpu-slicing-{name}.service", uid) not in running_with(host):
                 found.append(f"the container of {name} does not run")
     return found

@@ -1,6 +1,8 @@
 """
-Units of systemd, by ``systemctl``.
+Units of systemd, by ``systemctl``. Those of a user's own manager are named as who holds a GPU is: ``x.service of uid 1000``.
 """
+
+import re
 
 from gpuslice import errors
 from gpuslice.host.base import Completed
@@ -9,6 +11,41 @@ from gpuslice.host.base import Completed
 _RUNS = "/run/systemd/system"
 #: What systemctl ends with for a unit that there is not (systemctl(1), by the init script's exit codes of the LSB).
 NOT_LOADED = 5
+#: A unit that a user's manager has.
+_OF_USER = re.compile(r"(.+) of uid ([0-9]+)\Z")
+#: The socket of a user's manager, which it makes when it starts (systemd(1) with --user). It may outlast the manager.
+_SOCKET = "/run/user/{uid}/systemd/private"
+#: A group that owns nothing.
+_NOBODY = 65534
+#: States in which a manager takes no orders.
+_ENDED = ("inactive", "failed", "deactivating")
+
+
+def of_user(unit, uid):
+    """The name by which this module and all others know a unit of the manager of a user."""
+    return f"{unit} of uid {uid}"
+
+
+def parted(unit):
+    """(name, uid) of a unit: None for one of the system's own manager."""
+    found = _OF_USER.match(unit)
+    return (found[1], int(found[2])) if found else (unit, None)
+
+
+def has_manager(host, uid):
+    """
+    Whether a user's manager runs: he is logged in, or lingers. Where it has no socket no program asks for it.
+
+    :raises errors.ToolFailed: systemd does not say. errors.ToolMissing, errors.ToolHangs.
+    """
+    if not host.exists(_SOCKET.format(uid=uid)):
+        return False
+    unit = f"user@{uid}.service"
+    done = host.run(["systemctl", "is-active", unit])
+    # Who does not know it must not go on as if nothing ran.
+    if not done.stdout.strip():
+        raise errors.ToolFailed(f"systemd does not say whether {unit} runs: {done.failure}.", todo="Mend that and run again.")
+    return done.stdout.strip() not in _ENDED
 
 
 def start(host, unit, waits=True):
@@ -18,12 +55,12 @@ def start(host, unit, waits=True):
     :param waits: until it has started; False only queues the job, for a unit that may itself wait for what calls this.
     :return: :class:`gpuslice.host.base.Completed`. Raises errors.ToolMissing, errors.ToolHangs, errors.ToolFailed.
     """
-    return host.run(["systemctl", "start", *([] if waits else ["--no-block"]), unit])
+    return _run(host, "start", unit, waits=waits)
 
 
 def stop(host, unit, timeout=60):
     """Stop a unit; :param timeout: in seconds. Returns and raises as :func:`start`."""
-    return host.run(["systemctl", "stop", unit], timeout=timeout)
+    return _run(host, "stop", unit, timeout)
 
 
 def end(host, unit, timeout=60):
@@ -34,12 +71,12 @@ def end(host, unit, timeout=60):
 
 def restart(host, unit, timeout=60, waits=True):
     """Restart a unit, or start it; :param timeout: in seconds; :param waits: as of :func:`start`. Returns and raises as that."""
-    return host.run(["systemctl", "restart", *([] if waits else ["--no-block"]), unit], timeout=timeout)
+    return _run(host, "restart", unit, timeout, waits)
 
 
 def restart_if_active(host, unit, timeout=60, waits=True):
     """Restart a unit that runs, and no other; parameters, result and errors as of :func:`restart`."""
-    return host.run(["systemctl", "try-restart", *([] if waits else ["--no-block"]), unit], timeout=timeout)
+    return _run(host, "try-restart", unit, timeout, waits)
 
 
 def files(host, unit):
@@ -65,12 +102,31 @@ def disable(host, unit):
     _succeed(host, "disable", unit)
 
 
-def reload_units(host):
-    """Have systemd read the files of its units anew, where it runs. Raises as :func:`enable`."""
-    if host.exists(_RUNS):
-        _succeed(host, "daemon-reload")
+def reload_units(host, uid=None):
+    """Have systemd, or the manager of a user, read the files of its units anew, where it runs. Raises as :func:`enable`."""
+    if host.exists(_RUNS) if uid is None else has_manager(host, uid):
+        _succeed(host, "daemon-reload", uid=uid)
 
 
-def _succeed(host, *arguments):
-    if why := host.run(["systemctl", *arguments]).failure:
-        raise errors.ToolFailed(f"'systemctl {' '.join(arguments)}' failed: {why}.", todo="Mend that and run again.")
+def _succeed(host, *arguments, uid=None):
+    if why := host.run([*_systemctl(uid), *arguments]).failure:
+        whose = "" if uid is None else f" in the manager of uid {uid}"
+        raise errors.ToolFailed(f"'systemctl {' '.join(arguments)}'{whose} failed: {why}.", todo="Mend that and run again.")
+
+
+def _run(host, verb, unit, timeout=60, waits=True):
+    name, uid = parted(unit)
+    return host.run([*_systemctl(uid), verb, *([] if waits else ["--no-block"]), name], timeout=timeout)
+
+
+def _systemctl(uid):
+    """
+    systemctl for the system's manager, or for that of a user.
+
+    A manager takes orders of its own user alone, by a socket that needs neither a bus nor a session. ``--machine``, which root
+    could use, logs the user in, and so starts a manager where none runs. Nothing of root's environment goes with it.
+    """
+    if uid is None:
+        return ["systemctl"]
+    as_user = ["setpriv", f"--reuid={uid}", f"--regid={_NOBODY}", "--clear-groups"]
+    return [*as_user, "env", "-i", f"XDG_RUNTIME_DIR=/run/user/{uid}", "systemctl", "--user"]

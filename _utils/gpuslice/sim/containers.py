@@ -7,12 +7,14 @@ tests with the real one. A container with a CDI name that leads nowhere does not
 
 import itertools
 import json
+import re
 
 from gpuslice.host.base import Completed
 from gpuslice.sim import confined
 
-#: Where root's units lie; those of rootless users are read by their own managers.
+#: Where root's units lie, and those of rootless users, which their own managers read.
 _FOLDER = "/etc/containers/systemd/"
+_OF_USER = re.compile(rf"{_FOLDER}users/([0-9]+)/")
 _SUFFIX = ".container"
 #: Folders of unit files and their drop-ins, which systemd and its generators read when they are told to.
 _UNIT_FOLDERS = ("/etc/systemd/system/", _FOLDER)
@@ -72,27 +74,49 @@ def _run(host, arguments, known, user):
                             kept="--group-add=keep-groups" in options))  # fmt: skip
 
 
-def reload_units(state):
-    """What ``systemctl daemon-reload`` finds, and goes by until the next one; inside a change."""
-    files = {**state["host"]["files"], **state["written"]}
-    state["loaded"] = {path: text for path, text in files.items() if path.startswith(_UNIT_FOLDERS)}
-    before = set(generated(state))
-    state["generated"] = sorted(
-        f"{path[len(_FOLDER):-len(_SUFFIX)]}.service" for path, text in _units(state).items() if "[Container]" in text
-    )
+def named(unit, uid):
+    """The name of a unit of the manager of a user, or of the system's own where uid is None."""
+    return unit if uid is None else f"{unit} of uid {uid}"
+
+
+def parted(unit):
+    """(name, uid) of a unit: None for one of the system's own manager."""
+    name, of, uid = unit.partition(" of uid ")
+    return name, int(uid) if of else None
+
+
+def reload_units(state, uid=None):
+    """
+    What ``systemctl daemon-reload`` finds, and goes by until the next one; inside a change.
+
+    :param uid: of the user whose manager reads its units; None for the system's own.
+    """
+    files, known = {**state["host"]["files"], **state["written"]}, state.get("loaded", state["host"]["files"])
+    others = {path: text for path, text in known.items() if path.startswith(_UNIT_FOLDERS) and _reader(path) != uid}
+    own = {path: text for path, text in files.items() if path.startswith(_UNIT_FOLDERS) and _reader(path) == uid}
+    state["loaded"] = {**others, **own}
+    before, folder = set(generated(state)), _folder(uid)
+    made = [
+        f"{path[len(folder) : -len(_SUFFIX)]}.service"
+        for path, text in own.items()
+        if _is_unit(path, folder) and "[Container]" in text
+    ]
+    kept = [unit for unit in before if parted(unit)[1] != uid]
+    state["generated"] = sorted([*kept, *(named(unit, uid) for unit in made)])
     # What ended of a unit that is not there any more comes back with nothing.
     gone = before.difference(state["generated"])
     state["stopped"] = [process for process in state["stopped"] if process["unit"] not in gone]
 
 
 def generated(state):
-    """The services that the generator made when units were read last."""
+    """The services that the generator made when units were read last, those of users by the names of :func:`named`."""
     return state.get("generated", ())
 
 
 def loaded(state, unit):
     """Files of a unit as they were when systemd read them last, and what stands behind the CDI names in them now."""
-    source = f"{_FOLDER}{unit.removesuffix('.service')}{_SUFFIX}"
+    name, uid = parted(unit)
+    source = f"{_folder(uid)}{name.removesuffix('.service')}{_SUFFIX}"
     places = (source, f"{source}.d/", f"/etc/systemd/system/{unit}", f"/etc/systemd/system/{unit}.d/")
     known = state.get("loaded", state["host"]["files"])
     found = {path: text for path, text in known.items() if path.startswith(places[1::2]) or path in places}
@@ -126,11 +150,15 @@ def _edits(state, name):
     return ""
 
 
-def _units(state):
-    """The container units of root, from the description and as they were written since."""
-    files = {**state["host"]["files"], **state["written"]}
-    return {path: text for path, text in files.items() if _is_unit(path)}
+def _folder(uid):
+    return _FOLDER if uid is None else f"{_FOLDER}users/{uid}/"
 
 
-def _is_unit(path):
-    return path.startswith(_FOLDER) and path.endswith(_SUFFIX) and "/" not in path[len(_FOLDER) :]
+def _reader(path):
+    """The user whose manager reads a file, None for the system's own."""
+    found = _OF_USER.match(path)
+    return int(found[1]) if found else None
+
+
+def _is_unit(path, folder):
+    return path.startswith(folder) and path.endswith(_SUFFIX) and "/" not in path[len(folder) :]

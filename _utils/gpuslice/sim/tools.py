@@ -15,6 +15,7 @@ from gpuslice.sim import pci
 from gpuslice.sim import sysfs
 from gpuslice.sim import toolkit
 from gpuslice.sim import units
+from gpuslice.sim import user_managers
 from gpuslice.sim import vgpu_rules
 from gpuslice.sim.mistakes import normal_address
 
@@ -357,6 +358,8 @@ def _systemctl(host, arguments):
         return _is_active(host.state(), units.full_name(arguments[1]))
     if len(arguments) == 2 and arguments[0] in ("start", "stop", "restart", "try-restart"):
         unit = units.full_name(arguments[1])
+        if arguments[0] in ("start", "stop") and (uid := user_managers.uid_of(unit)) is not None:
+            return user_managers.switch(host, arguments[0], uid)
         if mps.installed(host.state(), unit):
             return mps.switch(host, arguments[0], unit)
         if units.installed(host.state(), unit) or units.active(host.state(), unit):
@@ -383,24 +386,47 @@ def _is_after_us(host, unit):
 
 def _is_active(state, unit):
     running = any(process["unit"] == unit for process in state["processes"])
-    found = running or units.active(state, unit)
+    uid = user_managers.uid_of(unit)
+    found = running or units.active(state, unit) if uid is None else user_managers.runs(state, uid)
     return Completed(0, "active\n") if found else Completed(3, "inactive\n")
+
+
+def _setpriv(host, arguments):
+    """``setpriv ... systemctl --user VERB [--no-block] [UNIT]``: what a user says to his manager."""
+    found = user_managers.asked(arguments)
+    if not found:
+        return _no_option("setpriv", arguments)
+    uid, (verb, *rest) = found
+    if not host.state()["host"]["privileged"]:
+        return Completed(127, "", "setpriv: setresuid failed: Operation not permitted\n")
+    if not user_managers.runs(host.state(), uid):
+        return Completed(1, "", "Failed to connect to bus: No such file or directory\n")
+    if [verb, *rest] == ["daemon-reload"]:
+        return _reload_units(host, uid)
+    names = [word for word in rest if word != "--no-block"]
+    if verb not in ("start", "stop", "restart", "try-restart") or len(names) != 1:
+        return _no_option("systemctl --user", [verb, *rest])
+    unit = containers.named(units.full_name(names[0]), uid)
+    if not units.installed(host.state(), unit) and not units.active(host.state(), unit):
+        return Completed(5, "", f"Failed to {verb} {names[0]}: Unit {names[0]} not {'loaded' if verb == 'stop' else 'found'}.\n")
+    return _switch_unit(host, verb, unit)
 
 
 def _switch_unit(host, verb, unit):
     """``systemctl start|stop|restart|try-restart`` of a unit that the description names, or that a generator made."""
+    name, _ = containers.parted(unit)
     with host.change() as state:
         if not state["host"]["privileged"]:
-            return Completed(4, "", f"Failed to {verb} {unit}: Access denied\n")
+            return Completed(4, "", f"Failed to {verb} {name}: Access denied\n")
         if verb != "stop" and not units.installed(state, unit):
             # It runs, and systemd knows no file of it any more.
-            return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not found.\n")
+            return Completed(5, "", f"Failed to {verb} {name}: Unit {name} not found.\n")
         if verb == "stop":
             units.stop(state, unit)
             _move(state, unit, "processes", "stopped")
         elif containers.unresolvable(state, unit) and (verb != "try-restart" or units.active(state, unit)):
             units.stop(state, unit)
-            return Completed(1, "", f"Job for {unit} failed because the control process exited with error code.\n")
+            return Completed(1, "", f"Job for {name} failed because the control process exited with error code.\n")
         elif verb == "try-restart":
             if units.active(state, unit):
                 units.start(state, unit)
@@ -421,11 +447,11 @@ def _move(state, unit, source, target):
     state[target] += moved
 
 
-def _reload_units(host):
+def _reload_units(host, uid=None):
     with host.change() as state:
         if not state["host"]["privileged"]:
             return Completed(4, "", "Failed to reload daemon: Access denied\n")
-        containers.reload_units(state)
+        containers.reload_units(state, uid)
     return NOTHING
 
 
@@ -469,10 +495,10 @@ def _modprobe(host, arguments):
 
 
 #: Programs that come with another one, or are everywhere.
-_BROUGHT = {"systemd-run": "systemctl", "runuser": ""}
+_BROUGHT = {"systemd-run": "systemctl", "runuser": "", "setpriv": ""}
 _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
-    "systemctl": _systemctl, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
+    "systemctl": _systemctl, "setpriv": _setpriv, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
     "podman": containers.podman, "runuser": containers.runuser, "systemd-run": confined.systemd_run,
     "apparmor_parser": confined.apparmor_parser,
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,

@@ -71,7 +71,8 @@ def reboot(state):
     state["running"] = {}
     containers.reload_units(state)
     for unit in (*state["host"].get("units", ()), *containers.generated(state)):
-        if not containers.unresolvable(state, unit):
+        # Those of users are for their managers to start.
+        if containers.parted(unit)[1] is None and not containers.unresolvable(state, unit):
             start(state, unit)
 
 

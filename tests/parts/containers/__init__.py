@@ -5,8 +5,10 @@ boots a systemd in one; their root is an overlay, so that neither that Debian no
 
 import os
 import pathlib
+import shlex
 import subprocess
 
+from gpuslice.host.base import Completed
 from tests.support import needs
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -59,6 +61,27 @@ ExecStart=/bin/sh -c 'journalctl --sync; journalctl -b -o short-monotonic >/out/
 ExecStopPost=/bin/systemctl --no-block exit 0
 """,
 }
+
+
+class Noting:
+    """What a driver takes for the host, and runs nothing: it notes the commands, for a boot to run them."""
+
+    def __init__(self):
+        self._commands = []
+
+    def exists(self, path):
+        """Whether a driver goes on to its program: always."""
+        return True
+
+    def run(self, argv, **_):
+        """Note a command."""
+        self._commands.append(shlex.join(argv))
+        return Completed(0, "active\n")
+
+    def of(self, call, *arguments, **more):
+        """The last command that a function of a driver runs, as a shell takes it."""
+        call(self, *arguments, **more)
+        return self._commands[-1]
 
 
 def missing(root=MADE_ROOT):

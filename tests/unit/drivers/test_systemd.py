@@ -4,6 +4,8 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.drivers import systemd
+from gpuslice.host.holders import parse_cgroup
+from gpuslice.sim import units
 
 DAEMON = "nvidia-gridd.service"
 
@@ -53,3 +55,65 @@ def test_nobody_reads_units_anew_where_systemd_does_not_run(simulated):
     for ask in (systemd.start, systemd.stop, systemd.restart, systemd.enable, systemd.disable):
         with pytest.raises(errors.ToolMissing):
             ask(host, DAEMON)
+
+
+# -- managers of users -------------------------------------------------------------------------------------------------
+JOB, FILE = systemd.of_user("job.service", 1000), "/etc/containers/systemd/users/1000/job.container"
+LINGERS = {
+    "/etc/passwd": "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n",
+    "/var/lib/systemd/linger/ada": "", FILE: "[Container]\nImage=localhost/job:1\n",
+}  # fmt: skip
+
+
+@pytest.fixture
+def lingering(simulated):
+    return simulated("dgx-h100", files=LINGERS)
+
+
+def runs(host, unit):
+    return unit in units.running(host.state())
+
+
+def test_a_unit_of_a_user_is_told_from_one_of_the_system():
+    assert JOB == "job.service of uid 1000" and systemd.parted(JOB) == ("job.service", 1000)
+    assert systemd.parted("job.service") == ("job.service", None)
+    # As the holders of a GPU are named.
+    cgroup = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/job.service"
+    assert parse_cgroup(cgroup)[0] == JOB
+
+
+def test_a_users_manager_is_told_by_the_user_himself(lingering):
+    assert systemd.restart(lingering, JOB).returncode == systemd.NOT_LOADED
+    systemd.reload_units(lingering, 1000)
+    for change, running in (
+        (systemd.restart_if_active, False), (systemd.start, True), (systemd.restart, True), (systemd.stop, False),
+    ):  # fmt: skip
+        assert change(lingering, JOB).failure == "" and runs(lingering, JOB) is running
+    assert systemd.restart(lingering, JOB, waits=False).failure == "" and runs(lingering, JOB)
+    assert systemd.restart(lingering, "job.service").returncode == systemd.NOT_LOADED
+
+
+def test_a_manager_that_does_not_run_is_told_nothing(lingering):
+    assert systemd.has_manager(lingering, 1000) and not systemd.has_manager(lingering, 1001)
+    systemd.reload_units(lingering, 1001)
+    assert systemd.stop(lingering, "user@1000.service").failure == ""
+    assert not systemd.has_manager(lingering, 1000)
+    systemd.reload_units(lingering, 1000)
+    assert "Failed to connect to bus" in systemd.start(lingering, JOB).failure
+
+
+def test_whether_a_manager_runs_is_not_guessed(lingering):
+    lingering.add_fault({"call": "run", "late": "EIO"})
+    with pytest.raises(errors.ToolFailed, match="does not say whether user@1000.service runs: .*Mend that and run again"):
+        systemd.has_manager(lingering, 1000)
+
+
+def test_a_manager_that_can_not_read_its_units_is_named(lingering):
+    lingering.add_fault({"call": "run", "nth": 2, "late": "EIO"})
+    with pytest.raises(errors.ToolFailed, match="'systemctl daemon-reload' in the manager of uid 1000 failed: "):
+        systemd.reload_units(lingering, 1000)
+
+
+def test_without_root_nobody_else_is_told(simulated):
+    host = simulated("dgx-h100", files=LINGERS, privileged=False)
+    assert "Operation not permitted" in systemd.start(host, JOB).failure

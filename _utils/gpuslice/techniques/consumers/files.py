@@ -2,12 +2,14 @@
 The files of consumers: what each kind needs, made by :mod:`gpuslice.outputs`, and which units go with it.
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers import systemd
 from gpuslice.host.base import Host
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
@@ -18,6 +20,8 @@ from gpuslice.techniques.consumers.programs import Programs
 
 #: Folders whose files are read by systemd or its generators.
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
+#: Those of them that a user's manager reads, and not the system's.
+_OF_USER = re.compile(r"/etc/containers/systemd/users/([0-9]+)/")
 #: Where Quadlet looks for root's units: podman-systemd.unit(5).
 QUADLET_FOLDERS = ("/run/containers/systemd", "/etc/containers/systemd", "/usr/share/containers/systemd")
 #: Keys by which a container is not the host's root, or may not be; and who it is else.
@@ -51,8 +55,27 @@ def is_unit(path: str) -> bool:
     return path.startswith(_UNIT_FOLDERS)
 
 
+def reader_of(path: str) -> int | None:
+    """The user whose manager reads a unit file, by number; None for the system's own."""
+    found = _OF_USER.match(path)
+    return int(found[1]) if found else None
+
+
+def runs_as(host: Host, consumer: Consumer) -> str:
+    """
+    The systemd unit that runs with the slices and that we may restart, that of a rootless container among them; "" where there is
+    none. :mod:`gpuslice.drivers.systemd` says how units of users are named.
+    """
+    if consumer.kind != "container" or not consumer.user:
+        return unit_of(consumer)
+    from gpuslice.outputs import quadlet
+
+    uid = People(host).uid(consumer.user)
+    return "" if uid is None else systemd.of_user(quadlet.service_name(consumer), uid)
+
+
 def unit_of(consumer: Consumer) -> str:
-    """The systemd unit that runs with the slices and that we may restart; "" where there is none."""
+    """The same of the system's own manager alone."""
     if consumer.kind == "service":
         return consumer.unit
     if consumer.kind != "container" or consumer.user:

@@ -10,7 +10,9 @@ and nobody may be left without; ``{"layout": {...}}``: those of an earlier layou
 ``smoke_test``, beside the first: each whose slice is another one is tried at the end.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import final
@@ -28,7 +30,8 @@ from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import is_unit
-from gpuslice.techniques.consumers.files import unit_of
+from gpuslice.techniques.consumers.files import reader_of
+from gpuslice.techniques.consumers.files import runs_as
 from gpuslice.techniques.consumers.goal import Goal
 from gpuslice.techniques.consumers.goal import asked_of
 from gpuslice.techniques.consumers.goal import digest
@@ -62,6 +65,9 @@ class Consumers(Technique):
         self._texts: dict[str, str] = {}
         self._goal: Goal | None = None
         self._remarks: list[str] = []
+        # Of the same plan: users -> whether their managers run, and units that are not started since theirs does not.
+        self._managers: dict[int, bool] = {}
+        self._waiting: list[str] = []
 
     @cached_property
     def _noted(self) -> Noted:
@@ -100,12 +106,12 @@ class Consumers(Technique):
     def units(self, settings):
         """The units of those who have something now, and of those who are to have some."""
         specs = {**settings.get("layout", settings).get("consumers", {}), **self._noted.consumers}
-        units = [unit_of(consumer_of(name, spec)) for name, spec in specs.items()]
+        units = [runs_as(self._host, consumer_of(name, spec)) for name, spec in specs.items()]
         return tuple(dict.fromkeys(unit for unit in units if unit))
 
     def ended(self, before, after):
         """The containers that are ours and get nothing any more."""
-        then, now = (_having(layout["consumers"]) for layout in (before, after))
+        then, now = (self._having(layout["consumers"]) for layout in (before, after))
         return tuple(unit for unit, each in then.items() if _is_ours(each) and unit not in now)
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -128,9 +134,10 @@ class Consumers(Technique):
         first = works[0]
         noted, wanted = first.state, goal(self._host, works, first.state)
         self._goal, self._texts = wanted, {digest(each.text): each.text for each in wanted.files.values()}
+        self._managers, self._waiting = {}, []
         steps = tuple(self._steps(first, noted, wanted))
         before, after = self.layout(noted), self.layout(wanted.noted)
-        note = " ".join(filter(None, ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said)))
+        note = " ".join(filter(None, ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said, *self._waiting)))
         part = self.part(first.gpu, before, after, steps, note=note, wanted=wanted.noted.cdi)
         return [replace(part, addresses=tuple(work.gpu.address for work in works))]
 
@@ -158,8 +165,7 @@ class Consumers(Technique):
             yield self._file_step(gpu, "write", args, words, "write what was there")
         for path in removes:
             yield self._file_step(gpu, "remove", {"path": path}, f"remove {path}", "write it again")
-        if _has_new_units(noted, wanted) or any(is_unit(each.path) for each in writes):
-            yield self.step(gpu, "reload", {}, "have systemd read its units anew", "reload_units", CARVE, "once more")
+        yield from self._reloading(work, {*_new_units(noted, wanted), *(each.path for each in writes if is_unit(each.path))})
         yield from self._starting(work, noted, wanted)
         if noted.devices != wanted.noted.devices and work.rules.awaits_units and self._refreshes(noted, wanted):
             words = f"have {vendor_cdi.REFRESH} write the vendor's own CDI names anew"
@@ -201,26 +207,67 @@ class Consumers(Technique):
         args = {"unit": unit} if action == "stop" else {"unit": unit, "waits": work.rules.awaits_units}
         return self.step(work.gpu, action, args, words, "restart_unit", CARVE, "start it with what it had")
 
+    def _reloading(self, work: Work, paths: Iterable[str]) -> Iterator[Step]:
+        """The system's manager reads them anew, and those of users what is for them; one that does not run will by itself."""
+        if paths:
+            words = "have systemd read its units anew"
+            yield self.step(work.gpu, "reload", {}, words, "reload_units", CARVE, "once more")
+        for uid in sorted({uid for path in paths if (uid := reader_of(path)) is not None}):
+            if self._has_manager(uid):
+                words = f"have the systemd of uid {uid} read its units anew"
+                yield self.step(work.gpu, "reload", {"uid": uid}, words, "reload_units", CARVE, "once more")
+
+    def _has_manager(self, uid: int | None) -> bool:
+        """Whether there is a manager to take orders: the system's own, or that of a user."""
+        if uid is None:
+            return True
+        if uid not in self._managers:
+            self._managers[uid] = systemd.has_manager(self._host, uid)
+        return self._managers[uid]
+
+    def _takes_orders(self, unit: str) -> bool:
+        return self._has_manager(systemd.parted(unit)[1])
+
     def _stopping(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         """Containers that are ours and get nothing any more end before their unit goes."""
-        staying = _units(wanted)
-        for unit, ours in _noted_units(noted).items():
-            if ours and unit not in staying:
+        staying = self._units(wanted)
+        for unit, ours in self._noted_units(noted).items():
+            if ours and unit not in staying and self._takes_orders(unit):
                 yield self._unit_step(work, "stop", unit, f"stop {unit}, which gets no slice any more")
 
     def _starting(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         """Exactly the units whose device or file is another one start anew; those stopped for this change do so at its end."""
-        staying = _units(wanted)
+        staying = self._units(wanted)
         for unit, consumer in staying.items():
             name = consumer.name
             known = unit not in noted.units and noted.digests.get(name) == wanted.noted.digests[name]
             if known or unit in work.rules.paused:
                 continue
+            if not self._takes_orders(unit):
+                self._waiting.append(
+                    f"{unit} is not started: that user's systemd does not run, and reads the file when it starts."
+                )
+                continue
             why = "whose slice or unit file is another one" if name in noted.digests else f"with {name}'s slice"
             yield self._unit_step(work, *_start_words(unit, _is_ours(consumer), why))
-        for unit, ours in _noted_units(noted).items():
-            if not ours and unit not in staying and unit not in work.rules.paused:
+        for unit, ours in self._noted_units(noted).items():
+            if not ours and unit not in staying and unit not in work.rules.paused and self._takes_orders(unit):
                 yield self._unit_step(work, *_start_words(unit, False, "without a slice"))
+
+    def _units(self, wanted: Goal) -> dict[str, Consumer]:
+        """Unit -> consumer, of those that get something."""
+        return self._by_unit(consumer for consumer, device in wanted.served.values() if device.nodes)
+
+    def _noted_units(self, noted: Noted) -> dict[str, bool]:
+        """Unit -> whether it is ours, of all that have a slice or may run with one."""
+        return {**{unit: _is_ours(each) for unit, each in self._having(noted.consumers).items()}, **noted.units}
+
+    def _having(self, handed: Mapping[str, Mapping]) -> dict[str, Consumer]:
+        """Unit -> consumer, of those on record who have slices."""
+        return self._by_unit(consumer_of(name, spec) for name, spec in handed.items() if spec["slices"])
+
+    def _by_unit(self, consumers: Iterable[Consumer]) -> dict[str, Consumer]:
+        return {unit: each for each in consumers if (unit := runs_as(self._host, each))}
 
     def _refuse_foreign(self, noted: Noted, each: File, there: str | None) -> None:
         if there is None or each.path in noted.files or there == each.text.rstrip("\n") or any(mark in there for mark in MARKS):
@@ -297,8 +344,8 @@ class Consumers(Technique):
         told, self._remarks = self._remarks, []
         return told
 
-    def _run_reload(self, gpu):
-        systemd.reload_units(self._host)
+    def _run_reload(self, gpu, uid=None):
+        systemd.reload_units(self._host, uid)
 
     def _run_stop(self, gpu, unit):
         self._begin(unit, True)
@@ -343,27 +390,10 @@ def _is_ours(consumer):
     return consumer.kind == "container" and not consumer.unit
 
 
-def _units(wanted: Goal) -> dict[str, Consumer]:
-    """Unit -> consumer, of those that get something."""
-    served = [consumer for consumer, device in wanted.served.values() if device.nodes]
-    return {unit: consumer for consumer in served if (unit := unit_of(consumer))}
-
-
-def _noted_units(noted: Noted) -> dict[str, bool]:
-    """Unit -> whether it is ours, of all that have a slice or may run with one."""
-    return {**{unit: _is_ours(each) for unit, each in _having(noted.consumers).items()}, **noted.units}
-
-
-def _having(handed) -> dict[str, Consumer]:
-    """Unit -> consumer, of those on record who have slices."""
-    having = [consumer_of(name, spec) for name, spec in handed.items() if spec["slices"]]
-    return {unit: each for each in having if (unit := unit_of(each))}
-
-
-def _has_new_units(noted: Noted, wanted: Goal) -> bool:
-    """Whether systemd may know a file of a unit in another form than it is to have, or know one that is to go."""
+def _new_units(noted: Noted, wanted: Goal) -> list[str]:
+    """The files of units that systemd may know in another form than they are to have, or that are to go."""
     told, known = wanted.noted.files, noted.files
-    return any(is_unit(path) and known.get(path) != told.get(path) for path in {**told, **known})
+    return [path for path in {**told, **known} if is_unit(path) and known.get(path) != told.get(path)]
 
 
 def _start_words(unit, ours, why):
@@ -373,7 +403,9 @@ def _start_words(unit, ours, why):
 
 def _refuse_failure(done, unit, completed):
     if why := completed.failure:
-        raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=f"See 'journalctl -u {unit}'.")
+        name, uid = systemd.parted(unit)
+        todo = f"See 'journalctl -u {name}'." if uid is None else f"As that user, see 'journalctl --user -u {name}'."
+        raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=todo)
 
 
 def _files(count):

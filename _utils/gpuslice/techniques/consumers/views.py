@@ -16,7 +16,7 @@ from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.files import consumer_of
-from gpuslice.techniques.consumers.files import unit_of
+from gpuslice.techniques.consumers.files import runs_as
 from gpuslice.techniques.consumers.goal import devices_of
 from gpuslice.techniques.consumers.register import NOTHING
 
@@ -68,10 +68,10 @@ def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
     if not works:
         return {}
     by_name = {each.name: each for each in _offers(host, works)}
-    return {name: _told(name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
+    return {name: _told(host, name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
 
 
-def _told(name, handed, by_name):
+def _told(host, name, handed, by_name):
     consumer = consumer_of(name, handed)
     slices = [by_name[part] for part in handed["slices"] if part in by_name]
     missing = [part for part in handed["slices"] if part not in by_name]
@@ -79,7 +79,7 @@ def _told(name, handed, by_name):
         "kind": consumer.kind,
         "slices": list(handed["slices"]),
         "cdi": cdi.qualified(cdi.CONSUMER, name) if handed["slices"] else "",
-        "unit": unit_of(consumer),
+        "unit": runs_as(host, consumer),
         "user": consumer.user,
         "limits": _limits(consumer, slices),
     }
