@@ -24,6 +24,8 @@ _MIB = whole(1, 2**24)
 _PERCENT = whole(1, 100)
 _SLICE = text(r"[A-Za-z0-9_.:-]+")
 PROFILES = listing(LINE)
+#: What gives all clients the same, which weights say otherwise.
+_EQUAL = ("max_instance_count", "active_thread_percentage", "pinned_memory_mib")
 
 
 def THREADS(value, path):  # noqa: N802 - a shape as those above
@@ -77,11 +79,16 @@ class Mps(Section):
         ),
     )  # fmt: skip
 
+    def settle(self, filled, written, notes):
+        """How a rule divides stands in the place of how the host does: nothing of the one counts beside the other."""
+        own = written.own
+        others = _EQUAL if own.get("weights") else ("weights",) if own.get("share_policy") == "equal" else ()
+        return {**filled, **{key: own.get(key, self.FIELD.fields[key].default) for key in others}}
+
     def judge(self, settings, written, notes):
         """Note weights that say another thing than what stands beside them, and warn of what it does not part."""
-        # A rule's own weights stand in the place of what the host has, and so does what is said beside them.
-        own = "weights" in written.own
-        given = written.own if own else {**written.host, **written.own}
+        divides = "weights" in written.own or written.own.get("share_policy") == "equal"
+        given = written.own if divides else {**written.host, **written.own}
         for key, what in _contradictions(given):
             notes.wrong(f"{written.path if key in written.own else written.host_path}:mps:{key}", what)
         notes.warn(
@@ -136,7 +143,7 @@ def _contradictions(given):
     if given.get("max_instance_count", len(weights)) != len(weights):
         what = f"is {given['max_instance_count']}, and weights has {len(weights)} numbers. Leave it out: weights says how many."
         yield "max_instance_count", what
-    for key in ("active_thread_percentage", "pinned_memory_mib"):
+    for key in _EQUAL[1:]:
         if given.get(key):
             yield key, "gives every client the same, and weights divides it. Remove one of them."
 

@@ -291,6 +291,21 @@ def test_the_weights_of_a_rule_stand_in_the_place_of_what_the_host_says(simulate
     assert len(listed(host)) == 6 and apply(host, pillar).plan.empty
 
 
+@pytest.mark.parametrize(
+    ("whole", "own", "told"),
+    [
+        ({"active_thread_percentage": 20, "pinned_memory_mib": 4096}, {"weights": [3, 1]}, [(0.75, 36864), (0.25, 12288)]),
+        ({"weights": [3, 1]}, {"share_policy": "equal", "max_instance_count": 3}, [(0.333, 16384)] * 3),
+    ],
+)
+def test_of_how_the_host_divides_nothing_counts_where_a_rule_divides_otherwise(simulated, whole, own, told):
+    host = simulated("l40s-pair")
+    pillar = pillars.for_all("mps", whole, devices=[pillars.rule(ONE, strategy="mps", mps=own)])
+    assert apply(host, pillar).ok
+    assert [(part.compute, part.memory_mib) for part in parts(host)] == told
+    assert daemon(host)["threads"] == round(told[0][0] * 100, 1) and daemon(host)["pinned"] == told[0][1]
+
+
 @pytest.mark.parametrize("driver", [NEW, {"version": "590.44.01"}])
 @pytest.mark.parametrize("settings", [{"weights": [2, 1, 1]}, {"weights": [2, 1], "protocol": "v2"}, {"max_instance_count": 3}])
 def test_what_is_exported_is_what_is_there(simulated, driver, settings):
