@@ -5,6 +5,7 @@ Consumers whose slices are shares of an MPS daemon: they reach it, none of them 
 import pytest
 
 from gpuslice import errors
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.sim import units
 from gpuslice.techniques.consumers import views
@@ -130,3 +131,16 @@ def test_with_a_newer_driver_each_consumer_has_a_socket_of_its_own(simulated):
 def test_a_weight_where_nothing_is_divided_by_it_is_told_as_advice(host):
     assert apply(host, pillar({"web": container(weight=3)})).ok
     assert told(host)["web"]["limits"]["weight"] == "3, advisory: nothing here is divided by weight"
+
+
+def test_a_service_that_would_be_root_on_a_daemon_keeps_its_filter_after_a_boot(host):
+    service = {"kind": "service", "unit": "trainer.service", "slice": {"kind": "mps"}}
+    assert apply(host, pillar({"trainer": service})).ok
+    host.reboot()
+    with host.change() as state:
+        state["host"]["files"]["/usr/lib/systemd/system/trainer.service"] = "[Service]\nExecStart=/bin/true\n"
+    with Engine(config(host)) as engine:
+        answer = replay.replay(engine)
+    assert any("Consumer trainer is not served: The unit trainer.service runs as root" in line for line in answer["warnings"])
+    text = host.read(support.TRAINER_FILE)
+    assert "DevicePolicy=closed" in text and "DeviceAllow=/dev/nvidia" not in text

@@ -183,7 +183,8 @@ def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal
             if strict:
                 raise
             # His unit, user or Podman went meanwhile: that keeps nobody else from what he had.
-            own[name], served[name] = [], each._replace(device=Device(name))
+            served[name] = each._replace(device=Device(name))
+            own[name] = _closed(writer, served[name])
             handed[name] = {**handed[name], "slices": []}
             unserved.append(f"Consumer {name} is not served: {err}")
     _refuse_shared_files(own)
@@ -202,6 +203,14 @@ def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal
     texts = {path: digest(each.text) for path, each in files.items()}
     made = Noted(True, handed, openable, digests, texts, programs=programs.found, driver=driver, templates=templates)
     return Goal(made, files, served, " ".join(filter(None, [said, *unserved])), tuple(unserved))
+
+
+def _closed(writer: Files, served: Served) -> list[File]:
+    """What keeps who is not served from the slices of others, as far as it can be had: [] where his unit or user is gone."""
+    try:
+        return writer.of(served)
+    except _UNSERVED:
+        return []
 
 
 def _told(files: Sequence[File]) -> list[str]:
