@@ -144,3 +144,11 @@ def test_a_service_that_would_be_root_on_a_daemon_keeps_its_filter_after_a_boot(
     assert any("Consumer trainer is not served: The unit trainer.service runs as root" in line for line in answer["warnings"])
     text = host.read(support.TRAINER_FILE)
     assert "DevicePolicy=closed" in text and "DeviceAllow=/dev/nvidia" not in text
+
+
+@pytest.mark.parametrize("version", ["590.44.01", "615.71.05"])
+def test_a_consumer_of_several_shares_has_the_environment_of_the_heaviest(simulated, version):
+    host = simulated("l40s-pair", tools=TOOLS, driver={"version": version})
+    assert apply(host, weighted({"both": container(resource_limits={"gpu_instances": 3})})).ok
+    edits, alone = support.names(host, support.CONSUMER)["both"], support.names(host, support.SLICE)[f"{ONE}-mps-2"]
+    assert edits["env"] == alone["env"] and edits["mounts"] == alone["mounts"]

@@ -56,9 +56,13 @@ class Devices:
         return Device(each.name, own, _level_zero(each, place))
 
     def of_consumer(self, name: str, slices: Iterable[Slice]) -> Device:
-        """What opens all slices of a consumer."""
+        """What opens all slices of a consumer; of several shares of a daemon by the heaviest: a program is one client."""
         slices = list(slices)
         gpus = sorted({each.gpu for each in slices})
+        shares = [each for each in slices if each.kind == "mps"]
+        if shares:
+            heaviest = max(shares, key=lambda each: each.weight or 0)
+            slices = [each._replace(environment=heaviest.environment) if each in shares else each for each in slices]
         return merged(name, [self.of(each, gpus.index(each.gpu)) for each in slices])
 
     def closed(self, slices: Iterable[Slice], gpus: Container[str]) -> list[str]:

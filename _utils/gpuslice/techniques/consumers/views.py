@@ -109,7 +109,7 @@ def _weight(consumer, slices) -> str:
     if not weights:
         return f"{consumer.weight}, advisory: nothing here is divided by weight"
     told = ", ".join(map(str, sorted(weights)))
-    if any(mps.THREADS in dict(each.environment) for each in slices):
+    if mps.THREADS in dict(max(slices, key=lambda each: each.weight or 0).environment):
         return f"{told}, advisory: by its environment"
     return f"{told}, enforced by the MPS daemon for each process"
 
