@@ -1,7 +1,8 @@
 """
 What is told of GPUs, folded: of several about which it says the very same it is said once.
 
-A GPU's own address and its UUIDs tell nothing apart: in what is folded an address is ``<GPU>``, and a UUID is left out.
+A GPU's own address and its UUIDs tell nothing apart: in what is folded an address is ``<GPU>``, and a UUID in brackets is left
+out.
 """
 
 import re
@@ -10,11 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 _ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]"
-#: A sentence on a GPU: its address, its model where that stands behind it, and what is said.
+#: A sentence on a GPU: its address, its model where that stands behind it, and what is said. A verb is no model.
 _SENTENCE = re.compile(
-    rf"(?P<before>(?:Left as it is: )?(?:GPU )?)(?P<gpu>{_ADDRESS})(?P<model> [^:\n]+)?: (?P<said>.*)", re.DOTALL
+    rf"(?P<before>(?:Left as it is: )?(?:GPU )?)(?P<gpu>{_ADDRESS})(?P<model> (?![a-z])[^:\n]+)?: (?P<said>.*)", re.DOTALL
 )
-_UUID = re.compile(r"(?: \()?\b(?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b\)?")
+#: Beside the name of what it is of; where it is the name itself, nothing else would tell what is meant.
+_UUID = re.compile(r" \((?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\)")
 #: More addresses than these are not listed.
 _MOST = 16
 
@@ -67,7 +69,7 @@ def _together(group: list[Told], text: str) -> list[str]:
     first, (said, *lines) = group[0], text.split("\n")
     name = several(dict.fromkeys(each.addresses[0] for each in group), first.model)
     word = f", {first.word}" if first.word else ""
-    return [f"{first.before.replace('GPU ', '')}{name}{word}: {'each ' if lines else ''}{said}", *lines]
+    return [f"{first.before.replace('GPU ', '')}{name}{word}: {'each ' if lines and said[:1].islower() else ''}{said}", *lines]
 
 
 def several(addresses: Iterable[str], model: str = "") -> str:

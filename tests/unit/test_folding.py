@@ -62,6 +62,18 @@ def test_the_same_of_the_same_gpu_is_told_once():
     assert folding.sentences([f"GPU {ONE}: a", f"GPU {TWO}: a", f"GPU {ONE}: a"]) == [f"2 x GPU ({ONE}, 43): a"]
 
 
+def test_a_verb_is_no_model_and_a_uuid_that_names_something_is_kept():
+    ill = [f"GPU {each} is not healthy after the change: it is slow." for each in (ONE, TWO)]
+    held = [f"GPU {gpu}: {uuid} is held." for gpu, uuid in ((ONE, UUID), (TWO, OTHER_UUID))]
+    assert folding.sentences([*ill, *held]) == [*ill, *held]
+
+
+def test_an_error_of_several_lines_begins_as_it_was():
+    assert folding.sentences([f"GPU {each}: In use.\nBy pid 1." for each in (ONE, TWO)]) == [
+        f"2 x GPU ({ONE}, 43): In use.", "By pid 1.",
+    ]  # fmt: skip
+
+
 SENTENCE = strategies.one_of(
     strategies.text(alphabet="ab: GPU\n", max_size=20),
     strategies.builds("GPU {}: {}".format, strategies.sampled_from([ONE, TWO, THREE]), strategies.sampled_from(["a", "a\nb"])),
