@@ -287,10 +287,10 @@ def differing(old: dict, new: dict) -> tuple[dict, dict]:
     return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
-def _parted(parts: tuple[Part, ...]) -> tuple[list[tuple[tuple[Part, ...], tuple[Step, ...]]], list[Part]]:
+def _parted(parts: tuple[Part, ...]) -> tuple[list[tuple[list[Part], list[Step]]], list[Part]]:
     """
-    (what is done for all GPUs of a group at once, the parts without it): a driver that is loaded anew is one step of the host,
-    though it stands with one of them.
+    (what is done for all GPUs of a group at once, the parts without it): a driver that is loaded anew, and what leads to that,
+    are steps of all, though they stand with one of them.
     """
     groups: dict[str, list[Part]] = {}
     for part in parts:
@@ -298,20 +298,24 @@ def _parted(parts: tuple[Part, ...]) -> tuple[list[tuple[tuple[Part, ...], tuple
             groups.setdefault(part.group, []).append(part)
     together, less = [], dict[Key, Part]()
     for group in groups.values():
-        counts = Counter(step.words.replace(part.gpu, "") for part in group for step in part.steps)
-        with_own = [
-            (part, own) for part in group
-            if (own := tuple(step for step in part.steps if counts[step.words.replace(part.gpu, "")] == 1))
-        ]  # fmt: skip
-        # Several of these are steps of GPUs that differ, and not of all.
-        if len(group) > 1 and len(with_own) == 1 and len(with_own[0][1]) < len(with_own[0][0].steps):
-            part, own = with_own[0]
-            together.append((tuple(group), own))
-            less[part.key] = replace(part, steps=tuple(step for step in part.steps if step not in own))
+        leader = next((part for part in group if any(step.effect == "driver" for step in part.steps)), group[0])
+        shared = _for_all(leader, [part for part in group if part is not leader])
+        # Who has no other step would be told as one that is as wanted.
+        if shared and len(shared) < len(leader.steps):
+            together.append((group, shared))
+            less[leader.key] = replace(leader, steps=tuple(step for step in leader.steps if step not in shared))
     return together, [less.get(part.key, part) for part in parts]
 
 
-def _told_together(shared: tuple[tuple[Part, ...], tuple[Step, ...]], steps: str) -> Told:
+def _for_all(leader: Part, others: list[Part]) -> list[Step]:
+    """Of what none of the others does, what ends with the driver that is loaded anew; the rest is that GPU's alone."""
+    theirs = {step.words.replace(part.gpu, "") for part in others for step in part.steps}
+    own = [step for step in leader.steps if step.words.replace(leader.gpu, "") not in theirs] if others else []
+    ends = [place for place, step in enumerate(own, 1) if step.effect == "driver"]
+    return own[: ends[-1]] if ends else []
+
+
+def _told_together(shared: tuple[list[Part], list[Step]], steps: str) -> Told:
     parts, own = shared
     addresses = [address for part in parts for address in part.addresses]
     name = folding.several(addresses, parts[0].model if len({part.model for part in parts}) == 1 else "")

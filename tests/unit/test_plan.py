@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import FrozenInstanceError
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -273,3 +274,14 @@ def test_what_a_forecast_is_is_told():
 def test_parts_are_of_the_layer_of_their_technology():
     assert part().layer < licence().layer
     assert [part(technique=kind.name).layer for kind in kinds.KINDS] == [kind.layer for kind in kinds.KINDS]
+
+
+def test_of_a_group_only_what_leads_to_the_reload_is_told_of_all():
+    found, own = step("find the mode in force"), step("set compute mode QPX")
+    steps = (replace(step("reload amdgpu"), effect="driver"), found, own)
+    told = Plan((part(found, gpu=SECOND, group="amdgpu"), part(*steps, group="amdgpu"))).text().splitlines()
+    assert told[:2] == [f"2 x A board ({SECOND}, 07), together: about 1.0 s", "  1. reload amdgpu"]
+    place = next(place for place, line in enumerate(told) if line.startswith(f"{FIRST} A board"))
+    assert told[place + 1 : place + 3] == ["  1. find the mode in force", "  2. set compute mode QPX"]
+    without = Plan((part(found, gpu=SECOND, group="amdgpu"), part(found, own, group="amdgpu"))).text()
+    assert "together" not in without
