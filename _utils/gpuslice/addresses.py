@@ -25,6 +25,17 @@ def is_pci(value):
     return isinstance(value, str) and _ADDRESS.match(value.strip().lower()) is not None
 
 
+def is_pattern(value):
+    """Whether a text has a character that stands for others, as no address, UUID or name of a slice has."""
+    return isinstance(value, str) and not set(value).isdisjoint("*?[")
+
+
+def is_place(value):
+    """Whether a text is made as names of slices are: a PCI address, and what says where on that GPU."""
+    whole, dash, _ = value.strip().partition("-") if isinstance(value, str) else ("", "", "")
+    return bool(dash) and is_pci(whole)
+
+
 def is_index(value):
     """Whether it is a small number: no PCI address is read as one, as 0000:00:00.x is never a GPU."""
     if isinstance(value, str):

@@ -81,8 +81,7 @@ def gpus(name, value):
         return
     if len(value) > SHOWN or printable(value) != value:
         raise refusal(name, f"is {describe(value)}, which is no name of a GPU")
-    whole, dash, _ = value.strip().partition("-")
-    if value != "all" and not set(value) & set("*?[") and not (dash and addresses.is_pci(whole)):
+    if value != "all" and not addresses.is_pattern(value) and not addresses.is_place(value):
         address(name, value)
 
 

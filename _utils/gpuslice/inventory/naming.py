@@ -4,7 +4,6 @@ of these. An index is refused, with the table that tells what it stood for.
 """
 
 import fnmatch
-import re
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,6 @@ from gpuslice.inventory import discovery
 from gpuslice.model import Gpu
 
 ALL = "all"
-_PATTERN = re.compile(r"[*?\[]")
 
 
 class Chosen(NamedTuple):
@@ -49,7 +47,7 @@ def chosen(gpus: Sequence[Gpu], named: Any, slices: Callable[[], Sequence[dict]]
         if not gpus:
             raise errors.DeviceNotFound("This host has no GPU.", todo="'lspci -D' shows which devices it has.")
         return Chosen(list(gpus), False, True, [])
-    if isinstance(named, str) and _PATTERN.search(named):
+    if addresses.is_pattern(named):
         return Chosen(_matching(gpus, named), False, True, [])
     if (of := _of_slice(gpus, named, slices)) is not None:
         return Chosen([of], True, False, [])
@@ -74,9 +72,7 @@ def _of_slice(gpus: Sequence[Gpu], named: Any, slices: Callable[[], Sequence[dic
     if not isinstance(named, str) or addresses.is_index(named):
         return None
     name = named.strip()
-    whole, dash, _ = name.partition("-")
-    is_slice = (dash and addresses.is_pci(whole)) or name.upper().startswith("MIG-") or _is_function(gpus, name)
-    if not is_slice:
+    if not (addresses.is_place(name) or name.upper().startswith("MIG-") or _is_function(gpus, name)):
         return None
     there = slices()
     of = next((one["gpu"] for one in there if name.lower() in (one["name"].lower(), one.get("uuid", "").lower())), None)
