@@ -8,6 +8,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice.inventory import naming
 from gpuslice.techniques.mig import asks
 
 _checked = front.checked(CommandExecutionError)
@@ -60,8 +61,7 @@ def device(gpu):
     """
     with _engine() as engine:
         meant = engine.chosen(gpu)
-        found = {each["address"]: each for each in engine.devices() if any(each["address"] == one.address for one in meant.gpus)}
-        return next(iter(found.values())) if meant.is_one else found
+        return front.by_address({each["address"]: each for each in engine.devices(meant.gpus)}, meant.is_one)
 
 
 @_checked
@@ -81,7 +81,7 @@ def ids(data=False):
     """
     with _engine() as engine:
         found = engine.ids()
-        return found if data else front.table_of_ids(found)
+        return found if data else naming.ids_told(found)
 
 
 @_checked
@@ -144,8 +144,7 @@ def holders(gpu):
     """
     with _engine() as engine:
         meant = engine.chosen(gpu)
-        found = {one.address: engine.holders(one.address) for one in meant.gpus}
-        return next(iter(found.values())) if meant.is_one else found
+        return front.by_address({one.address: engine.holders(one.address) for one in meant.gpus}, meant.is_one)
 
 
 @_checked

@@ -118,10 +118,14 @@ class Engine:
             found = [kind for kind in found if not kind.noted or kind.noted in noted]
         return [tool for tool in (self.tools.get(kind.name) for kind in found) if tool.supports(gpu)]
 
-    def devices(self):
-        """Every GPU as in the grain, with UUID and live state of each technique (or why it can't be read)."""
-        found = []
-        for gpu, facts in zip(self.gpus, grain.facts_of(self.gpus), strict=True):
+    def devices(self, gpus=None):
+        """
+        GPUs as in the grain, with UUID and live state of each technique (or why it can't be read).
+
+        :param gpus: the only ones that are looked at, None for all.
+        """
+        gpus, found = self.gpus if gpus is None else gpus, []
+        for gpu, facts in zip(gpus, grain.facts_of(gpus), strict=True):
             live = {kinds.named(tool.name).word: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
             found.append({**facts, "uuid": gpu.uuid, "live": live})
         return found

@@ -293,12 +293,16 @@ def announcer(opts, salt):
 
 def each(engine, word, gpu, read):
     """
-    What a function reads of the GPUs that a user means: of one that is named the answer itself, else address -> answer.
+    What a function reads of the GPUs that a user means, as :func:`by_address` has it.
 
     :param word: what the pillar calls the technology; :param read: function of (GPU, technique).
     """
     found, is_one = engine.techniques(word, gpu)
-    answers = {one.address: read(one, tool) for one, tool in found}
+    return by_address({one.address: read(one, tool) for one, tool in found}, is_one)
+
+
+def by_address(answers, is_one):
+    """Answers by PCI address; of one GPU that was named the answer itself."""
     return next(iter(answers.values())) if is_one else answers
 
 
@@ -451,13 +455,6 @@ def table(slices, whole=()):
         unused.add(_COLUMNS.index("GPU"))
     rows = [tuple(cell for place, cell in enumerate(row) if place not in unused) for row in (_COLUMNS, *rows)]
     return folding.in_columns(rows)
-
-
-def table_of_ids(ids):
-    """The names of GPUs as a table for people; :param ids: as :meth:`gpuslice.engine.Engine.ids` has them."""
-    from gpuslice.inventory import naming
-
-    return naming.ids_told(ids)
 
 
 def table_of_profiles(profiles):

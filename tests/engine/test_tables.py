@@ -8,6 +8,7 @@ import pytest
 
 from gpuslice import front
 from gpuslice.engine import Engine
+from gpuslice.inventory import naming
 from tests.conftest import ROOT
 from tests.support import pillars
 from tests.support.hosts import apply
@@ -65,7 +66,7 @@ def test_every_host_is_told_in_tables_lines_and_data_also_without_a_driver(simul
     host = simulated(example, **driver)
     with Engine(config(host)) as engine:
         gpus = len(engine.gpus)
-        assert front.tabulated(engine) and len(front.table_of_ids(engine.ids()).splitlines()) == gpus + 2
+        assert front.tabulated(engine) and len(naming.ids_told(engine.ids()).splitlines()) == gpus + 2
         for pillar in ({}, pillars.for_all("none")):
             line, data = front.summary(engine, pillar), front.as_data(engine.plan(pillar))
             assert line.startswith("Nothing is managed here: ") and "\n" not in line and json.loads(json.dumps(data)) == data
