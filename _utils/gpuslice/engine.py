@@ -510,13 +510,16 @@ class Engine:
         :param word: what the pillar calls it; :param wish: a difference to what is there instead of settings, see
             :meth:`gpuslice.techniques.base.Technique.settle`.
         """
-        one, tool = self.technique(word, gpu)
+        return self._target(*self.technique(word, gpu), settings, wish)
+
+    @staticmethod
+    def _target(one, tool, settings, wish):
         return Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish)
 
     def wanted(self, word, gpu, settings, wish=None):
         """Targets as :meth:`target`, of all GPUs that a user means."""
         found, _ = self.techniques(word, gpu)
-        return [Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish) for one, tool in found]
+        return [self._target(one, tool, settings, wish) for one, tool in found]
 
     def wanted_as(self, word, gpu, written, **more):
         """Targets as :meth:`asked`, of all GPUs that a user means."""
