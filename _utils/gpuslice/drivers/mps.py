@@ -167,6 +167,11 @@ class Namespaces(Control):
         # name, server, status of that, memory, percentage, priority, folder
         return {each[0].strip(): (_plain(each[4]), _plain(each[3])) for each in lines if len(each) > 4}
 
+    def limits(self):
+        """The same as two dicts, by the names of the namespaces: percentages, and limits of memory. Raises as :meth:`ask`."""
+        found = self.shares()
+        return {name: told[0] for name, told in found.items()}, {name: told[1] for name, told in found.items()}
+
     def check_shares(self, shares):
         """
         See that the limits are in force.

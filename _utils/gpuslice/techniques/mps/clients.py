@@ -45,5 +45,11 @@ def environment(name, one):
 
 def words(one):
     """What the clients of a daemon get, in a few words."""
-    told = [f"{percent:.1f} %{f' and {mib} MiB' if mib else ''}" for percent, mib in limits(one)]
+    told = [share_words(each) for each in limits(one)]
     return f"{told[0]} each" if len(set(told)) == 1 else ", ".join(told)
+
+
+def share_words(share, of=""):
+    """What one client gets, in words; :param of: what the percentage is of, where that has to be said."""
+    percent, mib = share
+    return f"{percent:.1f} %{of}{f' and {mib} MiB' if mib else ''}"

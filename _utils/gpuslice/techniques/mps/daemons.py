@@ -148,9 +148,5 @@ class Daemons:
         protocol v3 the first two are dicts, by the names of its namespaces.
         """
         control = self._control(gpu, name)
-        if isinstance(control, mps.Namespaces):
-            found = control.shares()
-            threads, pinned = ({each: told[place] for each, told in found.items()} for place in (0, 1))
-        else:
-            threads, pinned = control.limits()
+        threads, pinned = control.limits()
         return {"active_thread_percentage": threads, "pinned_memory": pinned, "clients": control.clients()}

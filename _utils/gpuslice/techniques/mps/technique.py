@@ -477,11 +477,9 @@ def _shares(one):
 
 def _promised(spec):
     """What a daemon is to give its clients, in words."""
-    own = spec.threads, spec.pinned_mib
-    shares = dict.fromkeys(spec.shares or (own,))
-    told = [f"{percent:.1f} %{' of the multiprocessors' if not place else ''}{f' and {mib} MiB' if mib else ''}"
-            for place, (percent, mib) in enumerate(shares)]  # fmt: skip
-    return f"{'; '.join(told)} for {'each client' if len(told) == 1 else 'its clients'}"
+    first, *others = dict.fromkeys(spec.shares or ((spec.threads, spec.pinned_mib),))
+    told = [clients.share_words(first, " of the multiprocessors"), *(clients.share_words(each) for each in others)]
+    return f"{'; '.join(told)} for {'its clients' if others else 'each client'}"
 
 
 def _layout(daemons=(), profiles=(), exclusive=False, mode=None):
