@@ -10,6 +10,7 @@ import tarfile
 import pytest
 
 from gpuslice.drivers import systemd
+from gpuslice.host.base import of_user
 from gpuslice.outputs import cdi
 from gpuslice.outputs import quadlet
 from gpuslice.outputs import service
@@ -153,7 +154,7 @@ STAYS = Consumer("eve", "container", image=IMAGE, user="eve", quadlet={
     "Service": {"ExecStartPre": f"/usr/bin/podman import -q /probe/image.tar {IMAGE}"},
 })  # fmt: skip
 EVE = 1002
-UNIT = systemd.of_user(quadlet.service_name(STAYS), EVE)
+UNIT = of_user(quadlet.service_name(STAYS), EVE)
 STAY = "sh /probe/probe.sh eve\n: >/out/eve.done\nexec sleep 1000\n"
 EVE_CDI = "/etc/cdi/gpu-slicing-eve.json"
 ORDER = """

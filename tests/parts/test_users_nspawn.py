@@ -6,6 +6,7 @@ that do not run are found out, also where they left their sockets.
 import pytest
 
 from gpuslice.drivers import systemd
+from gpuslice.host.base import of_user
 from tests.parts import containers
 from tests.support import needs
 
@@ -33,7 +34,7 @@ ExecStart=/bin/sh /probe/order.sh
 
 def orders():
     """A shell script: what is said is on a line, with the exit status after it."""
-    host, job, none = containers.Noting(), systemd.of_user("job.service", EVE), systemd.of_user("none.service", EVE)
+    host, job, none = containers.Noting(), of_user("job.service", EVE), of_user("none.service", EVE)
     reload, active = host.of(systemd.reload_units, EVE), host.of(systemd.has_manager, EVE)
     lines = [
         f"said reload {reload}",
@@ -44,7 +45,7 @@ def orders():
         "for i in $(seq 100); do [ $(wc -l </out/starts.txt) -ge 4 ] && break; sleep 0.1; done",
         f"said stop {host.of(systemd.stop, job)}",
         f"said refresh-ended {host.of(systemd.restart_if_active, job)}",
-        f"said failing {host.of(systemd.restart, systemd.of_user('failing.service', EVE))}",
+        f"said failing {host.of(systemd.restart, of_user('failing.service', EVE))}",
         f"said stop-none {host.of(systemd.stop, none)}",
         f"said restart-none {host.of(systemd.restart, none)}",
         f"said refresh-none {host.of(systemd.restart_if_active, none)}",

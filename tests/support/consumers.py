@@ -10,7 +10,8 @@ import yaml
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.sim import containers
+from gpuslice.host.base import of_user
+from gpuslice.host.base import parted
 from gpuslice.sim import units
 from gpuslice.sim import user_managers
 from gpuslice.sim.host import SimulatedHost
@@ -170,7 +171,7 @@ def _units_wrong(host, record):
             found.append(f"{unit} runs with something else than what there is")
         if any(read[path] != text for path, text in files.items()):
             found.append(f"{unit} runs with a file that is another one by now")
-        name, uid = containers.parted(unit)
+        name, uid = parted(unit)
         whose = record.get("consumers", {}).get(name.removeprefix("gpu-slicing-").removesuffix(".service"))
         if name.startswith("gpu-slicing-") and (whose is None or bool(whose["user"]) != (uid is not None)):
             found.append(f"{unit} runs and is nobody's")
@@ -178,6 +179,6 @@ def _units_wrong(host, record):
         uid = UIDS[each["user"]] if each["user"] else None
         managed = uid is None or user_managers.runs(state, uid)
         if each["kind"] == "container" and not each["unit"] and managed and each["slices"]:
-            if containers.named(f"gpu-slicing-{name}.service", uid) not in running_with(host):
+            if of_user(f"gpu-slicing-{name}.service", uid) not in running_with(host):
                 found.append(f"the container of {name} does not run")
     return found

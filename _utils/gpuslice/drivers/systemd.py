@@ -2,34 +2,20 @@
 Units of systemd, by ``systemctl``. Those of a user's own manager are named as who holds a GPU is: ``x.service of uid 1000``.
 """
 
-import re
-
 from gpuslice import errors
 from gpuslice.host.base import Completed
+from gpuslice.host.base import parted
 
 #: Is there where systemd runs: in an image that is being built it is installed, and nothing can be started.
 _RUNS = "/run/systemd/system"
 #: What systemctl ends with for a unit that there is not (systemctl(1), by the init script's exit codes of the LSB).
 NOT_LOADED = 5
-#: A unit that a user's manager has.
-_OF_USER = re.compile(r"(.+) of uid ([0-9]+)\Z")
 #: The socket of a user's manager, which it makes when it starts (systemd(1) with --user). It may outlast the manager.
 _SOCKET = "/run/user/{uid}/systemd/private"
 #: A group that owns nothing.
 _NOBODY = 65534
 #: States in which a manager takes no orders.
 _ENDED = ("inactive", "failed", "deactivating")
-
-
-def of_user(unit, uid):
-    """The name by which this module and all others know a unit of the manager of a user."""
-    return f"{unit} of uid {uid}"
-
-
-def parted(unit):
-    """(name, uid) of a unit: None for one of the system's own manager."""
-    found = _OF_USER.match(unit)
-    return (found[1], int(found[2])) if found else (unit, None)
 
 
 def has_manager(host, uid):

@@ -25,6 +25,17 @@ REBOOT_NAME = "gpu-slicing"
 PAUSES = (0.1, 0.3, 1.0)
 
 
+def of_user(unit, uid):
+    """The name by which all know a unit of the manager of a user; where ``uid`` is None, which is the system's, its own."""
+    return unit if uid is None else f"{unit} of uid {uid}"
+
+
+def parted(unit):
+    """(name, uid) of what :func:`of_user` named: the number of the user, None for a unit of the system's own manager."""
+    name, of, uid = unit.rpartition(" of uid ")
+    return (name, int(uid)) if of and uid.isdecimal() and uid.isascii() else (unit, None)
+
+
 # No dataclass: to make one takes a millisecond, and the grain loads this module and runs no program.
 class Completed:
     """What a program left behind: its exit status and both outputs as text, without what is not for printing."""

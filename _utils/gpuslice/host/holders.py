@@ -13,6 +13,8 @@ import stat
 import time
 from typing import NamedTuple
 
+from gpuslice.host.base import of_user
+from gpuslice.host.base import parted
 from gpuslice.model import Process
 from gpuslice.numbers import whole
 from gpuslice.printable import printable
@@ -234,7 +236,7 @@ def _place(parts):
         elif manager and not unit and not container:
             unit, user = part, manager[1]
         elif user:
-            unit, user = f"{part} of uid {user}", ""
+            unit, user = of_user(part, user), ""
         elif not unit:
             # A name that the kernel has for itself gets an underscore before it.
             unit = f"{part} of container {container}" if container else part.removeprefix("_")
@@ -365,7 +367,7 @@ def own_units(root="/proc"):
     """Units of the system in which this run and its ancestors are: who stops one of them stops the run."""
     found = {parse_cgroup(_text(f"{root}/{pid}/cgroup"))[0] for pid in lineage(root)} - {""}
     # What a user's manager has ends with that manager, which is a unit of the system.
-    return found | {f"user@{uid}.service" for name in found for uid in re.findall(r" of uid (\d+)\Z", name)}
+    return found | {f"user@{uid}.service" for name in found if (uid := parted(name)[1]) is not None}
 
 
 def of_lock(handle):

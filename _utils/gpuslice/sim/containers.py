@@ -10,6 +10,8 @@ import json
 import re
 
 from gpuslice.host.base import Completed
+from gpuslice.host.base import of_user
+from gpuslice.host.base import parted
 from gpuslice.sim import confined
 
 #: Where root's units lie, and those of rootless users, which their own managers read.
@@ -74,17 +76,6 @@ def _run(host, arguments, known, user):
                             kept="--group-add=keep-groups" in options))  # fmt: skip
 
 
-def named(unit, uid):
-    """The name of a unit of the manager of a user, or of the system's own where uid is None."""
-    return unit if uid is None else f"{unit} of uid {uid}"
-
-
-def parted(unit):
-    """(name, uid) of a unit: None for one of the system's own manager."""
-    name, of, uid = unit.partition(" of uid ")
-    return name, int(uid) if of else None
-
-
 def reload_units(state, uid=None):
     """
     What ``systemctl daemon-reload`` finds, and goes by until the next one; inside a change.
@@ -102,14 +93,14 @@ def reload_units(state, uid=None):
         if _is_unit(path, folder) and "[Container]" in text
     ]
     kept = [unit for unit in before if parted(unit)[1] != uid]
-    state["generated"] = sorted([*kept, *(named(unit, uid) for unit in made)])
+    state["generated"] = sorted([*kept, *(of_user(unit, uid) for unit in made)])
     # What ended of a unit that is not there any more comes back with nothing.
     gone = before.difference(state["generated"])
     state["stopped"] = [process for process in state["stopped"] if process["unit"] not in gone]
 
 
 def generated(state):
-    """The services that the generator made when units were read last, those of users by the names of :func:`named`."""
+    """The services that the generator made when units were read last, of the system and of users."""
     return state.get("generated", ())
 
 

@@ -6,6 +6,8 @@ import json
 
 from gpuslice import errors
 from gpuslice.host.base import Completed
+from gpuslice.host.base import of_user
+from gpuslice.host.base import parted
 from gpuslice.sim import compute_policy
 from gpuslice.sim import confined
 from gpuslice.sim import containers
@@ -406,7 +408,7 @@ def _setpriv(host, arguments):
     names = [word for word in rest if word != "--no-block"]
     if verb not in ("start", "stop", "restart", "try-restart") or len(names) != 1:
         return _no_option("systemctl --user", [verb, *rest])
-    unit = containers.named(units.full_name(names[0]), uid)
+    unit = of_user(units.full_name(names[0]), uid)
     if not units.installed(host.state(), unit) and not units.active(host.state(), unit):
         return Completed(5, "", f"Failed to {verb} {names[0]}: Unit {names[0]} not {'loaded' if verb == 'stop' else 'found'}.\n")
     return _switch_unit(host, verb, unit)
@@ -414,7 +416,7 @@ def _setpriv(host, arguments):
 
 def _switch_unit(host, verb, unit):
     """``systemctl start|stop|restart|try-restart`` of a unit that the description names, or that a generator made."""
-    name, _ = containers.parted(unit)
+    name, _ = parted(unit)
     with host.change() as state:
         if not state["host"]["privileged"]:
             return Completed(4, "", f"Failed to {verb} {name}: Access denied\n")

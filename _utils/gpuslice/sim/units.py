@@ -5,6 +5,7 @@ nvidia-gridd, the licence daemon of a guest with vGPUs. It reads its files when 
 
 import re
 
+from gpuslice.host.base import parted
 from gpuslice.sim import containers
 
 LICENCE_DAEMON = "nvidia-gridd.service"
@@ -72,7 +73,7 @@ def reboot(state):
     containers.reload_units(state)
     for unit in (*state["host"].get("units", ()), *containers.generated(state)):
         # Those of users are for their managers to start.
-        if containers.parted(unit)[1] is None and not containers.unresolvable(state, unit):
+        if parted(unit)[1] is None and not containers.unresolvable(state, unit):
             start(state, unit)
 
 

@@ -6,6 +6,7 @@ The managers of users of a simulated machine, who run their units: those of all 
 import re
 
 from gpuslice.host.base import Completed
+from gpuslice.host.base import parted
 from gpuslice.sim import containers
 from gpuslice.sim import units
 
@@ -44,7 +45,7 @@ def switch(host, verb, uid):
         if verb == "start":
             _start(state, uid)
         for unit in units.running(state) if verb == "stop" else ():
-            if containers.parted(unit)[1] == uid:
+            if parted(unit)[1] == uid:
                 units.stop(state, unit)
     return Completed(0)
 
@@ -58,7 +59,7 @@ def asked(arguments):
 def _start(state, uid):
     containers.reload_units(state, uid)
     for unit in containers.generated(state):
-        if containers.parted(unit)[1] == uid and not containers.unresolvable(state, unit):
+        if parted(unit)[1] == uid and not containers.unresolvable(state, unit):
             units.start(state, unit)
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from gpuslice import errors
 from gpuslice.drivers import systemd
+from gpuslice.host.base import of_user
+from gpuslice.host.base import parted
 from gpuslice.host.holders import parse_cgroup
 from gpuslice.sim import units
 
@@ -58,7 +60,7 @@ def test_nobody_reads_units_anew_where_systemd_does_not_run(simulated):
 
 
 # -- managers of users -------------------------------------------------------------------------------------------------
-JOB, FILE = systemd.of_user("job.service", 1000), "/etc/containers/systemd/users/1000/job.container"
+JOB, FILE = of_user("job.service", 1000), "/etc/containers/systemd/users/1000/job.container"
 LINGERS = {
     "/etc/passwd": "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n",
     "/var/lib/systemd/linger/ada": "", FILE: "[Container]\nImage=localhost/job:1\n",
@@ -75,8 +77,8 @@ def runs(host, unit):
 
 
 def test_a_unit_of_a_user_is_told_from_one_of_the_system():
-    assert JOB == "job.service of uid 1000" and systemd.parted(JOB) == ("job.service", 1000)
-    assert systemd.parted("job.service") == ("job.service", None)
+    assert JOB == "job.service of uid 1000" and parted(JOB) == ("job.service", 1000)
+    assert parted("job.service") == ("job.service", None)
     # As the holders of a GPU are named.
     cgroup = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/job.service"
     assert parse_cgroup(cgroup)[0] == JOB

@@ -9,8 +9,8 @@ from typing import Any
 from typing import NamedTuple
 
 from gpuslice import errors
-from gpuslice.drivers import systemd
 from gpuslice.host.base import Host
+from gpuslice.host.base import of_user
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.outputs.file import File
@@ -71,7 +71,7 @@ def runs_as(host: Host, consumer: Consumer) -> str:
     from gpuslice.outputs import quadlet
 
     uid = People(host).uid(consumer.user)
-    return "" if uid is None else systemd.of_user(quadlet.service_name(consumer), uid)
+    return "" if uid is None else of_user(quadlet.service_name(consumer), uid)
 
 
 def unit_of(consumer: Consumer) -> str:

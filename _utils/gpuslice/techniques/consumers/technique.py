@@ -21,6 +21,7 @@ from gpuslice import errors
 from gpuslice.drivers import nvidia_modprobe
 from gpuslice.drivers import systemd
 from gpuslice.drivers import vendor_cdi
+from gpuslice.host.base import parted
 from gpuslice.outputs import cdi
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.file import File
@@ -226,7 +227,7 @@ class Consumers(Technique):
         return self._managers[uid]
 
     def _takes_orders(self, unit: str) -> bool:
-        return self._has_manager(systemd.parted(unit)[1])
+        return self._has_manager(parted(unit)[1])
 
     def _stopping(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         """Containers that are ours and get nothing any more end before their unit goes."""
@@ -403,7 +404,7 @@ def _start_words(unit, ours, why):
 
 def _refuse_failure(done, unit, completed):
     if why := completed.failure:
-        name, uid = systemd.parted(unit)
+        name, uid = parted(unit)
         todo = f"See 'journalctl -u {name}'." if uid is None else f"As that user, see 'journalctl --user -u {name}'."
         raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=todo)
 
