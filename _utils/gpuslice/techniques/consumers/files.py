@@ -61,7 +61,7 @@ def reader_of(path: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def runs_as(host: Host, consumer: Consumer) -> str:
+def runs_as(people: People, consumer: Consumer) -> str:
     """
     The systemd unit that runs with the slices and that we may restart, that of a rootless container among them; "" where there is
     none. :mod:`gpuslice.drivers.systemd` says how units of users are named.
@@ -70,7 +70,7 @@ def runs_as(host: Host, consumer: Consumer) -> str:
         return unit_of(consumer)
     from gpuslice.outputs import quadlet
 
-    uid = People(host).uid(consumer.user)
+    uid = people.uid(consumer.user)
     return "" if uid is None else of_user(quadlet.service_name(consumer), uid)
 
 

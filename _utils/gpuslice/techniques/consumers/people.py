@@ -33,10 +33,11 @@ class Person(NamedTuple):
 
 
 class People:
-    """The users of one host."""
+    """The users of one host, each file as it was when it was read first."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._lines: dict[str, list[str]] = {}
 
     def named(self, name: str, more: Iterable[str] = ()) -> Person | None:
         """A user by name or number, None where there is none. :param more: further groups, by name or number."""
@@ -93,8 +94,9 @@ class People:
         return found
 
     def _rows(self, path: str, count: int) -> list[list[str]]:
-        try:
-            lines = self._host.read(path).splitlines()
-        except OSError:
-            return []
-        return [[*line.split(":"), *[""] * count][:count] for line in lines if line and not line.startswith("#")]
+        if path not in self._lines:
+            try:
+                self._lines[path] = self._host.read(path).splitlines()
+            except OSError:
+                self._lines[path] = []
+        return [[*line.split(":"), *[""] * count][:count] for line in self._lines[path] if line and not line.startswith("#")]

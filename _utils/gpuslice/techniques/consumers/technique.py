@@ -37,6 +37,7 @@ from gpuslice.techniques.consumers.goal import Goal
 from gpuslice.techniques.consumers.goal import asked_of
 from gpuslice.techniques.consumers.goal import digest
 from gpuslice.techniques.consumers.goal import goal
+from gpuslice.techniques.consumers.people import People
 from gpuslice.techniques.consumers.register import Noted
 from gpuslice.techniques.consumers.register import Register
 
@@ -69,6 +70,10 @@ class Consumers(Technique):
         # Of the same plan: users -> whether their managers run, and units that are not started since theirs does not.
         self._managers: dict[int, bool] = {}
         self._waiting: list[str] = []
+
+    @cached_property
+    def _people(self) -> People:
+        return People(self._host)
 
     @cached_property
     def _noted(self) -> Noted:
@@ -107,7 +112,7 @@ class Consumers(Technique):
     def units(self, settings):
         """The units of those who have something now, and of those who are to have some."""
         specs = {**settings.get("layout", settings).get("consumers", {}), **self._noted.consumers}
-        units = [runs_as(self._host, consumer_of(name, spec)) for name, spec in specs.items()]
+        units = [runs_as(self._people, consumer_of(name, spec)) for name, spec in specs.items()]
         return tuple(dict.fromkeys(unit for unit in units if unit))
 
     def ended(self, before, after):
@@ -268,7 +273,7 @@ class Consumers(Technique):
         return self._by_unit(consumer_of(name, spec) for name, spec in handed.items() if spec["slices"])
 
     def _by_unit(self, consumers: Iterable[Consumer]) -> dict[str, Consumer]:
-        return {unit: each for each in consumers if (unit := runs_as(self._host, each))}
+        return {unit: each for each in consumers if (unit := runs_as(self._people, each))}
 
     def _refuse_foreign(self, noted: Noted, each: File, there: str | None) -> None:
         if there is None or each.path in noted.files or there == each.text.rstrip("\n") or any(mark in there for mark in MARKS):
@@ -382,8 +387,9 @@ class Consumers(Technique):
         self.release()
 
     def release(self):
-        """Another run may have written the record."""
+        """Another run may have written the record, and another tool the files of users."""
         self.__dict__.pop("_noted", None)
+        self.__dict__.pop("_people", None)
 
 
 def _is_ours(consumer):

@@ -18,6 +18,7 @@ from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import runs_as
 from gpuslice.techniques.consumers.goal import devices_of
+from gpuslice.techniques.consumers.people import People
 from gpuslice.techniques.consumers.register import NOTHING
 
 #: Kinds of slices that share their device nodes with others: nothing in the hardware parts their memory or their compute.
@@ -68,10 +69,11 @@ def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
     if not works:
         return {}
     by_name = {each.name: each for each in _offers(host, works)}
-    return {name: _told(host, name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
+    people = People(host)
+    return {name: _told(people, name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
 
 
-def _told(host, name, handed, by_name):
+def _told(people, name, handed, by_name):
     consumer = consumer_of(name, handed)
     slices = [by_name[part] for part in handed["slices"] if part in by_name]
     missing = [part for part in handed["slices"] if part not in by_name]
@@ -79,7 +81,7 @@ def _told(host, name, handed, by_name):
         "kind": consumer.kind,
         "slices": list(handed["slices"]),
         "cdi": cdi.qualified(cdi.CONSUMER, name) if handed["slices"] else "",
-        "unit": runs_as(host, consumer),
+        "unit": runs_as(people, consumer),
         "user": consumer.user,
         "limits": _limits(consumer, slices),
     }
