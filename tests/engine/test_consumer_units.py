@@ -56,14 +56,7 @@ def original(tmp_path_factory):
 @pytest.fixture
 def copy(tmp_path):
     """``copy(host)``: one of the test's own that is as another one is now."""
-    count = 0
-
-    def make(host):
-        nonlocal count
-        count += 1
-        return consumers.copied(host, tmp_path / f"copy{count}")
-
-    return make
+    return consumers.copier(tmp_path)
 
 
 WAYS = [
@@ -98,22 +91,7 @@ def test_a_change_that_fails_leaves_the_old_or_the_new_to_the_top(original, copy
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_change_that_is_killed_is_finished_or_undone_by_the_next_run(original, copy, when):
-    trial, old, found = copy(original), summary(original), []
-    tried = points(trial, AFTER, CALLS)
-    new = summary(trial)
-    for call, number in tried:
-        host = copy(original)
-        host.add_fault({"call": call, "nth": number, "kill": when})
-        assert in_child(functools.partial(apply, host, AFTER)) == signal.SIGKILL
-        host.clear_faults()
-        other, ended = copy(host), closed(host)
-        if told := why(host, AFTER) or astray(host):
-            found.append((call, number, "was not finished", told))
-        assert summary(host) == new
-        # One that was at its end is not undone: another change goes on from it, and moves nobody back.
-        if told := why(other, BEFORE) or astray(other):
-            found.append((call, number, "was not undone", told))
-        assert ended or summary(other) == old
+    found = consumers.kills(original, copy, AFTER, BEFORE, CALLS, when)
     assert not found, "\n".join(map(str, found))
 
 

@@ -3,8 +3,6 @@ Containers of users, whose own managers run them: they start anew with what they
 fails or is killed; and nobody is asked who is not there.
 """
 
-import functools
-import signal
 
 import pytest
 
@@ -19,7 +17,6 @@ from tests.support.consumers import points
 from tests.support.consumers import start_counts
 from tests.support.consumers import summary
 from tests.support.consumers import why
-from tests.support.crash import in_child
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
@@ -197,7 +194,7 @@ def test_a_boot_queues_the_start_where_the_manager_runs_already(host, when):
 # -- failures ----------------------------------------------------------------------------------------------------------
 def test_whatever_of_it_does_not_work_puts_everything_back(host, tmp_path):
     before, old, told = summary(host), start_counts(host), []
-    for _, number in points(consumers.copied(host, tmp_path / "trial"), AFTER, ["run"]):
+    for _, number in points(consumers.copier(tmp_path)(host), AFTER, ["run"]):
         host.add_fault({"call": "run", "nth": number, "late": "EIO"})
         told += why(host, AFTER)
         host.clear_faults()
@@ -212,11 +209,12 @@ def test_whatever_of_it_does_not_work_puts_everything_back(host, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("effect", ["error", "late"])
 def test_a_change_that_fails_anywhere_leaves_the_old_or_the_new_to_the_top(host, tmp_path, effect):
-    trial, old, found = consumers.copied(host, tmp_path / "trial"), summary(host), []
+    copy, old, found = consumers.copier(tmp_path), summary(host), []
+    trial = copy(host)
     tried = points(trial, AFTER, CALLS)
     new = summary(trial)
     for call, number in tried:
-        other = consumers.copied(host, tmp_path / f"{call}{number}")
+        other = copy(host)
         other.add_fault({"call": call, "nth": number, effect: "EIO"})
         told = why(other, AFTER)
         other.clear_faults()
@@ -231,19 +229,5 @@ def test_a_change_that_fails_anywhere_leaves_the_old_or_the_new_to_the_top(host,
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_change_that_is_killed_anywhere_is_finished_or_undone_by_the_next_run(host, tmp_path, when):
-    trial, old, found = consumers.copied(host, tmp_path / "trial"), summary(host), []
-    tried = points(trial, AFTER, CALLS)
-    new = summary(trial)
-    for call, number in tried:
-        other = consumers.copied(host, tmp_path / f"{call}{number}")
-        other.add_fault({"call": call, "nth": number, "kill": when})
-        assert in_child(functools.partial(apply, other, AFTER)) == signal.SIGKILL
-        other.clear_faults()
-        back, ended = consumers.copied(other, tmp_path / f"{call}{number}-back"), closed(other)
-        if told := why(other, AFTER) or astray(other):
-            found.append((call, number, "was not finished", told))
-        assert summary(other) == new
-        if told := why(back, BEFORE) or astray(back):
-            found.append((call, number, "was not undone", told))
-        assert ended or summary(back) == old
+    found = consumers.kills(host, consumers.copier(tmp_path), AFTER, BEFORE, CALLS, when)
     assert not found, "\n".join(map(str, found))

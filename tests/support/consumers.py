@@ -2,9 +2,12 @@
 Simulated hosts whose slices are handed to consumers: made, asked for in pillars, and checked from the top to the slices.
 """
 
+import functools
+import itertools
 import json
 import pathlib
 import shutil
+import signal
 
 import yaml
 
@@ -16,6 +19,7 @@ from gpuslice.sim import units
 from gpuslice.sim import user_managers
 from gpuslice.sim.host import SimulatedHost
 from tests.conftest import ROOT
+from tests.support.crash import in_child
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
@@ -91,10 +95,41 @@ def start_counts(host):
     return dict(host.state().get("starts", {}))
 
 
-def copied(host, place):
-    """Another host that is as this one is now. :param place: a folder to make."""
-    shutil.copytree(host.state_dir, place)
-    return SimulatedHost(host.description_path, str(place))
+def copier(folder):
+    """``copy(host)``: another host that is as this one is now. :param folder: for all that it makes."""
+    count = itertools.count(1)
+
+    def copy(host):
+        place = shutil.copytree(host.state_dir, folder / f"copy{next(count)}")
+        return SimulatedHost(host.description_path, str(place))
+
+    return copy
+
+
+def kills(original, copy, after, before, calls, when):
+    """
+    Kill a change at each of its calls, and let the next run finish it, or undo it.
+
+    :param original: a host as ``before`` has it; :param copy: :func:`copier`; :param when: before or after the call.
+    :return: what was wrong with it, a tuple each.
+    """
+    trial, old, found = copy(original), summary(original), []
+    tried = points(trial, after, calls)
+    new = summary(trial)
+    for call, number in tried:
+        host = copy(original)
+        host.add_fault({"call": call, "nth": number, "kill": when})
+        assert in_child(functools.partial(apply, host, after)) == signal.SIGKILL
+        host.clear_faults()
+        other, ended = copy(host), closed(host)
+        if told := why(host, after) or astray(host):
+            found.append((call, number, "was not finished", told))
+        assert summary(host) == new
+        # One that was at its end is not undone: another change goes on from it, and moves nobody back.
+        if told := why(other, before) or astray(other):
+            found.append((call, number, "was not undone", told))
+        assert ended or summary(other) == old
+    return found
 
 
 def summary(host):
