@@ -41,7 +41,8 @@ class Told(NamedTuple):
         """What those have in common of which it is told once."""
         text = "\n".join([self.said, *self.lines])
         for address in self.addresses:
-            text = text.replace(address, "<GPU>")
+            # Names of units and folders have dashes in it.
+            text = text.replace(address, "<GPU>").replace(address.replace(":", "-"), "<GPU>")
         return self.model, self.word, self.before, _UUID.sub("", text)
 
 

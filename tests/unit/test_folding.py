@@ -18,6 +18,11 @@ def test_gpus_that_do_the_same_are_told_once():
     assert folding.folded(told) == [f"2 x H100 ({ONE}, 43), mig: each keeps 1", "  1. write <GPU>.conf", "  2. go"]
 
 
+def test_the_address_in_the_name_of_a_unit_tells_nothing_apart():
+    told = [Told((each,), "L40S", "a", (f"  1. write mps-{each.replace(':', '-')}.service",)) for each in (ONE, TWO)]
+    assert folding.folded(told) == [f"2 x L40S ({ONE}, 43): each a", "  1. write mps-<GPU>.service"]
+
+
 def test_one_gpu_is_told_as_it_is():
     told = Told((ONE,), "H100", "keeps 1", (f"  1. destroy it ({UUID})",), word="mig")
     assert folding.folded([told]) == [f"{ONE} H100 (mig): keeps 1", f"  1. destroy it ({UUID})"]
