@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("mypy", reason="mypy comes with requirements-dev.txt only")
-
 HEAD = '''
 from typing import Any
 from typing import final
