@@ -74,3 +74,21 @@ def test_a_highstate_with_one_converges(minion, tmp_path, repo):
     good, comment, changes = stages(bench, wanted(shipped(repo)))
     assert good and changes["consumers"] == {"trainer": "none -> 0000:1b:00.0-1g.10gb-0"}, comment
     assert stages(bench, wanted(shipped(repo)))[2] == {}
+
+
+def test_an_mps_daemon_has_the_sites_unit_also_after_a_boot(minion, tmp_path, repo):
+    from gpuslice.outputs import mps_templates
+
+    write(tmp_path, f"{mps_templates.UNIT}LogLevelMax=debug\n")
+    bench = minion("l40s-pair", file_roots={"base": [str(tmp_path / "files")]})
+    pillar = {
+        "containers_gpu_slicing": {"enabled": True, "strategy": "mps"},
+        "containers_gpu_container_integration": {"templates": {"mps": "salt://service.jinja"}},
+    }
+    unit = "/run/systemd/system/gpu-slicing-mps-0000-41-00.0.service"
+    answer = bench.call("gpu_slicing.apply", pillar=pillar)
+    assert answer["result"] is True and answer["changes"]["0000:41:00.0"]["new"]["templates"], answer
+    assert bench.call("gpu_slicing.apply", pillar=pillar)["changes"] == {}
+    bench.host.reboot()
+    assert bench.call("gpu_boot.replay", wait=0)["result"] is True
+    assert "LogLevelMax=debug" in bench.host.read(unit)

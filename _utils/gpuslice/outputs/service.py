@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuslice import errors
-from gpuslice.outputs import gpu_names
 from gpuslice.outputs import templates
 from gpuslice.outputs import unit_text
 from gpuslice.outputs.consumer import Consumer
@@ -231,23 +230,8 @@ def _text(name: str, values: dict[str, Any], overrides: Mapping[str, str] | None
 
 def _compare(name: str, found: list[Setting], shipped: list[Setting]) -> None:
     section = {"service": "Service", "user": "Slice"}[name]
-    for key in ("DeviceAllow", "MemoryMax", "CPUQuota"):
-        have = unit_text.values(found, section, key)
-        for value in unit_text.values(shipped, section, key):
-            if value not in have:
-                raise _weaker(name, f"leaves out {key}={value} in [{section}]", "Take it from the shipped template")
     given = [each for each in found if (each.section, each.key) == (section, "DeviceAllow")]
-    if given[0].value:
+    if given and given[0].value:
         what = f"gives DeviceAllow={given[0].value} before an empty DeviceAllow=, so that other files of the unit open more"
-        raise _weaker(name, what, "Begin the list with 'DeviceAllow='")
-    known = unit_text.values(shipped, section, "DeviceAllow")
-    for value in unit_text.values(found, section, "DeviceAllow"):
-        if value not in known and gpu_names.is_gpu_device(value.split()[0]):
-            raise _weaker(name, f"has DeviceAllow={value}, which opens more than the slice", "Leave it out")
-    for each in found:
-        if (each.section, each.key) == (section, "PrivateDevices") and unit_text.is_true(each.value):
-            raise _weaker(name, f"has PrivateDevices={each.value}, which takes the nodes of all GPUs away", "Leave it out")
-
-
-def _weaker(name: str, what: str, todo: str) -> errors.PolicyError:
-    return errors.PolicyError(f"The template '{name}' {what}.", todo=f"{todo}.")
+        raise templates.weaker(name, what, "Begin the list with 'DeviceAllow='")
+    templates.refuse_weaker(name, section, ("DeviceAllow", "MemoryMax", "CPUQuota"), found, shipped)

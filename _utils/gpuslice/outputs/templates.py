@@ -6,11 +6,15 @@ without consumers pays nothing for it.
 """
 
 import traceback
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
 from gpuslice import errors
+from gpuslice.outputs import gpu_names
+from gpuslice.outputs import mps_templates
 from gpuslice.outputs import unit_text
+from gpuslice.outputs.unit_text import Setting
 
 #: What limits a unit, in each of the templates. Values: memory, cpu ("" for none).
 _LIMITS = """\
@@ -150,12 +154,12 @@ AddDevice={{ device }}
 {% endfor %}
 """  # fmt: skip
 
-SHIPPED = {"service": SERVICE, "user": USER, "quadlet": QUADLET, "quadlet_dropin": QUADLET_DROPIN}
+SHIPPED = {"service": SERVICE, "user": USER, "quadlet": QUADLET, "quadlet_dropin": QUADLET_DROPIN, **mps_templates.SHIPPED}
 
 
 def render(name: str, values: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> str:
     """
-    A unit file from a template.
+    What a template makes of values: a unit file, which it is checked to be, or a configuration.
 
     :param name: of :data:`SHIPPED`, where what a template is given stands beside each.
     :param values: these. :param overrides: name -> text of a template that a site has in its place.
@@ -165,6 +169,8 @@ def render(name: str, values: Mapping[str, Any], overrides: Mapping[str, str] | 
         if other not in SHIPPED:
             raise errors.PolicyError(f"There is no template '{other}'.", todo=f"The templates are: {', '.join(SHIPPED)}.")
     text = _rendered(name, (overrides or {}).get(name, SHIPPED[name]), values)
+    if name in mps_templates.NO_UNITS:
+        return text
     try:
         unit_text.settings(text)
     except unit_text.Malformed as err:
@@ -194,6 +200,47 @@ def _line(err: Exception) -> int | str:
     """The line of a template in which an error was raised; Jinja2 puts it into the traceback."""
     lines = [frame.lineno for frame in traceback.extract_tb(err.__traceback__) if frame.filename == "<template>"]
     return lines[-1] if lines and lines[-1] else "?"
+
+
+def refuse_weaker(
+    name: str,
+    section: str,
+    keys: Iterable[str],
+    found: list[Setting],
+    shipped: list[Setting],
+    once: Iterable[str] = (),
+) -> None:
+    """
+    A site's template may say more than the shipped one, and opens neither less nor more.
+
+    :param section: that confines; :param keys: of which every value that the shipped template has must be there.
+    :param once: those that must have what the shipped one has and nothing else.
+    :param found: what the site's makes of some values; :param shipped: what the shipped one makes of them.
+    :raises errors.PolicyError: it does not.
+    """
+    for key in keys:
+        have = unit_text.values(found, section, key)
+        for value in unit_text.values(shipped, section, key):
+            if value not in have:
+                raise weaker(name, f"leaves out {key}={value} in [{section}]", "Take it from the shipped template")
+    for key in once:
+        have, [own] = unit_text.values(found, section, key), unit_text.values(shipped, section, key)
+        if have != [own]:
+            there = ", ".join(f"{key}={value}" for value in have) or f"no {key}="
+            what = f"has {there} in [{section}], and not {key}={own} alone"
+            raise weaker(name, what, "Take it from the shipped template")
+    known = unit_text.values(shipped, section, "DeviceAllow")
+    for value in unit_text.values(found, section, "DeviceAllow"):
+        if value not in known and gpu_names.is_gpu_device(value.split()[0]):
+            raise weaker(name, f"has DeviceAllow={value}, which opens more than the slice", "Leave it out")
+    for each in found:
+        if (each.section, each.key) == (section, "PrivateDevices") and unit_text.is_true(each.value):
+            raise weaker(name, f"has PrivateDevices={each.value}, which takes the nodes of all GPUs away", "Leave it out")
+
+
+def weaker(name: str, what: str, todo: str) -> errors.PolicyError:
+    """The error for a template of a site that does :param what:, with what to do about it."""
+    return errors.PolicyError(f"The template '{name}' {what}.", todo=f"{todo}.")
 
 
 def _wrong(name: str, why: str) -> errors.PolicyError:

@@ -19,6 +19,7 @@ from gpuslice.policy.fields import DISCOVERY
 from gpuslice.policy.fields import INTEGRATION
 from gpuslice.policy.fields import MANAGEMENT
 from gpuslice.policy.fields import SLICING
+from gpuslice.policy.fields import TEMPLATES
 from gpuslice.policy.fields import Field
 from gpuslice.policy.notes import Notes
 from gpuslice.policy.notes import nearest
@@ -118,6 +119,8 @@ def parse(pillar):
     slicing = written[SLICING]
     host = _host_rule(slicing, notes)
     rules = tuple(_rule(each, slicing, host, notes) for each in slicing.get("devices", []))
+    templates = written[INTEGRATION].get(TEMPLATES) or {}
+    host, *rules = (_templated(rule, templates) for rule in (host, *rules))
     _check_shadowed(rules, notes)
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
@@ -128,7 +131,7 @@ def parse(pillar):
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, rules, handed, notes)
+    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, tuple(rules), handed, notes)
 
 
 def _policy(discovery, slicing, written, host, rules, handed, notes):
@@ -150,6 +153,15 @@ def _policy(discovery, slicing, written, host, rules, handed, notes):
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
+def _templated(rule, templates):
+    """A rule with the templates of the site among the settings of those who write files by them."""
+    settings = dict(rule.settings)
+    for word in kinds.STRATEGIES:
+        if names := document.section(word).TEMPLATES:
+            settings[word] = {**settings[word], TEMPLATES: {name: templates[name] for name in names if name in templates}}
+    return rule._replace(settings=settings)
+
+
 def _handed_out(written, notes):
     """Technology -> settings, of those that hand out and of which the pillar says something."""
     filled, found = _filled(document.top()[INTEGRATION], written), {}
@@ -158,7 +170,8 @@ def _handed_out(written, notes):
         if any(key in written for key in section.DECISIVE):
             found[kind.name] = section.handed_out(filled, written, notes)
             continue
-        for key in section.FIELD.fields.keys() & written.keys():
+        others = {TEMPLATES} if set(written.get(TEMPLATES) or ()).isdisjoint(section.TEMPLATES) else set()
+        for key in (section.FIELD.fields.keys() & written.keys()) - others:
             notes.warn(f"{INTEGRATION}:{key}", f"has no effect: nothing is handed out without {' or '.join(section.DECISIVE)}.")
     return found
 

@@ -46,6 +46,10 @@ class Section:
     #: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
     DECISIVE: ClassVar[tuple[str, ...]] = ()
 
+    #: Names of the site's templates (``templates`` in the section on containers) by which the technology writes its files. Where
+    #: it has any, its settings have ``templates``: name -> text, of those that the pillar has.
+    TEMPLATES: ClassVar[tuple[str, ...]] = ()
+
     # -- in the pillar -------------------------------------------------------------------------------------------
     def settle(self, filled: dict, written: Written, notes: Notes) -> dict:
         """

@@ -159,6 +159,7 @@ class Consumers(Section):
     """See :class:`gpuslice.policy.section.Section`."""
 
     DECISIVE = ("cdi", "consumers")
+    TEMPLATES = ("service", "user", "quadlet", "quadlet_dropin")
     FIELD = fields.mapping(
         "Who gets which slices.",
         cdi=fields.mapping(
@@ -179,6 +180,8 @@ class Consumers(Section):
                 "user": _template("Drop-in of a login user's slice unit."),
                 "quadlet": _template("Quadlet unit of a container."),
                 "quadlet_dropin": _template("Drop-in of a Quadlet unit that exists."),
+                "mps": _template("Unit of an MPS daemon."),
+                "mps_settings": _template("Settings (TOML) of an MPS daemon of protocol v3."),
             },
         ),
     )  # fmt: skip
@@ -198,7 +201,8 @@ class Consumers(Section):
                 notes.wrong(f"{_PATH}:consumers:{name}", why)
         if made and not enabled:
             notes.wrong(f"{_PATH}:cdi:enabled", "is false, and there are consumers. Remove one of the two.")
-        settings = {"cdi": enabled, "templates": dict(filled[fields.TEMPLATES] or {})}
+        texts = filled[fields.TEMPLATES] or {}
+        settings = {"cdi": enabled, "templates": {name: texts[name] for name in self.TEMPLATES if name in texts}}
         settings |= {"smoke_test": True} if filled["smoke_test"] else {}
         return {**settings, "consumers": made} if "consumers" in written else settings
 

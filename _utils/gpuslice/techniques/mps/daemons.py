@@ -27,10 +27,8 @@ class Daemons:
     def spec(self, name):
         """The :class:`gpuslice.techniques.mps.unit.Spec` of the unit that is there, None for none, or one that was changed."""
         text = kernel.text(self._host, unit.path(name))
-        spec = unit.read(text) if text else None
-        if spec is None or not spec.shares:
-            return spec
-        return spec if kernel.text(self._host, unit.settings_path(name)) == unit.settings(spec).strip() else None
+        # Its settings lie there in protocol v3 only.
+        return unit.read(text, kernel.text(self._host, unit.settings_path(name)) or "") if text else None
 
     def is_there(self, name):
         """Whether a unit or its settings are written, whatever they say."""
@@ -46,7 +44,7 @@ class Daemons:
         """Raise errors.ResourceConflict for a unit file of somebody else's under our name."""
         text = kernel.text(self._host, unit.path(name)) or ""
         place = next((path for path in unit.elsewhere(name) if self._host.exists(path)), "")
-        if text and "# Written by Salt (GPU slicing)" not in text:
+        if text and unit.MINE not in text:
             place = unit.path(name)
         if place:
             raise errors.ResourceConflict(
@@ -54,18 +52,22 @@ class Daemons:
                 "Remove that file, or give it another name, then run again.",
             )  # fmt: skip
 
-    def write(self, gpu, spec):
-        """Write the unit. Raises errors.PermissionDenied, errors.ToolFailed, errors.ToolMissing."""
-        self.refuse_foreign(gpu, spec.name)
-        self._file(gpu, spec.name, lambda: self._write(spec))
+    def write(self, gpu, spec, templates):
+        """
+        Write the unit.
 
-    def _write(self, spec):
+        :param templates: name -> text, those of the site. Raises errors.PermissionDenied, errors.ToolFailed, errors.ToolMissing.
+        """
+        self.refuse_foreign(gpu, spec.name)
+        self._file(gpu, spec.name, lambda: self._write(spec, templates))
+
+    def _write(self, spec, templates):
         # The unit comes last: one without its settings counts as changed, and settings without such a unit would stay for ever.
         if spec.shares:
-            self._host.store_write(unit.settings_path(spec.name), unit.settings(spec))
+            self._host.store_write(unit.settings_path(spec.name), unit.settings(spec, templates))
         else:
             self._remove_settings(spec.name)
-        self._host.store_write(unit.path(spec.name), unit.written(spec))
+        self._host.store_write(unit.path(spec.name), unit.written(spec, templates))
 
     def remove(self, gpu, name):
         """Remove the unit; it need not be there. Raises as :meth:`write`."""

@@ -13,13 +13,17 @@ from gpuslice.techniques.shares import Ledger
 from gpuslice.techniques.shares import checked
 
 FILE = "mps.json"
-_SHARES = record({"device": LINE, "daemons": section.DAEMONS, "profiles": section.PROFILES, "exclusive": truth})
+_SHARES = record(
+    {"device": LINE, "daemons": section.DAEMONS, "profiles": section.PROFILES, "exclusive": truth},
+    {"templates": section.TEXTS},
+)
 NOTHING = {"daemons": {}, "profiles": [], "exclusive": False}
 
 
 def ledger(host):
     """
     The record: ``daemons`` (name of a slice -> what :mod:`gpuslice.techniques.mps.clients` has), ``profiles`` (those that
-    are shared, [] for all), and ``exclusive`` (whether a whole GPU is kept for its daemon).
+    are shared, [] for all), ``exclusive`` (whether a whole GPU is kept for its daemon), and where the site has some
+    ``templates`` (name -> text).
     """
     return Ledger(Record(host, FILE, WHAT, FORMAT, checked(_SHARES)), NOTHING, "daemons")

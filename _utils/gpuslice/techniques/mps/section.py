@@ -43,8 +43,14 @@ DAEMONS = table(_SLICE, record(_DAEMON))
 _RUNNING = table(_SLICE, record({**_DAEMON, "runs": truth}))
 
 
+#: Templates of the site: name -> text.
+TEXTS = table(text("[a-z_]+"), text())
+
+
 class Mps(Section):
     """See :class:`gpuslice.policy.section.Section`."""
+
+    TEMPLATES = ("mps", "mps_settings")
 
     FIELD = fields.section(
         "Multi-Process Service: consumers run side by side on a GPU or on each of its MIG devices, each with a limit of compute "
@@ -106,7 +112,7 @@ class Mps(Section):
 
     def says_more(self, settings):
         """Whether any of its settings is not the default."""
-        return settings != self.defaults()
+        return {key: value for key, value in settings.items() if key != "templates"} != self.defaults()
 
     def defaults(self):
         """Its settings where nothing is written, as the pillar has them."""
@@ -114,7 +120,8 @@ class Mps(Section):
 
     def layout(self):
         """Which daemons there are with which limits, and what is set for them."""
-        return record({"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))})
+        shapes = {"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))}
+        return record(shapes, {"templates": TEXTS})
 
     def asked(self):
         """It waits for a reboot together with what it stands on."""
@@ -125,6 +132,7 @@ class Mps(Section):
                 "max_instance_count": whole(1, MOST), "share_policy": LINE, "weights": _WEIGHTS, "protocol": LINE,
                 "active_thread_percentage": either(zero, _PERCENT),
                 "pinned_memory_mib": either(zero, _MIB), "exclusive": truth, "profiles": PROFILES,
+                "templates": TEXTS,
             },
         )  # fmt: skip
 

@@ -55,11 +55,12 @@ class Sharing:
     :ivar daemons: name of a slice -> what :mod:`gpuslice.techniques.mps.clients` has, and ``runs``: whether its daemon does, with
         these limits.
     :ivar profiles: those that are shared, [] for all; :ivar exclusive: whether a whole GPU is kept for its daemon.
+    :ivar templates: name -> text, those of the site by which the daemons' files were made.
     :ivar specs: name of a slice -> its unit, None for none. :ivar of_whole: whether it is the whole GPU that is shared.
     """
 
     def __init__(self, noted, daemons, specs, of_whole, read):
-        self.profiles, self.exclusive = noted["profiles"], noted["exclusive"]
+        self.profiles, self.exclusive, self.templates = noted["profiles"], noted["exclusive"], noted.get("templates", {})
         self.daemons, self.specs, self.of_whole, self._read = daemons, specs, of_whole, read
 
     @cached_property
@@ -104,7 +105,8 @@ class Mps(Technique):
             return state
         daemons, profiles = shares.standing(gpu, state.daemons, state.profiles, below(), lambda: self._is_whole(gpu, state))
         specs = {name: state.specs[name] for name in daemons}
-        noted = {"profiles": profiles, "exclusive": state.exclusive} if daemons else NOTHING
+        own = {"profiles": profiles, "exclusive": state.exclusive, "templates": state.templates}
+        noted = own if daemons else NOTHING
         return Sharing(noted, daemons, specs, gpu.address in daemons, lambda: state.mode)
 
     @staticmethod
@@ -113,7 +115,8 @@ class Mps(Technique):
 
     def layout(self, state):
         """The state as plain data; the compute mode counts only where the whole GPU is shared."""
-        return _layout(state.daemons, state.profiles, state.exclusive, state.mode if state.of_whole else None)
+        mode = state.mode if state.of_whole else None
+        return _layout(state.daemons, state.profiles, state.exclusive, mode, state.templates)
 
     def words(self, layout):
         """A layout in a few words."""
@@ -130,7 +133,9 @@ class Mps(Technique):
         if not layout["daemons"]:
             return {"mps": {}}
         mode = {} if layout["mode"] is None else {"compute_mode": MODES[layout["mode"]]}
-        return {"mps": {name: _shown(one) for name, one in sorted(layout["daemons"].items())}, **mode}
+        own = layout.get("templates", {})
+        templates = {"templates": {name: f"of the site ({unit.digest(own[name])})" for name in sorted(own)}} if own else {}
+        return {"mps": {name: _shown(one) for name, one in sorted(layout["daemons"].items())}, **mode, **templates}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None where nothing is shared."""
@@ -208,11 +213,14 @@ class Mps(Technique):
             settings["max_instance_count"] = len(settings["weights"])
         self._refuse_many(gpu, settings["max_instance_count"])
         settings["protocol"] = self._protocol(gpu, settings)
+        # By hand nobody asks the file server: what is on record stays.
+        templates = settings.get("templates", work.state.templates)
         if below.slices or below.asked:
             shares.refuse_alone(work, "mps")
             found = shares.chosen(work, settings["profiles"])
             daemons = {part.name: self._daemon(part, settings) for part in found}
-            return _layout(daemons, settings["profiles"] if daemons else []), {part.name: part for part in found}
+            profiles = settings["profiles"] if daemons else []
+            return _layout(daemons, profiles, templates=templates), {part.name: part for part in found}
         shares.refuse_functions(gpu)
         if work.state.mode is None:
             raise shares.no_device(gpu)
@@ -220,7 +228,7 @@ class Mps(Technique):
         whole = whole_gpu(self._host, gpu)
         exclusive = settings["exclusive"]
         mode = _EXCLUSIVE if exclusive else _DEFAULT
-        return _layout({gpu.address: self._daemon(whole, settings)}, [], exclusive, mode), {gpu.address: whole}
+        return _layout({gpu.address: self._daemon(whole, settings)}, [], exclusive, mode, templates), {gpu.address: whole}
 
     def _daemon(self, part, settings):
         weights, protocol = settings["weights"], settings["protocol"]
@@ -288,7 +296,7 @@ class Mps(Technique):
             if name not in goal["daemons"] or name in again or not goal["daemons"][name]["runs"]:
                 yield from self._ending_one(work, name, name not in goal["daemons"], stops)
         for name in sorted(again):
-            yield from self._starting(work, name, specs[name], stops)
+            yield from self._starting(work, name, specs[name], goal.get("templates", {}), stops)
         if goal["mode"] is not None and not again and state.mode != goal["mode"]:
             words = f"set compute mode {MODES[goal['mode']]}"
             undo = f"compute mode {MODES[state.mode]} again"
@@ -311,7 +319,8 @@ class Mps(Technique):
         exclusive = goal["exclusive"] and part.name == gpu.address
         control, smi = mps.program(self._host), mps.program(self._host, "nvidia-smi") if exclusive else ""
         limits = one["threads"], one["pinned_mib"]
-        return unit.Spec(part.name, part.identity, part.device_nodes, *limits, exclusive, control, smi, _shares(one))
+        templates = unit.template_of(goal.get("templates", {}), one["protocol"] == 3)
+        return unit.Spec(part.name, part.identity, part.device_nodes, *limits, exclusive, control, smi, _shares(one), templates)
 
     def _ending_one(self, work, name, for_good, stops):
         gpu = work.gpu
@@ -324,7 +333,7 @@ class Mps(Technique):
             words = f"remove the unit {unit.unit(name)}"
             yield self.step(gpu, "remove", {"name": name}, words, "file_write", PREPARE, "write it again")
 
-    def _starting(self, work, name, spec, stops):
+    def _starting(self, work, name, spec, templates, stops):
         gpu = work.gpu
         self._refuse_foreign(work, name)
         self._refuse_old(gpu)
@@ -340,6 +349,10 @@ class Mps(Technique):
         if work.state.specs.get(name) != spec:
             plain = {**spec._asdict(), "nodes": list(spec.nodes), "shares": [list(each) for each in spec.shares]}
             words, args = f"write the unit {unit.unit(name)}", {"spec": plain}
+            if templates:
+                # One that makes nothing which could be taken is told before anything is changed.
+                unit.written(spec, templates)
+                words, args = f"{words} by {_templates_words(templates)}", {**args, "templates": dict(templates)}
             needs = ("idle",) if spec.exclusive and name not in work.state.daemons else ()
             yield self.step(gpu, "write", args, words, "file_write", CARVE, "put the former one back", needs=needs)
         words = f"start the MPS daemon of {name}, with {_promised(spec)}, and read these back"
@@ -405,11 +418,12 @@ class Mps(Technique):
         return f"{'' if steps else 'already as wanted; '}{fewer}{_WEIGHTS if by_environment else ''}{_ADVICE}."
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def _run_note(self, gpu, daemons, profiles, exclusive):
-        self._ledger.write(gpu, {"daemons": daemons, "profiles": profiles, "exclusive": exclusive})
+    def _run_note(self, gpu, daemons, profiles, exclusive, templates=None):
+        own = {"templates": templates} if templates else {}
+        self._ledger.write(gpu, {"daemons": daemons, "profiles": profiles, "exclusive": exclusive, **own})
 
-    def _run_write(self, gpu, spec):
-        self._daemons.write(gpu, unit.made(spec))
+    def _run_write(self, gpu, spec, templates=None):
+        self._daemons.write(gpu, unit.made(spec), templates or {})
 
     def _run_start(self, gpu, name):
         self._daemons.start(gpu, name)
@@ -482,14 +496,20 @@ def _promised(spec):
     return f"{'; '.join(told)} for {'its clients' if others else 'each client'}"
 
 
-def _layout(daemons=(), profiles=(), exclusive=False, mode=None):
-    return {"daemons": dict(daemons), "profiles": list(profiles), "exclusive": bool(daemons) and exclusive, "mode": mode}
+def _templates_words(templates):
+    return f"the site's template{'s' if len(templates) > 1 else ''} {' and '.join(sorted(templates))}"
+
+
+def _layout(daemons=(), profiles=(), exclusive=False, mode=None, templates=()):
+    own = {"templates": dict(templates)} if daemons and templates else {}
+    return {"daemons": dict(daemons), "profiles": list(profiles), "exclusive": bool(daemons) and exclusive, "mode": mode, **own}
 
 
 def _noted(layout):
     """What of a layout is written down."""
     daemons = {name: {key: one[key] for key in clients.KEYS} for name, one in layout["daemons"].items()}
-    return {"daemons": daemons, "profiles": list(layout["profiles"]), "exclusive": layout["exclusive"]}
+    own = {"templates": layout["templates"]} if "templates" in layout else {}
+    return {"daemons": daemons, "profiles": list(layout["profiles"]), "exclusive": layout["exclusive"], **own}
 
 
 def _limits(one):

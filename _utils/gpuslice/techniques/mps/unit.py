@@ -1,14 +1,17 @@
 """
-The systemd unit of an MPS daemon: its text as a pure function of what it is to do, and back.
+The systemd unit of an MPS daemon: its text as a pure function of what it is to do, and back. Templates make the texts; what a
+unit was made of stands in it, so that a look renders nothing.
 
 It lies in /run: a boot makes MIG devices anew, with other UUIDs, so that a unit that came back by itself would serve a device
 that is gone. The replay of the boot writes and starts it when what it stands on is there.
 """
 
+import hashlib
 import json
 from typing import NamedTuple
 
 from gpuslice.drivers import mps
+from gpuslice.outputs import mps_templates
 from gpuslice.outputs.mps import SERVER
 from gpuslice.outputs.mps import VARIABLE
 from gpuslice.outputs.mps import namespace
@@ -22,7 +25,10 @@ _SETTINGS = "/run/gpu-slicing/mps-settings"
 #: Where units of an administrator or a package lie, which would be taken instead of ours.
 _OTHERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
-_MARK = "# Spec: "
+#: How our files begin. Above what a template makes, a unit has the digests of what follows and of the settings, and what it was
+#: made of.
+MINE = "# Written by Salt (GPU slicing)"
+_FIRST, _MARK = f"{MINE}; changes to this file are overwritten.", "# Spec: "
 
 
 class Spec(NamedTuple):
@@ -34,6 +40,7 @@ class Spec(NamedTuple):
     :ivar exclusive: whether no other program may compute on the GPU: whole GPUs only.
     :ivar control: path of nvidia-cuda-mps-control; :ivar smi: of nvidia-smi, which sets the compute mode.
     :ivar shares: in protocol v3 (percent, MiB or None) of each client; () in v2, which has the same for all.
+    :ivar template: what :func:`template_of` has.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Spec(NamedTuple):
     control: str
     smi: str
     shares: tuple[tuple[float, int | None], ...] = ()
+    template: str = ""
 
 
 def path(name):
@@ -62,15 +70,20 @@ def elsewhere(name):
     return [f"{folder}/{unit(name)}" for folder in _OTHERS]
 
 
-def read(text):
-    """The :class:`Spec` of a text; None for one that is not ours, or was changed."""
-    line = next((line for line in text.splitlines() if line.startswith(_MARK)), "")
+def read(text, settings_text=""):
+    """
+    The :class:`Spec` of a text; None for one that is not ours, or was changed.
+
+    :param settings_text: of the settings of a daemon of protocol v3, which are checked with it.
+    """
+    mine, _, rest = text.partition("\n")
+    marks, _, rest = rest.partition("\n")
     try:
-        found = json.loads(line.removeprefix(_MARK))
-        spec = made(found)
-        return spec if text.strip() == written(spec).strip() else None
+        spec = made(json.loads(rest.partition("\n")[0].removeprefix(_MARK)))
     except (ValueError, TypeError, KeyError):
         return None
+    unchanged = (mine, marks) == (_FIRST, _digests(rest, settings_text if spec.shares else ""))
+    return spec if unchanged else None
 
 
 def made(found):
@@ -79,74 +92,113 @@ def made(found):
     return Spec(**{**found, "nodes": tuple(found["nodes"]), "shares": shares})
 
 
-def settings(spec):
+def template_of(overrides, is_v3):
+    """
+    What tells one template from another: who changes it, we or the site, gets units anew.
+
+    :param overrides: those of the site; :param is_v3: whether the daemon has settings of its own.
+    """
+    names = ("mps", "mps_settings") if is_v3 else ("mps",)
+    return digest("\n".join(overrides.get(name, mps_templates.SHIPPED[name]) for name in names))
+
+
+def written(spec, overrides=None):
+    """
+    The text of the unit.
+
+    :param overrides: templates of the site, see :func:`gpuslice.outputs.templates.render`.
+    :raises errors.PolicyError: one of these is wrong, opens more, or holds the daemon to less.
+    """
+    from gpuslice.outputs import templates
+    from gpuslice.outputs import unit_text
+
+    values = _values(spec)
+    text = templates.render("mps", values, overrides)
+    if "mps" in (overrides or {}):
+        shipped = unit_text.settings(templates.render("mps", values))
+        templates.refuse_weaker(
+            "mps", "Service", mps_templates.KEPT, unit_text.settings(text), shipped, mps_templates.ONCE
+        )
+    text = f"{_MARK}{json.dumps(spec._asdict())}\n{text}"
+    return f"{_FIRST}\n{_digests(text, settings(spec, overrides))}\n{text}"
+
+
+def _values(spec):
+    environment = {
+        "CUDA_VISIBLE_DEVICES": spec.device,
+        VARIABLE: pipe_directory(spec.name),
+        "CUDA_MPS_LOG_DIRECTORY": pipe_directory(spec.name),
+    }
+    nodes = (*spec.nodes, *_CONTROL_NODES)
+    return {
+        "slice": spec.name,
+        "unit": unit(spec.name),
+        "folder": runtime_directory(spec.name),
+        "environment": [f"{name}={value}" for name, value in environment.items()],
+        "before": f"+{spec.smi} -i {spec.device} -c EXCLUSIVE_PROCESS" if spec.exclusive else "",
+        "start": f"{spec.control} -f -m -p 3 -a {settings_path(spec.name)}" if spec.shares else f"{spec.control} -f",
+        "ready": f"/bin/sh -ec '{_ready(spec)}'",
+        "stop": f"{spec.control} -q" if spec.shares else f"/bin/sh -c 'echo quit -t 5 | {spec.control}'",
+        "after": f"-+{spec.smi} -i {spec.device} -c DEFAULT" if spec.exclusive else "",
+        "devices": [f"{node} {'r' if 'nvidia-caps' in node else 'rw'}" for node in nodes],
+    }
+
+
+def settings(spec, overrides=None):
     """
     The TOML text that a daemon of protocol v3 reads when it starts, "" in v2, which is told by commands.
 
-    Whoever reaches it by another socket than that of a namespace gets no more than the heaviest client (NVIDIA, MPS v3
-    configuration file; numbers are texts there).
+    :param overrides: as of :func:`written`. :raises errors.PolicyError: one of these is wrong, or leaves a limit out.
     """
     if not spec.shares:
         return ""
-    tables = [(f"servers.{SERVER}", (spec.threads, spec.pinned_mib))]
-    tables += [(f"servers.{SERVER}.namespaces.{namespace(number)}", each) for number, each in enumerate(spec.shares, 1)]
-    lines = ["# Written by Salt (GPU slicing); changes to this file are overwritten.", 'schema_version = "1.0"']
-    for name, (percent, mib) in tables:
-        lines += ["", f"[{name}]", f'active_thread_percentage = "{percent:.0f}"']
-        lines += [f'pinned_memory_limit = "{mib}M"'] if mib else []
-    return "\n".join([*lines, ""])
+    from gpuslice.outputs import templates
+
+    server = f"servers.{SERVER}"
+    clients = [
+        {"table": f"{server}.namespaces.{namespace(number)}", "limits": _limit_lines(*each)}
+        for number, each in enumerate(spec.shares, 1)
+    ]
+    values = {"server": server, "limits": _limit_lines(spec.threads, spec.pinned_mib), "clients": clients}
+    text = templates.render("mps_settings", values, overrides)
+    if "mps_settings" in (overrides or {}):
+        _refuse_looser(text, templates.render("mps_settings", values))
+    return f"{_FIRST}\n{text}"
 
 
-def written(spec):
-    """The text of the unit."""
-    start = f"{spec.control} -f -m -p 3 -a {settings_path(spec.name)}" if spec.shares else f"{spec.control} -f"
-    stop = f"{spec.control} -q" if spec.shares else f"/bin/sh -c 'echo quit -t 5 | {spec.control}'"
-    before = f"ExecStartPre=+{spec.smi} -i {spec.device} -c EXCLUSIVE_PROCESS\n" if spec.exclusive else ""
-    after = f"ExecStopPost=-+{spec.smi} -i {spec.device} -c DEFAULT\n" if spec.exclusive else ""
-    nodes = "".join(f"DeviceAllow={node} {'r' if 'nvidia-caps' in node else 'rw'}\n" for node in (*spec.nodes, *_CONTROL_NODES))
-    return f"""\
-# Written by Salt (GPU slicing); changes to this file are overwritten. Add your own in /etc/systemd/system/{unit(spec.name)}.d.
-{_MARK}{json.dumps(spec._asdict())}
-[Unit]
-Description=MPS daemon of the GPU slice {spec.name}
-StartLimitIntervalSec=60
-StartLimitBurst=5
+def _limit_lines(percent, mib):
+    return [f'active_thread_percentage = "{percent:.0f}"', *([f'pinned_memory_limit = "{mib}M"'] if mib else [])]
 
-[Service]
-Type=simple
-RuntimeDirectory={runtime_directory(spec.name)}
-RuntimeDirectoryMode=0755
-# Containers have this folder mounted: after a crash the new daemon is to be found in the same one.
-RuntimeDirectoryPreserve=restart
-Environment=CUDA_VISIBLE_DEVICES={spec.device}
-Environment={VARIABLE}={pipe_directory(spec.name)}
-Environment=CUDA_MPS_LOG_DIRECTORY={pipe_directory(spec.name)}
-{before}ExecStart={start}
-# It is active when it answers and has its limits, also after a crash, which puts them back to their defaults.
-ExecStartPost=/bin/sh -ec '{_ready(spec)}'
-ExecStop={stop}
-{after}TimeoutStartSec=30
-TimeoutStopSec=20
-Restart=on-failure
-RestartSec=1
-# Only the devices of this slice. /dev/shm, IPC, user and process numbers stay the host's: daemon and clients exchange memory by
-# them, and a server runs as the user of its clients. CUDA makes memory that is written and run, so that this stays allowed.
-DevicePolicy=closed
-{nodes}NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=yes
-ProtectControlGroups=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectHostname=yes
-LockPersonality=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_UNIX AF_NETLINK
-SystemCallArchitectures=native
-CapabilityBoundingSet=~CAP_SYS_MODULE CAP_SYS_BOOT CAP_SYS_TIME CAP_SYS_RAWIO CAP_SYSLOG CAP_NET_ADMIN CAP_NET_RAW CAP_MKNOD
-"""
+
+def _refuse_looser(text, shipped):
+    """Raise errors.PolicyError for settings of a site without a line of the shipped ones. The daemon is asked once it runs."""
+    from gpuslice.outputs.templates import weaker
+
+    have = set(_lines_of_tables(text))
+    for table, line in _lines_of_tables(shipped):
+        if (table, line) not in have:
+            where = f" in [{table}]" if table else ""
+            raise weaker("mps_settings", f"leaves out {line}{where}", "Take it from the shipped template")
+
+
+def _lines_of_tables(text):
+    """(table, line) of a TOML text, without comments."""
+    table = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            table = line.strip("[]").strip()
+        elif line and not line.startswith("#"):
+            yield table, line
+
+
+def _digests(text, settings_text):
+    """The line that tells whether somebody changed one of the two."""
+    return f"# Digests: {digest(text)} {digest(settings_text)}"
+
+
+def digest(text):
+    """Tells one text from another: 16 hex digits."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
 def _ready(spec):

@@ -66,7 +66,8 @@ SHARE = strategies.tuples(strategies.integers(1, 100).map(float), strategies.non
 @given(strategies.lists(SHARE, min_size=1, max_size=60))
 def test_a_unit_of_v3_is_read_as_it_was_written(shares):
     spec = unit.Spec(ONE, "GPU-1", ("/dev/nvidia0",), 50.0, None, False, "/usr/bin/m", "", tuple(shares))
-    assert unit.read(unit.written(spec)) == spec
+    text = unit.settings(spec)
+    assert unit.read(unit.written(spec), text) == spec and unit.read(unit.written(spec), text + "x") is None
 
 
 def test_the_settings_of_v3_say_what_each_namespace_gets():
