@@ -74,7 +74,7 @@ def planned(plan, brief=False):
 
 
 #: Where the stages of one run leave what they have read for each other, in Salt's ``__context__``.
-_LOOK = "gpu_slicing.look"
+_LOOK, _TO_COME = "gpu_slicing.look", "gpu_slicing.to_come"
 #: How many changes this process has begun.
 _begun = 0
 
@@ -107,6 +107,16 @@ def left(context, pillar):
     """
     wish, begun, found = context.pop(_LOOK, None) or ("", 0, None)
     return found if (wish, begun) == (_digest(pillar), _begun) else None
+
+
+def postpone(context):
+    """In a test, a change is to come: what is so now says nothing to the next stage."""
+    context[_TO_COME] = True
+
+
+def postponed(context):
+    """Whether :func:`postpone` was called. It says so once."""
+    return context.pop(_TO_COME, False)
 
 
 def changes():

@@ -65,6 +65,7 @@ def test_a_pillar_is_tested_handed_out_and_then_met_without_a_program(minion, ex
     untouched = stages.machine(bench.host)
     tested = bench.apply("gpu_slicing", test=True)
     assert not failures(tested) and stages.machine(bench.host) == untouched and not (bench.state_dir / "consumers.json").exists()
+    assert [(state.result, state.comment) for state in tested][3] == (None, "Will be looked at after the change.")
 
     applied = bench.apply("gpu_slicing")
     assert not failures(applied) and [state.changes for state in tested] == [state.changes for state in applied]
