@@ -148,12 +148,15 @@ def holders(gpu):
 
 
 @_checked
-def health(gpu=None):
+def health(gpu=None, pending=True):
     """
     What is wrong with the GPUs, sliced or not: off the bus, owed reset, uncorrected memory errors, failed row remapping.
 
     gpu
         As in ``gpu.device``; all GPUs when not given.
+
+    pending
+        Also tell what waits for a reset or a reboot to come into force, such as a MIG mode. That is no fault.
 
     Returns a dict: PCI address -> list of sentences, empty for a GPU of which nothing wrong is known. What can't be read in its
     present mode is told by ``gpu.findings``.
@@ -165,7 +168,7 @@ def health(gpu=None):
         salt '*' gpu.health
     """
     with _engine() as engine:
-        return engine.health(gpu)
+        return engine.health(gpu, pending)
 
 
 @_checked

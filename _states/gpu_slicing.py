@@ -106,10 +106,12 @@ def healthy(name, **kwargs):
 
     def look():
         found = __salt__["gpu.health"]()
-        ill = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
+        told = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
+        # What only waits for a reset or a reboot is told and is no fault.
+        ill = told and any(__salt__["gpu.health"](pending=False).values())
         checked = __salt__["pillar.get"]("containers_gpu_state_management:health_check", True) is not False
-        comment = "\n".join(ill) or f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."
-        return {"result": not (ill and checked), "changes": {}, "comment": comment}
+        well = [] if ill else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
+        return {"result": not (ill and checked), "changes": {}, "comment": "\n".join([*well, *told])}
 
     return front.state(name, kwargs, CommandExecutionError, look)
 

@@ -144,6 +144,7 @@ _KINDS = {
     "memory": as_in_pillar,
     "missing": truth,
     "partitions": as_in_pillar,
+    "pending": truth,
     "pinned_memory_mib": as_in_pillar,
     "pillar": mapping,
     "profile": text,

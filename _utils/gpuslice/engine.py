@@ -205,13 +205,20 @@ class Engine:
             found[address] += f"\n{sentence}"
         return found
 
-    def health(self, gpu=None):
-        """PCI address -> what is wrong with the GPU, as sentences; [] for one of which nothing wrong is known."""
+    def health(self, gpu=None, pending=True):
+        """
+        PCI address -> what is wrong with the GPU, as sentences; [] for one of which nothing wrong is known.
+
+        :param pending: also what waits for a reset or a reboot to come into force, which is no fault.
+        """
         # Here as in findings, so that a run without a change does not load it.
         from gpuslice.health import board
 
-        ask = partial(board.faults, self.host, self.tools.sessions)
-        found = {one.address: [each.sentence for each in ask(one)] for one in self._asked(gpu)}
+        found = {}
+        for one in self._asked(gpu):
+            faults = board.faults(self.host, self.tools.sessions, one)
+            told = [*faults, *(self._pending(one, faults) if pending else ())]
+            found[one.address] = [each.sentence for each in told]
         for address, sentence in self._interrupted_among(found).items():
             found[address].append(sentence)
         return found
@@ -220,8 +227,30 @@ class Engine:
         """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
         from gpuslice.health import board
 
-        ask = partial(board.findings, self.host, self.tools.sessions)
-        return [each._asdict() for one in self._asked(gpu) for each in ask(one)]
+        found = []
+        for one in self._asked(gpu):
+            told = board.findings(self.host, self.tools.sessions, one)
+            found += [*told, *self._pending(one, told)]
+        return [each._asdict() for each in found]
+
+    def _pending(self, gpu, told):
+        """What of a GPU is not in force yet; one that is known to be ill is asked nothing more."""
+        from gpuslice.health import board
+
+        if why := RebootLedger(self.host).reasons().get(gpu.address):
+            return board.waiting(gpu.address, for_reboot=why)
+        if any(each.severity == board.CRITICAL for each in told):
+            return []
+        waits = (self._waits(tool, gpu) for tool in self.techniques_of(gpu, telling=True))
+        return board.waiting(gpu.address, mode=next(filter(None, waits), ""))
+
+    @staticmethod
+    def _waits(tool, gpu):
+        try:
+            return tool.pending(gpu)
+        except errors.GpuSliceError:
+            # Whoever can't be asked is told of where that matters.
+            return ""
 
     def _asked(self, gpu):
         """The GPUs that a user means; all GPUs of the host where none is named."""

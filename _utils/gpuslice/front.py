@@ -331,12 +331,19 @@ def brief(entry):
     except (KeyError, TypeError, ValueError):
         # One without a plan, or whose file somebody changed: what else there is of it is told all the same.
         pass
-    return {**known, **_timed(entry)}
+    return {**known, **_result(entry), **_timed(entry)}
 
 
 def whole(entry):
     """A generation of the history with its plan and layouts."""
-    return {**entry, **_timed(entry)}
+    return {**entry, **_result(entry), **_timed(entry)}
+
+
+def _result(entry):
+    """The result of a generation of which something was accepted and came into force at a reboot only, with that; else {}."""
+    if not entry.get("result") or not entry.get("reboot"):
+        return {}
+    return {"result": f"{entry['result']}, to come into force at a reboot: {folding.shortened(entry['reboot'])}"}
 
 
 def _timed(entry):
@@ -435,7 +442,8 @@ def summary(engine, pillar):
     elif plan.blocked:
         state = "not as wanted, and in the way"
     else:
-        state = "as wanted" if plan.empty else "to change"
+        waits = any(part.waits for part in plan.parts)
+        state = ("waits for a reboot" if waits else "as wanted") if plan.empty else "to change"
     models = Counter(gpu.model for gpu in engine.gpus)
     slices = Counter(part["profile"] or part["kind"] for part in engine.slices())
     cut = f"{sum(slices.values())} slices ({_counted(slices)})" if slices else "no slices"

@@ -32,3 +32,12 @@ def test_an_ill_gpu_fails_it_and_is_named(ill):
 def test_who_has_switched_the_check_off_is_only_told(ill):
     result, comment = stage(ill({"containers_gpu_state_management": {"health_check": False}}))
     assert result is True and "3 uncorrected ECC errors" in comment
+
+
+def test_a_mode_that_waits_is_told_and_fails_nothing(minion):
+    bench = minion("dgx-a100-40gb", changes={"gpus": [{"model": "a100-40gb", "address": T4}]})
+    with bench.host.change() as state:
+        state["gpus"][T4]["pending"] = 1
+    waits = f"{T4}: waits for a reset: MIG mode is disabled and enabled after it"
+    assert stage(bench) == (True, f"Nothing is known to be wrong with 1 GPU.\n{waits}")
+    assert bench.call("gpu.health", pending=False) == {T4: []}

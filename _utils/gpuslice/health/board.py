@@ -8,6 +8,7 @@ from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.health import pci
 from gpuslice.health.finding import CRITICAL
+from gpuslice.health.finding import found
 
 #: Vendor -> the module that knows its GPUs, with faults and remarks; loaded for a GPU of that vendor.
 _BY_VENDOR = {
@@ -15,6 +16,8 @@ _BY_VENDOR = {
     "amd": "gpuslice.health.amd",
     "intel": "gpuslice.health.intel",
 }
+
+_REBOOT = "Reboot the host."
 
 
 def findings(host, sessions, gpu):
@@ -38,6 +41,19 @@ def faults(host, sessions, gpu):
         return [pci.gone(gpu.address)]
     known, driver = _module(host, gpu)
     return [*(known.faults(host, sessions, gpu, driver) if known else ()), *pci.faults(host, gpu)]
+
+
+def waiting(gpu, for_reboot="", mode=""):
+    """
+    What of a GPU is not in force yet, which is no fault, as a list of one finding or none.
+
+    :param gpu: PCI address; :param for_reboot: why it waits for a reboot, by the record of that.
+    :param mode: what waits for what, as its technology tells it.
+    """
+    if for_reboot:
+        why = for_reboot.removeprefix(f"GPU {gpu}: ").removesuffix(f" {_REBOOT}").rstrip(".")
+        return [found(gpu, "reboot-pending", f"waits for a reboot: {why}", _REBOOT)]
+    return [found(gpu, "mode-pending", mode, "The next change of this GPU's slices does that.")] if mode else []
 
 
 def _module(host, gpu):

@@ -20,6 +20,7 @@ SEVERITY = {
     "amd-ras-unknown": INFO,
     "amd-uncorrectable-ras": CRITICAL,
     "intel-survivability-mode": CRITICAL,
+    "mode-pending": INFO,
     "nvidia-driver-hangs": CRITICAL,
     "nvidia-ecc-unknown": INFO,
     "nvidia-gpu-lost": CRITICAL,
@@ -40,6 +41,7 @@ SEVERITY = {
     "pci-aer-nonfatal": WARNING,
     "pci-gone": CRITICAL,
     "pci-link-degraded": INFO,
+    "reboot-pending": INFO,
 }
 
 

@@ -21,6 +21,11 @@ class RebootLedger:
         """Whether a reset of this GPU was refused in this boot."""
         return gpu in self._entries() and self._entries()[gpu]["boot_id"] == self._host.boot_id()
 
+    def reasons(self):
+        """PCI address -> why it waits, of the GPUs that wait in this boot."""
+        boot = self._host.boot_id()
+        return {gpu: entry.get("why", "") for gpu, entry in self._entries().items() if entry["boot_id"] == boot}
+
     def rebooted_in_vain(self, gpu):
         """Whether this GPU waits although the host was rebooted for it already: another reboot will not help."""
         return self._entries().get(gpu, {}).get("reboots", 0) > 0

@@ -333,6 +333,14 @@ class Technique(ABC):
         """
         return []
 
+    def pending(self, _gpu: Gpu) -> str:
+        """
+        What was accepted and is not in force yet, in words that say what it waits for; "" for nothing.
+
+        :raises errors.GpuSliceError: it can't be read.
+        """
+        return ""
+
     def forget_users(self) -> None:  # noqa: B027 - optional
         """Ask anew who uses what when that is needed next."""
 

@@ -414,6 +414,11 @@ class Mig(Technique):
             drawing=tuple(drawing),
         )  # fmt: skip
 
+    def pending(self, gpu):
+        """That a mode waits for a reset."""
+        current, pending = self.nvml.mig_mode(gpu.address) or (False, False)
+        return f"waits for a reset: MIG mode is {mode_word(current)} and {mode_word(pending)} after it" * (current != pending)
+
     def _waiting(self, gpu, state):
         now, then = mode_word(state.current), mode_word(state.pending)
         note = f"MIG mode is {now} and becomes {then} at the next reboot: this host can't reset the GPU"

@@ -312,6 +312,12 @@ class Partition(Technique):
             )
         return ""
 
+    def pending(self, gpu):
+        """That a memory mode waits for the driver to be loaded anew."""
+        if not (wanted := self._notes.requested(gpu.address)) or wanted == (now := self.observe(gpu).memory):
+            return ""
+        return f"waits for a reload of {MODULE}: memory mode is {now or 'unknown'} and {wanted} after it; a reboot forgets that"
+
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
         """One slice for each partition, with the render node that the compute driver names."""

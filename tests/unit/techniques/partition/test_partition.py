@@ -488,9 +488,11 @@ def test_a_request_that_waits_is_told(lone):
     host, tool, gpu = lone()
     tool.run(gpu, planned(tool, gpu, {"memory": "NPS4"}).steps[0])
     assert tool.modes(gpu)["requested_memory"] == "NPS4"
+    waits = "waits for a reload of amdgpu: memory mode is NPS1 and NPS4 after it; a reboot forgets that"
+    assert tool.pending(gpu) == waits
     assert "can't be withdrawn" in planned(tool, gpu, {"compute": "SPX", "memory": "NPS1"}).note
     host.reboot()
-    assert tool.modes(gpu)["requested_memory"] == ""
+    assert tool.modes(gpu)["requested_memory"] == "" == tool.pending(gpu)
     assert tool.observe(gpu).memory == "NPS1"
 
 
