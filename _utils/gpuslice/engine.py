@@ -41,10 +41,10 @@ class Engine:
     One request on one host.
 
     :param config: ``gpu_slicing`` of the minion configuration; :param cachedir: the minion's, to name the Salt job.
-    :param progress: called with a line before each step of a change.
+    :param progress: called with a line before each step of a change; :param events: as of :class:`gpuslice.rules.Options`.
     """
 
-    def __init__(self, config=None, cachedir="", progress=None):
+    def __init__(self, config=None, cachedir="", progress=None, events=None):
         if config and not isinstance(config, Mapping):
             raise errors.PolicyError(
                 f"gpu_slicing in the minion configuration is {config!r}, which is no mapping.",
@@ -52,7 +52,7 @@ class Engine:
             )
         self.host = open_host(config)
         self._cachedir = cachedir
-        self._progress = progress
+        self._progress, self._events = progress, events
         self.tools = Toolbox(self.host)
 
     def __enter__(self):
@@ -352,7 +352,7 @@ class Engine:
         """
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
-        options = Options(who=who, jid=doing["jid"], progress=self._progress)
+        options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events)
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check

@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def engine(opts, refused, progress=None):
+def engine(opts, refused, events=None):
     """
     The engine for one request.
 
     :param opts: ``__opts__`` of the loader file.
     :param refused: Salt's exception class for a refusal that is shown as one sentence (``CommandExecutionError``).
-    :param progress: called with a line before each step of a change.
+    :param events: as of :func:`announcer`.
     """
     try:
-        with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), progress) as made:
+        with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), events=events) as made:
             yield made
     except errors.GpuSliceError as err:
         # Alone: what led to it may quote what must not be shown, and a minion's log has the whole chain.
@@ -291,14 +291,24 @@ def validated(pillar, opts):
 
 def announcer(opts, salt):
     """
-    A function that tells each step of a change on the minion's event bus.
+    A function that tells on the master's event bus what becomes of a change, as ``gpu_slicing/<minion>/change/<kind>``; what is
+    in each event stands in ``docs/events.md``.
 
     None for a masterless run: it has no bus, and looking for one would cost a second a step.
     """
     if opts.get("file_client") == "local":
         return None
-    tag = f"gpu_slicing/{opts['id']}/step/begin"
-    return lambda line: salt["event.send"](tag, {"step": line})
+    made = []
+
+    def tell(kind, fields):
+        if not made:
+            # Here, so that a run without a change does not load it.
+            from gpuslice.announcer import Announcer
+
+            made.append(Announcer(salt["event.send"], f"gpu_slicing/{opts['id']}/change"))
+        made[0](kind, fields)
+
+    return tell
 
 
 def each(engine, word, gpu, read):

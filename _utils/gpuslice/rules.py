@@ -52,6 +52,7 @@ class Options:
     :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
+    :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
 
     strategy: str = "auto"
@@ -61,6 +62,7 @@ class Options:
     who: str = "gpuslice"
     jid: str = ""
     progress: Callable[[str], object] | None = None
+    events: Callable[[str, dict], object] | None = None
 
     stop_units: tuple[str, ...] = ()
     unload_modules: tuple[str, ...] = ()

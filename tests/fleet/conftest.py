@@ -9,12 +9,16 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from dataclasses import field
+from http.server import BaseHTTPRequestHandler
+from http.server import HTTPServer
 
 import pytest
 import yaml
 
+EXAMPLES = pathlib.Path(__file__).resolve().parent.parent.parent / "examples" / "master"
 #: What each node's pillar says; the pillar's top file picks it by the grain ``gpu_host`` of the minion configuration.
 PILLARS = {
     "dgx-h100": {
@@ -223,8 +227,44 @@ class Fleet:
         key.unlink(missing_ok=True)
 
 
+class _Hook(BaseHTTPRequestHandler):
+    """A webhook that keeps what it is told, in ``told`` of its server."""
+
+    def do_POST(self):
+        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """It says nothing."""
+
+
 @pytest.fixture(scope="session")
-def fleet(salt_factories, delivered, host_description, tmp_path_factory):
+def hook():
+    """The running webhook that the reaction of the examples tells of changes that failed; ``told`` is what it got."""
+    with HTTPServer(("127.0.0.1", 0), _Hook) as server:
+        server.told = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def _listening(place, hook):
+    """The options of ``examples/master`` for what becomes of events, with paths and an address of ours."""
+    options = yaml.safe_load((EXAMPLES / "gpu-slicing-events.conf").read_text(encoding="utf-8"))
+    options["rawfile_json.filename"] = str(place / "events.json")
+    options["reactor"] = [
+        {tag: [str(EXAMPLES / pathlib.Path(sls).name) for sls in files] for tag, files in entry.items()}
+        for entry in options["reactor"]
+    ]  # fmt: skip
+    return {**options, "gpu_slicing_webhook": f"http://127.0.0.1:{hook.server_port}/"}
+
+
+@pytest.fixture(scope="session")
+def fleet(salt_factories, delivered, host_description, tmp_path_factory, hook):
     """The running :class:`Fleet` with the minions ``dgx`` (dgx-h100) and ``mixed`` (mixed), one for the whole test run."""
     place = tmp_path_factory.mktemp("fleet")
     root = place / "root"
@@ -242,6 +282,7 @@ def fleet(salt_factories, delivered, host_description, tmp_path_factory):
             "fileserver_list_cache_time": 0,
             "pillar_cache": False,
             "log_level_logfile": "info",
+            **_listening(place, hook),
         },
     )
     fleet = Fleet(master, place, delivered, host_description)

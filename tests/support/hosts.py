@@ -11,9 +11,12 @@ def config(host):
     return {"simulate": host.description_path, "state_dir": host.state_dir}
 
 
-def apply(host, wanted, progress=None):
-    """Bring a host to a pillar; ``progress`` gets each line. Returns :class:`gpuslice.change.context.Result`."""
-    with Engine(config(host), progress=progress) as engine:
+def apply(host, wanted, progress=None, events=None):
+    """
+    Bring a host to a pillar; ``progress`` gets each line, ``events`` each event. Returns
+    :class:`gpuslice.change.context.Result`.
+    """
+    with Engine(config(host), progress=progress, events=events) as engine:
         return engine.apply(wanted)
 
 

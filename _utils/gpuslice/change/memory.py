@@ -112,6 +112,10 @@ class Memory:
         except (OSError, errors.StateDirUnusable) as err:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
 
+    def upcoming(self):
+        """The number that the next generation gets."""
+        return self._history.upcoming()
+
     def record(self, result, generation):
         """Write a generation into the history; its number, or why that could not be, goes to the result."""
         try:

@@ -172,6 +172,7 @@ class Reconciler:
         elif interrupted_one:
             change = Change(plan, targets, gpus, interrupted_one, result, whole)
             change.verified = {p.key: p.before for p in plan.parts if p.key in interrupted_one.before and not p.waits}
+            self._runner.telling.begin(self._history.upcoming(), interrupted.describe(interrupted_one), plan)
             self._end(change, "applied")
         if interrupted_one:
             became = "it is finished now" if result.ok else "this run went on with it"
@@ -221,6 +222,7 @@ class Reconciler:
         Whatever goes wrong here, also what nobody thought of, ends in hardware that was put back and a record that is closed, or
         in one that says what is left.
         """
+        self._runner.telling.begin(self._history.upcoming(), change.plan.summary(), change.plan)
         try:
             self._carry_out(change)
         except Exception as err:
@@ -345,7 +347,9 @@ class Reconciler:
             closed = self._surely(result, self._journal.end)
         if not closed:
             result.errors.append("Until then the next run takes this change for an interrupted one.")
-        self._memory.record(result, entry.generation(outcome, result.errors, after=after, reboot=result.reboot))
+        told = {"after": after, "reboot": result.reboot}
+        self._memory.record(result, entry.generation(outcome, result.errors, **told))
+        self._runner.telling.end(result, outcome, change)
 
     def _remember(self, change, after, outcome):
         """Note what a boot brings back."""

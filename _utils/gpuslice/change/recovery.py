@@ -59,15 +59,18 @@ class Recovery:
         """
         what = interrupted.describe(entry)
         self._runner.tell(f"{what}; it is undone first")
+        self._runner.telling.begin(self._memory.upcoming(), f"{what}; it is undone", Plan())
         found = self._undo.layouts(entry, gpus)
         entry = self._paused_for_undo(entry, gpus)
         left = self._undo.restore(entry, entry.before, gpus)
         started = self._runner.resume(entry)
         lines = [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
         if self._undo.is_unfinished(left):
-            raise errors.RollbackFailed(
+            err = errors.RollbackFailed(
                 f"{what} and could not be undone. {' '.join([*lines, *started])}", todo="Mend that by hand, then run again."
             )
+            self._runner.telling.end(Result(Plan(), errors=[str(err)]), "left")
+            raise err
         after = self._undo.layouts(entry, gpus)
         restored = {key: layout for key, layout in entry.before.items() if key not in left}
         noted = self._memory.note_verified(self._memory.undone(entry, restored, gpus))
@@ -78,9 +81,11 @@ class Recovery:
         result = Result(Plan(), undone=True)
         self._undo.note_changes(result, entry, gpus, found, after)
         by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
-        self._memory.record(result, entry.generation(UNDID, [*lines, *started], **by_us, before=found, after=after, reboot=[]))
+        told = {**by_us, "before": found, "after": after, "reboot": []}
+        self._memory.record(result, entry.generation(UNDID, [*lines, *started], **told))
         number = f", generation {result.generation}" if result.generation else ""
         result.warnings = [*noted, f"{what}; it was undone{number}.", *started, *lines, *result.warnings]
+        self._runner.telling.end(result, UNDID)
         return result
 
     def _rules_of_undo(self, entry):

@@ -2,9 +2,9 @@
 Carrying out plans: step by step, phase by phase, the GPUs side by side.
 """
 
-import logging
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from gpuslice import errors
@@ -12,14 +12,13 @@ from gpuslice import kinds
 from gpuslice.change import newcomers
 from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
+from gpuslice.change.telling import Telling
 from gpuslice.drivers import modules
 from gpuslice.drivers import systemd
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import same
-
-log = logging.getLogger(__name__)
 
 #: What can be stopped for a change -> how.
 _STOPPED_BY = {"unit": systemd.stop, "kernel module": modules.unload}
@@ -30,11 +29,14 @@ class Runner:
     Carries out the steps of plans on one host.
 
     :param options: :class:`gpuslice.rules.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
+    :ivar telling: :class:`.telling.Telling`.
     """
 
     def __init__(self, host, toolbox, options, journal):
         self._host, self._tools, self._options, self._journal = host, toolbox, options, journal
         self._writing = threading.Lock()
+        self.telling = Telling(options)
+        self.tell = self.telling.line
 
     def execute(self, parts, gpus, halt, entry=None):
         """
@@ -69,10 +71,10 @@ class Runner:
         return failed, unmet
 
     def _side_by_side(self, work, gpus, phase, entry, halt, workers):
-        """Run a phase of several parts in threads; progress is told by this thread, since Salt's event bus is not thread-safe."""
+        """Run a phase of several parts in threads; all that is told is told by this thread, whoever listens."""
         if workers == 1:
-            return [(part, self._run_phase(part, gpus, phase, entry, halt, self.tell)) for part in work]
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            return [(part, self._run_phase(part, gpus, phase, entry, halt, self._told)) for part in work]
+        lines: queue.SimpleQueue = queue.SimpleQueue()
 
         def one(part):
             try:
@@ -94,9 +96,9 @@ class Runner:
                 if line is None:
                     ended += 1
                 else:
-                    self.tell(line)
+                    self._told(line)
         done = [(part, future.result()) for part, future in futures]
-        return done + [(part, self._run_phase(part, gpus, phase, entry, halt, self.tell)) for part in here]
+        return done + [(part, self._run_phase(part, gpus, phase, entry, halt, self._told)) for part in here]
 
     def _changed_meanwhile(self, part, gpu):
         """The error for a GPU that is no longer what was planned on, None if it is: another tool ignores our lock."""
@@ -127,7 +129,9 @@ class Runner:
                     with self._writing:
                         self._journal.step(entry, part.key, number)
                 tell(f"{step.gpu} step {number}/{len(part.steps)}: {step.words}")
+                begun = time.monotonic()
                 newcomers.carry_out(self._host, technique, gpus[step.gpu], step)
+                tell(self._done(part, number, time.monotonic() - begun, entry))
             except errors.RebootNeeded as err:
                 return err
             except errors.GpuSliceError as err:
@@ -144,16 +148,25 @@ class Runner:
                 return _step_failed(caught(err, step.gpu), step, number, len(part.steps))
         return None
 
-    def tell(self, line):
-        """Tell a line of progress, to the log and to whoever asked for it."""
-        log.info("GPU slicing: %s", line)
-        if not self._options.progress:
-            return
-        try:
-            self._options.progress(line)
-        except Exception:
-            # An event bus that fails must not fail the change that it is told of.
-            log.warning("progress could not be told", exc_info=True)
+    def _done(self, part, number, seconds, entry):
+        """The fields of the event of a step that was done."""
+        step = part.steps[number - 1]
+        return {
+            "gpu": step.gpu,
+            "technology": kinds.known(step.technique).word,
+            "n": number,
+            "of": len(part.steps),
+            "words": step.words,
+            "seconds": round(seconds, 3),
+            "undo": entry is None,
+        }
+
+    def _told(self, what):
+        """Tell what a thread has to tell: a line, or the fields of a step that was done."""
+        if isinstance(what, str):
+            self.tell(what)
+        else:
+            self.telling.event("step", lambda: what)
 
     # -- what is stopped for a change ----------------------------------------------------------------------------
     def pause(self, change, halt, pauses):
