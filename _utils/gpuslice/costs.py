@@ -32,6 +32,17 @@ COSTS = {
 }
 
 
+#: Where the seconds of a step are known from: the medians of this host, somebody's figures, or nobody's.
+MEASURED, PUBLIC, GUESS = "measured here", "public figure", "guess"
+#: How the source of what nobody published begins.
+_OWN = ("no public figure", "our own")
+
+
 def seconds(operation):
     """Estimated seconds of an operation."""
     return COSTS[operation][0]
+
+
+def source(operation):
+    """Where these seconds are known from: :data:`PUBLIC` or :data:`GUESS`."""
+    return GUESS if COSTS[operation][1].startswith(_OWN) else PUBLIC

@@ -374,6 +374,7 @@ def as_data(plan):
         "managed": not plan.unmanaged,
         "summary": plan.summary(),
         "seconds": round(plan.seconds, 1),
+        "estimate": plan.estimate,
         "parts": [_part_as_data(part) for part in plan.parts],
         "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
         "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
@@ -394,7 +395,7 @@ def _part_as_data(part):
 def _step_as_data(step):
     return {
         "does": step.words, "effect": step.effect, "ends": list(step.disrupts), "needs": list(step.needs), "undo": step.undo,
-        "seconds": step.seconds,
+        "seconds": step.seconds, "source": step.source,
     }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class Step:
     :ivar args: its arguments; :ivar effect: what kind of thing it changes, one of :data:`EFFECTS`.
     :ivar words: what it does, for people; :ivar undo: what undoes it, for people; "" when nothing can.
     :ivar disrupts: identities of existing slices that it ends; :ivar needs: idle, reset, reboot.
-    :ivar seconds: estimate of its time.
+    :ivar seconds: estimate of its time; :ivar source: where that is known from, in words of :mod:`gpuslice.costs`.
     """
 
     gpu: str
@@ -50,6 +50,7 @@ class Step:
     seconds: float = 0.0
     phase: int = CARVE
     effect: str = "setting"
+    source: str = ""
 
     @classmethod
     def from_dict(cls, data: dict) -> "Step":
@@ -206,6 +207,15 @@ class Plan:
             each[part.gpu] += sum(step.seconds for step in part.steps if step.phase != RESET)
         return resets + max(each.values(), default=0.0)
 
+    @property
+    def estimate(self) -> str:
+        """Where the estimated time is known from, in a few words: what a tenth of it or more goes by, the most first."""
+        shares: dict[str, float] = Counter()  # type: ignore[assignment]  # seconds are counted
+        for step in self.steps:
+            shares[step.source] += step.seconds
+        least = sum(shares.values()) / 10
+        return " and ".join(sorted((name for name in shares if name and shares[name] >= least), key=lambda name: -shares[name]))
+
     def as_dict(self) -> dict:
         """Plain data, for JSON and for users."""
         return {**asdict(self), "parts": [{**asdict(part), "key": str(part.key)} for part in self.parts]}
@@ -241,7 +251,8 @@ class Plan:
         handing = [part for part in self.changing if part.hands_out]
         told = [_cutting_summary(cutting)] if cutting else []
         told += [f"{_many(sum(len(part.changed) for part in handing), 'consumer')} with another slice"] if handing else []
-        return f"{'; '.join(told)}; about {self.seconds:.1f} s."
+        known_from = f" ({self.estimate})" if self.estimate else ""
+        return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."
 
     def text(self, steps: str = EACH, brief: bool = False) -> str:
         """
@@ -256,7 +267,10 @@ class Plan:
         lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *self.untouched])
         # Where one line tells of all GPUs it is the summary.
         is_told = brief and len(lines) > 1 and sum(not line.startswith(" ") for line in lines) == 1
-        return "\n".join(lines if is_told else [*lines, self.summary()])
+        if not is_told:
+            return "\n".join([*lines, self.summary()])
+        source = f" ({self.estimate})" if self.estimate else ""
+        return "\n".join(line if line.startswith(" ") else f"{line}{source}" for line in lines)
 
 
 def _cutting_summary(parts: list[Part]) -> str:

@@ -10,7 +10,10 @@ import signal
 import pytest
 
 from gpuslice import errors
+from gpuslice import front
 from gpuslice.engine import Engine
+from gpuslice.records.history import History
+from gpuslice.sim.host import SimulatedHost
 from tests.support import pillars
 from tests.support.a100 import AFTER
 from tests.support.a100 import CREATE
@@ -54,9 +57,9 @@ def test_a_change_begins_has_steps_and_ends(simulated, heard):
     result = apply(host, pillars.mig(AFTER), events=heard)
     assert result.ok and heard.kinds() == ["begin", "step", "end"]
     [begin], steps, [end] = heard.of("begin"), heard.of("step"), heard.of("end")
-    assert set(begin) == COMMON | {"summary", "gpus", "steps", "seconds"}
+    assert set(begin) == COMMON | {"summary", "gpus", "steps", "seconds", "estimate"}
     assert begin["gpus"] == [FIRST, SECOND, THIRD] and begin["steps"] == len(steps) == len(result.plan.steps)
-    assert begin["summary"] == result.plan.summary()
+    assert begin["summary"] == result.plan.summary() and begin["estimate"] == "public figure"
     assert begin["who"].startswith("process ") and begin["seconds"] == round(result.plan.seconds, 2)
     for part in result.plan.changing:
         mine = [step for step in steps if step["gpu"] == part.gpu]
@@ -164,3 +167,43 @@ def test_the_page_tells_every_field_of_every_event(simulated, heard):
     host.add_fault({"call": CREATE, "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"})
     assert not apply(host, pillars.mig(["7g.40gb"]), events=heard).ok
     assert {kind: set(heard.of(kind)[0]) for kind in told} == told
+
+
+# -- how long steps take -----------------------------------------------------------------------------------------------
+class Reading(SimulatedHost):
+    """A simulated host that notes which of our files are read."""
+
+    def __init__(self, host):
+        self.seen = []
+        super().__init__(host.description_path, host.state_dir)
+
+    def store_load(self, path):
+        self.seen.append(path)
+        return super().store_load(path)
+
+
+def test_the_next_plan_goes_by_what_the_steps_took_here(simulated):
+    host = simulated("dgx-a100-40gb", gpus=TRIO)
+    with Engine(config(host)) as engine:
+        assert engine.plan(pillars.mig(AFTER)).estimate == "public figure"
+        result = engine.apply(pillars.mig(AFTER))
+    [entry] = History(host).all()
+    assert len(entry["times"]) == len(result.plan.steps)
+    assert {(row["technique"], row["model"]) for row in entry["times"]} == {("mig", "NVIDIA A100-SXM4-40GB")}
+    with Engine(config(host)) as engine:
+        plan = engine.plan(pillars.mig(["7g.40gb"]))
+        data = front.as_data(plan)
+    assert "measured here" in plan.summary() and plan.text().count("measured here") == 1
+    assert data["estimate"] == plan.estimate and {step["source"] for step in data["parts"][0]["steps"]} == {"measured here"}
+
+
+def test_a_host_that_is_right_reads_no_history(simulated):
+    host = simulated("dgx-a100-40gb", gpus=TRIO)
+    assert apply(host, pillars.mig(AFTER)).ok
+    with Engine(config(host)) as engine:
+        engine.host = reading = Reading(host)
+        engine.tools = type(engine.tools)(reading)
+        assert engine.apply(pillars.mig(AFTER)).plan.empty
+        assert not [path for path in reading.seen if "history" in path]
+        assert not engine.plan(pillars.mig(["7g.40gb"])).empty
+        assert len([path for path in reading.seen if "history" in path]) == 1

@@ -98,7 +98,9 @@ def records():
         for call in (call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Record"):
             module = importlib.import_module(".".join(path.relative_to(ROOT / "_utils").with_suffix("").parts))
             name, number = (_value(argument, module) for argument in (call.args[1], call.args[3]))
-            found.add((name or "history/NNNNNN.json", number))
+            # One that is handed the name of its file is found where that is told; a generation's is put together.
+            if name or path.stem == "history":
+                found.add((name or "history/NNNNNN.json", number))
     return found
 
 

@@ -62,6 +62,8 @@ class Planner:
         self._host, self._tools, self._options = host, toolbox, options
         self._journal, self._ledger = journal, ledger
         self._standing = Standing(host, toolbox)
+        #: How long steps take on this host, as far as a plan has asked for it: the history is read for it once in a request.
+        self._known = {}
 
     def plan(self, targets):
         """
@@ -100,7 +102,16 @@ class Planner:
         # A GPU is left as it is as a whole: nothing is changed below what can't be changed.
         left = {address for address, _ in blocked}
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
-        return Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen)
+        return self.estimated(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen))
+
+    def estimated(self, plan):
+        """The plan with what this host knows of the time that its steps take."""
+        if plan.empty:
+            return plan
+        # Here, so that a run without a change does not load it, nor reads the history.
+        from gpuslice.change import learned
+
+        return learned.estimated(self._host, plan, self._known)
 
     def works(self, targets):
         """These targets of one technology with what is there now, as its ``plan`` takes them. Raises what reading raises."""

@@ -292,7 +292,8 @@ class Reconciler:
         for key in failed:
             halt.failed(key)
         by_key = {part.key: part for part in new}
-        change.plan = replace(change.plan, parts=tuple(by_key.get(part.key, part) for part in change.plan.parts))
+        parts = tuple(by_key.get(part.key, part) for part in change.plan.parts)
+        change.plan = self._planner.estimated(replace(change.plan, parts=parts))
         change.result.plan = change.plan
         pauses = [pause for pause in change.plan.pauses if pause not in change.entry.pauses]
         self._amend(change, new, pauses)
@@ -347,7 +348,7 @@ class Reconciler:
             closed = self._surely(result, self._journal.end)
         if not closed:
             result.errors.append("Until then the next run takes this change for an interrupted one.")
-        told = {"after": after, "reboot": result.reboot}
+        told = {"after": after, "reboot": result.reboot, "times": self._runner.times}
         self._memory.record(result, entry.generation(outcome, result.errors, **told))
         self._runner.telling.end(result, outcome, change)
 

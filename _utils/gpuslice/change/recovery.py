@@ -81,11 +81,13 @@ class Recovery:
         result = Result(Plan(), undone=True)
         self._undo.note_changes(result, entry, gpus, found, after)
         by_us = {"time": self._host.now(), "who": self._options.who, "jid": self._options.jid}
-        told = {**by_us, "before": found, "after": after, "reboot": []}
+        told = {**by_us, "before": found, "after": after, "reboot": [], "times": self._runner.times}
         self._memory.record(result, entry.generation(UNDID, [*lines, *started], **told))
         number = f", generation {result.generation}" if result.generation else ""
         result.warnings = [*noted, f"{what}; it was undone{number}.", *started, *lines, *result.warnings]
         self._runner.telling.end(result, UNDID)
+        # What comes after it in this run is another change.
+        self._runner.times = []
         return result
 
     def _rules_of_undo(self, entry):

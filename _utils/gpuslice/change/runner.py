@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice.change import learned
 from gpuslice.change import newcomers
 from gpuslice.change.context import ALL
 from gpuslice.change.context import caught
@@ -29,13 +30,13 @@ class Runner:
     Carries out the steps of plans on one host.
 
     :param options: :class:`gpuslice.rules.Options`; :param journal: :class:`gpuslice.records.journal.Journal`.
-    :ivar telling: :class:`.telling.Telling`.
+    :ivar telling: :class:`.telling.Telling`; :ivar times: how long each step took that was done, as the history tells it.
     """
 
     def __init__(self, host, toolbox, options, journal):
         self._host, self._tools, self._options, self._journal = host, toolbox, options, journal
         self._writing = threading.Lock()
-        self.telling = Telling(options)
+        self.telling, self.times = Telling(options), []
         self.tell = self.telling.line
 
     def execute(self, parts, gpus, halt, entry=None):
@@ -149,8 +150,9 @@ class Runner:
         return None
 
     def _done(self, part, number, seconds, entry):
-        """The fields of the event of a step that was done."""
+        """A step was done: remember how long it took. Returns the fields of its event."""
         step = part.steps[number - 1]
+        self.times.append(learned.taken(part, step, seconds))
         return {
             "gpu": step.gpu,
             "technology": kinds.known(step.technique).word,

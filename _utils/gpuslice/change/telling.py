@@ -48,6 +48,7 @@ class Telling:
             "gpus": list(dict.fromkeys(address for part in plan.changing for address in part.addresses)),
             "steps": len(plan.steps),
             "seconds": round(plan.seconds, 2),
+            "estimate": plan.estimate,
         })  # fmt: skip
 
     def end(self, result, outcome, change=None):

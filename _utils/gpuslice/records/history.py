@@ -13,7 +13,7 @@ from gpuslice.records.store import Record
 
 #: How many generations the history keeps.
 GENERATIONS = 50
-_FORMAT = 1
+_FORMAT = 2
 #: Only names that we give: another one for the same number would be a generation that can't be opened.
 _GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
 
@@ -65,13 +65,28 @@ class History:
                 f"Generation {number} of the history can't be read ({err}).", todo="Choose another one."
             ) from err
 
+    def newest_first(self):
+        """The generations kept that can be read, the newest first, each read when it is asked for."""
+        try:
+            numbers = self._numbers()
+        except (errors.GpuSliceError, OSError):
+            # It is not ours to believe; whoever is about to change something is told so.
+            return
+        for number in reversed(numbers):
+            try:
+                found = self.generation(number)
+            except (errors.GpuSliceError, OSError):
+                # One that is damaged, or another version's, tells nothing.
+                continue
+            yield found
+
     def _numbers(self):
         names = self._host.store_names(self._folder)
         return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)))
 
     def _file(self, number):
         name = os.path.join("history", f"{int(number):06d}.json")
-        return Record(self._host, name, "a generation of the history", _FORMAT, shapes.generation, {0: _with_keys})
+        return Record(self._host, name, "a generation of the history", _FORMAT, shapes.generation, _UPGRADES)
 
 
 def _with_keys(found):
@@ -87,3 +102,11 @@ def _with_keys(found):
             addresses[key] = list(dict.fromkeys([*addresses.get(key, ()), address]))
     covered = {"addresses": addresses} if addresses else {}
     return {**{name: value for name, value in found.items() if name != "techniques"}, **keyed, **covered}
+
+
+def _with_times(found):
+    """Format 1 did not tell how long each step took."""
+    return {"times": [], **found}
+
+
+_UPGRADES = {0: _with_keys, 1: _with_times}

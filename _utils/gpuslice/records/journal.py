@@ -21,7 +21,9 @@ from gpuslice.records import shapes
 from gpuslice.records.store import OlderFormat
 from gpuslice.records.store import Record
 
-_FORMAT = 1
+_FORMAT = 2
+#: The steps of format 1 do not say where their estimate is known from.
+_UPGRADES = {1: dict}
 #: Fields of an entry that are keyed by :class:`gpuslice.model.Key`, which JSON has as text.
 _BY_KEY = ("before", "goal", "wishes", "addresses", "groups")
 
@@ -149,7 +151,7 @@ class Journal:
 
     def __init__(self, host):
         self._host = host
-        self._head = Record(host, JOURNAL, "the journal of an unfinished change", _FORMAT, _checked, compact=True)
+        self._head = Record(host, JOURNAL, "the journal of an unfinished change", _FORMAT, _checked, _UPGRADES, compact=True)
         self._steps = os.path.join(host.state_dir, "journal.steps")
 
     def unfinished(self):

@@ -49,6 +49,7 @@ _STEP = parts(
         "needs": _TEXTS,
         "phase": whole(0, 9),
         "effect": text("|".join(EFFECTS)),
+        "source": _TEXT,
     },
     needed=("gpu", "technique", "action", "args"),
 )

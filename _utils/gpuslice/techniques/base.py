@@ -18,6 +18,7 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.costs import seconds
+from gpuslice.costs import source
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.host.base import Host
@@ -373,8 +374,9 @@ class Technique(ABC):
         """
         effect = "process" if action == "end_process" else self.effects.get(action, "setting")
         return Step(
-            gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase, effect
-        )
+            gpu.address, self.name, action, args, words, undo, tuple(disrupts), tuple(needs), seconds(cost), phase, effect,
+            source(cost),
+        )  # fmt: skip
 
     def ending(self, gpu: Gpu, stops: Stops) -> list[Step]:
         """Steps that end processes which no unit can be stopped for; only apply_strategy force gets here."""

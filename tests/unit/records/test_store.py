@@ -293,7 +293,7 @@ def test_a_generation_of_format_0_is_by_key_now(host):
     put(host, "history/000001.json", {"generation": 1, "who": "a", "techniques": {GPU: "mig"}, **layouts})
     assert History(host).all() == [
         {"generation": 1, "who": "a", "before": {f"mig:{GPU}": layouts["before"][GPU]}, "after": {f"mig:{GPU}": MIG},
-         "addresses": {f"mig:{GPU}": [GPU]}}
+         "addresses": {f"mig:{GPU}": [GPU]}, "times": []}
     ]  # fmt: skip
 
 
