@@ -113,7 +113,7 @@ def test_a_generation_that_is_not_trusted_does_not_hide_the_others(host):
     host.store_write(os.path.join(host.state_dir, "history", "000002.json"), "{}")
     os.chmod(os.path.join(host.state_dir, "history", "000001.json"), 0o666)
     first, second = History(host).all()
-    assert "neither believed nor used" in first["error"] and second == {"generation": 2}
+    assert "neither believed nor used" in first["error"] and second == {"generation": 2, "times": []}
 
 
 @pytest.mark.parametrize("write", [lambda host, path: host.store_write(path, "new"),
