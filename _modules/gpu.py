@@ -112,9 +112,10 @@ def slices(gpu=None, taken=False):
 @_checked
 def capabilities():
     """
-    Which slicing technologies each GPU can do.
+    Which slicing technologies each GPU can do, and what could still be made of it.
 
-    Returns a dict: PCI address -> list of technologies.
+    Returns a dict: PCI address -> ``technologies``, and where one counts it ``headroom``: technology -> numbers as in
+    ``gpu_mig.headroom``, or a sentence that says why they can't be read.
 
     CLI Example:
 
@@ -123,7 +124,7 @@ def capabilities():
         salt '*' gpu.capabilities
     """
     with _engine() as engine:
-        return {gpu.address: list(gpu.capabilities) for gpu in engine.gpus}
+        return engine.abilities()
 
 
 @_checked

@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import arguments
 from gpuslice import front
 from gpuslice.techniques.mig import asks
+from gpuslice.techniques.mig import views
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_mig"
@@ -129,7 +130,8 @@ def instances(gpu):
 def create(gpu, profile, start=None, force=False, test=False):
     """
     Create one more GPU instance; the others stay as they are. Two calls make two, also when they come at once; one that was
-    killed and is asked for again is finished. A compute instance in a GPU instance that is there takes ``gpu_mig.apply_layout``.
+    killed and is asked for again is finished. Where there is no place for it, it says what is free, and what ``gpu_mig.defrag``
+    would have to move. A compute instance in a GPU instance that is there is made by ``gpu_mig.create_ci``.
 
     gpu
         PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
@@ -155,7 +157,8 @@ def create(gpu, profile, start=None, force=False, test=False):
         salt gpu7 gpu_mig.create '0000:1b:00.0' 3g.40gb
     """
     with _engine() as engine:
-        return front.run(engine, engine.wanted("mig", gpu, *asks.one_more(profile, start)), test, __pillar__, force)
+        wanted = engine.wanted("mig", gpu, *asks.one_more(profile, start, engine.stood_on(gpu)))
+        return front.run(engine, wanted, test, __pillar__, force)
 
 
 @_checked
@@ -219,3 +222,159 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     with _engine() as engine:
         wanted = asks.layout(profiles, compute_instances)
         return front.run(engine, engine.wanted("mig", gpu, *wanted), test, __pillar__, force)
+
+
+@_checked
+def fits(gpu, profile=None, data=False):
+    """
+    What still fits on a GPU: how many more of each profile now and where, and after moving instances that nobody uses, with the
+    fewest moves. Where MIG is off, what fits once it is on. Nothing is changed.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+
+    profile
+        The only profile that is looked at; ``3g.40gb@4`` says where.
+
+    data
+        Give a dict in the place of text: ``enabled``, ``drawing``, ``free_memory_slices``, ``free_compute_slices``,
+        ``fragmentation`` (0: no other place of the instances would take more; 1: something would fit elsewhere, and nothing fits
+        now), ``stays`` (instance -> why it never moves), ``note``, and ``profiles``: name -> ``now`` and ``after_moving`` (how
+        many), ``at`` (memory slices where one can begin), ``moves`` (``from``, ``to``, ``consumers``) where it fits after these,
+        ``why`` where it does not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.fits '0000:1b:00.0'
+        salt gpu7 gpu_mig.fits '0000:1b:00.0' 3g.40gb
+    """
+    with _engine() as engine:
+        stood_on, owners = engine.stood_on(gpu), engine.owners()
+        return front.each(engine, "mig", gpu, lambda one, tool: views.fits(tool, one, profile, stood_on, owners, data))
+
+
+@_checked
+def headroom(gpu=None):
+    """
+    What still fits, as plain numbers for whoever chooses a host or GPU: made for Salt's mine. A GPU that can't do MIG, or can't
+    be read, is not in it; while MIG is off nothing fits.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these; all GPUs when not given.
+
+    Returns a dict: PCI address -> ``enabled`` (whether MIG is on), ``free_memory_slices``, ``free_compute_slices``,
+    ``fragmentation`` (0 to 1), ``now`` and ``after_moving``: profile -> how many more of it fit, each profile taken alone.
+
+    .. code-block:: yaml
+
+        # in the pillar or the configuration of the minion
+        mine_functions:
+          gpu_mig.headroom: []
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu_mig.headroom
+        salt-run mine.get '*' gpu_mig.headroom
+    """
+    with _engine() as engine:
+        return engine.headroom("mig", gpu)
+
+
+@_checked
+def defrag(gpu, profile=None, test=False):
+    """
+    Move instances that nobody uses, so that more fits. To move one is to destroy it and to make it anew elsewhere: it has a new
+    UUID, and consumers that have it are bound to what is there then. What is in use, carries vGPUs or is shared never moves.
+    Where nothing is to be gained nothing is done.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+
+    profile
+        What is to fit, with the fewest moves; ``3g.40gb@4`` says where. When not given, room is made for the largest profile that
+        can be made room for, and then for as much as can be.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.defrag '0000:1b:00.0' 3g.40gb test=True
+        salt gpu7 gpu_mig.defrag '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        wanted = engine.wanted("mig", gpu, *asks.defragmented(profile, engine.stood_on(gpu)))
+        return front.run(engine, wanted, test, __pillar__, force=False)
+
+
+@_checked
+def create_ci(gpu, instance, profile, count=1, test=False):
+    """
+    Create compute instances in a GPU instance that is there; what is in it stays. Two calls make two, also when they come at
+    once.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+
+    instance
+        The GPU instance: ``profile@start``, the name of its slice or of one in it, or the MIG UUID of one in it.
+
+    profile
+        Such as ``1c.3g.40gb``, or ``1c`` for short.
+
+    count
+        How many of them.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.create_ci '0000:1b:00.0' 3g.40gb@4 1c
+        salt gpu7 gpu_mig.create_ci '0000:1b:00.0' 3g.40gb@4 1c.3g.40gb count=2 test=True
+    """
+    with _engine() as engine:
+        wanted = engine.wanted("mig", gpu, *asks.one_more_inside(instance, profile, count))
+        return front.run(engine, wanted, test, __pillar__, force=False)
+
+
+@_checked
+def destroy_ci(gpu, instance, force=False, test=False):
+    """
+    Destroy one compute instance; the GPU instance stays, and so do the others in it. The last one in it goes with it, by
+    ``gpu_mig.destroy``.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+
+    instance
+        The compute instance: its MIG UUID or the name of its slice, such as ``0000:1b:00.0-3g.40gb-4-1c-0``.
+
+    force
+        Also when it is in use.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_mig.destroy_ci '0000:1b:00.0' 0000:1b:00.0-3g.40gb-4-1c-0
+    """
+    with _engine() as engine:
+        return front.run(engine, engine.wanted("mig", gpu, *asks.one_less_inside(instance)), test, __pillar__, force)

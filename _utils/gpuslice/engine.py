@@ -261,6 +261,40 @@ class Engine:
         sentences = interrupted.by_gpu(self.host)
         return {address: sentences.get(address) or sentences[""] for address in wanted if address in sentences or "" in sentences}
 
+    def abilities(self):
+        """PCI address -> ``technologies`` that a GPU can do, and ``headroom`` by those that count it, or why it can't be told."""
+        stood_on, found = self.stood_on(), {}
+        for gpu in self.gpus:
+            told = {kinds.known(tool.name).word: _headroom(tool, gpu, stood_on) for tool in self.techniques_of(gpu, telling=True)}
+            headroom = {word: each for word, each in told.items() if each}
+            found[gpu.address] = {"technologies": list(gpu.capabilities), **({"headroom": headroom} if headroom else {})}
+        return found
+
+    def headroom(self, word, gpu=None):
+        """PCI address -> what could still be made by a technology; of a GPU that can't be read only the log tells."""
+        stood_on, found = self.stood_on(), {}
+        for one in self._asked(gpu):
+            tool = self.tools.get(self._meant(one, word))
+            told = _headroom(tool, one, stood_on) if tool in self.techniques_of(one) else {}
+            if isinstance(told, str):
+                log.warning("%s", told)
+            elif told:
+                found[one.address] = told
+        return found
+
+    def stood_on(self, gpu=None):
+        """Names of the slices of GPUs, of all where none is named, on which something stands that only its record tells of."""
+        names = self.host.store_names(self.host.state_dir)
+        if not any(kind.noted in names for kind in kinds.DOABLE if kind.noted and kind.over):
+            return []
+        return sorted({part["of"] for part in self.slices(gpu, taken=True)} - {""})
+
+    def owners(self):
+        """Name of a slice -> who was handed it."""
+        names = self.host.store_names(self.host.state_dir)
+        tools = [self.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in names]
+        return {part: name for tool in tools for part, name in tool.owners(tool.observe(None)).items()}
+
     def interrupted(self):
         """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""
         told = interrupted.by_gpu(self.host)
@@ -627,6 +661,14 @@ class Engine:
             sections = {kinds.SECTIONS[word]: {**upper[word].get(kinds.SECTIONS[word], {}), "enabled": True} for word in standing}
             return {**found, **sections}
         return next(iter(upper.values()), None)
+
+
+def _headroom(tool, gpu, stood_on):
+    """What a technology could still make of a GPU; a sentence where it can't be told."""
+    try:
+        return tool.headroom(gpu, stood_on)
+    except errors.GpuSliceError as err:
+        return str(err)
 
 
 def _names_uuids(policy):

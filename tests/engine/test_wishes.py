@@ -143,7 +143,7 @@ def test_one_more_that_no_longer_fits_when_its_turn_comes_is_refused(simulated):
     answers = at_once(host, create("3g.40gb"), create("3g.40gb"))
     assert sorted(succeeded(answers)) == [False, True]
     [refusal] = [answer for answer in answers if isinstance(answer, str)]
-    assert GPU in refusal and "do not fit together" in refusal
+    assert GPU in refusal and "There is no free place for 3g.40gb" in refusal
     assert layout(host) == ["3g.40gb@0", "3g.40gb@4"]
 
 
@@ -244,7 +244,7 @@ def test_what_is_added_and_taken_away_leaves_what_was_there(simulated, before, p
         assert run(host, create(profile))["result"]
     except errors.ProfileMismatch as err:
         # One that does not fit beside what is there moves nothing to make room.
-        assert "do not fit together" in str(err) and identities(host) == uuids
+        assert "There is no free place for" in str(err) and identities(host) == uuids
         return
     assert set(was) < set(layout(host)) and uuids < identities(host)
     [made] = set(layout(host)) - set(was)

@@ -11,6 +11,7 @@ from abc import ABC
 from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 from typing import NamedTuple
@@ -220,6 +221,18 @@ class Technique(ABC):
     def export(self, form: str, gpus: list[Gpu]) -> dict:
         """What these GPUs have in a form of another tool, one of ``forms``."""
         raise errors.Unsupported(f"{self.name} has no form {form}.")
+
+    def headroom(self, gpu: Gpu, stood_on: Sequence[str] = ()) -> dict:
+        """
+        What could still be made of a GPU, as plain data; {} where the technology counts nothing.
+
+        :param stood_on: names of slices on which others stand, as far as only a record tells of these. Raises as :meth:`observe`.
+        """
+        return {}
+
+    def owners(self, state: Any) -> dict[str, str]:
+        """Layer HAND_OUT: name of a slice -> who has it."""
+        return {}
 
     def drawing(self, gpu: Gpu, state: Any) -> str:
         """The GPU's slots in a line of text, "" where there is nothing to draw."""

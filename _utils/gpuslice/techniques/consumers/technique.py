@@ -88,6 +88,10 @@ class Consumers(Technique):
         """Read the record. Raises errors.StateDirUnusable."""
         return self._noted
 
+    def owners(self, state):
+        """Which slice is whose."""
+        return {part: name for name, each in state.consumers.items() for part in each["slices"]}
+
     def layout(self, state):
         """Who has what, by the names of slices: what opens them changes with every creation."""
         return {"cdi": state.cdi, "consumers": state.consumers}

@@ -2,6 +2,7 @@
 MIG devices for those who use them: as slices, as profiles of which there may be more, and in words.
 """
 
+from gpuslice import errors
 from gpuslice.model import Slice
 from gpuslice.model import slice_name
 from gpuslice.techniques.mig import placement
@@ -29,7 +30,7 @@ def slices_of(gpu, state, table, nvml, users):
             f"{gi.start}:{gi.size}",
             nodes,
             tuple(p.as_dict() for p in busy.get((gi.id, ci.id), ())),
-            slice_name(gpu.address, *_places(gi.profile, gi.start, ci.name, ci.start)),
+            ci_slice_name(gpu.address, gi, ci),
         )
 
     return [slice_of(gi, ci) for gi in state.instances for ci in gi.cis]
@@ -87,6 +88,24 @@ def instance_of(gi, busy=None):
     cis = tuple((ci.name, ci.start) for ci in gi.cis)
     used = tuple((ci.name, ci.start) for ci in gi.cis if busy and (gi.id, ci.id) in busy)
     return placement.Instance(gi.profile, gi.start, gi.size, cis, used)
+
+
+def ci_slice_name(address, gi, ci):
+    """The name of the slice that a compute instance is."""
+    return slice_name(address, *_places(gi.profile, gi.start, ci.name, ci.start))
+
+
+def instance_name(mig, gpu, name):
+    """
+    What the driver calls the GPU instance of that name. One of a compute instance names no GPU instance, and stays.
+
+    :param mig: :class:`gpuslice.techniques.mig.technique.Mig`.
+    """
+    try:
+        profile, ci = mig.resolve(gpu, name)
+    except errors.ProfileMismatch:
+        return name
+    return name if ci else profile.name
 
 
 def _places(profile, start, ci, ci_start):

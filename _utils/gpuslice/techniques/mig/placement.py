@@ -197,6 +197,53 @@ def free_room(table, instances):
     return {piece.name: _how_many(board, load, piece) for piece in board.pieces}
 
 
+def free_places(table, instances):
+    """
+    Where one more of each profile can begin beside ``instances``, each profile taken alone.
+
+    :param table: :class:`gpuslice.catalog.mig.MigTable`; :param instances: as of :func:`free_room`.
+    :return: dict from profile name to a tuple of memory slices, in the table's order.
+    """
+    board = _board(table)
+    load = _occupied(board, instances)
+    return {piece.name: tuple(_free_starts(board, load, piece)) for piece in board.pieces}
+
+
+def free_slices(table, instances):
+    """(memory slices that are free, how many compute slices are), whatever can be made of them; parameters as of free_room."""
+    board = _board(table)
+    load = _occupied(board, instances)
+    return tuple(slot for slot in range(board.slots) if not load.bits >> slot & 1), max(0, board.compute - load.compute)
+
+
+def best_room(table, instances, staying=()):
+    """
+    :func:`free_room` if the instances lay elsewhere, where that is better: for each profile the number that fits when they lie
+    as well as possible for it.
+
+    :param instances: as of :func:`free_room`; those of :param staying: stay where they are, and so do those that the table does
+        not know, or that lie where it does not allow.
+    """
+    board = _board(table)
+    instances = tuple(instances)
+    kinds, fixed, _ = _elsewhere(board, instances, staying)
+    # Where the instances lie counts also when the rules do not allow it: the driver did.
+    loads = {_occupied(board, instances), *(load for _, load in _arrangements(board, kinds, fixed))}
+    return {piece.name: max(_how_many(board, load, piece) for load in loads) for piece in board.pieces}
+
+
+def free_inside(table, instance):
+    """
+    How many more of each compute instance profile fit into a GPU instance, each taken alone.
+
+    :param instance: :class:`Instance` of a profile that the table has. :return: dict from profile name to a number.
+    """
+    inner = _board(table).inner[instance.profile]
+    sizes = {piece.name: piece.size for piece in inner.pieces}
+    load = _occupied(inner, [Instance(name, start, sizes.get(name, 1)) for name, start in instance.cis])
+    return {piece.name: _how_many(inner, load, piece) for piece in inner.pieces}
+
+
 def fragmentation(table, instances):
     """
     How much of what the GPU could still take is lost because of where the instances lie.
@@ -211,19 +258,65 @@ def fragmentation(table, instances):
     :param instances: iterable of :class:`Instance` or :class:`Placed`.
     :return: float from 0 to 1.
     """
-    board = _board(table)
     instances = tuple(instances)
-    movable = [item for item in instances if board.holds(item)]
-    fixed = _occupied(board, [item for item in instances if not board.holds(item)])
-    kinds = tuple(sorted(((item.profile, -1, ()) for item in movable), key=board.order))
-    here = _occupied(board, instances)
-    # Where the instances lie counts also when the rules do not allow it: the driver did.
-    loads = {here, *(load for _, load in _arrangements(board, kinds, fixed))}
-    now = best = 0
-    for piece in board.pieces:
-        now += piece.compute * _how_many(board, here, piece)
-        best += piece.compute * max(_how_many(board, load, piece) for load in loads)
-    return 1 - now / best if best else 0.0
+    now, best = free_room(table, instances), best_room(table, instances)
+    total = sum(profile.slices * best[profile.name] for profile in table.profiles)
+    return 1 - sum(profile.slices * now[profile.name] for profile in table.profiles) / total if total else 0.0
+
+
+def room_made(table, existing, staying, name, start=None):
+    """
+    Where instances go so that one more of a profile fits: with the fewest of them moved, then the fewest memory slices, then by
+    criteria 4 and 5 of :func:`solve`.
+
+    :param table: :class:`gpuslice.catalog.mig.MigTable`; :param existing: :class:`Instance` that there are.
+    :param staying: those of them that are not moved, whatever that costs; others that stay are as of :func:`best_room`.
+    :param name: profile that is to fit; :param start: memory slice where it is to begin, None for anywhere.
+    :return: ``(start, moves)``: where it fits then, and pairs of an :class:`Instance` and the memory slice to which it goes; ()
+        where it fits now. None where no way makes room.
+    """
+    board = _board(table)
+    kinds, fixed, moving = _elsewhere(board, existing, staying)
+    piece, found = board.by_name[name], []
+    for place, bits in piece.places:
+        if start not in (None, place) or fixed.bits & bits or not _admits(board, fixed, piece):
+            continue
+        for starts, load in _arrangements(board, kinds, _with(fixed, piece, bits)):
+            moves = _moves(moving, kinds, starts)
+            found.append((len(moves), sum(old.size for old, _ in moves), _less(_room(board, load)), place, starts, moves))
+    if not found:
+        return None
+    best = min(found, key=lambda each: each[:-1])
+    return best[3], best[-1]
+
+
+def roomiest(table, existing, staying=()):
+    """
+    Where instances go so that more fits beside them: the largest profile that can be made room for, then the most of all
+    profiles, each counted by its compute slices; with the fewest moved of all ways to have that.
+
+    Parameters as of :func:`room_made`. :return: pairs of an :class:`Instance` and the memory slice to which it goes; () where
+        nothing is gained.
+    """
+    board = _board(table)
+    kinds, fixed, moving = _elsewhere(board, existing, staying)
+    here = _worth(board, _occupied(board, existing))
+    found = []
+    for starts, load in _arrangements(board, kinds, fixed):
+        worth = _worth(board, load)
+        if worth > here:
+            moves = _moves(moving, kinds, starts)
+            found.append((_less(worth), len(moves), sum(old.size for old, _ in moves), _less(_room(board, load)), starts, moves))
+    return min(found, key=lambda each: each[:-1])[-1] if found else ()
+
+
+def why_not(table, wanted):
+    """
+    Why GPU instances do not fit together, in slices and in the limits that they break.
+
+    :param wanted: names of profiles that the table has.
+    """
+    return _needs(_board(table), [(name, None) for name in wanted])
 
 
 # -- the board: a table in the form that the search needs ---------------------------------------------------------------
@@ -385,6 +478,11 @@ def _how_many(board, load, piece):
     return found
 
 
+def _free_starts(board, load, piece):
+    """Where one more of the piece can begin."""
+    return [start for start, place in piece.places if not load.bits & place] if _admits(board, load, piece) else []
+
+
 @lru_cache(maxsize=1 << 14)
 def _room(board, load):
     """What can still be added, as criterion 4 of :func:`solve` wants it: a tuple, more is better."""
@@ -397,6 +495,18 @@ def _room(board, load):
             largest = max(largest, (piece.compute, piece.size))
             total += free * piece.compute
     return (*largest, total)
+
+
+def _worth(board, load):
+    """What fits beside a load, as :func:`roomiest` counts it: a tuple, more is better."""
+    fitting = [(piece, number) for piece in board.pieces if (number := _how_many(board, load, piece))]
+    largest = max(((piece.compute, piece.size) for piece, _ in fitting), default=(0, 0))
+    return (*largest, sum(piece.compute * number for piece, number in fitting))
+
+
+def _less(values):
+    """So that more comes first where the least is taken."""
+    return tuple(-value for value in values)
 
 
 # -- the search ----------------------------------------------------------------------------------------------------------
@@ -476,6 +586,27 @@ def _search(board, kinds, pieces, starts, load, found):
     for start, bits in piece.places:
         if start > after and pin in (-1, start) and not load.bits & bits:
             _search(board, kinds, pieces, (*starts, start), _with(load, piece, bits), found)
+
+
+# -- moving: instances of one profile are interchangeable, whatever is in them, as each takes that along --------------------
+def _elsewhere(board, existing, staying):
+    """(kinds of the instances that can move, the load of those that stay, those that can move)."""
+    moving = [item for item in existing if board.holds(item) and item not in staying]
+    fixed = _occupied(board, [item for item in existing if item not in moving])
+    return tuple(sorted(((item.profile, -1, ()) for item in moving), key=board.order)), fixed, moving
+
+
+def _moves(moving, kinds, starts):
+    """Which of the instances leave their places for which, in the order of their starts."""
+    free = {(name, start) for (name, _, _), start in zip(kinds, starts, strict=True)}
+    leaving = sorted((item for item in moving if (item.profile, item.start) not in free), key=lambda item: item.start)
+    free -= {(item.profile, item.start) for item in moving}
+    moves = []
+    for item in leaving:
+        start = min(at for name, at in free if name == item.profile)
+        free.remove((item.profile, start))
+        moves.append((item, start))
+    return tuple(moves)
 
 
 def _as_it_is(board, existing, wishes):

@@ -212,17 +212,20 @@ def _ci_name(name, instance):
         return name
     if wanted.whole:
         return instance.name
-    found = _plain_ci(instance, wanted.ci_slices)
+    found = plain_ci(instance, wanted.ci_slices)
     return found.name if found else name
 
 
-def _plain_ci(instance, slices):
-    """Drivers list some sizes twice (a variant with a higher enum); the plain one is what every driver can create."""
+def plain_ci(instance, slices):
+    """
+    The compute instance profile of so many slices, None for none. Drivers list some sizes twice (a variant with a higher enum);
+    the plain one is what every driver can create.
+    """
     return min((ci for ci in instance.cis if ci.slices == slices), key=lambda ci: ci.enum, default=None)
 
 
 def _compute_instance(wanted, instance, gpu):
-    if found := _plain_ci(instance, wanted.ci_slices):
+    if found := plain_ci(instance, wanted.ci_slices):
         return found
     sizes = ", ".join(ci.name for ci in sorted(instance.cis, key=lambda ci: ci.slices))
     raise errors.ProfileMismatch(

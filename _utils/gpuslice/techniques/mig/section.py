@@ -212,6 +212,10 @@ class Mig(Section):
             record({"enabled": truth}), record({"entries": entries, "compute_instances": whole(1, 64)}, {"enabled": truth})
         )
 
+    def beside(self):
+        """What is told with the plan."""
+        return {**super().beside(), "note": LINE}
+
     def steps(self):
         """Where a GPU instance was made."""
         return {"create_gi": {"start": whole(0, 255)}}

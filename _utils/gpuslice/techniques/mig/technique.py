@@ -6,12 +6,14 @@ Settings that it takes (one of):
 ``{"entries": [(profile, start or None, count)], "compute_instances": n}``
     the layout as a pillar or an argument has it;
 ``{"layout": {...}}``
-    exactly this earlier layout, placements included;
+    exactly this earlier layout, placements included; ``note`` beside it is told with the plan;
 ``{"enabled": bool}``
     only the MIG mode; instances stay as they are where the mode does.
 
 Differences that :meth:`Mig.settle` turns into such settings (one of): ``{"create": [profile, start or None]}``,
-``{"destroy": a MIG UUID, profile@start or all}``, ``{"reset": True}`` (the mode that is pending).
+``{"destroy": a MIG UUID, profile@start or all}``, ``{"create_ci": [GPU instance, profile, count]}``,
+``{"destroy_ci": a MIG UUID or the name of a slice}``, ``{"defrag": [profile or None, start or None]}``, ``{"reset": True}`` (the
+mode that is pending). ``stays``, beside create and defrag: names of slices on which something stands, which do not move.
 """
 
 from functools import cached_property
@@ -245,7 +247,7 @@ class Mig(Technique):
         if mode_steps is None:
             return self._waiting(gpu, state)
         steps = (*self.ending(gpu, stops), *mode_steps, *self._shape_steps(gpu, state, change))
-        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True}, stops)
+        return self._gpu_plan(gpu, state, table, change, steps, {"enabled": True}, stops, settings.get("note", ""))
 
     def _wishes(self, gpu, settings, table, existing):
         if "layout" in settings:
@@ -375,16 +377,16 @@ class Mig(Technique):
 
         return shape_steps(self, gpu, state, change, phase)
 
-    def _refuse_if_under_vgpus(self, gpu, steps):
+    def _refuse_if_under_vgpus(self, gpu, state, steps):
         """The driver refuses that too, but late, and without a name."""
         ended = {step.args["gi"] for step in steps if step.action.startswith("destroy")}
+        # What becomes of the inside of an instance that stays concerns the vGPU on it as well.
+        filled = {step.args["start"] for step in steps if step.action == "create_ci"}
+        ended |= {gi.id for gi in state.instances if gi.start in filled}
         switching = any(step.action in ("set_mode", "reset") for step in steps)
         if self._looks_after_vgpus or not (ended or switching):
             return
-        # Here, so that a run without a change does not load it.
-        from gpuslice.drivers import vgpu_slots
-
-        slots = vgpu_slots.slots(self._host, gpu.address)
+        slots = self._vgpu_slots(gpu)
         there = [vgpu for vgpu in (slots.vgpus() if slots else ()) if switching or vgpu.gi is None or vgpu.gi in ended]
         if there:
             raise errors.ResourceConflict(
@@ -400,8 +402,19 @@ class Mig(Technique):
                 f"Disable them first: salt-call gpu_vgpu.remove {gpu.address}",
             )
 
-    def _gpu_plan(self, gpu, state, table, change, steps, after, stops):
-        self._refuse_if_under_vgpus(gpu, steps)
+    def _vgpu_slots(self, gpu):
+        # Here, so that a run without a change does not load it.
+        from gpuslice.drivers import vgpu_slots
+
+        return vgpu_slots.slots(self._host, gpu.address)
+
+    def vgpus(self, gpu):
+        """The vGPUs of a GPU, as :class:`gpuslice.drivers.vgpu_slots.Vgpu`. Raises errors.DriverError."""
+        slots = self._vgpu_slots(gpu)
+        return slots.vgpus() if slots else []
+
+    def _gpu_plan(self, gpu, state, table, change, steps, after, stops, note=""):
+        self._refuse_if_under_vgpus(gpu, state, steps)
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
         drawing = _drawn(table, change) if steps and table else ()
         return self.part(
@@ -412,6 +425,7 @@ class Mig(Technique):
             destroys_empty=tuple(f"{old.profile} at {old.start}" for old in change.destroy if not old.cis),
             creates_empty=tuple(f"{new.profile} at {new.start}" for new in change.create if not new.cis),
             drawing=tuple(drawing),
+            note=note,
         )  # fmt: skip
 
     def pending(self, gpu):
@@ -436,6 +450,15 @@ class Mig(Technique):
     def profiles(self, gpu):
         """The profiles of a GPU for users, with how many more of each fit now."""
         return profiles_of(self.table(gpu), self.observe(gpu))
+
+    def headroom(self, gpu, stood_on=()):
+        """Whether MIG is on, what is free, and how many more of each profile fit, now and after idle instances moved."""
+        state = self.observe(gpu)
+        # Most looks at a GPU ask for no room.
+        from gpuslice.techniques.mig.room import numbers
+        from gpuslice.techniques.mig.room import room_of
+
+        return {"enabled": state.current, **numbers(room_of(self, gpu, state, stood_on), state.current)}
 
     def drawing(self, gpu, state):
         """The GPU's memory slices as a line of text."""
