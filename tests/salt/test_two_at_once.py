@@ -31,6 +31,9 @@ DGX = ("dgx-h100", {"gpus": [{**H100, "instances": ["3g.40gb@4", "1g.10gb@0", "1
 CONFINED = (DGX[0], {**DGX[1], "tools": ["apparmor_parser", "nvidia-smi", "systemctl"]})
 PAIR = ("dgx-h100", {"gpus": [H100, {**H100, "address": OTHER}]})
 SPLIT = {"profile": "3g.40gb", "start": 4, "cis": [["1c.3g.40gb", 0], ["1c.3g.40gb", 1], ["1c.3g.40gb", 2]]}
+SPREAD = (DGX[0], {"gpus": [{**H100, "instances": ["1g.10gb@1", "1g.10gb@5"]}]})
+SPLITS = (DGX[0], {"gpus": [{**H100, "instances": [SPLIT]}]})
+HALVES = (DGX[0], {"gpus": [{**H100, "instances": [{**SPLIT, "cis": SPLIT["cis"][:1]}]}]})
 VFIO, MDEV, GUEST = ("vgpu-host-vfio", {}), ("vgpu-host-mdev", {}), ("vgpu-guest", {})
 VGPUS, TURING, LICENSED = "0000:41:00.0", "0000:86:00.0", ("0000:06:00.0", "0000:07:00.0")
 MI300X, MIXED, ARC = ("mi300x-8", {}), ("mixed-vendors", {}), ("arc-pro-b60", {})
@@ -64,6 +67,11 @@ CASES = {
     "two instances go": Case("gpu_mig.destroy", DGX, (GPU, "1g.10gb@0"), (GPU, "3g.40gb@4")),
     "one instance goes twice": Case("gpu_mig.destroy", DGX, (GPU, "1g.10gb@0"), (GPU, "1g.10gb@0"), both=False),
     "all and one go": Case("gpu_mig.destroy", DGX, (GPU, "all"), (GPU, "3g.40gb@4"), both=False),
+    "one fragmented GPU": Case("gpu_mig.defrag", SPREAD, (GPU, "3g.40gb"), (GPU, "3g.40gb")),
+    "one compute instance more, twice": Case("gpu_mig.create_ci", HALVES, (GPU, "3g.40gb@4", "1c"), (GPU, "3g.40gb@4", "1c")),
+    "one compute instance goes twice": Case(
+        "gpu_mig.destroy_ci", SPLITS, (GPU, f"{GPU}-3g.40gb-4-1c-0"), (GPU, f"{GPU}-3g.40gb-4-1c-0"), both=False
+    ),
     "two layouts": Case("gpu_mig.apply_layout", DGX, (GPU, ["7g.80gb"]), (GPU, ["1g.10gb", "2g.20gb"])),
     "one layout twice": Case("gpu_mig.apply_layout", DGX, (GPU, ["7g.80gb"]), (GPU, ["7g.80gb"])),
     "layouts of two GPUs": Case("gpu_mig.apply_layout", PAIR, (GPU, ["7g.80gb"]), (OTHER, ["2g.20gb"])),

@@ -18,6 +18,7 @@ def with_more(mig, gpu, state, instance, profile, count):
     :param mig: :class:`gpuslice.techniques.mig.technique.Mig`; :param instance: the GPU instance, as users name it.
     :param profile: as users write it: ``1c`` or ``1c.3g.40gb``; :param count: how many.
     :raises errors.DeviceNotFound: there is no such GPU instance. :raises errors.ProfileMismatch: they don't fit into it.
+    :raises errors.ResourceConflict: vGPUs stand on it.
     """
     uuids = {ids: uuid for ids, (_, uuid) in mig.nvml.mig_devices(gpu.address).items()} if state.instances else {}
     found = next((gi for gi in state.instances if _is(mig, gpu, gi, instance, uuids)), None)
@@ -29,6 +30,7 @@ def with_more(mig, gpu, state, instance, profile, count):
             f"Name one of these, or make one: salt-call gpu_mig.create {gpu.address} <profile>.",
         )
     ci = _profile(mig, gpu, found, profile)
+    _refuse_under_vgpus(mig, gpu, found)
     _refuse_if_full(mig, gpu, found, ci, count)
     return _with_cis(mig, state, found, [[each.name, each.start] for each in found.cis] + [[ci.name, None]] * count)
 
@@ -38,6 +40,7 @@ def with_less(mig, gpu, state, device):
     The instances of a layout without one compute instance, named by its MIG UUID or the name of its slice.
 
     :raises errors.DeviceNotFound: there is no such one. :raises errors.PolicyError: it is the last one in its GPU instance.
+    :raises errors.ResourceConflict: vGPUs stand on that.
     """
     uuids = {ids: uuid for ids, (_, uuid) in mig.nvml.mig_devices(gpu.address).items()} if state.instances else {}
     devices = [(gi, ci, uuids.get((gi.id, ci.id), "")) for gi in state.instances for ci in gi.cis]
@@ -49,6 +52,7 @@ def with_less(mig, gpu, state, device):
             f"There is no compute instance {device}; there are: {there}.", gpu.address, "Name one of these, or a MIG UUID."
         )
     gi, ci, _ = found
+    _refuse_under_vgpus(mig, gpu, gi)
     if len(gi.cis) == 1:
         raise errors.PolicyError(
             f"{ci.name} is the last compute instance in {gi.profile}@{gi.start}, which would be left as an empty GPU instance.",
@@ -83,10 +87,6 @@ def _profile(mig, gpu, gi, name):
     bare = name.strip().lower()
     number = bare[:-1] if bare.endswith("c") else ""
     known = mig.table(gpu).profile(gi.profile)
-    if known is None:
-        raise errors.ProfileMismatch(
-            f"The driver does not tell what fits into {gi.profile}@{gi.start}.", gpu.address, "Take one of another profile."
-        )
     if number.isascii() and number.isdigit():
         slices, outer = int(number), known
     else:
@@ -99,6 +99,16 @@ def _profile(mig, gpu, gi, name):
             f"A GPU instance {gi.profile} has no compute instance profile {name}.", gpu.address, f"Use one of: {offer}."
         )
     return found
+
+
+def _refuse_under_vgpus(mig, gpu, gi):
+    there = [vgpu.identity for vgpu in mig.vgpus(gpu) if vgpu.gi in (None, gi.id)]
+    if there:
+        raise errors.ResourceConflict(
+            f"{gi.profile}@{gi.start} carries vGPUs, which have all that is in it: {', '.join(there)}.",
+            gpu.address,
+            f"Remove them first: salt-call gpu_vgpu.remove {gpu.address}",
+        )
 
 
 def _refuse_if_full(mig, gpu, gi, ci, count):
@@ -116,6 +126,6 @@ def _refuse_if_full(mig, gpu, gi, ci, count):
 def _held(table, gi):
     """What is in a GPU instance, and what fits beside that, as words that follow its name."""
     there = ", ".join(f"{ci.name} at {ci.start}" for ci in gi.cis) or "nothing"
-    fitting = placement.free_inside(table, instance_of(gi)) if table.profile(gi.profile) else {}
-    told = " or ".join(f"{number} x {name}" for name, number in fitting.items() if number) or "nothing more"
+    fitting = placement.free_inside(table, instance_of(gi)).items()
+    told = " or ".join(f"{number} x {name}" for name, number in fitting if number) or "nothing more"
     return f"has {there}, and takes {told}"

@@ -12,8 +12,8 @@ from gpuslice.model import slice_name
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig.devices import instance_of
 
-#: Why an instance on which a vGPU or a share of it stands does not move.
-_STOOD_ON = "others stand on it"
+#: Why an instance on which others stand does not move.
+_STOOD_ON = "shared, or carries a vGPU"
 
 
 class Room(NamedTuple):
@@ -136,15 +136,10 @@ def why_never(room, name, start=None):
         odd = ", ".join(map(named, room.odd))
         return f"The driver does not tell the profile of {odd}, so that nothing is planned beside it: destroy it first."
     if made := placement.room_made(room.table, room.instances, (), name, start):
-        held = "; ".join(f"{named(old)} is {_why(room, old)}" for old, _ in made[1] if old in room.staying)
-        return f"What is in use never moves, and {held}. Once it is idle, gpu_mig.defrag makes room."
+        held = "; ".join(f"{named(old)} is {room.staying[old]}" for old, _ in made[1] if old in room.staying)
+        return f"What is in use or shared never moves, and {held}. Once it is free, gpu_mig.defrag makes room."
     limits = placement.why_not(room.table, [*(each.profile for each in room.instances), name])
     return f"No other place of what is there makes room: {limits}. Destroy what is not needed, or ask for a smaller profile."
-
-
-def _why(room, instance):
-    why = room.staying[instance]
-    return "stood on by others" if why == _STOOD_ON else why
 
 
 def free_told(room):

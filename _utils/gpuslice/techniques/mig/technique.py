@@ -377,12 +377,9 @@ class Mig(Technique):
 
         return shape_steps(self, gpu, state, change, phase)
 
-    def _refuse_if_under_vgpus(self, gpu, state, steps):
+    def _refuse_if_under_vgpus(self, gpu, steps):
         """The driver refuses that too, but late, and without a name."""
         ended = {step.args["gi"] for step in steps if step.action.startswith("destroy")}
-        # What becomes of the inside of an instance that stays concerns the vGPU on it as well.
-        filled = {step.args["start"] for step in steps if step.action == "create_ci"}
-        ended |= {gi.id for gi in state.instances if gi.start in filled}
         switching = any(step.action in ("set_mode", "reset") for step in steps)
         if self._looks_after_vgpus or not (ended or switching):
             return
@@ -414,7 +411,7 @@ class Mig(Technique):
         return slots.vgpus() if slots else []
 
     def _gpu_plan(self, gpu, state, table, change, steps, after, stops, note=""):
-        self._refuse_if_under_vgpus(gpu, state, steps)
+        self._refuse_if_under_vgpus(gpu, steps)
         after = {**after, "instances": [[p.profile, p.start, [list(ci) for ci in p.cis]] for p in change.layout]}
         drawing = _drawn(table, change) if steps and table else ()
         return self.part(

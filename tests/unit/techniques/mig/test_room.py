@@ -3,11 +3,14 @@ Moving idle instances: the asked profile really fits then, no way moves fewer, a
 small boards, looked at one by one.
 """
 
+import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from gpuslice.model import Gpu
 from gpuslice.techniques.mig import placement
+from gpuslice.techniques.mig import room
 from gpuslice.techniques.mig.placement import Instance
 from tests.unit.techniques.mig.test_placement import A30
 from tests.unit.techniques.mig.test_placement import A100
@@ -77,9 +80,9 @@ def test_what_is_asked_fits_after_the_fewest_moves_and_nothing_in_use_moves(boar
 
 def worth(table, layout):
     """What fits beside a layout: the largest profile, then all of them by their compute slices."""
-    room = placement.free_room(table, exists(table, layout))
-    largest = max(((p.slices, p.size) for p in table.profiles if room[p.name]), default=(0, 0))
-    return (*largest, sum(p.slices * room[p.name] for p in table.profiles))
+    free = placement.free_room(table, exists(table, layout))
+    largest = max(((p.slices, p.size) for p in table.profiles if free[p.name]), default=(0, 0))
+    return (*largest, sum(p.slices * free[p.name] for p in table.profiles))
 
 
 @settings(max_examples=100, deadline=None)
@@ -103,8 +106,8 @@ def test_without_a_profile_no_way_leaves_more_and_of_those_that_leave_as_much_no
 def test_the_best_room_is_that_of_the_best_layout_for_each_profile(board):
     table, existing, staying = board
     others = [layout for layout in by_shape(table)[shape(places(existing))] if places(staying) <= set(layout)]
-    rooms = [placement.free_room(table, exists(table, layout)) for layout in others]
-    assert placement.best_room(table, existing, staying) == {p.name: max(room[p.name] for room in rooms) for p in table.profiles}
+    each = [placement.free_room(table, exists(table, layout)) for layout in others]
+    assert placement.best_room(table, existing, staying) == {p.name: max(one[p.name] for one in each) for p in table.profiles}
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,6 +139,14 @@ def test_what_the_driver_does_not_tell_stays_where_it_is():
     assert placement.room_made(H100, [odd], (), "3g.40gb", 4) is None
     assert placement.room_made(H100, [odd], (), "3g.40gb")[0] == 0
     assert placement.roomiest(H100, [odd]) == ()
+
+
+@pytest.mark.parametrize("odd", [Instance("7g.79gb", 0, 8), Instance("7g.80gb", 0, 8, (("ci-profile-8", 0),))])
+def test_beside_what_the_driver_does_not_tell_nothing_is_planned(odd):
+    found = room.Room(H100, (odd,), {})
+    assert found.odd == [odd] and not any((*room.numbers(found)["now"].values(), *room.numbers(found)["after_moving"].values()))
+    said = str(room.no_room(Gpu("0000:07:00.0", "nvidia", "2330"), found, "1g.10gb", by_moving=True))
+    assert f"The driver does not tell the profile of {odd.profile}@0, so that nothing is planned beside it" in said
 
 
 def test_what_is_free_is_counted_in_both_kinds_of_slices():
