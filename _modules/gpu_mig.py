@@ -312,7 +312,8 @@ def defrag(gpu, profile=None, test=False):
     """
     with _engine() as engine:
         wanted = engine.wanted("mig", gpu, *asks.defragmented(profile, engine.stood_on(gpu)))
-        return front.run(engine, wanted, test, __pillar__, force=False)
+        # Nobody is stopped for it, whatever the pillar permits.
+        return front.run(engine, wanted, test, None, force=False)
 
 
 @_checked
