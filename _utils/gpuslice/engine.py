@@ -283,17 +283,26 @@ class Engine:
         return found
 
     def stood_on(self, gpu=None):
-        """Names of the slices of GPUs, of all where none is named, on which something stands that only its record tells of."""
+        """
+        Names of the slices that are not to be made anew elsewhere, as far as only records tell: something stands on them, or they
+        were handed out by their names.
+
+        :param gpu: GPUs whose slices are looked at, as users name them; None for all.
+        """
+        found = {part for tool in self._handing() for part in tool.owners(tool.observe(None), by_name=True)}
         names = self.host.store_names(self.host.state_dir)
-        if not any(kind.noted in names for kind in kinds.DOABLE if kind.noted and kind.over):
-            return []
-        return sorted({part["of"] for part in self.slices(gpu, taken=True)} - {""})
+        if any(kind.noted in names for kind in kinds.DOABLE if kind.noted and kind.over):
+            found.update(part["of"] for part in self.slices(gpu, taken=True) if part["of"])
+        return sorted(found)
 
     def owners(self):
         """Name of a slice -> who was handed it."""
+        return {part: name for tool in self._handing() for part, name in tool.owners(tool.observe(None)).items()}
+
+    def _handing(self):
+        """The techniques that have handed out anything."""
         names = self.host.store_names(self.host.state_dir)
-        tools = [self.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in names]
-        return {part: name for tool in tools for part, name in tool.owners(tool.observe(None)).items()}
+        return [self.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in names]
 
     def interrupted(self):
         """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""

@@ -31,7 +31,7 @@ from tests.support.hosts import config
 #: A fragmented H100: 4 of 8 memory slices are free, and no half is.
 H100 = {"model": "h100-80gb", "address": GPU, "mig": "enabled", "instances": ["1g.10gb@0", "1g.20gb@2", "1g.10gb@5"]}
 USER = {"pid": 41, "command": "train.py", "unit": "train.service", "gpu": GPU, "slice": "1g.10gb@0"}
-MOVED, STAYS = ("1g.10gb@5", "1g.10gb@0"), ("1g.20gb@2", "1g.20gb@0")
+GIVEN = "shared, under a vGPU, or given to a consumer by its name"
 A30 = {"model": "a30-24gb", "address": GPU, "mig": "enabled"}
 
 
@@ -212,14 +212,25 @@ def test_consumers_of_what_moves_are_told_of_and_bound_anew(simulated):
     assert consumers.astray(host) == [] and consumers.bindings(host)["web"] != [f"{consumers.FIRST}-1g.20gb-2"]
 
 
+def test_what_a_consumer_has_by_its_name_never_moves(simulated):
+    host, name = consumers.machine(simulated, 1), f"{consumers.FIRST}-1g.20gb-2"
+    assert apply(host, consumers.pillar({"web": {"slice": {"name": name}}}, ("1g.10gb@0", "1g.20gb@2", "1g.10gb@5"))).ok
+    assert list(fits(host, gpu=consumers.FIRST)["stays"]) == ["1g.20gb@2"]
+    for profile in ("3g.40gb", None):
+        assert defrag(host, profile, gpu=consumers.FIRST)["result"]
+    with pytest.raises(errors.ProfileMismatch, match=f"1g.20gb@2 is {GIVEN}"):
+        defrag(host, "4g.40gb", gpu=consumers.FIRST)
+    assert consumers.bindings(host) == {"web": [name]} and consumers.astray(host) == []
+
+
 def test_what_is_shared_never_moves(simulated):
     host = simulated("a30-pair", gpus=[{**A30, "instances": ["1g.6gb@0", "1g.6gb@2"]}], processes=[])
     settings = {"max_instance_count": 2, "profiles": ["1g.6gb"]}
     with Engine(config(host)) as engine:
         assert front.run(engine, engine.wanted_as("time-slicing", GPU, settings), False, None)["result"]
-    assert fits(host)["stays"] == dict.fromkeys(("1g.6gb@0", "1g.6gb@2"), "shared, or carries a vGPU")
+    assert fits(host)["stays"] == dict.fromkeys(("1g.6gb@0", "1g.6gb@2"), GIVEN)
     for ask in (create, defrag):
-        assert "never moves, and 1g.6gb@0 is shared, or carries a vGPU" in refused(host, "2g.12gb", ask)
+        assert f"never moves, and 1g.6gb@0 is {GIVEN}" in refused(host, "2g.12gb", ask)
     assert "nothing is gained" in defrag(host)["comment"]
 
 
@@ -227,7 +238,7 @@ def test_what_carries_a_vgpu_never_moves(simulated):
     host = simulated("vgpu-host-vfio", gpus=[BOARD], processes=[])
     assert apply(host, pillars.vgpu(profiles={"DC-1-24C": 2})).ok
     told = fits(host, gpu=SERVER)
-    assert len(told["stays"]) == 2 and set(told["stays"].values()) == {"shared, or carries a vGPU"}
+    assert len(told["stays"]) == 2 and set(told["stays"].values()) == {GIVEN}
     assert "nothing is gained" in defrag(host, gpu=SERVER)["comment"]
 
 

@@ -226,12 +226,12 @@ class Technique(ABC):
         """
         What could still be made of a GPU, as plain data; {} where the technology counts nothing.
 
-        :param stood_on: names of slices on which others stand, as far as only a record tells of these. Raises as :meth:`observe`.
+        :param stood_on: as of :meth:`gpuslice.engine.Engine.stood_on`. Raises as :meth:`observe`.
         """
         return {}
 
-    def owners(self, state: Any) -> dict[str, str]:
-        """Layer HAND_OUT: name of a slice -> who has it."""
+    def owners(self, state: Any, by_name: bool = False) -> dict[str, str]:
+        """Layer HAND_OUT: name of a slice -> who has it. :param by_name: only of those who asked for that very slice."""
         return {}
 
     def drawing(self, gpu: Gpu, state: Any) -> str:

@@ -88,9 +88,10 @@ class Consumers(Technique):
         """Read the record. Raises errors.StateDirUnusable."""
         return self._noted
 
-    def owners(self, state):
+    def owners(self, state, by_name=False):
         """Which slice is whose."""
-        return {part: name for name, each in state.consumers.items() for part in each["slices"]}
+        asked = {name for name, each in state.consumers.items() if not by_name or "name" in consumer_of(name, each).sought}
+        return {part: name for name in asked for part in state.consumers[name]["slices"]}
 
     def layout(self, state):
         """Who has what, by the names of slices: what opens them changes with every creation."""

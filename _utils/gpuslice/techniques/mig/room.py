@@ -1,8 +1,8 @@
 """
 What a GPU has room for beside what is there: now, and after idle instances moved; and the sentences that say so.
 
-To move an instance means to destroy it and to make it anew elsewhere. What is in use, and what something else stands on, is
-never moved.
+To move an instance means to destroy it and to make it anew elsewhere. What is in use, what something else stands on, and what a
+consumer has asked for by its name is never moved.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig.devices import instance_of
 
 #: Why an instance on which others stand does not move.
-_STOOD_ON = "shared, or carries a vGPU"
+_STOOD_ON = "shared, under a vGPU, or given to a consumer by its name"
 
 
 class Room(NamedTuple):
@@ -39,7 +39,7 @@ def room_of(mig, gpu, state, stood_on=()):
     The room of a GPU.
 
     :param mig: :class:`gpuslice.techniques.mig.technique.Mig`; :param state: :class:`gpuslice.techniques.mig.technique.MigState`.
-    :param stood_on: names of slices on which something stands that MIG does not know of.
+    :param stood_on: names of slices that stay for reasons of which MIG does not know.
     """
     users = mig.users.of_instances(gpu) if state.instances else {}
     vgpus = mig.vgpus(gpu) if state.instances else []
