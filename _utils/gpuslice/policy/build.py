@@ -22,6 +22,7 @@ from gpuslice.policy.fields import SLICING
 from gpuslice.policy.fields import TEMPLATES
 from gpuslice.policy.fields import Field
 from gpuslice.policy.notes import Notes
+from gpuslice.policy.notes import did_you_mean
 from gpuslice.policy.notes import nearest
 from gpuslice.policy.section import Written
 from gpuslice.values import refuse_odd
@@ -117,10 +118,11 @@ def parse(pillar):
     notes = Notes()
     written = _top(pillar, notes)
     slicing = written[SLICING]
-    host = _host_rule(slicing, notes)
-    rules = tuple(_rule(each, slicing, host, notes) for each in slicing.get("devices", []))
+    layouts = _layouts(slicing, notes)
+    host = _host(slicing, layouts, notes)
+    rules = [_rule(each, _base(each, each["path"], layouts, notes) or host, notes) for each in slicing.get("devices", [])]
     templates = written[INTEGRATION].get(TEMPLATES) or {}
-    host, *rules = (_templated(rule, templates) for rule in (host, *rules))
+    default, *rules = (_templated(rule, templates) for rule in (host.rule, *rules))
     _check_shadowed(rules, notes)
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
@@ -131,7 +133,7 @@ def parse(pillar):
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, host, tuple(rules), handed, notes)
+    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, default, tuple(rules), handed, notes)
 
 
 def _policy(discovery, slicing, written, host, rules, handed, notes):
@@ -285,37 +287,97 @@ def _enabled(path, technique):
     return f"{path}:{kinds.SECTIONS[technique]}:enabled"
 
 
-def _host_rule(slicing, notes):
-    strategy = _strategy(slicing, SLICING, "none", notes)
-    off, beside = tuple(_switched(slicing, False)), _beside(slicing, strategy)
-    _one_way(SLICING, beside, notes)
-    return _made_rule({}, strategy, slicing, {}, SLICING, off, beside, notes)
+class _Base(NamedTuple):
+    """
+    What holds where a rule says nothing: the words for the whole host, or a layout.
+
+    :ivar scope: its sections as written, and whether GPUs are sliced at all; :ivar path: where they are written.
+    :ivar rule: what they come to, for every GPU.
+    """
+
+    scope: dict
+    path: str
+    rule: Rule
 
 
-def _rule(written, slicing, host, notes):
+def _host(slicing, layouts, notes):
+    """What holds for the whole host, of which what it leaves out is as the layout that it names has it."""
+    base = _base(slicing, SLICING, layouts, notes)
+    if base is None:
+        strategy = _strategy(slicing, SLICING, "none", notes)
+        off, beside = tuple(_switched(slicing, False)), _beside(slicing, strategy)
+        _one_way(SLICING, beside, notes)
+        alone = _Base(slicing, SLICING, Rule({}, "none", {}, SLICING))
+        return alone._replace(rule=_made_rule({}, strategy, alone, {}, SLICING, off, beside, notes))
+    rule = _over(base, slicing, {}, SLICING, notes)
+    if not _says_how(slicing):
+        return base._replace(rule=rule)
+    both = {key: {**base.scope.get(key, {}), **slicing.get(key, {})} for key in kinds.SECTIONS.values()}
+    return _Base({**both, "enabled": slicing.get("enabled", False)}, SLICING, rule)
+
+
+def _layouts(slicing, notes):
+    """Name -> :class:`_Base` of each layout. All are looked at, whether anybody names them or not."""
+    enabled, found = slicing.get("enabled", False), {}
+    for name, written in slicing.get("layouts", {}).items():
+        path = f"{SLICING}:layouts:{name}"
+        if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
+            notes.wrong(path, "has no strategy. Say which technology it is of, as in 'strategy: mig'.")
+        nothing = _Base({"enabled": enabled}, path, Rule({}, "none", {}, path))
+        found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, notes))
+    return found
+
+
+def _base(written, path, layouts, notes):
+    """The layout that a scope names; None where it names none, or one that is not there."""
+    name = written.get("layout", "")
+    if not name or name in layouts:
+        return layouts.get(name)
+    if layouts:
+        why = f"is {name}, which is none of {SLICING}:layouts.{did_you_mean(name, layouts)}"
+        notes.wrong(f"{path}:layout", why)
+    elif not notes.mistaken(f"{SLICING}:layouts"):
+        notes.wrong(f"{path}:layout", f"is {name}, and {SLICING}:layouts has no layouts. Write it there.")
+    return None
+
+
+def _rule(written, base, notes):
     path = written["path"]
-    strategy = _strategy(written, path, host.strategy, notes)
-    off = {name for name in host.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
-    sections = [key for key in kinds.SECTIONS.values() if key in written]
-    if strategy == "none" and sections:
-        notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
-    beside = _beside(written, strategy, host.beside if strategy == host.strategy else ())
-    if beside != host.beside:
-        _one_way(path, beside, notes)
-    rule = _made_rule(written["match"], strategy, slicing, written, path, tuple(sorted(off)), beside, notes)
-    optional, named = written.get("optional", False), bool({"pci", "uuid"} & rule.match.keys())
+    rule = _over(base, written, written["match"], path, notes)
+    optional, named = written.get("optional", False), bool({"pci", "uuid", "device_id"} & rule.match.keys())
     if optional and not named:
         notes.warn(f"{path}:optional", "has no effect: only a GPU that match names by pci or uuid has to be there.")
     return rule._replace(optional=optional and named)
 
 
-def _made_rule(match, strategy, slicing, written, path, off, beside, notes):
+def _over(base, written, match, path, notes):
+    """A rule: its own words, which stand over those of its base."""
+    if "layout" in written and not _says_how(written):
+        # What is wrong or odd about the layout is told of the layout.
+        return base.rule._replace(match=match, path=path)
+    strategy = _strategy(written, path, base.rule.strategy, notes)
+    off = {name for name in base.rule.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
+    sections = [key for key in kinds.SECTIONS.values() if key in written]
+    if strategy == "none" and sections:
+        notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
+    beside = _beside(written, strategy, base.rule.beside if strategy == base.rule.strategy else ())
+    if beside != base.rule.beside:
+        _one_way(path, beside, notes)
+    return _made_rule(match, strategy, base, written, path, tuple(sorted(off)), beside, notes)
+
+
+def _says_how(written):
+    """Whether a scope has words of its own on how GPUs are sliced."""
+    return "strategy" in written or any(key in written for key in kinds.SECTIONS.values())
+
+
+def _made_rule(match, strategy, base, written, path, off, beside, notes):
     settings, silent, scopes = {}, {}, {}
     for word in kinds.STRATEGIES:
         key, words = kinds.SECTIONS.get(word, ""), document.section(word)
-        host, own = slicing.get(key, {}), written.get(key, {})
-        enabled = slicing.get("enabled", False)
-        scopes[word] = Written(host, own, SLICING, path, word == strategy, enabled, word in beside)
+        host, own = base.scope.get(key, {}), written.get(key, {})
+        enabled = base.scope.get("enabled", False)
+        scopes[word] = Written(host, own, base.path, path, word == strategy, enabled, word in beside)
         settings[word] = words.settle(_filled_section(words.FIELD, {**host, **own}), scopes[word], notes)
         if words.DECISIVE and not any(each in host or each in own for each in words.DECISIVE):
             silent[word] = f"{path}:{key}:{words.DECISIVE[0]}"
@@ -354,17 +416,18 @@ def section(technique, written):
 def _check_shadowed(rules, notes):
     """A rule after one that matches at least the same GPUs can never win."""
     for place, rule in enumerate(rules):
-        wanted = _comparable(rule.match)
         for earlier in rules[:place]:
-            if _comparable(earlier.match) <= wanted:
+            if all(key in rule.match and _within(rule.match[key], value) for key, value in earlier.match.items()):
                 notes.wrong(
                     f"{rule.path}:match", f"can never win: {earlier.path} comes first and matches every GPU that it does."
                 )
                 break
 
 
-def _comparable(match):
-    return {(key, value.lower()) for key, value in match.items()}
+def _within(wanted, more):
+    """Whether a key of a match lets in nothing but what another one does: a text, or each of a list."""
+    one, other = ({each.lower() for each in (value if isinstance(value, list) else [value])} for value in (wanted, more))
+    return one <= other
 
 
 def _check_discovery(discovery, rules, notes):

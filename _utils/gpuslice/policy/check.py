@@ -130,6 +130,17 @@ def _check_named(field, value, path, notes):
     return made
 
 
+def _check_boards(_, value, path, notes):
+    """PCI ids of boards, one or a list of them."""
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    wrong = [each for each in listed if not (isinstance(each, str) and re.fullmatch(fields.BOARD, each))]
+    if wrong or not listed:
+        shown = describe(wrong[0]) if wrong else "empty"
+        notes.wrong(path, f"is {shown}; PCI ids as 'lspci -nn' shows them are wanted, such as '10de:20b0', or a list of these.")
+        return WRONG
+    return list(dict.fromkeys(each.lower() for each in listed))
+
+
 def _check_rules(field, value, path, notes):
     """Rules keep their place in the pillar under ``path``, because later messages name it."""
     if not isinstance(value, list | tuple):
@@ -301,6 +312,7 @@ _CHECKS = {
     "numbered": _check_numbered,
     "named": _check_named,
     "rules": _check_rules,
+    "boards": _check_boards,
     "own": lambda field, value, path, notes: field.check(value, path, notes),
     "bool": _check_bool,
     "int": _check_int,

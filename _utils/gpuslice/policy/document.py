@@ -9,6 +9,7 @@ from gpuslice import kinds
 from gpuslice.policy.fields import DEVICE
 from gpuslice.policy.fields import DISCOVERY
 from gpuslice.policy.fields import INTEGRATION
+from gpuslice.policy.fields import LAYOUT_NAME
 from gpuslice.policy.fields import MANAGEMENT
 from gpuslice.policy.fields import MODULE
 from gpuslice.policy.fields import PCI_ADDRESS
@@ -29,7 +30,9 @@ _MATCH_FIELDS = {
     "model": Field("glob", "Product name with its vendor; * and ? stand for any text and any character."),
     "vendor": choice("Vendor of the GPU.", None, *VENDORS),
     "name": Field("glob", "Name that the system gives the device; * and ? as in model."),
+    "device_id": Field("boards", "PCI ids of a board such as '10de:20b0', or a list of them."),
 }
+_NAMED = "up to 63 letters, digits, '_', '.' and '-', with a letter or digit at both ends"
 
 
 def _pick(environment, doc):
@@ -52,14 +55,17 @@ def top():
     """
     sections = {key: section(strategy).FIELD for strategy, key in kinds.SECTIONS.items()}
     handed = {name: each for kind in kinds.HANDING_OUT for name, each in kinds.section(kind).FIELD.fields.items()}
+    # How a GPU is sliced, wherever that is said.
+    how = {"strategy": choice("As containers_gpu_slicing:strategy.", "none", *STRATEGIES), **sections}
+    named = Field("pattern", "Name of one of the layouts.", "", pattern=f"^({LAYOUT_NAME})?$", example=_NAMED)
     rule = Field(
         "map",
         "Settings of the GPUs that match; what is not written is as for the whole host.",
         fields={
             "match": Field("match", "Which GPUs: all the keys given must fit.", fields=_MATCH_FIELDS),
-            "strategy": choice("As containers_gpu_slicing:strategy.", "none", *STRATEGIES),
-            "optional": flag("true: the GPU that match names by pci or uuid may be absent; the others are sliced all the same."),
-            **sections,
+            "layout": named._replace(doc="Name of the layout that stands in the place of what holds for the host."),
+            "optional": flag("true: what match names by pci, uuid or device_id may be absent; the others are sliced."),
+            **how,
         },
     )
     return {
@@ -81,6 +87,11 @@ def top():
                 container=_pick("container", "In a container: its host has the GPUs and slices them."),
             ),
             **sections,
+            layouts=Field(
+                "named", "Layouts by name, for layout here and in rules.", {}, pattern=LAYOUT_NAME, example=_NAMED,
+                item=Field("map", "How a GPU is sliced; what is not written is at its default.", fields=how),
+            ),
+            layout=named,
             devices=Field("rules", "Settings of single GPUs or models; the first that matches wins.", [], item=rule),
         ),
         INTEGRATION: mapping(

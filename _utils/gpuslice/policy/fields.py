@@ -24,6 +24,10 @@ VENDORS = ("nvidia", "amd", "intel")
 ADDRESS = r"^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$"
 #: Roughly a GPU's UUID: for editors, the validator knows better.
 UUID = r"^(?!MIG-)(GPU-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]+)+$"
+#: Ids of a board, as lspci -nn shows them: vendor and device, and those of its subsystem after them where boards share these.
+BOARD = r"^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}(:[0-9a-fA-F]{4}:[0-9a-fA-F]{4})?$"
+#: Name of a layout.
+LAYOUT_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 #: Roughly a host name or an address: for editors, the validator knows better.
 SERVER = r"^[0-9A-Za-z.:-]*$"
 #: The characters that a token may have.
@@ -35,9 +39,9 @@ class Field(NamedTuple):
     One key of the pillar.
 
     :ivar kind: map, options (a map of which only what is written counts), match, list, numbered (a mapping by numbers from 1),
-        named (a mapping by names that fit ``pattern``),
-        rules, own (a grammar of a technology), counts (a mapping of names to counts), bool, int, text, secret (a text that no
-        message shows), server (a host name or address), glob, choice, pattern, uuid, address, device.
+        named (a mapping by names that fit ``pattern``), rules, boards (PCI ids, one or a list), own (a grammar of a technology),
+        counts (a mapping of names to counts), bool, int, text, secret (a text that no message shows), server (a host name or
+        address), glob, choice, pattern, uuid, address, device.
     :ivar doc: one sentence for users. :ivar default: value when the key is not written.
     :ivar choices: the allowed words of a choice. :ivar low: :ivar high: range of an int or of counts, both inclusive.
     :ivar pattern: regular expression of a text. :ivar example: shown when the text does not match it.

@@ -64,6 +64,9 @@ _SHAPES = {
         "additionalProperties": _json(each.item),
     },
     "rules": _json_rules,
+    "boards": lambda each: {
+        "anyOf": [_json_text(fields.BOARD), {"type": "array", "items": _json_text(fields.BOARD), "minItems": 1}]
+    },
     "own": lambda each: each.schema(),
     "counts": lambda each: {
         "type": "object",

@@ -23,6 +23,10 @@ class Notes:
         """Note something that is allowed and probably not meant."""
         self._add(self.warnings, path, text)
 
+    def mistaken(self, path):
+        """Whether a mistake was noted at this path, or below it."""
+        return any(line.startswith((f"{path}: ", f"{path}:")) for line in self.mistakes)
+
     @staticmethod
     def _add(lines, path, text):
         line = secret.redacted(printable(f"{path}: {text}"))
