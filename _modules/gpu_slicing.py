@@ -260,15 +260,18 @@ def history(full=False):
 
 
 @_checked
-def export(form="pillar"):
+def export(form="pillar", text=False):
     """
     Describe what this host has now, to adopt a host that was sliced by hand: put the pillar under version control, and the
-    next highstate changes nothing.
+    next highstate changes nothing. A GPU in one piece is described as that, so that it stays so: MIG off, SPX, no functions.
 
     form
         ``pillar`` (default), or ``mig-parted`` for a configuration of NVIDIA's mig-parted.
 
-    Returns a dict.
+    text
+        Give the text of a YAML file in the place of a dict, in which every PCI address is quoted.
+
+    Returns a dict, or a text.
 
     CLI Example:
 
@@ -276,6 +279,8 @@ def export(form="pillar"):
 
         salt-call --out=yaml gpu_slicing.export
         salt-call --out=yaml gpu_slicing.export mig-parted
+        salt gpu7 gpu_slicing.export text=True | sed 1d
     """
     with _engine() as engine:
-        return engine.export(form)
+        found = engine.export(form)
+    return front.as_yaml(found) if text else found

@@ -118,7 +118,7 @@ def healthy(name, **kwargs):
 
 def exported(name, form="pillar", **kwargs):
     """
-    A file describes what this host has now, as ``gpu_slicing.export`` does.
+    A YAML file describes what this host has now, as ``gpu_slicing.export`` does; every PCI address in it is quoted.
 
     name
         Path of the file.
@@ -137,7 +137,7 @@ def exported(name, form="pillar", **kwargs):
     if not os.path.isabs(name):
         return front.failed(name, f"{name} is no absolute path: nothing was written. Write one that begins with '/'.")
     try:
-        found = __salt__["gpu_slicing.export"](form)
+        found = __salt__["gpu_slicing.export"](form, text=True)
     except CommandExecutionError as err:
         return front.failed(name, err)
-    return __states__["file.serialize"](name, dataset=found, serializer="yaml", makedirs=True)
+    return __states__["file.managed"](name, contents=found, makedirs=True)

@@ -163,6 +163,7 @@ _KINDS = {
     "start": partial(whole, high=63),
     "table": truth,
     "taken": truth,
+    "text": truth,
     "test": truth,
     "unit": as_in_pillar,
     "user": as_in_pillar,

@@ -654,11 +654,21 @@ class Engine:
         return tool.export(form, [gpu for gpu in self.gpus if tool.supports(gpu)])
 
     def _in_effect(self, gpu):
-        """Strategy and settings that describe what this GPU has now, None for a GPU that nothing slices."""
-        upper = {}
+        """
+        Strategy and settings that describe what this GPU has now. Of one that nothing slices they keep that so; None where there
+        are no words for it.
+        """
+        upper, whole = {}, None
         for tool in self.techniques_of(gpu, telling=True):
-            kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(self.seen(tool, gpu)))
+            try:
+                kind, layout = kinds.named(tool.name), tool.layout(self.seen(tool, gpu))
+            except errors.Unsupported as err:
+                # What a GPU can't have as it is now, it does not have.
+                log.warning("%s It is not described.", err)
+                continue
+            found = tool.pillar(gpu, layout)
             if not found:
+                whole = whole or tool.pinned(layout)
                 continue
             if kind.over and kind.layer > kinds.SHAPE:
                 # What it may stand on is told after it.
@@ -669,7 +679,7 @@ class Engine:
                 break
             sections = {kinds.SECTIONS[word]: {**upper[word].get(kinds.SECTIONS[word], {}), "enabled": True} for word in standing}
             return {**found, **sections}
-        return next(iter(upper.values()), None)
+        return next(iter(upper.values()), whole)
 
 
 def _headroom(tool, gpu, stood_on):

@@ -399,6 +399,14 @@ def _step_as_data(step):
     }  # fmt: skip
 
 
+def as_yaml(data, remarks=()):
+    """A mapping as the text of a YAML file, see :func:`gpuslice.policy.as_text.as_yaml`."""
+    # Only who asks for a text needs it.
+    from gpuslice.policy.as_text import as_yaml
+
+    return as_yaml(data, remarks)
+
+
 def strangers(kwargs):
     """A sentence that names arguments which a state does not know, "" when there are none. Salt's own never arrive here."""
     names = sorted(secret.redacted(name) for name in kwargs if not name.startswith("__"))

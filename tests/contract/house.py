@@ -9,6 +9,8 @@ import threading
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import yaml
+
 from gpuslice import kinds
 from gpuslice.engine import Engine
 from gpuslice.errors import GpuSliceError as Refusal
@@ -16,6 +18,7 @@ from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.plan import Plan
 from gpuslice.plan import same
+from gpuslice.policy.as_text import as_yaml
 from gpuslice.records.journal import Journal
 from gpuslice.shape import anything
 from gpuslice.shape import record
@@ -300,6 +303,10 @@ def plan(tool, wanted):
 # -- as it is kept on disk --------------------------------------------------------------------------------------------
 def through_json(data):
     return json.loads(json.dumps(data))
+
+
+def through_yaml(data):
+    return yaml.safe_load(as_yaml(data))
 
 
 def check_layout(name, data):

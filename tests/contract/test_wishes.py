@@ -93,6 +93,19 @@ def test_what_is_exported_plans_nothing_where_it_comes_from(sliced, pair):
             assert plan.empty and not plan.blocked, plan.text()
 
 
+@pytest.mark.parametrize("host", pairs.HOSTS)
+def test_an_example_host_as_it_is_can_be_adopted(untouched, host):
+    """Each of its GPUs is described, and nothing is planned by that, through data or the text of a file."""
+    with house.opened(untouched(host)) as now:
+        exported = house.export(now)
+        described = [rule["match"]["pci"] for rule in exported["containers_gpu_slicing"]["devices"]]
+        assert described == [gpu.address for gpu in now.gpus]
+        for form in (exported, house.through_json(exported), house.through_yaml(exported)):
+            assert house.same(form, exported)
+            plan = house.wish(now, form)
+            assert plan.empty and not plan.blocked, plan.text()
+
+
 @by_pair("pair")
 def test_a_layout_of_before_can_be_asked_for_after_a_change(copy, untouched, sliced, pair):
     host, name = pair

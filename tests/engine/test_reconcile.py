@@ -742,7 +742,7 @@ def test_an_exported_pillar_changes_nothing(simulated):
     with Engine(config(host)) as engine:
         exported = json.loads(json.dumps(engine.export()))
         plan = engine.plan(exported)
-    assert plan.empty and len(plan.parts) == 2
+    assert plan.empty and len(plan.parts) == 3
     result = apply(host, exported)
     assert result.ok and result.changes == {} and slices(host) == before
     assert mode(host, THIRD) == (0, 0)

@@ -31,12 +31,12 @@ def export_rules(sections, models):
 
 def _pattern(model):
     """A pattern that fits a product name: where a character could be more than text to a renderer, it takes any."""
-    safe = "".join(char if _is_plain(char) else "?" for char in re.sub(r"^\s|\s$", "?", model))
+    safe = "".join(char if is_plain(char) else "?" for char in re.sub(r"^\s|\s$", "?", model))
     # The pillar's own check takes such a name for a secret in the wrong place.
     return "*" if secret.is_like(safe) else safe
 
 
-def _is_plain(char):
+def is_plain(char):
     """Whether a character begins nothing in any template language, nor ends a line or a quoted text."""
     return char.isalnum() or char in " ._()[]/+,:;@=-"
 
@@ -49,7 +49,7 @@ def _refuse_live(section, address):
             left += [*each, *each.values()]
         elif isinstance(each, list | tuple):
             left += each
-        elif isinstance(each, str) and not all(_is_plain(char) or char == "\\" for char in each):
+        elif isinstance(each, str) and not all(is_plain(char) or char == "\\" for char in each):
             raise errors.PolicyError(
                 f"{_pattern(each)} has characters in its name (? here) that a renderer could take for more than text, so no "
                 "pillar is written with it.",

@@ -218,6 +218,14 @@ class Technique(ABC):
         """Strategy and settings that describe a layout in the pillar's words, None where it slices nothing."""
         return None
 
+    def pinned(self, layout: dict) -> dict | None:
+        """
+        Strategy and settings by which a pillar keeps a GPU in one piece that is in one now, None where it has no words for that.
+
+        :param layout: one that slices nothing.
+        """
+        return None
+
     def export(self, form: str, gpus: list[Gpu]) -> dict:
         """What these GPUs have in a form of another tool, one of ``forms``."""
         raise errors.Unsupported(f"{self.name} has no form {form}.")

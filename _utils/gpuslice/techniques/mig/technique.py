@@ -147,6 +147,10 @@ class Mig(Technique):
 
         return pillar_section(gpu.address, layout)
 
+    def pinned(self, layout):
+        """MIG stays off. Where its mode is about to change nobody knows what is wanted."""
+        return None if layout["enabled"] or "pending" in layout else {"strategy": self.name, "mig": {"mode": "disabled"}}
+
     def export(self, form, gpus):
         """As a configuration of mig-parted. Raises errors.PolicyError for an odd instance."""
         from gpuslice.techniques.mig.export import mig_parted

@@ -151,6 +151,11 @@ class Partition(Technique):
             return None
         return {"strategy": self.name, "partition": {"compute": layout["compute"], "memory": memory}}
 
+    def pinned(self, layout):
+        """It stays in one piece, where its mode can be told."""
+        compute, memory = amd.DEFAULT_MODE
+        return {"strategy": self.name, "partition": {"compute": compute, "memory": memory}} if layout["compute"] else None
+
     def settings_of(self, layout, begun=None):
         """Settings that ask for exactly this layout; with ``begun`` (a list of steps) a change is being undone."""
         return {"layout": layout, "undo": begun is not None}

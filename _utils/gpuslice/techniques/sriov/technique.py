@@ -150,8 +150,8 @@ class Sriov(Technique):
         return {**found, **shares.describe(layout["values"])}
 
     def pillar(self, gpu, layout):
-        """What a pillar says to get this layout, None for a GPU without VFs."""
-        if not layout["numvfs"]:
+        """What a pillar says to get this layout, None for a GPU without VFs, or with those that a module makes unasked."""
+        if not layout["numvfs"] or layout.get("option", layout["numvfs"]) is None:
             return None
         section = {"vf_count": layout["numvfs"]}
         files = self._files.get((gpu.address, layout["driver"]))
@@ -160,6 +160,10 @@ class Sriov(Technique):
         if files:
             section.update(sriov_goal.exported(files, layout))
         return {"strategy": "sriov", "sriov": section}
+
+    def pinned(self, layout):
+        """It has no VFs, where the kernel's files make them."""
+        return None if layout["numvfs"] or "option" in layout else {"strategy": "sriov", "sriov": {"vf_count": 0}}
 
     def settings_of(self, layout, begun=None):
         """Settings that ask for exactly this layout; what a change reloaded may be reloaded to undo it."""
