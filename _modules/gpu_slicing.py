@@ -8,6 +8,7 @@ again, and undone as a whole when a step fails.
 import gpuslice
 
 gpuslice = gpuslice.current()
+import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
@@ -284,3 +285,33 @@ def export(form="pillar", text=False):
     with _engine() as engine:
         found = engine.export(form)
     return front.as_yaml(found) if text else found
+
+
+@_checked
+def import_mig_parted(source, config=None, text=False):
+    """
+    Read a configuration of NVIDIA's mig-parted (version v1), such as ``/etc/nvidia-mig-manager/config.yaml`` or the ConfigMap of
+    the GPU operator, and make a pillar of it. Nothing is changed, and no GPU is needed, unless the configuration counts GPUs.
+
+    source
+        Path of a file of the minion, a URL of Salt's file server (``salt://...``), the text of the file, or a mapping.
+
+    config
+        Name of the configuration that the pillar is to apply. Without it the pillar has a layout for each configuration and
+        applies none.
+
+    text
+        Give the text of a pillar file, with the warnings as comments at its top.
+
+    Returns a dict with ``pillar`` and, where there are any, the list ``warnings``: which GPUs of this host are meant by indices,
+    what has no effect.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call gpu_slicing.import_mig_parted /etc/nvidia-mig-manager/config.yaml
+        salt gpu7 gpu_slicing.import_mig_parted salt://mig.yaml config=all-balanced text=True | sed 1d
+    """
+    with _engine() as engine:
+        return front.imported(engine, "mig-parted", source, config or "", text, __salt__, salt.utils.yaml)

@@ -650,8 +650,20 @@ class Engine:
         if form == "pillar":
             sections = {gpu.address: self._in_effect(gpu) for gpu in self.gpus}
             return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
-        tool = next(tool for tool in map(self.tools.get, (kind.name for kind in kinds.DOABLE)) if form in tool.forms)
+        tool = self._speaking(form)
         return tool.export(form, [gpu for gpu in self.gpus if tool.supports(gpu)])
+
+    def imported(self, form, written, name=""):
+        """
+        A pillar from a configuration of another tool, as :meth:`gpuslice.techniques.base.Technique.imported` has it.
+
+        :param form: one of those of :meth:`export` that is no pillar.
+        """
+        return self._speaking(form).imported(form, written, name, self.gpus)
+
+    def _speaking(self, form):
+        """The technique that knows a form of another tool."""
+        return next(tool for tool in map(self.tools.get, (kind.name for kind in kinds.DOABLE)) if form in tool.forms)
 
     def _in_effect(self, gpu):
         """

@@ -399,6 +399,23 @@ def _step_as_data(step):
     }  # fmt: skip
 
 
+def imported(engine, form, source, name, text, salt, yaml):
+    """
+    A pillar from a configuration of another tool: a dict ``pillar``, and ``warnings`` where there are any; or the text of a file.
+
+    :param form: as of :meth:`gpuslice.engine.Engine.imported`; :param source: what :func:`gpuslice.sources.read` takes.
+    :param name: the configuration to be applied, "" for none. :param salt: ``__salt__`` of the loader file.
+    :param yaml: Salt's own module for YAML.
+    """
+    # Only imports read files of users.
+    from gpuslice import sources
+
+    made, warnings = engine.imported(form, sources.read(source, salt, yaml.safe_load, yaml.YAMLError), name)
+    if text:
+        return as_yaml(made, warnings)
+    return {"pillar": made, "warnings": warnings} if warnings else {"pillar": made}
+
+
 def as_yaml(data, remarks=()):
     """A mapping as the text of a YAML file, see :func:`gpuslice.policy.as_text.as_yaml`."""
     # Only who asks for a text needs it.

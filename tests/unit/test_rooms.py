@@ -21,7 +21,7 @@ NOUNS = {
     "values",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job"}
+FRONT = {"announcer", "arguments", "engine", "front", "job", "sources"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host"},

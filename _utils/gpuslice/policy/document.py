@@ -10,6 +10,7 @@ from gpuslice.policy.fields import DEVICE
 from gpuslice.policy.fields import DISCOVERY
 from gpuslice.policy.fields import INTEGRATION
 from gpuslice.policy.fields import LAYOUT_NAME
+from gpuslice.policy.fields import LAYOUT_NAMED
 from gpuslice.policy.fields import MANAGEMENT
 from gpuslice.policy.fields import MODULE
 from gpuslice.policy.fields import PCI_ADDRESS
@@ -32,7 +33,6 @@ _MATCH_FIELDS = {
     "name": Field("glob", "Name that the system gives the device; * and ? as in model."),
     "device_id": Field("boards", "PCI ids of a board such as '10de:20b0', or a list of them."),
 }
-_NAMED = "up to 63 letters, digits, '_', '.' and '-', with a letter or digit at both ends"
 
 
 def _pick(environment, doc):
@@ -57,7 +57,7 @@ def top():
     handed = {name: each for kind in kinds.HANDING_OUT for name, each in kinds.section(kind).FIELD.fields.items()}
     # How a GPU is sliced, wherever that is said.
     how = {"strategy": choice("As containers_gpu_slicing:strategy.", "none", *STRATEGIES), **sections}
-    named = Field("pattern", "Name of one of the layouts.", "", pattern=f"^({LAYOUT_NAME})?$", example=_NAMED)
+    named = Field("pattern", "Name of one of the layouts.", "", pattern=f"^({LAYOUT_NAME})?$", example=LAYOUT_NAMED)
     rule = Field(
         "map",
         "Settings of the GPUs that match; what is not written is as for the whole host.",
@@ -88,7 +88,7 @@ def top():
             ),
             **sections,
             layouts=Field(
-                "named", "Layouts by name, for layout here and in rules.", {}, pattern=LAYOUT_NAME, example=_NAMED,
+                "named", "Layouts by name, for layout here and in rules.", {}, pattern=LAYOUT_NAME, example=LAYOUT_NAMED,
                 item=Field("map", "How a GPU is sliced; what is not written is at its default.", fields=how),
             ),
             layout=named,

@@ -28,6 +28,7 @@ UUID = r"^(?!MIG-)(GPU-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]+)+$"
 BOARD = r"^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}(:[0-9a-fA-F]{4}:[0-9a-fA-F]{4})?$"
 #: Name of a layout.
 LAYOUT_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LAYOUT_NAMED = "up to 63 letters, digits, '_', '.' and '-', with a letter or digit at both ends"
 #: Roughly a host name or an address: for editors, the validator knows better.
 SERVER = r"^[0-9A-Za-z.:-]*$"
 #: The characters that a token may have.

@@ -242,6 +242,15 @@ class Technique(ABC):
         """Layer HAND_OUT: name of a slice -> who has it. :param by_name: only of those who asked for that very slice."""
         return {}
 
+    def imported(self, form: str, written: Any, name: str, gpus: list[Gpu]) -> tuple[dict, list[str]]:
+        """
+        A pillar from a configuration in one of ``forms``, and sentences on what has to be known of it.
+
+        :param written: the configuration as data; :param name: the one of those in it that the pillar is to apply, "" for none;
+        :param gpus: all GPUs of this host. Raises errors.PolicyError with every mistake.
+        """
+        raise errors.Unsupported(f"{self.name} has no form {form}.")
+
     def drawing(self, gpu: Gpu, state: Any) -> str:
         """The GPU's slots in a line of text, "" where there is nothing to draw."""
         return ""

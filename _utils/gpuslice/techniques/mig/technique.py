@@ -158,6 +158,20 @@ class Mig(Technique):
         layouts = {gpu.address: self.layout(self.observe(gpu)) for gpu in gpus}
         return mig_parted(layouts, {address: self.nvml.index(address) for address in layouts})
 
+    def imported(self, form, written, name, gpus):
+        """From a configuration of mig-parted."""
+        # Only imports read it.
+        from gpuslice.techniques.mig.parted import pillar
+
+        return pillar(written, name, gpus, self._index)
+
+    def _index(self, gpu):
+        """The index of a GPU, None where its driver tells none."""
+        try:
+            return self.nvml.index(gpu.address)
+        except errors.GpuSliceError:
+            return None
+
     def settings_of(self, layout, begun=None):
         """
         Settings that ask for exactly this layout.
