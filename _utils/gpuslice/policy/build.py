@@ -322,7 +322,7 @@ def _layouts(slicing, notes):
     for name, written in slicing.get("layouts", {}).items():
         path = f"{SLICING}:layouts:{name}"
         if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
-            notes.wrong(path, "has no strategy. Say which technology it is of, as in 'strategy: mig'.")
+            notes.wrong(path, "has no strategy. Say with it which technology it is of.")
         nothing = _Base({"enabled": enabled}, path, Rule({}, "none", {}, path))
         found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, notes))
     return found
