@@ -322,7 +322,7 @@ def _layouts(slicing, notes):
     for name, written in slicing.get("layouts", {}).items():
         path = f"{SLICING}:layouts:{name}"
         if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
-            notes.wrong(path, "has no strategy. Say with it which technology it is of.")
+            notes.wrong(path, "has no strategy; give it one of them, or switch a technology on.")
         nothing = _Base({"enabled": enabled}, path, Rule({}, "none", {}, path))
         found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, notes))
     return found
