@@ -317,14 +317,20 @@ def _host(slicing, layouts, notes):
 
 
 def _layouts(slicing, notes):
-    """Name -> :class:`_Base` of each layout. All are looked at, whether anybody names them or not."""
+    """
+    Name -> :class:`_Base` of each layout. All are looked at; what is only odd about one counts where somebody names it, since many
+    hosts may share a file of layouts.
+    """
     enabled, found = slicing.get("enabled", False), {}
+    named = {each.get("layout", "") for each in (slicing, *slicing.get("devices", []))}
     for name, written in slicing.get("layouts", {}).items():
         path = f"{SLICING}:layouts:{name}"
         if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
             notes.wrong(path, "has no strategy; give it one of them, or switch a technology on.")
         nothing = _Base({"enabled": enabled}, path, Rule({}, "none", {}, path))
-        found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, notes))
+        noted = Notes()
+        found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, noted))
+        notes.take(noted, name in named)
     return found
 
 

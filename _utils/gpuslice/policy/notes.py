@@ -23,6 +23,11 @@ class Notes:
         """Note something that is allowed and probably not meant."""
         self._add(self.warnings, path, text)
 
+    def take(self, other, warnings):
+        """Note the mistakes of other notes too, and their warnings where these count."""
+        self.mistakes += [line for line in other.mistakes if line not in self.mistakes]
+        self.warnings += [line for line in other.warnings if warnings and line not in self.warnings]
+
     def mistaken(self, path):
         """Whether a mistake was noted at this path, or below it."""
         return any(line.startswith((f"{path}: ", f"{path}:")) for line in self.mistakes)

@@ -122,6 +122,14 @@ def test_a_layout_is_checked_once_whoever_names_it(layout, path, said):
         assert found.startswith(f"{where}: ") and said in found, found
 
 
+def test_what_is_only_odd_about_a_layout_is_told_where_it_is_named():
+    layouts = {"shared": {"strategy": "time-slicing"}}
+    assert slicing(layouts=layouts).warnings == []
+    rules = [{"match": H100, "layout": "shared"}, {"match": A100, "layout": "shared"}]
+    [found] = slicing(layouts=layouts, devices=rules).warnings
+    assert found.startswith(f"{SLICING}:layouts:shared:strategy: time-slicing gives no memory isolation")
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 64, 5, "x:y"])
 def test_a_name_that_is_none_is_refused(name):
     assert "is no name for it; up to 63 letters" in mistakes(layouts={name: HALVES})[0]
