@@ -318,8 +318,8 @@ def _host(slicing, layouts, notes):
 
 def _layouts(slicing, notes):
     """
-    Name -> :class:`_Base` of each layout. All are looked at; what is only odd about one counts where somebody names it, since many
-    hosts may share a file of layouts.
+    Name -> :class:`_Base` of each layout. All are looked at; what is only odd about one counts where somebody names it, since
+    many hosts may share a file of layouts.
     """
     enabled, found = slicing.get("enabled", False), {}
     named = {each.get("layout", "") for each in (slicing, *slicing.get("devices", []))}
