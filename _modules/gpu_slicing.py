@@ -208,12 +208,7 @@ def rollback(generation=None, test=False, brief=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        if generation == 0:
-            # Here and in clean, so that a run without either does not load it.
-            from gpuslice import cleaning
-
-            return cleaning.rolled_back(engine, __pillar__, test, brief)
-        return front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
+        return front.rolled_back(engine, generation, test, __pillar__, brief)
 
 
 @_checked
@@ -312,7 +307,5 @@ def clean(test=False, force=False, brief=False):
         salt gpu7 gpu_slicing.clean test=True
         salt gpu7 gpu_slicing.clean
     """
-    from gpuslice import cleaning
-
     with _engine() as engine:
-        return cleaning.clean(engine, __pillar__, test, force, brief)
+        return front.cleaned(engine, test, force, __pillar__, brief)

@@ -24,11 +24,11 @@ from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 
 _AGAIN = (
-    "The unit of the boot and the records stay, so that another 'salt-call gpu_slicing.clean' goes on from here: run it when that "
-    "is mended."
+    "The unit of the boot and the records stay until then: mend that, and 'salt-call gpu_slicing.clean' goes on from here."
 )
 _FORGET = "Run again when that is mended, or with force=True, which forgets it."
 _NOTHING = "Nothing of ours is here."
+_GONE = "Every GPU is as it was first found, and nothing of ours is left."
 
 
 def clean(engine, pillar, test=False, force=False, brief=False):
@@ -217,10 +217,9 @@ class _Cleaning:
             return {**found, "comment": _NOTHING}
         try:
             going = self._remove()
-        except (errors.GpuSliceError, OSError) as err:
-            why = str(err) if isinstance(err, errors.GpuSliceError) else f"{err.filename} can't be removed: {err.strerror}."
-            return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {why}"])}
-        lines.append(self._removal(going, "removed"))
+        except errors.GpuSliceError as err:
+            return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
+        lines = [_GONE, *lines, self._removal(going, "removed")]
         return {**found, "changes": {**found["changes"], **going}, "comment": "\n".join(filter(None, lines))}
 
     def _left(self):
@@ -257,9 +256,15 @@ class _Cleaning:
                 unit.disable(engine)
             for each in self._leftovers():
                 if not each.todo:
-                    engine.host.store_remove(each.path)
+                    self._remove_file(each.path)
             leaving.remove(engine.host)
         return going
+
+    def _remove_file(self, path):
+        try:
+            self._engine.host.store_remove(path)
+        except OSError as err:
+            raise errors.PermissionDenied(f"{path} can't be removed: {err.strerror}.", todo=f"Run as root. {_AGAIN}") from err
 
     def _refuse_if_superseded(self):
         """Another run may have sliced anew by now: what it noted is not ours to forget."""

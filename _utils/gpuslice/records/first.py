@@ -1,9 +1,9 @@
 """
 How each GPU was first found: generation 0 of the history, which is never pruned.
 
-``history/000000.json`` has the form of a generation whose outcome that is. A layout is added before the first change of its key is
-begun, so that a crash leaves no change without it. A host that was changed before there was such a file has it made of the oldest
-generations that are left.
+``history/000000.json`` has the form of a generation whose outcome that is. A layout is added before the first change of its key
+is begun, so that a crash leaves no change without it. A host that was changed before there was such a file has it made of the
+oldest generations that are left.
 """
 
 import logging

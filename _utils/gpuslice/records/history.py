@@ -1,6 +1,6 @@
 """
-The history: one file for each change that ended, the last ones of which are kept. Generation 0, how everything was first found, is
-kept beside them by :mod:`gpuslice.records.first`.
+The history: one file for each change that ended, the last ones of which are kept. Generation 0 is how everything was first found:
+it is kept beside them by :mod:`gpuslice.records.first`.
 """
 
 import os

@@ -54,7 +54,7 @@ def held(state_dir, who, jid="", patience=PATIENCE):
 
 
 def _locked(state_dir, patience):
-    """The lock, held. Who cleaned the host meanwhile removed the file that was waited for: then it is the one that is there now."""
+    """The lock, held. Who gave the host up meanwhile removed the file that was waited for: then it is the one that is there."""
     path = os.path.join(state_dir, "lock")
     while True:
         handle = _open(state_dir)
