@@ -9,12 +9,15 @@ everything was found last: until then another run goes on where this one stopped
 from collections.abc import Mapping
 
 from gpuslice import errors
+from gpuslice import folding
 from gpuslice import front
 from gpuslice import kinds
 from gpuslice.boot import unit
 from gpuslice.inventory import discovery
+from gpuslice.model import HOST
 from gpuslice.model import Key
 from gpuslice.model import Target
+from gpuslice.plan import merge
 from gpuslice.policy import fields
 from gpuslice.records import interrupted
 from gpuslice.records import leaving
@@ -28,7 +31,7 @@ _AGAIN = (
 )
 _FORGET = "Run again when that is mended, or with force=True, which forgets it."
 _NOTHING = "Nothing of ours is here."
-_GONE = "Every GPU is as it was first found, and nothing of ours is left."
+_GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
 
 
 def clean(engine, pillar, test=False, force=False, brief=False):
@@ -36,7 +39,8 @@ def clean(engine, pillar, test=False, force=False, brief=False):
     Bring everything back to how it was first found, and remove what is ours.
 
     :param pillar: the minion's: its permissions hold, and what it still wants is told.
-    :param test: say only what would be done. :param force: end what is in use, and forget what can't be reached any more.
+    :param test: say only what would be done. :param force: end what is in use, load drivers anew where it takes
+        that, and forget what can't be reached any more.
     :param brief: as of :func:`gpuslice.front.planned`.
     :return: ``result`` (absent where ``test`` found something to do), ``changes``, ``comment``, and ``warnings`` where there are
         any. Raises errors.JournalDamaged: how it was found can't be read; whatever a change raises that begins nothing.
@@ -93,10 +97,10 @@ class _Cleaning:
 
     def _covered(self, key):
         """The GPUs of a key that are there."""
-        if key.hands_out:
-            return list(self._engine.gpus)
-        known = self._found.covered(key)
-        return [gpu for gpu in self._engine.gpus if gpu.address in known]
+        kind = kinds.named(key.technique)
+        if kind is not None and kind.host_wide:
+            return [gpu for gpu in self._engine.gpus if kind.may_concern(gpu)]
+        return [gpu for gpu in self._engine.gpus if gpu.address == key.subject]
 
     def _unreachable(self, key):
         """The error that says why a key can't go back, None where nothing keeps it; :data:`_FOREIGN` for what was never ours."""
@@ -104,7 +108,7 @@ class _Cleaning:
         if kind is None or not kind.cls:
             return errors.Unsupported(
                 f"Another version made a layout of '{key.technique}' here, which this one does not have.",
-                self._found.covered(key)[0],
+                "" if key.subject == HOST else key.subject,
                 f"Install that version and clean with it, or run with force=True, which forgets it. {_AGAIN}",
             )
         if there and not kind.host_wide and not self._found.is_of(key, there[0]):
@@ -114,7 +118,7 @@ class _Cleaning:
             return None
         where = "this host has no GPU now" if kind.host_wide else "it is no longer in this host"
         return errors.DeviceNotFound(
-            f"It can't be brought back to how it was found ({kind.label}: {self._words(key)}): {where}.",
+            f"It can't be brought back to how it was found ({self._words(key)}): {where}.",
             "" if kind.host_wide else key.subject,
             _FORGET,
         )
@@ -125,7 +129,10 @@ class _Cleaning:
 
     def _settings(self, key):
         nothing = kinds.section(kinds.known(key.technique)).NOTHING
-        return nothing if nothing is not None else self._engine.tools.get(key.technique).settings_of(self._layouts[key])
+        if nothing is not None:
+            return nothing
+        found = self._engine.tools.get(key.technique).settings_of(self._layouts[key])
+        return {**found, "reload": True} if self._force else found
 
     def _stages(self):
         """The keys in the order in which they go back: those of one stage by one change."""
@@ -140,7 +147,9 @@ class _Cleaning:
         return [stages[place] for place in sorted(stages)]
 
     def _targets(self, keys):
-        return [Target(gpu, key, self._settings(key)) for key in keys for gpu in self._covered(key)]
+        order = {gpu.address: place for place, gpu in enumerate(self._engine.gpus)}
+        found = [Target(gpu, key, self._settings(key)) for key in keys for gpu in self._covered(key)]
+        return sorted(found, key=lambda target: order[target.gpu.address])
 
     def _reconciler(self):
         return self._engine.reconciler(force=self._force, permissions=self._pillar)
@@ -157,9 +166,9 @@ class _Cleaning:
             plan = self._reconciler().plan(self._targets(keys))
             told = front.planned(plan, self._brief)
             lines.append(told["comment"])
-            changes.update(told["changes"])
+            _merge(changes, plan.changes())
             empty, blocked = plan.empty, blocked or bool(plan.blocked)
-        answer = {"changes": changes, "comment": "\n".join(lines)}
+        answer = {"changes": self._shown(changes), "comment": "\n".join(lines)}
         return {**answer, "result": not blocked} if blocked or not changes else answer
 
     def layouts_done(self):
@@ -171,18 +180,24 @@ class _Cleaning:
             except errors.GpuSliceError as err:
                 if number == 0:
                     raise
-                return {"result": False, "changes": changes, "comment": "\n".join([*lines, str(err)]), "warnings": warnings}
+                return self._ended(False, changes, [*lines, str(err)], warnings)
             told = front.done(result, self._brief)
             if result.changes or result.errors or result.generation or result.reboot:
                 lines.append(told["comment"])
-            changes.update(told["changes"])
+            _merge(changes, result.changes)
             warnings += told.get("warnings", [])
             if result.generation:
                 self._upcoming = result.generation + 1
             if not told["result"] or result.reboot:
-                return {"result": False, "changes": changes, "comment": "\n".join(lines), "warnings": warnings}
-        comment = "\n".join(lines) or "Everything is as it was first found."
-        return {"result": True, "changes": changes, "comment": comment, "warnings": warnings}
+                return self._ended(False, changes, lines, warnings)
+        return self._ended(True, changes, lines or ["Everything is as it was first found."], warnings)
+
+    def _ended(self, result, changes, lines, warnings):
+        told = {"result": result, "changes": self._shown(changes), "comment": "\n".join(lines)}
+        return {**told, "warnings": warnings} if warnings else told
+
+    def _shown(self, changes):
+        return folding.changes(changes) if self._brief else changes
 
     def _applied(self, keys, first):
         front.changes()
@@ -195,20 +210,19 @@ class _Cleaning:
     # -- all of it -----------------------------------------------------------------------------------------------
     def tested(self):
         """As :func:`clean` with ``test``."""
-        found = self.layouts_tested()
+        found, left = self.layouts_tested(), self._left()
+        lines = [found["comment"]] if found["changes"] or found.get("result") is False else []
+        if left or found.get("result") is False:
+            return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
         going = self._going()
         changes = {**found["changes"], **going}
-        lines = [line for line in (found["comment"] if found["changes"] or "result" not in found or not found["result"] else "",
-                                   *self._left(), self._removal(going, "would be removed")) if line]  # fmt: skip
-        answer = {"changes": changes, "comment": "\n".join(lines) or _NOTHING}
-        if self._left() or not found.get("result", True):
-            return {**answer, "result": False}
-        return answer if changes else {**answer, "result": True}
+        comment = "\n".join(filter(None, [*lines, self._removal(going, "would be removed")])) or _NOTHING
+        return {"changes": changes, "comment": comment, **({} if changes else {"result": True})}
 
     def done(self):
         """As :func:`clean` without ``test``."""
         there = bool(self._going())
-        found = self.layouts_done() if self.keys else {"result": True, "changes": {}, "comment": "", "warnings": []}
+        found = self.layouts_done() if self.keys else {"result": True, "changes": {}, "comment": ""}
         left = self._left()
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
         if left or not found["result"]:
@@ -278,7 +292,7 @@ class _Cleaning:
     def warnings(self, answer):
         """What has to be known beside what was done."""
         found = [f"{each.path} is left, since it was loaded by request: {each.todo}." for each in self._leftovers() if each.todo]
-        found += [f"Forgotten: {err}" for err in self.unreachable.values() if self._force]
+        found += [f"Forgotten: {err.gpu or 'the host'}: {err.what}" for err in self.unreachable.values() if self._force]
         if others := leaving.others(self._engine.host):
             found.append(f"Left in {self._engine.host.state_dir}, since they are not known as ours: {', '.join(others)}.")
         if self._found.since and answer["changes"]:
@@ -293,6 +307,11 @@ class _Cleaning:
 
 #: In the place of an error: nothing was ever done to it.
 _FOREIGN = object()
+
+
+def _merge(changes, more):
+    for where, each in more.items():
+        merge(changes, where, each["old"], each["new"])
 
 
 def _before(entry):

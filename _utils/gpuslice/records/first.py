@@ -38,10 +38,6 @@ class Found(NamedTuple):
     devices: dict
     since: int = 0
 
-    def covered(self, key):
-        """PCI addresses of the GPUs that a key is about."""
-        return self.addresses.get(key) or [key.subject]
-
     def is_of(self, key, gpu):
         """Whether what was found of a key was found of this GPU, and not of another model that was in its slot."""
         return self.devices.get(key, "") in ("", device(gpu))
