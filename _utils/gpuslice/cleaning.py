@@ -6,11 +6,13 @@ after the other, in stages. Only when all are as they were found, the unit of th
 everything was found last: until then another run goes on where this one stopped.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import folding
-from gpuslice import front
 from gpuslice import kinds
 from gpuslice.boot import unit
 from gpuslice.inventory import discovery
@@ -34,30 +36,42 @@ _NOTHING = "Nothing of ours is here."
 _GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
 
 
-def clean(engine, pillar, test=False, force=False, brief=False):
+class Shapes(NamedTuple):
+    """
+    How what was planned and done is told, by :mod:`gpuslice.front`.
+
+    :ivar planned: a plan as an answer; :ivar done: a result as one; :ivar begins: called before a change.
+    """
+
+    planned: Callable[..., dict[str, Any]]
+    done: Callable[..., dict[str, Any]]
+    begins: Callable[[], None]
+
+
+def clean(engine, pillar, shapes, test=False, force=False, brief=False):
     """
     Bring everything back to how it was first found, and remove what is ours.
 
-    :param pillar: the minion's: its permissions hold, and what it still wants is told.
+    :param pillar: the minion's: its permissions hold, and what it still wants is told. :param shapes: :class:`Shapes`.
     :param test: say only what would be done. :param force: end what is in use, load drivers anew where it takes
         that, and forget what can't be reached any more.
     :param brief: as of :func:`gpuslice.front.planned`.
     :return: ``result`` (absent where ``test`` found something to do), ``changes``, ``comment``, and ``warnings`` where there are
         any. Raises errors.JournalDamaged: how it was found can't be read; whatever a change raises that begins nothing.
     """
-    made = _Cleaning(engine, pillar, force, brief)
+    made = _Cleaning(engine, pillar, shapes, force, brief)
     answer = made.tested() if test else made.done()
     warnings = [*answer.pop("warnings", []), *made.warnings(answer)]
     return {**answer, "warnings": warnings} if warnings else answer
 
 
-def rolled_back(engine, pillar, test=False, brief=False):
+def rolled_back(engine, pillar, shapes, test=False, brief=False):
     """
     Bring back how everything was first found, and keep the records: a rollback to generation 0. Returns as :func:`clean`.
 
     :raises errors.PolicyError: nothing was ever changed; errors.DeviceNotFound: a GPU of it is gone.
     """
-    made = _Cleaning(engine, pillar, False, brief)
+    made = _Cleaning(engine, pillar, shapes, False, brief)
     if not made.keys:
         raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
     if made.unreachable:
@@ -72,8 +86,8 @@ class _Cleaning:
     :ivar keys: what goes back, what was touched last first; :ivar unreachable: key -> the error that says why it can't.
     """
 
-    def __init__(self, engine, pillar, force, brief):
-        self._engine, self._pillar, self._force, self._brief = engine, pillar, force, brief
+    def __init__(self, engine, pillar, shapes, force, brief):
+        self._engine, self._pillar, self._shapes, self._force, self._brief = engine, pillar, shapes, force, brief
         self._found = First(engine.host).found()
         self._upcoming = History(engine.host).upcoming()
         # One that an older version began and did not end has noted nothing.
@@ -164,7 +178,7 @@ class _Cleaning:
                 lines += [f"After that {key.subject} goes back to: {self._words(key)} ({key.technique})." for key in keys]
                 continue
             plan = self._reconciler().plan(self._targets(keys))
-            told = front.planned(plan, self._brief)
+            told = self._shapes.planned(plan, self._brief)
             lines.append(told["comment"])
             _merge(changes, plan.changes())
             empty, blocked = plan.empty, blocked or bool(plan.blocked)
@@ -181,7 +195,7 @@ class _Cleaning:
                 if number == 0:
                     raise
                 return self._ended(False, changes, [*lines, str(err)], warnings)
-            told = front.done(result, self._brief)
+            told = self._shapes.done(result, self._brief)
             if result.changes or result.errors or result.generation or result.reboot:
                 lines.append(told["comment"])
             _merge(changes, result.changes)
@@ -200,7 +214,7 @@ class _Cleaning:
         return folding.changes(changes) if self._brief else changes
 
     def _applied(self, keys, first):
-        front.changes()
+        self._shapes.begins()
         if not first:
             # What was given away may have come back, and what a driver has now is another thing.
             self._engine.tools.release()
@@ -215,7 +229,7 @@ class _Cleaning:
         if left or found.get("result") is False:
             return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
         going = self._going()
-        changes = {**found["changes"], **going}
+        changes = {**found["changes"], **self._told(going)}
         comment = "\n".join(filter(None, [*lines, self._removal(going, "would be removed")])) or _NOTHING
         return {"changes": changes, "comment": comment, **({} if changes else {"result": True})}
 
@@ -234,7 +248,7 @@ class _Cleaning:
         except errors.GpuSliceError as err:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
         lines = [_GONE, *lines, self._removal(going, "removed")]
-        return {**found, "changes": {**found["changes"], **going}, "comment": "\n".join(filter(None, lines))}
+        return {**found, "changes": {**found["changes"], **self._told(going)}, "comment": "\n".join(filter(None, lines))}
 
     def _left(self):
         """Sentences on what can't be brought back, none where it is forgotten."""
@@ -250,6 +264,10 @@ class _Cleaning:
         if records := leaving.files(host):
             found[host.state_dir] = {"old": _counted(records), "new": "absent"}
         return found
+
+    def _told(self, going):
+        """The same for a screen, where that is asked for."""
+        return {where: f"{each['old']} -> {each['new']}" for where, each in going.items()} if self._brief else going
 
     def _removal(self, going, how):
         told = [f"{found['old']} in {where}" if where == self._engine.host.state_dir else where for where, found in going.items()]
@@ -319,8 +337,7 @@ def _before(entry):
 
 
 def _counted(records):
-    changes = sum(1 for name in records if "/" in name)
-    return f"{len(records)} record{'' if len(records) == 1 else 's'}" + (f" ({changes} of the history)" if changes else "")
+    return f"{len(records)} record{'' if len(records) == 1 else 's'}"
 
 
 def _is_enabled(pillar):

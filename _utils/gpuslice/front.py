@@ -252,14 +252,14 @@ def rolled_back(engine, generation, test, pillar, brief=False):
     # Here and in cleaned, so that a run without either does not load it.
     from gpuslice import cleaning
 
-    return cleaning.rolled_back(engine, pillar, test, brief)
+    return cleaning.rolled_back(engine, pillar, cleaning.Shapes(planned, done, changes), test, brief)
 
 
 def cleaned(engine, test, force, pillar, brief=False):
     """Give a host up, see :func:`gpuslice.cleaning.clean`."""
     from gpuslice import cleaning
 
-    return cleaning.clean(engine, pillar, test, force, brief)
+    return cleaning.clean(engine, pillar, cleaning.Shapes(planned, done, changes), test, force, brief)
 
 
 def recovered(engine, how, test, permissions):

@@ -1,6 +1,6 @@
 """
-A host is given up: whatever was done to it, everything is as it was found, and nothing of ours is left; what can't be done is named,
-and another attempt goes on.
+A host is given up: whatever was done to it, everything is as it was found, and nothing of ours is left; what can't be done is
+named, and another attempt goes on.
 """
 
 import json
@@ -10,8 +10,8 @@ import signal
 import pytest
 
 from gpuslice import errors
+from gpuslice import front
 from gpuslice.boot import replay
-from gpuslice.cleaning import rolled_back
 from gpuslice.engine import Engine
 from tests.support import consumers
 from tests.support import pillars
@@ -49,9 +49,9 @@ def hold(host, gpu):
     host.add_process({"pid": PID, "command": "python", "gpu": gpu, "slice": f"1g.10gb@{place.partition(':')[0]}"})
 
 
-def rolled(host, **given):
+def rolled(host, test=False):
     with Engine(config(host)) as engine:
-        return rolled_back(engine, {}, **given)
+        return front.rolled_back(engine, 0, test, {})
 
 
 def with_mps():

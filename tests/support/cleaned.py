@@ -7,8 +7,8 @@ import pathlib
 
 import yaml
 
+from gpuslice import front
 from gpuslice.boot import unit
-from gpuslice.cleaning import clean
 from gpuslice.engine import Engine
 from tests.conftest import ROOT
 from tests.support.hosts import config
@@ -19,10 +19,10 @@ def example(name):
     return yaml.safe_load((ROOT / "examples" / "pillar" / f"{name}.sls").read_text(encoding="utf-8"))
 
 
-def cleaned(host, pillar=None, **given):
+def cleaned(host, pillar=None, test=False, force=False, brief=False):
     """What ``gpu_slicing.clean`` answers."""
     with Engine(config(host)) as engine:
-        return clean(engine, pillar or {}, **given)
+        return front.cleaned(engine, test, force, pillar or {}, brief)
 
 
 def with_boot(host):
@@ -32,12 +32,11 @@ def with_boot(host):
 
 
 def found(host):
-    """All that a change could touch: live layouts, files and units that run, as text. Settings of files of the kernel are layouts."""
+    """All that a change could touch, as text: live layouts and files. Those of the kernel are told by the layouts."""
     with Engine(config(host)) as engine:
-        live = {each["pci"] if "pci" in each else each["address"]: each["live"] for each in engine.devices()}
-    state = host.state()
-    files = {path: text for path, text in state["written"].items() if not path.startswith("/sys/")}
-    return json.dumps([live, files, sorted(state.get("enabled", []))], sort_keys=True)
+        live = [each["live"] for each in engine.devices()]
+    files = {path: text for path, text in host.state()["written"].items() if not path.startswith("/sys/")}
+    return json.dumps([live, files], sort_keys=True)
 
 
 def records(host):
