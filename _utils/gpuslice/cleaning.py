@@ -301,7 +301,8 @@ class _Cleaning:
     def _refuse_if_superseded(self):
         """Another run may have sliced anew by now: what it noted is not ours to forget."""
         newest = History(self._engine.host).upcoming() - 1
-        if newest != self._upcoming - 1 or Journal(self._engine.host).unfinished():
+        # Without any it was another one that gave the host up, and came first.
+        if newest not in (0, self._upcoming - 1) or Journal(self._engine.host).unfinished():
             raise errors.ForeignChange(
                 f"Another run changed this host meanwhile (generation {newest}), so that its records stay.",
                 todo="Look at 'salt-call gpu_slicing.history', then run again.",

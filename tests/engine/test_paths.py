@@ -10,6 +10,7 @@ from tests.support import consumers
 from tests.support import pillars
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import example
+from tests.support.cleaned import found
 from tests.support.cleaned import records
 from tests.support.cleaned import with_boot
 from tests.support.hosts import apply
@@ -25,6 +26,7 @@ HOSTS = {
     "given away": ("mixed-vendors", "passthrough"),
     "environments": ("arc-pro-b60", "arc_pro_b60"),
 }
+#: None of these writes any but the records.
 MORE = {"partitions": ("mi300x-8", "mi300x"), "functions": ("flex170", "flex170"), "vgpus": ("vgpu-host-mdev", "vgpu_host")}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MORE]
 
@@ -86,10 +88,12 @@ def goes(host):
 def test_every_file_that_is_written_is_told_and_goes_as_it_is_told(simulated, name):
     machine, pillar = {**HOSTS, **MORE}[name]
     host = simulated(machine)
+    before = found(host)
     result = apply(host, example(pillar))
     assert result.ok, result.errors
     with_boot(host)
     goes(host)
+    assert found(host) == before
 
 
 def test_files_of_users_and_of_units_that_were_there_are_told_as_well(simulated):

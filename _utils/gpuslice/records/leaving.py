@@ -47,8 +47,9 @@ def remove(host):
     """
     with saying(host.state_dir, "remove the records"):
         for name in files(host):
+            if name == _LOCK:
+                host.store_remove_directory(_at(host, _HISTORY))
             host.store_remove(_at(host, name))
-        host.store_remove_directory(_at(host, _HISTORY))
         # Where it lies is the system's, or whoever's who configured it.
         host.store_remove_directory(host.state_dir)
 
