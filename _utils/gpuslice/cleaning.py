@@ -228,7 +228,9 @@ class _Cleaning:
         lines = [found["comment"]] if found["changes"] or found.get("result") is False else []
         if left or found.get("result") is False:
             return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
-        going = self._going()
+        going, strays = self._going(), "" if found["changes"] or self._force else self._strays()
+        if strays:
+            return {**found, "result": False, "comment": "\n".join([*lines, strays, _AGAIN])}
         changes = {**found["changes"], **self._told(going)}
         comment = "\n".join(filter(None, [*lines, self._removal(going, "would be removed")])) or _NOTHING
         return {"changes": changes, "comment": comment, **({} if changes else {"result": True})}
@@ -241,6 +243,8 @@ class _Cleaning:
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
         if left or not found["result"]:
             return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
+        if not self._force and (strays := self._strays()):
+            return {**found, "result": False, "comment": "\n".join([*lines, strays, _AGAIN])}
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
@@ -253,6 +257,20 @@ class _Cleaning:
     def _left(self):
         """Sentences on what can't be brought back, none where it is forgotten."""
         return [] if self._force else [str(err) for err in self.unreachable.values()]
+
+    def _strays(self):
+        """What is to know of files of ours that are there when all layouts are back, so that no record tells of them."""
+        known = {each.path for each in self._leftovers()}
+        # The unit of the boot, and the link that enables it, go with the records.
+        there = [path for path in leaving.strays(self._engine.host) if path.rpartition("/")[2] != unit.UNIT]
+        found = [path for path in there if path not in known]
+        if not found:
+            return ""
+        lost = "" if self._layouts else " How the GPUs were first found is not on record either, so that they stay as they are."
+        return (
+            f"Files of ours by their names are left, of which no record tells: {', '.join(found)}.{lost} Stop the units among "
+            "them, remove these files and run 'systemctl daemon-reload'; force=True leaves them."
+        )
 
     def _going(self):
         """What would be removed at the end, in the shape of a state's ``changes``."""
@@ -312,6 +330,8 @@ class _Cleaning:
         """What has to be known beside what was done."""
         found = [f"{each.path} is left, since it was loaded by request: {each.todo}." for each in self._leftovers() if each.todo]
         found += [f"Forgotten: {err.gpu or 'the host'}: {err.what}" for err in self.unreachable.values() if self._force]
+        if self._force and answer.get("result") and (strays := self._strays()):
+            found.append(strays)
         if others := leaving.others(self._engine.host):
             found.append(f"Left in {self._engine.host.state_dir}, since they are not known as ours: {', '.join(others)}.")
         if self._found.since and answer["changes"]:

@@ -232,6 +232,23 @@ def test_where_the_beginning_is_lost_the_oldest_that_is_known_counts_and_that_is
     assert shapes(host) == {FIRST: [*SMALL]} and "gpu-slicing-web.service" not in consumers.running_with(host)
 
 
+def test_where_all_records_are_lost_the_files_that_are_left_are_named(small):
+    host, _ = small
+    for name in reversed(records(host)):
+        path = pathlib.Path(host.state_dir, name)
+        path.rmdir() if path.is_dir() else path.unlink()
+    for test in (True, False):
+        answer = cleaned(host, test=test)
+        assert answer["result"] is False and answer["changes"] == {}
+        for path in (consumers.WEB_FILE, consumers.TRAINER_FILE, consumers.SLICE, consumers.CONSUMER):
+            assert path in answer["comment"]
+        assert "first found is not on record" in answer["comment"] and "daemon-reload" in answer["comment"]
+    with host.change() as state:
+        for path in [path for path in state["written"] if "gpu-slicing" in path and not path.endswith("gpu-slicing.service")]:
+            del state["written"][path]
+    assert cleaned(host)["result"] and shapes(host) == {FIRST: [*SMALL]}
+
+
 def test_a_damaged_record_of_how_it_was_found_changes_nothing_and_says_what_to_do(small):
     host, _ = small
     pathlib.Path(host.state_dir, "history", "000000.json").write_text("{cut")

@@ -1,5 +1,6 @@
 """
 The records of a host that is given up: which there are, and how they go, so that a crash leaves what the next attempt goes by.
+Files of ours in folders of the system are found by their names where no record tells of them any more.
 """
 
 import os
@@ -18,6 +19,14 @@ _FIRST = f"{_HISTORY}/{NUMBER:06d}.json"
 #: Without a format: what an ended change may leave, and who holds the lock.
 _PLAIN = ("journal.steps",)
 _LOCK = "lock"
+#: Where files of ours lie, or in folders of these whose name ends in ``.d``.
+_FOLDERS = (
+    "/etc/systemd/system", "/run/systemd/system", "/etc/containers/systemd", "/run/cdi", "/etc/profile.d",
+    "/etc/modprobe.d", "/etc/gpu-slicing/environment", "/etc/nvidia/ClientConfigToken",
+    "/run/gpu-slicing/mps-settings", "/run/gpu-slicing/passthrough",
+)  # fmt: skip
+_USERS = "/etc/containers/systemd/users"
+_OURS = re.compile(r"(?:50-|client_configuration_token_)?gpu-slicing\b")
 
 
 def files(host):
@@ -52,6 +61,23 @@ def remove(host):
             host.store_remove(_at(host, name))
         # Where it lies is the system's, or whoever's who configured it.
         host.store_remove_directory(host.state_dir)
+
+
+def strays(host):
+    """Paths of files in folders of the system that are ours by their names."""
+    found = []
+    users = [f"{_USERS}/{name}" for name in host.listdir(_USERS)]
+    for folder in (*_FOLDERS, *users):
+        names = host.listdir(folder)
+        found += [f"{folder}/{name}" for name in names if _is_ours(folder, name)]
+        # Drop-ins of units that others made.
+        inner = [f"{folder}/{name}" for name in names if name.endswith(".d")]
+        found += [f"{each}/{name}" for each in inner for name in host.listdir(each) if _is_ours(each, name)]
+    return sorted(found)
+
+
+def _is_ours(folder, name):
+    return not name.endswith(".d") and bool(_OURS.match(name) or "/gpu-slicing/" in folder)
 
 
 def _has_format(host, name):
