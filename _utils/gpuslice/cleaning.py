@@ -14,7 +14,8 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice import folding
 from gpuslice import kinds
-from gpuslice.boot import unit
+from gpuslice.belongings import AGAIN
+from gpuslice.belongings import Belongings
 from gpuslice.inventory import discovery
 from gpuslice.model import HOST
 from gpuslice.model import Key
@@ -23,14 +24,9 @@ from gpuslice.plan import merge
 from gpuslice.policy import fields
 from gpuslice.records import interrupted
 from gpuslice.records import leaving
-from gpuslice.records import lock
 from gpuslice.records.first import First
 from gpuslice.records.history import History
-from gpuslice.records.journal import Journal
 
-_AGAIN = (
-    "The unit of the boot and the records stay until then: mend that, and 'salt-call gpu_slicing.clean' goes on from here."
-)
 _FORGET = "Run again when that is mended, or with force=True, which forgets it."
 _NOTHING = "Nothing of ours is here."
 _GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
@@ -88,6 +84,7 @@ class _Cleaning:
 
     def __init__(self, engine, pillar, shapes, force, brief):
         self._engine, self._pillar, self._shapes, self._force, self._brief = engine, pillar, shapes, force, brief
+        self._ours = Belongings(engine)
         self._found = First(engine.host).found()
         self._upcoming = History(engine.host).upcoming()
         # One that an older version began and did not end has noted nothing.
@@ -123,7 +120,7 @@ class _Cleaning:
             return errors.Unsupported(
                 f"Another version made a layout of '{key.technique}' here, which this one does not have.",
                 "" if key.subject == HOST else key.subject,
-                f"Install that version and clean with it, or run with force=True, which forgets it. {_AGAIN}",
+                f"Install that version and clean with it, or run with force=True, which forgets it. {AGAIN}",
             )
         if there and not kind.host_wide and not self._found.is_of(key, there[0]):
             # Another board is in that slot, and no change of it was ever begun.
@@ -227,43 +224,49 @@ class _Cleaning:
         found, left = self.layouts_tested(), self._left()
         lines = [found["comment"]] if found["changes"] or found.get("result") is False else []
         if left or found.get("result") is False:
-            return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
-        going, strays = self._going(), "" if found["changes"] or self._force else self._strays()
+            return {**found, "result": False, "comment": "\n".join([*lines, *left, AGAIN])}
+        going, strays = self._ours.going(), "" if found["changes"] or self._force else self._strays()
         if strays:
-            return {**found, "result": False, "comment": "\n".join([*lines, strays, _AGAIN])}
+            return {**found, "result": False, "comment": "\n".join([*lines, strays, AGAIN])}
         changes = {**found["changes"], **self._told(going)}
-        comment = "\n".join(filter(None, [*lines, self._removal(going, "would be removed")])) or _NOTHING
+        comment = "\n".join(filter(None, [*lines, self._removal(going, "Would be removed")])) or _NOTHING
         return {"changes": changes, "comment": comment, **({} if changes else {"result": True})}
 
     def done(self):
         """As :func:`clean` without ``test``."""
-        there = bool(self._going())
+        there = bool(self._ours.going())
         found = self.layouts_done() if self.keys else {"result": True, "changes": {}, "comment": ""}
         left = self._left()
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
         if left or not found["result"]:
-            return {**found, "result": False, "comment": "\n".join([*lines, *left, _AGAIN])}
+            return {**found, "result": False, "comment": "\n".join([*lines, *left, AGAIN])}
         if not self._force and (strays := self._strays()):
-            return {**found, "result": False, "comment": "\n".join([*lines, strays, _AGAIN])}
+            return {**found, "result": False, "comment": "\n".join([*lines, strays, AGAIN])}
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
-            going = self._remove()
+            going = self._ours.remove(self._upcoming)
         except errors.GpuSliceError as err:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
-        lines = [_GONE, *lines, self._removal(going, "removed")]
+        lines = [_GONE, *lines, self._removal(going, "Removed")]
         return {**found, "changes": {**found["changes"], **self._told(going)}, "comment": "\n".join(filter(None, lines))}
 
     def _left(self):
         """Sentences on what can't be brought back, none where it is forgotten."""
         return [] if self._force else [str(err) for err in self.unreachable.values()]
 
+    def _told(self, going):
+        """What goes, for a screen where that is asked for."""
+        return {where: f"{each['old']} -> {each['new']}" for where, each in going.items()} if self._brief else going
+
+    def _removal(self, going, how):
+        place = self._engine.host.state_dir
+        told = [f"{found['old']} in {where}" if where == place else where for where, found in going.items()]
+        return f"{how}: {', '.join(told)}." if told else ""
+
     def _strays(self):
-        """What is to know of files of ours that are there when all layouts are back, so that no record tells of them."""
-        known = {each.path for each in self._leftovers()}
-        # The unit of the boot, and the link that enables it, go with the records.
-        there = [path for path in leaving.strays(self._engine.host) if path.rpartition("/")[2] != unit.UNIT]
-        found = [path for path in there if path not in known]
+        """A sentence on files of ours that are there when all layouts are back, so that no record tells of them."""
+        found = self._ours.strays()
         if not found:
             return ""
         lost = "" if self._layouts else " How the GPUs were first found is not on record either, so that they stay as they are."
@@ -272,63 +275,10 @@ class _Cleaning:
             "them, remove these files and run 'systemctl daemon-reload'; force=True leaves them."
         )
 
-    def _going(self):
-        """What would be removed at the end, in the shape of a state's ``changes``."""
-        host, found = self._engine.host, {}
-        there = unit.unit_state(host)
-        if there["present"] or there["enabled"]:
-            found[unit.UNIT] = {"old": "enabled" if there["enabled"] else "present", "new": "absent"}
-        found.update({each.path: {"old": "present", "new": "absent"} for each in self._leftovers() if not each.todo})
-        if records := leaving.files(host):
-            found[host.state_dir] = {"old": _counted(records), "new": "absent"}
-        return found
-
-    def _told(self, going):
-        """The same for a screen, where that is asked for."""
-        return {where: f"{each['old']} -> {each['new']}" for where, each in going.items()} if self._brief else going
-
-    def _removal(self, going, how):
-        told = [f"{found['old']} in {where}" if where == self._engine.host.state_dir else where for where, found in going.items()]
-        return f"{how.capitalize()}: {', '.join(told)}." if told else ""
-
-    def _leftovers(self):
-        """What technologies still have of ours beside their layouts."""
-        names = [kind.name for kind in kinds.KNOWN if any(kind.may_concern(gpu) for gpu in self._engine.gpus)]
-        return [each for name in names for each in self._engine.tools.get(name).leftovers()]
-
-    def _remove(self):
-        """Remove what is ours beside the layouts, and return it as :meth:`_going` does."""
-        engine = self._engine
-        with lock.held(engine.host.state_dir, "gpu_slicing.clean"):
-            self._refuse_if_superseded()
-            going = self._going()
-            if unit.UNIT in going:
-                unit.disable(engine)
-            for each in self._leftovers():
-                if not each.todo:
-                    self._remove_file(each.path)
-            leaving.remove(engine.host)
-        return going
-
-    def _remove_file(self, path):
-        try:
-            self._engine.host.store_remove(path)
-        except OSError as err:
-            raise errors.PermissionDenied(f"{path} can't be removed: {err.strerror}.", todo=f"Run as root. {_AGAIN}") from err
-
-    def _refuse_if_superseded(self):
-        """Another run may have sliced anew by now: what it noted is not ours to forget."""
-        newest = History(self._engine.host).upcoming() - 1
-        # Without any it was another one that gave the host up, and came first.
-        if newest not in (0, self._upcoming - 1) or Journal(self._engine.host).unfinished():
-            raise errors.ForeignChange(
-                f"Another run changed this host meanwhile (generation {newest}), so that its records stay.",
-                todo="Look at 'salt-call gpu_slicing.history', then run again.",
-            )
-
     def warnings(self, answer):
         """What has to be known beside what was done."""
-        found = [f"{each.path} is left, since it was loaded by request: {each.todo}." for each in self._leftovers() if each.todo]
+        loaded = [each for each in self._ours.leftovers() if each.todo]
+        found = [f"{each.path} is left, since it was loaded by request: {each.todo}." for each in loaded]
         found += [f"Forgotten: {err.gpu or 'the host'}: {err.what}" for err in self.unreachable.values() if self._force]
         if self._force and answer.get("result") and (strays := self._strays()):
             found.append(strays)
@@ -355,10 +305,6 @@ def _merge(changes, more):
 
 def _before(entry):
     return entry.before.items() if entry else ()
-
-
-def _counted(records):
-    return f"{len(records)} record{'' if len(records) == 1 else 's'}"
 
 
 def _is_enabled(pillar):

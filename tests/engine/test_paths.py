@@ -68,8 +68,9 @@ def untold(host):
 
 
 def _is_found(host, path):
-    """Whether a file is found as ours without any record; who else's it is besides can't be told by its name."""
-    return path in leaving.strays(host) or path in ("/etc/nvidia/gridd.conf", ENABLED) or "reboot-required" in path
+    """Whether a file is found as ours without any record: all but a technology's notes until the next boot, and a licence."""
+    elsewhere = path.startswith(("/run/gpu-slicing/", "/run/reboot-required", "/etc/nvidia/"))
+    return elsewhere or path == ENABLED or path in leaving.strays(host)
 
 
 def _untold_records(host):

@@ -21,7 +21,7 @@ NOUNS = {
     "values",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "cleaning", "engine", "front", "job"}
+FRONT = {"announcer", "arguments", "belongings", "cleaning", "engine", "front", "job"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host"},

@@ -19,14 +19,13 @@ _FIRST = f"{_HISTORY}/{NUMBER:06d}.json"
 #: Without a format: what an ended change may leave, and who holds the lock.
 _PLAIN = ("journal.steps",)
 _LOCK = "lock"
-#: Where files of ours lie, or in folders of these whose name ends in ``.d``.
+#: Where files of ours lie that outlast a boot or start something, or in folders of these whose name ends in ``.d``.
 _FOLDERS = (
-    "/etc/systemd/system", "/run/systemd/system", "/etc/containers/systemd", "/run/cdi", "/etc/profile.d",
-    "/etc/modprobe.d", "/etc/gpu-slicing/environment", "/etc/nvidia/ClientConfigToken",
-    "/run/gpu-slicing/mps-settings", "/run/gpu-slicing/passthrough",
+    "/etc/systemd/system", "/run/systemd/system", "/etc/containers/systemd", "/run/cdi", "/etc/profile.d", "/etc/modprobe.d",
+    "/etc/gpu-slicing/environment",
 )  # fmt: skip
 _USERS = "/etc/containers/systemd/users"
-_OURS = re.compile(r"(?:50-|client_configuration_token_)?gpu-slicing\b")
+_OURS = re.compile(r"(?:50-)?gpu-slicing\b")
 
 
 def files(host):
