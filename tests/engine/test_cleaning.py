@@ -11,6 +11,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice import front
+from gpuslice.belongings import Belongings
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from tests.support import consumers
@@ -343,6 +344,14 @@ def test_a_change_that_was_killed_is_dealt_with_first(simulated):
     host.clear_faults()
     assert not closed(host)
     assert cleaned(host)["result"] and found(host) == before and records(host) == []
+
+
+def test_what_another_run_noted_meanwhile_is_not_forgotten(small):
+    host, _ = small
+    before = records(host)
+    with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
+        Belongings(engine).remove(upcoming=1)
+    assert records(host) == before
 
 
 def test_a_boot_after_it_brings_nothing_back(small):
