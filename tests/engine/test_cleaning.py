@@ -39,7 +39,7 @@ TWO = {"trainer": EACH["trainer"], "web": EACH["web"]}
 SMALL = ("1g.10gb", "1g.10gb")
 CALLS = (
     "run", "store_write", "store_append", "store_remove", "nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy",
-    "nvmlDeviceSetMigMode",
+    "nvmlDeviceSetMigMode", "write",
 )  # fmt: skip
 PID = 4242
 
@@ -288,38 +288,38 @@ def test_the_profile_of_apparmor_that_was_loaded_by_request_is_told(simulated):
 
 
 # -- when something goes wrong -------------------------------------------------------------------------------------------
-def points(host):
+def points(host, pillar):
     """(call, number) of each of these calls that it takes to clean this host, which is done."""
     for fault in counters(CALLS):
         host.add_fault(fault)
-    assert cleaned(host)["result"]
+    assert cleaned(host, pillar)["result"]
     seen = counted(host)
     host.clear_faults()
     return [(call, number) for call in CALLS for number in range(1, seen.get(call, 0) + 1)]
 
 
-def attempt(host):
+def attempt(host, pillar):
     """Clean a host on which something goes wrong: an ordinary answer, or a sentence."""
     try:
-        return cleaned(host)["result"]
+        return cleaned(host, pillar)["result"]
     except errors.GpuSliceError:
         return False
 
 
-def tried(small, tmp_path, every, fault, kill=False):
+def tried(machine, tmp_path, every, fault, kill=False, pillar=None):
     """At each so many-th point let something go wrong; the next attempt has to come to the end."""
-    host, before = small
+    host, before = machine
     copy, wrong = consumers.copier(tmp_path), []
-    for call, number in points(copy(host))[::every]:
+    for call, number in points(copy(host), pillar)[::every]:
         other = copy(host)
         errno = {} if kill else {"error": "NVML_ERROR_UNKNOWN" if call.startswith("nvml") else "EIO"}
         other.add_fault({"call": call, "nth": number, **fault, **errno})
         if kill:
-            assert in_child(lambda: cleaned(other)) == signal.SIGKILL  # noqa: B023
+            assert in_child(lambda: cleaned(other, pillar)) == signal.SIGKILL  # noqa: B023
         else:
-            attempt(other)
+            attempt(other, pillar)
         other.clear_faults()
-        again = cleaned(other)
+        again = cleaned(other, pillar)
         if not again["result"] or found(other) != before or records(other):
             wrong.append((call, number, again["comment"], records(other)))
     assert wrong == []
@@ -334,6 +334,16 @@ def test_after_a_fault_at_any_step_the_next_attempt_comes_to_the_end(small, tmp_
 @pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_after_a_kill_at_any_step_the_next_attempt_comes_to_the_end(small, tmp_path, every, when):
     tried(small, tmp_path, every, {"kill": when}, kill=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [{}, {"kill": "before"}], ids=["fault", "kill"])
+@pytest.mark.parametrize(("name", "pillar"), [("flex170", "flex170"), ("vgpu-host-mdev", "vgpu_host"), ("mi300x-8", "mi300x")])
+def test_so_it_does_on_gpus_of_others(simulated, tmp_path, name, pillar, fault):
+    host = simulated(name)
+    before = found(host)
+    assert apply(host, example(pillar)).ok
+    tried((host, before), tmp_path, 4, fault, bool(fault), example(pillar))
 
 
 def test_a_change_that_was_killed_is_dealt_with_first(simulated):
