@@ -190,8 +190,8 @@ def rollback(generation=None, test=False, brief=False):
     Bring back an earlier layout of the GPUs that a change touched.
 
     generation
-        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change;
-        it is refused when another one comes first, as nobody has looked at that one yet.
+        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back; 0 is how every GPU was first found.
+        The default undoes the last change; it is refused when another one comes first, as nobody has looked at that one yet.
 
     test
         Plan only, change nothing.
@@ -209,7 +209,7 @@ def rollback(generation=None, test=False, brief=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
+        return front.rolled_back(engine, generation, test, __pillar__, brief)
 
 
 @_checked
@@ -315,3 +315,33 @@ def import_mig_parted(source, config=None, text=False):
     """
     with _engine() as engine:
         return front.imported(engine, "mig-parted", source, config or "", text, __salt__, salt.utils.yaml)
+
+
+@_checked
+def clean(test=False, force=False, brief=False):
+    """
+    Give this host up: each GPU back to how it was first found, consumers dismissed, every file and unit of ours removed, and the
+    records last. What can't be done is named; a second call goes on where this one stopped.
+
+    test
+        Plan only, change nothing.
+
+    force
+        End processes that use what has to go, and forget GPUs that are no longer there. Without it they are named.
+
+    brief
+        As of ``gpu_slicing.apply``.
+
+    A pillar that has ``containers_gpu_slicing:enabled: true`` is told: the next highstate would slice again.
+
+    Returns a dict as ``gpu_slicing.apply`` does; ``changes`` has the files and units that are removed as well.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.clean test=True
+        salt gpu7 gpu_slicing.clean
+    """
+    with _engine() as engine:
+        return front.cleaned(engine, test, force, __pillar__, brief)

@@ -141,3 +141,25 @@ def exported(name, form="pillar", **kwargs):
     except CommandExecutionError as err:
         return front.failed(name, err)
     return __states__["file.managed"](name, contents=found, makedirs=True)
+
+
+def cleaned(name, force=False, **kwargs):
+    """
+    This host is given up: each GPU is as it was first found, and no file or unit of ours is left; see ``gpu_slicing.clean``.
+
+    name
+        Any text.
+
+    force
+        End processes that use what has to go, and forget GPUs that are no longer there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slicing.cleaned gpus test=True
+    """
+    testing = front.testing(__opts__)
+    return front.state(
+        name, kwargs, CommandExecutionError, __salt__["gpu_slicing.clean"], test=testing, force=force, brief=True
+    )

@@ -132,7 +132,7 @@ _KINDS = {
     "form": partial(one_of, words=FORMS),
     "full": truth,
     "function": address,
-    "generation": partial(whole, low=1),
+    "generation": partial(whole, low=0),
     "gpu": gpus,
     "hierarchy": as_in_pillar,
     "how": partial(one_of, words=WAYS),

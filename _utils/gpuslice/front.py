@@ -245,6 +245,23 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     return done(reconciler.apply(targets), brief)
 
 
+def rolled_back(engine, generation, test, pillar, brief=False):
+    """Bring an earlier generation back by hand: returns as :func:`run`. :param generation: as of ``gpu_slicing.rollback``."""
+    if generation != 0:
+        return run(engine, engine.rollback_targets(generation), test, pillar, brief=brief)
+    # Here and in cleaned, so that a run without either does not load it.
+    from gpuslice import cleaning
+
+    return cleaning.rolled_back(engine, pillar, cleaning.Shapes(planned, done, changes), test, brief)
+
+
+def cleaned(engine, test, force, pillar, brief=False):
+    """Give a host up, see :func:`gpuslice.cleaning.clean`."""
+    from gpuslice import cleaning
+
+    return cleaning.clean(engine, pillar, cleaning.Shapes(planned, done, changes), test, force, brief)
+
+
 def recovered(engine, how, test, permissions):
     """
     Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.

@@ -142,7 +142,7 @@ def broken_lines(text, chance):
 
 
 FILES = ["journal.json", "journal.steps", "verified.json", "boot.json", "reboot.json"]
-FILES += ["history/000001.json", "history/000002.json"]
+FILES += ["history/000000.json", "history/000001.json", "history/000002.json"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -50,8 +50,7 @@ def half(simulated, **fault):
 
 
 # -- each part of the end is done --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("call", ["store_write", "store_remove"])
-@pytest.mark.parametrize("nth", [2, 3])
+@pytest.mark.parametrize(("call", "nth"), [("store_write", 3), ("store_write", 4), ("store_remove", 2), ("store_remove", 3)])
 def test_a_surprise_in_one_part_of_the_end_keeps_no_other_from_being_done(simulated, call, nth):
     """The records of what was verified, of the change and of the history: the units run and the result is told all the same."""
     host = simulated("dgx-a100-40gb", gpus=PAIR, processes=[HOLDER], faults=[{"call": call, "nth": nth, "unexpected": True}])

@@ -258,8 +258,8 @@ def test_a_full_disk_at_the_reboot_ledger_still_starts_units_and_closes_the_jour
     gpu = {"model": "a100-40gb", "address": FIRST, "reset": "never"}
     holder = {"pid": 4711, "command": "train.py", "unit": "trainer.service", "gpu": FIRST}
     host = simulated("dgx-a100-40gb", gpus=[gpu], processes=[holder])
-    # The first write is the journal's own, the second the ledger's.
-    host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
+    # Before the ledger's come those of how it was found and of the journal.
+    host.add_fault({"call": "store_write", "nth": 3, "error": "ENOSPC"})
     result = apply(host, pillars.mig(AFTER, stop_units=["trainer.service"]))
     assert result.ok and result.reboot == [FIRST]
     assert "could not be noted" in " ".join(result.warnings) and "No space left" in " ".join(result.warnings)

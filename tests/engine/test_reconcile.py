@@ -878,7 +878,7 @@ def test_what_can_not_be_finished_any_more_is_undone(simulated):
 
 
 # -- what happens between a crash and the next run ----------------------------------------------------------------------
-STORED = [("store_write", 3), ("store_append", 4), ("store_remove", 5)]
+STORED = [("store_write", 4), ("store_append", 4), ("store_remove", 5)]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

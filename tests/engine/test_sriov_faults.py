@@ -278,7 +278,7 @@ def gim(simulated):
 
 
 #: What a change of both GPUs calls: each writes the option, one reload serves both.
-GIM_POINTS = [("store_write", nth) for nth in (2, 3)] + [("run", nth) for nth in (1, 2)]
+GIM_POINTS = [("store_write", nth) for nth in (3, 4)] + [("run", nth) for nth in (1, 2)]
 
 
 def test_gim_is_reloaded_once_for_all_its_gpus(gim):

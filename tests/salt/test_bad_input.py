@@ -328,7 +328,7 @@ def test_a_disk_that_fills_up_during_the_change_undoes_it(simulated, nth, lastin
     before = slices(host)
     host.add_fault({"call": "store_append", "nth": nth, "times": lasting, "error": "ENOSPC"})
     if not lasting:
-        host.add_fault({"call": "store_write", "nth": 2, "times": 0, "error": "ENOSPC"})
+        host.add_fault({"call": "store_write", "nth": 3, "times": 0, "error": "ENOSPC"})
     result = apply(host, pillars.mig(["3g.20gb@0", "1g.5gb@4", "1g.5gb@5"]))
     assert not result.ok
     text = " ".join(result.errors)
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_up_during_the_change_undoes_it(simulated, nth, lastin
 
 
 def test_a_disk_that_is_full_only_for_the_history_is_a_warning(simulated):
-    host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_write", "nth": 2, "times": 0, "error": "ENOSPC"}])
+    host = simulated("dgx-a100-40gb", gpus=PAIR, faults=[{"call": "store_write", "nth": 3, "times": 0, "error": "ENOSPC"}])
     result = apply(host, pillars.mig(ONE))
     assert result.ok and result.generation is None
     assert "write the history" in " ".join(result.warnings)

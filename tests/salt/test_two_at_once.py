@@ -81,6 +81,8 @@ CASES = {
     "two pillars": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["1g.10gb", "4g.40gb"]),)),
     "one pillar twice": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["7g.80gb"]),)),
     "two generations": Case("gpu_slicing.rollback", PAIR, (1,), (2,), before=MADE),
+    "a host given up": Case("gpu_slicing.clean", PAIR, (), (), before=(*MADE, ("gpu_boot.enable", ()))),
+    "generation 0 twice": Case("gpu_slicing.rollback", PAIR, (0,), (0,), before=MADE),
     "an interrupted change undone": Case("gpu_slicing.recover", PAIR, (), (), before=(("kill", (GPU, "3g.40gb")),)),
     "replays": Case("gpu_boot.replay", DGX, ({"wait": 0},), ({"wait": 0},), before=(*MADE, ("lose", (GPU,)))),
     "two records": Case(

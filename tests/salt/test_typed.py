@@ -42,7 +42,7 @@ def refused(on, function, *args, **given):
     return sentence
 
 
-@pytest.mark.parametrize("generation", [True, False, 1.5, "1", 0, -1, [1], 10**400])
+@pytest.mark.parametrize("generation", [True, False, 1.5, "1", -1, [1], 10**400])
 def test_a_generation_is_a_whole_number(on, generation):
     assert "generation" in refused(on, "gpu_slicing.rollback", generation)
 

@@ -26,7 +26,7 @@ def test_only_true_and_false_permit_or_forbid(name):
             arguments.check(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("generation", 1, 10**15), ("compute_instances", 1, 8), ("start", 0, 63)])
+@pytest.mark.parametrize(("name", "low", "high"), [("generation", 0, 10**15), ("compute_instances", 1, 8), ("start", 0, 63)])
 def test_numbers_are_whole_and_within_their_bounds(name, low, high):
     arguments.check(**{name: low})
     arguments.check(**{name: high})

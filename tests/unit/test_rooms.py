@@ -21,11 +21,11 @@ NOUNS = {
     "values",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job", "sources"}
+FRONT = {"announcer", "arguments", "belongings", "cleaning", "engine", "front", "job", "sources"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host"},
-    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "boot"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
     "techniques": {"drivers", "host", "records"},

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import kinds
-from gpuslice.change.recovery import UNDID
 from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
+from gpuslice.records.history import UNDID
 from gpuslice.records.history import History
 from gpuslice.records.journal import by_key
 from gpuslice.records.verified import Verified

@@ -26,6 +26,17 @@ class Memory:
         self._host, self._options, self._history, self._ledger = host, options, history, ledger
         self._verified, self._attempts = Verified(host), Attempts(host)
 
+    def note_first(self, entry, gpus):
+        """
+        Note how what a change touches for the first time was found, before it is begun.
+
+        :param gpus: PCI address -> GPU, of the request. :raises errors.StateDirUnusable: it can't be written.
+        """
+        # Here, so that a run without a change does not load it.
+        from gpuslice.records.first import First
+
+        First(self._host).note(entry, gpus)
+
     def remember(self, change, kept, put_back, after, outcome):
         """Note what was verified, before the change is closed: a crash in between must leave the one or the other record."""
         entry, result = change.entry, change.result

@@ -162,6 +162,7 @@ class Reconciler:
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty:
                 self._history.check()
+                self._memory.note_first(entry, {t.gpu.address: t.gpu for t in targets})
                 self._journal.begin(entry, goes_on=interrupted_one is not None)
         except (errors.GpuSliceError, errors.Interrupted) as err:
             raise _after(err, earlier) from err
@@ -314,6 +315,7 @@ class Reconciler:
             earlier=[(key, asdict(step)) for key, step in entry.begun()],
             steps=[],
         )
+        self._memory.note_first(change.entry, change.gpus)
         self._journal.begin(change.entry, goes_on=True)
 
     def _accept(self, change):

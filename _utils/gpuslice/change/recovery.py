@@ -12,10 +12,8 @@ from gpuslice.change.context import caught
 from gpuslice.inventory import discovery
 from gpuslice.plan import Plan
 from gpuslice.records import interrupted
+from gpuslice.records.history import UNDID
 from gpuslice.rules import Rules
-
-#: How the history calls the undoing of a change that did not end.
-UNDID = "undid an interrupted change"
 
 
 class Recovery:

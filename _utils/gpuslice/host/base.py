@@ -211,6 +211,11 @@ class Host(ABC):
         self._check_place(path)
         state_files.remove(self.disk, path)
 
+    def store_remove_directory(self, path):
+        """Remove a directory of ours where it is empty; it need not be there. Raises as :meth:`store_write`."""
+        self._check_place(path)
+        state_files.remove_directory(self.disk, path)
+
     def _check_place(self, path):
         """Other files of ours lie in directories of the system, whose permissions are the system's matter."""
         if self._in_state_dir(path):

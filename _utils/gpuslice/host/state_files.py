@@ -79,6 +79,10 @@ class Disk:
         """Remove a file."""
         os.unlink(path)
 
+    def remove_directory(self, path):
+        """Remove an empty directory."""
+        os.rmdir(path)
+
     def sync_directory(self, path):
         """Return when the names in a directory are on the disk: a file that is synchronised has no name without that."""
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -136,6 +140,17 @@ def remove(disk, path):
     """Remove a file, on the disk before this returns; it need not be there. Raises OSError."""
     if _discard(disk, path):
         disk.sync_directory(os.path.dirname(path))
+
+
+def remove_directory(disk, path):
+    """Remove a directory where it is empty; what is in one is somebody's. Raises OSError."""
+    try:
+        disk.remove_directory(path)
+    except OSError as err:
+        if err.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            return
+        raise
+    disk.sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
 def sweep(disk, path):

@@ -45,6 +45,8 @@ class Section:
     FIELD: ClassVar[Field | None] = None
     #: Keys of which one says what is to be there. Where none is written, no default of the technology ends what is there already.
     DECISIVE: ClassVar[tuple[str, ...]] = ()
+    #: Settings under which there is nothing of it, where nobody but us makes any; None where a GPU may have been found with some.
+    NOTHING: ClassVar[dict | None] = None
 
     #: Names of the site's templates (``templates`` in the section on containers) by which the technology writes its files. Where
     #: it has any, its settings have ``templates``: name -> text, of those that the pillar has.

@@ -1,5 +1,6 @@
 """
-The history: one file for each change that ended, the last ones of which are kept.
+The history: one file for each change that ended, the last ones of which are kept. Generation 0 is how everything was first found:
+it is kept beside them by :mod:`gpuslice.records.first`.
 """
 
 import os
@@ -14,6 +15,8 @@ from gpuslice.records.store import Record
 #: How many generations the history keeps.
 GENERATIONS = 50
 _FORMAT = 2
+#: How the history calls the undoing of a change that did not end.
+UNDID = "undid an interrupted change"
 #: Only names that we give: another one for the same number would be a generation that can't be opened.
 _GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
 
@@ -33,9 +36,9 @@ class History:
         """Add a finished change to the history; returns its number."""
         number = self.upcoming()
         with saying(self._host.state_dir, "write the history"):
-            self._file(number).write({"generation": number, **generation})
+            self.file(number).write({"generation": number, **generation})
             for old in self._numbers()[:-GENERATIONS]:
-                self._file(old).remove()
+                self.file(old).remove()
         return number
 
     def upcoming(self):
@@ -55,7 +58,7 @@ class History:
     def generation(self, number):
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
         try:
-            found = self._file(number).read()
+            found = self.file(number).read()
             return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
         except FileNotFoundError as err:
             known = ", ".join(map(str, self._numbers())) or "none yet"
@@ -82,9 +85,10 @@ class History:
 
     def _numbers(self):
         names = self._host.store_names(self._folder)
-        return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)))
+        return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)) and int(found[1]))
 
-    def _file(self, number):
+    def file(self, number):
+        """The :class:`gpuslice.records.store.Record` of a generation, whether there is one or not."""
         name = os.path.join("history", f"{int(number):06d}.json")
         return Record(self._host, name, "a generation of the history", _FORMAT, shapes.generation, _UPGRADES)
 

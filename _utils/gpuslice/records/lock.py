@@ -40,9 +40,8 @@ def held(state_dir, who, jid="", patience=PATIENCE):
     :param who: who asks, for the message that others get; :param jid: Salt's job id.
     :param patience: seconds to wait for another holder.
     """
-    handle = _open(state_dir)
+    handle = _locked(state_dir, patience)
     try:
-        _acquire(handle, os.path.join(state_dir, "lock"), patience)
         os.ftruncate(handle, 0)
         state_files.sweep(state_files.Disk(), state_dir)
         _take(handle, {"pid": os.getpid(), "jid": jid, "who": who, "since": time.time()})
@@ -52,6 +51,28 @@ def held(state_dir, who, jid="", patience=PATIENCE):
             waiting.listen(None)
     finally:
         os.close(handle)
+
+
+def _locked(state_dir, patience):
+    """The lock, held. Who gave the host up meanwhile removed the file that was waited for: then it is the one that is there."""
+    path = os.path.join(state_dir, "lock")
+    while True:
+        handle = _open(state_dir)
+        try:
+            _acquire(handle, path, patience)
+            if _is_at(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _is_at(handle, path):
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _take(handle, info):

@@ -122,6 +122,8 @@ _GENERATION = parts(
         "after": table(_ANY_KEY, _PLAIN),
         "addresses": table(_ANY_KEY, _ADDRESSES),
         "reboot": listing(ADDRESS),
+        "devices": table(_ANY_KEY, _TEXT),
+        "since": whole(),
     }
 )
 

@@ -53,6 +53,17 @@ class Why(NamedTuple):
     mendable: bool = False
 
 
+class Leftover(NamedTuple):
+    """
+    A file of ours that no layout tells of.
+
+    :ivar path: where it is; :ivar todo: how to remove it, where that is for its administrator to decide; "" where it is removed.
+    """
+
+    path: str
+    todo: str = ""
+
+
 class Below(NamedTuple):
     """
     What a layer stands on, for one GPU.
@@ -349,6 +360,10 @@ class Technique(ABC):
 
     def remarks(self) -> list[str]:
         """What has to be said of what was done beside that it was done, as sentences; each is told once."""
+        return []
+
+    def leftovers(self) -> list[Leftover]:
+        """What a host that is given up still has of ours when there is nothing of this technology: what was kept for an undo."""
         return []
 
     def ended(self, before: dict, after: dict) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ def test_a_damaged_record_is_told_and_written_anew_by_the_next_verified_run(simu
 
 def test_a_record_that_can_not_be_written_is_a_warning(simulated):
     host = simulated("dgx-h100", gpus=HOPPER, processes=[])
-    host.add_fault({"call": "store_write", "nth": 2, "error": "ENOSPC"})
+    # Before it come how the GPUs were found, and the journal.
+    host.add_fault({"call": "store_write", "nth": 3, "error": "ENOSPC"})
     result = apply(host, pillars.mig(LAYOUT))
     assert result.ok
     assert any("verified layout could not be noted" in line and "No space left" in line for line in result.warnings)

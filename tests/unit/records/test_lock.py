@@ -166,3 +166,22 @@ def test_the_directory_is_made_when_it_is_missing(tmp_path):
     place = tmp_path / "not" / "yet"
     with lock.held(str(place), "me"):
         assert (place / "lock").is_file()
+
+
+def test_whoever_waits_for_a_lock_that_is_removed_takes_the_one_that_is_there_then(tmp_path):
+    """Who gives a host up removes the file while he holds it: two who hold two files of that name would meet."""
+    place, got = tmp_path / "state", threading.Event()
+
+    def wait():
+        with lock.held(str(place), "he who waits", patience=60):
+            got.set()
+            refused_lock(place)
+
+    with lock.held(str(place), "he who goes"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not got.wait(0.2)
+        (place / "lock").unlink()
+        place.rmdir()
+    waiting.join(60)
+    assert got.is_set() and (place / "lock").exists()

@@ -160,6 +160,7 @@ class Consumers(Section):
 
     DECISIVE = ("cdi", "consumers")
     TEMPLATES = ("service", "user", "quadlet", "quadlet_dropin")
+    NOTHING = {"cdi": False, "consumers": {}}
     FIELD = fields.mapping(
         "Who gets which slices.",
         cdi=fields.mapping(

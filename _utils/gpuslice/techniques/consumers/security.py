@@ -15,6 +15,7 @@ from gpuslice.outputs import selinux as policy
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.outputs.unit_text import Setting
+from gpuslice.techniques.consumers import shipping
 
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 _HELP = "'salt-call gpu_consumer.security_files <folder>'"
@@ -39,7 +40,7 @@ def selinux(host: Host, consumer: Consumer, nodes: Iterable[str]) -> list[str] |
     if consumer.kind not in ("container", "device") or kernel.text(host, policy.ENFORCE) != "1":
         return None
     unlabelled = str(consumer.quadlet.get("Container", {}).get("SecurityLabelDisable", "")).lower() in ("true", "yes", "1", "on")
-    if unlabelled or _module_loaded(host):
+    if unlabelled or shipping.selinux_module(host):
         return []
     found = []
     for begin, names in policy.booleans(nodes).items():
@@ -52,14 +53,6 @@ def selinux(host: Host, consumer: Consumer, nodes: Iterable[str]) -> list[str] |
             f"{'are' if len(names) > 1 else 'is'} off or not known. {way} the module that {_HELP} writes."
         )
     return found
-
-
-def _module_loaded(host: Host) -> bool:
-    return any(
-        policy.NAME in host.listdir(f"{policy.STORE}/{store}/active/modules/{priority}")
-        for store in host.listdir(policy.STORE)
-        for priority in host.listdir(f"{policy.STORE}/{store}/active/modules")
-    )
 
 
 def apparmor(host: Host, consumer: Consumer, unit: Sequence[Setting], device: Device) -> list[str] | None:

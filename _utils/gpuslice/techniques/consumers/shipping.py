@@ -72,6 +72,23 @@ def load_apparmor(host: Host, test: bool = False) -> dict:
     return {"result": True, "changes": changes, "comment": f"{path} was written and loaded."}
 
 
+def loaded(host: Host) -> list[tuple[str, str]]:
+    """(path, how to remove it) of what of these lies in its place: whether others run under it is for an administrator to say."""
+    path, found = f"{apparmor.FOLDER}/{apparmor.NAME}", []
+    if kernel.text(host, path) is not None:
+        found.append((path, f"'apparmor_parser -R {path}', then remove it"))
+    if module := selinux_module(host):
+        found.append((module, f"'semodule -r {selinux.NAME}'"))
+    return found
+
+
+def selinux_module(host: Host) -> str:
+    """Where the module is kept that was loaded, "" where none was."""
+    folders = (f"{selinux.STORE}/{store}/active/modules" for store in host.listdir(selinux.STORE))
+    found = (f"{folder}/{priority}/{selinux.NAME}" for folder in folders for priority in host.listdir(folder))
+    return next((path for path in found if selinux.NAME in host.listdir(os.path.dirname(path))), "")
+
+
 def _write(host: Host, path: str, text: str) -> None:
     try:
         host.store_write(path, text)

@@ -27,6 +27,7 @@ from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.file import File
 from gpuslice.plan import CARVE
 from gpuslice.plan import Step
+from gpuslice.techniques.base import Leftover
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers.files import consumer_of
@@ -119,6 +120,12 @@ class Consumers(Technique):
         specs = {**settings.get("layout", settings).get("consumers", {}), **self._noted.consumers}
         units = [runs_as(self._people, consumer_of(name, spec)) for name, spec in specs.items()]
         return tuple(dict.fromkeys(unit for unit in units if unit))
+
+    def leftovers(self):
+        """What was loaded by request: what else runs under it nobody knows here."""
+        from gpuslice.techniques.consumers import shipping
+
+        return [Leftover(path, todo) for path, todo in shipping.loaded(self._host)]
 
     def ended(self, before, after):
         """The containers that are ours and get nothing any more."""

@@ -90,6 +90,10 @@ class ClientToken:
                     self.learn(secret.Secret(text))
         return self._known.get(digest)
 
+    def kept(self):
+        """Paths of all that is kept for an undo, or that a crash left."""
+        return [*self._copies(), *self._half_written()]
+
     def _copies(self):
         names = self._host.listdir(FOLDER)
         return [f"{FOLDER}/{name}" for name in names if name.startswith(f"{_OURS}.") and name.endswith(_KEPT)]
@@ -114,7 +118,7 @@ class ClientToken:
         if old:
             store(self._host, gpu, copy, old, _KEPT_MODE)
         store(self._host, gpu, PATH, new and new.reveal(), _MODE)
-        self._forget(path for path in (*self._copies(), *self._half_written()) if path != copy)
+        self._forget(path for path in self.kept() if path != copy)
 
     def _forget(self, paths):
         """Remove copies that are older than the last change. One that stays is tried again with the next."""

@@ -26,6 +26,7 @@ from gpuslice.model import Slice
 from gpuslice.numbers import whole
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
+from gpuslice.techniques.base import Leftover
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
 from gpuslice.techniques.licence import client_token
@@ -163,6 +164,10 @@ class Licence(Technique):
         return [process for process in held if process.pid != os.getpid()]
 
     # -- planning ------------------------------------------------------------------------------------------------
+    def leftovers(self):
+        """The token before the last one, which is a secret."""
+        return [Leftover(path) for path in self._token.kept()]
+
     def settle(self, gpu, state, wish):
         """Raises errors.Unsupported: a guest makes no vGPUs."""
         raise errors.Unsupported("This is a vGPU in a guest; vGPUs are made on its host.", gpu.address)

@@ -51,7 +51,7 @@ class Mps(Section):
     """See :class:`gpuslice.policy.section.Section`."""
 
     TEMPLATES = ("mps", "mps_settings")
-
+    NOTHING = {"clear": True}
     FIELD = fields.section(
         "Multi-Process Service: consumers run side by side on a GPU or on each of its MIG devices, each with a limit of compute "
         "and memory; a daemon each, as a systemd unit.",

@@ -40,6 +40,7 @@ def VALUES(value, path):  # noqa: N802 - a shape as those above
 class TimeSlicing(Section):
     """See :class:`gpuslice.policy.section.Section`. Settled, ``slice_duration`` is in seconds."""
 
+    NOTHING = {"clear": True}
     FIELD = fields.section(
         "Several consumers take turns on a GPU or on each of its MIG devices; their memory is not isolated.",
         max_instance_count=fields.number("How many consumers may share the GPU, or each MIG device.", 8, 1, MOST),
