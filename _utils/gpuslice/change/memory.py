@@ -3,9 +3,11 @@ What outlasts a change: the layouts that a boot brings back, the GPUs that wait 
 """
 
 import logging
+import os
 
 from gpuslice import errors
 from gpuslice.change.context import caught
+from gpuslice.host.base import TRIED
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.verified import Verified
@@ -44,6 +46,19 @@ class Memory:
             result.warnings += self._clear_count(noted)
         noted.update(self.undone(entry, put_back, change.gpus))
         result.warnings += self.note_verified(noted)
+        result.warnings += self._void_trial(kept)
+
+    def _void_trial(self, kept):
+        """A GPU that was being tried out is not to be what it was before that, once something else was asked of it."""
+        if not os.path.exists(os.path.join(self._host.state_dir, TRIED)):
+            return []
+        from gpuslice.records.tried import Trying
+
+        try:
+            Trying(self._host).forget(kept)
+        except errors.GpuSliceError as err:
+            return [str(err)]
+        return []
 
     def remember_found(self, plan):
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""

@@ -1,6 +1,6 @@
 """
-A change in a process of its own, which its parent stops or kills half way: ``python -c "from gpuslice.qualify.child import main;
-main()"``. On standard input comes a line of JSON that says what to do, then a line for each step that may be done.
+A change in a process of its own, which its parent stops or kills half way (:mod:`gpuslice.qualify.halfway`). On standard input
+comes a line of JSON that says what to do, then a line for each step that may be done.
 """
 
 import json

@@ -92,6 +92,11 @@ def _to_try(engine, gpu):
             raise errors.ResourceConflict(
                 f"It has {kind.label} ({tool.words(tool.layout(state))}), which a trial would end.", gpu.address, _SPARE
             )
-    if not found:
-        raise errors.Unsupported(f"{gpu.model} has no technology that can be tried.", gpu.address)
+    if not any(not trials.why_not for _, trials in found):
+        why = "; ".join(f"{kinds.known(tool.name).label}: {trials.why_not}" for tool, trials in found)
+        raise errors.Unsupported(
+            f"{gpu.model} has nothing that can be tried{f' ({why})' if why else ''}.",
+            gpu.address,
+            "See 'salt-call gpu.capabilities' for what it can do.",
+        )
     return found

@@ -23,7 +23,8 @@ from gpuslice.qualify.bench import Bench
 
 #: Seconds within which a process has to tell of its next step: a driver may take half a minute for one.
 PATIENCE = 180
-_PROGRAM = "from gpuslice.qualify.child import main; main()"
+#: It finds the engine and what that imports where this process did.
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gpuslice.qualify.child import main; main()"
 
 
 def stopped(bench, config, trial):
@@ -138,10 +139,9 @@ def _child(bench, config, trial):
         "config": dict(config or {}), "gpu": bench.gpu.address, "technique": bench.tool.name, "settings": trial.settings,
         "permissions": bench.permissions,
     }  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=environment, start_new_session=True,
+        [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         _write(child, json.dumps(order))

@@ -46,14 +46,17 @@ def recovered(engine, permissions):
     Put back what was left by a run that was killed; there is such a one.
 
     :param permissions: pillar of which only the units and modules that may be stopped count.
-    :return: sentences on what was done. :raises errors.RollbackFailed: it could not be put back.
+    :return: (a sentence on what was done, PCI address -> {old, new}). :raises errors.RollbackFailed: it could not be put back.
     """
     tried, bench = _left(engine, permissions)
-    trying = Trying(engine.host)
+    trying, now = Trying(engine.host), bench.layout()
     with trying.alone("gpu_slicing.recover"):
         if why := put_back(bench, tried.layout, trying):
-            raise errors.RollbackFailed(f"{describe(tried)} It could not be put back now: {why}", tried.gpu, "Mend that, and run again.")
-    return [f"GPU {tried.gpu}: {describe(tried)} It was put back: {bench.tool.words(tried.layout)}."]
+            what = f"{describe(tried)} It could not be put back now: {why}"
+            raise errors.RollbackFailed(what, tried.gpu, "Mend that, then run again.")
+    old, new = (bench.tool.shown(layout) for layout in (now, tried.layout))
+    changed = {} if same(now, tried.layout) else {tried.gpu: {"old": old, "new": new}}
+    return f"GPU {tried.gpu}: {describe(tried)} It was put back: {bench.tool.words(tried.layout)}.", changed
 
 
 def _left(engine, permissions):

@@ -13,7 +13,7 @@ import gpuslice
 from gpuslice import kinds
 
 FORMAT = 1
-_UUID = re.compile(r"(?:GPU-|MIG-)?\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b(?:/\d+/\d+)?")
+_UUID = re.compile(r"(?:[A-Z]+-)?\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b(?:/\d+/\d+)?")
 _PCI = re.compile(r"\b(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]\b")
 #: Who uses something, as messages tell it: programs and units have names that people chose.
 _PROCESS = re.compile(r"pid \d+ \([^)]*\)")
@@ -75,10 +75,10 @@ def as_text(data):
     """The report as people read it."""
     gpu = data["gpu"]
     version = f" {gpu['driver_version']}" if gpu["driver_version"] else ""
-    what = " (simulated)" if data["simulated"] else ""
+    what, kernel = " (simulated)" if data["simulated"] else "", data["kernel"] or "unknown"
     lines = [
         f"{gpu['model']}, device {gpu['device_id']}, subsystem {gpu['subsystem_id'] or 'unknown'}{what}",
-        f"driver {gpu['driver'] or 'none'}{version}, Linux {data['kernel'] or 'unknown'}, engine {data['engine']}, {data['date']}",
+        f"driver {gpu['driver'] or 'none'}{version}, Linux {kernel}, engine {data['engine']}, {data['date']}",
     ]
     for each in data["technologies"]:
         lines += ["", *_technology(each)]
@@ -91,7 +91,7 @@ def _technology(found):
         return [f"{word}: not tried: {found['why_not']}"]
     unlike = differing(found)
     lines = [f"{word}: {counted(found)}", f"  before: {found['before']}"]
-    lines += [f"  catalog: {len(found['facts'])} facts compared, {len(unlike)} differ" if found["facts"] else "  catalog: unknown"]
+    lines.append(f"  catalog: {len(found['facts'])} facts compared, {len(unlike)} differ")
     lines += [f"    {each['what']}: the catalog has {each['catalog']}, the driver {each['found']}" for each in unlike]
     lines += [line for each in found["trials"] for line in _trial(each)]
     lines += [_half(name, found[name]) for name in ("stopped", "killed", "refused") if name in found]
@@ -122,4 +122,6 @@ _HALF = {"stopped": "stopped half way (SIGTERM)", "killed": "killed half way (SI
 def _half(name, found):
     if found["result"] != "ok":
         return f"  {_HALF[name]}: {found['result']}: {found['why']}"
-    return f"  {_HALF[name]}: ok, undone; before '{found['at']}' of '{found['what']}', over after {found['seconds']:.2f} s"
+    said = f": {found['said']}" if found.get("said") else ""
+    at = f"before '{found['at']}' of '{found['what']}'"
+    return f"  {_HALF[name]}: ok, undone; {at}, over after {found['seconds']:.2f} s{said}"

@@ -18,6 +18,7 @@ from gpuslice.qualify.bench import Bench
 from gpuslice.records.tried import Trying
 
 _NO_RIVAL = "here nothing that does no harm makes the driver refuse a step whose plan it took"
+_HALVES = "and changes that end half way: one stopped, one killed, and one refused by the driver where that can be had"
 _NO_TIME = "the time that was given for it is over"
 
 
@@ -39,7 +40,7 @@ def planned(engine, gpu, pillar, minutes):
         lines.append(f"    {', '.join(trial.words for trial in doing)}")
         left_out = [trial for trial in trials.each if trial.why_not]
         lines += [f"    not {', '.join(trial.words for trial in left_out)}: {left_out[0].why_not}"] if left_out else []
-        lines.append("    and a change that is stopped, and one that is killed, half way")
+        lines.append(f"    {_HALVES}")
     lines.append("Slices that it has now go, and come again with other UUIDs. Nothing is done without confirm=True.")
     return {"changes": {}, "comment": "\n".join(lines)}
 

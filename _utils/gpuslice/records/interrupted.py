@@ -6,6 +6,7 @@ import os
 import time
 
 from gpuslice import errors
+from gpuslice.host.base import TRIED
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
 
@@ -49,7 +50,7 @@ def by_gpu(host):
 
 def _tried(host):
     """The same of a GPU that was tried out and not put back. Most hosts have no such record, and load nothing for it."""
-    if not os.path.exists(os.path.join(host.state_dir, "qualify.json")):
+    if not os.path.exists(os.path.join(host.state_dir, TRIED)):
         return {}
     from gpuslice.records import tried
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice.host.base import TRIED
 from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records.journal import saying
@@ -20,7 +21,6 @@ from gpuslice.shape import moment
 from gpuslice.shape import record
 from gpuslice.shape import table
 
-FILE = "qualify.json"
 _FORMAT = 1
 _SHAPE = record({"gpu": ADDRESS, "technique": WORD, "layout": table(WORD, anything), "since": moment})
 
@@ -57,7 +57,7 @@ class Trying:
 
     def __init__(self, host):
         self._host = host
-        self._file = Record(host, FILE, "the record of a GPU that is tried out", _FORMAT, _checked)
+        self._file = Record(host, TRIED, "the record of a GPU that is tried out", _FORMAT, _checked)
         #: Where reports go, and the lock of whoever tries.
         self.folder = os.path.join(host.state_dir, "qualify")
 
@@ -99,6 +99,12 @@ class Trying:
         """The GPU is as it was. Raises errors.StateDirUnusable."""
         with saying(self._host.state_dir, "strike the GPU off its record"):
             self._file.remove()
+
+    def forget(self, keys):
+        """Something else was asked of these since. Raises as :meth:`read` and :meth:`end`."""
+        found = self.read()
+        if found and found.key in keys:
+            self.end()
 
 
 def describe(tried):
