@@ -35,7 +35,7 @@ ROOMS = {
     "records": {"host"},
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     # A user of the engine, as loader files are.
-    "qualify": {"front", "change", "techniques", "records", "inventory"},
+    "qualify": {"front", "change", "techniques", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     "drivers": {"host", "catalog", "outputs"},

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.engine import Engine
+from gpuslice.host.base import TRYING
 from gpuslice.plan import same
 from gpuslice.qualify.bench import Bench
 
@@ -87,7 +88,7 @@ def refused(bench, config, trial, base, rival):
 @contextmanager
 def _other_tool(bench, config):
     """:class:`gpuslice.qualify.bench.Bench` of somebody who knows nothing of our lock and records."""
-    place = os.path.join(bench.engine.host.state_dir, "qualify", "other")
+    place = os.path.join(bench.engine.host.state_dir, TRYING, "other")
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(place, mode=0o755)
     if bench.engine.host.simulated:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.host.base import TRIED
+from gpuslice.host.base import TRYING
 from gpuslice.model import Key
 from gpuslice.records import lock
 from gpuslice.records.journal import saying
@@ -59,7 +60,7 @@ class Trying:
         self._host = host
         self._file = Record(host, TRIED, "the record of a GPU that is tried out", _FORMAT, _checked)
         #: Where reports go, and the lock of whoever tries.
-        self.folder = os.path.join(host.state_dir, "qualify")
+        self.folder = os.path.join(host.state_dir, TRYING)
 
     @contextmanager
     def alone(self, who):

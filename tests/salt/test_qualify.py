@@ -1,0 +1,42 @@
+"""
+``gpu_slicing.qualify`` as it is typed.
+"""
+
+import json
+import os
+import pathlib
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+MI300X = "0000:05:00.0"
+
+
+def test_it_says_first_what_it_would_do(minion):
+    box = minion("mi300x-8")
+    for asked in ({}, {"confirm": True, "test": True}):
+        answer = box.call("gpu_slicing.qualify", MI300X, **asked)
+        assert answer["changes"] == {} and "result" not in answer
+        assert f"{MI300X} AMD Instinct MI300X would be tried, for 30 minutes at most" in answer["comment"]
+        assert "partition modes, now compute mode SPX, memory mode NPS1: 3 trials, about 1" in answer["comment"]
+        assert "Nothing is done without confirm=True." in answer["comment"]
+    assert not (box.state_dir / "qualify").exists()
+
+
+def test_it_tries_the_gpu_and_leaves_a_report(minion):
+    box = minion("mi300x-8")
+    answer = box.call("gpu_slicing.qualify", MI300X, confirm=True)
+    assert answer["result"] is True
+    assert answer["changes"] == {"report": {"old": "", "new": answer["report"]}}
+    report = json.loads(pathlib.Path(answer["report"]).read_text(encoding="utf-8"))
+    assert report["format"] == 1 and report["simulated"] is True and report["gpu"]["catalog"] == "mi300x"
+    assert os.path.dirname(answer["report"]) == str(box.state_dir / "qualify")
+    assert "partition modes: 3 ok, 3 not tried" in answer["comment"]
+    assert box.call("gpu_slicing.history") == []
+
+
+def test_it_refuses_in_a_sentence(minion):
+    with pytest.raises(CommandExecutionError) as caught:
+        minion("a30-pair").call("gpu_slicing.qualify", "0000:41:00.0", confirm=True)
+    said = "GPU 0000:41:00.0: It is in use by pid 4711 (jupyter-lab). Name a GPU that can be spared."
+    assert str(caught.value) == said
