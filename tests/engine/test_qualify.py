@@ -36,7 +36,7 @@ def tried(host, gpu, pillar=None, minutes=30):
         return answer, json.load(file)
 
 
-def shapes(host):
+def what_is_there(host):
     """All that the GPUs of a host have, without the identities that each creation gives anew."""
     with Engine(config(host)) as engine:
         slices = [{key: value for key, value in each.items() if key != "uuid"} for each in engine.slices(taken=True)]
@@ -55,7 +55,7 @@ def a30(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("a30")
     host = SimulatedHost(str(described(place, "a30-pair", {})), str(place / "state"))
-    before = shapes(host)
+    before = what_is_there(host)
     return host, before, *tried(host, A30)
 
 
@@ -91,7 +91,7 @@ def test_the_driver_is_compared_with_the_catalog(a30):
 
 def test_the_gpu_and_all_records_are_as_before(a30):
     host, before, _, report = a30
-    assert shapes(host) == before
+    assert what_is_there(host) == before
     assert report["technologies"][0]["put_back"] == ""
     assert closed(host) and History(host).all() == []
     assert not {"qualify.json", "verified.json", "journal.json"}.intersection(os.listdir(host.state_dir))
@@ -107,12 +107,23 @@ def test_the_report_names_no_machine(a30):
     assert "NVIDIA A30, device 20b7, subsystem 10de:1532 (simulated)" in written and "driver nvidia 570.172.08" in written
 
 
+def test_the_documented_text_is_the_real_one(a30, repo):
+    page = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    block = page.split("The end of the text of an A30:\n\n")[1].split("\n\n")[0]
+    told = without_times(a30[2]["comment"]).splitlines()
+    assert [line for line in without_times(block).splitlines() if line.removeprefix("    ") not in told] == []
+
+
+def without_times(text):
+    return re.sub(r"[0-9.]+ s\b", "N s", text)
+
+
 def test_partitions_are_tried_in_the_memory_mode_of_now(simulated):
     host = simulated("mi300x-8")
-    before = shapes(host)
+    before = what_is_there(host)
     answer, report = tried(host, MI300X)
     [found] = report["technologies"]
-    assert answer["result"] and shapes(host) == before
+    assert answer["result"] and what_is_there(host) == before
     assert [name for name, result in results(found, "trials").items() if result == "ok"] == ["DPX/NPS1", "QPX/NPS1", "CPX/NPS1"]
     [why] = {each["why"] for each in found["trials"] if each["result"] == "not tried"}
     assert "a reload of the driver, which restarts all GPUs" in why
@@ -122,10 +133,10 @@ def test_partitions_are_tried_in_the_memory_mode_of_now(simulated):
 
 def test_numbers_of_virtual_functions_are_tried(simulated):
     host = simulated("flex170")
-    before = shapes(host)
+    before = what_is_there(host)
     answer, report = tried(host, FLEX)
     [found] = report["technologies"]
-    assert answer["result"] and shapes(host) == before
+    assert answer["result"] and what_is_there(host) == before
     assert list(results(found, "trials")) == [
         "1 virtual function", *(f"{count} virtual functions" for count in (2, 4, 8, 16, 31))
     ]  # fmt: skip
@@ -145,21 +156,21 @@ def test_numbers_of_virtual_functions_are_tried(simulated):
 )
 def test_whole_boards(simulated, example, gpu, count):
     host = simulated(example)
-    before = shapes(host)
+    before = what_is_there(host)
     answer, report = tried(host, gpu)
     assert answer["result"], answer["comment"]
-    assert len(report["technologies"][0]["trials"]) >= count and shapes(host) == before
+    assert len(report["technologies"][0]["trials"]) >= count and what_is_there(host) == before
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------------
 def test_a_trial_that_fails_is_told_and_the_others_go_on(simulated):
     host = simulated("mi300x-8")
-    before = shapes(host)
+    before = what_is_there(host)
     # One write goes to the change that is killed, and one back from it is not needed; then come two for each trial.
     host.add_fault({"call": "write", "nth": 3, "error": "EINVAL"})
     answer, report = tried(host, MI300X)
     [found] = report["technologies"]
-    assert not answer["result"] and shapes(host) == before
+    assert not answer["result"] and what_is_there(host) == before
     assert list(results(found, "trials").values())[:3] == ["ok", "failed", "ok"]
     [failed] = [each for each in found["trials"] if each["result"] == "failed"]
     assert "set compute mode QPX" in failed["why"] and "has been undone" in failed["why"]
@@ -168,16 +179,16 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(simulated):
 
 def test_the_gpu_is_put_back_when_time_is_over(simulated):
     host = simulated("mi300x-8")
-    before = shapes(host)
+    before = what_is_there(host)
     with Engine(config(host)) as engine:
         answer = qualify.carried_out(engine, config(host), MI300X, {}, 0)
-    assert shapes(host) == before
+    assert what_is_there(host) == before
     assert "not tried: the time that was given for it is over" in answer["comment"]
 
 
 def test_a_signal_ends_it_and_the_gpu_is_put_back(simulated):
     host = simulated("mi300x-8")
-    before = shapes(host)
+    before = what_is_there(host)
     host.add_fault({"call": "write", "nth": 3, "signal": "SIGTERM"})
 
     def run():
@@ -194,17 +205,17 @@ def test_a_signal_ends_it_and_the_gpu_is_put_back(simulated):
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert shapes(host) == before and closed(host) and Trying(host).read() is None
+    assert what_is_there(host) == before and closed(host) and Trying(host).read() is None
 
 
 @pytest.mark.parametrize("call, nth", [("write", 3), ("store_remove", 5)])
 def test_after_a_kill_recover_puts_the_gpu_back(simulated, call, nth):
     """In a change, which its journal tells; and when a change was over and the next one not begun."""
     host = simulated("mi300x-8")
-    before = shapes(host)
+    before = what_is_there(host)
     host.add_fault({"call": call, "nth": nth, "kill": "after"})
     assert crash.in_child(lambda: tried(host, MI300X)) == signal.SIGKILL
-    assert closed(host) == (call == "store_remove") and shapes(host) != before
+    assert closed(host) == (call == "store_remove") and what_is_there(host) != before
     with Engine(config(host)) as engine:
         assert "was not put back as it was" in engine.health()[MI300X][0] and grain.facts(host)["interrupted"]
         with pytest.raises(errors.ModeChangePending, match="gpu_slicing.recover"):
@@ -212,7 +223,7 @@ def test_after_a_kill_recover_puts_the_gpu_back(simulated, call, nth):
         assert front.recovered(engine, "undo", True, {})["changes"]
         answer = front.recovered(engine, "undo", False, {})
     assert answer["result"] and "It was put back: compute mode SPX, memory mode NPS1." in answer["comment"]
-    assert shapes(host) == before and Trying(host).read() is None and not grain.facts(host)["interrupted"]
+    assert what_is_there(host) == before and Trying(host).read() is None and not grain.facts(host)["interrupted"]
 
 
 def test_what_is_asked_of_the_gpu_after_a_kill_counts_more(simulated):

@@ -40,3 +40,10 @@ def test_it_refuses_in_a_sentence(minion):
         minion("a30-pair").call("gpu_slicing.qualify", "0000:41:00.0", confirm=True)
     said = "GPU 0000:41:00.0: It is in use by pid 4711 (jupyter-lab). Name a GPU that can be spared."
     assert str(caught.value) == said
+
+
+def test_the_documented_output_is_the_real_one(minion, repo):
+    page = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    block = page.split("    $ salt-call gpu_slicing.qualify \"'0000:05:00.0'\"\n")[1].split("\n\n")[0]
+    said = minion("mi300x-8").call("gpu_slicing.qualify", MI300X)["comment"]
+    assert [line.removeprefix("    ") for line in block.splitlines()] == said.splitlines()

@@ -13,6 +13,7 @@ import gpuslice
 from gpuslice import kinds
 
 FORMAT = 1
+_NOT = "not tried"
 _UUID = re.compile(r"(?:[A-Z]+-)?\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b(?:/\d+/\d+)?")
 _PCI = re.compile(r"\b(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]\b")
 #: Who uses something, as messages tell it: programs and units have names that people chose.
@@ -93,7 +94,8 @@ def _technology(found):
     lines = [f"{word}: {counted(found)}", f"  before: {found['before']}"]
     lines.append(f"  catalog: {len(found['facts'])} facts compared, {len(unlike)} differ")
     lines += [f"    {each['what']}: the catalog has {each['catalog']}, the driver {each['found']}" for each in unlike]
-    lines += [line for each in found["trials"] for line in _trial(each)]
+    lines += [line for each in found["trials"] if each["result"] != _NOT for line in _trial(each)]
+    lines += _not_tried(found["trials"])
     lines += [_half(name, found[name]) for name in ("stopped", "killed", "refused") if name in found]
     lines += [f"  ended early: {found['ended']}"] if found["ended"] else []
     return [*lines, f"  put back: {found['put_back'] or 'yes, read again and as before'}"]
@@ -108,6 +110,15 @@ def counted(found):
     """The trials of a technology in a few words."""
     results = [each["result"] for each in found["trials"]]
     return ", ".join(f"{results.count(word)} {word}" for word in dict.fromkeys(results)) or "nothing was tried"
+
+
+def _not_tried(trials):
+    """What was not tried, in a line for each reason."""
+    by_reason = {}
+    for each in trials:
+        if each["result"] == _NOT:
+            by_reason.setdefault(each["why"], []).append(each["what"])
+    return [f"  {', '.join(names)}: not tried: {why}" for why, names in by_reason.items()]
 
 
 def _trial(found):

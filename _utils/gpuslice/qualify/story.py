@@ -17,7 +17,7 @@ from gpuslice.qualify import report
 from gpuslice.qualify.bench import Bench
 from gpuslice.records.tried import Trying
 
-_NO_RIVAL = "here nothing that does no harm makes the driver refuse a step whose plan it took"
+_NO_RIVAL = "nothing harmless makes this driver refuse a step that the planner takes"
 _HALVES = "and changes that end half way: one stopped, one killed, and one refused by the driver where that can be had"
 _NO_TIME = "the time that was given for it is over"
 
