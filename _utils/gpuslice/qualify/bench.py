@@ -19,6 +19,7 @@ class Applied(NamedTuple):
     :ivar ok: whether the GPU was read as wanted; :ivar why: why not, in sentences; :ivar waits: it waits for a reboot.
     :ivar seconds: how long it took; :ivar estimated: how long it should have taken; :ivar steps: words of its steps.
     :ivar differences: sentences on slices that are not as they were expected.
+    :ivar missing: device nodes of slices that nobody has made, as some are only made for their users.
     """
 
     ok: bool
@@ -28,6 +29,7 @@ class Applied(NamedTuple):
     estimated: float = 0.0
     steps: tuple = ()
     differences: tuple = ()
+    missing: tuple = ()
 
 
 class Bench:
@@ -74,15 +76,16 @@ class Bench:
             why = " ".join(result.errors) or "It comes into force at a reboot."
             return Applied(False, why, bool(result.reboot), seconds, plan.seconds, steps)
         part = next((part for part in plan.parts if part.key == self.key), None)
-        return Applied(True, "", False, seconds, plan.seconds, steps, tuple(self._differences(part.after if part else None)))
+        there = self.tool.slices(self.gpu, self.tool.observe(self.gpu))
+        differences = tuple(self._differences(there, part.after if part else None))
+        return Applied(True, "", False, seconds, plan.seconds, steps, differences, self._missing(there))
 
     def _since(self, begun):
         return round(self.engine.host.monotonic() - begun, 3)
 
-    def _differences(self, layout):
+    def _differences(self, slices, layout):
         """How the slices that are there differ from those that the plan said would be."""
-        state = self.tool.observe(self.gpu)
-        there = {part.name: part for part in self.tool.slices(self.gpu, state)}
+        there = {part.name: part for part in slices}
         wanted = {part.name: part for part in self.tool.expected(self.gpu, layout)} if layout else there
         for name in [name for name in wanted if name not in there]:
             yield f"{name} was expected, and is not there"
@@ -90,15 +93,13 @@ class Bench:
             yield f"{name} is there, and was not expected"
         for name in [name for name in wanted if name in there]:
             yield from _unlike(wanted[name], there[name])
-        yield from self._unusable(there.values())
-
-    def _unusable(self, slices):
         identities = [part.identity for part in slices]
         if len(set(identities)) < len(identities) or "" in identities:
             yield "slices are not told apart by their identities"
-        nodes = [node for part in slices for node in part.device_nodes]
-        if missing := [node for node in dict.fromkeys(nodes) if not self.engine.host.exists(node)]:
-            yield f"{', '.join(missing)} is not there"
+
+    def _missing(self, slices):
+        nodes = dict.fromkeys(node for part in slices for node in part.device_nodes)
+        return tuple(node for node in nodes if not self.engine.host.exists(node))
 
 
 def _unlike(wanted, found):

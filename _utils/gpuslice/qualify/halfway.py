@@ -13,9 +13,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 
+import gpuslice
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.host.base import TRYING
@@ -140,18 +142,28 @@ def _child(bench, config, trial):
         "config": dict(config or {}), "gpu": bench.gpu.address, "technique": bench.tool.name, "settings": trial.settings,
         "permissions": bench.permissions,
     }  # fmt: skip
-    child = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        _write(child, json.dumps(order))
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdin.close()
-        child.stdout.close()
+    # Where the engine lies is not on the path of every process that has imported it.
+    paths = [os.path.dirname(os.path.dirname(os.path.abspath(gpuslice.__file__))), *sys.path]
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, json.dumps(paths)],
+            bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _write(child, json.dumps(order))
+            yield child
+        except errors.ToolFailed as err:
+            raise errors.with_more(err, f"It said: {_last_line(said) or 'nothing'}.") from err
+        finally:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+            child.stdout.close()
+
+
+def _last_line(file):
+    file.seek(0)
+    return file.read().decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def _until(child, number, act):
@@ -191,7 +203,6 @@ def _go_on(child):
 def _write(child, line):
     try:
         child.stdin.write(line.encode() + b"\n")
-        child.stdin.flush()
     except BrokenPipeError:
         # It has ended, which is seen where its answers are read.
         pass

@@ -96,6 +96,7 @@ def _technology(found):
     lines += [f"    {each['what']}: the catalog has {each['catalog']}, the driver {each['found']}" for each in unlike]
     lines += [line for each in found["trials"] if each["result"] != _NOT for line in _trial(each)]
     lines += _not_tried(found["trials"])
+    lines += _missing(found["trials"])
     lines += [_half(name, found[name]) for name in ("stopped", "killed", "refused") if name in found]
     lines += [f"  ended early: {found['ended']}"] if found["ended"] else []
     return [*lines, f"  put back: {found['put_back'] or 'yes, read again and as before'}"]
@@ -119,6 +120,13 @@ def _not_tried(trials):
         if each["result"] == _NOT:
             by_reason.setdefault(each["why"], []).append(each["what"])
     return [f"  {', '.join(names)}: not tried: {why}" for why, names in by_reason.items()]
+
+
+def _missing(trials):
+    """Device nodes that nobody had made: slices are there all the same, and some nodes are only made for their users."""
+    nodes = list(dict.fromkeys(node for each in trials for node in each.get("missing_nodes", ())))
+    more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+    return [f"  device nodes that nobody had made: {', '.join(nodes[:3])}{more}"] if nodes else []
 
 
 def _trial(found):

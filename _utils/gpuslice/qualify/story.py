@@ -157,13 +157,14 @@ class _Story:
 
     def _trial(self, bench, trial, base, start):
         found = {"what": trial.words, "result": "not tried", "why": trial.why_not or self._is_over(), "seconds": 0.0,
-                 "estimated": 0.0, "back_seconds": 0.0, "steps": [], "differences": []}  # fmt: skip
+                 "estimated": 0.0, "back_seconds": 0.0, "steps": [], "differences": [],
+                 "missing_nodes": []}  # fmt: skip
         if found["why"]:
             return found
         made = bench.apply(trial.settings)
         result = "ok" if made.ok and not made.differences else "waits for a reboot" if made.waits else "failed"
         found.update(result=result, why=made.why, seconds=made.seconds, estimated=round(made.estimated, 3))
-        found.update(steps=list(made.steps), differences=list(made.differences))
+        found.update(steps=list(made.steps), differences=list(made.differences), missing_nodes=list(made.missing))
         back = bench.apply(base)
         found["back_seconds"] = back.seconds
         if not back.ok:

@@ -17,7 +17,8 @@ FOUND = {
     "facts": [{"what": "1g.10gb: at most", "catalog": 7, "found": 7}, {"what": "2g.20gb: id", "catalog": 14, "found": 15}],
     "trials": [
         {"what": "1g.10gb at 0", "result": "ok", "why": "", "seconds": 1.25, "back_seconds": 0.5, "differences": []},
-        {"what": "2g.20gb at 2", "result": "failed", "why": "", **NOTHING, "differences": ["it is odd"]},
+        {"what": "2g.20gb at 2", "result": "failed", "why": "", **NOTHING, "differences": ["it is odd"],
+         "missing_nodes": [f"/dev/x{number}" for number in (1, 2, 2, 3, 4)]},
         {"what": "MIG mode off", "result": "not tried", "why": "no time", **NOTHING},
     ],
     "killed": {"what": "2 x 1g.10gb", "at": "create it", "result": "ok", "why": "", "seconds": 2.0},
@@ -59,6 +60,7 @@ def test_the_text_tells_what_was_tried_and_what_differs():
         "  2g.20gb at 2: failed",
         "    it is odd",
         "  MIG mode off: not tried: no time",
+        "  device nodes that nobody had made: /dev/x1, /dev/x2, /dev/x3 and 1 more",
         "  stopped half way (SIGTERM): not tried: no time",
         "  killed half way (SIGKILL): ok, undone; before 'create it' of '2 x 1g.10gb', over after 2.00 s",
         "  put back: yes, read again and as before",
