@@ -255,6 +255,36 @@ def test_a_gpu_in_use_is_refused(simulated):
     refused(simulated("a30-pair"), "0000:41:00.0", errors.ResourceConflict, r"in use by pid 4711 \(jupyter-lab\)")
 
 
+def test_what_only_watches_a_gpu_may_stay(simulated):
+    """NVIDIA's own daemons have each GPU of a host open."""
+    host, gpu = simulated("dgx-h100"), "0000:1b:00.0"
+    host.add_process({"pid": 99, "command": "nvidia-persistenced", "gpu": gpu, "type": "monitor"})
+    with Engine(config(host)) as engine:
+        assert "34 trials" in qualify.planned(engine, gpu, {}, 30)["comment"]
+    host.add_process({"pid": 100, "command": "python3", "gpu": gpu})
+    refused(host, gpu, errors.ResourceConflict, r"in use by pid 100 \(python3\)\.")
+
+
+def test_what_the_pillar_lets_a_change_stop_is_not_in_its_way(simulated):
+    host = simulated("a30-pair")
+    host.add_process({"pid": 99, "command": "nv-hostengine", "unit": "nvidia-dcgm.service", "gpu": A30, "type": "monitor"})
+    refused(host, A30, errors.ResourceConflict, r"in use by pid 99 \(nv-hostengine\)\. .*stop_units")
+    with Engine(config(host)) as engine:
+        allowed = {"containers_gpu_state_management": {"stop_units": ["nvidia-dcgm.service"]}}
+        assert "19 trials" in qualify.planned(engine, A30, allowed, 30)["comment"]
+
+
+def test_an_ill_gpu_is_refused(simulated):
+    gpu = {"model": "h100-80gb", "address": "0000:1b:00.0", "health": {"row_remap_failed": True}}
+    refused(simulated("dgx-h100", gpus=[gpu]), "0000:1b:00.0", errors.ResourceConflict, "row")
+
+
+def test_who_has_a_gpu_open_whose_users_nobody_tells_apart_is_in_its_way(simulated):
+    host = simulated("flex170")
+    host.add_process({"pid": 99, "command": "Xorg", "nodes": ["/dev/dri/renderD128"]})
+    refused(host, FLEX, errors.ResourceConflict, r"in use by pid 99 \(Xorg\)")
+
+
 def test_several_gpus_are_refused(simulated):
     refused(simulated("a30-pair"), "all", errors.PolicyError, "2 GPUs are named, and one at a time is tried")
 

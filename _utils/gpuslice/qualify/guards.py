@@ -22,10 +22,11 @@ def spared(engine, named, pillar):
     _refuse_interrupted(engine, gpu)
     if discovery.is_given_away(gpu):
         raise errors.ResourceConflict(f"It is handed to virtual machines, by the driver {gpu.driver}.", gpu.address, _SPARE)
-    _refuse_used(engine, gpu, _may_stop(engine, pillar))
+    to_try = _to_try(engine, gpu)
+    _refuse_used(engine, gpu, to_try, _may_stop(engine, pillar))
     _refuse_handed(engine, gpu)
     _refuse_promised(engine, gpu, pillar)
-    return gpu, _to_try(engine, gpu)
+    return gpu, to_try
 
 
 def _only(gpus):
@@ -44,13 +45,16 @@ def _may_stop(engine, pillar):
     return engine.policy(pillar).stop_units if pillar else ()
 
 
-def _refuse_used(engine, gpu, stops):
-    held = [holder for holder in engine.holders(gpu.address) if holder["unit"] not in stops]
+def _refuse_used(engine, gpu, to_try, stops):
+    held = [process.as_dict() for tool, _ in to_try for process in tool.holders(gpu)]
+    if not all(trials.monitors for _, trials in to_try):
+        held += engine.holders(gpu.address)
     held += [holder for part in engine.slices(gpu.address, taken=True) for holder in part["in_use_by"]]
     held = [holder for holder in held if holder["unit"] not in stops]
     if held:
         names = dict.fromkeys(f"pid {holder['pid']} ({holder['command']})" for holder in held)
-        raise errors.ResourceConflict(f"It is in use by {', '.join(names)}.", gpu.address, _SPARE, held)
+        todo = f"{_SPARE} What may be stopped for it is named in containers_gpu_state_management:stop_units."
+        raise errors.ResourceConflict(f"It is in use by {', '.join(names)}.", gpu.address, todo, held)
 
 
 def _refuse_handed(engine, gpu):

@@ -28,7 +28,7 @@ def planned(engine, gpu, pillar, minutes):
 
     Arguments and errors as of :func:`carried_out`. :return: dict with ``changes`` (none) and ``comment``.
     """
-    gpu, to_try = guards.spared(engine, gpu, pillar)
+    gpu, to_try = _spared(engine, gpu, pillar)
     lines = [f"{gpu.address} {gpu.model} would be tried, for {minutes} minutes at most, and put back as it is now:"]
     for tool, trials in to_try:
         bench, label = Bench(engine, gpu, tool, _permissions(engine, pillar)), kinds.known(tool.name).label
@@ -43,6 +43,15 @@ def planned(engine, gpu, pillar, minutes):
         lines.append(f"    {_HALVES}")
     lines.append("Slices that it has now go, and come again with other UUIDs. Nothing is done without confirm=True.")
     return {"changes": {}, "comment": "\n".join(lines)}
+
+
+def _spared(engine, named, pillar):
+    """As :func:`gpuslice.qualify.guards.spared`; a GPU that can't even be brought to where trials begin is refused as well."""
+    gpu, to_try = guards.spared(engine, named, pillar)
+    for tool, trials in to_try:
+        if not trials.why_not:
+            Bench(engine, gpu, tool, _permissions(engine, pillar)).part(trials.base)
+    return gpu, to_try
 
 
 def _estimate(bench, trials):
@@ -72,7 +81,7 @@ def carried_out(engine, config, gpu, pillar, minutes):
     """
     trying = Trying(engine.host)
     with trying.alone("gpu_slicing.qualify"):
-        gpu, to_try = guards.spared(engine, gpu, pillar)
+        gpu, to_try = _spared(engine, gpu, pillar)
         story = _Story(engine, config, gpu, _permissions(engine, pillar), minutes, trying)
         answer = story.run(to_try)
     if story.signal:

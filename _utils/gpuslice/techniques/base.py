@@ -119,6 +119,8 @@ class Trials(NamedTuple):
         is none, what can be tried of that is tried on the first of the others.
     :ivar rival: settings with which another tool, coming in before the first step of ``long``, takes what a later step of it
         needs, so that the driver refuses that; {} where nothing does.
+    :ivar monitors: whether programs that only have the GPU open, such as a vendor's daemons, may stay: who uses it is told by
+        :meth:`Technique.holders` then. False where that tells less.
     :ivar why_not: why nothing can be tried on this GPU, "" where something can.
     """
 
@@ -126,6 +128,7 @@ class Trials(NamedTuple):
     each: tuple[Trial, ...] = ()
     long: Trial | None = None
     rival: dict = {}
+    monitors: bool = False
     why_not: str = ""
 
 

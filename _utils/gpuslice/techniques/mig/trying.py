@@ -23,7 +23,7 @@ def trials(table):
     each += [_filled(profile) for profile in profiles if profile.count > 1]
     each += [_divided(profile, count) for profile in profiles if (count := _smallest(profile)) > 1]
     each.append(Trial("MIG mode off", {"enabled": False}))
-    return Trials(_BASE, tuple(each), **_long(profiles))
+    return Trials(_BASE, tuple(each), monitors=True, **_long(profiles))
 
 
 def _placed(profile, start):
