@@ -3,6 +3,7 @@
 #   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
 #   make test-salt3006   all of them but the fleet on the older Salt
+#   make test-gpu        what can be read of this machine's own GPUs, compared with the catalog; changes nothing
 #   make mutation        which share of small defects the tests notice, by file
 # PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest; JOBS=1 runs one test at a time.
 
@@ -29,10 +30,10 @@ PARALLEL := -n $(JOBS) --dist loadfile
 MUTATION_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow unit mutation lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+.PHONY: help venv test test-slow test-gpu unit mutation lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 # $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
 define make_venv
@@ -60,6 +61,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m slow $(PYTEST_ARGS)
+
+# Not collected by the others: a machine without a GPU has nothing to skip.
+test-gpu: $(STAMP)
+	$(VENV)/bin/python -m pytest tests/gpu/look.py -v $(PYTEST_ARGS)
 
 unit: $(STAMP)
 	$(VENV)/bin/python -m pytest $(PARALLEL) tests/unit $(PYTEST_ARGS)

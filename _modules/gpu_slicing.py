@@ -12,6 +12,7 @@ import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice import qualify as trying
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_slicing"
@@ -345,3 +346,42 @@ def clean(test=False, force=False, brief=False):
     """
     with _engine() as engine:
         return front.cleaned(engine, test, force, __pillar__, brief)
+
+
+@_checked
+def qualify(gpu, confirm=False, test=False, minutes=30):
+    """
+    Try a GPU that you can spare, and write a report that you can send in: every profile in every place (or every compute mode, or
+    numbers of virtual functions) is made, verified and taken away again, with the time that each takes; a change is stopped, one
+    is killed and one is refused by the driver half way, and put back; the driver is compared with the catalog. The GPU is put
+    back as it was, also when this fails or is interrupted. Slices that it had come again with other UUIDs.
+
+    A GPU that is in use, that a consumer has, or that the pillar slices for consumers is refused.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice, of one GPU.
+
+    confirm
+        Do it. Without it, this only says what it would do, and how long about.
+
+    test
+        Say what it would do, whatever ``confirm`` is.
+
+    minutes
+        After so many minutes nothing further is begun; what was not tried is told so.
+
+    Returns a dict with ``result`` (whether all that was tried went well), ``changes`` (the report), ``comment`` (the report as
+    text) and ``report`` (its path). It names no serial number, no UUID, no address and no host.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.qualify '0000:1b:00.0'
+        salt-call gpu_slicing.qualify '0000:1b:00.0' confirm=True minutes=10
+    """
+    with _engine() as engine:
+        if test or not confirm:
+            return trying.planned(engine, gpu, __pillar__, minutes)
+        front.changes()
+        return trying.carried_out(engine, __opts__.get("gpu_slicing"), gpu, __pillar__, minutes)

@@ -387,15 +387,16 @@ class Engine:
             return kinds.called(word).name
         return next((kind.name for kind in possible if self.tools.get(kind.name).supports(gpu)), possible[0].name)
 
-    def reconciler(self, policy=None, force=None, permissions=None):
+    def reconciler(self, policy=None, force=None, permissions=None, passing=False):
         """
         A reconciler for a policy's apply strategy and checks, or for a request by hand.
 
         :param permissions: a pillar of which only the units and modules that may be stopped count, for a request by hand.
+        :param passing: as of :class:`gpuslice.rules.Options`.
         """
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
-        options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events)
+        options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check

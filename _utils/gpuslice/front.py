@@ -26,6 +26,7 @@ from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
 from gpuslice.plan import Plan
 from gpuslice.policy import fields
+from gpuslice.records import interrupted
 
 log = logging.getLogger(__name__)
 
@@ -270,6 +271,23 @@ def recovered(engine, how, test, permissions):
     """
     if not engine.interrupted():
         return {"result": True, "changes": {}, "comment": "No change was interrupted on this host."}
+    # Few runs come here.
+    from gpuslice.qualify import putting_back
+
+    if not putting_back.left(engine):
+        return _recovered(engine, how, test, permissions)
+    first = _recovered(engine, how, test, permissions) if interrupted.found(engine.host) else None
+    if test:
+        return first or planned(putting_back.planned(engine, permissions))
+    if first and not first["result"]:
+        return first
+    changes()
+    sentence, changed = putting_back.recovered(engine, permissions)
+    comment = "\n".join([*([first["comment"]] if first else []), sentence])
+    return {"result": True, "changes": {**(first["changes"] if first else {}), **changed}, "comment": comment}
+
+
+def _recovered(engine, how, test, permissions):
     if how == "finish":
         return run(engine, engine.recovery_targets(), test, permissions)
     reconciler = engine.reconciler(permissions=permissions)

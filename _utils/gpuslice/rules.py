@@ -51,6 +51,7 @@ class Options:
     :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
     :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
+    :ivar passing: what is made goes again at once (a trial): no generation, and nothing that a boot would bring back.
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
     :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
@@ -59,6 +60,7 @@ class Options:
     on_failure: str = "gpu"
     validation: bool = True
     health_check: bool = True
+    passing: bool = False
     who: str = "gpuslice"
     jid: str = ""
     progress: Callable[[str], object] | None = None

@@ -989,3 +989,25 @@ def test_an_earlier_layout_comes_back(minion):
     answer = minion.call("gpu_slicing.rollback")
     assert answer.retcode == 0, answer.text
     assert layout_now(machine, H100) == before
+
+
+@pytest.mark.parametrize("gpu", [H100, A100])
+def test_a_gpu_that_can_be_spared_is_tried_and_put_back(minion, gpu):
+    answer = minion.call("gpu_slicing.qualify", gpu, "confirm=True")
+    assert answer.retcode == 0 and answer.value["result"], answer.text
+    report = json.loads(Path(answer.value["report"]).read_text(encoding="utf-8"))
+    [found] = report["technologies"]
+    assert {each["what"]: (each["result"], each["why"]) for each in found["trials"] if each["result"] != "ok"} == {}
+    assert len(found["trials"]) == 34
+    assert [found[name]["result"] for name in ("stopped", "killed", "refused")] == ["ok"] * 3
+    machine = minion.machine
+    assert machine.mode(gpu) == [0, 0] and machine.layout(gpu) == []
+    assert all(call[1].startswith(gpu) for call in machine.changes() if call[1].startswith("0000:")), "the other was not touched"
+
+
+def test_the_suite_for_real_gpus_reads_only(minion):
+    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "gpu" / "look.py")]
+    command = ["umockdev-run", "-d", str(minion.machine.umockdev()), "--", *suite]
+    done = subprocess.run(command, env=minion.machine.env(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout and minion.machine.changes() == []

@@ -40,6 +40,7 @@ MI300X, MIXED, ARC = ("mi300x-8", {}), ("mixed-vendors", {}), ("arc-pro-b60", {}
 FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
+IN_USE = "0000:41:00.0"
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
 
 
@@ -84,6 +85,10 @@ CASES = {
     "a host given up": Case("gpu_slicing.clean", PAIR, (), (), before=(*MADE, ("gpu_boot.enable", ()))),
     "generation 0 twice": Case("gpu_slicing.rollback", PAIR, (0,), (0,), before=MADE),
     "an interrupted change undone": Case("gpu_slicing.recover", PAIR, (), (), before=(("kill", (GPU, "3g.40gb")),)),
+    # Of two that could be tried the second is refused while the first is: tests/engine/test_qualify.py.
+    "a GPU in use is tried twice": Case(
+        "gpu_slicing.qualify", ("a30-pair", {}), (IN_USE, {"confirm": True}), (IN_USE, {"confirm": True}), both=False
+    ),
     "replays": Case("gpu_boot.replay", DGX, ({"wait": 0},), ({"wait": 0},), before=(*MADE, ("lose", (GPU,)))),
     "two records": Case(
         "gpu_boot.forget", PAIR, (GPU,), (OTHER,), before=(MADE[0], ("gpu_mig.apply_layout", (OTHER, ["1g.10gb"])))

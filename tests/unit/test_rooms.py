@@ -24,8 +24,8 @@ NOUNS = {
 FRONT = {"announcer", "arguments", "belongings", "cleaning", "engine", "front", "job", "sources"}
 #: Room -> rooms that it may import.
 ROOMS = {
-    "loader": {"front", "boot", "inventory", "host"},
-    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "boot"},
+    "loader": {"front", "boot", "inventory", "host", "qualify"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "boot", "qualify"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
     "techniques": {"drivers", "host", "records"},
@@ -34,6 +34,8 @@ ROOMS = {
     "change": {"techniques", "records", "inventory", "host", "health"},
     "records": {"host"},
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
+    # A user of the engine, as loader files are.
+    "qualify": {"front", "change", "techniques", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     "drivers": {"host", "catalog", "outputs"},

@@ -3,9 +3,11 @@ What outlasts a change: the layouts that a boot brings back, the GPUs that wait 
 """
 
 import logging
+import os
 
 from gpuslice import errors
 from gpuslice.change.context import caught
+from gpuslice.host.base import TRIED
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.verified import Verified
@@ -39,6 +41,8 @@ class Memory:
 
     def remember(self, change, kept, put_back, after, outcome):
         """Note what was verified, before the change is closed: a crash in between must leave the one or the other record."""
+        if self._options.passing:
+            return
         entry, result = change.entry, change.result
         noted = {}
         if kept or outcome == "applied":
@@ -53,9 +57,24 @@ class Memory:
             result.warnings += self._clear_count(noted)
         noted.update(self.undone(entry, put_back, change.gpus))
         result.warnings += self.note_verified(noted)
+        result.warnings += self._void_trial(kept)
+
+    def _void_trial(self, kept):
+        """A GPU that was being tried out is not to be what it was before that, once something else was asked of it."""
+        if not os.path.exists(os.path.join(self._host.state_dir, TRIED)):
+            return []
+        from gpuslice.records.tried import Trying
+
+        try:
+            Trying(self._host).forget(kept)
+        except errors.GpuSliceError as err:
+            return [str(err)]
+        return []
 
     def remember_found(self, plan):
         """A host that was found as wanted is verified too; one that is known as such already costs no lock and no write."""
+        if self._options.passing:
+            return
         right = [p for p in plan.parts if not p.waits and p.wanted]
         found = {p.key: self._entry_of(p.key, p.addresses, p.before, p.model) for p in right}
         try:
@@ -129,6 +148,8 @@ class Memory:
 
     def record(self, result, generation):
         """Write a generation into the history; its number, or why that could not be, goes to the result."""
+        if self._options.passing:
+            return
         try:
             result.generation = self._history.record(generation)
         except Exception as err:

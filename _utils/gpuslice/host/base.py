@@ -16,6 +16,10 @@ from gpuslice.printable import printable_lines
 DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
 #: The record of a change that goes on or did not end, in the state directory.
 JOURNAL = "journal.json"
+#: The record of a GPU that is tried out: few hosts have one, and no other loads what reads it.
+TRIED = "qualify.json"
+#: The directory below the state directory where whoever tries a GPU holds a lock, and leaves reports.
+TRYING = "qualify"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.

@@ -5,6 +5,8 @@ What the grain ``gpu`` says of a host: its GPUs and its kind of machine as plain
 import os
 
 from gpuslice.host.base import JOURNAL
+from gpuslice.host.base import TRIED
+from gpuslice.host.base import TRYING
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
 
@@ -57,9 +59,18 @@ def _facts_of_one(gpu):
 
 
 def _interrupted(host):
-    """Whether a change of ours did not end on this host."""
-    if not os.path.exists(os.path.join(host.state_dir, JOURNAL)):
+    """Whether a change of ours did not end on this host, or a GPU that was tried out was not put back."""
+    return any(_is_left(host, name, place) for name, place in ((JOURNAL, ""), (TRIED, TRYING)))
+
+
+def _is_left(host, name, place):
+    """
+    Whether a record is there and nobody is at work on it.
+
+    :param place: the directory below the state directory whose lock they hold.
+    """
+    if not os.path.exists(os.path.join(host.state_dir, name)):
         return False
     from gpuslice.records import lock
 
-    return not lock.is_held(host.state_dir)
+    return not lock.is_held(os.path.join(host.state_dir, place))

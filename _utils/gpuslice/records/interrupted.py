@@ -2,9 +2,11 @@
 A change that did not end, as those see it who only look.
 """
 
+import os
 import time
 
 from gpuslice import errors
+from gpuslice.host.base import TRIED
 from gpuslice.records import lock
 from gpuslice.records.journal import Journal
 
@@ -38,7 +40,19 @@ def by_gpu(host):
     can't be read.
     """
     try:
-        entry = found(host)
+        entry, tried = found(host), _tried(host)
     except errors.GpuSliceError as err:
         return {"": str(err)}
-    return {address: f"{describe(entry)} here. {WHAT_TO_DO}" for address in entry.gpus} if entry else {}
+    sentences = {address: f"{describe(entry)} here. {WHAT_TO_DO}" for address in entry.gpus} if entry else {}
+    # What is put back last says all: what to do is the same.
+    return {**sentences, **tried}
+
+
+def _tried(host):
+    """The same of a GPU that was tried out and not put back. Most hosts have no such record, and load nothing for it."""
+    if not os.path.exists(os.path.join(host.state_dir, TRIED)):
+        return {}
+    from gpuslice.records import tried
+
+    left = tried.Trying(host).left()
+    return {left.gpu: f"{tried.describe(left)} {WHAT_TO_DO}"} if left else {}

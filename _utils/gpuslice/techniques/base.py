@@ -108,6 +108,53 @@ class Work(NamedTuple):
         return self.target.settings
 
 
+class Trial(NamedTuple):
+    """
+    Something to try on a GPU that its owner can spare.
+
+    :ivar words: what it is, such as ``3g.40gb at 4``; :ivar settings: what asks for it.
+    :ivar why_not: why it is not tried though it could be thought of, "" for what is.
+    """
+
+    words: str
+    settings: dict = {}
+    why_not: str = ""
+
+
+class Trials(NamedTuple):
+    """
+    What can be tried on one GPU, from the state of now.
+
+    :ivar base: settings from which each trial begins and to which it goes back: nothing is cut.
+    :ivar each: one after the other. :ivar long: a change of two steps or more, which is stopped and killed half way; where there
+        is none, what can be tried of that is tried on the first of the others.
+    :ivar rival: settings with which another tool, coming in before the first step of ``long``, takes what a later step of it
+        needs, so that the driver refuses that; {} where nothing does.
+    :ivar monitors: whether programs that only have the GPU open, such as a vendor's daemons, may stay: who uses it is told by
+        :meth:`Technique.holders` then. False where that tells less.
+    :ivar why_not: why nothing can be tried on this GPU, "" where something can.
+    """
+
+    base: dict = {}
+    each: tuple[Trial, ...] = ()
+    long: Trial | None = None
+    rival: dict = {}
+    monitors: bool = False
+    why_not: str = ""
+
+
+class Fact(NamedTuple):
+    """
+    What the catalog says of a model, beside what its driver says of this GPU.
+
+    :ivar what: such as ``3g.40gb: memory in MiB``; :ivar catalog: None where it says nothing. :ivar found: None likewise.
+    """
+
+    what: str
+    catalog: Any
+    found: Any
+
+
 class Stops:
     """
     What has to stop for a change of one GPU: units (started again later), modules (loaded again), and bare processes (ended).
@@ -386,6 +433,15 @@ class Technique(ABC):
         :raises errors.GpuSliceError: it can't be read.
         """
         return ""
+
+    # -- trying it out -------------------------------------------------------------------------------------------
+    def trials(self, gpu: Gpu, state: Any) -> Trials | None:
+        """What can be tried on a GPU that its owner can spare, see :mod:`gpuslice.qualify`; None where there is nothing."""
+        return None
+
+    def facts(self, gpu: Gpu, state: Any) -> list[Fact]:
+        """What the catalog says of this model beside what the driver says, as far as both can be known; nothing is changed."""
+        return []
 
     def forget_users(self) -> None:  # noqa: B027 - optional
         """Ask anew who uses what when that is needed next."""

@@ -484,6 +484,19 @@ class Mig(Technique):
 
         return draw(self.table(gpu), [instance_of(gi) for gi in state.instances])
 
+    # -- trying it out -------------------------------------------------------------------------------------------
+    def trials(self, gpu, state):
+        """Each profile in each place, as many as fit, each divided, and the mode."""
+        from gpuslice.techniques.mig import trying
+
+        return trying.trials(self.table(gpu))
+
+    def facts(self, gpu, state):
+        """The profiles of the catalog beside those of the driver, which tells all of them while MIG is on."""
+        from gpuslice.techniques.mig import trying
+
+        return trying.facts(gpu, self.nvml.table(gpu.address))
+
     # -- doing ---------------------------------------------------------------------------------------------------
     # What only a change needs is loaded for a change.
     @cached_property

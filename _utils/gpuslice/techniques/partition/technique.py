@@ -378,6 +378,19 @@ class Partition(Technique):
             "hive": self._driver.hive(gpu.address),
         }
 
+    # -- trying it out -------------------------------------------------------------------------------------------
+    def trials(self, gpu, state):
+        """Each compute mode that goes with the memory mode of now."""
+        from gpuslice.techniques.partition import trying
+
+        return trying.trials(state, self._modes.available(gpu))
+
+    def facts(self, gpu, state):
+        """The modes and partitions of the catalog beside those of the driver."""
+        from gpuslice.techniques.partition import trying
+
+        return trying.facts(gpu, state, self._modes.available(gpu), len(kfd.parts_of(self._host, gpu.address)))
+
     # -- doing ---------------------------------------------------------------------------------------------------
     # What only a change needs is loaded for a change.
     @cached_property

@@ -347,6 +347,19 @@ class Sriov(Technique):
         """The VFs as a line of text."""
         return f"{state.numvfs} of {state.total} virtual functions"
 
+    # -- trying it out -------------------------------------------------------------------------------------------
+    def trials(self, gpu, state):
+        """One virtual function, two, and so on by doubling, and as many as there can be."""
+        from gpuslice.techniques.sriov import trying
+
+        return trying.trials(gpu, state)
+
+    def facts(self, gpu, state):
+        """How many virtual functions the catalog and the kernel say that there can be."""
+        from gpuslice.techniques.sriov import trying
+
+        return trying.facts(gpu, state)
+
     # -- doing ---------------------------------------------------------------------------------------------------
     def carry_out(self, gpu, step):
         """Carry out a step of a change of virtual functions."""
