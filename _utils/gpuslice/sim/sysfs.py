@@ -198,6 +198,7 @@ def _set_numvfs(state, address, text, path, attached):
         raise kernel.error(errno.ENOENT, path)
     if wanted and gpu["numvfs"]:
         raise kernel.error(errno.EBUSY, path)
+    pci.forget_functions(state, address)
     gpu["numvfs"] = wanted
 
 
@@ -226,7 +227,8 @@ def _unbind(state, address, path):
     if gpu is None or not gpu["about"]["driver"]:
         raise kernel.error(errno.ENODEV, path)
     gpu["about"]["driver"] = ""
-    gpu["gis"], gpu["numvfs"] = {}, 0
+    gpu["gis"] = {}
+    pci.forget_functions(state, address)
     gpu["epoch"] += 1
 
 
