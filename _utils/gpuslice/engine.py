@@ -98,6 +98,12 @@ class Engine:
             log.warning("%s", warning)
         return found
 
+    def functions_among(self, named):
+        """What a user names: (names of GPUs, GPU -> its virtual functions), see :func:`gpuslice.inventory.naming.functions`."""
+        from gpuslice.inventory import naming
+
+        return naming.functions(self.gpus, named)
+
     def ids(self):
         """Every GPU by all that it is called: see :func:`gpuslice.inventory.naming.ids`."""
         from gpuslice.inventory import naming
