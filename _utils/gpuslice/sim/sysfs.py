@@ -90,7 +90,7 @@ def _pci(tree, state):
         # A virtual function that NVIDIA's vGPU manager has is no display device.
         drawing = driver not in ("", "vfio-pci") and (function.get("gpu") or driver != "nvidia")
         if drawing and function["class"].startswith(("0x03", "0x12")):
-            names = [f"card{card}"] + ([f"renderD{128 + card}"] if function.get("gpu") else [])
+            names = [f"card{card}", f"renderD{128 + card}"]
             card += 1
             for name in names:
                 tree.file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
