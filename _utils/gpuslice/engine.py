@@ -402,6 +402,7 @@ class Engine:
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events)
+        options.by_hand, options.takes_force = policy is None, force is not None
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check

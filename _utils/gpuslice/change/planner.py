@@ -271,8 +271,12 @@ class Planner:
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
                 part.gpu,
-                "Mend that first, or set containers_gpu_state_management:health_check to false.",
+                f"Mend that first{self._unchecked()}.",
             )
+
+    def _unchecked(self):
+        """How an ill GPU is changed all the same, which nobody can say by hand."""
+        return "" if self._options.by_hand else ", or set containers_gpu_state_management:health_check to false"
 
     def health(self, part, gpus):
         """

@@ -186,12 +186,12 @@ class VfPassthrough(Technique):
                 f"Virtual machines are to get {', '.join(f'vf{number}' for number in beyond)}, and the GPU has "
                 f"{len(listed) or 'no'} virtual function{'' if len(listed) == 1 else 's'}.",
                 gpu.address,
-                "Ask for those that there are, or for more of them (sriov:vf_count; by hand: gpu_sriov.set_vfs).",
+                f"Ask for those that there are, or for more of them ({_maker(work.rules)}).",
             )
         if not listed:
             raise errors.Unsupported(
                 "The GPU has no virtual function that a virtual machine could be given.", gpu.address,
-                "Make some first: strategy sriov, or by hand 'salt-call gpu_sriov.set_vfs'.",
+                f"Make some first ({_maker(work.rules)}).",
             )  # fmt: skip
         return {listed[number - 1]: None for number in numbers}
 
@@ -331,6 +331,10 @@ def _goal(one, earlier):
     # Reserved and without a driver: a change was interrupted after the unbinding, and the note tells the driver before it.
     before = one.origin if one.override in VFIO_DRIVERS and not one.driver else ""
     return Function(one.address, vfio.DRIVER, vfio.DRIVER, one.driver or before or vfio.NONE)
+
+
+def _maker(rules):
+    return "'salt-call gpu_sriov.set_vfs'" if rules.by_hand else "strategy sriov, sriov:vf_count"
 
 
 def _words(address):
