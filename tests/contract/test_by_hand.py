@@ -35,7 +35,8 @@ PILLAR_ONLY = {("sriov", "vf_devices")}
 #: What is tried of every key: texts as YAML makes something of them on a command line, and values of a pillar.
 WORDS = (
     "0", "1", "4", "64", "1000000", "-1", "1.5", "true", "on", "off", "yes", "y", "enabled", "Disabled", "all", "auto", "equal",
-    "EQUAL", "weighted", "100ms", "0.5s", "100", "CPX", "cpx", "nps4", "NPS4", "spx", "best-effort", "Fair", "fair", "flat", "FLAT", "v3",
+    "EQUAL", "weighted", "100ms", "0.5s", "100", "CPX", "cpx", "nps4", "NPS4", "spx", "best-effort", "Fair", "fair", "flat",
+    "FLAT", "v3",
     "3g.40gb", "3g.40gb@4", '["3g.40gb", "1g.10gb"]', '{"1g.10gb": 4}', "[2, 1, 1]", '{"1": {"vram_mib": 8192}}', "[]", "{}",
     '["0", "0.1"]', '{"ccs": {"timeslice_duration_us": 2000}}', '{"priority": "LOW"}', '{"exec_quantum_ms": "20"}', "gpu.slice",
     "licence.example.com", "workstation", "H100XM-10C", '{"H100XM-20C": 2}', "~",
