@@ -89,6 +89,13 @@ def test_a_number_that_there_is_not_is_refused(simulated, functions, words):
         engine.plan(wanted(*functions))
 
 
+def test_a_rule_for_a_function_is_told_whose_it_is(simulated):
+    host = simulated("flex170")
+    assert apply(host, wanted(2)).ok
+    with pytest.raises(errors.DeviceNotFound, match=f"{ONE} is a virtual function of {FLEX}: .* in a rule for that GPU"):
+        apply(host, pillars.for_gpu(ONE, "passthrough"))
+
+
 def test_a_boot_makes_and_binds_them_again(simulated):
     host = simulated("flex170")
     assert apply(host, wanted(2)).ok
@@ -97,6 +104,20 @@ def test_a_boot_makes_and_binds_them_again(simulated):
     with Engine(config(host)) as engine:
         assert replay.replay(engine)["result"]
     assert drivers(host, ONE, TWO) == ["", "vfio-pci"]
+
+
+def test_a_boot_does_not_bind_what_went_with_its_function(simulated):
+    host = simulated("flex170")
+    assert apply(host, wanted(2)).ok
+    for count in (0, 4):
+        with Engine(config(host)) as engine:
+            assert engine.reconciler().apply(engine.wanted("sriov", FLEX, {"vf_count": count})).ok
+    assert drivers(host, ONE, TWO) == ["", ""]
+    host.reboot()
+    with Engine(config(host)) as engine:
+        answer = replay.replay(engine)
+    assert answer["result"] and "none for virtual machines" in answer["comment"]
+    assert drivers(host, ONE, TWO) == ["", ""] and len(listed(host)) == 4
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------
