@@ -192,7 +192,7 @@ def destroy(gpu, instance, force=False, test=False):
 
 
 @_checked
-def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
+def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1, gpu_instances=1):
     """
     Give a GPU exactly this layout, keeping every instance that it needs already.
 
@@ -200,7 +200,7 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
         PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     profiles
-        As in the pillar: ``["3g.40gb", "1g.10gb"]``, ``{"1g.10gb": 4}`` or ``["3g.40gb@4"]``.
+        As in the pillar: ``3g.40gb``, ``["3g.40gb", "1g.10gb"]``, ``{"1g.10gb": 4}`` or ``["3g.40gb@4"]``.
 
     force
         Also destroy what is in use.
@@ -211,6 +211,9 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
     compute_instances
         Compute instances in each GPU instance that is not named by its compute instances (``1c.3g.40gb``).
 
+    gpu_instances
+        How many of each profile of the list form.
+
     Returns a dict with ``result``, ``changes`` and ``comment``.
 
     CLI Example:
@@ -220,7 +223,7 @@ def apply_layout(gpu, profiles, force=False, test=False, compute_instances=1):
         salt gpu7 gpu_mig.apply_layout '0000:1b:00.0' '{"3g.40gb": 1, "1g.10gb": 4}' test=True
     """
     with _engine() as engine:
-        wanted = asks.layout(profiles, compute_instances)
+        wanted = asks.layout(profiles, compute_instances, gpu_instances)
         return front.run(engine, engine.wanted("mig", gpu, *wanted), test, __pillar__, force)
 
 

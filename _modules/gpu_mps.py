@@ -49,7 +49,7 @@ def status(gpu):
 @_checked
 def configure(
     gpu, max_instance_count=None, active_thread_percentage=None, pinned_memory_mib=None, exclusive=None, profiles=None,
-    weights=None, protocol=None, test=False,
+    weights=None, protocol=None, test=False, share_policy=None,
 ):  # fmt: skip
     """
     Share a GPU among several consumers by MPS, or each of its MIG devices where it has some: a daemon each, as a systemd unit,
@@ -84,6 +84,9 @@ def configure(
     test
         Plan only, change nothing.
 
+    share_policy
+        ``equal``, or ``weighted`` together with weights.
+
     Returns a dict with ``result``, ``changes`` and ``comment``.
 
     CLI Example:
@@ -102,6 +105,7 @@ def configure(
             "profiles": profiles,
             "weights": weights,
             "protocol": protocol,
+            "share_policy": share_policy,
         }
         return front.run(engine, engine.wanted_as("mps", gpu, written), test, __pillar__)
 

@@ -1,6 +1,6 @@
 """
-Passthrough by hand: give a whole GPU to virtual machines (driver vfio-pci), and take it back. Every change goes through plan,
-journal and verification like a highstate's.
+Passthrough by hand: give whole GPUs or single virtual functions (VFs) to virtual machines (driver vfio-pci), and take them back.
+Every change goes through plan, journal and verification like a highstate's.
 """
 
 import gpuslice
@@ -28,16 +28,30 @@ def _told(one, tool):
     return {**tool.shown(tool.layout(tool.observe(one))), "group": tool.group(one)}
 
 
+def _told_function(engine, of, address):
+    _, tool = engine.technique("vf-passthrough", of)
+    return {"gpu": of, **tool.told(address)}
+
+
+def _set(gpu, difference, force, test):
+    """Whole GPUs are bound or not; of the virtual functions of a GPU some more, or some less."""
+    with _engine() as engine:
+        whole, functions = engine.functions_among(gpu)
+        targets = engine.wanted("passthrough", whole, {"bound": difference == "bind"}) if whole else []
+        targets += [engine.target("vf-passthrough", of, {}, {difference: each}) for of, each in functions.items()]
+        return front.run(engine, targets, test, __pillar__, force)
+
+
 @_checked
 def status(gpu):
     """
-    What driver has a GPU, and with what it shares its IOMMU group.
+    What driver has a GPU or a virtual function, and with what it shares its IOMMU group.
 
     gpu
-        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+        PCI address (quoted) of a GPU or a virtual function, UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: ``driver``, ``driver_override`` where one is set, and ``group`` with ``number`` and ``members`` (PCI address
-    -> driver).
+    -> driver); of a virtual function also its ``gpu``. Of several the same by PCI address.
 
     CLI Example:
 
@@ -46,20 +60,26 @@ def status(gpu):
         salt gpu7 gpu_passthrough.status '0000:1b:00.0'
     """
     with _engine() as engine:
-        return front.each(engine, "passthrough", gpu, _told)
+        whole, functions = engine.functions_among(gpu)
+        found = {address: _told_function(engine, of, address) for of, each in functions.items() for address in each}
+        if not found:
+            return front.each(engine, "passthrough", gpu, _told)
+        gpus = front.each(engine, "passthrough", whole, _told) if whole else {}
+        return front.by_address({**gpus, **found}, not isinstance(gpu, list | tuple))
 
 
 @_checked
 def bind(gpu, force=False, test=False):
     """
-    Give a GPU to virtual machines: bind it to vfio-pci. Refused while the GPU is in use or sliced, or its IOMMU group is shared
-    with functions that drivers of the host have.
+    Give a GPU to virtual machines, or single virtual functions of it: bind them to vfio-pci. Refused while they are in use, the
+    GPU is sliced, or the IOMMU group is shared with functions that drivers of the host have.
 
     gpu
-        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
+        PCI address (quoted) of a GPU or a virtual function, UUID or name of a slice; a pattern, a list of these, or ``all``
+        (GPUs). Other virtual functions stay as they are.
 
     force
-        End the programs that use the GPU.
+        End the programs that use it.
 
     test
         Plan only, change nothing.
@@ -71,21 +91,22 @@ def bind(gpu, force=False, test=False):
     .. code-block:: bash
 
         salt gpu7 gpu_passthrough.bind '0000:1b:00.0' test=True
+        salt gpu7 gpu_passthrough.bind '0000:3a:00.1'
     """
-    with _engine() as engine:
-        return front.run(engine, engine.wanted("passthrough", gpu, {"bound": True}), test, __pillar__, force)
+    return _set(gpu, "bind", force, test)
 
 
 @_checked
 def release(gpu, force=False, test=False):
     """
-    Take a GPU back from virtual machines: bind it to the driver that it had before. Refused while a virtual machine has it.
+    Take a GPU or a virtual function back from virtual machines: bind it to the driver that it had before. Refused while a virtual
+    machine has it.
 
     gpu
-        PCI address; the UUID is not known while vfio-pci has the GPU.
+        PCI address, or a list of these; the UUID is not known while vfio-pci has the GPU.
 
     force
-        End the virtual machine that uses the GPU.
+        End the virtual machine that uses it.
 
     test
         Plan only, change nothing.
@@ -98,5 +119,4 @@ def release(gpu, force=False, test=False):
 
         salt gpu7 gpu_passthrough.release '0000:1b:00.0'
     """
-    with _engine() as engine:
-        return front.run(engine, engine.wanted("passthrough", gpu, {"bound": False}), test, __pillar__, force)
+    return _set(gpu, "release", force, test)

@@ -46,7 +46,7 @@ def status(gpu):
 
 
 @_checked
-def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, test=False):
+def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, test=False, share_policy=None):
     """
     Share a GPU among several consumers, or each of its MIG devices where it has some. No memory is isolated; turns are equal and
     advisory. What is not given has the default of the pillar.
@@ -67,6 +67,9 @@ def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, 
     test
         Plan only, change nothing.
 
+    share_policy
+        ``equal``, the only one.
+
     Returns a dict with ``result``, ``changes`` and ``comment``.
 
     CLI Example:
@@ -77,6 +80,7 @@ def configure(gpu, max_instance_count=None, slice_duration=None, profiles=None, 
     """
     with _engine() as engine:
         written = {"max_instance_count": max_instance_count, "slice_duration": slice_duration, "profiles": profiles}
+        written["share_policy"] = share_policy
         return front.run(engine, engine.wanted_as("time-slicing", gpu, written), test, __pillar__)
 
 

@@ -59,8 +59,9 @@ def types(gpu):
         PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
     Returns a dict: name -> ``memory_mib``, ``max`` (how many the GPU can have), ``mig_profile`` where the type has a MIG instance
-    to itself, and ``creatable``: whether one can be made now. It is false while its virtual functions
-    or its MIG mode are still to be enabled, which ``gpu_vgpu.set_vgpus`` and the pillar do.
+    to itself, ``creatable``: whether one can be made now, and ``set_vgpus``: how many ``gpu_vgpu.set_vgpus`` gives the GPU where
+    only this type is named, 0 where it refuses that. On a fresh host nothing is creatable, since virtual functions or MIG mode
+    are still to be enabled, which ``set_vgpus`` and the pillar do. The driver tells all of it before as well.
 
     CLI Example:
 

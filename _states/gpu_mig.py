@@ -24,7 +24,7 @@ def __virtual__():
     return __virtualname__
 
 
-def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs):
+def layout(name, profiles, force=False, compute_instances=1, gpu=None, gpu_instances=1, **kwargs):
     """
     A GPU has exactly this MIG layout; instances that it needs already are kept. MIG mode is enabled if it is not.
 
@@ -43,6 +43,9 @@ def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs)
     gpu
         The GPU, when ``name`` is another text.
 
+    gpu_instances
+        How many of each profile of the list form.
+
     CLI Example:
 
     .. code-block:: bash
@@ -59,6 +62,7 @@ def layout(name, profiles, force=False, compute_instances=1, gpu=None, **kwargs)
         profiles,
         force=force,
         compute_instances=compute_instances,
+        gpu_instances=gpu_instances,
         test=front.testing(__opts__),
     )
 

@@ -35,6 +35,7 @@ def configured(
     weights=None,
     protocol=None,
     gpu=None,
+    share_policy=None,
     **kwargs,
 ):
     """
@@ -43,7 +44,7 @@ def configured(
     name
         PCI address (quoted) or UUID of the GPU.
 
-    max_instance_count, active_thread_percentage, pinned_memory_mib, exclusive, profiles, weights, protocol
+    max_instance_count, active_thread_percentage, pinned_memory_mib, exclusive, profiles, weights, protocol, share_policy
         As in ``gpu_mps.configure`` and in the pillar.
 
     gpu
@@ -68,6 +69,7 @@ def configured(
         profiles=profiles,
         weights=weights,
         protocol=protocol,
+        share_policy=share_policy,
         test=front.testing(__opts__),
     )
 

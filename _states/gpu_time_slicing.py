@@ -25,14 +25,14 @@ def __virtual__():
     return __virtualname__
 
 
-def configured(name, max_instance_count=None, slice_duration=None, profiles=None, gpu=None, **kwargs):
+def configured(name, max_instance_count=None, slice_duration=None, profiles=None, gpu=None, share_policy=None, **kwargs):
     """
     Several consumers take turns on a GPU, or on each of its MIG devices. No memory is isolated; turns are equal and advisory.
 
     name
         PCI address (quoted) or UUID of the GPU.
 
-    max_instance_count, slice_duration, profiles
+    max_instance_count, slice_duration, profiles, share_policy
         As in ``gpu_time_slicing.configure`` and in the pillar.
 
     gpu
@@ -53,6 +53,7 @@ def configured(name, max_instance_count=None, slice_duration=None, profiles=None
         max_instance_count=max_instance_count,
         slice_duration=slice_duration,
         profiles=profiles,
+        share_policy=share_policy,
         test=front.testing(__opts__),
     )
 

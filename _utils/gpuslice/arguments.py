@@ -11,6 +11,8 @@ from functools import partial
 
 from gpuslice import addresses
 from gpuslice import errors
+from gpuslice.policy.fields import OFF
+from gpuslice.policy.fields import ON
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
 from gpuslice.values import SHOWN
@@ -28,19 +30,15 @@ def truth(name, value):
         raise refusal(name, f"is {shown}; True or False is wanted, which YAML writes as true or false")
 
 
-#: What a pillar calls the modes that are on and off.
-ON, OFF = "enabled", "disabled"
-
-
 def switched(name, value):
     """On or off: True or False, or the words that the pillar has for them."""
-    if value not in (ON, OFF):
+    if not isinstance(value, str) or value.lower() not in (ON, OFF):
         truth(name, value)
 
 
 def is_on(value):
     """What :func:`switched` let pass, as a bool."""
-    return value == ON if isinstance(value, str) else value
+    return value.lower() == ON if isinstance(value, str) else value
 
 
 def seconds(name, value, high=600):
@@ -135,6 +133,7 @@ _KINDS = {
     "function": address,
     "generation": partial(whole, low=0),
     "gpu": gpus,
+    "gpu_instances": partial(whole, low=1, high=64),
     "hierarchy": as_in_pillar,
     "how": partial(one_of, words=WAYS),
     "image": as_in_pillar,
@@ -161,6 +160,7 @@ _KINDS = {
     "scheduler": as_in_pillar,
     "scheduling": as_in_pillar,
     "security_profile": as_in_pillar,
+    "share_policy": as_in_pillar,
     "slice": as_in_pillar,
     "slice_duration": as_in_pillar,
     "source": as_in_pillar,

@@ -98,6 +98,12 @@ class Engine:
             log.warning("%s", warning)
         return found
 
+    def functions_among(self, named):
+        """What a user names: (names of GPUs, GPU -> its virtual functions), see :func:`gpuslice.inventory.naming.functions`."""
+        from gpuslice.inventory import naming
+
+        return naming.functions(self.gpus, named)
+
     def ids(self):
         """Every GPU by all that it is called: see :func:`gpuslice.inventory.naming.ids`."""
         from gpuslice.inventory import naming
@@ -397,6 +403,7 @@ class Engine:
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
+        options.by_hand, options.takes_force = policy is None, force is not None
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check

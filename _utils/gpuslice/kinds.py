@@ -107,6 +107,10 @@ KINDS = (
         "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",)
     ),
     Kind(
+        "vf-passthrough", "passthrough of virtual functions", SHARE, ("amd", "intel"), "vf_passthrough", "VfPassthrough",
+        section="vf_passthrough", capability="sriov", over=("sriov",),
+    ),
+    Kind(
         "vgpu", "vGPU", SHAPE, ("nvidia",), "vgpu", "Vgpus", section="vgpu", last_word=True, over=("mig",),
         auto=("virtual_host",),
     ),
@@ -123,7 +127,7 @@ KINDS = (
     Kind(
         "consumers", "consumers", HAND_OUT, ("nvidia", "amd", "intel"), "consumers", "Consumers", capability=EVERY,
         host_wide=True, noted="consumers.json",
-        over=("mig", "sriov", "vgpu", "partition", "passthrough", "time-slicing", "mps", "level-zero"),
+        over=("mig", "sriov", "vgpu", "partition", "passthrough", "time-slicing", "mps", "vf-passthrough", "level-zero"),
     ),
 )  # fmt: skip
 

@@ -125,7 +125,7 @@ class Slice(NamedTuple):
     :ivar gpu: PCI address of the GPU it is a part of.
     :ivar name: what and where it is, the same while it stands: ``<PCI address>[-<profile>-<start>[-<compute instance>]]``, in
         letters, digits and ``_ - . :`` only, see :func:`slice_name`.
-    :ivar kind: mig, vf, partition, vgpu, replica, mps or environment.
+    :ivar kind: mig, vf, vf-passthrough, partition, vgpu, replica, mps or environment.
     :ivar identity: UUID or PCI address.
     :ivar compute: share of the GPU's compute, 0 to 1.
     :ivar device_nodes: paths below /dev that a consumer needs.

@@ -1,5 +1,5 @@
 """
-What a change may do.
+What a change may do, and how whoever asks for it lets it do more: a pillar by its keys, somebody by hand by arguments.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,9 @@ from gpuslice import kinds
 from gpuslice.model import Key
 from gpuslice.model import Process
 
+_MANAGEMENT = "containers_gpu_state_management"
+_STOP_UNITS, _UNLOAD, _STRATEGY = (f"{_MANAGEMENT}:{key}" for key in ("stop_units", "unload_modules", "apply_strategy"))
+
 
 class Rules(NamedTuple):
     """
@@ -22,6 +25,7 @@ class Rules(NamedTuple):
     :ivar unload_modules: kernel modules that may be unloaded for a reset, and are loaded again after it.
     :ivar paused: units that the layers below stop, or have stopped, for this change: they are started when it is over.
     :ivar awaits_units: False only queues the start of a unit: it may be ordered after the one who starts it.
+    :ivar by_hand: whether a function by hand asks, and no pillar; :ivar takes_force: whether that function has ``force``.
     """
 
     force: bool = False
@@ -30,7 +34,47 @@ class Rules(NamedTuple):
     unload_modules: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
     awaits_units: bool = True
+    by_hand: bool = False
+    takes_force: bool = False
 
+    # -- how to let it do more, for the ends of messages -----------------------------------------------------------
+    def stop_or_force(self) -> str:
+        """What to do about processes that hold what has to go: a sentence."""
+        if not self.by_hand:
+            return f"Stop these, name their units in {_STOP_UNITS}, or {self.force_it()}."
+        return f"Stop these{f', or {self.force_it()}, which ends them' if self.takes_force else ''}. {self.stopping_units()}."
+
+    def force_it(self) -> str:
+        """How what is in use is ended: words after "or"."""
+        if not self.by_hand:
+            return f"set {_STRATEGY} to force"
+        return "say force=True" if self.takes_force else "end what is in the way"
+
+    def stopping_units(self) -> str:
+        """How units are stopped and started again for a change: words."""
+        if self.by_hand:
+            return f"That their units are stopped and started again only a pillar can permit ({_STOP_UNITS})"
+        return f"name its unit in {_STOP_UNITS}"
+
+    def allow_reload(self, module: str, argument: str) -> str:
+        """
+        How a driver may be reloaded: words that begin a sentence.
+
+        :param argument: that of the functions by hand which permits it; those without ``force`` have none.
+        """
+        if not self.by_hand:
+            return f"Add {module} to {_UNLOAD}"
+        return f"Say {argument}=True" if self.takes_force else f"Only a pillar can permit that ({_UNLOAD})"
+
+    def key(self, section: str, name: str) -> str:
+        """What a setting is called: the pillar's key below its section, by hand the argument of the same name."""
+        return name if self.by_hand else f"{section}:{name}"
+
+    def setting(self, section: str, name: str, value: object) -> str:
+        """How something is set: words such as "set sriov:autoprobe to true", by hand "say autoprobe=True"."""
+        return f"say {name}={value}" if self.by_hand else f"set {section}:{name} to {str(value).lower()}"
+
+    # -- what it may do --------------------------------------------------------------------------------------------
     def may_stop_all(self, processes: Iterable[Process]) -> bool:
         """Whether each of these processes belongs to a unit that may be stopped."""
         return all(self.may_stop(process.unit) for process in processes)
@@ -52,6 +96,7 @@ class Options:
     :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
     :ivar passing: what is made goes again at once (a trial): no generation, and nothing that a boot would bring back.
+    :ivar by_hand: :ivar takes_force: as of :class:`Rules`.
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
     :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
@@ -70,6 +115,8 @@ class Options:
     unload_modules: tuple[str, ...] = ()
     #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
     awaits_units: bool = True
+    by_hand: bool = False
+    takes_force: bool = False
     #: Key -> rules to note with its verified layout, where these are not the ones of this change: a boot keeps them.
     rules_noted: dict[Key, dict] = field(default_factory=dict)
 
@@ -77,5 +124,5 @@ class Options:
         """What a technique may do."""
         return Rules(
             self.strategy == "force", awaits_reboot, tuple(self.stop_units), tuple(self.unload_modules),
-            awaits_units=self.awaits_units,
+            awaits_units=self.awaits_units, by_hand=self.by_hand, takes_force=self.takes_force,
         )  # fmt: skip

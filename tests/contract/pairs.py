@@ -69,6 +69,7 @@ WISHES = {
     ("max1550", "passthrough"): "passthrough",
     ("max1550", "sriov"): "max1550",
     ("mi210-gim", "sriov"): "mi210_gim",
+    ("mi210-gim", "vf-passthrough"): _slicing(strategy="vf-passthrough", vf_passthrough={"functions": [1]}),
     ("mi300x-8", "partition"): "mi300x",
     ("mixed", "mig"): "mixed",
     ("mixed", "mps"): _mps(pci="0000:3b:00.0"),
@@ -96,8 +97,14 @@ WISHES = {
 LOOKS_ONLY = {
     ("dgx-a100-40gb", "mps"): "its GPUs are in MIG mode and have no MIG device that could be shared",
     ("dgx-a100-40gb", "time-slicing"): "its GPUs are in MIG mode and have no MIG device that could be shared",
+    **dict.fromkeys(
+        [(host, "vf-passthrough") for host in ("arc-pro-b60", "flex170", "max1550")],
+        "it has no virtual function yet, and to make some is the work of another technique",
+    ),
     ("mi210-gim", "passthrough"): "gim has made virtual functions, which passthrough would end",
 }
+#: Pairs that stand on what a driver made by default: an export writes that down, so that the driver's file is written.
+ON_UNWRITTEN = {("mi210-gim", "vf-passthrough")}
 #: Hosts whose description is changed, so that the example pillar can be had.
 COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
 

@@ -97,7 +97,8 @@ def test_what_was_done_beside_a_gpu_in_use_is_told(minion):
     assert "Applied" not in on.call("gpu_slicing.apply", pillar=skip)["comment"]
     answer = on.call("gpu_slicing.apply", pillar=written(enabled=True))
     refused, made = answer["comment"].splitlines()
-    assert answer["result"] is False and refused.startswith(f"GPU {FIRST}: ") and refused.endswith("(by hand: force=True).")
+    assert answer["result"] is False and refused.startswith(f"GPU {FIRST}: ")
+    assert refused.endswith("containers_gpu_state_management:apply_strategy to force.")
     assert made.startswith(f"Applied and verified on {SECOND} in ") and made.endswith(" s, generation 1.")
     [again] = on.call("gpu_slicing.apply", pillar=written(enabled=True))["comment"].splitlines()
     assert again == refused

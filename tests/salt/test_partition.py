@@ -222,7 +222,7 @@ def test_by_hand_a_memory_mode_needs_the_hive_and_the_permission(minion):
     amd = minion("mi300x-8")
     with pytest.raises(Exception, match="whole XGMI hive"):
         amd.call("gpu_partition.set_mode", FIRST, memory="NPS4", reload=True)
-    assert "unload_modules" in amd.call("gpu_partition.set_mode", "all", memory="NPS4")["comment"]
+    assert "Say reload=True; all GPUs" in amd.call("gpu_partition.set_mode", "all", memory="NPS4")["comment"]
     assert modes(amd.host) == every(("SPX", "NPS1"))
     assert amd.call("gpu_partition.set_mode", list(reversed(ADDRESSES)), memory="NPS4", reload=True)["result"] is True
     assert modes(amd.host) == every(("CPX", "NPS4"))

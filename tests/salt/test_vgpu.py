@@ -224,10 +224,15 @@ def test_a_wrong_pillar_is_told_with_its_path(minion):
 # -- by hand ---------------------------------------------------------------------------------------------------------
 def test_types_say_what_can_be_made_now(minion):
     box = minion(VFIO)
-    assert not any(kind["creatable"] for kind in box.call("gpu_vgpu.types", H100).values())
+    fresh = box.call("gpu_vgpu.types", H100)
+    assert not any(kind["creatable"] for kind in fresh.values()) and all(kind["set_vgpus"] for kind in fresh.values())
+    # What is promised there is what there will be.
+    for name in ("H100XM-20C", "H100XM-1-10C", "H100XM-2-20C"):
+        planned = box.call("gpu_vgpu.set_vgpus", H100, name, test=True)["changes"][H100]["new"]["vgpus"]
+        assert fresh[name]["set_vgpus"] == len(planned)
     assert box.call("gpu_vgpu.set_vgpus", H100, "H100XM-20C", 1)["result"]
     found = box.call("gpu_vgpu.types", H100)
-    assert found["H100XM-20C"] == {"memory_mib": 20480, "max": 4, "creatable": True}
+    assert found["H100XM-20C"] == {"memory_mib": 20480, "max": 4, "creatable": True, "set_vgpus": 4}
     assert not found["H100XM-40C"]["creatable"] and found["H100XM-1-10C"]["mig_profile"] == "1g.10gb"
 
 

@@ -45,8 +45,8 @@ def test_what_stands_on_another_tells_before_it_and_what_gives_a_gpu_away_last()
             gpu("nvidia", "mig", "mps", "passthrough", "sriov", "time-slicing", "vgpu"),
             ["mps", "time-slicing", "licence", "vgpu", "mig", "passthrough"],
         ),
-        (gpu("amd", "partition", "sriov", "passthrough"), ["partition", "sriov", "passthrough"]),
-        (gpu("intel", "level-zero", "sriov"), ["level-zero", "sriov"]),
+        (gpu("amd", "partition", "sriov", "passthrough"), ["vf-passthrough", "partition", "sriov", "passthrough"]),
+        (gpu("intel", "level-zero", "sriov"), ["vf-passthrough", "level-zero", "sriov"]),
         # Under the driver xe.
         (gpu("intel", "level-zero", "time-slicing"), ["time-slicing", "level-zero"]),
         # Mediated devices of another vendor.

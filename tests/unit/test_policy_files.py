@@ -83,7 +83,6 @@ def test_every_pillar_file_is_valid_without_a_warning(path):
         {"containers_gpu_slicing": {"strategies": "mig"}},
         {"containers_gpu_slicing": {"enabled": "yes"}},
         {"containers_gpu_slicing": {"strategy": "MIG"}},
-        {"containers_gpu_slicing": {"mig": {"profiles": "1g.10gb"}}},
         {"containers_gpu_slicing": {"mig": {"profiles": ["1x"]}}},
         {"containers_gpu_slicing": {"mig": {"profiles": {"3g.40gb@4": 1}}}},
         {"containers_gpu_slicing": {"mig": {"profiles": {"1g.10gb": 0}}}},

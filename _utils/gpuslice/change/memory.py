@@ -8,6 +8,7 @@ import os
 from gpuslice import errors
 from gpuslice.change.context import caught
 from gpuslice.host.base import TRIED
+from gpuslice.plan import same
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
 from gpuslice.records.verified import Verified
@@ -52,7 +53,9 @@ class Memory:
             for key in kept:
                 covered = entry.covered(key)
                 awaits = entry.goal.get(key) if any(gpu in result.reboot for gpu in covered) else None
-                if key in change.verified or (awaits and "error" not in after[key]):
+                # What stood on what went is nobody's wish in this change, and a boot must not bring it back.
+                gone = key not in entry.goal and key in after and not same(entry.before[key], after[key])
+                if key in change.verified or gone or (awaits and "error" not in after[key]):
                     noted[key] = self._entry_of(key, covered, after[key], _model(change.gpus, covered), number, awaits)
             result.warnings += self._clear_count(noted)
         noted.update(self.undone(entry, put_back, change.gpus))

@@ -6,6 +6,7 @@ who is in the way when the driver says "in use" is named.
 import os
 
 from gpuslice import errors
+from gpuslice.rules import PLAIN
 from gpuslice.techniques.base import unseen
 
 
@@ -15,13 +16,13 @@ class Lookout:
 
     :param technique, gpu, made: the :class:`gpuslice.plan.Part` of a GPU and its technique.
     :param entry: the change in the journal, whose plan tells which processes end and which units are stopped; None for an undo,
-        which ends nobody.
+        which ends nobody. :param rules: of the change, for what is advised.
     """
 
-    def __init__(self, host, technique, gpu, made, entry=None):
+    def __init__(self, host, technique, gpu, made, entry=None, rules=PLAIN):
         self._host, self._technique, self._gpu, self._made = host, technique, gpu, made
         self._ended, self._stopped = _accounted_for(entry) if entry else ({}, set())
-        self._looked = set()
+        self._looked, self._rules = set(), rules
 
     def before(self, number):
         """
@@ -43,8 +44,7 @@ class Lookout:
         raise errors.ResourceConflict(
             f"In use by {'; '.join(map(str, found))}, which came after the change was planned.",
             self._gpu.address,
-            "Run again to have it in the plan. One that is started again whenever it ends: name its unit in "
-            "containers_gpu_state_management:stop_units.",
+            f"Run again to have it in the plan. One that is started again whenever it ends: {self._rules.stopping_units()}.",
             [process.as_dict() for process in found],
         )
 

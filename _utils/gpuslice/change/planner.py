@@ -271,8 +271,12 @@ class Planner:
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
                 part.gpu,
-                "Mend that first, or set containers_gpu_state_management:health_check to false.",
+                f"Mend that first{self._unchecked()}.",
             )
+
+    def _unchecked(self):
+        """How an ill GPU is changed all the same, which nobody can say by hand."""
+        return "" if self._options.by_hand else ", or set containers_gpu_state_management:health_check to false"
 
     def health(self, part, gpus):
         """
@@ -292,18 +296,18 @@ class Planner:
 
     def standing_on(self, plan, targets):
         """
-        Key -> layout of what stands, by its record alone, on what a plan changes, and is nobody's wish in it. It is not changed,
+        Key -> layout of what stands on what a plan changes, and is nobody's wish in it. It is not changed,
         but what is below may take from it (a reset ends its settings), which an undo has to bring back.
         """
         gpus, planned = {target.gpu.address: target.gpu for target in targets}, {part.key for part in plan.parts}
         standing = [
             (gpus[part.gpu], kind) for part in plan.changing for kind in kinds.DOABLE
-            if kind.noted and _may_end(part, kind) and Key.of_gpu(kind.name, part.gpu) not in planned
+            if kind.layer != kinds.SHAPE and _may_end(part, kind) and Key.of_gpu(kind.name, part.gpu) not in planned
         ]  # fmt: skip
         names = self._host.store_names(self._host.state_dir) if standing else ()
         found = {}
         for gpu, kind in standing:
-            if kind.noted not in names:
+            if (kind.noted and kind.noted not in names) or not kind.may_concern(gpu):
                 continue
             technique = self._tools.get(kind.name)
             try:

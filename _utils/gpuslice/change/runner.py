@@ -118,7 +118,7 @@ class Runner:
 
     def _run_phase(self, part, gpus, phase, entry, halt, tell):
         technique = self._tools.get(part.key.technique)
-        lookout = newcomers.Lookout(self._host, technique, gpus[part.gpu], part, entry)
+        lookout = newcomers.Lookout(self._host, technique, gpus[part.gpu], part, entry, self._options.rules())
         for number, step in enumerate(part.steps, 1):
             if step.phase != phase:
                 continue

@@ -90,6 +90,24 @@ def _is_function(gpus: Sequence[Gpu], name: str) -> bool:
     return any(address in gpu.virtual_functions.get("addresses", ()) for gpu in gpus)
 
 
+def functions(gpus: Sequence[Gpu], named: Any) -> tuple[Any, dict[str, list[str]]]:
+    """
+    What of the names that a user gave is a virtual function.
+
+    :return: (all other names, [] for none; PCI address of each GPU -> those of its virtual functions that are named).
+    """
+    of = {address: gpu.address for gpu in gpus for address in gpu.virtual_functions.get("addresses", ())}
+    others: list = []
+    found: dict[str, list[str]] = {}
+    for name in named if isinstance(named, list | tuple) else [named]:
+        address = addresses.normalize(name)[0] if addresses.is_pci(name) or isinstance(name, float) else ""
+        if address in of:
+            found.setdefault(of[address], []).append(address)
+        else:
+            others.append(name)
+    return (others if found else named), found
+
+
 def ids(gpus: Sequence[Gpu], sessions: Any) -> list[dict]:
     """
     Every GPU by all that it is called: ``index`` and ``minor`` (None where its driver tells none), ``address``, ``uuid`` and

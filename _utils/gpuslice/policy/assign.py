@@ -297,9 +297,19 @@ def absent(policy, gpus):
 
 def _check_present(policy, gpus):
     """Every GPU that is named by address or UUID must be there: a typing mistake would silently leave a GPU unsliced."""
-    missing = [f"{path} names {named}" for path, named, excused in _missing(policy, gpus) if not excused]
-    if missing:
-        raise errors.DeviceNotFound(f"{'; '.join(missing)}: this host has no such GPU.", todo=f"{_inventory(gpus)} {_ALLOW}")
+    named = {path: named for path, named, excused in _missing(policy, gpus) if not excused}
+    if named:
+        missing = "; ".join(f"{path} names {name}" for path, name in named.items())
+        todo = " ".join([_inventory(gpus), *_functions(named.values(), gpus), _ALLOW])
+        raise errors.DeviceNotFound(f"{missing}: this host has no such GPU.", todo=todo)
+
+
+def _functions(named, gpus):
+    """A sentence for each of these names that is a virtual function's."""
+    return [
+        f"{name} is a virtual function of {gpu.address}: what becomes of it is said in a rule for that GPU."
+        for name in named for gpu in gpus if name in gpu.virtual_functions.get("addresses", ())
+    ]  # fmt: skip
 
 
 def _missing(policy, gpus):

@@ -265,6 +265,14 @@ def _check_choice(field, value, path, notes):
     return WRONG
 
 
+def _check_mode(field, value, path, notes):
+    """A word in any case, as functions by hand take it; true and false where it is on or off: YAML makes these of some words."""
+    if isinstance(value, bool) and fields.ON in field.choices:
+        return fields.ON if value else fields.OFF
+    known = {choice.lower(): choice for choice in field.choices}
+    return _check_choice(field, known.get(value.lower(), value) if isinstance(value, str) else value, path, notes)
+
+
 def _check_pattern(field, value, path, notes):
     # The whole text: "$" alone lets a line break stand behind it. And a number of thousands of digits is no tile.
     if isinstance(value, str) and len(value) <= _LONGEST and re.fullmatch(field.pattern, value):
@@ -322,6 +330,7 @@ _CHECKS = {
     "server": _check_server,
     "glob": _check_match_text,
     "choice": _check_choice,
+    "mode": _check_mode,
     "pattern": _check_pattern,
     "uuid": _check_uuid,
     "address": _check_address,

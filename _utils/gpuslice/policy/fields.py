@@ -17,6 +17,8 @@ MANAGEMENT = "containers_gpu_state_management"
 TEMPLATES = "templates"
 TOP = (DISCOVERY, SLICING, INTEGRATION, MANAGEMENT)
 
+#: What a mode that is on or off is called; true and false are the same.
+ON, OFF = "enabled", "disabled"
 ENVIRONMENTS = ("bare_metal", "virtual_host", "virtual_guest", "container")
 VENDORS = ("nvidia", "amd", "intel")
 
@@ -42,9 +44,9 @@ class Field(NamedTuple):
     :ivar kind: map, options (a map of which only what is written counts), match, list, numbered (a mapping by numbers from 1),
         named (a mapping by names that fit ``pattern``), rules, boards (PCI ids, one or a list), own (a grammar of a technology),
         counts (a mapping of names to counts), bool, int, text, secret (a text that no message shows), server (a host name or
-        address), glob, choice, pattern, uuid, address, device.
+        address), glob, choice, mode (a choice in any case, or on and off), pattern, uuid, address, device.
     :ivar doc: one sentence for users. :ivar default: value when the key is not written.
-    :ivar choices: the allowed words of a choice. :ivar low: :ivar high: range of an int or of counts, both inclusive.
+    :ivar choices: the allowed words of a choice or a mode. :ivar low: :ivar high: range of an int or of counts, both inclusive.
     :ivar pattern: regular expression of a text. :ivar example: shown when the text does not match it.
     :ivar item: what the elements of a list or numbered mapping are. :ivar fields: the keys of a map.
     :ivar check: of kind own: function of (value, path, notes) that returns the value in its normal form.
@@ -83,6 +85,11 @@ def number(doc, default, low, high):
 def choice(doc, default, *choices):
     """One of these words."""
     return Field("choice", doc, default, choices=choices)
+
+
+def mode(doc, default, *choices):
+    """One of these words, in any case."""
+    return Field("mode", doc, default, choices=choices)
 
 
 def section(doc, **fields):

@@ -81,6 +81,7 @@ _SHAPES = {
     "secret": lambda each: {**_json_text(fields.TOKEN), "writeOnly": True},
     "server": lambda each: _json_text(fields.SERVER),
     "choice": lambda each: {"enum": list(each.choices)},
+    "mode": lambda each: {"enum": [*each.choices, *((True, False) if fields.ON in each.choices else ())]},
     "pattern": lambda each: _json_text(each.pattern),
     "address": lambda each: _json_text(f"^$|{fields.ADDRESS}" if each.default == "" else fields.ADDRESS),
     "device": lambda each: {"anyOf": [_json_text(fields.ADDRESS), _json_text(fields.UUID)]},

@@ -51,8 +51,9 @@ def modprobe(state, module, loading):
         return
     if _in_use(state):
         raise kernel.error(errno.EBUSY, module)
-    for _, gpu in _mine(state):
-        gpu["about"]["driver"], gpu["numvfs"] = "", 0
+    for address, gpu in _mine(state):
+        pci.forget_functions(state, address)
+        gpu["about"]["driver"] = ""
         gpu["epoch"] += 1
 
 
@@ -95,8 +96,9 @@ def reboot(state):
     """gim is loaded again and reads its option."""
     if MODULE not in state["modules"]:
         return
-    for _, gpu in _mine(state):
-        gpu["about"]["driver"], gpu["numvfs"] = "", 0
+    for address, gpu in _mine(state):
+        pci.forget_functions(state, address)
+        gpu["about"]["driver"] = ""
     del state["modules"][MODULE]
     _load(state)
     state["modules"][MODULE] = 0

@@ -437,6 +437,7 @@ def reboot(state):
         if gpu["about"]["resetless"]:
             gpu["mode"] = gpu["pending"] = 0
         gpu["numvfs"], gpu["autoprobe"] = 0, 1
+        gpu.pop("vf_drivers", None)
         gpu["health"]["lost"] = False
         gpu["health"]["recovery_action"] = "none"
 

@@ -2,6 +2,8 @@
 The PCI functions of a simulated machine: its GPUs, their virtual functions and the other devices, with their IOMMU groups.
 """
 
+from gpuslice.sim import kernel
+
 _FIRST_VF_GROUP, _VF_GROUPS_EACH = 100, 256
 
 
@@ -59,9 +61,35 @@ def _gpu_functions(state, address, gpu):
         physical["links"][f"virtfn{number}"] = where
         found.append({
             **common, "address": where, "device": about["vf_device"], "links": {"physfn": address},
-            "driver": about["vf_driver"] if gpu["autoprobe"] else "", "iommu_group": vf_group(state, address, number),
+            "driver": function_driver(state, address, where), "iommu_group": vf_group(state, address, number),
         })  # fmt: skip
     return found
+
+
+def function_driver(state, address, where):
+    """The driver of a virtual function of the GPU at ``address``: the one it was bound to, else what took it when it was made."""
+    gpu = state["gpus"][address]
+    bound = gpu.get("vf_drivers", {})
+    return bound[where] if where in bound else gpu["about"]["vf_driver"] if gpu["autoprobe"] else ""
+
+
+def owner_of(state, where):
+    """PCI address of the GPU whose virtual function that address is, None where there is none."""
+    for address, gpu in state["gpus"].items():
+        first = gpu["about"]["vf_offset"]
+        if any(vf_address(address, first + number) == where for number in range(gpu["numvfs"])):
+            return address
+    return None
+
+
+def forget_functions(state, address):
+    """A GPU's virtual functions go, and with each its driver and its ``driver_override``."""
+    gpu = state["gpus"][address]
+    gpu.pop("vf_drivers", None)
+    for number in range(gpu["numvfs"]):
+        where = vf_address(address, gpu["about"]["vf_offset"] + number)
+        state["written"].pop(f"{kernel.DEVICES}/{where}/driver_override", None)
+    gpu["numvfs"] = 0
 
 
 def vf_group(state, address, number):

@@ -90,7 +90,7 @@ def _pci(tree, state):
         # A virtual function that NVIDIA's vGPU manager has is no display device.
         drawing = driver not in ("", "vfio-pci") and (function.get("gpu") or driver != "nvidia")
         if drawing and function["class"].startswith(("0x03", "0x12")):
-            names = [f"card{card}"] + ([f"renderD{128 + card}"] if function.get("gpu") else [])
+            names = [f"card{card}", f"renderD{128 + card}"]
             card += 1
             for name in names:
                 tree.file(f"/sys/class/drm/{name}/uevent", f"DEVNAME=dri/{name}\nDEVTYPE=drm_minor")
@@ -198,6 +198,7 @@ def _set_numvfs(state, address, text, path, attached):
         raise kernel.error(errno.ENOENT, path)
     if wanted and gpu["numvfs"]:
         raise kernel.error(errno.EBUSY, path)
+    pci.forget_functions(state, address)
     gpu["numvfs"] = wanted
 
 
@@ -226,7 +227,8 @@ def _unbind(state, address, path):
     if gpu is None or not gpu["about"]["driver"]:
         raise kernel.error(errno.ENODEV, path)
     gpu["about"]["driver"] = ""
-    gpu["gis"], gpu["numvfs"] = {}, 0
+    gpu["gis"] = {}
+    pci.forget_functions(state, address)
     gpu["epoch"] += 1
 
 

@@ -70,10 +70,35 @@ def reboot(state):
         place["driver"] = place.get("own_driver", place["driver"])
 
 
+class _Function:
+    """A virtual function as a place where its driver is kept, beside those of the other functions of its GPU."""
+
+    def __init__(self, state, owner, address):
+        self._state, self._owner, self._address = state, owner, address
+
+    def __getitem__(self, key):
+        assert key == "driver"
+        return pci.function_driver(self._state, self._owner, self._address)
+
+    def __setitem__(self, key, value):
+        self._state["gpus"][self._owner].setdefault("vf_drivers", {})[self._address] = value
+
+    def usual(self):
+        """The driver that takes it where the PF lets drivers take virtual functions: without, only an override does."""
+        gpu = self._state["gpus"][self._owner]
+        return gpu["about"]["vf_driver"] if gpu["autoprobe"] else ""
+
+    def setdefault(self, key, value):
+        """That it keeps none of its own: it goes with the PF's number."""
+
+
 def _place(state, address):
-    """Where the driver of a function is kept, None for one that is not there (virtual functions are not played here)."""
+    """Where the driver of a function is kept, None for one that is not there; NVIDIA's vGPU manager keeps its own."""
     if address in state["gpus"]:
         return state["gpus"][address]["about"]
+    owner = pci.owner_of(state, address)
+    if owner is not None:
+        return None if state["gpus"][owner]["about"].get("vgpu") else _Function(state, owner, address)
     return next((device for device in state["host"]["other_pci"] if device["address"] == address), None)
 
 
@@ -104,7 +129,8 @@ def _unbind(state, address, path):
     place["driver"] = ""
     gpu = state["gpus"].get(address)
     if gpu:
-        gpu["gis"], gpu["numvfs"] = {}, 0
+        gpu["gis"] = {}
+        pci.forget_functions(state, address)
         gpu["epoch"] += 1
 
 
@@ -139,6 +165,8 @@ def _wants(state, driver, address):
 
 def _usual(state, address):
     place = _place(state, address)
+    if isinstance(place, _Function):
+        return place.usual()
     return place.get("own_driver") or _USUAL.get(place["vendor"], "")
 
 

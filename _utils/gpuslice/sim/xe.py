@@ -11,6 +11,7 @@ import errno
 import re
 
 from gpuslice.sim import kernel
+from gpuslice.sim import pci
 
 VENDOR = "8086"
 _BACKPORT = ("prelim_iov", "iov")
@@ -317,6 +318,7 @@ def _set_numvfs(state, gpu, layout, text, path, look):
             raise kernel.error(errno.EBUSY, path)
         _release(now, layout)
     gpu["xe_sriov"] = now
+    pci.forget_functions(state, about["address"])
     gpu["numvfs"] = wanted
 
 

@@ -35,11 +35,6 @@ from gpuslice.plan import Step
 from gpuslice.rules import PLAIN
 from gpuslice.rules import Rules
 
-STOP_OR_FORCE = (
-    "Stop these, name their units in containers_gpu_state_management:stop_units, "
-    "or set containers_gpu_state_management:apply_strategy to force (by hand: force=True)."
-)
-
 
 class Why(NamedTuple):
     """
@@ -204,7 +199,7 @@ def refuse_if_held(gpu: str, doing: str, held: list[Process], rules: Rules, stop
         raise errors.ResourceConflict(
             f"Could not {doing}: in use by {'; '.join(map(str, held))}.",
             gpu,
-            STOP_OR_FORCE,
+            rules.stop_or_force(),
             holders=[process.as_dict() for process in held],
         )
     stops.add(held, rules)

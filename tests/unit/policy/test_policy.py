@@ -157,9 +157,10 @@ def test_the_forms_of_a_layout(profiles, count, entries):
     assert section.entries(profiles, count) == entries
 
 
-def test_one_name_is_a_layout_for_a_function_but_not_for_the_pillar():
+def test_one_name_is_a_layout_for_a_function_and_for_the_pillar():
     assert section.entries("1g.10gb") == [("1g.10gb", None, 1)]
-    assert "is the text '1g.10gb'; a list like" in only_mistake(strategy="mig", mig={"profiles": "1g.10gb"})
+    made = policy.parse({SLICING: {"strategy": "mig", "mig": {"profiles": "1g.10gb"}}})
+    assert made.default.settings["mig"]["entries"] == [("1g.10gb", None, 1)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gpuslice.model import Slice
 from gpuslice.outputs.consumer import Consumer
 
 #: Kinds of slices that are for virtual machines, whose processes open them by themselves.
-_FOR_MACHINES = ("vgpu",)
+_FOR_MACHINES = ("vgpu", "vf-passthrough")
 #: More than any sum of sizes: to move somebody is worse than any waste.
 _MOVE = 10**15
 

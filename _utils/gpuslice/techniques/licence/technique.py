@@ -185,7 +185,7 @@ class Licence(Technique):
         first = works[0]
         gpu, state = first.gpu, first.state
         # They come to the same, but what can't be meant of one of them is refused wherever it stands.
-        goal = self.each(works, lambda work: self._goal(work.gpu, work.state, work.settings))[0]
+        goal = self.each(works, lambda work: self._goal(work.gpu, work.state, work.settings, work.rules))[0]
         text = gridd.rewritten(state.text, state.template, goal.wanted)
         changes = [
             *([self._token_step(gpu, state.token, goal.token)] if goal.token != state.token else []),
@@ -200,7 +200,7 @@ class Licence(Technique):
         )  # fmt: skip
         return [replace(part, addresses=tuple(work.gpu.address for work in works))]
 
-    def _goal(self, gpu, state, settings):
+    def _goal(self, gpu, state, settings, rules):
         if "layout" in settings:
             found = settings["layout"]["license"]
             wanted = dict(zip(gridd.KEYS, (found["server"], found["port"], found["feature"]), strict=True))
@@ -208,8 +208,8 @@ class Licence(Technique):
         elif settings.get("clear") or settings.get("remove"):
             return Goal({}, "", state.active)
         else:
-            goal = self._of_section(gpu, state, settings)
-        self._check_token(gpu, state, goal)
+            goal = self._of_section(gpu, state, settings, rules)
+        self._check_token(gpu, state, goal, rules)
         if goal.active and not state.installed:
             raise errors.Unsupported(
                 f"A licence is wanted, and the licence daemon {SERVICE} is not installed.",
@@ -219,13 +219,13 @@ class Licence(Technique):
             )
         return goal
 
-    def _of_section(self, gpu, state, settings):
+    def _of_section(self, gpu, state, settings, rules):
         ours = [key for key in _OF_THE_HOST if settings.get(key)]
         if ours:
             raise errors.Unsupported(
                 f"{gpu.model} is a vGPU in a guest; its type is its host's affair.",
                 gpu.address,
-                f"Leave {', '.join(f'vgpu:{key}' for key in ours)} out of this guest's pillar.",
+                f"Leave {', '.join(rules.key('vgpu', key) for key in ours)} out: they are of hosts.",
             )
         server, port, feature, token = _asked(settings)
         # A token that somebody else put there is a licence too; then only the daemon is ours to look after.
@@ -233,13 +233,13 @@ class Licence(Technique):
             raise errors.Unsupported(
                 f"vGPU types are chosen on the host, and no licence is named for {gpu.model}.",
                 gpu.address,
-                "Name vgpu:license_server or vgpu:client_token in this guest's pillar.",
+                f"Name {rules.key('vgpu', 'license_server')} or {rules.key('vgpu', 'client_token')} for this guest.",
             )
         if isinstance(settings.get("client_token"), secret.Secret):
             self._token.learn(settings["client_token"])
         return Goal({gridd.SERVER: server, gridd.PORT: port, gridd.FEATURE: feature}, token, True)
 
-    def _check_token(self, gpu, state, goal):
+    def _check_token(self, gpu, state, goal, rules):
         if not goal.token or goal.token == state.token:
             return
         place = gridd.values(state.text if state.text is not None else state.template)[gridd.TOKEN_PATH]
@@ -247,13 +247,14 @@ class Licence(Technique):
             raise errors.Unsupported(
                 f"A client token is wanted, and {CONFIGURATION} makes {SERVICE} look for tokens in {place}.",
                 gpu.address,
-                f"Remove the line {gridd.TOKEN_PATH}, or put the token there yourself and leave vgpu:client_token out.",
+                f"Remove the line {gridd.TOKEN_PATH}, or put the token there yourself and leave "
+                f"{rules.key('vgpu', 'client_token')} out.",
             )
         if not self._token.has(gpu, goal.token):
             raise errors.Unsupported(
                 f"The client token {goal.token} is wanted, and this guest has no copy of it: only one former token is kept.",
                 gpu.address,
-                "Give it in the pillar as vgpu:client_token.",
+                f"Give it as {rules.key('vgpu', 'client_token')}.",
             )
 
     def _token_step(self, gpu, old, new):

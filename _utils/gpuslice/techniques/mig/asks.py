@@ -7,10 +7,10 @@ from gpuslice import values
 from gpuslice.techniques.mig import section
 
 
-def layout(profiles, compute_instances=1):
+def layout(profiles, compute_instances=1, gpu_instances=1):
     """These MIG profiles, in any form that the pillar takes. Raises errors.PolicyError."""
     values.whole("compute_instances", compute_instances, low=1, high=8)
-    return {"entries": section.entries(profiles), "compute_instances": compute_instances}, None
+    return {"entries": section.entries(profiles, gpu_instances), "compute_instances": compute_instances}, None
 
 
 def mode(enabled):

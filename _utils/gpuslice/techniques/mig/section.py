@@ -38,7 +38,7 @@ def entries(profiles, gpu_instance_count=1, path="profiles"):
     """
     refuse_odd(profiles, path)
     notes = Notes()
-    written = check([profiles] if isinstance(profiles, str) else profiles, path, notes)
+    written = check(profiles, path, notes)
     if type(gpu_instance_count) is not int or not 1 <= gpu_instance_count <= MOST:
         notes.wrong("gpu_instance_count", f"is {describe(gpu_instance_count)}; a whole number from 1 to {MOST} is wanted.")
         gpu_instance_count = 1
@@ -54,6 +54,8 @@ def check(value, path, notes):
 
     :return: ``[(canonical name, start or None, count or None)]``; no count means that gpu_instance_count applies.
     """
+    if isinstance(value, str):
+        value = [value]
     if isinstance(value, dict):
         found = [_mapped(name, count, f"{path}:{name}", notes) for name, count in value.items()]
     elif isinstance(value, list | tuple):
@@ -138,6 +140,7 @@ def expand(written, gpu_instance_count, path, notes):
 def _json_profiles():
     return {
         "oneOf": [
+            {"type": "string", "pattern": profile_names.PATTERN},
             {"type": "array", "items": {"type": "string", "pattern": profile_names.PATTERN}},
             {
                 "type": "object",
@@ -156,10 +159,10 @@ class Mig(Section):
 
     FIELD = fields.section(
         "Multi-Instance GPU: hardware slices with their own memory.",
-        mode=fields.choice("disabled: no instances, and MIG mode is switched off.", "enabled", "enabled", "disabled"),
+        mode=fields.mode("disabled: no instances, and MIG mode is switched off.", "enabled", "enabled", "disabled"),
         profiles=fields.Field(
             "own",
-            "A list of names, each with an optional @start, or a mapping of name to count.",
+            "A name, a list of names, each with an optional @start, or a mapping of name to count.",
             [],
             check=check,
             schema=_json_profiles,

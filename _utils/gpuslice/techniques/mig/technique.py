@@ -28,7 +28,6 @@ from gpuslice.drivers.nvml import FIELD_RESETLESS_MIG
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.techniques.base import STOP_OR_FORCE
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import refuse_if_held
@@ -291,14 +290,14 @@ class Mig(Technique):
             busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
             change = placement.solve(table, [instance_of(gi, busy) for gi in state.instances], wishes, force=rules.force)
         except placement.InUse as err:
-            raise self._in_use(gpu, state, set(err.cis), busy) from err
+            raise self._in_use(gpu, state, set(err.cis), busy, rules) from err
         except errors.ProfileMismatch as err:
             raise type(err)(err.what, err.gpu or gpu.address, err.todo) from err
         for key in _ended(state, change):
             stops.add(users.get(key, ()), rules)
         return change
 
-    def _in_use(self, gpu, state, cis, busy):
+    def _in_use(self, gpu, state, cis, busy, rules):
         """The error for compute instances ``(start of the GPU instance, name, start)`` that would have to go, of those in use."""
         gone = [(gi, ci) for gi in state.instances for ci in gi.cis if (gi.start, ci.name, ci.start) in cis]
         held = [((gi.profile, gi.start, ci.name, ci.start), p) for gi, ci in gone for p in busy.get((gi.id, ci.id), ())]
@@ -307,7 +306,7 @@ class Mig(Technique):
         return errors.ResourceConflict(
             f"The wanted layout needs {names} to go, which is in use by {who}.",
             gpu.address,
-            STOP_OR_FORCE,
+            rules.stop_or_force(),
             holders=[p.as_dict() for _, p in held],
         )
 
@@ -331,7 +330,8 @@ class Mig(Technique):
         users = self.users.of_instances(gpu) if state.instances else {}
         busy = {key: held for key, held in users.items() if not rules.may_stop_all(held)}
         if busy and not rules.force:
-            raise self._in_use(gpu, state, {(gi.start, ci.name, ci.start) for gi in state.instances for ci in gi.cis}, busy)
+            every = {(gi.start, ci.name, ci.start) for gi in state.instances for ci in gi.cis}
+            raise self._in_use(gpu, state, every, busy, rules)
         for held in users.values():
             stops.add(held, rules)
         mode_steps = self._mode_steps(gpu, state, False, rules, stops)

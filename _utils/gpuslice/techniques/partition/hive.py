@@ -6,12 +6,13 @@ from gpuslice import errors
 from gpuslice.catalog import amd
 
 
-def changing_memory(driver, settings, gpu, wanted, undo):
+def changing_memory(driver, settings, gpu, wanted, undo, rules):
     """
     Memory modes to be brought into force by one reload, by PCI address.
 
     :param driver: :class:`gpuslice.drivers.amdgpu.Amdgpu`; :param settings: PCI address -> (GPU, what is wanted of it), of all.
     :param wanted: memory mode of this GPU; :param undo: whether a change is put back, GPU by GPU.
+    :param rules: of the change, for what is advised.
     :raises errors.PolicyError: a hive is to be in two modes, or is wanted only in part.
     """
     if undo:
@@ -25,13 +26,13 @@ def changing_memory(driver, settings, gpu, wanted, undo):
         lines = ", ".join(f"GPU {address} {goals[address]}" for address in mates if address in goals)
         raise errors.PolicyError(
             f"GPUs of one XGMI hive have one memory mode, but different ones are wanted: {lines}.",
-            todo="Give all of them the same partition:memory.",
+            todo=f"Give all of them the same {rules.key('partition', 'memory')}.",
         )
     if strangers:
         raise errors.PolicyError(
             f"Memory mode {wanted} is wanted of {', '.join(a for a in mates if a in goals)}, but the memory mode is one for "
             f"the whole XGMI hive, so {', '.join(strangers)} would change too, of which it is not wanted.",
-            todo="Name all GPUs of the hive (by hand: all), or keep the memory mode.",
+            todo=f"Name all GPUs of the hive{' (all)' if rules.by_hand else ''}, or keep the memory mode.",
         )
     return {address: goal for address, goal in sorted(goals.items()) if driver.memory(address) != goal}
 

@@ -27,8 +27,7 @@ class Reload:
             raise errors.ModeChangePending(
                 f"{need}, which is not allowed. Nothing was requested: a reboot would forget it.",
                 gpu.address,
-                f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload=True); all GPUs of that driver "
-                "must be idle then.",
+                f"{rules.allow_reload(MODULE, 'reload')}; all GPUs of that driver must be idle then.",
             )
         held = self._driver.all_holders()
         refuse_if_held(gpu.address, f"reload {MODULE} for memory mode {wanted.memory}", held, rules, stops)

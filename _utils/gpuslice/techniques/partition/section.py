@@ -16,8 +16,8 @@ class Partition(Section):
 
     FIELD = fields.section(
         "Compute and memory partition modes.",
-        compute=fields.choice("Compute partition mode.", "SPX", "SPX", "DPX", "TPX", "QPX", "CPX"),
-        memory=fields.choice("Memory partition mode.", "NPS1", "NPS1", "NPS2", "NPS4", "NPS8"),
+        compute=fields.mode("Compute partition mode.", "SPX", "SPX", "DPX", "TPX", "QPX", "CPX"),
+        memory=fields.mode("Memory partition mode.", "NPS1", "NPS1", "NPS2", "NPS4", "NPS8"),
     )
     DECISIVE = ("compute",)
 

@@ -196,7 +196,7 @@ class Partition(Technique):
             return self._plan_unloaded(gpu, state, wanted, undo, asked)
         steps, now, changing = [], state.compute, {}
         if wanted.memory != state.memory:
-            changing = hive.changing_memory(self._driver, asked, gpu, wanted.memory, undo)
+            changing = hive.changing_memory(self._driver, asked, gpu, wanted.memory, undo, rules)
             if not undo:
                 self._modes.refuse_beginning(gpu, wanted)
             self._reload.refuse(gpu, state, wanted, undo or settings.get("reload"), rules, stops)

@@ -1,15 +1,12 @@
 """
 Passthrough: a whole GPU is bound to the driver vfio-pci, so that a virtual machine can have it, and given back.
 
-The way there is ``driver_override``, ``unbind`` and ``drivers_probe``, which concern this one function; ``new_id`` is never
-written, as it captures every function with that id. What the GPU was bound to is kept in a file below /run, which a reboot
-empties as it does the override.
+The way there is :mod:`gpuslice.drivers.vfio`'s.
 
 Settings that it takes (one of): ``{}`` or ``{"bound": True}``; ``{"bound": False}``: back to the driver
 that it came from; ``{"layout": {...}}``: exactly this earlier layout.
 """
 
-import errno
 import os
 from typing import NamedTuple
 from typing import final
@@ -20,8 +17,8 @@ from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
-from gpuslice.drivers import modules
 from gpuslice.drivers import pci
+from gpuslice.drivers import vfio
 from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
@@ -29,33 +26,10 @@ from gpuslice.model import Slice
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
-from gpuslice.printable import printable
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
-
-_DRIVER = "vfio-pci"
-_DRIVERS = "/sys/bus/pci/drivers"
-_PROBE = "/sys/bus/pci/drivers_probe"
-_ORIGINS = "/run/gpu-slicing/passthrough"
-#: Noted for a GPU that no driver had, and for one that is given back to whatever driver the kernel chooses.
-_NONE, _ANY = "none", "any"
-_BRIDGE = "0x06"
-#: Holds a function without ever touching it, so VFIO allows it in a group.
-_STUB = "pci-stub"
-_IOMMU_HINT = (
-    "Switch VT-d or AMD-Vi on in the firmware and boot with 'intel_iommu=on' (Intel processors) or 'amd_iommu=on' (AMD), "
-    "best together with 'iommu=pt'."
-)
-_MEANINGS = {
-    errno.ENODEV: (
-        errors.DriverError,
-        "the driver does not take this function, or lost it meanwhile",
-        "See 'dmesg', and the driver's 'driver_override' in sysfs.",
-    ),
-    errno.EBUSY: (errors.InUse, errors.IN_USE, "Stop its users and run again."),
-}
 
 
 class PassthroughState(NamedTuple):
@@ -79,20 +53,16 @@ class Passthrough(Technique):
     # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
         """Why a GPU without a group has none: (sentence, True when the host is to blame)."""
-        if pci.iommu_is_on(self._host):
-            return Why("the kernel has put this function into no IOMMU group. See what 'dmesg' says of the IOMMU.")
-        return Why(f"the IOMMU of this host is off. {_IOMMU_HINT} Then reboot.", mendable=True)
+        words, mendable = vfio.why_no_group(self._host)
+        return Why(words, mendable)
 
     def observe(self, gpu):
         """Read driver and override. Raises errors.DeviceNotFound: the function is gone; errors.Unhealthy: its driver hangs."""
-        base = f"{DEVICES}/{gpu.address}"
         bounded.refuse_if_waiting(self._host, gpu.address)
         pci.refuse_if_gone(self._host, gpu.address)
-        driver, path = self._host.readlink(f"{base}/driver"), f"{base}/driver_override"
-        # A driver that is letting the function go no longer shows, and while it does not end, this file waits for it.
-        override = printable((kernel.text(self._host, path) if driver else bounded.text(self._host, gpu.address, path)) or "")
-        origin = kernel.text(self._host, _origin_file(gpu.address)) or ""
-        return PassthroughState(driver, "" if override == "(null)" else override, origin)
+        driver = vfio.driver(self._host, gpu.address)
+        override = vfio.override(self._host, gpu.address, driver)
+        return PassthroughState(driver, override, vfio.origin(self._host, gpu.address))
 
     def needs_driver(self, layout):
         """Whether the GPU must have a driver to be brought to a layout: one that is given away may have had none before."""
@@ -104,7 +74,7 @@ class Passthrough(Technique):
 
     def shown(self, layout):
         """A layout as users see it in changes."""
-        found = {"driver": layout["driver"] or _NONE}
+        found = {"driver": layout["driver"] or vfio.NONE}
         return {**found, "driver_override": layout["override"]} if layout["override"] else found
 
     def pillar(self, gpu, layout):
@@ -134,12 +104,12 @@ class Passthrough(Technique):
     def _part(self, gpu, state, settings, rules):
         goal, stops = _goal(state, settings), Stops(self._host, gpu.address)
         if goal.driver in VFIO_DRIVERS:
-            self._check_iommu(gpu)
+            vfio.refuse_without_group(self._host, gpu.address)
         if state.driver != goal.driver:
             self._check_change(gpu, state, goal, rules, stops)
         steps = (*self.ending(gpu, stops), *self._prepare(gpu, state, goal), *self._rebind(gpu, state, goal))
         if (state.origin or _is_unknown(state, goal)) and not goal.origin:
-            steps += (self._note(gpu, state.origin or _ANY, ""),)
+            steps += (self._note(gpu, state.origin or vfio.ANY, ""),)
         was, becomes = state.driver in VFIO_DRIVERS, goal.driver in VFIO_DRIVERS
         whole = (f"the whole GPU as /dev/vfio/{device_nodes.group(self._host, gpu.address)}",)
         driver = "the driver that the kernel chooses" if goal.driver is None else goal.driver
@@ -150,35 +120,15 @@ class Passthrough(Technique):
             creates=whole if becomes and not was else (),
         )  # fmt: skip
 
-    def _check_iommu(self, gpu):
-        if not pci.iommu_is_on(self._host) or not device_nodes.group(self._host, gpu.address):
-            raise errors.Unsupported(f"Passthrough can't be had: {self.why_not(gpu)[0]}", gpu.address)
-
     def _check_change(self, gpu, state, goal, rules, stops):
         if goal.driver in VFIO_DRIVERS:
-            self._check_group(gpu)
+            vfio.refuse_shared_group(self._host, gpu.address)
         if state.driver and state.driver not in VFIO_DRIVERS:
             self._check_slices(gpu, state)
         if state.driver:
             to = goal.driver or "no driver" if goal.driver is not None else "its own driver"
             doing = f"move the GPU from {state.driver} to {to}"
             refuse_if_held(gpu.address, doing, self.holders(gpu), rules, stops)
-
-    def _check_group(self, gpu):
-        """VFIO hands out whole groups: a member with a driver of the host would make the group unusable."""
-        number = device_nodes.group(self._host, gpu.address)
-        others = []
-        for member in self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices"):
-            driver = self._host.readlink(f"{DEVICES}/{member}/driver")
-            is_bridge = (kernel.text(self._host, f"{DEVICES}/{member}/class") or "").startswith(_BRIDGE)
-            if member != gpu.address and driver and driver not in (*VFIO_DRIVERS, _STUB) and not is_bridge:
-                others.append(f"{member} ({driver})")
-        if others:
-            raise errors.ResourceConflict(
-                f"IOMMU group {number} is not clean: it also has {', '.join(others)}, and a virtual machine gets whole groups.",
-                gpu.address,
-                f"Unbind these functions or bind them to {_DRIVER}, or move the board to a slot whose bridge separates it (ACS).",
-            )
 
     def _check_slices(self, gpu, state):
         """Unbinding ends what the driver made, and undoing the change could not bring it back: it has to go by its own way."""
@@ -216,7 +166,7 @@ class Passthrough(Technique):
         return f"CCS mode {split[0]}" if split else ""
 
     def _prepare(self, gpu, state, goal):
-        if goal.driver in VFIO_DRIVERS and not self._host.exists(f"{_DRIVERS}/{goal.driver}"):
+        if goal.driver in VFIO_DRIVERS and not vfio.is_loaded(self._host, goal.driver):
             yield self.step(
                 gpu, "load", {"module": goal.driver}, f"load the kernel module {goal.driver}", "load_module", PREPARE,
                 "nothing: a loaded module takes no function by itself",
@@ -225,7 +175,7 @@ class Passthrough(Technique):
             yield self._note(gpu, state.origin, goal.origin)
         if _is_unknown(state, goal):
             # A crash after the unbinding would leave a GPU that looks as if nobody wanted a driver for it.
-            yield self._note(gpu, state.origin, _ANY)
+            yield self._note(gpu, state.origin, vfio.ANY)
         if goal.override != state.override:
             yield self.step(
                 gpu, "override", {"driver": goal.override},
@@ -249,7 +199,7 @@ class Passthrough(Technique):
             )
 
     def _note(self, gpu, old, new):
-        whom = {_NONE: "no driver", _ANY: "whatever driver the kernel chooses"}
+        whom = {vfio.NONE: "no driver", vfio.ANY: "whatever driver the kernel chooses"}
         noted = f"note that the GPU belongs to {whom.get(new, new)}"
         words = noted if new else f"forget that the GPU was to go back to {whom.get(old, old)}"
         return self.step(
@@ -259,83 +209,22 @@ class Passthrough(Technique):
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def _run_load(self, gpu, module):
-        done = modules.load(self._host, module)
-        # What is there counts, not what the program says of it.
-        if not self._host.exists(f"{_DRIVERS}/{module}"):
-            said = done.said or "modprobe said nothing, but the driver is not there"
-            raise errors.DriverMissing(
-                f"The kernel module {module} can't be loaded: {said}.", gpu.address, "Install the kernel's modules for VFIO."
-            )
+        vfio.load(self._host, gpu.address, module)
 
     def _run_note(self, gpu, driver):
-        path = _origin_file(gpu.address)
-        try:
-            self._host.store_write(path, driver + "\n") if driver else self._host.store_remove(path)
-        except OSError as err:
-            raise errors.StateDirUnusable(
-                f"The note of the GPU's own driver, {path}, can't be written: {err.strerror}.", gpu.address, "Run as root."
-            ) from err
+        vfio.note(self._host, gpu.address, driver)
 
     def _run_override(self, gpu, driver):
-        # A line break alone clears it; an empty write would not reach the kernel.
-        doing = f"reserve the function for {driver}" if driver else "clear driver_override"
-        path = f"{DEVICES}/{gpu.address}/driver_override"
-        wanted = (driver,) if driver else ("", "(null)")
-        bounded.write(
-            self._host, gpu.address, path, driver or "\n", doing, there=lambda: kernel.text(self._host, path) in wanted
-        )
+        vfio.reserve(self._host, gpu.address, driver)
 
     def _run_unbind(self, gpu, driver):
-        # Once begun it can't be stopped: a driver may wait for its users inside the kernel, some do for ever, and what another
-        # program or this one opened meanwhile must not become that. So it is closed, and looked for once more.
+        # What another program or this one opened meanwhile must not become a wait for ever: ours is closed, and the others are
+        # looked for once more.
         self._sessions.release()
-        doing = f"unbind the GPU from {driver}"
-        if held := self._open(gpu):
-            raise device_nodes.in_use(gpu.address, doing, held)
-        try:
-            bounded.write(
-                self._host, gpu.address, f"{DEVICES}/{gpu.address}/driver/unbind", gpu.address, doing,
-                {**_MEANINGS, errno.ENOENT: _MEANINGS[errno.ENODEV]},
-                there=lambda: not self._driver(gpu),
-            )  # fmt: skip
-        except errors.InUse as err:
-            raise device_nodes.in_use(gpu.address, doing, self._open(gpu)) from err
-        except errors.Unhealthy as err:
-            raise errors.Unhealthy(f"{err.what}{self._suspects(gpu, driver)}", gpu.address, err.todo) from err
-
-    def _driver(self, gpu):
-        return self._host.readlink(f"{DEVICES}/{gpu.address}/driver")
-
-    def _suspects(self, gpu, driver):
-        """Who may keep the driver waiting, as a sentence after another; "" when nobody is known."""
-        held = [str(process) for process in self._open(gpu)]
-        # What it has open, for a console say, no process shows.
-        if driver == "nvidia" and modules.is_there(self._host, "nvidia_drm"):
-            held.append("perhaps the module nvidia_drm")
-        return f" In use by {'; '.join(held)}." if held else ""
+        vfio.unbind(self._host, gpu.address, driver, lambda: self._open(gpu))
 
     def _run_bind(self, gpu, driver, reserved):
-        """Through the override where there is one, as only that is sure to reach no other function; else by the driver's name."""
-        path = _PROBE if reserved or driver is None else f"{_DRIVERS}/{driver}/bind"
-        missing = (
-            errors.DriverMissing,
-            f"the driver {driver} is not loaded",
-            f"Load it with 'modprobe {driver}', then run again.",
-        )
-        doing = f"bind the GPU to {driver or 'a driver'}"
-        bounded.write(
-            self._host, gpu.address, path, gpu.address, doing, {**_MEANINGS, errno.ENOENT: missing},
-            there=lambda: bool(driver) and self._driver(gpu) == driver,
-        )  # fmt: skip
-        now = self._driver(gpu)
-        # The probe answers success also when no driver took the function.
-        if now == driver or (driver is None and now and now not in VFIO_DRIVERS):
-            return
-        raise errors.DriverError(
-            f"Could not {doing}: the kernel accepted the request, but {f'{now} has it' if now else 'no driver took it'}.",
-            gpu.address,
-            "See 'dmesg' for the driver's own words.",
-        )
+        vfio.bind(self._host, gpu.address, driver, reserved)
 
     # -- consumers -----------------------------------------------------------------------------------------------
     def slices(self, gpu, state):
@@ -365,10 +254,6 @@ class Passthrough(Technique):
         return f"whole GPU for a virtual machine, IOMMU group {device_nodes.group(self._host, gpu.address)}"
 
 
-def _origin_file(address):
-    return f"{_ORIGINS}/{address}"
-
-
 def _goal(state, settings):
     """The state that settings ask for; its driver is None where the kernel is to choose one."""
     if "layout" in settings:
@@ -377,12 +262,12 @@ def _goal(state, settings):
     if settings.get("bound", True):
         # However it came to be bound (by us, or by ids at boot): it is as wanted.
         # Without a driver, but with a note: a change was interrupted after the unbinding.
-        return state if given_away else PassthroughState(_DRIVER, _DRIVER, state.driver or state.origin or _NONE)
+        return state if given_away else PassthroughState(vfio.DRIVER, vfio.DRIVER, state.driver or state.origin or vfio.NONE)
     # Without a driver, but with a note: the way back was begun and not ended.
     interrupted = not state.driver and state.origin
     if not given_away and state.override not in VFIO_DRIVERS and not interrupted:
         return state._replace(origin="")
-    driver = {_NONE: "", _ANY: None}.get(state.origin, state.origin or None)
+    driver = {vfio.NONE: "", vfio.ANY: None}.get(state.origin, state.origin or None)
     return PassthroughState(driver if given_away or interrupted else state.driver or driver, "", "")
 
 

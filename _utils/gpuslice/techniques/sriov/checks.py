@@ -35,21 +35,21 @@ def refuse_driver(host, gpu, state):
         )
 
 
-def refuse_host(host, gpu, state, goal):
+def refuse_host(host, gpu, state, goal, rules):
     """Raise errors.Unsupported where kernel or firmware keep virtual machines from VFs."""
     if not goal.autoprobe and state.autoprobe is None:
         raise errors.Unsupported(
             "This kernel can't leave virtual functions unbound: sriov_drivers_autoprobe is of Linux 4.13.",
             gpu.address,
-            "Use a newer kernel, or set sriov:autoprobe to true and unbind them yourself.",
+            f"Use a newer kernel, or {rules.setting('sriov', 'autoprobe', True)} and unbind them yourself.",
         )
     # Functions that stay with the host's own driver work without; a virtual machine's do not.
     if not goal.autoprobe and goal.numvfs != state.numvfs:
-        instead = "Virtual functions for containers need none: set sriov:autoprobe to true."
+        instead = f"Virtual functions for containers need none: {rules.setting('sriov', 'autoprobe', True)}."
         pci.refuse_without_iommu(host, gpu.address, instead)
 
 
-def refuse_numbers(host, gpu, state, settings, wanted):
+def refuse_numbers(host, gpu, state, settings, wanted, rules):
     """
     Refuse numbers and names of VFs that the GPU can't have.
 
@@ -73,7 +73,8 @@ def refuse_numbers(host, gpu, state, settings, wanted):
     beyond = sorted((number for number in settings["vfs"] if int(number) > count), key=int)
     if beyond:
         raise errors.PolicyError(
-            f"sriov:vfs has settings for {', '.join(f'vf{number}' for number in beyond)}, and vf_count is {count}.",
+            f"{rules.key('sriov', 'vfs')} has settings for {', '.join(f'vf{number}' for number in beyond)}, and there are to be "
+            f"{count} virtual functions.",
             gpu.address,
         )
     _refuse_named(host, gpu, state, settings, wanted)

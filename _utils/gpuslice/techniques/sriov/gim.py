@@ -31,10 +31,8 @@ _LINE = re.compile(r"^# ([0-9a-f:.]+) ([0-9]{1,9})$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*options\s+gim\s.*\bvf_num=", re.MULTILINE)
 #: Seconds that the driver may take to start all GPUs, or to let them go.
 _LOADING = 120
-_RELOAD = (
-    f"Add {MODULE} to containers_gpu_state_management:unload_modules (by hand: reload_driver=True) to have it reloaded, "
-    "or reboot."
-)
+#: The argument of functions by hand that lets it be reloaded.
+_ARGUMENT = "reload_driver"
 
 
 def serves(gpu):
@@ -98,13 +96,14 @@ class Gim:
         if reloads:
             steps += self._reload(gpu, state, wanted, may, rules, stops)
         driver = state.driver if not reloads else MODULE if wanted else ""
+        notes = filter(None, (_preview(gpu, wanted), _unasked(rules) if reloads and not may else ""))
         return self._technique.part(
             gpu, self._technique.layout(state), {"driver": driver, "numvfs": wanted, "option": option},
             [*self._technique.ending(gpu, stops), *steps], stops,
             keeps=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if not reloads),
             destroys=tuple(f"vf{n}" for n in range(1, state.numvfs + 1) if reloads),
             creates=tuple(f"vf{n}" for n in range(1, wanted + 1) if reloads),
-            note=_preview(gpu, wanted) if steps else "",
+            note="; ".join(notes) if steps else "",
             # Its option and its reload are for all GPUs of the driver.
             group=MODULE if steps else "",
         )  # fmt: skip
@@ -207,7 +206,7 @@ class Gim:
         step = self._technique.step
         if may and state.driver == MODULE:
             self._refuse_users(gpu, wanted, rules, stops)
-        args = {"count": wanted, "allowed": may}
+        args = {"count": wanted, "allowed": may, "how": rules.allow_reload(MODULE, _ARGUMENT)}
         load = step(gpu, "load_driver", args, f"load {MODULE}", "load_module", RESET, undo=f"unload {MODULE}")
         affected = [vf for address in self._functions() for vf in self._virtual(address)]
         words = f"unload {MODULE}, which removes the virtual functions of all its GPUs"
@@ -242,8 +241,7 @@ class Gim:
             raise errors.ResourceConflict(
                 f"Could not {doing}: {', '.join(bound)} {'is' if len(bound) == 1 else 'are'} bound for virtual machines.",
                 gpu.address,
-                "Shut the guests down and unbind these, or set containers_gpu_state_management:apply_strategy to force "
-                "(by hand: force=True).",
+                f"Shut the guests down and unbind these, or {rules.force_it()}.",
             )
 
     def _write(self, gpu, state, option, count, may):
@@ -296,27 +294,27 @@ class Gim:
         base = f"{DEVICES}/{gpu.address}"
         return self._host.readlink(f"{base}/driver") == MODULE and kernel.number(self._host, f"{base}/sriov_numvfs") == count
 
-    def _run_unload_driver(self, gpu, count, allowed):
+    def _run_unload_driver(self, gpu, count, allowed, how=""):
         """Unload gim, unless a reload for another GPU of this change did it already. Raises errors.RebootNeeded."""
         if self._in_force(gpu, count) or not self._loaded():
             return
-        self._allow(gpu, count, allowed)
+        self._allow(gpu, count, allowed, how)
         self._modprobe(gpu, modules.unload, f"unload {MODULE}", False)
 
-    def _run_load_driver(self, gpu, count, allowed):
+    def _run_load_driver(self, gpu, count, allowed, how=""):
         """Load gim and see whether it made the VFs. Raises errors.RebootNeeded, errors.DriverError."""
         if self._in_force(gpu, count):
             return
-        self._allow(gpu, count, allowed)
+        self._allow(gpu, count, allowed, how)
         self._modprobe(gpu, modules.load, f"load {MODULE}", True)
         self._technique.wait_for(gpu, count)
 
     @staticmethod
-    def _allow(gpu, count, allowed):
+    def _allow(gpu, count, allowed, how):
+        """:param how: how it may be reloaded; "" in what an earlier version has planned."""
         if not allowed:
-            raise errors.RebootNeeded(
-                f"The GPU gets {count} virtual functions when {MODULE} is loaded the next time.", gpu.address, _RELOAD
-            )
+            what = f"The GPU gets {count} virtual functions when {MODULE} is loaded the next time."
+            raise errors.RebootNeeded(what, gpu.address, f"{how} to have it reloaded, or reboot." if how else "Reboot.")
 
     def _modprobe(self, gpu, change, doing, loaded):
         try:
@@ -331,6 +329,12 @@ class Gim:
             raise errors.DriverError(
                 f"Could not {doing}: {done.said}{in_use}", gpu.address, "Shut down the guests, and see 'dmesg'."
             )
+
+
+def _unasked(rules):
+    """That a change comes at a reboot, and how it would not have to wait for that."""
+    how = rules.allow_reload(MODULE, _ARGUMENT)
+    return f"{MODULE} may not be reloaded, so that this comes at a reboot. {how} to have it now"
 
 
 def _preview(gpu, count):

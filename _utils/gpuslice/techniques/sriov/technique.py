@@ -211,14 +211,15 @@ class Sriov(Technique):
             settings = {**_DEFAULTS, **settings}
             if settings["pf_device"] not in ("", gpu.address):
                 return self._elsewhere(work, settings["pf_device"])
-            checks.refuse_numbers(self._host, gpu, state, settings, {p.gpu.address: (p.gpu, p.settings) for p in work.peers})
+            peers = {peer.gpu.address: (peer.gpu, peer.settings) for peer in work.peers}
+            checks.refuse_numbers(self._host, gpu, state, settings, peers, rules)
         if gpu.vendor == "amd":
             return self._gim.plan(gpu, state, settings, rules)
         goal = self._goal(gpu, state, settings)
         if goal.numvfs:
             checks.refuse_driver(self._host, gpu, state)
         if goal.numvfs and "layout" not in settings:
-            checks.refuse_host(self._host, gpu, state, goal)
+            checks.refuse_host(self._host, gpu, state, goal, rules)
         return self._planned(gpu, state, goal, rules)
 
     def _elsewhere(self, work, wanted):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice.drivers import pci
 from gpuslice.drivers.vgpu_slots import Vgpu
+from gpuslice.rules import PLAIN
 from gpuslice.techniques.vgpu import types as vgpu_types
 
 #: Words of the pillar -> the policies of NVML's vGPU scheduler.
@@ -50,12 +51,13 @@ def room(host, gpu, state, slots):
     return len(_carriers(host, gpu, state, slots))
 
 
-def counts_of(gpu, settings, types, carriers=None, most=lambda found: found.most):
+def counts_of(gpu, settings, types, carriers=None, most=lambda found: found.most, rules=PLAIN):
     """
     How many of which type.
 
     :param settings: ``profile`` and ``count``, or ``profiles``; :param types: :class:`.vgpu_types.VgpuTypes`.
     :param carriers: result of :func:`room`; :param most: function of a type that tells how many of it the GPU can have.
+    :param rules: of the change, for what is advised.
     :return: list of (:class:`gpuslice.techniques.vgpu.types.VgpuType`, count).
     :raises errors.ProfileMismatch: a type is unknown, or they don't fit together. :raises errors.Unsupported: none is named.
     """
@@ -64,23 +66,25 @@ def counts_of(gpu, settings, types, carriers=None, most=lambda found: found.most
         named[settings["profile"]] = settings.get("count") or 0
     if not named:
         raise errors.Unsupported(
-            "This host makes vGPUs, and no type is named.", gpu.address, "Name one in vgpu:profile; licences are for guests."
+            "This host makes vGPUs, and no type is named.",
+            gpu.address,
+            f"Name one in {rules.key('vgpu', 'profile')}; licences are for guests.",
         )
     counts = Counter()
     for name, count in named.items():
         found = vgpu_types.resolve(gpu, name, types)
         found = found._replace(most=most(found))
-        counts[found] += count or _as_many_as_fit(gpu, found, carriers)
+        counts[found] += count or _as_many_as_fit(gpu, found, carriers, rules)
     _check_fit(gpu, counts, types)
     return sorted(counts.items(), key=lambda pair: (-pair[0].memory_mib, pair[0].name))
 
 
-def _as_many_as_fit(gpu, found, carriers):
+def _as_many_as_fit(gpu, found, carriers, rules):
     if found.most is None:
         raise errors.Unsupported(
             f"As many vGPUs of type {found.name} as fit are wanted, and the driver does not tell how many that are.",
             gpu.address,
-            "Name a number in vgpu:count.",
+            f"Name a number in {rules.key('vgpu', 'count')}.",
         )
     # Another program may have some of the functions, a virtual machine that was given one as it is for instance.
     return found.most if carriers is None else max(1, min(found.most, carriers))
@@ -184,7 +188,7 @@ def _on_the_gpu(gpu, slots, stay, names):
     return tuple(made)
 
 
-def refuse_scheduler(gpu, state, scheduler, backed):
+def refuse_scheduler(gpu, state, scheduler, backed, rules=PLAIN):
     """
     Refuse a policy of the scheduler that can't be set.
 
@@ -194,11 +198,13 @@ def refuse_scheduler(gpu, state, scheduler, backed):
         raise errors.Unsupported(
             "A scheduling policy is wanted for types that have a MIG instance each, which the driver refuses.",
             gpu.address,
-            "Leave vgpu:scheduler out.",
+            f"Leave {rules.key('vgpu', 'scheduler')} out.",
         )
     if scheduler and state.scheduler is None and tells_modes(state):
         raise errors.Unsupported(
-            f"vgpu:scheduler is {scheduler}, and the driver can't set it on this GPU.", gpu.address, "Leave it out."
+            f"{rules.key('vgpu', 'scheduler')} is {scheduler}, and the driver can't set it on this GPU.",
+            gpu.address,
+            "Leave it out.",
         )
 
 

@@ -15,6 +15,7 @@ Differences that :meth:`Vgpus.settle` turns into such settings (one of): ``{"set
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 from typing import final
 
@@ -262,24 +263,24 @@ class Vgpus(Technique):
         return [self._plan_gpu(work.gpu, work.state, work.settings, work.rules) for work in works]
 
     def _plan_gpu(self, gpu, state, settings, rules):
-        goal = self._goal(gpu, state, settings)
+        goal = self._goal(gpu, state, settings, rules)
         if goal.create and state.total:
             pci.refuse_without_iommu(self._host, gpu.address)
         return self._planned(gpu, state, goal, rules)
 
-    def _goal(self, gpu, state, settings):
+    def _goal(self, gpu, state, settings, rules):
         if settings.get("remove"):
             return Goal(functions=False)
         if "layout" in settings:
             return self._earlier(gpu, state, settings)
         slots = self._slots(gpu)
         carriers = vgpu_goal.room(self._host, gpu, state, slots)
-        counts = vgpu_goal.counts_of(gpu, settings, self.types(gpu), carriers, lambda found: self._instances.most(gpu, found))
+        counts = vgpu_goal.counts_of(gpu, settings, self.types(gpu), carriers, partial(self._instances.most, gpu), rules)
         stay, missing = vgpu_goal.kept(state, counts, self._users(slots))
         create = vgpu_goal.placed(self._host, gpu, state, slots, stay, missing)
         backed = counts[0][0].gi_profile is not None
         scheduler = settings.get("scheduler") or None
-        vgpu_goal.refuse_scheduler(gpu, state, scheduler, backed)
+        vgpu_goal.refuse_scheduler(gpu, state, scheduler, backed, rules)
         mixed = not backed and len({found.memory_mib for found, _ in counts}) > 1
         if mixed and state.heterogeneous is None and vgpu_goal.tells_modes(state):
             raise errors.Unsupported(
@@ -499,18 +500,33 @@ class Vgpus(Technique):
 
     def creatable(self, gpu):
         """
-        The types of a GPU for users: name -> ``memory_mib``, ``max``, ``mig_profile`` where it has one, and ``creatable``:
-        whether a vGPU of it can be made now.
+        The types of a GPU for users: name -> ``memory_mib``, ``max``, ``mig_profile`` where it has one, ``creatable``: whether a
+        vGPU of it can be made now, and ``set_vgpus``: how many there are after all that a change does first.
         """
-        slots = self._slots(gpu)
+        slots, state = self._slots(gpu), self.observe(gpu)
         now = {name for function in (slots.carriers() if slots else ()) for name in slots.creatable(function)}
         table = self._mig.table(gpu) if self._mig.supports(gpu) else None
         found = {}
         for name, kind in self.types(gpu).items():
             profile = table.by_id(kind.gi_profile) if table and kind.gi_profile is not None else None
             backed = {"mig_profile": profile.name} if profile else {}
-            found[name] = {"memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now}
+            found[name] = {
+                "memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now,
+                "set_vgpus": self._as_many_as_fit(gpu, state, slots, name),
+            }  # fmt: skip
         return found
+
+    def _as_many_as_fit(self, gpu, state, slots, name):
+        """How many vGPUs of a type a GPU has where it alone is asked for, without a number; 0 where that is refused."""
+        try:
+            if state.total:
+                pci.refuse_without_iommu(self._host, gpu.address)
+            carriers = vgpu_goal.room(self._host, gpu, state, slots)
+            settings, types = {"profile": name}, self.types(gpu)
+            counts = vgpu_goal.counts_of(gpu, settings, types, carriers, partial(self._instances.most, gpu))
+        except errors.Unsupported:
+            return 0
+        return sum(count for _, count in counts)
 
     # -- doing ---------------------------------------------------------------------------------------------------
     def carry_out(self, gpu, step):

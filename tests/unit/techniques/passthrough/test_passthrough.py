@@ -207,7 +207,7 @@ def test_without_an_iommu_the_kernel_parameter_is_named(bench, pillar):
 def test_holders_are_named_and_ended_only_when_forced(bench, address, node):
     holder = {"pid": 77, "command": "train.py", "container": "web", "nodes": [node]}
     host, config = bench(processes=[holder])
-    refused(host, config, address, "pid 77 (train.py, container web)", "apply_strategy")
+    refused(host, config, address, "pid 77 (train.py, container web)", "Stop these. That their units")
     assert change(config, address, force=True).ok
     assert host.processes() == [] and driver(host, address) == "vfio-pci"
 

@@ -1,0 +1,3 @@
+"""
+Single virtual functions for virtual machines.
+"""
