@@ -2,6 +2,7 @@
 #   make test            the tests             make lint        ruff, mypy, salt-lint, yamllint
 #   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
+#   make dist            the tarball for a master: dist/gpu-slicing-<version>.tar.gz
 #   make test-salt3006   all of them but the fleet on the older Salt
 #   make mutation        which share of small defects the tests notice, by file
 # PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest; JOBS=1 runs one test at a time.
@@ -29,10 +30,10 @@ PARALLEL := -n $(JOBS) --dist loadfile
 MUTATION_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow unit mutation lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+.PHONY: help venv test test-slow unit mutation lint test-salt3006 has-python-for-salt3006 dist wheel bench demo clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 # $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
 define make_venv
@@ -84,6 +85,9 @@ has-python-for-salt3006:
 
 wheel: $(STAMP)
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
+
+dist:
+	$(PYTHON) release/tarball.py
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=_utils $(VENV)/bin/python "$$script"; done
