@@ -3,9 +3,12 @@ The ways in which a master gets this project, each as the README says it: the ta
 gitfs, and one tree for each environment. Every time a virgin minion comes to its slices by a highstate.
 """
 
+import json
 import os
 import re
+import shlex
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from tests.conftest import ROOT
 from tests.fleet.conftest import Fleet
 from tests.fleet.conftest import changed
 from tests.fleet.conftest import failed
+from tests.fleet.conftest import planned
 from tests.support import needs
 from tests.support.releases import copied
 from tests.support.releases import unpacked
@@ -164,6 +168,62 @@ def test_one_top_file_gives_some_minions_another_environment(served):
     assert DEV in told(fleet, "one") and "not available" in fleet.salt("one", "of_the_site.seen")["one"]
     assert failed(fleet.salt("one", "state.apply")["one"]) == []
     assert SENTENCE in told(fleet, "one") and fleet.salt("one", "of_the_site.seen")["one"] is True
+
+
+@pytest.fixture
+def two(served):
+    """``one`` and ``gpu7`` with the modules of base, whatever of the tests before was run."""
+    fleet, place = served
+    top_file(place / "salt")
+    for name in ("one", "gpu7"):
+        if name not in fleet.nodes:
+            fleet.add(name, "dgx-h100")
+    assert set(fleet.salt("*", "saltutil.sync_all").data) == {"one", "gpu7"}
+    return fleet
+
+
+def test_many_hosts_are_changed_by_the_commands_of_the_page(two):
+    fleet = two
+    section = FLEET.split("## Change many hosts")[1].split("\n## ")[0]
+    commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    salt ")]
+    assert len(commands) == 4
+    fleet.set_pillar(dgx_h100=pillar_of(["3g.40gb"]))
+    fleet.salt("*", "saltutil.refresh_pillar", "wait=True")
+    counts = []
+    for _, *words in commands:
+        target = words.index("gpu:capabilities:mig")
+        rest = [word for word in words[target + 1 :] if word.startswith("-") or word[0].isdigit()]
+        function = [word for word in words[target + 1 :] if word not in rest]
+        answer = fleet.salt(words[target], *function, options=(*words[:target], *rest))
+        counts.append((answer.retcode, sorted(sliced(fleet, each) for each in ("one", "gpu7"))))
+    assert counts == [(0, [0, 0]), (0, [0, 8]), (0, [8, 8]), (0, [8, 8])]
+
+
+def test_schedules_tell_of_drift(two, tmp_path):
+    fleet, lines = two, tmp_path / "gpu-drift.json"
+    check, stages = (each["schedule"]["gpu_drift"] for each in blocks(FLEET, "# in the pillar") if "schedule" in each)
+    for job in (check, stages):
+        assert job.pop("minutes") and job.pop("splay")
+        job["seconds"] = 2
+    stages["return_kwargs"]["filename"] = str(lines)
+    fleet.set_pillar(dgx_h100={**pillar_of(["1g.10gb"]), "schedule": {"check": check, "stages": stages}})
+    fleet.salt("one", "saltutil.refresh_pillar", "wait=True")
+    ask, ends = fleet.master.salt_run_cli(), time.monotonic() + 90
+    while not (jobs := ask.run("jobs.list_jobs", "search_function=gpu_slicing.check").data) or not lines.exists():
+        assert time.monotonic() < ends, "no answer of the schedules came"
+        time.sleep(0.5)
+    fleet.set_pillar()
+    fleet.salt("one", "saltutil.refresh_pillar", "wait=True")
+    job = next(iter(jobs))
+    [answer] = ask.run("jobs.print_job", job).data[job]["Result"].values()
+    assert answer["return"]["result"] is False and (answer["success"], answer["retcode"]) == (True, 0)
+    found = json.loads(lines.read_text(encoding="utf-8").splitlines()[0])
+    assert found["fun"] == "state.apply" and planned(found["return"]) == ["gpu_slicing_slicing", "gpu_slicing_validation"]
+
+
+def pillar_of(profiles):
+    """A pillar that wants these profiles on every GPU."""
+    return {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}}
 
 
 def test_two_top_files_need_minions_that_say_which_one_counts(served):
