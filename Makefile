@@ -87,7 +87,8 @@ wheel: $(STAMP)
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
 
 dist:
-	$(PYTHON) release/tarball.py
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer found; name one: make PYTHON=/path/to/python3 dist" >&2; exit 1; }
+	@$(PYTHON) release/tarball.py
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=_utils $(VENV)/bin/python "$$script"; done
