@@ -24,10 +24,10 @@ MOVED = {"states/gpu_slicing": "gpu_slicing"}
 FOLDERS = {
     "states/gpu_slicing": (".sls", ".jinja"),
     "docs": (".md", ".json"),
-    "examples/hosts": (".yaml",),
-    "examples/pillar": (".sls",),
+    # All but the tour, which is one of the checkout.
+    "examples": (".conf", ".sls", ".yaml"),
 }
-FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "examples/top.sls", "pillar.example")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pillar.example")
 
 
 class Unfit(Exception):

@@ -58,6 +58,7 @@ def test_the_mine_has_what_its_example_asks_for(minion):
     on = minion("a30-pair", pillar={**yaml.safe_load(text)})
     on.call("mine.update")
     assert on.call("mine.get", "*", "gpu_slicing.summary") == {"functional": on.call("gpu_slicing.summary")}
+    assert on.call("mine.get", "*", "gpu_mig.headroom") == {"functional": on.call("gpu_mig.headroom")}
     [slices] = on.call("mine.get", "*", "gpu_slices").values()
     assert slices == on.call("gpu.slices") and len(slices) == 3
 
