@@ -2,6 +2,7 @@
 #   make test            the tests             make lint        ruff, mypy, salt-lint, yamllint
 #   make test-slow       those with daemons, real parts, and a kill at every step
 #   make demo            the guided tour       make wheel       dist/*.whl
+#   make dist            the tarball for a master: dist/gpu-slicing-<version>.tar.gz
 #   make test-salt3006   all of them but the fleet on the older Salt
 #   make test-gpu        what can be read of this machine's own GPUs, compared with the catalog; changes nothing
 #   make mutation        which share of small defects the tests notice, by file
@@ -30,7 +31,7 @@ PARALLEL := -n $(JOBS) --dist loadfile
 MUTATION_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow test-gpu unit mutation lint test-salt3006 has-python-for-salt3006 wheel bench demo clean
+.PHONY: help venv test test-slow test-gpu unit mutation lint test-salt3006 has-python-for-salt3006 dist wheel bench demo clean
 
 help:
 	@sed -n '2,9s/^# \{0,1\}//p' Makefile
@@ -89,6 +90,10 @@ has-python-for-salt3006:
 
 wheel: $(STAMP)
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
+
+dist:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer found; name one: make PYTHON=/path/to/python3 dist" >&2; exit 1; }
+	@$(PYTHON) release/tarball.py
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=_utils $(VENV)/bin/python "$$script"; done

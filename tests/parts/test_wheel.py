@@ -4,6 +4,7 @@ The second delivery: the wheel, built from this tree and loaded by a real ``salt
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,9 @@ import zipfile
 
 import pytest
 import yaml
+
+from release import tarball
+from tests.support.releases import unpacked
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +94,20 @@ def call(clean_python, repo, tmp_path):
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, env=_environment(), cwd="/")
 
     return run
+
+
+def test_a_highstate_with_the_sls_files_of_the_tarball(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    site = tmp_path / "srv" / "salt"
+    shutil.copytree(unpacked(tarball.build(tmp_path), tmp_path) / "gpu_slicing", site / "gpu_slicing")
+    (site / "top.sls").write_text("base:\n  '*':\n    - gpu_slicing\n", encoding="utf-8")
+    wanted = {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.40gb"]}}
+    pillar = json.dumps({"containers_gpu_slicing": wanted})
+    done = call("--out", "json", f"--file-root={site}", "state.apply", f"pillar={pillar}")
+    states = json.loads(done.stdout)["local"]
+    assert done.returncode == 0 and all(state["result"] for state in states.values()), states
+    assert [state["__id__"] for state in states.values() if state["changes"]] == ["gpu_slicing_slicing"]
+    assert len(json.loads(call("--out", "json", "gpu.slices").stdout)["local"]) == 8
 
 
 def test_files_lie_where_salt_looks_for_them(wheel, repo):

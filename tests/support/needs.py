@@ -20,6 +20,7 @@ PACKAGES = {
     "crun": "crun",
     "depmod": "kmod",
     "gcc": "gcc",
+    "git": "git",
     "lspci": "pciutils",
     "make": "make",
     "mmdebstrap": "mmdebstrap",
