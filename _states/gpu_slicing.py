@@ -80,7 +80,7 @@ def validated(name, **kwargs):
     """
 
     def look():
-        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.check"](brief=True)
+        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.apply"](test=True, brief=True)
         if front.testing(__opts__) and found["changes"]:
             front.postpone(__context__)
             return {"result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}

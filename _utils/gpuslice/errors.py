@@ -102,6 +102,10 @@ class Unhealthy(GpuSliceError):
     """A GPU is lost, owes a reset, or has hardware errors: it is not sliced in this condition."""
 
 
+class Deferred(GpuSliceError):
+    """A change is wanted, and it is not yet the time for it: it waits for the window of maintenance."""
+
+
 class ForeignChange(GpuSliceError):
     """Somebody else changed the GPU between the plan and its execution."""
 

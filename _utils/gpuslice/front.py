@@ -138,7 +138,8 @@ def done(result, brief=False):
     :param brief: as of :func:`planned`.
     """
     if result.errors:
-        comment = "\n".join([*folding.sentences(result.errors), *_made_beside(result)])
+        waiting = [f"Waits: {why}" for _, _, why in result.plan.waiting]
+        comment = "\n".join([*folding.sentences([*result.errors, *waiting]), *_made_beside(result)])
     elif result.changes or result.generation:
         done_words = _done_words(result)
         comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(NO, brief)}"
@@ -149,6 +150,64 @@ def done(result, brief=False):
     changed = folding.changes(result.changes) if brief else result.changes
     answer = {"result": result.ok, "changes": changed, "comment": comment}
     return {**answer, "warnings": folding.sentences(result.warnings)} if result.warnings else answer
+
+
+def waited(answer, result, engine, pillar, own, salt, opts):
+    """
+    The answer of :func:`done`, which also says who comes back to what waits: see :func:`gpuslice.waits.settled`.
+
+    :param own: whether ``pillar`` is the minion's own; :param salt: ``__salt__``; :param opts: ``__opts__`` of the loader file.
+    """
+    if not result.plan.waiting and "waiting.json" not in engine.host.store_names(engine.host.state_dir):
+        return answer
+    # Here, as below, so that those who never wait do not load it.
+    from gpuslice import waits
+
+    return waits.settled(answer, result, engine, pillar, own, salt, opts)
+
+
+def resumed(engine, pillar, test, context, salt, opts):
+    """
+    Try again what waits, if its time has come. Returns what :func:`planned` or :func:`done` do.
+
+    :param pillar: the minion's own; :param context: ``__context__``, :param salt: ``__salt__``, :param opts: ``__opts__`` of the
+        loader file.
+    """
+    from gpuslice import waits
+
+    wanted = fetched(pillar, salt)
+    return waits.why_not_now(engine, wanted, test, salt, opts) or applied(engine, pillar, True, test, False, context, salt, opts)
+
+
+def applied(engine, pillar, own, test, brief, context, salt, opts):
+    """
+    Bring a host to a pillar, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
+
+    :param own: whether it is the minion's own; :param brief: as of these; the others as of :func:`resumed`.
+    """
+    wanted = fetched(pillar, salt)
+    if test:
+        found = engine.plan(wanted)
+        leave(context, pillar, found)
+        return planned(found, brief)
+    changes()
+    result = engine.apply(wanted)
+    leave(context, pillar, result.found)
+    return waited(done(result, brief), result, engine, wanted, own, salt, opts)
+
+
+def waiting(engine):
+    """What waits on this host, as a dict; {} where nothing does."""
+    from gpuslice import waits
+
+    return waits.listed(engine)
+
+
+def forgotten(engine, test, salt, opts):
+    """Take back what waits, as an answer; the arguments are as of :func:`resumed`."""
+    from gpuslice import waits
+
+    return waits.forgotten(engine, test, salt, opts)
 
 
 def _made_beside(result):
@@ -377,6 +436,7 @@ def as_data(plan):
         "estimate": plan.estimate,
         "parts": [_part_as_data(part) for part in plan.parts],
         "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
+        "waiting": [{"where": where, "for": what, "why": why} for where, what, why in plan.waiting],
         "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
     }
 
@@ -452,6 +512,8 @@ def summary(engine, pillar):
         state = "a change was interrupted"
     elif plan.blocked:
         state = "not as wanted, and in the way"
+    elif plan.waiting and plan.empty:
+        state, said = plan.waits(), "nothing to do now"
     else:
         waits = any(part.waits for part in plan.parts)
         state = ("waits for a reboot" if waits else "as wanted") if plan.empty else "to change"

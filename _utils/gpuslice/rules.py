@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Any
 from typing import NamedTuple
 
 from gpuslice import kinds
@@ -51,6 +52,8 @@ class Options:
     :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
     :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
+    :ivar when: now, idle (what is in use waits for its users), window (what disrupts waits for ``window``, a
+        :class:`gpuslice.window.Window`).
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
     :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
@@ -63,6 +66,9 @@ class Options:
     jid: str = ""
     progress: Callable[[str], object] | None = None
     events: Callable[[str, dict], object] | None = None
+    when: str = "now"
+    # Not by its class: a run without one does not load it.
+    window: Any = None
 
     stop_units: tuple[str, ...] = ()
     unload_modules: tuple[str, ...] = ()

@@ -85,6 +85,11 @@ class Reconciler:
         """Key -> part or error, see :meth:`gpuslice.change.planner.Planner.each`."""
         return self._planner.each(targets)
 
+    @property
+    def may_disrupt(self):
+        """Whether what disrupts those who use this host may be begun now."""
+        return self._planner.may_disrupt
+
     # -- changing ------------------------------------------------------------------------------------------------
     def apply(self, targets):
         """
@@ -159,6 +164,7 @@ class Reconciler:
             wishes = {t.key: t.wish for t in targets if t.wish}
             targets = self._planner.settled(targets, interrupted_one)
             plan = self._planner.planned(targets)
+            targets = self._planner.in_time(targets) if plan.waiting else targets
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty:
                 self._history.check()

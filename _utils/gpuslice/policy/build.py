@@ -74,6 +74,7 @@ class Policy(NamedTuple):
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar on_failure: ``gpu`` or ``host``.
     :ivar reboot_required: whether a reboot may be scheduled.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
+    :ivar when: ``now``, ``idle`` or ``window``; :ivar maintenance_window: as in the pillar, {} where none is written.
     :ivar integration: runtime, device_plugin, resource_limits.
     :ivar handed_out: technology of layer HAND_OUT -> its settings, where the pillar says who is handed what.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
@@ -95,6 +96,8 @@ class Policy(NamedTuple):
     boot: bool
     stop_units: list
     unload_modules: list
+    when: str
+    maintenance_window: dict
     integration: dict
     handed_out: dict
     warnings: list
@@ -125,6 +128,7 @@ def parse(pillar):
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
     handed = _handed_out(written[INTEGRATION], notes)
+    _check_timing(written[MANAGEMENT], notes)
     if notes.mistakes:
         number = len(notes.mistakes)
         raise errors.PolicyError(
@@ -160,6 +164,15 @@ def _templated(rule, templates):
         if names := document.section(word).TEMPLATES:
             settings[word] = {**settings[word], TEMPLATES: {name: templates[name] for name in names if name in templates}}
     return rule._replace(settings=settings)
+
+
+def _check_timing(written, notes):
+    if written.get("when", "now") == "now" and not written.get("maintenance_window"):
+        return
+    # Here, so that the many who never write of it do not load it.
+    from gpuslice.policy import timing
+
+    timing.judge(_filled(document.top()[MANAGEMENT], written), notes)
 
 
 def _handed_out(written, notes):

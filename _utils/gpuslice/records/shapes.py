@@ -75,7 +75,7 @@ _PART = parts(
 _PLAN = parts(
     {
         "parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS,
-        "remarks": _TEXTS, "unmanaged": _TEXT,
+        "remarks": _TEXTS, "unmanaged": _TEXT, "waiting": listing(row(_TEXT, _TEXT, _TEXT)),
     },  # fmt: skip
     needed=("parts",),
 )
@@ -111,6 +111,12 @@ _ATTEMPTS = record(
     }
 )
 _WAITING = record({"gpus": table(ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))})
+_WAITS = record(
+    {
+        "since": moment, "until": maybe(moment), "digest": text(r"[0-9a-f]+"), "of": text("idle|window"),
+        "what": listing(row(_TEXT, _TEXT)), "again": truth,
+    }
+)  # fmt: skip
 _GENERATION = parts(
     {
         "time": moment,
@@ -226,3 +232,8 @@ def outcome(data, which):
     record({which: anything}, dict.fromkeys(data, anything))(data, "it")
     for key, layout in data[which].items():
         either(record({"error": _TEXT}), _layout(Key.of(key).technique))(layout, f"it:{which}:{key}")
+
+
+def waits(data):
+    """What waits for its time, as :class:`gpuslice.records.waits.Waits` has it."""
+    _WAITS(data, "it")
