@@ -8,6 +8,7 @@ again, and undone as a whole when a step fails.
 import gpuslice
 
 gpuslice = gpuslice.current()
+import salt.pillar
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
@@ -294,6 +295,13 @@ def waiting():
         return front.waiting(engine)
 
 
+def _fresh_pillar():
+    # Not pillar.items, which masks values.
+    return salt.pillar.get_pillar(
+        __opts__, dict(__grains__), __opts__["id"], pillarenv=__opts__.get("pillarenv")
+    ).compile_pillar()
+
+
 @_checked
 def resume(test=False):
     """
@@ -312,7 +320,7 @@ def resume(test=False):
         salt gpu7 gpu_slicing.resume test=True
     """
     with _engine() as engine:
-        return front.resumed(engine, __pillar__, test, __context__, __salt__, __opts__)
+        return front.resumed(engine, _fresh_pillar, test, __context__, __salt__, __opts__)
 
 
 @_checked

@@ -166,17 +166,21 @@ def waited(answer, result, engine, pillar, own, salt, opts):
     return waits.settled(answer, result, engine, pillar, own, salt, opts)
 
 
-def resumed(engine, pillar, test, context, salt, opts):
+def resumed(engine, fresh, test, context, salt, opts):
     """
     Try again what waits, if its time has come. Returns what :func:`planned` or :func:`done` do.
 
-    :param pillar: the minion's own; :param context: ``__context__``, :param salt: ``__salt__``, :param opts: ``__opts__`` of the
-        loader file.
+    :param fresh: function that makes the minion's pillar anew: the one that it keeps in memory may be older than the one that
+        the waiting run had.
+    :param context: ``__context__``, :param salt: ``__salt__``, :param opts: ``__opts__`` of the loader file.
     """
     from gpuslice import waits
 
-    wanted = fetched(pillar, salt)
-    return waits.why_not_now(engine, wanted, test, salt, opts) or applied(engine, pillar, True, test, False, context, salt, opts)
+    if answer := waits.why_not_yet(engine, test, salt, opts):
+        return answer
+    pillar = fresh()
+    answer = waits.why_no_more(engine, fetched(pillar, salt), test, salt, opts)
+    return answer or applied(engine, pillar, True, test, False, context, salt, opts)
 
 
 def applied(engine, pillar, own, test, brief, context, salt, opts):

@@ -6,9 +6,11 @@ Salt's functions are handed in, as everywhere in front.
 """
 
 import logging
+import os
 from datetime import datetime
 
 from gpuslice import errors
+from gpuslice.records.waits import FILE
 from gpuslice.records.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def settled(answer, result, engine, pillar, own, salt, opts):
         record = Waits(engine.host)
         if not plan.waiting:
             return _over(answer, result, record, salt, opts)
-        again = _schedule(salt)
+        again = _schedule(salt, opts)
         record.write(_data(engine, pillar, plan, again, _known(record)))
     except (OSError, errors.StateDirUnusable) as err:
         return _warned(answer, f"What waits could not be noted: {err}")
@@ -51,6 +53,7 @@ def settled(answer, result, engine, pillar, own, salt, opts):
 
 def _planned(engine, pillar):
     """What is to do after a run that failed: somebody may have come between its plan and its steps, for whom it waits then."""
+    engine.tools.release()
     try:
         return engine.plan(pillar)
     except errors.GpuSliceError as err:
@@ -102,9 +105,17 @@ def _warned(answer, sentence):
     return {**answer, "warnings": [*answer.get("warnings", ()), sentence]}
 
 
-def _schedule(salt):
+def _has_bus(opts):
+    """Whether a minion runs that would hear of it: to ask where none does takes seconds. It has sockets of that name."""
+    try:
+        return any(name.startswith("minion_event_") for name in os.listdir(opts.get("sock_dir") or ""))
+    except OSError:
+        return False
+
+
+def _schedule(salt, opts):
     """Have the minion come back by itself. Returns whether it will."""
-    if "schedule.add" not in salt:
+    if not _has_bus(opts) or "schedule.add" not in salt:
         return False
     try:
         done = salt["schedule.add"](
@@ -119,7 +130,8 @@ def _schedule(salt):
 
 def _unschedule(salt, opts, noted):
     """Take the job out of the minion's schedule, where it may be in it: without a minion, asking takes seconds."""
-    if not (noted and noted["again"]) and JOB not in (opts.get("schedule") or ()):
+    listed_there = (noted and noted["again"]) or JOB in (opts.get("schedule") or ())
+    if not listed_there or not _has_bus(opts):
         return
     try:
         done = salt["schedule.delete"](JOB, persist=True)
@@ -129,29 +141,37 @@ def _unschedule(salt, opts, noted):
         log.warning("the job %s could not be taken out of the minion's schedule", JOB, exc_info=True)
 
 
-def why_not_now(engine, pillar, test, salt, opts):
-    """
-    Why there is nothing to do now for what waits, as an answer; None where it is to be tried.
-
-    :param pillar: the minion's own, which is what waits unless it became another one since.
-    """
-    record = Waits(engine.host)
-    noted = record.read()
+def why_not_yet(engine, test, salt, opts):
+    """Why there is nothing to try now, as an answer; None where there is. The pillar is not looked at."""
+    noted = Waits(engine.host).read()
     if noted is None:
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)
-    if engine.policy(pillar).digest != noted["digest"]:
-        if not test:
-            record.remove()
-            _unschedule(salt, opts, noted)
-        return _told(
-            "The pillar is another one than when its change began to wait: nothing was done, and it waits no more. "
-            "'state.apply gpu_slicing' does what the pillar says now."
-        )
     if noted["until"] is not None and engine.host.now() < noted["until"]:
         return _told("It is not yet time:\n" + "\n".join(f"Waits: {why}" for _, why in noted["what"]))
     return None
+
+
+def why_no_more(engine, pillar, test, salt, opts):
+    """
+    Why what waits is no longer wanted, as an answer; None where it is.
+
+    :raises errors.PolicyError: the pillar could not be made, or has mistakes. What waits goes on waiting.
+    """
+    if "_errors" in pillar:
+        raise errors.PolicyError("The pillar of this minion could not be made, so that what waits was not tried.")
+    record = Waits(engine.host)
+    if engine.policy(pillar).digest == record.read()["digest"]:
+        return None
+    if not test:
+        noted = record.read()
+        record.remove()
+        _unschedule(salt, opts, noted)
+    return _told(
+        "The pillar is another one than when its change began to wait: nothing was done, and it waits no more. "
+        "'state.apply gpu_slicing' does what the pillar says now."
+    )
 
 
 def _told(comment):
@@ -180,7 +200,7 @@ def forgotten(engine, test, salt, opts):
     """Take back what waits. Returns an answer."""
     record = Waits(engine.host)
     noted = _known(record)
-    if noted is None and not engine.host.exists(record.path):
+    if noted is None and FILE not in engine.host.store_names(engine.host.state_dir):
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)

@@ -23,7 +23,7 @@ def window_of(value, path, notes):
     made = check(_FIELD, value, path, notes)
     if made is WRONG or len(made) < len(value):
         return WRONG
-    if made.get("days") == []:
+    if value.get("days") == []:
         notes.wrong(f"{path}:days", "is empty, so that it would never open; name days, or leave it out for all.")
         return WRONG
     return made
