@@ -45,6 +45,9 @@ class Engine:
     :param progress: called with a line before each step of a change; :param events: as of :class:`gpuslice.rules.Options`.
     """
 
+    #: Calls a function of Salt, as :attr:`gpuslice.rules.Options.call`; whoever can sets it.
+    call = None
+
     def __init__(self, config=None, cachedir="", progress=None, events=None):
         if config and not isinstance(config, Mapping):
             raise errors.PolicyError(
@@ -397,10 +400,12 @@ class Engine:
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events)
+        options.call = self.call
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
             self._take_time(policy, options)
+            options.before, options.after = policy.before, policy.after
         for allowed in filter(None, (policy, self._permissions(permissions))):
             options.stop_units, options.unload_modules = allowed.stop_units, allowed.unload_modules
         if force is not None:

@@ -110,6 +110,10 @@ class ForeignChange(GpuSliceError):
     """Somebody else changed the GPU between the plan and its execution."""
 
 
+class HookFailed(GpuSliceError):
+    """What a site has run before a change failed, so that the change was not begun."""
+
+
 class StepFailed(GpuSliceError):
     """A step of a plan failed."""
 

@@ -31,16 +31,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def engine(opts, refused, events=None):
+def engine(opts, refused, events=None, salt=None):
     """
     The engine for one request.
 
     :param opts: ``__opts__`` of the loader file.
     :param refused: Salt's exception class for a refusal that is shown as one sentence (``CommandExecutionError``).
     :param events: as of :func:`announcer`.
+    :param salt: ``__salt__`` of a loader file that runs what the pillar has run before and after a change.
     """
     try:
         with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), events=events) as made:
+            if salt is not None:
+                made.call = functools.partial(_called, salt)
             yield made
     except errors.GpuSliceError as err:
         # Alone: what led to it may quote what must not be shown, and a minion's log has the whole chain.
@@ -54,6 +57,13 @@ def engine(opts, refused, events=None):
         log.error("the GPU slicing engine failed unexpectedly: %s", secret.redacted(traceback.format_exc()))
         words = secret.redacted(f"{type(err).__name__}: {err}")
         raise refused(f"The GPU slicing engine failed ({words}). Please report this with the minion's log.") from None
+
+
+def _called(salt, name, args, kwargs):
+    """Call a function of Salt for the engine. Raises errors.HookFailed: this minion has none of that name; and what it raises."""
+    if name not in salt:
+        raise errors.HookFailed("there is no such function on this minion.")
+    return salt[name](*args, **kwargs)
 
 
 def planned(plan, brief=False):
@@ -440,6 +450,8 @@ def as_data(plan):
         "estimate": plan.estimate,
         "parts": [_part_as_data(part) for part in plan.parts],
         "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
+        "before": list(plan.before),
+        "after": list(plan.after),
         "waiting": [{"where": where, "for": what, "why": why} for where, what, why in plan.waiting],
         "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
     }

@@ -166,6 +166,7 @@ class Plan:
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
     :ivar waiting: (PCI address, or the technology that hands out; idle or window; sentence) for each that is left as it is until
         its time comes.
+    :ivar before, after: words for what the site has run before the change and after it.
     """
 
     parts: tuple[Part, ...] = ()
@@ -175,6 +176,8 @@ class Plan:
     remarks: tuple[str, ...] = ()
     unmanaged: str = ""
     waiting: tuple[tuple[str, str, str], ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -239,6 +242,8 @@ class Plan:
             tuple(data.get("remarks", ())),
             data.get("unmanaged", ""),
             tuple((where, what, why) for where, what, why in data.get("waiting", ())),
+            tuple(data.get("before", ())),
+            tuple(data.get("after", ())),
         )
 
     def changes(self) -> dict[str, dict]:
@@ -285,7 +290,9 @@ class Plan:
         together, parts = _parted(self.parts)
         told = folding.folded([*(_told_together(each, steps) for each in together), *(_told(part, steps) for part in parts)])
         first = [self.unmanaged] if self.unmanaged else []
-        lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)]), *told]
+        lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)])]
+        lines += [f"Before it: {each}" for each in self.before]
+        lines += [*told, *(f"After it, whatever comes: {each}" for each in self.after)]
         waiting = [f"Waits: {why}" for _, _, why in self.waiting]
         lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *waiting, *self.untouched])
         # Where one line tells of all GPUs it is the summary.

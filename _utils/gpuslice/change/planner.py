@@ -124,7 +124,17 @@ class Planner:
         left = {address for address, *_ in (*blocked, *waiting)}
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
         waits = tuple(dict.fromkeys(waiting))
-        return self.estimated(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits))
+        return self._with_hooks(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits))
+
+    def _with_hooks(self, plan):
+        """The plan with words for what the site has run around it, and with its time."""
+        if plan.empty or not (self._options.before or self._options.after):
+            return self.estimated(plan)
+        # Here, so that a run without any does not load it.
+        from gpuslice.change import hooks
+
+        before, after = hooks.words(self._options.before), hooks.words(self._options.after)
+        return self.estimated(replace(plan, before=before, after=after))
 
     def estimated(self, plan):
         """The plan with what this host knows of the time that its steps take."""

@@ -74,6 +74,7 @@ class Policy(NamedTuple):
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar on_failure: ``gpu`` or ``host``.
     :ivar reboot_required: whether a reboot may be scheduled.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
+    :ivar before: :ivar after: what is run before and after a change, as :func:`gpuslice.policy.hooks.hooks` makes it.
     :ivar when: ``now``, ``idle`` or ``window``; :ivar maintenance_window: as in the pillar, {} where none is written.
     :ivar integration: runtime, device_plugin, resource_limits.
     :ivar handed_out: technology of layer HAND_OUT -> its settings, where the pillar says who is handed what.
@@ -98,6 +99,8 @@ class Policy(NamedTuple):
     unload_modules: list
     when: str
     maintenance_window: dict
+    before: list
+    after: list
     integration: dict
     handed_out: dict
     warnings: list

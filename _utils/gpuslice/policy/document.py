@@ -45,6 +45,18 @@ def _window_schema():
     return timing.schema()
 
 
+def _hooks(value, path, notes):
+    from gpuslice.policy import hooks
+
+    return hooks.hooks(value, path, notes)
+
+
+def _hooks_schema():
+    from gpuslice.policy import hooks
+
+    return hooks.schema()
+
+
 def _pick(environment, doc):
     """A choice of technology; its default is also the first that strategy auto falls back to there."""
     default = next(iter(kinds.fallbacks(environment)), "none")
@@ -131,6 +143,14 @@ def top():
             ),
             maintenance_window=Field(
                 "own", "When disruption is allowed, for when: window.", {}, check=_window, schema=_window_schema
+            ),
+            before=Field(
+                "own", "Commands and Salt functions that run before a change, and stop it where one fails.", [],
+                check=_hooks, schema=_hooks_schema,
+            ),
+            after=Field(
+                "own", "Commands and Salt functions that run after a change, whatever came of it.", [],
+                check=_hooks, schema=_hooks_schema,
             ),
         ),
     }  # fmt: skip

@@ -76,10 +76,16 @@ _PLAN = parts(
     {
         "parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS,
         "remarks": _TEXTS, "unmanaged": _TEXT, "waiting": listing(row(_TEXT, _TEXT, _TEXT)),
+        "before": _TEXTS, "after": _TEXTS,
     },  # fmt: skip
     needed=("parts",),
 )
 _PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
+_SECONDS = whole(1, 3600)
+_HOOK = either(
+    record({"command": listing(_TEXT), "timeout": _SECONDS}),
+    record({"function": text(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+"), "args": listing(anything), "kwargs": _PLAIN, "timeout": _SECONDS}),
+)
 _ENTRY = parts(
     {
         "time": moment,
@@ -95,6 +101,7 @@ _ENTRY = parts(
         "pauses": listing(_PAUSE),
         "earlier": listing(row(_KEY, _STEP)),
         "groups": table(_KEY, _TEXT),
+        "after_hooks": listing(_HOOK),
     },
     needed=("time", "pid", "plan", "before", "goal"),
 )
