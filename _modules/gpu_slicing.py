@@ -69,7 +69,7 @@ def apply(pillar=None, test=False, brief=False):
         and of GPUs that change alike one for all.
 
     Returns a dict with ``result``, ``changes`` by PCI address and ``comment``; without ``result`` when ``test`` found something
-    to change.
+    to change. What waits, with ``containers_gpu_state_management:when``, is no failure; the comment and ``warnings`` tell of it.
 
     CLI Example:
 

@@ -1,10 +1,13 @@
 """What a site has run before and after a change: when, with what, and what comes of a failure, a signal or a kill."""
 
 import os
+import re
 import signal
+import subprocess
 import time
 
 import pytest
+import yaml
 
 from gpuslice import errors
 from gpuslice import front
@@ -207,3 +210,36 @@ def test_a_function_is_found_in_salt_and_one_that_is_not_there_is_named(host):
         assert made.call("test.sum", [1, 2], {"more": 3}) == 6
         with pytest.raises(errors.HookFailed, match="there is no such function on this minion"):
             made.call("test.product", [], {})
+
+
+def test_the_example_runs_around_a_change_and_waits(simulated, repo):
+    """The pillar that is shipped, over one that says what is wanted; outside of its window, and within it."""
+    management = yaml.safe_load((repo / "examples" / "pillar" / "maintenance.sls").read_text(encoding="utf-8"))
+    host = simulated("dgx-h100", programs={"/usr/local/sbin/gpu-node": {}})
+    made = wanted(**management["containers_gpu_state_management"])
+    with Engine(hosts.config(host)) as engine:
+        policy = engine.policy(made)
+    always = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
+    assert policy.when == "window" and not policy.warnings
+    result = hosts.apply(host, wanted(**{**management["containers_gpu_state_management"], "maintenance_window": always}))
+    assert result.ok and ran(host) == [("/usr/local/sbin/gpu-node", None), ("/usr/local/sbin/gpu-node", "ok")]
+
+
+def test_the_script_in_the_documents_drains_waits_and_resumes(repo, tmp_path):
+    text = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    log = tmp_path / "log"
+    jobs = "test $(grep -c squeue $LOG) -gt 1 || echo 17"
+    for name, more in (("scontrol", ""), ("squeue", jobs), ("sleep", ""), ("hostname", "echo n1")):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nLOG={log}\necho {name} "$@" >> $LOG\n{more}\n', encoding="utf-8")
+        program.chmod(0o755)
+
+    def run(word, result=""):
+        log.write_text("", encoding="utf-8")
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GPU_SLICING_RESULT": result}
+        subprocess.run(["/bin/sh", "-c", script, "gpu-node", word], env=environment, check=True, timeout=30)
+        return [line.split()[0] for line in log.read_text(encoding="utf-8").splitlines()]
+
+    assert run("drain") == ["hostname", "scontrol", "squeue", "sleep", "squeue"]
+    assert run("resume", "ok") == ["hostname", "scontrol"] and run("resume", "failed") == ["hostname"]

@@ -52,7 +52,7 @@ def engine(host, now, later=None):
     return made
 
 
-def apply(host, wanted, now=NOON, later=None):
+def brought(host, wanted, now=NOON, later=None):
     """Bring the host to a pillar at that moment."""
     with engine(host, now, later) as made:
         return made.apply(wanted)
@@ -84,63 +84,63 @@ def waits(result):
 
 def test_a_gpu_that_is_in_use_waits_and_the_others_are_changed_at_once(whole):
     whole.add_process(TRAINER)
-    result = apply(whole, rules(HALVES, when="idle"))
+    result = brought(whole, rules(HALVES, when="idle"))
     assert result.ok and profiles(whole) == (["7g.80gb"], ["3g.40gb"] * 2)
     assert waits(result) == {
         FIRST: f"GPU {FIRST}: The wanted layout needs 7g.80gb at 0 to go, which is in use by pid 4711 (train.py). It is changed "
         "when nobody uses that any more."
     }
-    again = apply(whole, rules(HALVES, when="idle"))
+    again = brought(whole, rules(HALVES, when="idle"))
     assert again.ok and again.generation is None and not again.changes and list(waits(again)) == [FIRST]
     whole.remove_process(4711)
-    last = apply(whole, rules(HALVES, when="idle"))
+    last = brought(whole, rules(HALVES, when="idle"))
     assert last.ok and not waits(last) and profiles(whole) == (["3g.40gb"] * 2, ["3g.40gb"] * 2)
 
 
 def test_without_it_the_same_fails_as_before(whole):
     whole.add_process(TRAINER)
-    result = apply(whole, rules(HALVES))
+    result = brought(whole, rules(HALVES))
     assert not result.ok and not waits(result) and "in use by pid 4711" in result.errors[0]
 
 
 def test_who_is_ill_does_not_wait(whole):
     whole.add_fault({"call": "nvmlDeviceGetMigMode", "gpu": FIRST, "lost": True, "times": 0})
-    result = apply(whole, rules(HALVES, when="idle"))
+    result = brought(whole, rules(HALVES, when="idle"))
     assert not result.ok and not waits(result)
 
 
 def test_what_disrupts_waits_for_the_window(whole):
-    result = apply(whole, rules(HALVES, **NIGHT))
+    result = brought(whole, rules(HALVES, **NIGHT))
     assert result.ok and not result.changes and result.generation is None and profiles(whole) == (["7g.80gb"], ["7g.80gb"])
     assert waits(result)[FIRST] == (
         f"GPU {FIRST}: A change is wanted that ends 7g.80gb at 0. It waits for the maintenance window, which opens "
         "Sat 2026-12-05 22:00 (Europe/Berlin)."
     )
     assert result.plan.summary() == "Nothing to do now; 2 GPUs wait for the maintenance window."
-    assert apply(whole, rules(HALVES, **NIGHT), NIGHT_TIME).ok and profiles(whole) == (["3g.40gb"] * 2, ["3g.40gb"] * 2)
+    assert brought(whole, rules(HALVES, **NIGHT), NIGHT_TIME).ok and profiles(whole) == (["3g.40gb"] * 2, ["3g.40gb"] * 2)
 
 
 def test_what_only_makes_something_waits_for_nothing(whole):
-    assert apply(whole, rules({"3g.40gb": 1})).ok
-    result = apply(whole, rules({"3g.40gb": 1, "1g.10gb": 2}, **NIGHT))
+    assert brought(whole, rules({"3g.40gb": 1})).ok
+    result = brought(whole, rules({"3g.40gb": 1, "1g.10gb": 2}, **NIGHT))
     assert result.ok and not waits(result) and profiles(whole)[0] == ["1g.10gb", "1g.10gb", "3g.40gb"]
 
 
 def test_a_mode_waits_for_the_window(simulated):
     host = simulated("dgx-h100")
-    result = apply(host, rules(HALVES, **NIGHT))
+    result = brought(host, rules(HALVES, **NIGHT))
     assert "A change is wanted that changes a mode of the GPU." in waits(result)[FIRST] and not profiles(host)[0]
 
 
 def test_users_in_the_window_are_waited_for_and_nothing_is_forced_at_its_end(whole):
     whole.add_process(TRAINER)
-    within = apply(whole, rules(HALVES, **NIGHT), NIGHT_TIME)
+    within = brought(whole, rules(HALVES, **NIGHT), NIGHT_TIME)
     assert within.ok and profiles(whole) == (["7g.80gb"], ["3g.40gb"] * 2)
     assert waits(within)[FIRST].endswith(
         "in use by pid 4711 (train.py). It is changed when nobody uses that any more, within the maintenance window, which "
         "closes Sun 2026-12-06 04:00 (Europe/Berlin)."
     )
-    after = apply(whole, rules(HALVES, **NIGHT), MORNING)
+    after = brought(whole, rules(HALVES, **NIGHT), MORNING)
     assert after.ok and waits(after)[FIRST].endswith(
         "in use by pid 4711 (train.py). It waits for the maintenance window, which opens Sat 2026-12-12 22:00 (Europe/Berlin)."
     )
@@ -150,12 +150,12 @@ def test_users_in_the_window_are_waited_for_and_nothing_is_forced_at_its_end(who
 def test_with_force_the_window_ends_what_is_in_use_and_outside_of_it_nothing(whole):
     whole.add_process(TRAINER)
     wanted = rules(HALVES, apply_strategy="force", **NIGHT)
-    assert FIRST in waits(apply(whole, wanted)) and whole.processes()
-    assert apply(whole, wanted, NIGHT_TIME).ok and not whole.processes() and profiles(whole)[0] == ["3g.40gb"] * 2
+    assert FIRST in waits(brought(whole, wanted)) and whole.processes()
+    assert brought(whole, wanted, NIGHT_TIME).ok and not whole.processes() and profiles(whole)[0] == ["3g.40gb"] * 2
 
 
 def test_a_change_that_runs_when_the_window_closes_goes_on_to_its_end(whole):
-    result = apply(whole, rules(HALVES, **NIGHT), NIGHT_TIME, later=MORNING)
+    result = brought(whole, rules(HALVES, **NIGHT), NIGHT_TIME, later=MORNING)
     assert result.ok and not waits(result) and profiles(whole) == (["3g.40gb"] * 2, ["3g.40gb"] * 2)
 
 
@@ -163,7 +163,7 @@ def test_upper_layers_of_a_running_change_go_on_too(whole):
     wanted = rules(HALVES, **NIGHT)
     for rule in wanted["containers_gpu_slicing"]["devices"]:
         rule["time_slicing"] = {"enabled": True, "max_instance_count": 2}
-    result = apply(whole, wanted, NIGHT_TIME, later=MORNING)
+    result = brought(whole, wanted, NIGHT_TIME, later=MORNING)
     assert result.ok and not waits(result)
     assert {part["kind"] for part in hosts.listed(whole) if part["gpu"] in (FIRST, SECOND)} == {"replica"}
 
@@ -175,16 +175,16 @@ def test_what_was_interrupted_is_finished_outside_of_the_window(whole):
         reconciler, targets = made.reconciler(policy), made.targets(policy)
         plan = reconciler.plan(targets)
         journal.begin(reconciler._entry(plan, targets, {}, None))
-    result = apply(whole, rules(HALVES, **NIGHT), NOON)
+    result = brought(whole, rules(HALVES, **NIGHT), NOON)
     assert result.ok and not waits(result) and profiles(whole) == (["3g.40gb"] * 2, ["3g.40gb"] * 2)
 
 
 def test_gpus_that_change_together_wait_together(simulated):
     host = simulated("mi300x-8")
     wanted = pillars.partition("CPX", "NPS4", unload_modules=["amdgpu"], **NIGHT)
-    result = apply(host, wanted)
+    result = brought(host, wanted)
     assert result.ok and len(waits(result)) == 8
-    assert apply(host, wanted, NIGHT_TIME).ok
+    assert brought(host, wanted, NIGHT_TIME).ok
 
 
 def test_by_hand_nothing_waits(whole):
@@ -217,7 +217,7 @@ class TestConsumers:
         before = hosts.slices(served)
         with engine(served, NOON) as made:
             noted = made.noted("consumers")
-        result = apply(served, self.smaller(consumers.pillar(consumers.EACH), NIGHT))
+        result = brought(served, self.smaller(consumers.pillar(consumers.EACH), NIGHT))
         assert result.ok and hosts.slices(served) == before
         assert "Who has slices keeps them until then. It waits for the maintenance window" in waits(result)["consumers"]
         with engine(served, NOON) as made:

@@ -38,6 +38,14 @@ def test_the_stages_do_what_can_be_done_and_say_what_waits(busy):
     assert "1 GPU waits until idle." in again[1].comment
 
 
+def test_the_documents_show_what_is_told(busy, repo):
+    assert all(state.result for state in busy.apply("gpu_slicing"))
+    text = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    for line in list(busy.apply("gpu_slicing"))[1].comment.splitlines():
+        assert line in text, line
+    assert busy.call("gpu_slicing.summary") in text
+
+
 def test_the_host_does_not_claim_to_be_as_wanted(busy):
     assert all(state.result for state in busy.apply("gpu_slicing"))
     found = busy.call("gpu_slicing.check")
