@@ -162,10 +162,13 @@ def why_no_more(engine, pillar, test, salt, opts):
     if "_errors" in pillar:
         raise errors.PolicyError("The pillar of this minion could not be made, so that what waits was not tried.")
     record = Waits(engine.host)
-    if engine.policy(pillar).digest == record.read()["digest"]:
+    noted = record.read()
+    if noted is None:
+        # Another run was faster.
+        return _told(_NOTHING)
+    if engine.policy(pillar).digest == noted["digest"]:
         return None
     if not test:
-        noted = record.read()
         record.remove()
         _unschedule(salt, opts, noted)
     return _told(
