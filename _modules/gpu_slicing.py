@@ -8,6 +8,7 @@ again, and undone as a whole when a step fails.
 import gpuslice
 
 gpuslice = gpuslice.current()
+import salt.pillar
 import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
 
@@ -25,7 +26,7 @@ def __virtual__():
 
 
 def _engine():
-    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
+    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__), salt=__salt__)
 
 
 @_checked
@@ -70,7 +71,7 @@ def apply(pillar=None, test=False, brief=False):
         and of GPUs that change alike one for all.
 
     Returns a dict with ``result``, ``changes`` by PCI address and ``comment``; without ``result`` when ``test`` found something
-    to change.
+    to change. What waits, with ``containers_gpu_state_management:when``, is no failure; the comment and ``warnings`` tell of it.
 
     CLI Example:
 
@@ -81,14 +82,7 @@ def apply(pillar=None, test=False, brief=False):
     """
     wanted = front.pillar(pillar, __pillar__)
     with _engine() as engine:
-        if test:
-            found = engine.plan(front.fetched(wanted, __salt__))
-            front.leave(__context__, wanted, found)
-            return front.planned(found, brief)
-        front.changes()
-        result = engine.apply(front.fetched(wanted, __salt__))
-        front.leave(__context__, wanted, result.found)
-        return front.done(result, brief)
+        return front.applied(engine, wanted, pillar is None, test, brief, __context__, __salt__, __opts__)
 
 
 @_checked
@@ -106,7 +100,7 @@ def check(pillar=None, brief=False, require=False):
         Fail where the pillar manages nothing of this host: it has no such keys, ``enabled`` is false, or there is no GPU.
 
     Returns a dict with ``result`` (whether the host is as wanted), ``managed`` (whether the pillar wants anything of it),
-    ``changes`` that would be needed, and ``comment``.
+    ``changes`` that would be needed, ``waiting`` (GPU -> why what is wanted of it waits), and ``comment``.
 
     CLI Example:
 
@@ -118,7 +112,8 @@ def check(pillar=None, brief=False, require=False):
     with _engine() as engine:
         plan = engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__))
         found, managed = front.planned(plan, brief), not plan.unmanaged
-        return {**found, "managed": managed, "result": found.get("result", False) and (managed or not require)}
+        right = found.get("result", False) and not plan.waiting and (managed or not require)
+        return {**found, "managed": managed, "waiting": {where: why for where, _, why in plan.waiting}, "result": right}
 
 
 @_checked
@@ -385,3 +380,71 @@ def qualify(gpu, confirm=False, test=False, minutes=30):
             return trying.planned(engine, gpu, __pillar__, minutes)
         front.changes()
         return trying.carried_out(engine, __opts__.get("gpu_slicing"), gpu, __pillar__, minutes)
+
+
+@_checked
+def waiting():
+    """
+    What the pillar asks for and waits, with ``containers_gpu_state_management:when``, until its GPUs are idle or the maintenance
+    window opens. It is read from the record of the run that found so; nothing else is read, and nothing is changed.
+
+    Returns a dict: ``for`` (idle or window), ``since``, ``until`` (when the window opens, where it is closed), ``waiting``
+    (GPU -> why) and ``again`` (who tries it again); {} where nothing waits.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.waiting
+    """
+    with _engine() as engine:
+        return front.waiting(engine)
+
+
+def _fresh_pillar():
+    # Not pillar.items, which masks values.
+    return salt.pillar.get_pillar(
+        __opts__, dict(__grains__), __opts__["id"], pillarenv=__opts__.get("pillarenv")
+    ).compile_pillar()
+
+
+@_checked
+def resume(test=False):
+    """
+    Try again what waits, if its time has come: what the minion's job ``gpu_slicing_waiting`` calls. Where nothing waits, or the
+    pillar became another one since, nothing is done and the job is ended.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict as ``gpu_slicing.apply`` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.resume test=True
+    """
+    with _engine() as engine:
+        return front.resumed(engine, _fresh_pillar, test, __context__, __salt__, __opts__)
+
+
+@_checked
+def forget_waiting(test=False):
+    """
+    Take back what waits, and end the job that would try it again. The pillar stays as it is, so that the next ``state.apply``
+    asks for it again.
+
+    test
+        Only say what waits.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``; without ``result`` when ``test`` found something to forget.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_slicing.forget_waiting
+    """
+    with _engine() as engine:
+        return front.forgotten(engine, test, __salt__, __opts__)

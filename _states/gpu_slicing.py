@@ -48,7 +48,8 @@ def discovered(name, **kwargs):
 def converged(name, **kwargs):
     """
     Every GPU that the pillar reaches is sliced as it says. What is right is kept, what is in use is not touched unless the
-    pillar says ``apply_strategy: force``, and a change that fails is undone.
+    pillar says ``apply_strategy: force``, and a change that fails is undone. What waits until idle or for a window of
+    maintenance, with ``when``, fails nothing: the comment and a warning say what, for whom and until when.
 
     name
         Any text.
@@ -80,7 +81,7 @@ def validated(name, **kwargs):
     """
 
     def look():
-        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.check"](brief=True)
+        found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.apply"](test=True, brief=True)
         if front.testing(__opts__) and found["changes"]:
             front.postpone(__context__)
             return {"result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}

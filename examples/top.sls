@@ -99,6 +99,10 @@ base:
     - match: grain
     - pillar.layouts
 
+  'gpu_role:batch':
+    - match: grain
+    - pillar.maintenance
+
   # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
   'gpu:capabilities:mig':
     - match: grain

@@ -33,6 +33,7 @@ from gpuslice.techniques.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 
+_NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, and for a run within that."
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 
 
@@ -43,6 +44,9 @@ class Engine:
     :param config: ``gpu_slicing`` of the minion configuration; :param cachedir: the minion's, to name the Salt job.
     :param progress: called with a line before each step of a change; :param events: as of :class:`gpuslice.rules.Options`.
     """
+
+    #: Calls a function of Salt, as :attr:`gpuslice.rules.Options.call`; whoever can sets it.
+    call = None
 
     def __init__(self, config=None, cachedir="", progress=None, events=None):
         if config and not isinstance(config, Mapping):
@@ -404,14 +408,28 @@ class Engine:
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
         options.by_hand, options.takes_force = policy is None, force is not None
+        options.call = self.call
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
+            self._take_time(policy, options)
+            options.before, options.after = policy.before, policy.after
         for allowed in filter(None, (policy, self._permissions(permissions))):
             options.stop_units, options.unload_modules = allowed.stop_units, allowed.unload_modules
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
+
+    @staticmethod
+    def _take_time(policy, options):
+        """Let a change wait as the policy says; one that is never made waits for nothing."""
+        if policy.when == "now" or policy.apply_strategy == "skip":
+            return
+        # Here, so that those who never wait do not load it.
+        from gpuslice import window
+
+        options.when = policy.when
+        options.window = window.of(policy.maintenance_window) if policy.when == "window" else None
 
     def _permissions(self, pillar):
         """The policy of a pillar; None where there is none, or it is wrong: what is asked for by hand must not depend on it."""
@@ -493,7 +511,7 @@ class Engine:
         )  # fmt: skip
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
-            result.warnings.append(self._reboot(result.reboot))
+            result.warnings.append(self._reboot(result.reboot) if reconciler.may_disrupt else _NO_REBOOT)
         return result
 
     def _with_recovery(self, err, policy, reconciler):

@@ -102,8 +102,16 @@ class Unhealthy(GpuSliceError):
     """A GPU is lost, owes a reset, or has hardware errors: it is not sliced in this condition."""
 
 
+class Deferred(GpuSliceError):
+    """A change is wanted, and it is not yet the time for it: it waits for the window of maintenance."""
+
+
 class ForeignChange(GpuSliceError):
     """Somebody else changed the GPU between the plan and its execution."""
+
+
+class HookFailed(GpuSliceError):
+    """What a site has run before a change failed, so that the change was not begun."""
 
 
 class StepFailed(GpuSliceError):

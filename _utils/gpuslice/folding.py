@@ -13,7 +13,8 @@ from typing import NamedTuple
 _ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]"
 #: A sentence on a GPU: its address, its model where that stands behind it, and what is said. A verb is no model.
 _SENTENCE = re.compile(
-    rf"(?P<before>(?:Left as it is: )?(?:GPU )?)(?P<gpu>{_ADDRESS})(?P<model> (?![a-z])[^:\n]+)?: (?P<said>.*)", re.DOTALL
+    rf"(?P<before>(?:(?:Left as it is|Waits): )?(?:GPU )?)(?P<gpu>{_ADDRESS})(?P<model> (?![a-z])[^:\n]+)?: (?P<said>.*)",
+    re.DOTALL,
 )
 #: Beside the name of what it is of; where it is the name itself, nothing else would tell what is meant.
 _UUID = re.compile(r" \((?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\)")

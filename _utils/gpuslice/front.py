@@ -32,16 +32,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def engine(opts, refused, events=None):
+def engine(opts, refused, events=None, salt=None):
     """
     The engine for one request.
 
     :param opts: ``__opts__`` of the loader file.
     :param refused: Salt's exception class for a refusal that is shown as one sentence (``CommandExecutionError``).
     :param events: as of :func:`announcer`.
+    :param salt: ``__salt__`` of a loader file that runs what the pillar has run before and after a change.
     """
     try:
         with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), events=events) as made:
+            if salt is not None:
+                made.call = functools.partial(_called, salt)
             yield made
     except errors.GpuSliceError as err:
         # Alone: what led to it may quote what must not be shown, and a minion's log has the whole chain.
@@ -55,6 +58,13 @@ def engine(opts, refused, events=None):
         log.error("the GPU slicing engine failed unexpectedly: %s", secret.redacted(traceback.format_exc()))
         words = secret.redacted(f"{type(err).__name__}: {err}")
         raise refused(f"The GPU slicing engine failed ({words}). Please report this with the minion's log.") from None
+
+
+def _called(salt, name, args, kwargs):
+    """Call a function of Salt for the engine. Raises errors.HookFailed: this minion has none of that name; and what it raises."""
+    if name not in salt:
+        raise errors.HookFailed("there is no such function on this minion.")
+    return salt[name](*args, **kwargs)
 
 
 def planned(plan, brief=False):
@@ -139,7 +149,8 @@ def done(result, brief=False):
     :param brief: as of :func:`planned`.
     """
     if result.errors:
-        comment = "\n".join([*folding.sentences(result.errors), *_made_beside(result)])
+        waiting = [f"Waits: {why}" for _, _, why in result.plan.waiting]
+        comment = "\n".join([*folding.sentences([*result.errors, *waiting]), *_made_beside(result)])
     elif result.changes or result.generation:
         done_words = _done_words(result)
         comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(NO, brief)}"
@@ -150,6 +161,68 @@ def done(result, brief=False):
     changed = folding.changes(result.changes) if brief else result.changes
     answer = {"result": result.ok, "changes": changed, "comment": comment}
     return {**answer, "warnings": folding.sentences(result.warnings)} if result.warnings else answer
+
+
+def waited(answer, result, engine, pillar, own, salt, opts):
+    """
+    The answer of :func:`done`, which also says who comes back to what waits: see :func:`gpuslice.waits.settled`.
+
+    :param own: whether ``pillar`` is the minion's own; :param salt: ``__salt__``; :param opts: ``__opts__`` of the loader file.
+    """
+    if not result.plan.waiting and "waiting.json" not in engine.host.store_names(engine.host.state_dir):
+        return answer
+    # Here, as below, so that those who never wait do not load it.
+    from gpuslice import waits
+
+    return waits.settled(answer, result, engine, pillar, own, salt, opts)
+
+
+def resumed(engine, fresh, test, context, salt, opts):
+    """
+    Try again what waits, if its time has come. Returns what :func:`planned` or :func:`done` do.
+
+    :param fresh: function that makes the minion's pillar anew: the one that it keeps in memory may be older than the one that
+        the waiting run had.
+    :param context: ``__context__``, :param salt: ``__salt__``, :param opts: ``__opts__`` of the loader file.
+    """
+    from gpuslice import waits
+
+    if answer := waits.why_not_yet(engine, test, salt, opts):
+        return answer
+    pillar = fresh()
+    answer = waits.why_no_more(engine, fetched(pillar, salt), test, salt, opts)
+    return answer or applied(engine, pillar, True, test, False, context, salt, opts)
+
+
+def applied(engine, pillar, own, test, brief, context, salt, opts):
+    """
+    Bring a host to a pillar, or only plan with ``test``; returns what :func:`planned` or :func:`done` do.
+
+    :param own: whether it is the minion's own; :param brief: as of these; the others as of :func:`resumed`.
+    """
+    wanted = fetched(pillar, salt)
+    if test:
+        found = engine.plan(wanted)
+        leave(context, pillar, found)
+        return planned(found, brief)
+    changes()
+    result = engine.apply(wanted)
+    leave(context, pillar, result.found)
+    return waited(done(result, brief), result, engine, wanted, own, salt, opts)
+
+
+def waiting(engine):
+    """What waits on this host, as a dict; {} where nothing does."""
+    from gpuslice import waits
+
+    return waits.listed(engine)
+
+
+def forgotten(engine, test, salt, opts):
+    """Take back what waits, as an answer; the arguments are as of :func:`resumed`."""
+    from gpuslice import waits
+
+    return waits.forgotten(engine, test, salt, opts)
 
 
 def _made_beside(result):
@@ -412,6 +485,9 @@ def as_data(plan):
         "estimate": plan.estimate,
         "parts": [_part_as_data(part) for part in plan.parts],
         "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
+        "before": list(plan.before),
+        "after": list(plan.after),
+        "waiting": [{"where": where, "for": what, "why": why} for where, what, why in plan.waiting],
         "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
     }
 
@@ -512,6 +588,8 @@ def summary(engine, pillar):
         state = "a change was interrupted"
     elif plan.blocked:
         state = "not as wanted, and in the way"
+    elif plan.waiting and plan.empty:
+        state, said = plan.waits(), "nothing to do now"
     else:
         waits = any(part.waits for part in plan.parts)
         state = ("waits for a reboot" if waits else "as wanted") if plan.empty else "to change"

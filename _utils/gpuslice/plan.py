@@ -27,6 +27,11 @@ EACH, ONE_LINE, NO = "each", "one line", "no"
 EFFECTS = ("slice", "mode", "reset", "driver", "process", "unit", "file", "setting")
 
 
+_NOTHING = "Nothing to do."
+#: What may be waited for -> how it is told.
+_FOR = {"idle": "until idle", "window": "for the maintenance window"}
+
+
 @dataclass(frozen=True)
 class Step:
     """
@@ -159,6 +164,9 @@ class Plan:
     :ivar remarks: sentences on what is odd about the pillar and no mistake, which the stage before a change tells too.
     :ivar unmanaged: why the pillar manages nothing of the host, as a sentence; "" where it does.
     :ivar blocked: (PCI address, sentence) for each GPU that is in use or ill and is therefore left as it is.
+    :ivar waiting: (PCI address, or the technology that hands out; idle or window; sentence) for each that is left as it is until
+        its time comes.
+    :ivar before, after: words for what the site has run before the change and after it.
     """
 
     parts: tuple[Part, ...] = ()
@@ -167,6 +175,9 @@ class Plan:
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     unmanaged: str = ""
+    waiting: tuple[tuple[str, str, str], ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -230,6 +241,9 @@ class Plan:
             tuple(data["notes"]),
             tuple(data.get("remarks", ())),
             data.get("unmanaged", ""),
+            tuple((where, what, why) for where, what, why in data.get("waiting", ())),
+            tuple(data.get("before", ())),
+            tuple(data.get("after", ())),
         )
 
     def changes(self) -> dict[str, dict]:
@@ -241,18 +255,31 @@ class Plan:
         return found
 
     def summary(self) -> str:
-        """One line: what is kept, destroyed, created, and how long it should take."""
+        """One line: what is kept, destroyed, created, and how long it should take; and what waits."""
+        if self.waiting:
+            done = replace(self, waiting=()).summary()
+            return f"{'Nothing to do now' if done == _NOTHING else done.rstrip('.')}; {self.waits()}."
         if self.empty and self.blocked:
             return f"{_gpus(len(self.blocked))} can't be changed now."
         if self.empty:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
-            return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else "Nothing to do."
+            return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else _NOTHING
         cutting = [part for part in self.changing if not part.hands_out]
         handing = [part for part in self.changing if part.hands_out]
         told = [_cutting_summary(cutting)] if cutting else []
         told += [f"{_many(sum(len(part.changed) for part in handing), 'consumer')} with another slice"] if handing else []
         known_from = f" ({self.estimate})" if self.estimate else ""
         return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."
+
+    def waits(self) -> str:
+        """How much waits for what, in a clause; "" where nothing does."""
+        if not self.waiting:
+            return ""
+        many = [_many(len({where for where, _, _ in self.waiting if kinds.named(where) is None}), "GPU")]
+        many = [each for each in many if not each.startswith("0 ")]
+        many += sorted({kinds.known(where).label for where, _, _ in self.waiting if kinds.named(where)})
+        alone = len(self.waiting) == 1
+        return f"{' and '.join(many)} {'waits' if alone else 'wait'} {_FOR[self.waiting[0][1]]}"
 
     def text(self, steps: str = EACH, brief: bool = False) -> str:
         """
@@ -263,8 +290,11 @@ class Plan:
         together, parts = _parted(self.parts)
         told = folding.folded([*(_told_together(each, steps) for each in together), *(_told(part, steps) for part in parts)])
         first = [self.unmanaged] if self.unmanaged else []
-        lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)]), *told]
-        lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *self.untouched])
+        lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)])]
+        lines += [f"Before it: {each}" for each in self.before]
+        lines += [*told, *(f"After it, whatever comes: {each}" for each in self.after)]
+        waiting = [f"Waits: {why}" for _, _, why in self.waiting]
+        lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *waiting, *self.untouched])
         # Where one line tells of all GPUs it is the summary.
         is_told = brief and len(lines) > 1 and sum(not line.startswith(" ") for line in lines) == 1
         if not is_told:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Any
 from typing import NamedTuple
 
 from gpuslice import kinds
@@ -97,6 +98,10 @@ class Options:
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
     :ivar passing: what is made goes again at once (a trial): no generation, and nothing that a boot would bring back.
     :ivar by_hand: :ivar takes_force: as of :class:`Rules`.
+    :ivar when: now, idle (what is in use waits for its users), window (what disrupts waits for ``window``, a
+        :class:`gpuslice.window.Window`).
+    :ivar before: what the site has run before a change, and :ivar after: after it, as ``policy/hooks`` makes it;
+    :ivar call: calls a function of Salt by its name, arguments, and arguments by name; None where nobody can.
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
     :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
@@ -110,6 +115,12 @@ class Options:
     jid: str = ""
     progress: Callable[[str], object] | None = None
     events: Callable[[str, dict], object] | None = None
+    when: str = "now"
+    # Not by its class: a run without one does not load it.
+    window: Any = None
+    before: Iterable[dict] = ()
+    after: Iterable[dict] = ()
+    call: Callable[[str, list, dict], object] | None = None
 
     stop_units: tuple[str, ...] = ()
     unload_modules: tuple[str, ...] = ()

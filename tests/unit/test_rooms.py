@@ -18,10 +18,10 @@ LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
 #: Data and its words: anybody may know them, and they know only one another.
 NOUNS = {
     "addresses", "costs", "errors", "folding", "kinds", "model", "numbers", "plan", "printable", "rules", "secret", "shape",
-    "values",
+    "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "belongings", "cleaning", "engine", "front", "job", "sources"}
+FRONT = {"announcer", "arguments", "belongings", "cleaning", "engine", "front", "job", "sources", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host", "qualify"},

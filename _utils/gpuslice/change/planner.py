@@ -4,6 +4,7 @@ layer from the silicon up.
 """
 
 from dataclasses import replace
+from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import kinds
@@ -65,6 +66,20 @@ class Planner:
         #: How long steps take on this host, as far as a plan has asked for it: the history is read for it once in a request.
         self._known = {}
 
+    @cached_property
+    def _timing(self):
+        """What lets changes wait; None where nothing does, so that it is not even loaded."""
+        if self._options.when == "now":
+            return None
+        from gpuslice.change.timing import Timing
+
+        return Timing(self._host, self._options, self._journal)
+
+    @property
+    def may_disrupt(self):
+        """Whether what disrupts may be begun now: there is no window of maintenance, or it is open."""
+        return not self._timing or self._timing.is_open
+
     def plan(self, targets):
         """
         The plan for these targets. Raises an error that names every mistake; GPUs that are in use or ill are reported in
@@ -78,9 +93,15 @@ class Planner:
         """:meth:`plan` without what is told of other changes."""
         if any(target.wish for target in targets):
             targets = self.settled(targets, self._journal.unfinished())
-        found = self._found(targets)
+        found, waiting = self._found(targets), []
+        if self._timing:
+            targets, waiting = self._timing.met_now(targets, found.errors)
+            found = self._found(targets) if waiting else found
         blocked, mistakes, broken = [], [], []
         for target, err in found.errors:
+            if self._timing and (waits := self._timing.waiting(target, err)):
+                waiting.append(waits)
+                continue
             if isinstance(err, _MISTAKES) or target.key.hands_out:
                 # Slices that can't be handed out are not made: their users would be left with nothing.
                 mistakes.append(err)
@@ -100,9 +121,20 @@ class Planner:
         # Where nobody named the technology, the plan says how it was chosen.
         chosen = tuple(f"{t.gpu.address} {t.gpu.model}: {t.reason}" for t in targets if t.automatic)
         # A GPU is left as it is as a whole: nothing is changed below what can't be changed.
-        left = {address for address, _ in blocked}
+        left = {address for address, *_ in (*blocked, *waiting)}
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
-        return self.estimated(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen))
+        waits = tuple(dict.fromkeys(waiting))
+        return self._with_hooks(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits))
+
+    def _with_hooks(self, plan):
+        """The plan with words for what the site has run around it, and with its time."""
+        if plan.empty or not (self._options.before or self._options.after):
+            return self.estimated(plan)
+        # Here, so that a run without any does not load it.
+        from gpuslice.change import hooks
+
+        before, after = hooks.words(self._options.before), hooks.words(self._options.after)
+        return self.estimated(replace(plan, before=before, after=after))
 
     def estimated(self, plan):
         """The plan with what this host knows of the time that its steps take."""
@@ -112,6 +144,12 @@ class Planner:
         from gpuslice.change import learned
 
         return learned.estimated(self._host, plan, self._known)
+
+    def in_time(self, targets):
+        """The targets that can be met now, where something waits: see :meth:`gpuslice.change.timing.Timing.met_now`."""
+        if not self._timing or not any(target.key and target.key.hands_out for target in targets):
+            return targets
+        return self._timing.met_now(targets, self._found(targets).errors)[0]
 
     def works(self, targets):
         """These targets of one technology with what is there now, as its ``plan`` takes them. Raises what reading raises."""
@@ -223,6 +261,8 @@ class Planner:
             ]  # fmt: skip
             parts = [self._letting_go(technique, part, group, found) for part in parts]
             self._check_all(parts, group)
+            if self._timing:
+                self._timing.refuse(parts)
         except errors.Several as err:
             by_gpu, first = dict(err.errors), err.errors[0][1]
             found.errors += [(work.target, by_gpu.get(work.gpu.address) or _held_up(work.gpu, first)) for work in group]
@@ -381,7 +421,7 @@ class Planner:
             plan = plan or self.planned(targets)
         except errors.GpuSliceError:
             return False
-        if any(gpu in entry.gpus for gpu, _ in plan.blocked):
+        if any(gpu in entry.gpus for gpu, *_ in (*plan.blocked, *plan.waiting)):
             return False
         # Who asked for a difference never meant to end what came since.
         meant = {part.key: part.destroys for part in Plan.from_dict(entry.plan).parts}
@@ -431,7 +471,8 @@ def _refuse_silence(target, part):
 
 def _held_up(gpu, err):
     """The error for a GPU that could be changed, if those that can only change with it could."""
-    return errors.ResourceConflict(f"It can only change together with others. {err}", gpu.address)
+    what = f"It can only change together with others. {err}"
+    return errors.ResourceConflict(what, gpu.address, holders=getattr(err, "holders", ()))
 
 
 def _together(mistakes):

@@ -85,6 +85,11 @@ class Reconciler:
         """Key -> part or error, see :meth:`gpuslice.change.planner.Planner.each`."""
         return self._planner.each(targets)
 
+    @property
+    def may_disrupt(self):
+        """Whether what disrupts those who use this host may be begun now."""
+        return self._planner.may_disrupt
+
     # -- changing ------------------------------------------------------------------------------------------------
     def apply(self, targets):
         """
@@ -159,6 +164,7 @@ class Reconciler:
             wishes = {t.key: t.wish for t in targets if t.wish}
             targets = self._planner.settled(targets, interrupted_one)
             plan = self._planner.planned(targets)
+            targets = self._planner.in_time(targets) if plan.waiting else targets
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty:
                 self._history.check()
@@ -214,7 +220,13 @@ class Reconciler:
             pauses=plan.pauses + [pause for pause in (earlier.pauses if earlier else []) if pause not in plan.pauses],
             earlier=[(key, asdict(step)) for key, step in earlier.begun()] if earlier else [],
             groups={**(earlier.groups if earlier else {}), **{p.key: p.group for p in plan.changing if p.group}},
+            after_hooks=self._after_hooks(earlier),
         )
+
+    def _after_hooks(self, earlier):
+        """What runs when it is over, that of the interrupted attempt included: what came before that had run."""
+        left = earlier.after_hooks if earlier else ()
+        return [*self._options.after, *(hook for hook in left if hook not in self._options.after)]
 
     def _change(self, change):
         """
@@ -225,7 +237,10 @@ class Reconciler:
         """
         self._runner.telling.begin(self._history.upcoming(), change.plan.summary(), change.plan)
         try:
-            self._carry_out(change)
+            if refusal := self._before(change):
+                change.failed[ALL] = refusal
+            else:
+                self._carry_out(change)
         except Exception as err:
             change.failed[ALL] = caught(err)
         if change.cut_short:
@@ -256,6 +271,12 @@ class Reconciler:
             result.errors.append(str(caught(err)))
             return False
         return True
+
+    def _before(self, change):
+        """Run what the site has run before a change. Returns None, or the error that stops it."""
+        if not self._options.before:
+            return None
+        return self._runner.hooks.before(change.entry.gpus, lambda: self._signals.number is not None)
 
     def _carry_out(self, change):
         halt = Halt(change.group, change.whole, self._signals)
@@ -343,6 +364,9 @@ class Reconciler:
         result.warnings += [line for tool in self._tools.made() for line in tool.remarks()]
         stopped = self._runner.resume(entry, self._undo.ended(entry, after))
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
+        if entry.after_hooks:
+            # Before the record is closed: whoever finds it after a crash knows that they may not have run.
+            result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome)
         self._surely(result, self._remember, change, after, outcome)
         if outcome == "left":
             closed = self._surely(result, self._journal.begin, _narrowed(entry, change.left, bool(stopped)), True)
@@ -365,6 +389,9 @@ class Reconciler:
     def _put_back(self, change):
         """Undo a change where it failed. Returns how it ended; ``change.left`` is what could not be undone."""
         entry, result = change.entry, change.result
+        if isinstance(change.failed.get(ALL), errors.HookFailed) and not entry.begun():
+            result.errors += [*map(str, change.failed.values()), "Nothing was changed."]
+            return "rolled back"
         for err in change.failed.values():
             self._runner.tell(f"failed, putting back what was done: {err}")
         affected = change.affected()

@@ -72,6 +72,8 @@ class Recovery:
         after = self._undo.layouts(entry, gpus)
         restored = {key: layout for key, layout in entry.before.items() if key not in left}
         noted = self._memory.note_verified(self._memory.undone(entry, restored, gpus))
+        if entry.after_hooks:
+            started += self._runner.hooks.after(entry.after_hooks, entry.gpus, "undone")
         try:
             self._journal.end()
         except errors.StateDirUnusable as err:

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import kinds
@@ -38,6 +39,13 @@ class Runner:
         self._writing = threading.Lock()
         self.telling, self.times = Telling(options), []
         self.tell = self.telling.line
+
+    @cached_property
+    def hooks(self):
+        """What a site has run before and after a change."""
+        from gpuslice.change.hooks import Hooks
+
+        return Hooks(self._host, self._options, self.tell)
 
     def execute(self, parts, gpus, halt, entry=None):
         """

@@ -75,6 +75,8 @@ class Policy(NamedTuple):
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar on_failure: ``gpu`` or ``host``.
     :ivar reboot_required: whether a reboot may be scheduled.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
+    :ivar before: :ivar after: what is run before and after a change, as :func:`gpuslice.policy.hooks.hooks` makes it.
+    :ivar when: ``now``, ``idle`` or ``window``; :ivar maintenance_window: as in the pillar, {} where none is written.
     :ivar integration: runtime, device_plugin, resource_limits.
     :ivar handed_out: technology of layer HAND_OUT -> its settings, where the pillar says who is handed what.
     :ivar warnings: ``path: sentence`` lines about what is allowed and probably not meant.
@@ -96,6 +98,10 @@ class Policy(NamedTuple):
     boot: bool
     stop_units: list
     unload_modules: list
+    when: str
+    maintenance_window: dict
+    before: list
+    after: list
     integration: dict
     handed_out: dict
     warnings: list
@@ -127,6 +133,7 @@ def parse(pillar):
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
     handed = _handed_out(written[INTEGRATION], notes)
+    _check_timing(written[MANAGEMENT], notes)
     if notes.mistakes:
         number = len(notes.mistakes)
         raise errors.PolicyError(
@@ -162,6 +169,15 @@ def _templated(rule, templates):
         if names := document.section(word).TEMPLATES:
             settings[word] = {**settings[word], TEMPLATES: {name: templates[name] for name in names if name in templates}}
     return rule._replace(settings=settings)
+
+
+def _check_timing(written, notes):
+    if written.get("when", "now") == "now" and not written.get("maintenance_window"):
+        return
+    # Here, so that the many who never write of it do not load it.
+    from gpuslice.policy import timing
+
+    timing.judge(_filled(document.top()[MANAGEMENT], written), notes)
 
 
 def _handed_out(written, notes):

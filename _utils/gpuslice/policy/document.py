@@ -35,6 +35,31 @@ _MATCH_FIELDS = {
 }
 
 
+# Here, so that the many who never write of it do not load it.
+def _window(value, path, notes):
+    from gpuslice.policy import timing
+
+    return timing.window_of(value, path, notes)
+
+
+def _window_schema():
+    from gpuslice.policy import timing
+
+    return timing.schema()
+
+
+def _hooks(value, path, notes):
+    from gpuslice.policy import hooks
+
+    return hooks.hooks(value, path, notes)
+
+
+def _hooks_schema():
+    from gpuslice.policy import hooks
+
+    return hooks.schema()
+
+
 def _pick(environment, doc):
     """A choice of technology; its default is also the first that strategy auto falls back to there."""
     default = next(iter(kinds.fallbacks(environment)), "none")
@@ -122,6 +147,21 @@ def top():
             stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again.", [], item=UNIT),
             unload_modules=Field(
                 "list", "Kernel modules that may be unloaded for a reset; they are loaded again.", [], item=MODULE
+            ),
+            when=choice(
+                "now: at once; idle: what is in use waits for its users; window: what disrupts waits for maintenance_window.",
+                "now", "now", "idle", "window",
+            ),
+            maintenance_window=Field(
+                "own", "When disruption is allowed, for when: window.", {}, check=_window, schema=_window_schema
+            ),
+            before=Field(
+                "own", "Commands and Salt functions that run before a change, and stop it where one fails.", [],
+                check=_hooks, schema=_hooks_schema,
+            ),
+            after=Field(
+                "own", "Commands and Salt functions that run after a change, whatever came of it.", [],
+                check=_hooks, schema=_hooks_schema,
             ),
         ),
     }  # fmt: skip

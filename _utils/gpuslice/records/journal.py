@@ -40,6 +40,7 @@ class Entry:
     :ivar groups: what can only change together: key -> the name of its group.
     :ivar earlier: (key, step as plain data) of those that an interrupted attempt, or an earlier layer of this one, had begun.
     :ivar steps: steps of the plan that were begun, as (key, number).
+    :ivar after_hooks: what is run when it is over, whoever ends it, as :attr:`gpuslice.rules.Options.after`.
     """
 
     time: float
@@ -56,6 +57,7 @@ class Entry:
     earlier: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     groups: dict = field(default_factory=dict)
+    after_hooks: list = field(default_factory=list)
 
     @property
     def token(self):

@@ -75,11 +75,17 @@ _PART = parts(
 _PLAN = parts(
     {
         "parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS,
-        "remarks": _TEXTS, "unmanaged": _TEXT,
+        "remarks": _TEXTS, "unmanaged": _TEXT, "waiting": listing(row(_TEXT, _TEXT, _TEXT)),
+        "before": _TEXTS, "after": _TEXTS,
     },  # fmt: skip
     needed=("parts",),
 )
 _PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
+_SECONDS = whole(1, 3600)
+_HOOK = either(
+    record({"command": listing(_TEXT), "timeout": _SECONDS}),
+    record({"function": text(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+"), "args": listing(anything), "kwargs": _PLAIN, "timeout": _SECONDS}),
+)
 _ENTRY = parts(
     {
         "time": moment,
@@ -95,6 +101,7 @@ _ENTRY = parts(
         "pauses": listing(_PAUSE),
         "earlier": listing(row(_KEY, _STEP)),
         "groups": table(_KEY, _TEXT),
+        "after_hooks": listing(_HOOK),
     },
     needed=("time", "pid", "plan", "before", "goal"),
 )
@@ -111,6 +118,12 @@ _ATTEMPTS = record(
     }
 )
 _WAITING = record({"gpus": table(ADDRESS, record({"boot_id": _TEXT, "reboots": whole()}, {"why": _TEXT}))})
+_WAITS = record(
+    {
+        "since": moment, "until": maybe(moment), "digest": text(r"[0-9a-f]+"), "of": text("idle|window"),
+        "what": listing(row(_TEXT, _TEXT)), "again": truth,
+    }
+)  # fmt: skip
 _GENERATION = parts(
     {
         "time": moment,
@@ -228,3 +241,8 @@ def outcome(data, which):
     record({which: anything}, dict.fromkeys(data, anything))(data, "it")
     for key, layout in data[which].items():
         either(record({"error": _TEXT}), _layout(Key.of(key).technique))(layout, f"it:{which}:{key}")
+
+
+def waits(data):
+    """What waits for its time, as :class:`gpuslice.records.waits.Waits` has it."""
+    _WAITS(data, "it")

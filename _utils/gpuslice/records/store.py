@@ -16,8 +16,9 @@ from gpuslice.host.base import Host
 
 #: The key that tells the format. A file without it is of format 0.
 FORMAT = "format"
-#: What a site wrote for units of consumers, which may have secrets. A record with nothing of that can be read by everybody.
-_PRIVATE = re.compile(r'"(?:quadlet|templates)": \{(?!\})')
+#: What a site wrote for units of consumers, and has run after a change, may have secrets. A record with nothing of that can be
+#: read by everybody.
+_PRIVATE = re.compile(r'"(?:quadlet|templates)": \{(?!\})|"after_hooks": \[(?!\])')
 _ANOTHER_FORM = "it has another form than this version writes"
 
 

@@ -34,6 +34,8 @@ units             services of systemd that are installed and run, without using 
 capability_nodes  missing: nobody makes the nodes in /dev/nvidia-caps of MIG instances before nvidia-modprobe is asked (made)
 modules           further kernel modules that are loaded and how many use each: ``{nvidia_drm: 0}``; nvidia_drm stands in the
                   way of a GPU reset ({})
+programs          programs of the site, by path: ``{/usr/bin/drain: {exit: 0, says: ""}}``; each does nothing but say that and
+                  end so. What ran is in the state, as ``ran`` ({})
 latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci,
                   sriov_manage (0)
 patience          by how much every limit of time is multiplied, so that nobody waits long for what hangs (1)
@@ -155,6 +157,7 @@ _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
     "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman", "images", "owners",
+    "programs",
 )  # fmt: skip
 
 
@@ -189,6 +192,8 @@ def _host(raw, default_name, mistakes):
         host["images"] = _images(raw["images"], mistakes)
     if "owners" in raw:
         host["owners"] = _owners(raw["owners"], mistakes)
+    if "programs" in raw:
+        host["programs"] = _programs(raw["programs"], mistakes)
     if "toolkit" in raw:
         host["toolkit"] = _toolkit(raw, mistakes)
     if "capability_nodes" in raw:
@@ -233,6 +238,17 @@ def _owners(raw, mistakes):
     for path, each in found.items():
         if not re.fullmatch(r"\d+:\d+:[0-7]{3,4}", each):
             mistakes.note(f"owners.{path}", f"{each!r} is not of the form uid:gid:mode, such as 0:44:0660")
+    return found
+
+
+def _programs(raw, mistakes):
+    listed = mistakes.mapping(raw, "programs", raw if isinstance(raw, dict) else ())
+    found = {}
+    for path, each in listed.items():
+        where = f"programs.{path}"
+        told = mistakes.mapping(each, where, ("exit", "says"))
+        ends, says = mistakes.take(told, where, "exit", int, 0), mistakes.take(told, where, "says", str, "")
+        found[str(path)] = {"exit": ends, "says": says}
     return found
 
 

@@ -216,14 +216,16 @@ class Consumers(Technique):
     def _file_step(self, gpu, action, args, words, undo):
         return self.step(gpu, action, args, words, "file_write", CARVE, undo)
 
-    def _unit_step(self, work, action, unit, words):
+    def _unit_step(self, work, action, unit, words, runs=True):
+        """:param runs: whether it may run with a slice now, so that somebody notices."""
         if unit in self._host.own_units():
             raise errors.ResourceConflict(
                 f"{unit} would be stopped or started anew, and this run is in that unit itself, so it would end with it.",
                 todo="Choose another unit for that consumer, or run Salt outside of that one.",
             )
         args = {"unit": unit} if action == "stop" else {"unit": unit, "waits": work.rules.awaits_units}
-        return self.step(work.gpu, action, args, words, "restart_unit", CARVE, "start it with what it had")
+        undo, ended = "start it with what it had", (unit,) if runs else ()
+        return self.step(work.gpu, action, args, words, "restart_unit", CARVE, undo, disrupts=ended)
 
     def _reloading(self, work: Work, paths: Iterable[str]) -> Iterator[Step]:
         """The system's manager reads them anew, and those of users what is for them; one that does not run will by itself."""
@@ -267,7 +269,8 @@ class Consumers(Technique):
                 )
                 continue
             why = "whose slice or unit file is another one" if name in noted.digests else f"with {name}'s slice"
-            yield self._unit_step(work, *_start_words(unit, _is_ours(consumer), why))
+            action, unit, words = _start_words(unit, _is_ours(consumer), why)
+            yield self._unit_step(work, action, unit, words, runs=name in noted.digests or unit in noted.units)
         for unit, ours in self._noted_units(noted).items():
             if not ours and unit not in staying and unit not in work.rules.paused and self._takes_orders(unit):
                 yield self._unit_step(work, *_start_words(unit, False, "without a slice"))

@@ -1,0 +1,145 @@
+"""
+What a site has run before and after a change: commands, and functions of Salt by a callable that is handed in. Loaded only where
+there are any.
+
+What runs before may stop the change, which then has not begun anything. What runs after does so whatever came, also where an
+interrupted change is undone or finished by another run: it may then run twice.
+"""
+
+import contextvars
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+from gpuslice import errors
+from gpuslice.change.context import caught
+from gpuslice.printable import printable
+from gpuslice.secret import redacted
+
+#: Outcome of a change -> how it is told in the environment; any other is "failed".
+_RESULTS = {"applied": "ok", "rolled back": "undone", "undone": "undone"}
+_RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
+#: How much of what a command said is told: its last lines.
+_LINES, _CHARACTERS = 5, 400
+
+
+class Hooks:
+    """
+    The hooks of one request.
+
+    :param options: :class:`gpuslice.rules.Options`; :param tell: called with a line of progress.
+    """
+
+    def __init__(self, host, options, tell):
+        self._host, self._options, self._tell = host, options, tell
+
+    def before(self, addresses, ended):
+        """
+        Run what comes before a change of these GPUs. Returns None, or the error that stops it.
+
+        :param ended: function that tells whether the run was asked to end, so that nothing more is to be begun.
+        """
+        for hook in self._options.before:
+            if ended():
+                return None
+            if why := self._run(hook, {_ADDRESSES: " ".join(addresses)}):
+                return errors.HookFailed(
+                    f"{_shown(hook)}, which is to run before the change, {why}",
+                    todo="Mend that, or take it out of containers_gpu_state_management:before; then run again.",
+                )
+        return None
+
+    def after(self, hooks, addresses, outcome):
+        """
+        Run what comes after a change of these GPUs, all of it. Returns a sentence for each that failed.
+
+        :param hooks: those of the record, which may be of an earlier run; :param outcome: how the history calls it.
+        """
+        environment = {_ADDRESSES: " ".join(addresses), _RESULT: _RESULTS.get(outcome, "failed")}
+        failed = [(hook, why) for hook in hooks if (why := self._run(hook, environment))]
+        return [redacted(f"{_shown(hook)}, which is to run after the change, {why} Run it by hand.") for hook, why in failed]
+
+    def _run(self, hook, environment):
+        """Returns "" or how it failed, as the end of a sentence."""
+        self._tell(redacted(f"running {_shown(hook)}"))
+        try:
+            return self._command(hook, environment) if "command" in hook else self._function(hook, environment)
+        except errors.GpuSliceError as err:
+            return f"failed: {err.what}"
+        except Exception as err:
+            return f"failed: {caught(err)}"
+
+    def _command(self, hook, environment):
+        done = self._host.run(hook["command"], timeout=hook["timeout"], environment=environment)
+        if not done.returncode:
+            return ""
+        said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-_LINES:]
+        told = " / ".join(said)[-_CHARACTERS:]
+        return f"failed with exit status {done.returncode}{f': {told}' if told else ''}.".replace("..", ".")
+
+    def _function(self, hook, environment):
+        if self._host.simulated:
+            self._tell(f"{hook['function']} is not called on a simulated host")
+            return ""
+        if self._options.call is None:
+            return "can't be called from here: only gpu_slicing.apply and what is like it knows Salt's functions."
+        answer, left = _within(hook, self._options.call, environment)
+        if left:
+            return f"did not end within {hook['timeout']} s, and is left behind."
+        refused = answer is False or (isinstance(answer, Mapping) and answer.get("result") is False)
+        said = printable(str(answer.get("comment") or "") if isinstance(answer, Mapping) else "")[:_CHARACTERS]
+        return f"answered that it failed{f': {said}' if said else ''}." if refused else ""
+
+
+def _within(hook, call, environment):
+    """
+    (what a function returned, whether it is left behind). Raises what it raises.
+
+    It runs in a thread with the context of this one, in which Salt's loader finds its way.
+    """
+    answers: list[tuple[object, BaseException | None]] = []
+    context = contextvars.copy_context()
+
+    def work():
+        try:
+            answers.append((context.run(call, hook["function"], hook["args"], hook["kwargs"]), None))
+        except BaseException as err:  # it belongs to the one who waits
+            answers.append((None, err))
+
+    with _in_environment(environment):
+        thread = threading.Thread(target=work, name="gpu-slicing-hook", daemon=True)
+        thread.start()
+        thread.join(hook["timeout"])
+    if not answers:
+        return None, True
+    answer, err = answers[0]
+    if isinstance(err, errors.GpuSliceError):
+        raise err
+    if err is not None:
+        raise errors.HookFailed(f"{type(err).__name__}: {printable(str(err))[:_CHARACTERS]}") from err
+    return answer, False
+
+
+@contextmanager
+def _in_environment(variables):
+    """These variables in the environment of this process, for programs that a function starts."""
+    former = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def words(hooks):
+    """What is run, for the plan: arguments of functions may be secrets, and stay out."""
+    return tuple(redacted(f"run {_shown(hook)} (within {hook['timeout']} s)") for hook in hooks)
+
+
+def _shown(hook):
+    return printable(" ".join(hook["command"])) if "command" in hook else hook["function"]

@@ -1,0 +1,245 @@
+"""What a site has run before and after a change: when, with what, and what comes of a failure, a signal or a kill."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from gpuslice import errors
+from gpuslice import front
+from gpuslice.engine import Engine
+from gpuslice.records.journal import Journal
+from gpuslice.sim.host import SimulatedHost
+from gpuslice.techniques.toolbox import Toolbox
+from tests.support import hosts
+from tests.support import pillars
+from tests.support.crash import in_child
+
+GPU = "0000:1b:00.0"
+DRAIN, RESUME, REFUSE = "/usr/bin/drain", "/usr/bin/undrain", "/usr/bin/refuse"
+PROGRAMS = {DRAIN: {}, RESUME: {}, REFUSE: {"exit": 3, "says": "first\n\x1b[31mnode is busy\n"}}
+HOOKS = {"before": [[DRAIN, "--node"]], "after": [{"command": [RESUME], "timeout": 5}]}
+
+
+def wanted(profiles=("1g.10gb",), **management):
+    """One GPU with these profiles."""
+    return pillars.rules(pillars.mig_rule(GPU, list(profiles)), **{**HOOKS, **management})
+
+
+def ran(host):
+    """(program, result that it was told) of each that ran."""
+    return [(each["argv"][0], each["environment"].get("GPU_SLICING_RESULT")) for each in host.state().get("ran", ())]
+
+
+@pytest.fixture
+def host(simulated):
+    """A DGX H100 with programs of a site."""
+    return simulated("dgx-h100", programs=PROGRAMS)
+
+
+def test_they_run_around_a_change_and_are_told_what_of(host):
+    result = hosts.apply(host, wanted())
+    assert result.ok and ran(host) == [(DRAIN, None), (RESUME, "ok")]
+    first = host.state()["ran"][0]
+    assert first["argv"] == [DRAIN, "--node"] and first["environment"] == {"GPU_SLICING_ADDRESSES": GPU}
+
+
+def test_a_plan_shows_them_and_runs_none(host):
+    with Engine(hosts.config(host)) as engine:
+        plan = engine.plan(wanted())
+    assert plan.text().splitlines()[0] == "Before it: run /usr/bin/drain --node (within 60 s)"
+    assert "After it, whatever comes: run /usr/bin/undrain (within 5 s)" in plan.text() and ran(host) == []
+
+
+def test_where_nothing_changes_none_runs(host):
+    assert hosts.apply(host, wanted(before=[], after=[])).ok
+    result = hosts.apply(host, wanted())
+    assert result.ok and result.plan.empty and not result.plan.before and ran(host) == []
+
+
+def test_one_that_fails_before_stops_the_change_before_anything_is_done(host):
+    before = hosts.shapes(host)
+    result = hosts.apply(host, wanted(before=[[DRAIN], [REFUSE, "x"], [DRAIN]]))
+    assert not result.ok and hosts.shapes(host) == before and hosts.closed(host)
+    assert result.errors == [
+        "/usr/bin/refuse x, which is to run before the change, failed with exit status 3: first / \\x1b[31mnode is busy. "
+        "Mend that, or take it out of containers_gpu_state_management:before; then run again.",
+        "Nothing was changed.",
+    ]
+    assert ran(host) == [(DRAIN, None), (REFUSE, None), (RESUME, "undone")]
+
+
+@pytest.mark.parametrize(
+    ("program", "fault", "why"),
+    [
+        ("/usr/bin/none", None, "failed: The program /usr/bin/none is not installed."),
+        (DRAIN, {"call": "run", "error": "EACCES"}, "failed: '/usr/bin/drain' failed: Permission denied."),
+        (DRAIN, {"call": "run", "error": "ETIMEDOUT"}, "failed: '/usr/bin/drain' did not end within 60 s."),
+        (DRAIN, {"call": "run", "unexpected": True}, "Something unexpected failed: RuntimeError"),
+    ],
+)
+def test_one_that_can_t_be_run_stops_it_too(host, program, fault, why):
+    if fault:
+        host.add_fault(fault)
+    result = hosts.apply(host, wanted(before=[[program]], after=[]))
+    assert why in result.errors[0] and result.errors[-1] == "Nothing was changed." and not hosts.shapes(host)[GPU]
+
+
+def test_after_a_step_that_failed_it_is_told_that_it_was_undone(host):
+    host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN", "times": 0})
+    result = hosts.apply(host, wanted())
+    assert not result.ok and ran(host) == [(DRAIN, None), (RESUME, "undone")]
+
+
+def test_one_that_fails_after_it_is_told_and_the_change_stands(host):
+    result = hosts.apply(host, wanted(after=[[REFUSE], [RESUME]]))
+    assert not result.ok and hosts.shapes(host)[GPU] == ["1g.10gb"] and hosts.closed(host)
+    assert result.errors == [
+        "/usr/bin/refuse, which is to run after the change, failed with exit status 3: first / \\x1b[31mnode is busy. "
+        "Run it by hand."
+    ]
+    assert ran(host) == [(DRAIN, None), (REFUSE, "ok"), (RESUME, "ok")]
+
+
+@pytest.mark.parametrize("call", ["run", "nvmlDeviceCreateGpuInstanceWithPlacement"])
+def test_a_signal_undoes_the_change_and_after_runs(host, call):
+    host.add_fault({"call": call, "signal": "SIGTERM"})
+
+    def work():
+        with pytest.raises(errors.Interrupted):
+            hosts.apply(host, wanted(before=[[DRAIN], [DRAIN]]))
+
+    assert in_child(work) == 0
+    many = 1 if call == "run" else 2
+    assert ran(host) == [(DRAIN, None)] * many + [(RESUME, "undone")] and not hosts.shapes(host)[GPU]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_in_one_of_them_is_repaired_and_after_runs(host, nth, when):
+    host.add_fault({"call": "run", "nth": nth, "kill": when})
+    assert in_child(lambda: hosts.apply(host, wanted())) == signal.SIGKILL
+    assert Journal(host).unfinished().after_hooks == [{"command": [RESUME], "timeout": 5}]
+    killed = len(ran(host))
+    assert hosts.apply(host, wanted()).ok and hosts.closed(host) and hosts.shapes(host)[GPU] == ["1g.10gb"]
+    # What was killed before it ended is run again; a change of which only the end was missing needs nothing before it.
+    assert ran(host)[killed:] == [(RESUME, "ok")] if nth == 2 else [(DRAIN, None), (RESUME, "ok")]
+
+
+def test_who_undoes_an_interrupted_change_runs_what_comes_after_it(host):
+    host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"})
+    assert in_child(lambda: hosts.apply(host, wanted())) == signal.SIGKILL
+    with Engine(hosts.config(host)) as engine:
+        assert engine.reconciler().recover(engine.gpus).ok
+    assert ran(host) == [(DRAIN, None), (RESUME, "undone")] and hosts.closed(host)
+
+
+def test_the_journal_of_a_change_with_hooks_is_root_s_alone(host):
+    host.add_fault({"call": "run", "kill": "before"})
+    assert in_child(lambda: hosts.apply(host, wanted())) == signal.SIGKILL
+    assert os.stat(os.path.join(host.state_dir, "journal.json")).st_mode & 0o077 == 0
+
+
+def test_by_hand_none_runs(host):
+    with Engine(hosts.config(host)) as engine:
+        assert engine.reconciler(permissions=wanted()).apply(engine.wanted("mig", GPU, {"enabled": True})).ok
+    assert ran(host) == []
+
+
+class Machine(SimulatedHost):
+    """A simulated machine that passes for a real one where functions of Salt are called."""
+
+    simulated = False
+
+
+def called(host, function, **hook):
+    """Errors of a change before which a function of Salt is called, which is ``function``; and what it was given."""
+    given = []
+
+    def call(name, args, kwargs):
+        given.append((name, args, kwargs, os.environ.get("GPU_SLICING_ADDRESSES")))
+        return function()
+
+    with Engine(hosts.config(host)) as engine:
+        engine.host = Machine(host.description_path, host.state_dir)
+        engine.tools, engine.call = Toolbox(engine.host), call
+        hook = {"function": "slurm.drain", "args": ["n1"], "kwargs": {"reason": "gpus"}, **hook}
+        return engine.apply(wanted(before=[hook], after=[])).errors, given
+
+
+def test_a_function_gets_its_arguments_and_the_addresses(host):
+    failed, given = called(host, lambda: None)
+    assert not failed and given == [("slurm.drain", ["n1"], {"reason": "gpus"}, GPU)]
+
+
+def _raises():
+    raise ValueError("no node \x1b n1")
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda: False, "answered that it failed."),
+        (lambda: {"result": False, "comment": "no node"}, "answered that it failed: no node."),
+        (_raises, "failed: ValueError: no node \\x1b n1"),
+    ],
+)
+def test_a_function_that_fails_stops_the_change(host, function, why):
+    failed, _ = called(host, function)
+    assert failed[0].startswith(f"slurm.drain, which is to run before the change, {why}") and not hosts.shapes(host)[GPU]
+
+
+def test_a_function_that_does_not_end_is_left_behind(host):
+    failed, _ = called(host, lambda: time.sleep(3), timeout=1)
+    assert "slurm.drain, which is to run before the change, did not end within 1 s, and is left behind." in failed[0]
+
+
+def test_on_a_simulated_host_no_function_is_called(host):
+    lines = []
+    result = hosts.apply(host, wanted(before=[{"function": "slurm.drain"}], after=[]), lines.append)
+    assert result.ok and "slurm.drain is not called on a simulated host" in lines
+
+
+def test_a_function_is_found_in_salt_and_one_that_is_not_there_is_named(host):
+    salt = {"test.sum": lambda *args, more=0: sum(args) + more}
+    with front.engine({"gpu_slicing": hosts.config(host)}, RuntimeError, salt=salt) as made:
+        assert made.call("test.sum", [1, 2], {"more": 3}) == 6
+        with pytest.raises(errors.HookFailed, match="there is no such function on this minion"):
+            made.call("test.product", [], {})
+
+
+def test_the_example_runs_around_a_change_and_waits(simulated, repo):
+    """The pillar that is shipped, over one that says what is wanted; outside of its window, and within it."""
+    management = yaml.safe_load((repo / "examples" / "pillar" / "maintenance.sls").read_text(encoding="utf-8"))
+    host = simulated("dgx-h100", programs={"/usr/local/sbin/gpu-node": {}})
+    made = wanted(**management["containers_gpu_state_management"])
+    with Engine(hosts.config(host)) as engine:
+        policy = engine.policy(made)
+    always = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
+    assert policy.when == "window" and not policy.warnings
+    result = hosts.apply(host, wanted(**{**management["containers_gpu_state_management"], "maintenance_window": always}))
+    assert result.ok and ran(host) == [("/usr/local/sbin/gpu-node", None), ("/usr/local/sbin/gpu-node", "ok")]
+
+
+def test_the_script_in_the_documents_drains_waits_and_resumes(repo, tmp_path):
+    text = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    log = tmp_path / "log"
+    jobs = "test $(grep -c squeue $LOG) -gt 1 || echo 17"
+    for name, more in (("scontrol", ""), ("squeue", jobs), ("sleep", ""), ("hostname", "echo n1")):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nLOG={log}\necho {name} "$@" >> $LOG\n{more}\n', encoding="utf-8")
+        program.chmod(0o755)
+
+    def run(word, result=""):
+        log.write_text("", encoding="utf-8")
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GPU_SLICING_RESULT": result}
+        subprocess.run(["/bin/sh", "-c", script, "gpu-node", word], env=environment, check=True, timeout=30)
+        return [line.split()[0] for line in log.read_text(encoding="utf-8").splitlines()]
+
+    assert run("drain") == ["hostname", "scontrol", "squeue", "sleep", "squeue"]
+    assert run("resume", "ok") == ["hostname", "scontrol"] and run("resume", "failed") == ["hostname"]
