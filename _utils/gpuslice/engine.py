@@ -588,7 +588,7 @@ class Engine:
             kind, found = kinds.named(tool.name), tool.pillar(gpu, tool.layout(self.seen(tool, gpu)))
             if not found:
                 continue
-            if kind.over and kind.layer > kinds.SHAPE:
+            if kind.goes_with_all or (kind.over and kind.layer > kinds.SHAPE):
                 # What it may stand on is told after it.
                 upper[kind.word] = found
                 continue

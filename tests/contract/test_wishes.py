@@ -27,7 +27,7 @@ def test_each_technique_changes_something_on_at_least_one_host():
 def test_each_example_pillar_with_a_layout_is_wanted_somewhere(repo):
     named = {wish for wish in pairs.WISHES.values() if isinstance(wish, str)}
     # The first two slice nothing, the third hands out what others make, and the last is MPS once more.
-    others = {"none", "careful", "consumers", "mps_weights"}
+    others = {"none", "careful", "consumers", "mps_weights", "power"}
     assert {path.stem for path in (repo / "examples" / "pillar").glob("*.sls")} == named | others
 
 
@@ -86,7 +86,8 @@ def test_what_is_exported_plans_nothing_where_it_comes_from(sliced, pair):
     with house.opened(sliced(pair)) as now:
         exported = house.export(now)
         assert not house.same(exported, house.through_json({}))
-        strategies = {rule["strategy"] for rule in exported["containers_gpu_slicing"]["devices"]}
+        rules = exported["containers_gpu_slicing"]["devices"]
+        strategies = {rule["strategy"] for rule in rules} | {key for rule in rules for key in rule if key == pair[1]}
         assert house.strategy(pair[1]) in strategies
         for form in (exported, house.through_json(exported)):
             plan = house.wish(now, form)

@@ -164,6 +164,11 @@ CASES = {
     "a GPU shared no more, twice": Case(
         "gpu_time_slicing.remove", L4, (SHARED,), (SHARED,), before=(("gpu_time_slicing.configure", (SHARED,)),)
     ),
+    "two boards capped": Case("gpu_power.configure", DGX, (FIRST, {"limit_watts": 400}), (SECOND, {"limit_watts": 500})),
+    "a board capped twice": Case("gpu_power.configure", DGX, (FIRST, {"limit_watts": 400}), (FIRST, {"limit_watts": 500})),
+    "a cap lifted twice": Case(
+        "gpu_power.remove", DGX, (FIRST,), (FIRST,), before=(("gpu_power.configure", (FIRST, {"limit_watts": 400})),)
+    ),
     "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
     "one slice for two consumers": Case(
         "gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "3g.40gb"}), both=False
