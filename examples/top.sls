@@ -103,6 +103,10 @@ base:
     - match: grain
     - pillar.maintenance
 
+  'gpu_role:capped':
+    - match: grain
+    - pillar.power
+
   # By what GPUs can do instead of what they are called: every host with a MIG-capable GPU keeps its health check.
   'gpu:capabilities:mig':
     - match: grain

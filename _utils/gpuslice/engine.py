@@ -708,16 +708,23 @@ class Engine:
             if not found:
                 whole = whole or tool.pinned(layout)
                 continue
-            if kind.over and kind.layer > kinds.SHAPE:
+            if kind.goes_with_all or (kind.over and kind.layer > kinds.SHAPE):
                 # What it may stand on is told after it.
                 upper[kind.word] = found
                 continue
-            standing = [word for word in upper if kinds.may_stand_on(word, kind.word)]
+            standing = {word: upper[word] for word in upper if kinds.may_stand_on(word, kind.word)}
             if upper and not standing:
                 break
-            sections = {kinds.SECTIONS[word]: {**upper[word].get(kinds.SECTIONS[word], {}), "enabled": True} for word in standing}
-            return {**found, **sections}
-        return next(iter(upper.values()), whole)
+            return _beside(found, standing)
+        alone = next((upper[word] for word in upper if not kinds.goes_with_all(word)), whole)
+        beside = {word: upper[word] for word in upper if kinds.goes_with_all(word)}
+        return _beside(alone or {"strategy": "none"}, beside) if beside else alone
+
+
+def _beside(section, upper):
+    """The words of a GPU with those of what stands beside its strategy."""
+    keys = {word: kinds.SECTIONS[word] for word in upper}
+    return {**section, **{keys[word]: {**upper[word].get(keys[word], {}), "enabled": True} for word in upper}}
 
 
 def _headroom(tool, gpu, stood_on):

@@ -45,6 +45,8 @@ class Kind(NamedTuple):
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
+    :ivar goes_with_all: whether it may stand beside any strategy, or none: it sets what belongs to the board, whatever slices
+        that. To write a key that says what is to be there switches it on.
     :ivar noted: name of its file in the state directory, where only that tells of it: without one there is nothing to look at.
     :ivar rivals: systemd units of other tools that set it at each boot: two writers undo each other's work.
     :ivar units: how the names of the systemd units begin that it makes and runs itself, "" for none. A change below may stop
@@ -64,6 +66,7 @@ class Kind(NamedTuple):
     host_wide: bool = False
     gives_away: bool = False
     over: tuple[str, ...] = ()
+    goes_with_all: bool = False
     auto: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     noted: str = ""
@@ -122,6 +125,10 @@ KINDS = (
     Kind(
         "level-zero", "Level Zero", TUNE, ("intel",), "level_zero", "LevelZero", section="level_zero",
         auto=("bare_metal", "virtual_guest"),
+    ),
+    Kind(
+        "power", "power cap", TUNE, ("nvidia", "amd", "intel"), "power", "Power", section="power", goes_with_all=True,
+        noted="power.json",
     ),
     Kind("passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True),
     Kind(
@@ -183,16 +190,25 @@ def all_called(word: str) -> list[Kind]:
 def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
     names, layer = {kind.name for kind in _CUTTING if kind.word == lower}, _BY_WORD[lower].layer
+    if goes_with_all(word):
+        return word != lower
     return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
+
+
+def goes_with_all(word: str) -> bool:
+    """Whether what a word of the pillar means may stand beside any strategy."""
+    return word in _BY_WORD and _BY_WORD[word].goes_with_all
 
 
 def go_together(one: str, other: str) -> bool:
     """
     Whether two technologies, by name, may be at work on a GPU at a time: one of them stands on the other, or belongs to the
-    host. Of one of another version nothing is known, so that it may.
+    host, or goes with all. Of one of another version nothing is known, so that it may.
     """
     first, second = named(one), named(other)
     if first is None or second is None or first.host_wide or second.host_wide:
+        return True
+    if first.goes_with_all or second.goes_with_all:
         return True
     return first.layer != second.layer and (one in second.over or other in first.over)
 

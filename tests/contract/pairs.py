@@ -35,6 +35,11 @@ def _mps(**match):
     return _slicing(devices=[wanted], mps={"max_instance_count": 3})
 
 
+def _power(percent=90):
+    """A cap for each board of a host, beside no strategy."""
+    return _slicing(power={"percent": percent})
+
+
 #: (host, technique) -> what is wanted there: the example pillar that examples/top.sls gives it (where it is of that technique),
 #: another one of examples/pillar that fits, or one of our own where none does.
 WISHES = {
@@ -145,6 +150,13 @@ ALIKE = {
     ("vgpu-host-vfio", "mig"),
     ("vgpu-host-vfio", "passthrough"),
 }
+
+_CAPPED = (
+    "a30-pair", "arc-pro-b60", "dgx-a100-40gb", "dgx-h100", "flex170", "hgx-b200", "hgx-h200", "l4-pair", "l40s-pair", "max1550",
+    "mi300x-8", "mixed", "mixed-vendors", "rtx-pro-6000", "vgpu-host-mdev", "vgpu-host-vfio",
+)  # fmt: skip
+WISHES |= {(host, "power"): _power() for host in _CAPPED}
+ALIKE |= {(host, "power") for host in _CAPPED if host != "mixed-vendors"}
 
 CHANGING = sorted(WISHES)
 LOOKING = sorted([*WISHES, *LOOKS_ONLY])

@@ -35,6 +35,7 @@ HOSTS = {
     "gpu_mps": ("l40s-pair", ""),
     "gpu_partition": ("mi300x-8", ""),
     "gpu_passthrough": ("flex170", ""),
+    "gpu_power": ("dgx-h100", ""),
     "gpu_time_slicing": ("l4-pair", ""),
     "gpu_slicing": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_sriov": ("flex170", ""),

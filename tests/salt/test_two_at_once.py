@@ -41,6 +41,7 @@ FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
 IN_USE = "0000:41:00.0"
+L40S = ("l40s-pair", {})
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
 
 
@@ -178,6 +179,11 @@ CASES = {
     ),
     "a GPU shared no more, twice": Case(
         "gpu_time_slicing.remove", L4, (SHARED,), (SHARED,), before=(("gpu_time_slicing.configure", (SHARED,)),)
+    ),
+    "two boards capped": Case("gpu_power.configure", L40S, (SHARED, {"limit_watts": 200}), (SHARED_TOO, {"limit_watts": 250})),
+    "a board capped twice": Case("gpu_power.configure", L40S, (SHARED, {"limit_watts": 200}), (SHARED, {"limit_watts": 250})),
+    "a cap lifted twice": Case(
+        "gpu_power.remove", L40S, (SHARED,), (SHARED,), before=(("gpu_power.configure", (SHARED, {"limit_watts": 200})),)
     ),
     "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
     "one slice for two consumers": Case(

@@ -33,6 +33,9 @@ class Standing:
         :raises: what reading it raises; for what hands out, :class:`gpuslice.techniques.base.Below` says so instead.
         """
         kind = kinds.known(target.technique or "")
+        if kind.goes_with_all:
+            # It stands on no slice, but on the board, of which a change below may take what is set.
+            return Below(certain=not any(part.steps for part in found.on(target.gpu.address) if part.layer < kind.layer))
         if not kind.over or kind.layer == kinds.SHAPE:
             return Below()
         if kind.layer != kinds.HAND_OUT:

@@ -175,7 +175,7 @@ def _as_vgpu(gpu, told, brand):
         model=_model({}, told, told, brand, gpu.device_id),
         catalog_key="",
         memory_mib=None,
-        capabilities=tuple(sorted({*gpu.capabilities, "vgpu"} - {"mig"})),
+        capabilities=tuple(sorted({*gpu.capabilities, "vgpu"} - {"mig", "power"})),
     )
 
 
@@ -222,6 +222,9 @@ def _capabilities(host, gpu, known, names):
         found.add("passthrough")
     if known.get("virtual_function"):
         found.discard("partition")
+    # Of NVIDIA's only the driver tells, which is asked when a cap is wanted.
+    if gpu.driver == "nvidia" if gpu.vendor == "nvidia" else "hwmon" in names:
+        found.add("power")
     return tuple(sorted(found))
 
 

@@ -159,11 +159,16 @@ def _of_gpu(policy, gpu, world, refused):
         return [Target(gpu, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")]
     rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
     target = _target(policy, gpu, rule, world, refused)
-    # Nothing stands on what is not there.
-    return [target, *(_standing(gpu, rule, word, world, refused) for word in rule.beside if target.technique)]
+    # Nothing stands on what is not there, but what goes with all.
+    beside = [word for word in rule.beside if target.technique or kinds.goes_with_all(word)]
+    standing = [_standing(policy, gpu, rule, word, world, refused) for word in beside]
+    # That nothing slices it says nothing of a GPU of which something else is wanted.
+    return standing if standing and not target.technique else [target, *standing]
 
 
-def _standing(gpu, rule, word, world, refused):
+def _standing(policy, gpu, rule, word, world, refused):
+    if kinds.goes_with_all(word):
+        return _asked(policy, gpu, rule, word, world, refused, f"{word} ({rule.path})")
     if not kinds.called(word).fits(gpu):
         refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants {word}, but {_lacks(gpu, word, world)}."))
     return _chosen(gpu, rule, word, world, f"{word} on what strategy {rule.strategy} makes ({rule.path})")
@@ -176,12 +181,19 @@ def _target(policy, gpu, rule, world, refused):
         return _automatic(policy, gpu, rule, world)
     if rule.strategy not in world.available:
         refused.append(("", f"{rule.path}: {_not_in_version(rule, world.available)}"))
-    elif not kinds.called(rule.strategy).fits(gpu):
-        text, mendable = _lacks(gpu, rule.strategy, world), world.why_not(gpu, rule.strategy)[1]
+        return _chosen(gpu, rule, rule.strategy, world, "")
+    return _asked(policy, gpu, rule, rule.strategy, world, refused, f"strategy {rule.strategy} ({rule.path})")
+
+
+def _asked(policy, gpu, rule, word, world, refused, why):
+    """The target of a technology that a rule names; none where a GPU that it did not name can't."""
+    if not kinds.called(word).fits(gpu):
+        text, mendable = _lacks(gpu, word, world), world.why_not(gpu, word)[1]
         if not mendable and not rule.names_a_gpu and policy.method == "auto":
             return Target(gpu, path=rule.path, reason=f"not applicable: {text}")
-        refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants strategy {rule.strategy}, but {text}."))
-    return _chosen(gpu, rule, rule.strategy, world, f"strategy {rule.strategy} ({rule.path})")
+        what = f"strategy {word}" if word == rule.strategy else word
+        refused.append((gpu.address, f"GPU {gpu.address}: {rule.path} wants {what}, but {text}."))
+    return _chosen(gpu, rule, word, world, why)
 
 
 def _chosen(gpu, rule, word, world, why, automatic=False):

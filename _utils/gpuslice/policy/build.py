@@ -246,7 +246,14 @@ def _filled(each, written):
 
 def _switched(scope, value):
     """The technologies with ``enabled: <value>`` in writing."""
-    return [name for name, key in kinds.SECTIONS.items() if scope.get(key, {}).get("enabled") is value]
+    return [name for name, key in kinds.SECTIONS.items() if _is_on(name, scope.get(key, {})) is value]
+
+
+def _is_on(word, written):
+    """What ``enabled`` of a section says, None for nothing. Of what goes with all, a key that says what is wanted says it too."""
+    if "enabled" in written or not kinds.goes_with_all(word):
+        return written.get("enabled")
+    return True if any(key in written for key in document.section(word).DECISIVE) else None
 
 
 def _strategy(scope, path, inherited, notes):
@@ -263,7 +270,8 @@ def _strategy(scope, path, inherited, notes):
         chosen = said
     else:
         # What stands on another one is no strategy of its own; where auto is to choose, nobody knows what it would stand on.
-        alone = [each for each in switched_on if said == "auto" or not _stands(each, switched_on)]
+        cutting = [each for each in switched_on if not kinds.goes_with_all(each)]
+        alone = [each for each in cutting if said == "auto" or not _stands(each, switched_on)]
         for other in alone[1:]:
             notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, alone[0])}; {_ONE_AT_A_TIME}")
         chosen = said if said == "auto" or not alone else alone[0]
@@ -282,13 +290,15 @@ def _stands(word, others):
 
 def _beside(scope, chosen, inherited=()):
     """The technologies that a scope has stand on its strategy: those it switches on, and those inherited with the strategy."""
-    if chosen not in kinds.STRATEGIES:
-        return ()
     on, off = _switched(scope, True), _switched(scope, False)
     return tuple(
         word for word in kinds.STRATEGIES
-        if kinds.may_stand_on(word, chosen) and (word in on or (word in inherited and word not in off))
+        if _goes_with(word, chosen) and (word in on or (word in inherited and word not in off))
     )  # fmt: skip
+
+
+def _goes_with(word, chosen):
+    return kinds.may_stand_on(word, chosen) if chosen in kinds.STRATEGIES else kinds.goes_with_all(word)
 
 
 def _one_way(path, beside, notes):
@@ -379,10 +389,11 @@ def _over(base, written, match, path, notes):
         return base.rule._replace(match=match, path=path)
     strategy = _strategy(written, path, base.rule.strategy, notes)
     off = {name for name in base.rule.switched_off if name not in _switched(written, True)} | set(_switched(written, False))
-    sections = [key for key in kinds.SECTIONS.values() if key in written]
+    sections = [key for word, key in kinds.SECTIONS.items() if key in written and not kinds.goes_with_all(word)]
     if strategy == "none" and sections:
         notes.warn(path, f"has settings for {', '.join(sections)}, but its strategy is none, so they have no effect.")
-    beside = _beside(written, strategy, base.rule.beside if strategy == base.rule.strategy else ())
+    inherited = [word for word in base.rule.beside if strategy == base.rule.strategy or kinds.goes_with_all(word)]
+    beside = _beside(written, strategy, inherited)
     if beside != base.rule.beside:
         _one_way(path, beside, notes)
     return _made_rule(match, strategy, base, written, path, tuple(sorted(off)), beside, notes)

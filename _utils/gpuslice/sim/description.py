@@ -80,6 +80,8 @@ health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending,
 sysfs             more files of its PCI directory: ``{file: text}``, such as ``{ras/umc_err_count: "ue: 3\nce: 0"}``; they can be
                   written too ({})
 iommu_group       number of its IOMMU group, to share one with others (one of its own); devices in other_pci have it too
+power             what the board may draw, in watts: ``{default, least, most}`` (least 0, most as default); without the key
+                  neither NVML nor a driver tells a limit
 engines           what the Intel driver shows of its engines: ``{tiles, cslices, classes, layout, refuses}``: tiles (1 or 2),
                   compute slices of each (1: no ccs_mode file), engine classes (all), file layout xe or i915-backport (xe),
                   and whether a change of the CCS mode is refused because the driver is in PF mode (false); without the key

@@ -96,7 +96,7 @@ _GPU_KEYS = (
     "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "no_timeslice", "vgpu_guest",
     "sriov_totalvfs",
     "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines", "vgpu",
-    "partition_files",
+    "partition_files", "power",
 )  # fmt: skip
 
 
@@ -143,7 +143,21 @@ def _gpu(raw, path, host, minor, mistakes):
     about["instances"] = _instances(raw, path, about, mistakes)
     about["iommu_group"] = mistakes.take(raw, path, "iommu_group", int, None)
     about["engines"] = _engines(raw.get("engines"), f"{path}.engines", mistakes) if "engines" in raw else None
+    # Only where it is written: what tells one machine from another stays as it was before there was this key.
+    if "power" in raw:
+        about["power"] = _power(raw["power"], f"{path}.power", mistakes)
     return about
+
+
+def _power(raw, path, mistakes):
+    """What the board may draw, in watts."""
+    raw = mistakes.mapping(raw, path, ("default", "least", "most"))
+    default = mistakes.take(raw, path, "default", int, 0)
+    found = {"default": default, "least": mistakes.take(raw, path, "least", int, 0)}
+    found["most"] = mistakes.take(raw, path, "most", int, default)
+    if not found["least"] <= default <= found["most"] or default < 1:
+        mistakes.note(path, "is no limit in watts between least and most")
+    return found
 
 
 def _vgpu(raw, path, about, mistakes):

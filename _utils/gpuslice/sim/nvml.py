@@ -13,6 +13,7 @@ handles die with :meth:`SimulatedNvml.nvmlShutdown` and with a change of the MIG
 from gpuslice.sim import compute_policy
 from gpuslice.sim import devices
 from gpuslice.sim import hardware
+from gpuslice.sim import power
 from gpuslice.sim.mistakes import normal_address
 from gpuslice.sim.nvml_call import function
 from gpuslice.sim.nvml_mig import MigFunctions
@@ -177,6 +178,36 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
         seen, _ = self._resolve(handle, "device")
         with self._host.change() as state:
             compute_policy.set_mode(state["gpus"][seen.address], mode)
+
+    # -- power ---------------------------------------------------------------------------------------------------
+    @function()
+    def nvmlDeviceGetPowerManagementLimit(self, handle):
+        """The limit that was asked of the board, in milliwatts."""
+        return power.now(self._device(handle)[1])
+
+    @function()
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle):
+        """The one in force: nothing else limits these boards."""
+        return power.now(self._device(handle)[1])
+
+    @function()
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, handle):
+        """What the vendor gave the board."""
+        return power.of(self._device(handle)[1])["default"] * 1000
+
+    @function()
+    def nvmlDeviceGetPowerManagementLimitConstraints(self, handle):
+        """[least, most]."""
+        limits = power.of(self._device(handle)[1])
+        return [limits["least"] * 1000, limits["most"] * 1000]
+
+    @function(lie=hardware.SUCCESS)
+    def nvmlDeviceSetPowerManagementLimit(self, handle, limit):
+        """Needs root."""
+        self._privileged()
+        seen, _ = self._resolve(handle, "device")
+        with self._host.change() as state:
+            power.set_limit(state["gpus"][seen.address], limit)
 
     # -- health --------------------------------------------------------------------------------------------------
     @function()

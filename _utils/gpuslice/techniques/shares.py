@@ -1,78 +1,17 @@
 """
-What technologies have in common by which several consumers share one GPU or one slice: which slices are meant, what they note of
-them, and that there is one such technology on a GPU.
+What technologies have in common by which several consumers share one GPU or one slice: which slices are meant, and that
+there is one such technology on a GPU.
 """
-
-import threading
 
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.model import slice_name
 from gpuslice.records.store import Record
-from gpuslice.shape import ADDRESS
 from gpuslice.shape import anything
-from gpuslice.shape import record
-from gpuslice.shape import table
-
-#: What sentences call the record of one of these technologies, and the number of its form.
-WHAT, FORMAT = "the record of shared slices", 1
-
-
-def checked(shape):
-    """The check of what a record has, by the shape of what is noted of one GPU."""
-    whole_record = record({"gpus": table(ADDRESS, shape)})
-    return lambda data: whole_record(data, "it")
-
-
-class Ledger:
-    """
-    What is shared by one technology, in its file of the state directory, by PCI address: ``device`` (PCI id of the GPU, since a
-    slot may get another one), and what the technology notes of it.
-
-    :param file: :class:`gpuslice.records.store.Record`; :param nothing: what is noted of a GPU that is not shared.
-    :param key: which part of that is empty then.
-    """
-
-    def __init__(self, file, nothing, key):
-        self._file, self._nothing, self._key = file, nothing, key
-        # GPUs are changed side by side, and their record is one file.
-        self._one = threading.Lock()
-
-    def read(self, gpu):
-        """What is noted of a GPU; nothing, where it was noted of another one in its slot. Raises errors.StateDirUnusable."""
-        found = self._all(gpu.address).get(gpu.address)
-        return found if found and found["device"] == _device(gpu) else self._nothing
-
-    def write(self, gpu, shares):
-        """Note it; what shares nothing is forgotten. Raises errors.StateDirUnusable."""
-        address = gpu.address
-        with self._one:
-            kept = {one: found for one, found in self._all(address).items() if one != address}
-            if shares[self._key]:
-                kept[address] = {"device": _device(gpu), **shares}
-            try:
-                self._file.write({"gpus": dict(sorted(kept.items()))}) if kept else self._file.remove()
-            except OSError as err:
-                raise errors.StateDirUnusable(
-                    f"The record of shared slices, {self._file.path}, can't be written: {err.strerror}.", address,
-                    "Free space or mend its permissions, then run again.",
-                ) from err  # fmt: skip
-
-    def _all(self, address):
-        try:
-            return self._file.read()["gpus"]
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as err:
-            raise errors.StateDirUnusable(
-                f"The record of shared slices, {self._file.path}, can't be used ({getattr(err, 'strerror', None) or err}).",
-                address,
-                "Remove that file, then run again: what is to be shared is noted anew.",
-            ) from err
-
-
-def _device(gpu):
-    return f"{gpu.vendor} {gpu.device_id}"
+from gpuslice.techniques.ledger import FORMAT
+from gpuslice.techniques.ledger import SHARES
+from gpuslice.techniques.ledger import Ledger
+from gpuslice.techniques.ledger import checked
 
 
 def refuse_other(host, gpu, mine):
@@ -87,7 +26,7 @@ def refuse_other(host, gpu, mine):
         file = kind.noted
         if file not in host.store_names(host.state_dir):
             continue
-        if Ledger(Record(host, file, WHAT, FORMAT, checked(anything)), {}, "").read(gpu):
+        if Ledger(Record(host, file, SHARES, FORMAT, checked(anything)), {}, "", SHARES).read(gpu):
             raise errors.ResourceConflict(
                 f"{kind.label} shares it already, and {kinds.known(mine).label} beside it would let consumers past its limits.",
                 gpu.address,

@@ -186,9 +186,9 @@ def test_a_system_without_numa_says_so(host):
 @pytest.mark.parametrize(
     ("files", "options", "capabilities"),
     [
-        (A100, {"driver": "nvidia"}, "mig mps time-slicing"),
-        (A100, {"driver": "nvidia", "total": 16, "iommu": True}, "mig mps passthrough sriov time-slicing"),
-        ({**A100, "device": "0x1eb8"}, {"driver": "nvidia"}, "mps time-slicing"),
+        (A100, {"driver": "nvidia"}, "mig mps power time-slicing"),
+        (A100, {"driver": "nvidia", "total": 16, "iommu": True}, "mig mps passthrough power sriov time-slicing"),
+        ({**A100, "device": "0x1eb8"}, {"driver": "nvidia"}, "mps power time-slicing"),
         (MI300X, {"driver": "amdgpu", "current_compute_partition": "SPX", "total": 8}, "partition sriov"),
         # The kernel is too old for partitions: the driver is there and its file is not.
         (MI300X, {"driver": "amdgpu"}, ""),

@@ -6,11 +6,11 @@ from gpuslice.records.store import Record
 from gpuslice.shape import LINE
 from gpuslice.shape import record
 from gpuslice.shape import truth
+from gpuslice.techniques.ledger import FORMAT
+from gpuslice.techniques.ledger import SHARES
+from gpuslice.techniques.ledger import Ledger
+from gpuslice.techniques.ledger import checked
 from gpuslice.techniques.mps import section
-from gpuslice.techniques.shares import FORMAT
-from gpuslice.techniques.shares import WHAT
-from gpuslice.techniques.shares import Ledger
-from gpuslice.techniques.shares import checked
 
 FILE = "mps.json"
 _SHARES = record(
@@ -26,4 +26,4 @@ def ledger(host):
     are shared, [] for all), ``exclusive`` (whether a whole GPU is kept for its daemon), and where the site has some
     ``templates`` (name -> text).
     """
-    return Ledger(Record(host, FILE, WHAT, FORMAT, checked(_SHARES)), NOTHING, "daemons")
+    return Ledger(Record(host, FILE, SHARES, FORMAT, checked(_SHARES)), NOTHING, "daemons", SHARES)

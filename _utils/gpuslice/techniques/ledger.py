@@ -1,0 +1,70 @@
+"""
+What a technology notes of GPUs, since nothing on them tells it, in a file of its own in the state directory.
+"""
+
+import threading
+
+from gpuslice import errors
+from gpuslice.shape import ADDRESS
+from gpuslice.shape import record
+from gpuslice.shape import table
+
+#: What sentences call the record of what shares slices, and the number of the form of any of these.
+SHARES, FORMAT = "the record of shared slices", 1
+
+
+def checked(shape):
+    """The check of what a record has, by the shape of what is noted of one GPU."""
+    whole_record = record({"gpus": table(ADDRESS, shape)})
+    return lambda data: whole_record(data, "it")
+
+
+class Ledger:
+    """
+    What one technology notes, in its file of the state directory, by PCI address: ``device`` (PCI id of the GPU, since a slot may
+    get another one), and the rest as it likes.
+
+    :param file: :class:`gpuslice.records.store.Record`; :param nothing: what there is of a GPU of which nothing is noted.
+    :param key: which part of that is empty then. :param what: what sentences call the record.
+    """
+
+    def __init__(self, file, nothing, key, what):
+        self._file, self._nothing, self._key, self._what = file, nothing, key, what
+        # GPUs are changed side by side, and their record is one file.
+        self._one = threading.Lock()
+
+    def read(self, gpu):
+        """What is noted of a GPU; nothing, where it was noted of another one in its slot. Raises errors.StateDirUnusable."""
+        found = self._all(gpu.address).get(gpu.address)
+        return found if found and found["device"] == _device(gpu) else self._nothing
+
+    def write(self, gpu, noted):
+        """Note it; of what is empty nothing is kept. Raises errors.StateDirUnusable."""
+        address = gpu.address
+        with self._one:
+            kept = {one: found for one, found in self._all(address).items() if one != address}
+            if noted[self._key]:
+                kept[address] = {"device": _device(gpu), **noted}
+            try:
+                self._file.write({"gpus": dict(sorted(kept.items()))}) if kept else self._file.remove()
+            except OSError as err:
+                raise errors.StateDirUnusable(
+                    f"{self._what.capitalize()}, {self._file.path}, can't be written: {err.strerror}.", address,
+                    "Free space or mend its permissions, then run again.",
+                ) from err  # fmt: skip
+
+    def _all(self, address):
+        try:
+            return self._file.read()["gpus"]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as err:
+            raise errors.StateDirUnusable(
+                f"{self._what.capitalize()}, {self._file.path}, can't be used ({getattr(err, 'strerror', None) or err}).",
+                address,
+                "Remove that file, then run again: what is wanted is noted anew.",
+            ) from err
+
+
+def _device(gpu):
+    return f"{gpu.vendor} {gpu.device_id}"

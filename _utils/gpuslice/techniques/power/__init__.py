@@ -1,0 +1,3 @@
+"""
+Power caps of boards.
+"""
