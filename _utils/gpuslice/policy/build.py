@@ -349,13 +349,15 @@ def _layouts(slicing, notes):
     """
     enabled, found = slicing.get("enabled", False), {}
     named = {each.get("layout", "") for each in (slicing, *slicing.get("devices", []))}
+    # What goes with every strategy is not of how a GPU is sliced, and holds for the host beside any layout.
+    always = {key: slicing[key] for word, key in kinds.SECTIONS.items() if kinds.goes_with_all(word) and key in slicing}
+    nothing = _Base({**always, "enabled": enabled}, SLICING, Rule({}, "none", {}, SLICING, beside=_beside(always, "none")))
     for name, written in slicing.get("layouts", {}).items():
         path = f"{SLICING}:layouts:{name}"
         if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
             notes.wrong(path, "has no strategy; give it one of them, or switch a technology on.")
-        nothing = _Base({"enabled": enabled}, path, Rule({}, "none", {}, path))
-        noted = Notes()
-        found[name] = _Base({**written, "enabled": enabled}, path, _over(nothing, written, {}, path, noted))
+        noted, scope = Notes(), {key: {**value, **written.get(key, {})} for key, value in always.items()}
+        found[name] = _Base({**written, **scope, "enabled": enabled}, path, _over(nothing, written, {}, path, noted))
         notes.take(noted, name in named)
     return found
 

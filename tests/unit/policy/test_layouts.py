@@ -70,6 +70,18 @@ def test_a_layout_is_the_same_wherever_it_is_named():
     assert meaning(within.rules[0]) == meaning(alone.rules[0]) and within.default.beside == ("time-slicing",)
 
 
+def test_what_goes_with_every_strategy_holds_beside_a_layout_too():
+    """A power cap is not of how a GPU is sliced."""
+    rule = {"match": H100, "layout": "halves"}
+    made = slicing(layouts={"halves": HALVES}, devices=[rule], power={"limit_watts": 400}).rules[0]
+    assert made.strategy == "mig" and made.beside == ("power",) and made.settings["power"]["limit_watts"] == 400
+    own = {"halves": {**HALVES, "power": {"limit_watts": 300}}}
+    made = slicing(layouts=own, devices=[rule], power={"limit_watts": 400}).rules[0]
+    assert made.settings["power"]["limit_watts"] == 300
+    assert slicing(layouts=own, devices=[rule]).rules[0].beside == ("power",)
+    assert slicing(layouts=own, layout="halves", power={"limit_watts": 200}).default.settings["power"]["limit_watts"] == 200
+
+
 def test_what_stands_beside_a_layout_comes_with_it():
     both = {**HALVES, "time_slicing": {"enabled": True, "max_instance_count": 3}}
     made = slicing(layouts={"both": both}, devices=[{"match": H100, "layout": "both"}])

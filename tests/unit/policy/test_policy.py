@@ -262,12 +262,12 @@ def test_a_rule_inherits_the_profiles_of_the_host_and_else_needs_its_own():
 @pytest.mark.parametrize(
     ("keys", "silent"),
     [
-        ({}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
-        ({"sriov": {"profile": "fair"}}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
-        ({"sriov": {"vf_count": 4}}, {"mig", "vgpu", "partition", "level-zero"}),
-        ({"partition": {"memory": "NPS1"}}, {"mig", "sriov", "vgpu", "partition", "level-zero"}),
-        ({"partition": {"compute": "SPX"}, "vgpu": {"profiles": {"x": 1}}}, {"mig", "sriov", "level-zero"}),
-        ({"level_zero": {"partitions": []}, "mig": {"profiles": []}}, {"sriov", "vgpu", "partition"}),
+        ({}, {"mig", "sriov", "vgpu", "partition", "level-zero", "power"}),
+        ({"sriov": {"profile": "fair"}}, {"mig", "sriov", "vgpu", "partition", "level-zero", "power"}),
+        ({"sriov": {"vf_count": 4}}, {"mig", "vgpu", "partition", "level-zero", "power"}),
+        ({"partition": {"memory": "NPS1"}}, {"mig", "sriov", "vgpu", "partition", "level-zero", "power"}),
+        ({"partition": {"compute": "SPX"}, "vgpu": {"profiles": {"x": 1}}}, {"mig", "sriov", "level-zero", "power"}),
+        ({"level_zero": {"partitions": []}, "mig": {"profiles": []}}, {"sriov", "vgpu", "partition", "power"}),
     ],
 )
 def test_a_rule_knows_which_technologies_were_not_spoken_of(keys, silent):
