@@ -20,6 +20,7 @@ from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import crash
 from tests.support import pillars
+from tests.support.cleaned import cleaned
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
@@ -160,6 +161,15 @@ def test_whole_boards(simulated, example, gpu, count):
     answer, report = tried(host, gpu)
     assert answer["result"], answer["comment"]
     assert len(report["technologies"][0]["trials"]) >= count and what_is_there(host) == before
+
+
+def test_a_host_that_is_given_up_keeps_nothing_of_it(simulated):
+    host = simulated("mi300x-8")
+    before = what_is_there(host)
+    tried(host, MI300X)
+    answer = cleaned(host)
+    assert answer["result"] and "not known as ours" not in str(answer.get("warnings"))
+    assert os.listdir(host.state_dir) == ["simulated"] and what_is_there(host) == before
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------------

@@ -88,13 +88,17 @@ def _refuse_promised(engine, gpu, pillar):
 def _to_try(engine, gpu):
     found = []
     for tool in engine.techniques_of(gpu):
-        kind, state = kinds.named(tool.name), tool.observe(gpu)
-        trials = tool.trials(gpu, state)
+        try:
+            trials, layout = tool.trials(gpu, tool.observe(gpu)), tool.layout(engine.seen(tool, gpu))
+        except errors.Unsupported:
+            # A board or driver that lacks it all the same has nothing of it that could go.
+            continue
         if trials is not None:
             found.append((tool, trials))
-        elif tool.pillar(gpu, tool.layout(engine.seen(tool, gpu))) is not None:
+        elif _would_end(kinds.named(tool.name)) and tool.pillar(gpu, layout) is not None:
+            label = kinds.named(tool.name).label
             raise errors.ResourceConflict(
-                f"It has {kind.label} ({tool.words(tool.layout(state))}), which a trial would end.", gpu.address, _SPARE
+                f"It has {label} ({tool.words(layout)}), which a trial would end.", gpu.address, _SPARE
             )
     if not any(not trials.why_not for _, trials in found):
         why = "; ".join(f"{kinds.known(tool.name).label}: {trials.why_not}" for tool, trials in found)
@@ -104,3 +108,8 @@ def _to_try(engine, gpu):
             "See 'salt-call gpu.capabilities' for what it can do.",
         )
     return found
+
+
+def _would_end(kind):
+    """Whether what a technology has may go with the slices, or with the GPU as a whole; what only tunes a GPU stays."""
+    return kind.layer != kinds.TUNE or bool(kind.over)

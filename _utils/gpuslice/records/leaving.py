@@ -7,6 +7,7 @@ import os
 import re
 
 from gpuslice import errors
+from gpuslice.host.base import TRYING
 from gpuslice.records.first import NUMBER
 from gpuslice.records.journal import saying
 from gpuslice.records.store import FORMAT
@@ -19,6 +20,8 @@ _FIRST = f"{_HISTORY}/{NUMBER:06d}.json"
 #: Without a format: what an ended change may leave, and who holds the lock.
 _PLAIN = ("journal.steps",)
 _LOCK = "lock"
+#: Of GPUs that were tried: reports, and who holds that lock.
+_TRIED = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9]{8}-[0-9]{6}(-[0-9]+)?\.(json|txt)|lock")
 #: Where files of ours lie that outlast a boot or start something, or in folders of these whose name ends in ``.d``.
 _FOLDERS = (
     "/etc/systemd/system", "/run/systemd/system", "/etc/containers/systemd", "/run/cdi", "/etc/profile.d", "/etc/modprobe.d",
@@ -38,6 +41,7 @@ def files(host):
     ours = [name for name in names if name in _PLAIN or (_RECORD.fullmatch(name) and _has_format(host, name))]
     past = [f"{_HISTORY}/{name}" for name in host.store_names(_at(host, _HISTORY)) if _GENERATION.fullmatch(name)]
     first = [name for name in past if name == _FIRST]
+    ours += [f"{TRYING}/{name}" for name in host.store_names(_at(host, TRYING)) if _TRIED.fullmatch(name)]
     return [*ours, *(name for name in past if name not in first), *first, *(name for name in names if name == _LOCK)]
 
 
@@ -57,6 +61,7 @@ def remove(host):
         for name in files(host):
             if name == _LOCK:
                 host.store_remove_directory(_at(host, _HISTORY))
+                host.store_remove_directory(_at(host, TRYING))
             host.store_remove(_at(host, name))
         # Where it lies is the system's, or whoever's who configured it.
         host.store_remove_directory(host.state_dir)
