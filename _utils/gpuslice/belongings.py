@@ -5,6 +5,7 @@ What a host has of ours beside the layouts of its GPUs: the unit of the boot, wh
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.boot import unit
+from gpuslice.host.base import TRIED
 from gpuslice.records import leaving
 from gpuslice.records import lock
 from gpuslice.records.history import History
@@ -74,4 +75,9 @@ class Belongings:
             raise errors.ForeignChange(
                 f"Another run changed this host meanwhile (generation {newest}), so that its records stay.",
                 todo="Look at 'salt-call gpu_slicing.history', then run again.",
+            )
+        if TRIED in self._host.store_names(self._host.state_dir):
+            raise errors.ForeignChange(
+                "A GPU of this host is being tried out, or that was interrupted, so that the records stay.",
+                todo="Let it end, or run 'salt-call gpu_slicing.recover'; then run again.",
             )

@@ -28,6 +28,7 @@ from gpuslice.records.first import First
 from gpuslice.records.history import History
 
 _FORGET = "Run again when that is mended, or with force=True, which forgets it."
+_BY_FORCE = "With force=True whoever is in the way is ended, and drivers are loaded anew where that takes it."
 _NOTHING = "Nothing of ours is here."
 _GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
 
@@ -224,7 +225,7 @@ class _Cleaning:
         found, left = self.layouts_tested(), self._left()
         lines = [found["comment"]] if found["changes"] or found.get("result") is False else []
         if left or found.get("result") is False:
-            return {**found, "result": False, "comment": "\n".join([*lines, *left, AGAIN])}
+            return self._stopped(found, lines, left)
         going, strays = self._ours.going(), "" if found["changes"] or self._force else self._strays()
         if strays:
             return {**found, "result": False, "comment": "\n".join([*lines, strays, AGAIN])}
@@ -239,7 +240,7 @@ class _Cleaning:
         left = self._left()
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
         if left or not found["result"]:
-            return {**found, "result": False, "comment": "\n".join([*lines, *left, AGAIN])}
+            return self._stopped(found, lines, left)
         if not self._force and (strays := self._strays()):
             return {**found, "result": False, "comment": "\n".join([*lines, strays, AGAIN])}
         if not there and not found["changes"]:
@@ -250,6 +251,11 @@ class _Cleaning:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
         lines = [_GONE, *lines, self._removal(going, "Removed")]
         return {**found, "changes": {**found["changes"], **self._told(going)}, "comment": "\n".join(filter(None, lines))}
+
+    def _stopped(self, found, lines, left):
+        """The answer where layouts can't all go back; ``found`` is what became of them."""
+        more = [] if self._force or found.get("result", True) else [_BY_FORCE]
+        return {**found, "result": False, "comment": "\n".join([*lines, *left, *more, AGAIN])}
 
     def _left(self):
         """Sentences on what can't be brought back, none where it is forgotten."""

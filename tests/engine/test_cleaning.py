@@ -14,6 +14,7 @@ from gpuslice import front
 from gpuslice.belongings import Belongings
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
+from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import pillars
 from tests.support.cleaned import cleaned
@@ -108,7 +109,7 @@ def test_without_the_pillar_s_permission_no_driver_is_loaded_anew_but_by_force(s
     before = found(host)
     assert apply(host, example("mi300x")).ok
     answer = cleaned(host)
-    assert not answer["result"] and "Add amdgpu to containers_gpu_state_management:unload_modules" in answer["comment"]
+    assert not answer["result"] and "which is not allowed" in answer["comment"] and "With force=True" in answer["comment"]
     assert cleaned(host, force=True)["result"] and found(host) == before and records(host) == []
 
 
@@ -362,6 +363,15 @@ def test_what_another_run_noted_meanwhile_is_not_forgotten(small):
     with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
         Belongings(engine).remove(upcoming=1)
     assert records(host) == before
+
+
+def test_what_a_gpu_that_is_tried_out_had_is_not_forgotten(small):
+    host, _ = small
+    Trying(host).begin("0000:ff:00.0", "mig", {"enabled": False, "instances": []})
+    answer = cleaned(host)
+    assert not answer["result"] and "is being tried out" in answer["comment"] and "qualify.json" in records(host)
+    Trying(host).end()
+    assert cleaned(host)["result"] and records(host) == []
 
 
 def test_a_boot_after_it_brings_nothing_back(small):
