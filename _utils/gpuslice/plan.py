@@ -275,11 +275,10 @@ class Plan:
         """How much waits for what, in a clause; "" where nothing does."""
         if not self.waiting:
             return ""
-        many = [_many(len({where for where, _, _ in self.waiting if kinds.named(where) is None}), "GPU")]
-        many = [each for each in many if not each.startswith("0 ")]
-        many += sorted({kinds.known(where).label for where, _, _ in self.waiting if kinds.named(where)})
-        alone = len(self.waiting) == 1
-        return f"{' and '.join(many)} {'waits' if alone else 'wait'} {_FOR[self.waiting[0][1]]}"
+        handing = sorted({kinds.known(where).label for where, _, _ in self.waiting if kinds.named(where)})
+        gpus = len({where for where, _, _ in self.waiting if kinds.named(where) is None})
+        who = " and ".join([*([_gpus(gpus)] if gpus else []), *handing])
+        return f"{who} {'waits' if gpus == 1 and not handing else 'wait'} {_FOR[self.waiting[0][1]]}"
 
     def text(self, steps: str = EACH, brief: bool = False) -> str:
         """
