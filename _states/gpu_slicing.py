@@ -82,7 +82,7 @@ def validated(name, **kwargs):
 
     def look():
         found = front.left(__context__, __pillar__) or __salt__["gpu_slicing.apply"](test=True, brief=True)
-        if front.testing(__opts__) and found["changes"]:
+        if front.testing(__opts__) and (found["changes"] or "result" not in found):
             front.postpone(__context__)
             return {"result": None, "changes": {}, "comment": "Will be compared with the pillar after the change."}
         return {"result": found.get("result", False), "changes": {}, "comment": found["comment"]}

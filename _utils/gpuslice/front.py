@@ -79,7 +79,7 @@ def planned(plan, brief=False):
     answer = {"changes": plan.changes(), "comment": plan.text(ONE_LINE if brief else EACH, brief)}
     if brief:
         answer["changes"] = folding.changes(answer["changes"])
-    if plan.blocked or plan.empty:
+    if (plan.blocked or plan.empty) and not plan.freeable:
         answer["result"] = not plan.blocked
     return answer
 
@@ -151,7 +151,7 @@ def done(result, brief=False):
     if result.errors:
         waiting = [f"Waits: {why}" for _, _, why in result.plan.waiting]
         comment = "\n".join([*folding.sentences([*result.errors, *waiting]), *_made_beside(result)])
-    elif result.changes or result.generation:
+    elif result.changes or (result.generation and not (result.plan.empty and result.plan.waiting)):
         done_words = _done_words(result)
         comment = f"{done_words}in {result.seconds} s, generation {result.generation}.\n{result.plan.text(NO, brief)}"
     else:
@@ -487,6 +487,7 @@ def as_data(plan):
         "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
         "before": list(plan.before),
         "after": list(plan.after),
+        "freeable": list(plan.freeable),
         "waiting": [{"where": where, "for": what, "why": why} for where, what, why in plan.waiting],
         "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
     }

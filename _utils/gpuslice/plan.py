@@ -167,6 +167,7 @@ class Plan:
     :ivar waiting: (PCI address, or the technology that hands out; idle or window; sentence) for each that is left as it is until
         its time comes.
     :ivar before, after: words for what the site has run before the change and after it.
+    :ivar freeable: PCI addresses of GPUs in use whose users what is run before may make go, after which it is planned again.
     """
 
     parts: tuple[Part, ...] = ()
@@ -178,6 +179,7 @@ class Plan:
     waiting: tuple[tuple[str, str, str], ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    freeable: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -244,6 +246,7 @@ class Plan:
             tuple((where, what, why) for where, what, why in data.get("waiting", ())),
             tuple(data.get("before", ())),
             tuple(data.get("after", ())),
+            tuple(data.get("freeable", ())),
         )
 
     def changes(self) -> dict[str, dict]:
@@ -275,11 +278,10 @@ class Plan:
         """How much waits for what, in a clause; "" where nothing does."""
         if not self.waiting:
             return ""
-        many = [_many(len({where for where, _, _ in self.waiting if kinds.named(where) is None}), "GPU")]
-        many = [each for each in many if not each.startswith("0 ")]
-        many += sorted({kinds.known(where).label for where, _, _ in self.waiting if kinds.named(where)})
-        alone = len(self.waiting) == 1
-        return f"{' and '.join(many)} {'waits' if alone else 'wait'} {_FOR[self.waiting[0][1]]}"
+        handing = sorted({kinds.known(where).label for where, _, _ in self.waiting if kinds.named(where)})
+        gpus = len({where for where, _, _ in self.waiting if kinds.named(where) is None})
+        who = " and ".join([*([_gpus(gpus)] if gpus else []), *handing])
+        return f"{who} {'waits' if gpus == 1 and not handing else 'wait'} {_FOR[self.waiting[0][1]]}"
 
     def text(self, steps: str = EACH, brief: bool = False) -> str:
         """
@@ -292,6 +294,7 @@ class Plan:
         first = [self.unmanaged] if self.unmanaged else []
         lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)])]
         lines += [f"Before it: {each}" for each in self.before]
+        lines += ["It is planned again when that has run: those who use a GPU may be gone then."] if self.freeable else []
         lines += [*told, *(f"After it, whatever comes: {each}" for each in self.after)]
         waiting = [f"Waits: {why}" for _, _, why in self.waiting]
         lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *waiting, *self.untouched])

@@ -243,3 +243,71 @@ def test_the_script_in_the_documents_drains_waits_and_resumes(repo, tmp_path):
 
     assert run("drain") == ["hostname", "scontrol", "squeue", "sleep", "squeue"]
     assert run("resume", "ok") == ["hostname", "scontrol"] and run("resume", "failed") == ["hostname"]
+
+
+class Drained(SimulatedHost):
+    """A simulated machine whose users go when its program to drain runs."""
+
+    def run(self, argv, *args, **rest):
+        done = super().run(argv, *args, **rest)
+        if argv[0] == DRAIN:
+            self.remove_process(4711)
+        return done
+
+
+def in_use(host):
+    """The host, whose first GPU has a slice of all of it that is in use."""
+    assert hosts.apply(host, wanted(["7g.80gb"], before=[], after=[])).ok
+    host.add_process({"pid": 4711, "command": "train.py", "gpu": GPU, "slice": "7g.80gb@0"})
+    return host
+
+
+def apply_drained(host, made):
+    """Bring a host of which the users go when it is drained to a pillar."""
+    with Engine(hosts.config(host)) as engine:
+        engine.host = Drained(host.description_path, host.state_dir)
+        engine.tools = Toolbox(engine.host)
+        return engine.apply(made)
+
+
+ALWAYS = {"when": "window", "maintenance_window": {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}}
+
+
+@pytest.mark.parametrize("management", [{}, ALWAYS], ids=["now", "window"])
+def test_users_whom_it_makes_go_are_in_nobody_s_way(host, management):
+    result = apply_drained(in_use(host), wanted(**management))
+    assert result.ok and hosts.shapes(host)[GPU] == ["1g.10gb"] and hosts.closed(host) and list(result.changes) == [GPU]
+    assert ran(host) == [(DRAIN, None), (RESUME, "ok")]
+    assert host.state()["ran"][1]["environment"]["GPU_SLICING_ADDRESSES"] == GPU
+
+
+def test_users_who_stay_are_named_and_nothing_is_done_to_them(host):
+    result = hosts.apply(in_use(host), wanted())
+    assert not result.ok and "in use by pid 4711" in result.errors[0] and hosts.shapes(host)[GPU] == ["7g.80gb"]
+    assert ran(host) == [(DRAIN, None), (RESUME, "undone")] and hosts.closed(host) and not result.changes
+
+
+def test_in_a_window_users_who_stay_are_waited_for(host):
+    result = hosts.apply(in_use(host), wanted(**ALWAYS))
+    assert result.ok and result.plan.waiting and hosts.shapes(host)[GPU] == ["7g.80gb"]
+    assert front.done(result)["comment"].splitlines()[-1] == "Nothing to do now; 1 GPU waits for the maintenance window."
+
+
+def test_who_waits_until_idle_asks_nobody_to_go(host):
+    result = apply_drained(in_use(host), wanted(when="idle"))
+    assert result.ok and result.plan.waiting and ran(host) == []
+
+
+def test_a_test_says_that_it_is_planned_again(host):
+    with Engine(hosts.config(in_use(host))) as engine:
+        plan = engine.plan(wanted())
+    assert "Before it: run /usr/bin/drain --node (within 60 s)\nIt is planned again when that has run" in plan.text()
+    assert "result" not in front.planned(plan)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_kill_while_users_are_made_to_go_is_repaired(host, nth):
+    in_use(host).add_fault({"call": "run", "nth": nth, "kill": "after"})
+    assert in_child(lambda: apply_drained(host, wanted())) == signal.SIGKILL
+    assert apply_drained(host, wanted()).ok and hosts.closed(host) and hosts.shapes(host)[GPU] == ["1g.10gb"]
+    assert ran(host)[-1] == (RESUME, "ok")

@@ -231,3 +231,20 @@ class TestConsumers:
             "containers_gpu_container_integration": {"consumers": {"alone": {"slice": "7g.80gb"}}},
             "containers_gpu_state_management": management,
         }
+
+    def test_a_unit_that_has_a_slice_is_not_started_anew_outside_of_the_window(self, served):
+        other = {**consumers.EACH, "web": {**consumers.EACH["web"], "image": "localhost/web:2"}}
+        before = served.read(consumers.WEB_FILE)
+        result = brought(served, consumers.pillar(other, **NIGHT))
+        assert result.ok and served.read(consumers.WEB_FILE) == before and not result.changes
+        assert waits(result) == {
+            "consumers": f"A change is wanted that stops or restarts {consumers.WEB}. Who has slices keeps them until then. It "
+            "waits for the maintenance window, which opens Sat 2026-12-05 22:00 (Europe/Berlin)."
+        }
+        assert result.plan.summary() == "Nothing to do now; consumers wait for the maintenance window."
+        assert brought(served, consumers.pillar(other, **NIGHT), NIGHT_TIME).ok and served.read(consumers.WEB_FILE) != before
+
+    def test_who_comes_new_is_served_at_once(self, served):
+        more = {**consumers.EACH, "builds": {"slice": "1g.10gb"}}
+        result = brought(served, consumers.pillar(more, **NIGHT))
+        assert result.ok and not waits(result) and "builds" in consumers.names(served, consumers.CONSUMER)

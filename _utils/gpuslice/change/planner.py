@@ -97,8 +97,10 @@ class Planner:
         if self._timing:
             targets, waiting = self._timing.met_now(targets, found.errors)
             found = self._found(targets) if waiting else found
-        blocked, mistakes, broken = [], [], []
+        blocked, mistakes, broken, held = [], [], [], []
         for target, err in found.errors:
+            if getattr(err, "holders", ()) and not target.key.hands_out:
+                held.append(target.gpu.address)
             if self._timing and (waits := self._timing.waiting(target, err)):
                 waiting.append(waits)
                 continue
@@ -124,11 +126,18 @@ class Planner:
         left = {address for address, *_ in (*blocked, *waiting)}
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
         waits = tuple(dict.fromkeys(waiting))
-        return self._with_hooks(Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits))
+        plan = Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits)
+        return self._with_hooks(replace(plan, freeable=self._freeable(held)))
+
+    def _freeable(self, held):
+        """Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go."""
+        if not self._options.before or self._options.when == "idle" or not self.may_disrupt:
+            return ()
+        return tuple(dict.fromkeys(held))
 
     def _with_hooks(self, plan):
         """The plan with words for what the site has run around it, and with its time."""
-        if plan.empty or not (self._options.before or self._options.after):
+        if (plan.empty and not plan.freeable) or not (self._options.before or self._options.after):
             return self.estimated(plan)
         # Here, so that a run without any does not load it.
         from gpuslice.change import hooks

@@ -106,7 +106,7 @@ class Reconciler:
         if not self._journal.unfinished():
             # Not by the journal: one that another run began since is not an interrupted one.
             plan = self._planner.plan(self._planner.settled(targets))
-            if plan.empty and not self._journal.unfinished():
+            if plan.empty and not plan.freeable and not self._journal.unfinished():
                 self._memory.tidy(plan.parts, _waiting(plan))
                 self._memory.remember_found(plan)
                 return Result(plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan), found=plan)
@@ -164,9 +164,9 @@ class Reconciler:
             wishes = {t.key: t.wish for t in targets if t.wish}
             targets = self._planner.settled(targets, interrupted_one)
             plan = self._planner.planned(targets)
-            targets = self._planner.in_time(targets) if plan.waiting else targets
+            targets = self._planner.in_time(targets) if plan.waiting and not plan.freeable else targets
             entry = self._entry(plan, targets, wishes, interrupted_one)
-            if not plan.empty:
+            if not plan.empty or plan.freeable:
                 self._history.check()
                 self._memory.note_first(entry, {t.gpu.address: t.gpu for t in targets})
                 self._journal.begin(entry, goes_on=interrupted_one is not None)
@@ -174,7 +174,7 @@ class Reconciler:
             raise _after(err, earlier) from err
         result = replace(earlier, plan=plan, errors=[why for _, why in plan.blocked], reboot=_waiting(plan))
         gpus, whole = {t.gpu.address: t.gpu for t in targets}, self._options.on_failure == "host"
-        if not plan.empty:
+        if not plan.empty or plan.freeable:
             self._change(Change(plan, targets, gpus, entry, result, whole))
         elif interrupted_one:
             change = Change(plan, targets, gpus, interrupted_one, result, whole)
@@ -204,7 +204,7 @@ class Reconciler:
         # Who is handed slices may have others once what is below was put back, whether anything of that was planned or not.
         touched = plan.parts if plan.changing else ()
         own = {p.key: p.before for p in touched if p.steps or p.hands_out}
-        before = {**standing, **own, **(earlier.before if earlier else {})}
+        before = {**standing, **own, **self._held(plan, targets), **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
             time=self._host.now(),
@@ -223,6 +223,15 @@ class Reconciler:
             after_hooks=self._after_hooks(earlier),
         )
 
+    def _held(self, plan, targets):
+        """Key -> layout of what is in use, of the GPUs whose users may go by what is run before."""
+        found = {}
+        for target in targets:
+            if target.technique and not target.key.hands_out and target.gpu.address in plan.freeable:
+                technique = self._tools.get(target.technique)
+                found[target.key] = technique.layout(technique.observe(target.gpu))
+        return found
+
     def _after_hooks(self, earlier):
         """What runs when it is over, that of the interrupted attempt included: what came before that had run."""
         left = earlier.after_hooks if earlier else ()
@@ -240,12 +249,15 @@ class Reconciler:
             if refusal := self._before(change):
                 change.failed[ALL] = refusal
             else:
+                if change.plan.freeable:
+                    self._plan_freed(change)
                 self._carry_out(change)
         except Exception as err:
             change.failed[ALL] = caught(err)
         if change.cut_short:
             change.failed[ALL] = errors.StepFailed(self._asked_to_end())
-        outcome = "applied"
+        # All that was to be done may have been what is still in use.
+        outcome = "rolled back" if change.plan.empty else "applied"
         if change.failed:
             try:
                 outcome = self._put_back(change)
@@ -277,6 +289,15 @@ class Reconciler:
         if not self._options.before:
             return None
         return self._runner.hooks.before(change.entry.gpus, lambda: self._signals.number is not None)
+
+    def _plan_freed(self, change):
+        """Plan again: who used GPUs may have gone by what was run before. Who is still there is left alone or waited for."""
+        self._tools.release()
+        plan = replace(self._planner.planned(change.targets), freeable=())
+        change.targets = self._planner.in_time(change.targets) if plan.waiting else change.targets
+        change.plan = change.result.plan = plan
+        change.result.errors = [why for _, why in plan.blocked]
+        self._amend(change, plan.parts, [pause for pause in plan.pauses if pause not in change.entry.pauses])
 
     def _carry_out(self, change):
         halt = Halt(change.group, change.whole, self._signals)

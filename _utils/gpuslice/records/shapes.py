@@ -76,7 +76,7 @@ _PLAN = parts(
     {
         "parts": listing(_PART), "untouched": _TEXTS, "blocked": listing(row(_TEXT, _TEXT)), "notes": _TEXTS,
         "remarks": _TEXTS, "unmanaged": _TEXT, "waiting": listing(row(_TEXT, _TEXT, _TEXT)),
-        "before": _TEXTS, "after": _TEXTS,
+        "before": _TEXTS, "after": _TEXTS, "freeable": _TEXTS,
     },  # fmt: skip
     needed=("parts",),
 )
