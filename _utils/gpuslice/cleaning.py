@@ -103,7 +103,7 @@ class _Cleaning:
         names = self._engine.host.store_names(self._engine.host.state_dir)
         return dict.fromkeys(
             Key.of_gpu(kind.name, gpu.address)
-            for kind in kinds.KNOWN if kind.noted in names
+            for kind in kinds.KNOWN if kind.noted in names and kinds.section(kind).NOTHING is not None
             for gpu in self._engine.gpus if kind.may_concern(gpu)
         )  # fmt: skip
 
