@@ -189,8 +189,8 @@ def rollback(generation=None, test=False, brief=False):
     Bring back an earlier layout of the GPUs that a change touched.
 
     generation
-        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change;
-        it is refused when another one comes first, as nobody has looked at that one yet.
+        Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back. The default undoes the last change
+        (what a boot brought back is none); it is refused when another one comes first, as nobody has looked at that one yet.
 
     test
         Plan only, change nothing.
