@@ -533,6 +533,7 @@ def test_a_bare_index_is_refused_with_the_reason(match):
         ({"uuid": "MIG-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"}, "which is a MIG device"),
         ({"uuid": "GPU-1"}, "the UUID of a GPU is wanted"),
         ({"pci": "0000:41:00"}, "is not a PCI address"),
+        ({"pci": "0000:4?:*"}, "which is a pattern; the address of one GPU is wanted"),
         ("NVIDIA A100", "a mapping with the keys pci, uuid, model, vendor, name is wanted"),
     ],
 )
