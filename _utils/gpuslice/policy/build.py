@@ -30,7 +30,7 @@ _PREFIX = "containers_"
 
 _ONE_AT_A_TIME = "a GPU has one technology at a time."
 _CHOOSE = "Leave one of them out, or give each its GPUs by rules under devices."
-_ONE_WAY = "a slice can be shared in one way only."
+_ONE_WAY = f"the slices of a GPU are shared in one way only, whatever profiles say. {_CHOOSE}"
 
 
 class Rule(NamedTuple):

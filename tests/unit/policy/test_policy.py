@@ -289,8 +289,8 @@ def test_two_technologies_at_once_are_a_contradiction():
 
 def test_a_slice_is_shared_in_one_way():
     mig, sharing = {"enabled": True, "profiles": []}, {"mps": {"enabled": True}, "time_slicing": {"enabled": True}}
-    said = f"is true, but so is {SLICING}:time_slicing:enabled; a slice can be shared in one way only."
-    assert only_mistake(strategy="mig", mig=mig, **sharing).endswith(f"{SLICING}:mps:enabled: {said}")
+    said = f"is true, but so is {SLICING}:time_slicing:enabled; the slices of a GPU are shared in one way only, whatever profiles"
+    assert f"{SLICING}:mps:enabled: {said} say. Leave one of them out" in only_mistake(strategy="mig", mig=mig, **sharing)
     rule = {"match": {"vendor": "nvidia"}, "strategy": "mig", "mps": {"enabled": True}}
     inherited = only_mistake(strategy="mig", mig=mig, time_slicing={"enabled": True}, devices=[rule])
     assert inherited.startswith(f"{SLICING}:devices:0:mps:enabled: is true, but so is {SLICING}:devices:0:time_slicing:enabled")
