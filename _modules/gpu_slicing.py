@@ -187,7 +187,8 @@ def rollback(generation=None, test=False, brief=False):
 
     generation
         Number of the generation (see ``gpu_slicing.history``) whose outcome to bring back; 0 is how every GPU was first found.
-        The default undoes the last change; it is refused when another one comes first, as nobody has looked at that one yet.
+        The default undoes the last change (what a boot brought back is none); it is refused when another one comes first, as
+        nobody has looked at that one yet.
 
     test
         Plan only, change nothing.

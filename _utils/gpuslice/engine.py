@@ -657,7 +657,7 @@ class Engine:
         Targets that bring back an earlier layout.
 
         :param generation: number of the generation whose outcome to bring back; None undoes the last one that changed anything
-            (one that failed and was put back did not).
+            (one that failed and was put back did not, and a boot brings back what there was).
         :raises errors.PolicyError: there is no such generation; :raises errors.DeviceNotFound: a GPU of it is gone.
         """
         if generation is not None:

@@ -298,9 +298,13 @@ def _fetched(name, each, salt):
     if not isinstance(each, str) or not each.startswith("salt://"):
         return each
     text = salt["cp.get_file_str"](each)
-    if not isinstance(text, str):
+    # A text without a section is no template, and would be told to be a wrong URL.
+    if not isinstance(text, str) or "[" not in text:
+        there = "and the file server has no such file"
+        if isinstance(text, str):
+            there = "which is a file without a section such as [Service]" if text.strip() else "which is an empty file"
         raise errors.PolicyError(
-            f"{fields.INTEGRATION}:{fields.TEMPLATES}:{name} is {each}, and the file server has no such file.",
+            f"{fields.INTEGRATION}:{fields.TEMPLATES}:{name} is {each}, {there}.",
             todo="Put the template there, or correct its name.",
         )
     return text

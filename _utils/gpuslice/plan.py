@@ -270,7 +270,8 @@ class Plan:
         cutting = [part for part in self.changing if not part.hands_out]
         handing = [part for part in self.changing if part.hands_out]
         told = [_cutting_summary(cutting)] if cutting else []
-        told += [f"{_many(sum(len(part.changed) for part in handing), 'consumer')} with another slice"] if handing else []
+        moved = sum(len(part.changed) for part in handing)
+        told += [f"{_many(moved, 'consumer')} with another slice" if moved else "consumers keep their slices"] if handing else []
         known_from = f" ({self.estimate})" if self.estimate else ""
         return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."
 

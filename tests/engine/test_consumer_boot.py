@@ -8,6 +8,8 @@ import pytest
 
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
+from gpuslice.plan import Plan
+from gpuslice.records.history import History
 from tests.support import consumers
 from tests.support.consumers import CONSUMER
 from tests.support.consumers import EACH
@@ -51,6 +53,7 @@ def test_a_boot_brings_back_what_was_handed_out(host):
     answer = replayed(host)
     assert answer["result"], answer
     assert host.exists(SLICE) and consumers.bindings(host) == before
+    assert "; consumers keep their slices; about" in Plan.from_dict(History(host).all()[-1]["plan"]).summary()
     started(host)
     assert astray(host) == []
     assert replayed(host)["result"] and replayed(host)["changes"] == {} and consumers.planned(host, pillar(EACH)).empty

@@ -107,8 +107,12 @@ def test_a_heavier_consumer_gets_a_heavier_share_and_others_the_lighter_ones(hos
     assert support.variable(heavy, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == ""
     limits = {name: each["limits"]["weight"] for name, each in told(host).items()}
     assert limits == {"light": "1, advisory: by its environment", "heavy": "2, enforced by the MPS daemon for each process"}
+    assert {each["limits"]["slice"] for each in told(host).values()} == {
+        "compute and memory of each process enforced by the MPS daemon; it shares its device nodes with others"
+    }
     before = support.all_of(host)
-    with pytest.raises(errors.PolicyError, match="Consumer heavy wants kind mps, weight 3, and there is no such slice"):
+    said = "Consumer heavy wants kind mps, weight 3, and there is no such slice.* Correct its slice or weight, or cut"
+    with pytest.raises(errors.PolicyError, match=said):
         apply(host, weighted({"light": container(), "heavy": container(weight=3)}))
     assert support.all_of(host) == before
 

@@ -108,7 +108,7 @@ def test_a_rule_inherits_it_with_the_strategy(rule, beside):
 )  # fmt: skip
 def test_every_other_pair_is_one_technology_too_many(strategy, key):
     more = {"mig": {"profiles": []}, key: {"enabled": True, **({"profiles": []} if key == "mig" else {})}}
-    with pytest.raises(Exception, match="a GPU has one technology at a time"):
+    with pytest.raises(Exception, match="a GPU has one technology at a time. Leave one of them out"):
         parse(pillars.for_all(strategy, slicing=more))
 
 

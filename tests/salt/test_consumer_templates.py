@@ -47,9 +47,11 @@ def test_a_template_of_the_file_server_is_what_is_written(bench, tmp_path, repo)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{{ nobody }}", "nobody"),
+        ("[Service]\n{{ nobody }}\n", "'nobody' is undefined"),
         ("[Service]\n{% if %}", "template 'service'"),
-        ("no unit at all", "templates:service: is the text 'no unit at all'"),
+        ("no unit at all", "templates:service is salt://service.jinja, which is a file without a section"),
+        ("no unit\nat all\n", "which is a file without a section"),
+        ("", "templates:service is salt://service.jinja, which is an empty file"),
         ("[Service]\nDevicePolicy=auto\n", "template 'service'"),
     ],
 )

@@ -20,6 +20,7 @@ from gpuslice.plan import merge
 from gpuslice.records import lock
 from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
+from gpuslice.records.history import REPLAY
 from gpuslice.records.journal import Journal
 from gpuslice.records.verified import Verified
 from gpuslice.rules import Options
@@ -305,7 +306,7 @@ class _Replay:
         """A reconciler with the rules that were in force when these layouts were verified."""
         rules = {target.key: self._entries[target.key]["rules"] for target in targets}
         options = Options(
-            who="gpu_boot.replay",
+            who=REPLAY,
             # Units that come after us in the boot can't be running yet; started again from here, they would wait for us.
             stop_units=tuple(sorted({u for rule in rules.values() for u in rule["stop_units"] if u not in unit.BEFORE})),
             unload_modules=tuple(sorted({name for rule in rules.values() for name in rule["unload_modules"]})),

@@ -10,6 +10,7 @@ from gpuslice.model import Key
 from gpuslice.model import Target
 from gpuslice.records import interrupted
 from gpuslice.records import shapes
+from gpuslice.records.history import REPLAY
 from gpuslice.records.history import UNDID
 from gpuslice.records.history import History
 from gpuslice.records.journal import by_key
@@ -126,11 +127,13 @@ def _refuse_lost(host, newest):
 
 def _last_change(past):
     """The last generation that changed anything: one that failed and was put back did not."""
-    # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again.
-    made = [entry for entry in past if entry.get("result") != UNDID]
+    # What undid an interrupted change went back to where that had begun: to undo this would be to go half way again. A boot
+    # brought back what the change before had come to: to undo this would be to take all slices away, for which nobody has asked.
+    made = [entry for entry in past if entry.get("result") != UNDID and entry.get("who") != REPLAY]
     if not made:
         raise errors.PolicyError(
-            "The history of this host has only the undoing of interrupted changes, and no change that could be undone.",
+            "The history of this host has only the undoing of interrupted changes and what boots brought back, and no "
+            "change that could be undone.",
             todo="Nothing was changed. 'salt-call gpu_slicing.history' tells what there was.",
         )
     changing = (entry for entry in reversed(made) if "error" in entry or entry.get("before") != entry.get("after"))

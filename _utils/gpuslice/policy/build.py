@@ -30,7 +30,8 @@ from gpuslice.values import refuse_odd
 _PREFIX = "containers_"
 
 _ONE_AT_A_TIME = "a GPU has one technology at a time."
-_ONE_WAY = "a slice can be shared in one way only."
+_CHOOSE = "Leave one of them out, or give each its GPUs by rules under devices."
+_ONE_WAY = f"the slices of a GPU are shared in one way only, whatever profiles say. {_CHOOSE}"
 
 
 class Rule(NamedTuple):
@@ -266,14 +267,14 @@ def _strategy(scope, path, inherited, notes):
     switched_on = _switched(scope, True)
     if said in kinds.STRATEGIES:
         for other in (each for each in switched_on if each != said and not kinds.may_stand_on(each, said)):
-            notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME}")
+            notes.wrong(_enabled(path, other), f"is true, but {path}:strategy is {said}; {_ONE_AT_A_TIME} {_CHOOSE}")
         chosen = said
     else:
         # What stands on another one is no strategy of its own; where auto is to choose, nobody knows what it would stand on.
         cutting = [each for each in switched_on if not kinds.goes_with_all(each)]
         alone = [each for each in cutting if said == "auto" or not _stands(each, switched_on)]
         for other in alone[1:]:
-            notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, alone[0])}; {_ONE_AT_A_TIME}")
+            notes.wrong(_enabled(path, other), f"is true, but so is {_enabled(path, alone[0])}; {_ONE_AT_A_TIME} {_CHOOSE}")
         chosen = said if said == "auto" or not alone else alone[0]
         chosen = chosen or inherited
     if chosen in _switched(scope, False):

@@ -25,6 +25,7 @@ _INDEX_KEYS = ("index", "idx", "minor", "gpu", "id", "device")
 #: Kinds that deal with a token themselves.
 _TELL_TOKENS = ("secret", "server")
 _MISPLACED = "looks like a licence token, which is shown nowhere; its place is vgpu:client_token."
+_PATTERNS = "In a pillar only model and name of a match take * and ?."
 _NO_INDEX = "a GPU's index is not accepted, because indices move when a card is added, removed or lost. Use pci or uuid."
 
 
@@ -296,6 +297,9 @@ def _check_address(field, value, path, notes):
         return value
     if addresses.is_index(value):
         notes.wrong(path, f"is {describe(value)}: {_NO_INDEX}")
+        return WRONG
+    if isinstance(value, str) and re.search(r"[*?\[]", value):
+        notes.wrong(path, f"is {describe(value)}, which is a pattern; the address of one GPU is wanted. {_PATTERNS}")
         return WRONG
     try:
         address, warning = addresses.normalize(value)

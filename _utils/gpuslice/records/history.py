@@ -12,6 +12,8 @@ from gpuslice.records.journal import former_key
 from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
 
+#: What the history has as ``who`` of a boot that brought slices back.
+REPLAY = "gpu_boot.replay"
 #: How many generations the history keeps.
 GENERATIONS = 50
 _FORMAT = 2

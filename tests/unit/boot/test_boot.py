@@ -26,6 +26,8 @@ from gpuslice.records import verified
 from gpuslice.records.attempts import DAY
 from gpuslice.records.attempts import LIMIT
 from gpuslice.records.attempts import Attempts
+from gpuslice.records.history import REPLAY
+from gpuslice.records.history import History
 from tests.support import crash
 from tests.support import needs
 from tests.support import pillars
@@ -169,6 +171,18 @@ def test_after_a_reboot_every_layout_comes_back_with_its_placements_and_mode(hop
     assert again["result"] is True and again["changes"] == {}
     assert "there already" in again["comment"]
     assert {key: entry["generation"] for key, entry in entries(host).items()} == generation
+
+
+def test_what_a_boot_brought_back_is_not_what_a_rollback_undoes(hopper):
+    host, before = hopper
+    assert replay(host)["result"] is True and layouts(host) == before
+    assert apply(host, pillars.mig(["7g.80gb"])).ok
+    host.reboot()
+    assert replay(host)["result"] is True and History(host).all()[-1]["who"] == REPLAY
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().apply(engine.rollback_targets()).ok
+    # Of the replay undone, no slice would be left.
+    assert layouts(host) == before
 
 
 def test_nothing_verified_is_nothing_to_do(simulated):

@@ -290,8 +290,8 @@ def test_two_technologies_at_once_are_a_contradiction():
 
 def test_a_slice_is_shared_in_one_way():
     mig, sharing = {"enabled": True, "profiles": []}, {"mps": {"enabled": True}, "time_slicing": {"enabled": True}}
-    said = f"is true, but so is {SLICING}:time_slicing:enabled; a slice can be shared in one way only."
-    assert only_mistake(strategy="mig", mig=mig, **sharing).endswith(f"{SLICING}:mps:enabled: {said}")
+    said = f"is true, but so is {SLICING}:time_slicing:enabled; the slices of a GPU are shared in one way only, whatever profiles"
+    assert f"{SLICING}:mps:enabled: {said} say. Leave one of them out" in only_mistake(strategy="mig", mig=mig, **sharing)
     rule = {"match": {"vendor": "nvidia"}, "strategy": "mig", "mps": {"enabled": True}}
     inherited = only_mistake(strategy="mig", mig=mig, time_slicing={"enabled": True}, devices=[rule])
     assert inherited.startswith(f"{SLICING}:devices:0:mps:enabled: is true, but so is {SLICING}:devices:0:time_slicing:enabled")
@@ -534,6 +534,7 @@ def test_a_bare_index_is_refused_with_the_reason(match):
         ({"uuid": "MIG-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"}, "which is a MIG device"),
         ({"uuid": "GPU-1"}, "the UUID of a GPU is wanted"),
         ({"pci": "0000:41:00"}, "is not a PCI address"),
+        ({"pci": "0000:4?:*"}, "which is a pattern; the address of one GPU is wanted"),
         ("NVIDIA A100", "a mapping with the keys pci, uuid, model, vendor, name, device_id is wanted"),
     ],
 )

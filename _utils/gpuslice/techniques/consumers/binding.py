@@ -175,7 +175,7 @@ def _refuse_unfit(there: Sequence[Slice], consumers: Sequence[Consumer]) -> None
         hint = f" The nearest is {nearest.name} ({described(nearest)})." if nearest else ""
         raise errors.PolicyError(
             f"Consumer {each.name} wants {wanted}, and there is no such slice.{hint} There are: {listed(there)}.",
-            todo="Correct its slice, or cut the GPU so that there is one.",
+            todo=f"Correct its slice{' or weight' if 'weight' in each.sought else ''}, or cut the GPU so that there is one.",
         )
 
 

@@ -90,9 +90,11 @@ def _told(people, name, handed, by_name):
 
 def _limits(consumer, slices) -> dict[str, str]:
     """What limits a consumer -> how much, and by whom it is enforced."""
-    shared = any(each.kind in SHARING for each in slices)
+    shared = {each.kind for each in slices if each.kind in SHARING}
     runs = consumer.kind != "device"
     found = {"slice": "advisory: it shares its device nodes with others" if shared else "enforced by the hardware"}
+    if shared == {"mps"}:
+        found["slice"] = "compute and memory of each process enforced by the MPS daemon; it shares its device nodes with others"
     found["devices"] = "enforced by the control group" if runs else "enforced by the runtime that is given the name"
     if consumer.kind == "container" and consumer.user:
         found["devices"] = "advisory: rootless containers have no device filter, only the nodes' permissions"
