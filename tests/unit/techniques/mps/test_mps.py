@@ -89,10 +89,10 @@ def test_the_sockets_of_any_slice_have_a_path_that_is_short_enough():
     assert ":" not in outputs.pipe_directory(longest) and ":" not in unit.unit(longest)
 
 
-def test_a_client_has_the_folder_in_its_environment_and_its_mounts():
+def test_a_client_has_the_folder_in_its_environment_and_its_folders():
     folder = "/run/gpu-slicing/mps/0000-41-00.0-1g.6gb-2"
     assert outputs.environment(f"{ONE}-1g.6gb-2") == (("CUDA_MPS_PIPE_DIRECTORY", folder),)
-    assert [mount.source for mount in outputs.mounts(outputs.environment(f"{ONE}-1g.6gb-2"))] == [folder, "/dev/shm"]
+    assert outputs.folders(outputs.environment(f"{ONE}-1g.6gb-2")) == (folder, "/dev/shm")
 
 
 @given(strategies.integers(1, 60))
