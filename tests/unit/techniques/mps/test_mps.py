@@ -39,7 +39,7 @@ def by_hand(host, gpu, settings, technique="mps", **options):
         reconciler = engine.reconciler()
         for name, value in options.items():
             setattr(reconciler._options, name, value)
-        return reconciler.apply([engine.target(technique, gpu, settings)])
+        return reconciler.apply(engine.wanted(technique, gpu, settings))
 
 
 def daemons(host):
@@ -262,7 +262,7 @@ def test_a_gpu_in_mig_mode_without_devices_has_nothing_to_share(simulated):
 def test_a_host_of_vgpus_has_no_mps(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine, pytest.raises(errors.Unsupported, match="MPS runs in its virtual machines"):
-        engine.target("mps", engine.gpus[0].address, {})
+        engine.wanted("mps", engine.gpus[0].address, {})
 
 
 def test_a_damaged_record_is_a_sentence(simulated):
