@@ -48,7 +48,7 @@ def offers():
         salt gpu7 gpu_consumer.offers
     """
     with _engine() as engine:
-        return views.offers(engine.host, engine.handed(asks.NAME))
+        return views.offers(engine.handed(asks.NAME))
 
 
 @_checked
@@ -106,7 +106,7 @@ def environment(consumer):
         salt gpu7 gpu_consumer.environment trainer
     """
     with _engine() as engine:
-        return views.environment(engine.host, engine.handed(asks.NAME), consumer)
+        return views.environment(engine.handed(asks.NAME), consumer)
 
 
 @_checked

@@ -558,10 +558,6 @@ class Engine:
         able = [one for one in found.gpus if self.tools.get(self._meant(one, word)).supports(one)] if found.by_kind else []
         return [self._technique(word, one) for one in able or found.gpus], found.is_one
 
-    def technique(self, word, gpu):
-        """(GPU, technique) for a function that works on one GPU. Raises errors.Unsupported for a GPU that can't do it."""
-        return self._technique(word, self.gpu(gpu))
-
     def _technique(self, word, one):
         tool = self.tools.get(self._meant(one, word))
         if not tool.supports(one):
@@ -598,42 +594,27 @@ class Engine:
             raise errors.PolicyError(" ".join(told), mistakes=told) from err
 
     def handing(self, technique, settings, wish=None):
-        """Targets of a technology that hands out, for functions that work by hand; see :meth:`target`."""
+        """Targets of a technology that hands out, for functions that work by hand; see :meth:`wanted`."""
         return [Target(gpu, Key.of_gpu(technique, gpu.address), settings, wish=wish) for gpu in self.gpus]
 
-    def target(self, word, gpu, settings, wish=None):
+    def wanted(self, word, gpu, settings, wish=None):
         """
-        A target of any technology for one GPU, for functions that work by hand.
+        Targets of any technology, of all GPUs that a user means, for functions that work by hand. Raises as :meth:`techniques`.
 
         :param word: what the pillar calls it; :param wish: a difference to what is there instead of settings, see
             :meth:`gpuslice.techniques.base.Technique.settle`.
         """
-        return self._target(*self.technique(word, gpu), settings, wish)
-
-    @staticmethod
-    def _target(one, tool, settings, wish):
-        return Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish)
-
-    def wanted(self, word, gpu, settings, wish=None):
-        """Targets as :meth:`target`, of all GPUs that a user means."""
         found, _ = self.techniques(word, gpu)
-        return [self._target(one, tool, settings, wish) for one, tool in found]
+        return [Target(one, Key.of_gpu(tool.name, one.address), settings, wish=wish) for one, tool in found]
 
     def wanted_as(self, word, gpu, written, **more):
-        """Targets as :meth:`asked`, of all GPUs that a user means."""
-        return self.wanted(word, gpu, {**more, **self._settings(word, written)})
-
-    def asked(self, word, gpu, written, **more):
         """
-        A target that sets what is given (None leaves it), checked as the pillar's section of that technology.
+        Targets that set what is given (None leaves it), checked as the pillar's section of that technology.
 
         :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """
-        return self.target(word, gpu, {**more, **self._settings(word, written)})
-
-    @staticmethod
-    def _settings(word, written):
-        return policies.section(word, {key: value for key, value in written.items() if value is not None})
+        given = {key: value for key, value in written.items() if value is not None}
+        return self.wanted(word, gpu, {**more, **policies.section(word, given)})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):

@@ -18,6 +18,9 @@ from gpuslice import kinds
 #: The subject of what belongs to no single GPU of a host.
 HOST = "host"
 
+#: In a value of :attr:`Slice.environment`: the place of its GPU among those that the program sees, from 0.
+PLACE = "{place}"
+
 
 class Key(NamedTuple):
     """
@@ -126,13 +129,17 @@ class Slice(NamedTuple):
     :ivar name: what and where it is, the same while it stands: ``<PCI address>[-<profile>-<start>[-<compute instance>]]``, in
         letters, digits and ``_ - . :`` only, see :func:`slice_name`.
     :ivar kind: mig, vf, vf-passthrough, partition, vgpu, replica, mps or environment.
-    :ivar identity: UUID or PCI address.
+    :ivar identity: UUID or PCI address; of a share that of what it is a share of, with ``::`` and a number.
     :ivar compute: share of the GPU's compute, 0 to 1.
     :ivar device_nodes: paths below /dev that a consumer needs.
     :ivar in_use_by: holders, as dicts with pid, command, unit, container.
     :ivar of: name of the slice that it stands on, "" for one that stands on the GPU itself.
     :ivar taken: whether others stand on it, so that it is nobody's to give.
-    :ivar environment: (name, value) pairs that a program needs beside those that name the device, such as the way to a daemon.
+    :ivar environment: (name, value) pairs by which a program finds it; () where the vendor's own variable and its UUID do, or
+        nothing has to. A value may have :data:`PLACE` in it.
+    :ivar folders: of the host that a program needs, under the same path where it runs; a device node is none.
+    :ivar units: of systemd, without which nobody can use it: who uses it starts anew with them, and has slices of one alone.
+    :ivar isolated: whether the hardware keeps its memory and compute from those of others.
     :ivar weight: how much of what it stands on it is, beside the others there; None where nothing divides by weight.
     """
 
@@ -150,6 +157,14 @@ class Slice(NamedTuple):
     taken: bool = False
     environment: tuple[tuple[str, str], ...] = ()
     weight: int | None = None
+    folders: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    isolated: bool = True
+
+    @property
+    def device(self) -> str:
+        """Identity of the slice itself, or of what it is a share of."""
+        return self.identity.partition("::")[0]
 
     def as_dict(self) -> dict:
         """As the dict that users of ``gpu.slices`` get."""

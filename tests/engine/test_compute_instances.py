@@ -18,7 +18,7 @@ from gpuslice.plan import Plan
 from gpuslice.records.journal import Journal
 from tests.support import crash
 from tests.support.hosts import config
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 GPU = "0000:07:00.0"
 #: A GPU instance with three compute instances, and one that is filled by its only one.
@@ -33,19 +33,19 @@ JOINED = ["1c.3g.40gb", "2c.3g.40gb", "1g.10gb"]
 def give(host, profiles, test=False, **given):
     """What ``gpu_mig.apply_layout`` answers; ``profiles`` as in the pillar."""
     with Engine(config(host)) as engine:
-        return front.run(engine, [mig_target(engine, "layout", GPU, profiles)], test, given.pop("permissions", None), **given)
+        return front.run(engine, mig_targets(engine, "layout", GPU, profiles), test, given.pop("permissions", None), **given)
 
 
 def destroy(host, instance, test=False, **given):
     """What ``gpu_mig.destroy`` answers."""
     with Engine(config(host)) as engine:
-        return front.run(engine, [mig_target(engine, "one_less", GPU, instance)], test, given.pop("permissions", None), **given)
+        return front.run(engine, mig_targets(engine, "one_less", GPU, instance), test, given.pop("permissions", None), **given)
 
 
 def devices(host):
     """(GPU instance, compute instance) -> UUID of each MIG device of the GPU."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", GPU)
+        [(one, tool)], _ = engine.techniques("mig", GPU)
         state = tool.observe(one)
         uuids = tool.nvml.mig_devices(GPU)
         return {
@@ -217,10 +217,10 @@ def test_a_gpu_instance_that_goes_is_drawn_with_what_is_in_it(simulated):
 def test_mig_off_destroys_every_device_and_on_none(simulated):
     host = simulated("dgx-h100", gpus=[H100])
     with Engine(config(host)) as engine:
-        plan = engine.reconciler().plan([mig_target(engine, "mode", GPU, False)])
+        plan = engine.reconciler().plan(mig_targets(engine, "mode", GPU, False))
         assert "destroys 4, creates 0, changes a mode on 1 GPU" in plan.summary()
-        assert engine.reconciler().apply([mig_target(engine, "mode", GPU, False)]).ok
-        again = engine.reconciler().plan([mig_target(engine, "mode", GPU, True)])
+        assert engine.reconciler().apply(mig_targets(engine, "mode", GPU, False)).ok
+        again = engine.reconciler().plan(mig_targets(engine, "mode", GPU, True))
         assert "destroys 0, creates 0, changes a mode" in again.summary()
 
 
@@ -282,9 +282,9 @@ _SHAPES = [
 def test_what_stays_and_goes_was_there_and_what_stays_and_comes_is_there(simulated, first, second):
     host = simulated("dgx-h100", gpus=[{**H100, "instances": []}])
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([mig_target(engine, "layout", GPU, first)]).ok
+        assert engine.reconciler().apply(mig_targets(engine, "layout", GPU, first)).ok
         before = devices(host)
-        result = engine.reconciler().apply([mig_target(engine, "layout", GPU, second)])
+        result = engine.reconciler().apply(mig_targets(engine, "layout", GPU, second))
     after, [made] = devices(host), result.plan.parts
     assert result.ok
     assert len(made.keeps) + len(made.destroys) == len(before)

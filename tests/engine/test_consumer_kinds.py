@@ -56,7 +56,7 @@ def example(tmp_path):
 def test_every_technique_hands_out_what_it_makes(example, pair):
     host = example(pair[0], pairs.pillar(pair))
     with house.opened(house.Place(host.description_path, host.state_dir)) as engine:
-        offers = views.offers(engine.host, engine.handed("consumers"))
+        offers = views.offers(engine.handed("consumers"))
     assert {each["name"] for each in offers} == consumers.names(host, SLICE).keys()
     assert opened(host)[1] and all(each["cdi"] == f"gpu-slicing/slice={each['name']}" for each in offers)
     for edits in consumers.names(host, SLICE).values():
@@ -103,6 +103,15 @@ def test_a_partition_of_level_zero(example):
     assert sorted(masks.values()) == ["", "0.0", "0.1"]
     modes = {consumers.variable(found[name], "ZE_FLAT_DEVICE_HIERARCHY") for name, mask in masks.items() if mask}
     assert modes == {"COMPOSITE"}
+
+
+def test_a_tile_stays_a_tile_where_the_files_of_the_host_count_tiles(example):
+    """A program sees the devices of its slices alone, and counts them by itself, whatever numbers others count by."""
+    settings = {"partitions": ["1.0", "1.1"], "hierarchy": "FLAT"}
+    wanted = {"containers_gpu_slicing": {"enabled": True, "strategy": "level-zero", "level_zero": settings}}
+    found = consumers.names(example("max1550", wanted), SLICE)
+    masks = {name: consumers.variable(edits, "ZE_AFFINITY_MASK") for name, edits in found.items()}
+    assert {name.rpartition("-")[2]: mask for name, mask in masks.items() if mask} == {"tile0": "0.0", "tile1": "0.1"}
 
 
 def test_a_gpu_that_is_passed_through_is_opened_by_vfio_alone(example):

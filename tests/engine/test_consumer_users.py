@@ -18,7 +18,6 @@ from tests.support.consumers import start_counts
 from tests.support.consumers import summary
 from tests.support.consumers import why
 from tests.support.hosts import apply
-from tests.support.hosts import closed
 from tests.support.hosts import config
 from tests.support.stages import counted
 from tests.support.stages import counters
@@ -209,20 +208,7 @@ def test_whatever_of_it_does_not_work_puts_everything_back(host, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("effect", ["error", "late"])
 def test_a_change_that_fails_anywhere_leaves_the_old_or_the_new_to_the_top(host, tmp_path, effect):
-    copy, old, found = consumers.copier(tmp_path), summary(host), []
-    trial = copy(host)
-    tried = points(trial, AFTER, CALLS)
-    new = summary(trial)
-    for call, number in tried:
-        other = copy(host)
-        other.add_fault({"call": call, "nth": number, effect: "EIO"})
-        told = why(other, AFTER)
-        other.clear_faults()
-        if closed(other) and (summary(other) not in (old, new) or astray(other)):
-            found.append((call, number, told, astray(other)))
-        if told := why(other, AFTER) or astray(other):
-            found.append((call, number, "not made by the next run", told))
-        assert summary(other) == new
+    found = consumers.faults(host, consumers.copier(tmp_path), AFTER, CALLS, effect)
     assert not found, "\n".join(map(str, found))
 
 

@@ -25,7 +25,7 @@ from tests.support.hosts import listed
 from tests.support.hosts import slices
 from tests.support.stages import counted
 from tests.support.stages import counters
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 #: Both consumers of these keep theirs, of what is the first two, and the others have to go elsewhere.
 FEWER = ["1g.10gb@0", "1g.10gb@1", "3g.40gb@4"]
@@ -244,7 +244,7 @@ def test_a_rollback_to_before_anything_was_handed_out(simulated):
 
 def test_a_rollback_of_a_change_made_by_hand(host):
     before = consumers.bindings(host)
-    answer = by_hand(host, lambda engine: [mig_target(engine, "layout", FIRST, ["7g.80gb"])])
+    answer = by_hand(host, lambda engine: mig_targets(engine, "layout", FIRST, ["7g.80gb"]))
     assert answer["result"] and astray(host) == [] and consumers.bindings(host) != before
     answer = by_hand(host, lambda engine: engine.rollback_targets())
     assert answer["result"] and astray(host) == [] and consumers.bindings(host) == before, answer
@@ -253,10 +253,10 @@ def test_a_rollback_of_a_change_made_by_hand(host):
 def test_a_change_by_hand_keeps_names_true(host):
     before = consumers.bindings(host)
     spare = next(f"{start}" for start in range(7) if f"{FIRST}-1g.10gb-{start}" not in sum(before.values(), []))
-    answer = by_hand(host, lambda engine: [mig_target(engine, "one_less", FIRST, f"1g.10gb@{spare}")])
+    answer = by_hand(host, lambda engine: mig_targets(engine, "one_less", FIRST, f"1g.10gb@{spare}"))
     assert answer["result"] and astray(host) == [] and consumers.bindings(host) == before
     assert f"{FIRST}-1g.10gb-{spare}" not in consumers.names(host, SLICE)
-    assert by_hand(host, lambda engine: [mig_target(engine, "one_more", FIRST, "1g.10gb")])["result"] and astray(host) == []
+    assert by_hand(host, lambda engine: mig_targets(engine, "one_more", FIRST, "1g.10gb"))["result"] and astray(host) == []
 
 
 def test_a_slice_that_its_consumer_can_only_have_is_not_destroyed_by_hand(simulated):
@@ -264,10 +264,10 @@ def test_a_slice_that_its_consumer_can_only_have_is_not_destroyed_by_hand(simula
     assert apply(host, pillar({"big": {"slice": "3g.40gb"}}, profiles=["3g.40gb", "1g.10gb"])).ok
     before = consumers.all_of(host)
     with pytest.raises(errors.PolicyError, match=r"(?s)big.*gpu_consumer\.dismiss"):
-        by_hand(host, lambda engine: [mig_target(engine, "one_less", FIRST, "3g.40gb@4")])
+        by_hand(host, lambda engine: mig_targets(engine, "one_less", FIRST, "3g.40gb@4"))
     assert consumers.all_of(host) == before and astray(host) == []
     assert dismissed(host, "big")["result"]
-    assert by_hand(host, lambda engine: [mig_target(engine, "one_less", FIRST, "3g.40gb@4")])["result"]
+    assert by_hand(host, lambda engine: mig_targets(engine, "one_less", FIRST, "3g.40gb@4"))["result"]
     assert astray(host) == []
 
 

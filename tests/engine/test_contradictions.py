@@ -109,7 +109,7 @@ def test_an_instance_that_the_driver_made_elsewhere_is_found_out_and_removed(roo
 def test_what_the_driver_made_elsewhere_is_a_fault_of_the_driver(room):
     room.add_fault({"call": CREATE, "elsewhere": 5})
     with Engine(config(room)) as engine:
-        gpu, tool = engine.technique("mig", FIRST)
+        [(gpu, tool)], _ = engine.techniques("mig", FIRST)
         [made] = engine.plan(pillars.mig(["3g.20gb@0", "1g.5gb@6", "1g.5gb@4"])).changing
         step = next(step for step in made.steps if step.action == "create_gi")
         with pytest.raises(errors.DriverError) as caught:
@@ -121,7 +121,7 @@ def test_a_vgpu_that_the_driver_made_otherwise_is_found_out_and_removed(simulate
     host = simulated("vgpu-host-vfio")
     wanted = pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1})
     with Engine(config(host)) as engine:
-        gpu, tool = engine.technique("vgpu", VGPU)
+        [(gpu, tool)], _ = engine.techniques("vgpu", VGPU)
         types = tool.types(gpu)
         other = types["H100XM-40C"].id
         before = tool.layout(tool.observe(gpu))
@@ -131,7 +131,7 @@ def test_a_vgpu_that_the_driver_made_otherwise_is_found_out_and_removed(simulate
     assert not result.ok and VGPU in told and "it made H100XM-40C" in told
     assert "has been undone" in told and "another tool" not in told.lower()
     with Engine(config(host)) as engine:
-        gpu, tool = engine.technique("vgpu", VGPU)
+        [(gpu, tool)], _ = engine.techniques("vgpu", VGPU)
         assert tool.layout(tool.observe(gpu)) == before
     assert apply(host, wanted).ok
 
@@ -139,7 +139,7 @@ def test_a_vgpu_that_the_driver_made_otherwise_is_found_out_and_removed(simulate
 def test_what_the_driver_made_of_a_vgpu_fails_the_step_as_not_validated(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        gpu, tool = engine.technique("vgpu", VGPU)
+        [(gpu, tool)], _ = engine.techniques("vgpu", VGPU)
         [made] = engine.plan(pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1})).changing
         host.add_fault({"call": "write", "elsewhere": tool.types(gpu)["H100XM-40C"].id})
         with pytest.raises(errors.GpuSliceError) as caught:
@@ -160,7 +160,7 @@ def test_a_mediated_vgpu_that_the_driver_made_otherwise_is_found_out(simulated):
     gpu, wanted = CASES["mediated vgpu"][2:4]
     with Engine(config(host)) as engine:
         [made] = engine.plan(wanted).changing
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         *before, create = made.steps
         for step in before:
             tool.run(one, step)
@@ -181,7 +181,7 @@ def test_a_mediated_vgpu_that_the_driver_made_otherwise_is_removed(simulated):
     told = " ".join(result.errors)
     assert not result.ok and gpu in told and "it made type 1" in told
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         assert tool.observe(one).vgpus == ()
 
 
@@ -207,7 +207,7 @@ def test_a_number_of_functions_that_can_not_be_true_is_a_sentence(simulated, tex
     for name in ("sriov_totalvfs", "sriov_numvfs"):
         told = Told(host, {f"{DEVICES}/{gpu}/{name}": text})
         with Engine(config(host)) as engine:
-            one, tool = engine.technique("sriov", gpu)
+            [(one, tool)], _ = engine.techniques("sriov", gpu)
         with pytest.raises(errors.DriverError) as caught:
             type(tool)(told, Sessions(told)).observe(one)
         assert type(caught.value) is errors.DriverError and caught.value.gpu == gpu
@@ -218,7 +218,7 @@ def test_a_number_of_functions_that_can_not_be_true_is_a_sentence(simulated, tex
 def test_a_type_of_a_vgpu_that_can_not_be_true_is_a_sentence(simulated, text):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", VGPU)
+        [(one, tool)], _ = engine.techniques("vgpu", VGPU)
         engine.apply(pillars.for_gpu(VGPU, "vgpu", {"profile": "H100XM-20C", "count": 1}))
         carrier = tool.observe(one).vgpus[0].at
     told = Told(host, {f"{DEVICES}/{carrier}/nvidia/current_vgpu_type": text})

@@ -60,7 +60,7 @@ def refused(host, profile, ask=create, **given):
 def fits(host, profile=None, data=True, gpu=GPU):
     """What ``gpu_mig.fits`` answers of one GPU."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", gpu)
+        [(one, tool)], _ = engine.techniques("mig", gpu)
         return views.fits(tool, one, profile, engine.stood_on(gpu), engine.owners(), data)
 
 

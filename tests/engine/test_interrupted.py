@@ -33,7 +33,7 @@ from tests.support.hosts import closed
 from tests.support.hosts import config
 from tests.support.hosts import shapes
 from tests.support.hosts import uuids
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 KILL = {"call": CREATE, "nth": 2, "kill": "before"}
 #: What each of these tests finds in a sentence about it.
@@ -222,7 +222,7 @@ def test_one_instance_more_that_no_gpu_can_have_undoes_nothing(half):
     """What a difference comes to is settled first, and that may be refused already."""
     before = gpus_of(half)
     with Engine(config(half)) as engine, pytest.raises(errors.ProfileMismatch) as caught:
-        engine.reconciler().apply([mig_target(engine, "one_more", SECOND, "6g.30gb")])
+        engine.reconciler().apply(mig_targets(engine, "one_more", SECOND, "6g.30gb"))
     assert SAYS in str(caught.value) and "gpu_slicing.recover" in str(caught.value)
     assert gpus_of(half) == before and not closed(half)
 

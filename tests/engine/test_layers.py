@@ -197,7 +197,7 @@ def test_a_step_of_the_upper_layer_that_fails_undoes_the_lower_one(simulated):
         state["gpus"][OTHER]["about"]["no_timeslice"] = True
     with Engine(config(host)) as engine:
         targets = engine.targets(engine.policy(pillars.for_gpu(OTHER, "mig", {"mode": "disabled"})))
-        targets.append(engine.target("time-slicing", OTHER, {"layout": _whole_layout()}))
+        targets += engine.wanted("time-slicing", OTHER, {"layout": _whole_layout()})
         result = engine.reconciler().apply(targets)
     assert not result.ok and "takes no time slice" in result.errors[0]
     assert everything(host) == before and closed(host) and names(host) == REPLICAS
@@ -272,7 +272,7 @@ def seen(host, address=OTHER):
     with Engine(config(host)) as engine:
         [device] = [one for one in engine.devices() if one["address"] == address]
         [rule] = [one for one in engine.export()["containers_gpu_slicing"]["devices"] if one["match"]["pci"] == address]
-        one, tool = engine.technique("time-slicing", address)
+        [(one, tool)], _ = engine.techniques("time-slicing", address)
         found = {
             "slices": any(part["kind"] == "replica" or part["taken"] for part in engine.slices(address, taken=True)),
             "map": "among" in engine.maps()[address],
@@ -329,7 +329,7 @@ def test_what_a_pillar_no_longer_says_stays_and_is_told_with_the_way_to_end_it(s
     result = apply(host, silent)
     assert result.plan.notes == told.notes and names(host) == REPLICAS
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.target("time-slicing", OTHER, {"clear": True})]).ok
+        assert engine.reconciler().apply(engine.wanted("time-slicing", OTHER, {"clear": True})).ok
     assert plan(host, silent).notes == () and plan(host, shared_mig()).notes == ()
 
 

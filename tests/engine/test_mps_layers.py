@@ -136,10 +136,10 @@ def test_a_whole_gpu_becomes_devices_and_back(simulated):
     whole = pillars.for_all("none", devices=[pillars.rule(ONE, strategy="mps")])
     assert apply(host, whole).ok and len(there(host)[0]) == 8
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.target("mps", ONE, {"clear": True})]).ok
+        assert engine.reconciler().apply(engine.wanted("mps", ONE, {"clear": True})).ok
     assert apply(host, BEFORE).ok
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.target("mig", ONE, {"enabled": False})]).ok
+        assert engine.reconciler().apply(engine.wanted("mig", ONE, {"enabled": False})).ok
     assert there(host) == ([], [])
     assert apply(host, whole).ok and len(there(host)[0]) == 8 and apply(host, whole).plan.empty
 

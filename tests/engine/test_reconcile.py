@@ -33,7 +33,7 @@ from tests.support.a100 import TRIO
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import slices
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 #: One A100 whose MIG mode is off, for changes of the mode.
 PLAIN = [{"model": "a100-40gb", "address": FIRST}]
@@ -477,8 +477,8 @@ def test_a_request_for_another_gpu_does_not_forget_who_waits(simulated):
     host = simulated("dgx-a100-40gb", gpus=[{**PLAIN[0], "reset": "never"}, TRIO[1]], faults=[RUNS])
     assert apply(host, pillars.mig(AFTER)).reboot == [FIRST]
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([mig_target(engine, "layout", SECOND, ["7g.40gb"])]).ok
-        assert engine.reconciler().apply([mig_target(engine, "layout", SECOND, ["7g.40gb"])]).plan.empty
+        assert engine.reconciler().apply(mig_targets(engine, "layout", SECOND, ["7g.40gb"])).ok
+        assert engine.reconciler().apply(mig_targets(engine, "layout", SECOND, ["7g.40gb"])).plan.empty
     assert apply(host, pillars.mig(AFTER)).reboot == [FIRST]
     assert runs(host) == 1
 
@@ -922,7 +922,7 @@ def crashed(simulated, gpus=TRIO, **fault):
 def test_after_a_crash_a_request_for_one_gpu_repairs_all(simulated):
     host = crashed(simulated)
     with Engine(config(host)) as engine:
-        result = engine.reconciler().apply([mig_target(engine, "layout", THIRD, ["7g.40gb"])])
+        result = engine.reconciler().apply(mig_targets(engine, "layout", THIRD, ["7g.40gb"]))
     assert result.ok and journal_is_closed(host)
     assert shape(host, FIRST) == shape(host, SECOND) == sorted(["3g.20gb", "2g.10gb", "1g.5gb"])
     assert shape(host, THIRD) == ["7g.40gb"]

@@ -22,7 +22,7 @@ from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
 from tests.support.hosts import uuids
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 GPU, OTHER = "0000:41:00.0", "0000:a1:00.0"
 MODELS = sorted(key for key in nvidia.MODELS if nvidia.mig_table(key))
@@ -91,7 +91,7 @@ def hardware(host, gpu=GPU):
 def live(host, gpu=GPU):
     """The instances as the driver names them now."""
     with Engine(config(host)) as opened:
-        mig = opened.technique("mig", gpu)[1]
+        mig = opened.techniques("mig", gpu)[0][0][1]
         return mig.layout(mig.observe(opened.gpu(gpu)))["instances"]
 
 
@@ -182,7 +182,7 @@ def test_an_instance_goes_by_hand_under_either_name(machine, name):
     host = machine(renames=OLD)
     assert apply(host, pillars.mig(["3g.93gb@0", "1g.23gb@6"])).ok
     with Engine(config(host)) as opened:
-        assert opened.reconciler().apply([mig_target(opened, "one_less", GPU, name)]).ok
+        assert opened.reconciler().apply(mig_targets(opened, "one_less", GPU, name)).ok
     assert [(profile, start) for profile, start, _ in hardware(host)] == [(19, 6)]
 
 
@@ -194,7 +194,7 @@ def test_a_crash_by_hand_is_dealt_with_after_the_update(machine, again):
 
     def destroy(name):
         with Engine(config(host)) as opened:
-            return opened.reconciler().apply([mig_target(opened, "one_less", GPU, name)])
+            return opened.reconciler().apply(mig_targets(opened, "one_less", GPU, name))
 
     host.add_fault({"call": "nvmlComputeInstanceDestroy", "kill": "after"})
     assert crash.in_child(lambda: destroy("3g.93gb@0"))

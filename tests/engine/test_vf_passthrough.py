@@ -44,7 +44,7 @@ def hold(host, address):
 def by_hand(host, difference, force=False, of=FLEX):
     """What ``gpu_passthrough`` asks of functions: ``{"bind": [address]}``."""
     with Engine(config(host)) as engine:
-        targets = engine.handed_on([engine.target("vf-passthrough", of, {}, difference)])
+        targets = engine.handed_on(engine.wanted("vf-passthrough", of, {}, difference))
         return engine.reconciler(force=force).apply(targets)
 
 
@@ -158,7 +158,7 @@ def test_functions_of_nvidia_are_given_by_their_type(simulated):
     with Engine(config(host)) as engine:
         address = engine.gpus[0].address
         with pytest.raises(errors.Unsupported, match="gives them to virtual machines by the type of their vGPU"):
-            engine.target("vf-passthrough", address, {}, {"bind": ["0000:41:00.4"]})
+            engine.wanted("vf-passthrough", address, {}, {"bind": ["0000:41:00.4"]})
 
 
 # -- who has them -----------------------------------------------------------------------------------------------------

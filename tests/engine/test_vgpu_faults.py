@@ -71,7 +71,7 @@ ENDED = {"first vGPUs"}
 def look(host, gpu):
     """Layout of the GPU as the hardware has it."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         return tool.layout(tool.observe(one))
 
 

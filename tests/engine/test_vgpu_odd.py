@@ -32,14 +32,14 @@ def box(simulated):
 def look(host, gpu):
     """The vGPUs of a GPU as the hardware has them."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         return tool.observe(one).vgpus
 
 
 def in_use(host, vgpu, gpu):
     """Let a virtual machine have a vGPU."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         [part] = [part for part in tool.slices(one, tool.observe(one)) if part.identity == vgpu.identity]
     host.add_process({"pid": 4242, "command": "qemu-system-x86_64", "nodes": [part.device_nodes[0]]})
 
@@ -97,7 +97,7 @@ def test_what_came_at_the_very_moment_of_our_write_is_not_taken_for_ours(box):
     overtaken = Overtaken(host.description_path, host.state_dir)
     with Engine(config(host)) as engine:
         engine.host, engine.tools = overtaken, type(engine.tools)(overtaken)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         first, second = plan_one(tool, one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps
         tool.run(one, first)
         overtaken.other = tool.types(one)["H100XM-20C"].id
@@ -110,7 +110,7 @@ def test_a_vgpu_that_became_another_one_meanwhile_is_not_removed(box):
     host = box(VFIO)
     assert apply(host, pillars.for_gpu(H100, "vgpu", {"profile": "H100XM-40C", "count": 1})).ok
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         [step] = plan_one(tool, one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
         other = tool.types(one)["H100XM-20C"].id
         path = f"{DEVICES}/{step.args['at']}/nvidia/current_vgpu_type"
@@ -128,7 +128,7 @@ def test_a_virtual_machine_that_starts_between_plan_and_removal_is_named(box, ex
     assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 1})).ok
     [vgpu] = look(host, gpu)
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         [step] = plan_one(tool, one, tool.observe(one), {"layout": {**tool.layout(tool.observe(one)), "vgpus": []}}).steps
         in_use(host, vgpu, gpu)
         with pytest.raises(errors.ResourceConflict, match="pid 4242") as told:
@@ -148,7 +148,7 @@ def test_the_device_of_its_own_that_newer_kernels_give_a_mediated_device_counts_
     with Engine(config(host)) as engine:
         newer = Newer(host.description_path, host.state_dir)
         engine.host, engine.tools = newer, type(engine.tools)(newer)
-        one, tool = engine.technique("vgpu", T4)
+        [(one, tool)], _ = engine.techniques("vgpu", T4)
         newer.add_process({"pid": 4242, "command": "qemu-system-x86_64", "nodes": ["/dev/vfio/devices/vfio7"]})
         [part] = tool.slices(one, tool.observe(one))
         assert part.device_nodes[-1] == "/dev/vfio/devices/vfio7" and part.in_use_by[0]["pid"] == 4242
@@ -205,7 +205,7 @@ def test_a_rollback_to_other_placements_makes_anew_what_stands_on_them(box):
     host = box(VFIO)
     assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-1-10C": 1}})).ok
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         state = tool.observe(one)
         moved = tool.layout(state)
         moved["mig"] = {**moved["mig"], "instances": [["1g.10gb", 0, [["1g.10gb", 0]]]]}
@@ -220,7 +220,7 @@ def test_an_instance_that_a_container_works_on_is_not_given_to_a_vgpu(box):
     host = box(VFIO)
     assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-3-40C": 1}})).ok
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", H100)
+        [(one, tool)], _ = engine.techniques("mig", H100)
         layout = tool.layout(tool.observe(one))
         layout["instances"].append(["2g.20gb", 0, [["2g.20gb", 0]]])
         for step in plan_one(tool, one, tool.observe(one), {"layout": layout}).steps:
@@ -306,13 +306,13 @@ def test_a_type_that_the_driver_has_no_name_for_goes_and_comes_back(box, example
     host = box(example)
     assert apply(host, pillars.for_gpu(gpu, "vgpu", {"profile": profile, "count": 1})).ok
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         number = tool.types(one)[profile].id
     with Engine(config(host)) as engine:
         odd = Nameless(host.description_path, host.state_dir)
         odd.number = number
         engine.host, engine.tools = odd, type(engine.tools)(odd)
-        one, tool = engine.technique("vgpu", gpu)
+        [(one, tool)], _ = engine.techniques("vgpu", gpu)
         before = tool.layout(tool.observe(one))
         assert [name for name, _, _ in before["vgpus"]] == [f"type {number}"]
         with pytest.raises(errors.PolicyError, match=f"type {number}, for which the driver has no name") as told:
@@ -355,7 +355,7 @@ def test_functions_that_another_program_has_are_passed_over(box, count):
     with Engine(config(host)) as engine:
         taken = Taken(host.description_path, host.state_dir)
         engine.host, engine.tools = taken, type(engine.tools)(taken)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         everything = [f"0000:41:{n // 8:02x}.{n % 8}" for n in range(4, 20)]
         taken.taken = [function for function in everything[:12] if function != first.at]
         steps = plan_one(tool, one, tool.observe(one), {"profile": "H100XM-10C", "count": count}).steps
@@ -399,7 +399,7 @@ def test_the_driver_may_write_its_files_with_other_paddings_and_names(box, files
         odd = Written(host.description_path, host.state_dir)
         odd.files = files
         engine.host, engine.tools = odd, type(engine.tools)(odd)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         for step in plan_one(tool, one, tool.observe(one), {"profile": "H100XM-20C", "count": 2}).steps:
             tool.run(one, step)
         assert [vgpu.type for vgpu in tool.observe(one).vgpus] == ["H100XM-20C"] * 2
@@ -413,7 +413,7 @@ def test_a_function_that_can_not_be_read_is_not_taken_for_a_free_one(box):
         odd = Written(host.description_path, host.state_dir)
         odd.broken = "0000:41:00.4/nvidia/current_vgpu_type"
         engine.host, engine.tools = odd, type(engine.tools)(odd)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         with pytest.raises(errors.DriverError, match=r"which vGPU 0000:41:00\.4 carries") as told:
             tool.observe(one)
     assert H100 in str(told.value)
@@ -464,11 +464,11 @@ def test_mig_is_not_switched_off_under_virtual_functions(box):
     host = box(VFIO)
     assert apply(host, pillars.for_gpu(H100, "vgpu", {"profiles": {"H100XM-1-10C": 1}})).ok
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         state = tool.observe(one)
         for step in plan_one(tool, one, state, {"layout": {**tool.layout(state), "vgpus": []}}).steps:
             tool.run(one, step)
-        one, tool = engine.technique("mig", H100)
+        [(one, tool)], _ = engine.techniques("mig", H100)
         with pytest.raises(errors.ResourceConflict, match="virtual functions") as told:
             plan_one(tool, one, tool.observe(one), {"enabled": False})
     assert H100 in str(told.value)
@@ -504,7 +504,7 @@ def test_an_older_binding_of_nvml_is_taken_for_an_older_driver(box):
     older = Older(host.description_path, host.state_dir)
     with Engine(config(host)) as engine:
         engine.host, engine.tools = older, type(engine.tools)(older)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         for step in plan_one(tool, one, tool.observe(one), {"profile": "H100XM-40C", "count": 1}).steps:
             tool.run(one, step)
         assert len(tool.observe(one).vgpus) == 1

@@ -23,7 +23,7 @@ from gpuslice.model import Key
 from gpuslice.records.journal import Journal
 from tests.support import crash
 from tests.support.hosts import config
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 from tests.support.techniques import plan_one
 
 GPU = "0000:07:00.0"
@@ -37,7 +37,7 @@ SLOW = {"create_gi": 0.4, "destroy_gi": 0.4}
 def layout(host, gpu=GPU):
     """The MIG layout of a GPU as ``profile@start``."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", gpu)
+        [(one, tool)], _ = engine.techniques("mig", gpu)
         return tool.shown(tool.layout(tool.observe(one)))["instances"]
 
 
@@ -54,11 +54,11 @@ def run(host, wish, **given):
 
 
 def create(*arguments):
-    return lambda engine: [mig_target(engine, "one_more", GPU, *arguments)]
+    return lambda engine: mig_targets(engine, "one_more", GPU, *arguments)
 
 
 def destroy(instance):
-    return lambda engine: [mig_target(engine, "one_less", GPU, instance)]
+    return lambda engine: mig_targets(engine, "one_less", GPU, instance)
 
 
 # -- two at once -----------------------------------------------------------------------------------------------------------------
@@ -256,10 +256,10 @@ def test_a_wish_is_settled_into_settings_that_are_there_once_it_is_met(simulated
     """What is verified, journalled and finished must not be one more each time that it is looked at."""
     host = simulated("dgx-h100", gpus=[{**H100, "instances": ["1g.10gb@0", SPLIT]}])
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", GPU)
+        [(one, tool)], _ = engine.techniques("mig", GPU)
         for difference in ({"create": ["2g.20gb", None]}, {"destroy": "3g.40gb@4"}, {"destroy": "all"}):
             absolute = tool.settle(one, tool.observe(one), difference)
-            assert engine.reconciler().apply([engine.target("mig", GPU, absolute)]).ok
+            assert engine.reconciler().apply(engine.wanted("mig", GPU, absolute)).ok
             assert plan_one(tool, one, tool.observe(one), absolute).steps == ()
 
 
@@ -268,13 +268,13 @@ VGPUS, FUNCTION = "0000:41:00.0", "0000:41:00.{}"
 
 
 def vgpu(difference=None, **settings):
-    return lambda engine: [engine.target("vgpu", VGPUS, settings, wish=difference)]
+    return lambda engine: engine.wanted("vgpu", VGPUS, settings, wish=difference)
 
 
 def types(host):
     """Function -> type of each vGPU."""
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("vgpu", VGPUS)
+        [(one, tool)], _ = engine.techniques("vgpu", VGPUS)
         return {found.at: found.type for found in tool.observe(one).vgpus}
 
 
@@ -307,7 +307,7 @@ def test_one_too_many_is_refused_when_its_turn_comes(simulated):
 def test_a_plan_for_vgpus_counts_the_mig_devices_that_go_for_them_and_draws_them(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([mig_target(engine, "layout", VGPUS, ["3g.40gb@4", "1g.10gb@0"])]).ok
+        assert engine.reconciler().apply(mig_targets(engine, "layout", VGPUS, ["3g.40gb@4", "1g.10gb@0"])).ok
     text = run(host, vgpu(profiles={"H100XM-1-10C": 2}), test=True)["comment"]
     assert "keeps 0, destroys 2, creates 2" in text and "keeps 0 slices, destroys 2, creates 2" in text
     assert "now    [x1g.10gb|   -    |   -    |   -    |x3g.40gb" in text and "|+1g.10gb|+1g.10gb|" in text
@@ -322,7 +322,7 @@ def test_a_plan_for_vgpus_counts_the_mig_devices_that_go_for_them_and_draws_them
 def test_a_plan_for_vgpus_tells_of_an_instance_that_holds_no_device(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([mig_target(engine, "layout", VGPUS, ["2g.20gb@0"])]).ok
+        assert engine.reconciler().apply(mig_targets(engine, "layout", VGPUS, ["2g.20gb@0"])).ok
     # What an interrupted run of another tool leaves.
     with host.change() as state:
         for gi in state["gpus"][VGPUS]["gis"].values():

@@ -488,10 +488,10 @@ class Minion:
 import sys
 from gpuslice import errors
 from gpuslice.engine import Engine
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 with Engine({{"state_dir": {str(self.state_dir)!r}}}) as engine:
     try:
-        result = engine.reconciler().apply([mig_target(engine, "layout", {gpu!r}, {profiles!r})])
+        result = engine.reconciler().apply(mig_targets(engine, "layout", {gpu!r}, {profiles!r}))
     except errors.GpuSliceError as err:
         sys.exit(str(err))
     if result.errors:

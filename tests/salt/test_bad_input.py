@@ -25,7 +25,7 @@ from tests.support.stages import counted
 from tests.support.stages import counters
 from tests.support.stages import machine
 from tests.support.stages import refused
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 FIRST, SECOND, PLAIN = "0000:07:00.0", "0000:0f:00.0", "0000:3b:00.0"
 ABSENT = "0000:aa:00.0"
@@ -156,11 +156,11 @@ JUNK = st.sampled_from([None, True, 0, -1, 9, 1.5, float("nan"), "", "x", "3g.20
 FUNCTIONS = {
     "a GPU": lambda engine, junk: engine.gpu(junk),
     "slices": lambda engine, junk: engine.slices(junk) if junk else engine.gpu(junk),
-    "a layout": lambda engine, junk: planned(engine, mig_target(engine, "layout", FIRST, junk)),
-    "compute instances": lambda engine, junk: planned(engine, mig_target(engine, "layout", FIRST, ["3g.20gb"], junk)),
-    "a profile": lambda engine, junk: planned(engine, mig_target(engine, "one_more", FIRST, junk)),
-    "a start": lambda engine, junk: planned(engine, mig_target(engine, "one_more", FIRST, "1g.5gb", junk)),
-    "an instance": lambda engine, junk: planned(engine, mig_target(engine, "one_less", FIRST, junk)),
+    "a layout": lambda engine, junk: planned(engine, mig_targets(engine, "layout", FIRST, junk)),
+    "compute instances": lambda engine, junk: planned(engine, mig_targets(engine, "layout", FIRST, ["3g.20gb"], junk)),
+    "a profile": lambda engine, junk: planned(engine, mig_targets(engine, "one_more", FIRST, junk)),
+    "a start": lambda engine, junk: planned(engine, mig_targets(engine, "one_more", FIRST, "1g.5gb", junk)),
+    "an instance": lambda engine, junk: planned(engine, mig_targets(engine, "one_less", FIRST, junk)),
     "a generation": lambda engine, junk: engine.rollback_targets(junk),
     "a form": lambda engine, junk: engine.export(junk),
     "a pillar": lambda engine, junk: engine.plan(junk),
@@ -171,8 +171,8 @@ FUNCTIONS = {
 }
 
 
-def planned(engine, target):
-    return engine.reconciler().plan([target])
+def planned(engine, targets):
+    return engine.reconciler().plan(targets)
 
 
 @pytest.mark.parametrize("what", list(FUNCTIONS))

@@ -27,7 +27,7 @@ from tests.support.hosts import slices
 from tests.support.stages import MUTATING
 from tests.support.stages import counted
 from tests.support.stages import counters
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 COUNTERS = counters((*MUTATING, "store_write", "store_append"))
 
@@ -153,10 +153,10 @@ def test_free_slices_without_a_legal_place_are_explained(simulated):
     holders = [{"pid": 70 + start, "gpu": FIRST, "slice": f"1g.5gb@{start}"} for start in (0, 4)]
     host = simulated("dgx-a100-40gb", gpus=gpus, processes=holders)
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mig", FIRST)
+        [(one, tool)], _ = engine.techniques("mig", FIRST)
         assert tool.profiles(one)["3g.20gb"]["free"] == 0 and tool.profiles(one)["1g.5gb"]["free"] == 5
         with pytest.raises(errors.ProfileMismatch) as caught:
-            engine.reconciler().plan([mig_target(engine, "one_more", FIRST, "3g.20gb")])
+            engine.reconciler().plan(mig_targets(engine, "one_more", FIRST, "3g.20gb"))
     assert FIRST in str(caught.value) and "1g.5gb@0, 1g.5gb@4" in str(caught.value)
     wanted = pillars.mig(["3g.20gb", "1g.5gb", "1g.5gb"])
     result = apply(host, wanted)

@@ -473,7 +473,8 @@ def applied_late(host, wanted, gpu, happens):
 def requested(host):
     """The memory modes that wait for a reload, as users are told them."""
     with Engine(config(host)) as engine:
-        return {engine.technique("partition", address)[1].modes(engine.gpu(address))["requested_memory"] for address in ADDRESSES}
+        found, _ = engine.techniques("partition", ADDRESSES)
+        return {tool.modes(one)["requested_memory"] for one, tool in found}
 
 
 def test_a_holder_that_comes_at_the_last_moment_keeps_the_request_from_being_made(prepared):

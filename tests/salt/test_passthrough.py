@@ -172,7 +172,7 @@ def test_kill_is_undone_by_a_run_that_wants_something_else(bench, nth, when):
 
 def release(host):
     with Engine(config(host)) as engine:
-        return engine.reconciler().apply([engine.target("passthrough", H100, {"bound": False})])
+        return engine.reconciler().apply(engine.wanted("passthrough", H100, {"bound": False}))
 
 
 @pytest.mark.slow

@@ -132,6 +132,32 @@ def kills(original, copy, after, before, calls, when):
     return found
 
 
+def faults(original, copy, after, calls, effect):
+    """
+    Let a change fail at each of its calls, and let the next run make it.
+
+    :param original: a host as it is before; :param copy: :func:`copier`. :param effect: whether the call fails at once
+        (``error``), or when all of it is done (``late``). :return: what was wrong with it, a tuple each.
+    """
+    trial, old, found = copy(original), summary(original), []
+    tried = points(trial, after, calls)
+    new = summary(trial)
+    for call, number in tried:
+        host = copy(original)
+        host.add_fault({"call": call, "nth": number, effect: "EIO"})
+        told = why(host, after)
+        host.clear_faults()
+        there, ended = summary(host), closed(host)
+        # What could not be written down as begun or ended is ended by the next run.
+        wrong = call == "run" if not ended else astray(host) or (there == new and call == "run")
+        if wrong or there not in (old, new):
+            found.append((call, number, told, astray(host)))
+        if told := why(host, after) or astray(host):
+            found.append((call, number, "not made by the next run", told))
+        assert summary(host) == new
+    return found
+
+
 def summary(host):
     """What a host has, without what every creation gives anew."""
     slices, files, had, running = all_of(host)

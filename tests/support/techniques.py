@@ -26,10 +26,10 @@ def plan_one(tool, gpu, state, settings, rules=PLAIN, peers=(), below=Below()): 
     return part
 
 
-def mig_target(engine, ask, gpu, *given):
+def mig_targets(engine, ask, gpu, *given):
     """
-    A target of MIG as ``gpu_mig`` makes it.
+    Targets of MIG as ``gpu_mig`` makes it.
 
     :param ask: a function of :mod:`gpuslice.techniques.mig.asks`, for what is ``given``.
     """
-    return engine.target("mig", gpu, *getattr(asks, ask)(*given))
+    return engine.wanted("mig", gpu, *getattr(asks, ask)(*given))

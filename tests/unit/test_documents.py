@@ -12,6 +12,7 @@ from gpuslice import errors
 from gpuslice import kinds
 from gpuslice import plan
 from gpuslice.host.real import RealHost
+from gpuslice.model import Slice
 from gpuslice.policy.section import Section
 from gpuslice.records.verified import Verified
 from gpuslice.techniques.base import Technique
@@ -53,8 +54,14 @@ def test_every_field_of_a_row_is_explained():
     assert [name for name in kinds.Kind._fields if name not in first_columns(read(ADDING))] == []
 
 
+def test_every_field_of_a_slice_is_explained():
+    slices = read(ADDING).split("### Slices")[1].split("\n## ")[0]
+    assert first_columns(slices) == set(Slice._fields)
+
+
 def test_every_table_names_only_what_is_there():
-    known = {*kinds.Kind._fields, *public(Technique), *inspect.get_annotations(Technique), *public(Section), *LAYERS}
+    contract = {*public(Technique), *inspect.get_annotations(Technique), *public(Section)}
+    known = {*kinds.Kind._fields, *Slice._fields, *contract, *LAYERS}
     explained = {word for word in first_columns(read(ADDING)) if word.isidentifier()}
     assert sorted(explained - known) == []
 

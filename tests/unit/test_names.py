@@ -15,7 +15,7 @@ from gpuslice.model import Gpu
 from gpuslice.model import Key
 from gpuslice.records import verified
 from tests.support import hosts
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:a1:00.0", "0000:c1:00.0"
 KEY = Key(FIRST, "mig")
@@ -212,8 +212,8 @@ def test_a_uuid_of_two_gpus_names_neither(twins):
     by_match = rules({"uuid": UUID})
     by_hand = {**rules(), "containers_gpu_discovery": {"method": "manual", "devices": [UUID]}}
     with Engine(config) as engine:
-        layout = lambda uuid: mig_target(engine, "layout", uuid, ["3g.40gb"])  # noqa: E731
-        for ask in (engine.gpu, lambda uuid: engine.technique("mig", uuid), layout):
+        layout = lambda uuid: mig_targets(engine, "layout", uuid, ["3g.40gb"])  # noqa: E731
+        for ask in (engine.gpu, lambda uuid: engine.techniques("mig", uuid), layout):
             with pytest.raises(errors.PolicyError, match=f"the UUID of {FIRST} and {SECOND}. Name the GPU by its PCI address"):
                 ask(UUID)
         paths = ("containers_gpu_slicing:devices:0:match:uuid", "containers_gpu_discovery:devices")

@@ -106,6 +106,5 @@ def _expected(
     tool: Technique, gpu: Gpu, part: Part, there: list[Slice], below: list[Slice], ended: set[str]
 ) -> list[Slice]:  # fmt: skip
     """What a part is going to make. What stays is told as it is there; what comes has only its name."""
-    # A share has the identity of what it is a share of, and a number.
-    kept = {each.name: each for each in there if each.identity.partition("::")[0] not in ended}
+    kept = {each.name: each for each in there if each.device not in ended}
     return [kept.get(each.name, each) for each in tool.expected_on(gpu, part.after, below)]

@@ -8,6 +8,11 @@ from gpuslice import errors
 from gpuslice.drivers.kernel import text
 from gpuslice.drivers.pci import DEVICES
 
+#: Vendor -> what every program opens beside the nodes of its GPU. That of AMD's compute driver is one for all GPUs, of which the
+#: render node decides; nvidia-uvm-tools is for profilers.
+COMMON = {"nvidia": ("/dev/nvidiactl", "/dev/nvidia-uvm"), "amd": ("/dev/kfd",)}
+#: What a virtual machine monitor opens beside the groups of its devices.
+VFIO_CONTAINER = "/dev/vfio/vfio"
 #: Who uses something where nobody is in sight.
 UNSEEN = "a client that can't be seen from here"
 

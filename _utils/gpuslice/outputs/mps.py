@@ -2,8 +2,6 @@
 How the programs of a consumer reach the MPS daemon of their slice: the folder of its sockets, which names it.
 """
 
-from gpuslice.outputs.device import Mount
-
 _FOLDER = "gpu-slicing/mps"
 #: The environment variable that tells a client, and the daemon itself, which folder that is.
 VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
@@ -64,12 +62,11 @@ def namespace_environment(name: str, number: int) -> tuple[tuple[str, str], ...]
     return ((VARIABLE, f"{pipe_directory(name)}/{SERVER}/{namespace(number)}"),)
 
 
-def mounts(environment: tuple[tuple[str, str], ...]) -> tuple[Mount, ...]:
+def folders(environment: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """
-    What a client in a container needs of the host, as a tuple of :class:`gpuslice.outputs.device.Mount`.
+    The folders of the host that a client in a container needs.
 
     :param environment: of the client. Daemon and clients exchange what they share by /dev/shm: without the host's, the first call
         of CUDA hangs or ends with error 805 (NVIDIA/nvidia-container-toolkit#714).
     """
-    folder = dict(environment)[VARIABLE]
-    return (Mount(folder, folder), Mount("/dev/shm", "/dev/shm"))
+    return (dict(environment)[VARIABLE], "/dev/shm")

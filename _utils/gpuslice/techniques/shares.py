@@ -147,6 +147,7 @@ def parts_of(part, kind, count, compute, memory_mib):
             memory_mib=memory_mib,
             name=slice_name(part.name, kind, number),
             of=part.name,
+            isolated=False,
         )
         for number in range(1, count + 1)
     ]

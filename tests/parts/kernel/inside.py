@@ -108,7 +108,7 @@ def partition(reload=False, **section):
 
 def give(address, bound):
     """Passthrough by hand."""
-    return attempt(lambda engine: engine.reconciler().apply([engine.target("passthrough", address, {"bound": bound})]))
+    return attempt(lambda engine: engine.reconciler().apply(engine.wanted("passthrough", address, {"bound": bound})))
 
 
 def passed(address, bound):
@@ -296,7 +296,7 @@ def case_partition_memory():
     found["changed"] = partition(compute="QPX", memory="NPS4", reload=True)
     found["listed"] = [read(MI300X, name) for name in ("available_compute_partition", f"{XCP}/supported_xcp_configs")]
     with Engine(CONFIG) as engine:
-        one, tool = engine.technique("partition", MI300X)
+        [(one, tool)], _ = engine.techniques("partition", MI300X)
         found["available"] = tool.available(one)
     found["again"] = partition(compute="QPX", memory="NPS4", reload=True)
     return {**found, "back": partition(compute="SPX", memory="NPS1", reload=True)}
@@ -306,7 +306,7 @@ def case_removed():
     """A GPU falls off the bus after it was found, and comes back by a rescan."""
 
     def work(engine):
-        targets = [engine.target("passthrough", H100, {"bound": True})]
+        targets = engine.wanted("passthrough", H100, {"bound": True})
         (DEVICES / H100 / "remove").write_text("1")
         return engine.reconciler().apply(targets)
 

@@ -33,7 +33,7 @@ from tests.support import needs
 from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
-from tests.support.techniques import mig_target
+from tests.support.techniques import mig_targets
 
 FIRST, SECOND = "0000:41:00.0", "0000:a1:00.0"
 H100 = ("0000:1b:00.0", "0000:43:00.0")
@@ -194,9 +194,9 @@ def test_nothing_verified_is_nothing_to_do(simulated):
 def test_what_is_in_use_is_not_ended_at_a_boot_even_with_force(hopper):
     host, _ = hopper
     with Engine(config(host)) as engine:
-        target = mig_target(engine, "layout", H100[0], ["7g.80gb"])
+        targets = mig_targets(engine, "layout", H100[0], ["7g.80gb"])
         record = entries(host)
-        assert engine.reconciler().apply([target]).ok
+        assert engine.reconciler().apply(targets).ok
         verified.Verified(host).note({KEYS[0]: record[KEYS[0]]})
     busy = {"pid": 77, "command": "train", "unit": "", "container": "", "gpu": H100[0], "slice": "7g.80gb@0"}
     host.add_process(busy)
@@ -278,7 +278,7 @@ def test_a_gpu_is_given_away_before_its_own_driver_is_there_and_goes_back_to_tha
     host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
     assert replay(host)["result"] is True and driver_of(host, FIRST) == "vfio-pci"
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
+        assert engine.reconciler().apply(engine.wanted("passthrough", FIRST, {"bound": False})).ok
     assert driver_of(host, FIRST) == "nvidia"
 
 
@@ -286,7 +286,7 @@ def test_a_gpu_that_was_given_back_is_waited_for_until_it_has_its_driver(simulat
     host = simulated("mixed-vendors", gpus=[{"model": "h100-80gb", "device": "2330", "address": FIRST}])
     assert apply(host, PASSED).ok
     with Engine(config(host)) as engine:
-        assert engine.reconciler().apply([engine.target("passthrough", FIRST, {"bound": False})]).ok
+        assert engine.reconciler().apply(engine.wanted("passthrough", FIRST, {"bound": False})).ok
     host.reboot()
     host.write(f"/sys/bus/pci/devices/{FIRST}/driver/unbind", FIRST)
     assert "No driver is bound" in replay(host)["comment"] and Attempts(host).failures(GIVEN, entries(host)[GIVEN]) == 0

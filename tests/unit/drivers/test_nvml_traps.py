@@ -157,7 +157,7 @@ def test_generations_differ_in_reset_and_memory_of_the_mode(box, model, resets, 
     """Facts 3 and 4: the plan has a reset exactly where the generation needs one; instances never outlive a boot."""
     host = box(model, reset="tool")
     with Engine(config(host)) as engine:
-        smallest = engine.technique("mig", A100)[1].table(engine.gpu(A100)).profiles[0].name
+        smallest = engine.techniques("mig", A100)[0][0][1].table(engine.gpu(A100)).profiles[0].name
         plan = engine.plan(pillars.mig([smallest]))
         assert [step.action for step in plan.steps].count("reset") == resets
     assert apply(host, [smallest]).ok

@@ -23,7 +23,7 @@ from gpuslice.techniques.consumers.views import devices_now
 def problems(host: Host, works: Sequence[Work]) -> list[str]:
     """What is wrong with the CDI files of the host, as sentences; see :func:`gpuslice.outputs.audit.problems`."""
     noted = works[0].state if works else NOTHING
-    slices, consumers = devices_now(host, works) if noted.cdi else ([], [])
+    slices, consumers = devices_now(works) if noted.cdi else ([], [])
     uuids = [each.identity for work in works for each in work.below.slices if each.identity.startswith("MIG-")]
     specs = vendor_cdi.specs(host, audit.FOLDERS)
     version = podman(host, noted) if specs else ""

@@ -86,7 +86,7 @@ def check(host: Host, works: Sequence[Work], sessions: Sessions, name: str, user
     groups = security.last(unit, "SupplementaryGroups").split()
     person = People(host).named(who, groups) if who else None
     rootless = bool(who) and consumer.kind in ("container", "device") and not (person and person.uid == 0)
-    device, gone = views.device_and_gone(host, works, name)
+    device, gone = views.device_and_gone(works, name)
     case = Case(host, sessions, works[0].state, consumer, device, gone, unit, person, rootless)
     missing, fine = [], []
     if who and not person:

@@ -24,6 +24,7 @@ from gpuslice.secret import Secret
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.devices import Devices
+from gpuslice.techniques.consumers.devices import closed
 from gpuslice.techniques.consumers.files import Files
 from gpuslice.techniques.consumers.files import Served
 from gpuslice.techniques.consumers.files import consumer_of
@@ -71,12 +72,12 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     specs = {name: asked_of(each) for name, each in asked["consumers"].items()}
     unread = [work.gpu.address for work in works if not work.below.read]
     slices = with_taken(each for work in works for each in work.below.slices)
-    found = devices_of(host, works)
+    found = devices_of(works)
     # Of those that are still to be made nobody knows whether a driver makes nodes of them.
-    closed = found.closed(slices, {work.gpu.address for work in works if work.below.certain})
-    offers = binding.offers([*(each for each in slices if each.name not in closed), *_as_noted(unread, noted)])
+    nobodys = closed(slices, {work.gpu.address for work in works if work.below.certain})
+    offers = binding.offers([*(each for each in slices if each.name not in nobodys), *_as_noted(unread, noted)])
     had = asked["consumers"] if "layout" in settings else noted.consumers
-    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings, closed)
+    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings, nobodys)
     opening = _Opening(found, noted, unread)
     quadlets = _quadlets(specs, noted)
     served = {
@@ -91,9 +92,9 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     return made._replace(noted=made.noted._replace(gpus=gpus, quadlets=quadlets))
 
 
-def devices_of(host: Host, works: Iterable[Work]) -> Devices:
+def devices_of(works: Iterable[Work]) -> Devices:
     """What opens the slices of the GPUs of these works."""
-    return Devices(host, {work.gpu.address: work.gpu.vendor for work in works})
+    return Devices({work.gpu.address: work.gpu.vendor for work in works})
 
 
 def _quadlets(specs: Mapping[str, Mapping], noted: Noted) -> dict[str, dict[str, Any]]:
@@ -126,13 +127,13 @@ def asked_of(handed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in handed.items() if key != "slices"}
 
 
-def _bound(offers, specs, had, settings, closed):
+def _bound(offers, specs, had, settings, nobodys):
     consumers = [consumer_of(name, spec) for name, spec in specs.items()]
     try:
         # Whoever goes back to an earlier layout is served as far as there is something.
         return binding.bound(offers, consumers, had, strict="layout" not in settings)
     except errors.PolicyError as err:
-        hints = [_CLOSED.format(", ".join(closed[:3]), " ..." if len(closed) > 3 else "")] if closed else []
+        hints = [_CLOSED.format(", ".join(nobodys[:3]), " ..." if len(nobodys) > 3 else "")] if nobodys else []
         hints += [_DISMISS] if "consumers" not in settings else []
         if hints:
             raise errors.with_more(err, " ".join(hints)) from err

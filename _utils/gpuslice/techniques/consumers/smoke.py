@@ -90,8 +90,8 @@ def smoke_test(host: Host, works: Sequence[Work], name: str, image: str = "") ->
         that is so: ``result`` is False then.
     :raises errors.PolicyError: there is no such consumer, or that is no image. errors.ToolHangs: it did not end.
     """
-    consumer, (device, _) = consumer_of(name, views.named(works, name)), views.device_and_gone(host, works, name)
-    others, _ = views.devices_now(host, works)
+    consumer, (device, _) = consumer_of(name, views.named(works, name)), views.device_and_gone(works, name)
+    others, _ = views.devices_now(works)
     try:
         seen = run(host, consumer, device, others, image)
     except (errors.Unsupported, errors.ToolMissing) as err:

@@ -15,20 +15,18 @@ from gpuslice.outputs import mps
 from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import binding
+from gpuslice.techniques.consumers.devices import closed
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import runs_as
 from gpuslice.techniques.consumers.goal import devices_of
 from gpuslice.techniques.consumers.people import People
 from gpuslice.techniques.consumers.register import NOTHING
 
-#: Kinds of slices that share their device nodes with others: nothing in the hardware parts their memory or their compute.
-SHARING = ("replica", "mps", "environment")
 
-
-def _offers(host: Host, works: Sequence[Work]) -> list[Slice]:
+def _offers(works: Sequence[Work]) -> list[Slice]:
     there = with_taken(each for work in works for each in work.below.slices)
-    closed = devices_of(host, works).closed(there, {work.gpu.address for work in works})
-    return binding.offers(each for each in there if each.name not in closed)
+    nobodys = closed(there, {work.gpu.address for work in works})
+    return binding.offers(each for each in there if each.name not in nobodys)
 
 
 def _owners(works: Sequence[Work]) -> dict[str, str]:
@@ -37,11 +35,11 @@ def _owners(works: Sequence[Work]) -> dict[str, str]:
     return {part: name for name, each in consumers.items() for part in each["slices"]}
 
 
-def offers(host: Host, works: Sequence[Work]) -> list[dict]:
+def offers(works: Sequence[Work]) -> list[dict]:
     """Every slice that can be given, as dicts, with its consumer."""
     owners, handed = _owners(works), works[0].state.cdi if works else False
     found = []
-    for each in _offers(host, works):
+    for each in _offers(works):
         found.append(
             {
                 "name": each.name,
@@ -53,22 +51,17 @@ def offers(host: Host, works: Sequence[Work]) -> list[dict]:
                 "weight": each.weight,
                 "consumer": owners.get(each.name, ""),
                 "cdi": cdi.qualified(cdi.SLICE, each.name) if handed else "",
-                "isolation": isolation(each.kind),
+                "isolation": "enforced" if each.isolated else "advisory",
             }
         )
     return found
-
-
-def isolation(kind: str) -> str:
-    """Whether the hardware keeps the users of such a slice apart."""
-    return "advisory" if kind in SHARING else "enforced"
 
 
 def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
     """Consumer -> what it has, and which of its limits somebody enforces."""
     if not works:
         return {}
-    by_name = {each.name: each for each in _offers(host, works)}
+    by_name = {each.name: each for each in _offers(works)}
     people = People(host)
     return {name: _told(people, name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
 
@@ -90,7 +83,7 @@ def _told(people, name, handed, by_name):
 
 def _limits(consumer, slices) -> dict[str, str]:
     """What limits a consumer -> how much, and by whom it is enforced."""
-    shared = {each.kind for each in slices if each.kind in SHARING}
+    shared = {each.kind for each in slices if not each.isolated}
     runs = consumer.kind != "device"
     found = {"slice": "advisory: it shares its device nodes with others" if shared else "enforced by the hardware"}
     if shared == {"mps"}:
@@ -118,10 +111,9 @@ def _weight(consumer, slices) -> str:
     return f"{told}, enforced by the MPS daemon for each process"
 
 
-def devices_now(host: Host, works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
+def devices_now(works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
     """What opens each slice that can be given now, and what opens all those of each consumer."""
-    found = devices_of(host, works)
-    there = _offers(host, works)
+    found, there = devices_of(works), _offers(works)
     slices = [device for each in there if (device := found.of(each)).nodes]
     consumers = [
         found.of_consumer(name, [each for each in there if each.name in handed["slices"]])
@@ -135,24 +127,24 @@ def named(works: Sequence[Work], name: str) -> Mapping[str, Any]:
     return (works[0].state if works else NOTHING).of(name)
 
 
-def device_and_gone(host: Host, works: Sequence[Work], name: str) -> tuple[Device, list[str]]:
+def device_and_gone(works: Sequence[Work], name: str) -> tuple[Device, list[str]]:
     """
     What opens the slices of a consumer that are there, and names of those that are on record and not there any more.
 
     :raises errors.PolicyError: as :func:`named`.
     """
     names = named(works, name)["slices"]
-    there = {each.name: each for each in _offers(host, works) if each.name in names}
-    return devices_of(host, works).of_consumer(name, there.values()), [each for each in names if each not in there]
+    there = {each.name: each for each in _offers(works) if each.name in names}
+    return devices_of(works).of_consumer(name, there.values()), [each for each in names if each not in there]
 
 
-def environment(host: Host, works: Sequence[Work], name: str) -> dict[str, str]:
+def environment(works: Sequence[Work], name: str) -> dict[str, str]:
     """
     The variables that a program of a consumer needs.
 
     :raises errors.PolicyError: there is no such consumer, or it has nothing.
     """
-    device, gone = device_and_gone(host, works, name)
+    device, gone = device_and_gone(works, name)
     if gone == list(named(works, name)["slices"]):
         raise errors.PolicyError(
             f"Consumer {name} has no slice now.",

@@ -4,6 +4,8 @@ Environment files: a partition, one device or tile, in the variables by which pr
 
 import re
 
+from gpuslice.model import PLACE
+
 ENVIRONMENT = "/etc/gpu-slicing/environment"
 CONVENTION = "Environment files are a convention among programs, not isolation: a program may ignore or change them."
 NAME = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?:-tile([0-9]{1,9}))?\.env\Z")
@@ -39,6 +41,20 @@ def mask(device, tile, tiles, hierarchy):
     first = sum(count or 1 for count in tiles[:device])
     numbers = range(first, first + (tiles[device] or 1)) if tile is None else [first + tile]
     return ",".join(map(str, numbers))
+
+
+def environment_of(tile):
+    """
+    What a program needs that sees but the devices of its slices, as (name, value) pairs.
+
+    :param tile: number of the tile, None for the whole device. However the environment files of the host count, the mask of such
+        a program counts what it sees.
+    """
+    return (
+        ("ZE_FLAT_DEVICE_HIERARCHY", "COMPOSITE"),
+        ("ZE_ENABLE_PCI_ID_DEVICE_ORDER", "1"),
+        ("ZE_AFFINITY_MASK", PLACE if tile is None else f"{PLACE}.{tile}"),
+    )
 
 
 def variable(text, name):

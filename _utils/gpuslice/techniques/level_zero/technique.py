@@ -37,6 +37,7 @@ from gpuslice.techniques.level_zero.engines import wanted_properties
 from gpuslice.techniques.level_zero.environment import CONVENTION
 from gpuslice.techniques.level_zero.environment import ENVIRONMENT
 from gpuslice.techniques.level_zero.environment import NAME
+from gpuslice.techniques.level_zero.environment import environment_of
 from gpuslice.techniques.level_zero.environment import mask_of
 from gpuslice.techniques.level_zero.environment import partition_of
 from gpuslice.techniques.level_zero.environment import text_of
@@ -363,7 +364,12 @@ class LevelZero(Technique):
             memory = int(gpu.memory_mib * share) if gpu.memory_mib else None
             nodes = tuple(device_nodes.render(self._host, gpu.address))
             path, called = f"{ENVIRONMENT}/{name}", name.removesuffix(".env")
-            found.append(Slice(gpu.address, "environment", mask_of(text), path, memory, share, "", nodes, name=called))
+            found.append(
+                Slice(
+                    gpu.address, "environment", mask_of(text), path, memory, share, "", nodes, name=called,
+                    environment=environment_of(part[2] if part else None), isolated=False,
+                )  # fmt: skip
+            )
         return found
 
     def environment(self, state):

@@ -1,5 +1,5 @@
 """
-What is asked of MIG by hand: each returns the settings and the wish of a target, as :meth:`gpuslice.engine.Engine.target` takes
+What is asked of MIG by hand: each returns the settings and the wish of a target, as :meth:`gpuslice.engine.Engine.wanted` takes
 them.
 """
 

@@ -22,6 +22,7 @@ from gpuslice.drivers.compute_policy import MODES
 from gpuslice.drivers.compute_policy import ComputePolicy
 from gpuslice.drivers.nvml import NOT_SUPPORTED
 from gpuslice.model import Process
+from gpuslice.outputs import mps as outputs
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.techniques import shares
@@ -542,6 +543,8 @@ def _clients(part, one):
             memory_mib=mib or part.memory_mib,
             environment=environment,
             weight=weight,
+            folders=outputs.folders(environment),
+            units=(unit.unit(part.name),),
         )
         for share, (percent, mib), environment, weight in each
     ]

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import NamedTuple
 
+from gpuslice.drivers import device_nodes
 from gpuslice.drivers import mps
 from gpuslice.outputs import mps_templates
 from gpuslice.outputs.mps import SERVER
@@ -24,7 +25,6 @@ _FOLDER = "/run/systemd/system"
 _SETTINGS = "/run/gpu-slicing/mps-settings"
 #: Where units of an administrator or a package lie, which would be taken instead of ours.
 _OTHERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-_CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 #: How our files begin. Above what a template makes, a unit has the digests of what follows and of the settings, and what it was
 #: made of.
 MINE = "# Written by Salt (GPU slicing)"
@@ -129,7 +129,7 @@ def _values(spec):
         VARIABLE: pipe_directory(spec.name),
         "CUDA_MPS_LOG_DIRECTORY": pipe_directory(spec.name),
     }
-    nodes = (*spec.nodes, *_CONTROL_NODES)
+    nodes = (*spec.nodes, *device_nodes.COMMON["nvidia"])
     return {
         "slice": spec.name,
         "unit": unit(spec.name),

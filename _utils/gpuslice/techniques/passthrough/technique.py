@@ -232,7 +232,7 @@ class Passthrough(Technique):
         whole = self.expected(gpu, self.layout(state))
         nodes = device_nodes.vfio(self._host, gpu.address) if whole else []
         held = tuple(process.as_dict() for process in device_nodes.holding(self._host, nodes)) if whole else ()
-        return [part._replace(device_nodes=(*nodes, "/dev/vfio/vfio"), in_use_by=held) for part in whole]
+        return [part._replace(device_nodes=(*nodes, device_nodes.VFIO_CONTAINER), in_use_by=held) for part in whole]
 
     def expected(self, gpu, layout):
         """The whole GPU where a layout gives it to a VFIO driver."""

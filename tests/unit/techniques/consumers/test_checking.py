@@ -121,7 +121,7 @@ def test_a_slice_that_went(served):
     said = check(host, "box")["missing"]
     assert said[0].endswith("is on record for it, and not there any more. Run 'salt-call state.apply gpu_slicing'.")
     with Engine(hosts.config(host)) as engine, pytest.raises(errors.PolicyError, match="Consumer box has no slice now."):
-        views.environment(engine.host, engine.handed("consumers"), "box")
+        views.environment(engine.handed("consumers"), "box")
 
 
 def test_files_that_somebody_changed_or_removed(served):

@@ -38,12 +38,12 @@ def bench(simulated):
 def configure(config, address, force=None, **wanted):
     """Set what is given on one GPU."""
     with Engine(config) as engine:
-        return engine.reconciler(force=force).apply([engine.asked("level-zero", address, wanted, partitions=None)])
+        return engine.reconciler(force=force).apply(engine.wanted_as("level-zero", address, wanted, partitions=None))
 
 
 def clear(config, address):
     with Engine(config) as engine:
-        return engine.reconciler().apply([engine.target("level-zero", address, {"clear": True})])
+        return engine.reconciler().apply(engine.wanted("level-zero", address, {"clear": True}))
 
 
 def variables(host, name):
@@ -136,7 +136,7 @@ def test_the_numbers_of_devices_follow_the_addresses_of_those_that_a_driver_has(
 def test_a_gpu_that_no_partition_names_is_told(bench):
     _, config = bench()
     with Engine(config) as engine:
-        made = engine.reconciler().plan([engine.asked("level-zero", FLEX, {"partitions": ["1.0"]})])
+        made = engine.reconciler().plan(engine.wanted_as("level-zero", FLEX, {"partitions": ["1.0"]}))
     assert made.empty and "No partition names this GPU, which is device 0" in made.text()
 
 
@@ -169,7 +169,7 @@ def test_devices_count_by_the_numbers_of_their_addresses():
 def test_a_file_that_cannot_be_read_is_named(bench):
     host, config = bench(files={f"{FILES}/{FLEX}.env/inside": ""})
     with Engine(config) as engine, pytest.raises(errors.StateDirUnusable, match=f"{FLEX}.env can't be read: Is a directory"):
-        gpu, tool = engine.technique("level-zero", FLEX)
+        [(gpu, tool)], _ = engine.techniques("level-zero", FLEX)
         tool.observe(gpu)
 
 
@@ -178,7 +178,7 @@ def test_a_layout_is_told_in_words(bench):
     wanted = {"partitions": ["0"], "ccs_mode": 2, "engines": {"ccs": {"job_timeout_ms": 900}}}
     assert configure(config, FLEX, **wanted, vram_slice="gpu.slice", vram_max_mib=512).ok
     with Engine(config) as engine:
-        gpu, tool = engine.technique("level-zero", FLEX)
+        [(gpu, tool)], _ = engine.techniques("level-zero", FLEX)
         told = tool.words(tool.layout(tool.observe(gpu)))
     assert told == "partitions 0; CCS mode 2; job_timeout_ms 900 of tile0/gt0/ccs; at most 512 MiB for gpu.slice"
 
@@ -251,7 +251,7 @@ def test_holders_are_named_before_anything_is_written(bench):
 def test_a_holder_that_comes_in_between_is_named(bench):
     host, config = bench()
     with Engine(config) as engine:
-        gpu, tool = engine.technique("level-zero", FLEX)
+        [(gpu, tool)], _ = engine.techniques("level-zero", FLEX)
         made = plan_one(tool, gpu, tool.observe(gpu), {"ccs_mode": 2})
         host.add_process({"pid": 8, "command": "xpu-smi", "nodes": ["/dev/dri/renderD131"]})
         with pytest.raises(errors.ResourceConflict, match=r"in use by pid 8 \(xpu-smi\)") as caught:
@@ -398,7 +398,7 @@ def test_a_write_that_fails_undoes_the_change(bench, nth):
     host, config = bench()
     assert configure(config, FLEX, partitions=["0"], ccs_mode=2, engines={"ccs": {"job_timeout_ms": 900}}).ok
     with Engine(config) as engine:
-        gpu, tool = engine.technique("level-zero", FLEX)
+        [(gpu, tool)], _ = engine.techniques("level-zero", FLEX)
         before = tool.layout(tool.observe(gpu))
     host.add_fault({"call": "write", "nth": nth, "error": "EIO"})
     wanted = {"partitions": [], "ccs_mode": 4, "engines": {"ccs": {"job_timeout_ms": 0}}}
@@ -406,14 +406,14 @@ def test_a_write_that_fails_undoes_the_change(bench, nth):
     result = configure(config, FLEX, **wanted)
     assert not result.ok and "undone" in result.errors[-1]
     with Engine(config) as engine:
-        assert tool.layout(engine.technique("level-zero", FLEX)[1].observe(gpu)) == before
+        assert tool.layout(engine.techniques("level-zero", FLEX)[0][0][1].observe(gpu)) == before
     assert configure(config, FLEX, **wanted).ok
 
 
 def test_a_full_disk_undoes_the_change(bench):
     host, config = bench()
     with Engine(config) as engine:
-        gpu, tool = engine.technique("level-zero", FLEX)
+        [(gpu, tool)], _ = engine.techniques("level-zero", FLEX)
         made = plan_one(tool, gpu, tool.observe(gpu), {"partitions": ["0"]})
         host.add_fault({"call": "store_write", "error": "ENOSPC"})
         with pytest.raises(errors.StateDirUnusable, match=f"{FILES}/{FLEX}.env can't be written: No space left"):

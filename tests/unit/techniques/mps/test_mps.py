@@ -39,7 +39,7 @@ def by_hand(host, gpu, settings, technique="mps", **options):
         reconciler = engine.reconciler()
         for name, value in options.items():
             setattr(reconciler._options, name, value)
-        return reconciler.apply([engine.target(technique, gpu, settings)])
+        return reconciler.apply(engine.wanted(technique, gpu, settings))
 
 
 def daemons(host):
@@ -89,10 +89,10 @@ def test_the_sockets_of_any_slice_have_a_path_that_is_short_enough():
     assert ":" not in outputs.pipe_directory(longest) and ":" not in unit.unit(longest)
 
 
-def test_a_client_has_the_folder_in_its_environment_and_its_mounts():
+def test_a_client_has_the_folder_in_its_environment_and_its_folders():
     folder = "/run/gpu-slicing/mps/0000-41-00.0-1g.6gb-2"
     assert outputs.environment(f"{ONE}-1g.6gb-2") == (("CUDA_MPS_PIPE_DIRECTORY", folder),)
-    assert [mount.source for mount in outputs.mounts(outputs.environment(f"{ONE}-1g.6gb-2"))] == [folder, "/dev/shm"]
+    assert outputs.folders(outputs.environment(f"{ONE}-1g.6gb-2")) == (folder, "/dev/shm")
 
 
 @given(strategies.integers(1, 60))
@@ -262,7 +262,7 @@ def test_a_gpu_in_mig_mode_without_devices_has_nothing_to_share(simulated):
 def test_a_host_of_vgpus_has_no_mps(simulated):
     host = simulated("vgpu-host-vfio")
     with Engine(config(host)) as engine, pytest.raises(errors.Unsupported, match="MPS runs in its virtual machines"):
-        engine.target("mps", engine.gpus[0].address, {})
+        engine.wanted("mps", engine.gpus[0].address, {})
 
 
 def test_a_damaged_record_is_a_sentence(simulated):

@@ -27,13 +27,13 @@ NEW = {"version": "615.71.05"}
 
 def by_hand(host, settings):
     with Engine(config(host)) as engine:
-        target = engine.asked("mps", ONE, settings) if settings else engine.target("mps", ONE, {"clear": True})
-        return engine.reconciler().apply([target])
+        targets = engine.wanted_as("mps", ONE, settings) if settings else engine.wanted("mps", ONE, {"clear": True})
+        return engine.reconciler().apply(targets)
 
 
 def parts(host):
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mps", ONE)
+        [(one, tool)], _ = engine.techniques("mps", ONE)
         return tool.slices_on(one, engine.seen(tool, one), [])
 
 
@@ -160,7 +160,7 @@ def test_a_newer_driver_enforces_all_weights(simulated):
     ]
     assert by_hand(host, {"weights": [2, 1, 1]}).plan.empty
     with Engine(config(host)) as engine:
-        one, tool = engine.technique("mps", ONE)
+        [(one, tool)], _ = engine.techniques("mps", ONE)
         told = tool.status(one, engine.seen(tool, one))
     assert told["mps"][ONE]["active_thread_percentage"] == [50.0, 25.0, 25.0] and told["mps"][ONE]["protocol"] == "v3"
     assert told["daemons"][ONE]["pinned_memory"]["client_3"] == "12288M" and told["daemons"][ONE]["clients"] == []

@@ -36,13 +36,13 @@ def bench(simulated):
 def change(config, address, force=None, **settings):
     """Apply settings to one GPU."""
     with Engine(config) as engine:
-        return engine.reconciler(force=force).apply([engine.target("passthrough", address, settings)])
+        return engine.reconciler(force=force).apply(engine.wanted("passthrough", address, settings))
 
 
 def planned(config, address, rules=None, **settings):
     """The plan for one GPU, made by the technique itself."""
     with Engine(config) as engine:
-        gpu, tool = engine.technique("passthrough", address)
+        [(gpu, tool)], _ = engine.techniques("passthrough", address)
         return plan_one(tool, gpu, tool.observe(gpu), settings, rules or Rules())
 
 
@@ -269,7 +269,7 @@ def test_mediated_devices_that_would_be_lost_are_named(bench):
 def test_who_opens_the_gpu_between_plan_and_unbinding_is_named_and_nothing_is_asked_of_the_driver(bench):
     host, config = bench(modules={"vfio_pci": 0})
     with Engine(config) as engine:
-        gpu, tool = engine.technique("passthrough", H100)
+        [(gpu, tool)], _ = engine.techniques("passthrough", H100)
         step = next(s for s in plan_one(tool, gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
         host.add_process({"pid": 6, "command": "nvtop", "nodes": ["/dev/nvidia0"]})
         with pytest.raises(errors.ResourceConflict, match=r"in use by pid 6 \(nvtop\)") as caught:
@@ -341,7 +341,7 @@ def test_a_write_that_fails_undoes_the_change(bench, nth, bound):
 def test_an_errno_is_told_as_a_sentence(bench, name, kind):
     host, config = bench(modules={"vfio_pci": 0})
     with Engine(config) as engine:
-        gpu, tool = engine.technique("passthrough", H100)
+        [(gpu, tool)], _ = engine.techniques("passthrough", H100)
         step = next(s for s in plan_one(tool, gpu, tool.observe(gpu), {}).steps if s.action == "unbind")
         host.add_fault({"call": "write", "error": name})
         with pytest.raises(kind, match="Could not unbind the GPU from nvidia"):

@@ -38,7 +38,7 @@ def plan(host, pillar):
 
 def by_hand(host, gpu, settings):
     with Engine(config(host)) as engine:
-        return engine.reconciler().apply([engine.target("time-slicing", gpu, settings)])
+        return engine.reconciler().apply(engine.wanted("time-slicing", gpu, settings))
 
 
 def hardware(host, address=ONE):
@@ -256,12 +256,12 @@ def test_a_duration_that_the_driver_does_not_allow_is_refused(simulated):
 def test_who_can_not_is_told_why(simulated):
     with Engine(config(simulated("mixed-vendors"))) as engine:
         with pytest.raises(errors.Unsupported, match="AMD's drivers share a GPU as they like"):
-            engine.target("time-slicing", "0000:3d:00.0", {})
+            engine.wanted("time-slicing", "0000:3d:00.0", {})
         with pytest.raises(errors.Unsupported, match="it needs the driver xe"):
-            engine.target("time-slicing", "0000:9a:00.0", {})
+            engine.wanted("time-slicing", "0000:9a:00.0", {})
     with Engine(config(simulated("arc-pro-b60"))) as engine:
         with pytest.raises(errors.Unsupported, match="its driver xe shows no tile whose engines could be set"):
-            engine.target("time-slicing", "0000:03:00.0", {})
+            engine.wanted("time-slicing", "0000:03:00.0", {})
 
 
 def test_a_gpu_that_can_not_keeps_a_pillar_for_all_from_no_other(simulated):

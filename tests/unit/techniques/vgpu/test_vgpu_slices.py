@@ -19,7 +19,7 @@ def told(simulated):
 
     def make(example, gpu, settings, **changes):
         with Engine(config(simulated(example, **changes))) as engine:
-            one, tool = engine.technique("vgpu", gpu)
+            [(one, tool)], _ = engine.techniques("vgpu", gpu)
             return tool.expected(one, plan_one(tool, one, tool.observe(one), settings).after)
 
     return make

@@ -47,7 +47,7 @@ def busy(simulated):
         engine = Engine(config(plain))
         engine.host, engine.tools = host, type(engine.tools)(host)
         made.append(engine)
-        one, tool = engine.technique("vgpu", H100)
+        [(one, tool)], _ = engine.techniques("vgpu", H100)
         host.held, host.shy = held, shy
         return host, tool, one
 
