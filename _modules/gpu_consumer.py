@@ -32,10 +32,13 @@ def _engine():
 
 
 @_checked
-def offers():
+def offers(table=False):
     """
     Every slice that can be given to a consumer now, the smallest first: nothing on which others stand, and the whole GPU where
     nothing cuts it.
+
+    table
+        Give a table for people in the place of data.
 
     Returns a list of dicts: ``name``, ``gpu``, ``kind``, ``profile``, ``memory_mib``, ``compute`` (share of the GPU's),
     ``consumer`` (who has it, "" for nobody), ``cdi`` (its CDI name, "" where none is written), ``isolation`` (``enforced`` by the
@@ -46,9 +49,11 @@ def offers():
     .. code-block:: bash
 
         salt gpu7 gpu_consumer.offers
+        salt gpu7 gpu_consumer.offers table=True
     """
     with _engine() as engine:
-        return views.offers(engine.handed(asks.NAME))
+        found = views.offers(engine.handed(asks.NAME))
+        return front.table_of_offers(found) if table else found
 
 
 @_checked
@@ -260,3 +265,23 @@ def load_apparmor(test=False):
     """
     with _engine() as engine:
         return shipping.load_apparmor(engine.host, test)
+
+
+@_checked
+def template(which):
+    """
+    A template as it is shipped, to begin one of your own with: for ``templates`` in ``containers_gpu_container_integration``.
+
+    which
+        ``service``, ``user``, ``quadlet``, ``quadlet_dropin``, ``mps`` or ``mps_settings``.
+
+    Returns its text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call gpu_consumer.template mps --out=newline_values_only > /srv/salt/gpu/mps.jinja
+    """
+    with _engine():
+        return shipping.template(which)

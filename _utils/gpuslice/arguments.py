@@ -180,6 +180,7 @@ _KINDS = {
     "wait": seconds,
     "weight": as_in_pillar,
     "weights": as_in_pillar,
+    "which": text,
 }
 
 

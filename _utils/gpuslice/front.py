@@ -635,6 +635,22 @@ def table_of_profiles(profiles):
     return folding.in_columns([head, *(_row_of_profile(name, each) for name, each in profiles.items())])
 
 
+def table_of_offers(offers):
+    """Slices that can be given as a table for people; :param offers: as ``gpu_consumer.offers`` returns them."""
+    if not offers:
+        return "No slice can be given."
+    head = ("name", "kind", "memory", "share", "isolation", "weight", "consumer")
+    rows = [head, *map(_row_of_offer, offers)]
+    used = [place for place, _ in enumerate(head) if any(row[place] for row in rows[1:])]
+    return folding.in_columns([tuple(row[place] for place in used) for row in rows])
+
+
+def _row_of_offer(each):
+    weight = "" if each["weight"] is None else str(each["weight"])
+    share = "?" if each["compute"] is None else f"{each['compute']:.1%}"
+    return each["name"], each["kind"], _gib(each["memory_mib"]), share, each["isolation"], weight, each["consumer"]
+
+
 def _row_of_profile(name, each):
     engines = ["?" if count is None else str(count) for count in each["engines"].values()]
     starts = f"{{{', '.join(map(str, each['placements']))}}}:{each['memory_slices']}"

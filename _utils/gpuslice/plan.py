@@ -390,7 +390,7 @@ def _part_lines(part: Part, steps: str) -> list[str]:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += _step_lines(part.steps, steps)
     lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
-    lines += ["  planned anew when what it stands on is there"] if part.forecast else []
+    lines += ["  planned again once its slices are there"] if part.forecast else []
     return lines + ([f"  {part.note}"] if part.note else [])
 
 

@@ -124,7 +124,7 @@ def test_the_upper_layer_is_forecast_and_planned_anew(simulated):
     before = everything(host)
     told = plan(host, shared_mig())
     assert [(part.key.technique, part.forecast) for part in told.parts] == [("mig", False), ("time-slicing", True)]
-    assert "planned anew when what it stands on is there" in told.text()
+    assert "planned again once its slices are there" in told.text()
     assert everything(host) == before
     result = apply(host, shared_mig())
     assert result.ok and closed(host) and names(host) == REPLICAS

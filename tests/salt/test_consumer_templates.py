@@ -94,3 +94,19 @@ def test_an_mps_daemon_has_the_sites_unit_also_after_a_boot(minion, tmp_path, re
     bench.host.reboot()
     assert bench.call("gpu_boot.replay", wait=0)["result"] is True
     assert "LogLevelMax=debug" in bench.host.read(unit)
+
+
+def test_the_shipped_templates_are_told_to_begin_with(minion, repo):
+    bench = minion("l40s-pair")
+    assert bench.call("gpu_consumer.template", "service") == shipped(repo)
+    with pytest.raises(Exception, match="There is no template 'mpss'. The templates are: service, user,"):
+        bench.call("gpu_consumer.template", "mpss")
+
+
+def test_offers_are_a_table_for_people(minion):
+    wanted_there = {"enabled": True, "strategy": "mps", "mps": {"max_instance_count": 2}}
+    bench = minion("l40s-pair", {"containers_gpu_slicing": wanted_there})
+    bench.apply("gpu_slicing")
+    told = bench.call("gpu_consumer.offers", table=True).splitlines()
+    assert told[0].split() == ["name", "kind", "memory", "share", "isolation"]
+    assert told[2].split() == ["0000:41:00.0-mps-1", "mps", "24.0", "GiB", "50.0%", "advisory"]

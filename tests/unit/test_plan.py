@@ -267,7 +267,7 @@ def test_merging_changes_nothing_that_was_handed_in(told):
 
 
 def test_what_a_forecast_is_is_told():
-    assert "  planned anew when what it stands on is there" in Plan((part(step(), forecast=True),)).text().split("\n")
+    assert "  planned again once its slices are there" in Plan((part(step(), forecast=True),)).text().split("\n")
     assert "planned anew" not in Plan((part(step()),)).text()
 
 

@@ -157,6 +157,13 @@ AddDevice={{ device }}
 SHIPPED = {"service": SERVICE, "user": USER, "quadlet": QUADLET, "quadlet_dropin": QUADLET_DROPIN, **mps_templates.SHIPPED}
 
 
+def shipped(name: str) -> str:
+    """The text of a template of :data:`SHIPPED`. Raises errors.PolicyError: there is none of that name."""
+    if name not in SHIPPED:
+        raise errors.PolicyError(f"There is no template '{name}'.", todo=f"The templates are: {', '.join(SHIPPED)}.")
+    return SHIPPED[name]
+
+
 def render(name: str, values: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> str:
     """
     What a template makes of values: a unit file, which it is checked to be, or a configuration.
@@ -166,8 +173,7 @@ def render(name: str, values: Mapping[str, Any], overrides: Mapping[str, str] | 
     :raises errors.PolicyError: no such template, or it does not render, or makes no unit file; with the line.
     """
     for other in overrides or {}:
-        if other not in SHIPPED:
-            raise errors.PolicyError(f"There is no template '{other}'.", todo=f"The templates are: {', '.join(SHIPPED)}.")
+        shipped(other)
     text = _rendered(name, (overrides or {}).get(name, SHIPPED[name]), values)
     if name in mps_templates.NO_UNITS:
         return text

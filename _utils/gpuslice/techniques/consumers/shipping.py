@@ -94,3 +94,11 @@ def _write(host: Host, path: str, text: str) -> None:
         host.store_write(path, text)
     except OSError as err:
         raise errors.ToolFailed(f"{path} can't be written: {err.strerror}.", todo="Mend its folder, or run as root.") from err
+
+
+def template(name: str) -> str:
+    """The text of a template as it is shipped; :param name: of it. Raises errors.PolicyError."""
+    # Here, so that nothing else loads what renders.
+    from gpuslice.outputs import templates
+
+    return templates.shipped(name)
