@@ -83,6 +83,9 @@ CASES = {
     "two pillars": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["1g.10gb", "4g.40gb"]),)),
     "one pillar twice": Case("gpu_slicing.apply", DGX, (pillars.mig(["7g.80gb"]),), (pillars.mig(["7g.80gb"]),)),
     "two generations": Case("gpu_slicing.rollback", PAIR, (1,), (2,), before=MADE),
+    # What waits is that of the minion's own pillar: tests/salt/test_waiting.py.
+    "nothing waits, tried twice": Case("gpu_slicing.resume", PAIR, (), ()),
+    "nothing waits, forgotten twice": Case("gpu_slicing.forget_waiting", PAIR, (), ()),
     "a host given up": Case("gpu_slicing.clean", PAIR, (), (), before=(*MADE, ("gpu_boot.enable", ()))),
     "generation 0 twice": Case("gpu_slicing.rollback", PAIR, (0,), (0,), before=MADE),
     "an interrupted change undone": Case("gpu_slicing.recover", PAIR, (), (), before=(("kill", (GPU, "3g.40gb")),)),
