@@ -112,6 +112,7 @@ def test_a_consumer_that_goes_from_the_pillar_goes_from_the_host(minion, example
     bench.set_pillar(example)
     applied = bench.apply("gpu_slicing")
     assert not failures(applied)
+    assert "ada is no consumer any more, so that no filter keeps it from any GPU." in applied[1].comment
     assert applied[1].changes == {"consumers": {name: f"{HAS[name]} -> none" for name in ("ada", "assistant")}}
     assert written(bench) == {SLICES, CONSUMERS, DROP_IN} and set(names(bench)) == {"builds", "trainer"}
     assert bench.host.state()["starts"] == {"gpu-slicing-assistant.service": 1, "trainer.service": 1}

@@ -155,7 +155,8 @@ class Consumers(Technique):
         self._managers, self._waiting = {}, []
         steps = tuple(self._steps(first, noted, wanted))
         before, after = self.layout(noted), self.layout(wanted.noted)
-        note = " ".join(filter(None, ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said, *self._waiting)))
+        said = ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said, _unfiltered(before, after))
+        note = " ".join(filter(None, (*said, *self._waiting)))
         part = self.part(first.gpu, before, after, steps, note=note, wanted=wanted.noted.cdi)
         return [replace(part, addresses=tuple(work.gpu.address for work in works))]
 
@@ -432,3 +433,15 @@ def _refuse_failure(done, unit, completed):
 
 def _files(count):
     return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _unfiltered(before: dict, after: dict) -> str:
+    """A sentence on those whom nothing keeps from other GPUs any more, since they are no consumers; "" for nobody."""
+    gone = sorted(
+        name for name, each in before["consumers"].items()
+        if each["kind"] in ("service", "user") and name not in after["consumers"]
+    )  # fmt: skip
+    if not gone:
+        return ""
+    are = "is no consumer" if len(gone) == 1 else "are no consumers"
+    return f"{' and '.join(gone)} {are} any more, so that no filter keeps {'it' if len(gone) == 1 else 'them'} from any GPU."
