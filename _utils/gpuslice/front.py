@@ -26,7 +26,6 @@ from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
 from gpuslice.plan import Plan
 from gpuslice.policy import fields
-from gpuslice.records import interrupted
 
 log = logging.getLogger(__name__)
 
@@ -319,23 +318,6 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     return done(reconciler.apply(targets), brief)
 
 
-def rolled_back(engine, generation, test, pillar, brief=False):
-    """Bring an earlier generation back by hand: returns as :func:`run`. :param generation: as of ``gpu_slicing.rollback``."""
-    if generation != 0:
-        return run(engine, engine.rollback_targets(generation), test, pillar, brief=brief)
-    # Here and in cleaned, so that a run without either does not load it.
-    from gpuslice import cleaning
-
-    return cleaning.rolled_back(engine, pillar, cleaning.Shapes(planned, done, changes), test, brief)
-
-
-def cleaned(engine, test, force, pillar, brief=False):
-    """Give a host up, see :func:`gpuslice.cleaning.clean`."""
-    from gpuslice import cleaning
-
-    return cleaning.clean(engine, pillar, cleaning.Shapes(planned, done, changes), test, force, brief)
-
-
 def recovered(engine, how, test, permissions):
     """
     Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.
@@ -344,23 +326,6 @@ def recovered(engine, how, test, permissions):
     """
     if not engine.interrupted():
         return {"result": True, "changes": {}, "comment": "No change was interrupted on this host."}
-    # Few runs come here.
-    from gpuslice.qualify import putting_back
-
-    if not putting_back.left(engine):
-        return _recovered(engine, how, test, permissions)
-    first = _recovered(engine, how, test, permissions) if interrupted.found(engine.host) else None
-    if test:
-        return first or planned(putting_back.planned(engine, permissions))
-    if first and not first["result"]:
-        return first
-    changes()
-    sentence, changed = putting_back.recovered(engine, permissions)
-    comment = "\n".join([*([first["comment"]] if first else []), sentence])
-    return {"result": True, "changes": {**(first["changes"] if first else {}), **changed}, "comment": comment}
-
-
-def _recovered(engine, how, test, permissions):
     if how == "finish":
         return run(engine, engine.recovery_targets(), test, permissions)
     reconciler = engine.reconciler(permissions=permissions)
