@@ -622,20 +622,13 @@ class Engine:
         return [self._target(one, tool, settings, wish) for one, tool in found]
 
     def wanted_as(self, word, gpu, written, **more):
-        """Targets as :meth:`asked`, of all GPUs that a user means."""
-        return self.wanted(word, gpu, {**more, **self._settings(word, written)})
-
-    def asked(self, word, gpu, written, **more):
         """
-        A target that sets what is given (None leaves it), checked as the pillar's section of that technology.
+        Targets as :meth:`wanted` that set what is given (None leaves it), checked as the pillar's section of that technology.
 
         :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """
-        return self.target(word, gpu, {**more, **self._settings(word, written)})
-
-    @staticmethod
-    def _settings(word, written):
-        return policies.section(word, {key: value for key, value in written.items() if value is not None})
+        given = {key: value for key, value in written.items() if value is not None}
+        return self.wanted(word, gpu, {**more, **policies.section(word, given)})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):

@@ -12,12 +12,12 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
-from datetime import datetime
 
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import folding
 from gpuslice import kinds
+from gpuslice import moments
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
@@ -433,7 +433,7 @@ def _timed(entry):
     """The time of a generation in ISO 8601 with its zone, {} where none is known."""
     if "time" not in entry:
         return {}
-    return {"time": datetime.fromtimestamp(entry["time"]).astimezone().isoformat(timespec="seconds")}
+    return {"time": moments.iso(entry["time"])}
 
 
 #: Number of the form of :func:`as_data`, which ``docs/usage.md`` describes.

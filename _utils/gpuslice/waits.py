@@ -7,9 +7,9 @@ Salt's functions are handed in, as everywhere in front.
 
 import logging
 import os
-from datetime import datetime
 
 from gpuslice import errors
+from gpuslice import moments
 from gpuslice.records.waits import FILE
 from gpuslice.records.waits import Waits
 
@@ -188,15 +188,11 @@ def listed(engine):
         return {}
     return {
         "for": noted["of"],
-        "since": _iso(noted["since"]),
-        "until": noted["until"] and _iso(noted["until"]),
+        "since": moments.iso(noted["since"]),
+        "until": noted["until"] and moments.iso(noted["until"]),
         "waiting": {where: why for where, why in noted["what"]},
         "again": f"every {MINUTES} minutes, by the job {JOB}" if noted["again"] else "by nobody: run 'gpu_slicing.resume'",
     }
-
-
-def _iso(moment):
-    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
 
 
 def forgotten(engine, test, salt, opts):

@@ -17,8 +17,8 @@ LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
 
 #: Data and its words: anybody may know them, and they know only one another.
 NOUNS = {
-    "addresses", "costs", "errors", "folding", "kinds", "model", "numbers", "plan", "printable", "rules", "secret", "shape",
-    "values", "window",
+    "addresses", "costs", "errors", "folding", "kinds", "model", "moments", "numbers", "plan", "printable", "rules", "secret",
+    "shape", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
 FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "waits"}

@@ -38,7 +38,7 @@ def bench(simulated):
 def configure(config, address, force=None, **wanted):
     """Set what is given on one GPU."""
     with Engine(config) as engine:
-        return engine.reconciler(force=force).apply([engine.asked("level-zero", address, wanted, partitions=None)])
+        return engine.reconciler(force=force).apply(engine.wanted_as("level-zero", address, wanted, partitions=None))
 
 
 def clear(config, address):
@@ -136,7 +136,7 @@ def test_the_numbers_of_devices_follow_the_addresses_of_those_that_a_driver_has(
 def test_a_gpu_that_no_partition_names_is_told(bench):
     _, config = bench()
     with Engine(config) as engine:
-        made = engine.reconciler().plan([engine.asked("level-zero", FLEX, {"partitions": ["1.0"]})])
+        made = engine.reconciler().plan(engine.wanted_as("level-zero", FLEX, {"partitions": ["1.0"]}))
     assert made.empty and "No partition names this GPU, which is device 0" in made.text()
 
 

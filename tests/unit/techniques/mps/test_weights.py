@@ -27,8 +27,8 @@ NEW = {"version": "615.71.05"}
 
 def by_hand(host, settings):
     with Engine(config(host)) as engine:
-        target = engine.asked("mps", ONE, settings) if settings else engine.target("mps", ONE, {"clear": True})
-        return engine.reconciler().apply([target])
+        wanted = engine.wanted_as("mps", ONE, settings) if settings else engine.wanted("mps", ONE, {"clear": True})
+        return engine.reconciler().apply(wanted)
 
 
 def parts(host):
