@@ -56,7 +56,7 @@ def test_the_documents_print_what_is_printed(fragmented):
 
 def test_capabilities_have_what_still_fits(fragmented):
     found = fragmented.call("gpu.capabilities")
-    assert found[GPU] == {"technologies": ["mig", "mps", "passthrough", "time-slicing"],
+    assert found[GPU] == {"technologies": ["mig", "mps", "passthrough", "power", "time-slicing"],
                           "headroom": {"mig": fragmented.call("gpu_mig.headroom", GPU)[GPU]}}  # fmt: skip
     json.dumps(found)
 
