@@ -321,7 +321,7 @@ def test_facts_of_a_mixed_host(host):
     assert found["vendors"] == ["intel", "nvidia"]
     assert found["models"] == ["Intel Data Center GPU Flex 170", "NVIDIA A100-SXM4-40GB"]
     assert found["addresses"] == ["0000:07:00.0", "0000:08:00.0", "0000:3c:00.0"]
-    assert found["capabilities"] == ["level-zero", "mig", "mps", "passthrough", "sriov", "time-slicing"]
+    assert found["capabilities"] == ["level-zero", "mig", "mps", "passthrough", "power", "sriov", "time-slicing"]
     assert found["iommu"] is True and "errors" not in found
     assert found["devices"][2] == {
         "address": "0000:3c:00.0", "vendor": "intel", "model": "Intel Data Center GPU Flex 170",
