@@ -21,6 +21,7 @@ from gpuslice import moments
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
+from gpuslice.host.base import WAITING
 from gpuslice.plan import EACH
 from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
@@ -168,7 +169,7 @@ def waited(answer, result, engine, pillar, own, salt, opts):
 
     :param own: whether ``pillar`` is the minion's own; :param salt: ``__salt__``; :param opts: ``__opts__`` of the loader file.
     """
-    if not result.plan.waiting and "waiting.json" not in engine.host.store_names(engine.host.state_dir):
+    if not result.plan.waiting and WAITING not in engine.host.store_names(engine.host.state_dir):
         return answer
     # Here, as below, so that those who never wait do not load it.
     from gpuslice import waits

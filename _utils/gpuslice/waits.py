@@ -10,7 +10,7 @@ import os
 
 from gpuslice import errors
 from gpuslice import moments
-from gpuslice.records.waits import FILE
+from gpuslice.host.base import WAITING
 from gpuslice.records.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def forgotten(engine, test, salt, opts):
     """Take back what waits. Returns an answer."""
     record = Waits(engine.host)
     noted = _known(record)
-    if noted is None and FILE not in engine.host.store_names(engine.host.state_dir):
+    if noted is None and WAITING not in engine.host.store_names(engine.host.state_dir):
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)
