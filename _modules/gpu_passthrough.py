@@ -29,7 +29,7 @@ def _told(one, tool):
 
 
 def _told_function(engine, of, address):
-    _, tool = engine.technique("vf-passthrough", of)
+    [(_, tool)], _ = engine.techniques("vf-passthrough", of)
     return {"gpu": of, **tool.told(address)}
 
 
@@ -38,7 +38,8 @@ def _set(gpu, difference, force, test):
     with _engine() as engine:
         whole, functions = engine.functions_among(gpu)
         targets = engine.wanted("passthrough", whole, {"bound": difference == "bind"}) if whole else []
-        targets += [engine.target("vf-passthrough", of, {}, {difference: each}) for of, each in functions.items()]
+        for of, each in functions.items():
+            targets += engine.wanted("vf-passthrough", of, {}, {difference: each})
         return front.run(engine, targets, test, __pillar__, force)
 
 

@@ -12,6 +12,7 @@ import salt.pillar
 import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
 
+from gpuslice import cleaning
 from gpuslice import front
 from gpuslice import qualify as trying
 
@@ -206,7 +207,9 @@ def rollback(generation=None, test=False, brief=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.rolled_back(engine, generation, test, __pillar__, brief)
+        if generation == 0:
+            return cleaning.rolled_back(engine, __pillar__, test, brief)
+        return front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
 
 
 @_checked
@@ -233,7 +236,7 @@ def recover(how="undo", test=False):
         salt gpu7 gpu_slicing.recover finish
     """
     with _engine() as engine:
-        return front.recovered(engine, how, test, __pillar__)
+        return trying.recovered(engine, how, test, __pillar__)
 
 
 @_checked
@@ -341,7 +344,7 @@ def clean(test=False, force=False, brief=False):
         salt gpu7 gpu_slicing.clean
     """
     with _engine() as engine:
-        return front.cleaned(engine, test, force, __pillar__, brief)
+        return cleaning.clean(engine, __pillar__, test, force, brief)
 
 
 @_checked

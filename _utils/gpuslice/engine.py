@@ -18,7 +18,6 @@ from gpuslice import policy as policies
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
-from gpuslice.inventory import grain
 from gpuslice.inventory import machine
 from gpuslice.model import Key
 from gpuslice.model import Target
@@ -134,6 +133,9 @@ class Engine:
 
         :param gpus: the only ones that are looked at, None for all.
         """
+        # Here, so that a run that lists no devices does not load it.
+        from gpuslice.inventory import grain
+
         gpus, found = self.gpus if gpus is None else gpus, []
         for gpu, facts in zip(gpus, grain.facts_of(gpus), strict=True):
             live = {kinds.named(tool.name).word: self._live(tool, gpu) for tool in self.techniques_of(gpu)}
@@ -609,7 +611,7 @@ class Engine:
 
     def wanted_as(self, word, gpu, written, **more):
         """
-        Targets that set what is given (None leaves it), checked as the pillar's section of that technology.
+        Targets as :meth:`wanted` that set what is given (None leaves it), checked as the pillar's section of that technology.
 
         :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """

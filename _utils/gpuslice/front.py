@@ -12,21 +12,21 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
-from datetime import datetime
 
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import folding
 from gpuslice import kinds
+from gpuslice import moments
 from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
+from gpuslice.host.base import WAITING
 from gpuslice.plan import EACH
 from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
 from gpuslice.plan import Plan
 from gpuslice.policy import fields
-from gpuslice.records import interrupted
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def waited(answer, result, engine, pillar, own, salt, opts):
 
     :param own: whether ``pillar`` is the minion's own; :param salt: ``__salt__``; :param opts: ``__opts__`` of the loader file.
     """
-    if not result.plan.waiting and "waiting.json" not in engine.host.store_names(engine.host.state_dir):
+    if not result.plan.waiting and WAITING not in engine.host.store_names(engine.host.state_dir):
         return answer
     # Here, as below, so that those who never wait do not load it.
     from gpuslice import waits
@@ -323,23 +323,6 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     return done(reconciler.apply(targets), brief)
 
 
-def rolled_back(engine, generation, test, pillar, brief=False):
-    """Bring an earlier generation back by hand: returns as :func:`run`. :param generation: as of ``gpu_slicing.rollback``."""
-    if generation != 0:
-        return run(engine, engine.rollback_targets(generation), test, pillar, brief=brief)
-    # Here and in cleaned, so that a run without either does not load it.
-    from gpuslice import cleaning
-
-    return cleaning.rolled_back(engine, pillar, cleaning.Shapes(planned, done, changes), test, brief)
-
-
-def cleaned(engine, test, force, pillar, brief=False):
-    """Give a host up, see :func:`gpuslice.cleaning.clean`."""
-    from gpuslice import cleaning
-
-    return cleaning.clean(engine, pillar, cleaning.Shapes(planned, done, changes), test, force, brief)
-
-
 def recovered(engine, how, test, permissions):
     """
     Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.
@@ -348,23 +331,6 @@ def recovered(engine, how, test, permissions):
     """
     if not engine.interrupted():
         return {"result": True, "changes": {}, "comment": "No change was interrupted on this host."}
-    # Few runs come here.
-    from gpuslice.qualify import putting_back
-
-    if not putting_back.left(engine):
-        return _recovered(engine, how, test, permissions)
-    first = _recovered(engine, how, test, permissions) if interrupted.found(engine.host) else None
-    if test:
-        return first or planned(putting_back.planned(engine, permissions))
-    if first and not first["result"]:
-        return first
-    changes()
-    sentence, changed = putting_back.recovered(engine, permissions)
-    comment = "\n".join([*([first["comment"]] if first else []), sentence])
-    return {"result": True, "changes": {**(first["changes"] if first else {}), **changed}, "comment": comment}
-
-
-def _recovered(engine, how, test, permissions):
     if how == "finish":
         return run(engine, engine.recovery_targets(), test, permissions)
     reconciler = engine.reconciler(permissions=permissions)
@@ -472,7 +438,7 @@ def _timed(entry):
     """The time of a generation in ISO 8601 with its zone, {} where none is known."""
     if "time" not in entry:
         return {}
-    return {"time": datetime.fromtimestamp(entry["time"]).astimezone().isoformat(timespec="seconds")}
+    return {"time": moments.iso(entry["time"])}
 
 
 #: Number of the form of :func:`as_data`, which ``docs/usage.md`` describes.

@@ -1,5 +1,5 @@
 """
-Whole numbers in what a kernel, a driver or a program says.
+Whole numbers in what a kernel, a driver or a program says, and in our own sentences.
 """
 
 import re
@@ -14,3 +14,8 @@ def whole(text, most=2**64 - 1):
     found = _WHOLE.fullmatch(text.strip())
     number = int(found[0]) if found else None
     return None if number is None or abs(number) > most else number
+
+
+def many(count: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

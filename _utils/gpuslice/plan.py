@@ -15,6 +15,7 @@ from gpuslice import folding
 from gpuslice import kinds
 from gpuslice.folding import Told
 from gpuslice.model import Key
+from gpuslice.numbers import many
 
 #: Phases of a change. Steps of one phase run on all GPUs side by side before the next phase begins; in phase RESET the engine
 #: holds no vendor session open, because its own handles would count as clients of the GPU.
@@ -271,7 +272,7 @@ class Plan:
         handing = [part for part in self.changing if part.hands_out]
         told = [_cutting_summary(cutting)] if cutting else []
         moved = sum(len(part.changed) for part in handing)
-        told += [f"{_many(moved, 'consumer')} with another slice" if moved else "consumers keep their slices"] if handing else []
+        told += [f"{many(moved, 'consumer')} with another slice" if moved else "consumers keep their slices"] if handing else []
         known_from = f" ({self.estimate})" if self.estimate else ""
         return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."
 
@@ -412,19 +413,15 @@ def _counts(parts: Iterable[Part], noun: str = "") -> str:
         return sum(len(getattr(part, what)) for part in parts)
 
     def also(what: str) -> str:
-        return f" and {_many(empty, 'empty instance')}" if (empty := total(what)) else ""
+        return f" and {many(empty, 'empty instance')}" if (empty := total(what)) else ""
 
-    keeps = _many(total("keeps"), noun) if noun else total("keeps")
+    keeps = many(total("keeps"), noun) if noun else total("keeps")
     destroys, creates = f"{total('destroys')}{also('destroys_empty')}", f"{total('creates')}{also('creates_empty')}"
     return f"keeps {keeps}, destroys {destroys}, creates {creates}"
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _gpus(count: int) -> str:
-    return _many(count, "GPU")
+    return many(count, "GPU")
 
 
 def same(one: object, other: object) -> bool:

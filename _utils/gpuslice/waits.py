@@ -7,10 +7,10 @@ Salt's functions are handed in, as everywhere in front.
 
 import logging
 import os
-from datetime import datetime
 
 from gpuslice import errors
-from gpuslice.records.waits import FILE
+from gpuslice import moments
+from gpuslice.host.base import WAITING
 from gpuslice.records.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -188,22 +188,18 @@ def listed(engine):
         return {}
     return {
         "for": noted["of"],
-        "since": _iso(noted["since"]),
-        "until": noted["until"] and _iso(noted["until"]),
+        "since": moments.iso(noted["since"]),
+        "until": noted["until"] and moments.iso(noted["until"]),
         "waiting": {where: why for where, why in noted["what"]},
         "again": f"every {MINUTES} minutes, by the job {JOB}" if noted["again"] else "by nobody: run 'gpu_slicing.resume'",
     }
-
-
-def _iso(moment):
-    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
 
 
 def forgotten(engine, test, salt, opts):
     """Take back what waits. Returns an answer."""
     record = Waits(engine.host)
     noted = _known(record)
-    if noted is None and FILE not in engine.host.store_names(engine.host.state_dir):
+    if noted is None and WAITING not in engine.host.store_names(engine.host.state_dir):
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)

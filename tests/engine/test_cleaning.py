@@ -9,10 +9,10 @@ import signal
 
 import pytest
 
+from gpuslice import cleaning
 from gpuslice import errors
-from gpuslice import front
-from gpuslice.belongings import Belongings
 from gpuslice.boot import replay
+from gpuslice.cleaning.belongings import Belongings
 from gpuslice.engine import Engine
 from gpuslice.records.tried import Trying
 from tests.support import consumers
@@ -53,7 +53,7 @@ def hold(host, gpu):
 
 def rolled(host, test=False):
     with Engine(config(host)) as engine:
-        return front.rolled_back(engine, 0, test, {})
+        return cleaning.rolled_back(engine, {}, test)
 
 
 def with_mps():

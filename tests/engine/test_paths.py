@@ -27,6 +27,7 @@ HOSTS = {
     "licence": ("vgpu-guest", "vgpu_guest"),
     "given away": ("mixed-vendors", "passthrough"),
     "environments": ("arc-pro-b60", "arc_pro_b60"),
+    "caps": ("l40s-pair", "power"),
 }
 #: None of these writes any but the records.
 MORE = {"partitions": ("mi300x-8", "mi300x"), "functions": ("flex170", "flex170"), "vgpus": ("vgpu-host-mdev", "vgpu_host")}
@@ -145,3 +146,14 @@ def test_the_page_names_every_file_of_the_state_directory():
     names = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `") and not line.startswith("| `/")]
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in names if f"`<state>/{name.replace('NNNNNN', '<number>')}" not in page] == []
+
+
+def test_the_page_leaves_no_record_that_goes(simulated):
+    host = simulated("a30-pair")
+    reports = pathlib.Path(host.state_dir, "qualify")
+    reports.mkdir(parents=True)
+    for name in ("a30-20260101-000000.json", "a30-20260101-000000.txt", "lock"):
+        (reports / name).write_text("")
+    known = rows("The state directory")
+    assert len(leaving.files(host)) == 3
+    assert [name for name in leaving.files(host) if row_of(name, known)[2]] == []

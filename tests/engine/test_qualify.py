@@ -11,7 +11,6 @@ import signal
 import pytest
 
 from gpuslice import errors
-from gpuslice import front
 from gpuslice import qualify
 from gpuslice.engine import Engine
 from gpuslice.inventory import grain
@@ -230,8 +229,8 @@ def test_after_a_kill_recover_puts_the_gpu_back(simulated, call, nth):
         assert "was not put back as it was" in engine.health()[MI300X][0] and grain.facts(host)["interrupted"]
         with pytest.raises(errors.ModeChangePending, match="gpu_slicing.recover"):
             qualify.planned(engine, MI300X, {}, 30)
-        assert front.recovered(engine, "undo", True, {})["changes"]
-        answer = front.recovered(engine, "undo", False, {})
+        assert qualify.recovered(engine, "undo", True, {})["changes"]
+        answer = qualify.recovered(engine, "undo", False, {})
     assert answer["result"] and "It was put back: compute mode SPX, memory mode NPS1." in answer["comment"]
     assert what_is_there(host) == before and Trying(host).read() is None and not grain.facts(host)["interrupted"]
 

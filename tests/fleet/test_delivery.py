@@ -14,19 +14,18 @@ import pytest
 import yaml
 
 from release import tarball
-from tests.conftest import ROOT
 from tests.fleet.conftest import Fleet
 from tests.fleet.conftest import changed
 from tests.fleet.conftest import failed
 from tests.fleet.conftest import planned
 from tests.support import needs
+from tests.support import pages
 from tests.support.releases import copied
 from tests.support.releases import unpacked
 
 pytestmark = pytest.mark.slow
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLEET = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
+README, FLEET = pages.page("README"), pages.page("fleet")
 #: The top files of the README: for every host, and for those with GPUs.
 TOPS = re.findall(r"^```yaml\n(base:\n.*?)^```$", README, flags=re.M | re.S)
 TIME = 1_700_000_000
@@ -37,8 +36,7 @@ SENTENCE = "not among the GPUs of this host"
 
 def blocks(text, begins):
     """The YAML blocks of a document that begin with this line, read."""
-    found = re.findall(rf"^```yaml\n({re.escape(begins)}\n.*?)^```$", text, flags=re.M | re.S)
-    return [yaml.safe_load(each) for each in found]
+    return [yaml.safe_load(each) for each in pages.blocks(text, begins)]
 
 
 def release(place, name, words=None):
@@ -184,7 +182,7 @@ def two(served):
 
 def test_many_hosts_are_changed_by_the_commands_of_the_page(two):
     fleet = two
-    section = FLEET.split("## Change many hosts")[1].split("\n## ")[0]
+    section = pages.section("fleet", "Change many hosts")
     commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    salt ")]
     assert len(commands) == 4
     fleet.set_pillar(dgx_h100=pillar_of(["3g.40gb"]))

@@ -67,7 +67,7 @@ def test_the_three_gpus_are_found_with_what_they_can_do(answer):
     assert {gpu["address"]: gpu["capabilities"] for gpu in found["devices"]} == {
         MI300X: ["partition", "passthrough", "sriov"],
         FLEX: ["level-zero", "passthrough", "sriov"],
-        H100: ["mig", "mps", "passthrough", "sriov", "time-slicing"],
+        H100: ["mig", "mps", "passthrough", "power", "sriov", "time-slicing"],
     }
     live = {gpu["address"]: gpu["live"] for gpu in found["devices"]}
     assert live[MI300X]["partition"] == {"compute": "SPX", "memory": "NPS1"}

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.support import pages
 from tests.support.cleaned import example
 from tests.support.cleaned import found
 from tests.support.cleaned import records
@@ -24,7 +25,7 @@ def sliced(minion):
     return on, before
 
 
-def test_the_state_gives_a_host_up_says_before_what_it_will_do_and_then_changes_nothing(sliced, repo):
+def test_the_state_gives_a_host_up_says_before_what_it_will_do_and_then_changes_nothing(sliced):
     on, before = sliced
     now, names = found(on.host), records(on.host)
     [planned] = on.apply("gpu_slicing.clean", test=True)
@@ -38,8 +39,7 @@ def test_the_state_gives_a_host_up_says_before_what_it_will_do_and_then_changes_
         [again] = on.apply("gpu_slicing.clean", test=test)
         assert (again.result, again.changes, again.comment) == (True, {}, NOTHING)
     # What the document shows is what is told.
-    told = (repo / "docs" / "usage.md").read_text(encoding="utf-8").split("$ salt-call state.apply gpu_slicing.clean\n")[1]
-    shown = [line.removeprefix("    ") for line in told.split("\n\n")[0].splitlines()]
+    shown = pages.printed("state.apply gpu_slicing.clean")
     comment = done.comment.replace(str(on.state_dir), "/var/lib/gpu-slicing")
     assert [_without_time(line) for line in shown] == [_without_time(line) for line in comment.splitlines()]
 

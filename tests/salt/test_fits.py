@@ -9,21 +9,10 @@ import re
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.conftest import ROOT
+from tests.support import pages
 
 GPU = "0000:1b:00.0"
 LAYOUT = ["1g.10gb@0", "1g.20gb@2", "1g.10gb@5"]
-
-
-def documented(command):
-    """The lines that ``docs/usage.md`` has below a command, without what all of them are indented by."""
-    lines = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8").splitlines()
-    found = []
-    for line in lines[lines.index(f"    $ salt-call {command}") + 1 :]:
-        if not line.startswith("    ") or line.startswith("    $"):
-            break
-        found.append(line[4:])
-    return found
 
 
 def untimed(lines):
@@ -41,22 +30,22 @@ def fragmented(minion):
 
 
 def test_the_documents_print_what_is_printed(fragmented):
-    told = documented(f"gpu_mig.fits '{GPU}'")
-    assert [line.removeprefix("    ") for line in told[1:]] == fragmented.call("gpu_mig.fits", GPU).splitlines()
+    told = pages.printed(f"gpu_mig.fits '{GPU}'")
+    assert told == fragmented.call("gpu_mig.fits", GPU).splitlines()
     with pytest.raises(CommandExecutionError) as caught:
         fragmented.call("gpu_mig.create", GPU, "3g.40gb")
-    assert documented(f"gpu_mig.create '{GPU}' 3g.40gb") == [f"Error running 'gpu_mig.create': {caught.value}"]
+    assert pages.printed(f"gpu_mig.create '{GPU}' 3g.40gb") == [f"Error running 'gpu_mig.create': {caught.value}"]
     plan = untimed(fragmented.call("gpu_mig.defrag", GPU, "3g.40gb", test=True)["comment"].splitlines())
-    shown = untimed(line for line in documented(f"gpu_mig.defrag '{GPU}' 3g.40gb test=True") if line != "...")
+    shown = untimed(line for line in pages.printed(f"gpu_mig.defrag '{GPU}' 3g.40gb test=True") if line != "...")
     assert len(shown) == 4 and [line for line in plan if line in shown] == shown
     numbers = fragmented.call("gpu_mig.headroom")
-    text = "\n".join(documented("gpu_mig.headroom --out=json"))
+    text = "\n".join(pages.printed("gpu_mig.headroom --out=json"))
     assert json.loads(text.rstrip(",") + "}}")["local"][GPU] == numbers[GPU] and len(numbers) == 8
 
 
 def test_capabilities_have_what_still_fits(fragmented):
     found = fragmented.call("gpu.capabilities")
-    assert found[GPU] == {"technologies": ["mig", "mps", "passthrough", "time-slicing"],
+    assert found[GPU] == {"technologies": ["mig", "mps", "passthrough", "power", "time-slicing"],
                           "headroom": {"mig": fragmented.call("gpu_mig.headroom", GPU)[GPU]}}  # fmt: skip
     json.dumps(found)
 

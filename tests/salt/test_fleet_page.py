@@ -1,23 +1,15 @@
 """The examples of docs/fleet.md that need no master: they are run as they stand there."""
 
 import os
-import re
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.support import pages
 
-PAGE = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.40gb", "1g.10gb"]}}}
 OTHER = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}}
 FAULTS = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
-
-
-def block(heading, first_line):
-    """The YAML blocks under a heading of the page that begin with this line, as texts."""
-    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(rf"^```yaml\n({re.escape(first_line)}\n.*?)^```$", section, flags=re.M | re.S)
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def systemctl(tmp_path, monkeypatch):
 
 
 def test_a_service_starts_anew_when_slices_changed_and_only_then(minion, checkout_options, systemctl, tmp_path):
-    [text] = block("Restart when slices changed", "# /srv/salt/trainer.sls")
+    [text] = pages.blocks(pages.section("fleet", "Restart when slices changed"), "# /srv/salt/trainer.sls")
     site = tmp_path / "site"
     site.mkdir()
     (site / "trainer.sls").write_text(text, encoding="utf-8")
@@ -54,7 +46,7 @@ def test_a_service_starts_anew_when_slices_changed_and_only_then(minion, checkou
 
 
 def test_the_mine_has_what_its_example_asks_for(minion):
-    [text] = block("The mine", "# in the pillar")
+    [text] = pages.blocks(pages.section("fleet", "The mine"), "# in the pillar")
     on = minion("a30-pair", pillar={**yaml.safe_load(text)})
     on.call("mine.update")
     assert on.call("mine.get", "*", "gpu_slicing.summary") == {"functional": on.call("gpu_slicing.summary")}
@@ -64,7 +56,8 @@ def test_the_mine_has_what_its_example_asks_for(minion):
 
 
 def test_what_the_schedules_call_tells_drift(minion):
-    check, highstate = (yaml.safe_load(text)["schedule"]["gpu_drift"] for text in block("Notice drift", "# in the pillar"))
+    written = pages.blocks(pages.section("fleet", "Notice drift"), "# in the pillar")
+    check, highstate = (yaml.safe_load(text)["schedule"]["gpu_drift"] for text in written)
     on = minion("dgx-h100", pillar=PILLAR)
     assert check["function"] == "gpu_slicing.check" and on.call(check["function"], **check["kwargs"])["result"] is False
     assert all(state.result for state in on.apply("gpu_slicing"))

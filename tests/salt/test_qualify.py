@@ -9,18 +9,18 @@ import pathlib
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.support import pages
+
 MI300X = "0000:05:00.0"
 
 
-def test_it_says_first_what_it_would_do(minion, repo):
+def test_it_says_first_what_it_would_do(minion):
     """In the words of the documentation."""
-    page = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
-    block = page.split("    $ salt-call gpu_slicing.qualify \"'0000:05:00.0'\"\n")[1].split("\n\n")[0]
     box = minion("mi300x-8")
     for asked in ({}, {"confirm": True, "test": True}):
         answer = box.call("gpu_slicing.qualify", MI300X, **asked)
         assert answer["changes"] == {} and "result" not in answer
-        assert answer["comment"].splitlines() == [line.removeprefix("    ") for line in block.splitlines()]
+        assert answer["comment"].splitlines() == pages.printed("gpu_slicing.qualify \"'0000:05:00.0'\"")
     assert not (box.state_dir / "qualify").exists()
 
 

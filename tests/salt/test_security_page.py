@@ -12,10 +12,10 @@ from gpuslice.host import holders
 from gpuslice.records import history
 from gpuslice.techniques.licence import client_token
 from tests.conftest import ROOT
+from tests.support import pages
 
-DOCS = ROOT / "docs"
-SECURITY, OPERATIONS, USAGE = ((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("security", "operations", "usage"))
-FORCE = USAGE.split("## What `force` ends")[1].split("\n## ")[0]
+SECURITY, OPERATIONS = pages.page("security"), pages.page("operations")
+FORCE = pages.section("usage", "What `force` ends")
 
 
 def pillar(profiles, **management):

@@ -4,6 +4,8 @@ Single virtual functions for virtual machines through the real loaders: by hand,
 
 import pytest
 
+from tests.support import pages
+
 FLEX, ONE, TWO, THREE = "0000:3c:00.0", "0000:3c:00.1", "0000:3c:00.2", "0000:3c:00.3"
 
 
@@ -18,9 +20,8 @@ def driver(on, address):
     return on.host.readlink(f"/sys/bus/pci/devices/{address}/driver")
 
 
-def test_by_hand_as_the_document_shows_it(on, repo):
-    page = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
-    shown = page.split("### One function for a virtual machine")[1].split("\n## ")[0]
+def test_by_hand_as_the_document_shows_it(on):
+    shown = pages.section("usage", "One function for a virtual machine, the others for containers")
     lines = [line.strip() for line in shown.splitlines()]
     planned = on.call("gpu_passthrough.bind", TWO, test=True)
     assert "result" not in planned and driver(on, TWO) == "i915"

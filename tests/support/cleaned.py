@@ -7,7 +7,7 @@ import pathlib
 
 import yaml
 
-from gpuslice import front
+from gpuslice import cleaning
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
 from tests.conftest import ROOT
@@ -22,7 +22,7 @@ def example(name):
 def cleaned(host, pillar=None, test=False, force=False, brief=False):
     """What ``gpu_slicing.clean`` answers."""
     with Engine(config(host)) as engine:
-        return front.cleaned(engine, test, force, pillar or {}, brief)
+        return cleaning.clean(engine, pillar or {}, test, force, brief)
 
 
 def with_boot(host):

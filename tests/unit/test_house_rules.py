@@ -23,7 +23,7 @@ LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
 # These know Gpu, Slice, Step and Plan, and nothing of who made the silicon, nor what it is sliced by.
 CORE = (
     "policy", "plan", "rules", "change", "records", "engine", "front", "job", "boot/replay", "techniques/base",
-    "techniques/toolbox", "qualify",
+    "techniques/toolbox", "qualify", "cleaning",
 )  # fmt: skip
 VENDOR_WORDS = {
     "amd", "arc", "cuda", "geforce", "hopper", "ampere", "instinct", "intel", "nvidia", "nvml", "pynvml", "radeon", "rocm", "xe",

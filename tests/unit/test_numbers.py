@@ -24,6 +24,10 @@ def test_anything_else_is_none(text):
     assert numbers.whole(text) is None
 
 
+def test_a_count_has_its_noun_in_the_right_number():
+    assert [numbers.many(count, "step") for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+
+
 def test_what_it_can_be_at_most_is_the_callers():
     assert numbers.whole("65535", 65535) == 65535 and numbers.whole("65536", 65535) is None
 

@@ -5,13 +5,13 @@ A systemd unit calls :func:`replay` without a master and without a pillar. It wa
 names those that are gone, and never tries a layout again and again that fails: see :class:`Attempts`. It never reboots a host.
 """
 
-import time
 from collections import Counter
 from contextlib import nullcontext
 
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import moments
 from gpuslice.boot import unit
 from gpuslice.change.reconcile import Reconciler
 from gpuslice.inventory import discovery
@@ -92,7 +92,7 @@ class _Replay:
                 "technique": kinds.known(key.technique).word if _is_known(key) else key.technique,
                 "layout": _layout_words(self._engine, key, entry),
                 "awaits_reboot": bool(entry["awaits"]),
-                "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"])),
+                "time": moments.told(entry["time"]),
                 "generation": entry["generation"],
                 "state": state,
                 "failures": self._attempts.failures(key, entry),

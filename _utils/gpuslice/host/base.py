@@ -20,6 +20,8 @@ JOURNAL = "journal.json"
 TRIED = "qualify.json"
 #: The directory below the state directory where whoever tries a GPU holds a lock, and leaves reports.
 TRYING = "qualify"
+#: The record of what waits: likewise.
+WAITING = "waiting.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.

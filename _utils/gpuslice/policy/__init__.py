@@ -18,7 +18,6 @@ from gpuslice.policy.build import Policy
 from gpuslice.policy.build import Rule
 from gpuslice.policy.build import parse
 from gpuslice.policy.build import section
-from gpuslice.policy.export import export_rules
 
 __all__ = [
     "Policy",
@@ -36,3 +35,11 @@ __all__ = [
     "unmanaged",
     "unmatched",
 ]
+
+
+def export_rules(sections, models):
+    """See :func:`gpuslice.policy.export.export_rules`."""
+    # What only an export needs is loaded for an export.
+    from gpuslice.policy import export
+
+    return export.export_rules(sections, models)

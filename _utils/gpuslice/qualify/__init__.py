@@ -20,3 +20,14 @@ def carried_out(engine, config, gpu, pillar, minutes):
     from gpuslice.qualify import story
 
     return story.carried_out(engine, config, gpu, pillar, minutes)
+
+
+def recovered(engine, how, test, permissions):
+    """
+    Deal with what was interrupted on this host: a change, as :func:`gpuslice.front.recovered` has it, and a GPU that was tried.
+
+    :param permissions: as of :func:`gpuslice.front.run`.
+    """
+    from gpuslice.qualify import putting_back
+
+    return putting_back.recovered(engine, how, test, permissions)

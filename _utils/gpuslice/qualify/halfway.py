@@ -21,6 +21,7 @@ import gpuslice
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.host.base import TRYING
+from gpuslice.numbers import many
 from gpuslice.plan import same
 from gpuslice.qualify.bench import Bench
 
@@ -110,8 +111,8 @@ def _halfway(bench, config, trial, least, at, act, after):
     """
     part = bench.part(trial.settings)
     if len(part.steps) < least:
-        many = f"{len(part.steps)} step{'' if len(part.steps) == 1 else 's'}"
-        return not_tried(trial, f"the longest change has {many}, and {least} are needed")
+        steps = many(len(part.steps), "step")
+        return not_tried(trial, f"the longest change has {steps}, and {least} are needed")
     number = at if at > 0 else len(part.steps)
     # Handles of ours would count as users of the GPU, and mean nothing after what the child does.
     bench.engine.tools.release()

@@ -3,8 +3,10 @@ A GPU that was tried becomes what it was before: at the end of the trials, or af
 """
 
 from gpuslice import errors
+from gpuslice import front
 from gpuslice.plan import same
 from gpuslice.qualify.bench import Bench
+from gpuslice.records import interrupted
 from gpuslice.records.tried import Trying
 from gpuslice.records.tried import describe
 
@@ -30,26 +32,31 @@ def put_back(bench, before, trying):
     return ""
 
 
-def left(engine):
-    """What a run that was killed left, as :class:`gpuslice.records.tried.Tried`; None for nothing."""
-    return Trying(engine.host).left()
-
-
-def planned(engine, permissions):
-    """The plan that puts back what was left. Arguments and errors as of :func:`recovered`."""
-    tried, bench = _left(engine, permissions)
-    return bench.reconciler().plan(bench.targets(bench.tool.settings_of(tried.layout)))
-
-
-def recovered(engine, permissions):
+def recovered(engine, how, test, permissions):
     """
-    Put back what was left by a run that was killed; there is such a one.
+    As :func:`gpuslice.front.recovered`; what a run that was killed left of a GPU that it tried is put back after that.
 
-    :param permissions: pillar of which only the units and modules that may be stopped count.
-    :return: (a sentence on what was done, PCI address -> {old, new}). :raises errors.RollbackFailed: it could not be put back.
+    :raises errors.RollbackFailed: it could not be put back.
     """
-    tried, bench = _left(engine, permissions)
-    trying, now = Trying(engine.host), bench.layout()
+    trying = Trying(engine.host)
+    tried = trying.left()
+    if not tried:
+        return front.recovered(engine, how, test, permissions)
+    first = front.recovered(engine, how, test, permissions) if interrupted.found(engine.host) else None
+    bench = Bench(engine, engine.gpu(tried.gpu), engine.tools.get(tried.technique), permissions)
+    if test:
+        return first or front.planned(bench.reconciler().plan(bench.targets(bench.tool.settings_of(tried.layout))))
+    if first and not first["result"]:
+        return first
+    front.changes()
+    sentence, changed = _recovered(bench, tried, trying)
+    comment = "\n".join([*([first["comment"]] if first else []), sentence])
+    return {"result": True, "changes": {**(first["changes"] if first else {}), **changed}, "comment": comment}
+
+
+def _recovered(bench, tried, trying):
+    """(a sentence on what was done, PCI address -> {old, new})."""
+    now = bench.layout()
     with trying.alone("gpu_slicing.recover"):
         if why := put_back(bench, tried.layout, trying):
             what = f"{describe(tried)} It could not be put back now: {why}"
@@ -57,8 +64,3 @@ def recovered(engine, permissions):
     old, new = (bench.tool.shown(layout) for layout in (now, tried.layout))
     changed = {} if same(now, tried.layout) else {tried.gpu: {"old": old, "new": new}}
     return f"GPU {tried.gpu}: {describe(tried)} It was put back: {bench.tool.words(tried.layout)}.", changed
-
-
-def _left(engine, permissions):
-    tried = left(engine)
-    return tried, Bench(engine, engine.gpu(tried.gpu), engine.tools.get(tried.technique), permissions)

@@ -3,7 +3,6 @@ A change that did not end, as those see it who only look.
 """
 
 import os
-import time
 
 from gpuslice import errors
 from gpuslice.host.base import TRIED
@@ -30,8 +29,10 @@ def found(host):
 
 def describe(entry):
     """Who began it, and when."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
-    return f"A change by {entry.who} of {when} was interrupted"
+    # Here, so that a run that finds none does not load it.
+    from gpuslice import moments
+
+    return f"A change by {entry.who} of {moments.told(entry.time)} was interrupted"
 
 
 def by_gpu(host):

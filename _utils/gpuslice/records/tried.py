@@ -3,12 +3,12 @@ A GPU that is being tried out (``gpu_slicing.qualify``): what it had before, so 
 """
 
 import os
-import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import moments
 from gpuslice.host.base import TRIED
 from gpuslice.host.base import TRYING
 from gpuslice.model import Key
@@ -110,5 +110,5 @@ class Trying:
 
 def describe(tried):
     """What was left, as a sentence."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(tried.since))
+    when = moments.told(tried.since)
     return f"Trying out this GPU (gpu_slicing.qualify of {when}) was interrupted, and it was not put back as it was."

@@ -6,11 +6,10 @@ something else, or when somebody takes it back.
 """
 
 from gpuslice import errors
+from gpuslice.host.base import WAITING
 from gpuslice.records import shapes
 from gpuslice.records.store import Record
 
-#: Its file in the state directory.
-FILE = "waiting.json"
 _FORMAT = 1
 
 
@@ -24,7 +23,7 @@ class Waits:
     """
 
     def __init__(self, host):
-        self._file = Record(host, FILE, "the record of what waits", _FORMAT, shapes.waits)
+        self._file = Record(host, WAITING, "the record of what waits", _FORMAT, shapes.waits)
         self.path = self._file.path
 
     def read(self):

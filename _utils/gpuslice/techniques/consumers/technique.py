@@ -22,6 +22,7 @@ from gpuslice.drivers import nvidia_modprobe
 from gpuslice.drivers import systemd
 from gpuslice.drivers import vendor_cdi
 from gpuslice.host.base import parted
+from gpuslice.numbers import many
 from gpuslice.outputs import cdi
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.file import File
@@ -174,7 +175,7 @@ class Consumers(Technique):
         fresh = [each.path for each in writes if each.path not in noted.files]
         changing = [path for path in (*(each.path for each in writes), *removes) if is_unit(path) and noted.files.get(path)]
         if claimed := sorted([*fresh, *changing]):
-            words = f"note the names of {_files(len(claimed))} to write{' or remove' if removes else ''}"
+            words = f"note the names of {many(len(claimed), 'file')} to write{' or remove' if removes else ''}"
             yield self._file_step(gpu, "claim", {"paths": claimed}, words, "forget them")
         for each in writes:
             args = {"path": each.path, "digest": digest(each.text), "mode": each.mode}
@@ -429,10 +430,6 @@ def _refuse_failure(done, unit, completed):
         name, uid = parted(unit)
         todo = f"See 'journalctl -u {name}'." if uid is None else f"As that user, see 'journalctl --user -u {name}'."
         raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=todo)
-
-
-def _files(count):
-    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _unfiltered(before: dict, after: dict) -> str:

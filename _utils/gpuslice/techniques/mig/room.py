@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.model import slice_name
+from gpuslice.numbers import many
 from gpuslice.techniques.mig import placement
 from gpuslice.techniques.mig.devices import instance_of
 
@@ -124,7 +125,7 @@ def no_room(gpu, room, name, start=None, by_moving=False):
     if made:
         return errors.ProfileMismatch(
             what, gpu.address,
-            f"It fits after moving {_many(len(made[1]), 'idle instance')}: {moves_told(made[1])}. "
+            f"It fits after moving {many(len(made[1]), 'idle instance')}: {moves_told(made[1])}. "
             f"'salt-call gpu_mig.defrag {gpu.address} {wanted} test=True' shows that; without test=True it is done.",
         )  # fmt: skip
     return errors.ProfileMismatch(what, gpu.address, why_never(room, name, start))
@@ -160,7 +161,3 @@ def _ranges(numbers):
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def _many(count, noun):
-    return f"{count} {noun}{'' if count == 1 else 's'}"

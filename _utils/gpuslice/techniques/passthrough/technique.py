@@ -23,6 +23,7 @@ from gpuslice.drivers import vgpu_slots
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.model import Slice
+from gpuslice.numbers import many
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
@@ -142,21 +143,21 @@ class Passthrough(Technique):
 
     def _vfs(self, gpu):
         count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if name.startswith("virtfn"))
-        return f"{count} virtual function{'' if count == 1 else 's'} enabled" if count else ""
+        return f"{many(count, 'virtual function')} enabled" if count else ""
 
     def _instances(self, gpu):
         number = device_nodes.minor(self._host, gpu.address)
         names = [] if number is None else self._host.listdir(f"/proc/driver/nvidia/capabilities/gpu{number}/mig")
         count = sum(1 for name in names if name.startswith("gi"))
-        return f"{count} GPU instance{'' if count == 1 else 's'} (MIG)" if count else ""
+        return f"{many(count, 'GPU instance')} (MIG)" if count else ""
 
     def _vgpus(self, gpu):
         found = vgpu_slots.slots(self._host, gpu.address) if gpu.vendor == "nvidia" else None
         names = [vgpu.identity for vgpu in found.vgpus()] if found else []
         if names:
-            return f"{len(names)} vGPU{'' if len(names) == 1 else 's'} ({', '.join(names)})"
+            return f"{many(len(names), 'vGPU')} ({', '.join(names)})"
         count = sum(1 for name in self._host.listdir(f"{DEVICES}/{gpu.address}") if addresses.is_uuid(name))
-        return f"{count} mediated device{'' if count == 1 else 's'} (vGPU)" if count else ""
+        return f"{many(count, 'mediated device')} (vGPU)" if count else ""
 
     def _modes(self, gpu):
         mode = kernel.text(self._host, f"{DEVICES}/{gpu.address}/current_compute_partition") or "SPX"

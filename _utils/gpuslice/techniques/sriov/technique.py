@@ -23,6 +23,7 @@ from gpuslice.drivers import sriov_files
 from gpuslice.drivers import xe_sriov
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.model import Slice
+from gpuslice.numbers import many
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
@@ -135,7 +136,7 @@ class Sriov(Technique):
     def words(self, layout):
         """A layout in a few words."""
         number = layout["numvfs"]
-        count = f"{number} virtual function{'' if number == 1 else 's'}"
+        count = many(number, "virtual function")
         parts = shares.describe(layout.get("values", {}))
         return "; ".join([count, *(f"{who}: {what}" for who, what in parts.items())])
 

@@ -4,6 +4,7 @@ kernel says.
 """
 
 from gpuslice.catalog import intel
+from gpuslice.numbers import many
 from gpuslice.techniques.base import Fact
 from gpuslice.techniques.base import Trial
 from gpuslice.techniques.base import Trials
@@ -26,7 +27,7 @@ def trials(gpu, state):
         return Trials(why_not="its driver offers no virtual functions")
     # As it is, so that nobody's driver is bound who would not have been.
     how = {"autoprobe": hosts_driver_takes(state.autoprobe), "profile": "fair"}
-    each = tuple(Trial(_words(count), {"vf_count": count, **how}) for count in counts(_most(gpu, state)))
+    each = tuple(Trial(many(count, "virtual function"), {"vf_count": count, **how}) for count in counts(_most(gpu, state)))
     # Who has functions already can't be given others: the kernel refuses that.
     return Trials({"vf_count": 0}, each, _long(state, how), {"vf_count": 1, **how})
 
@@ -51,11 +52,7 @@ def _long(state, how):
         return None
     count = min(2, state.total)
     turns = {str(number): {"exec_quantum_ms": _TURN} for number in range(1, count + 1)}
-    return Trial(f"{_words(count)} with turns", {"vf_count": count, **how, "vfs": turns})
-
-
-def _words(count):
-    return f"{count} virtual function{'' if count == 1 else 's'}"
+    return Trial(f"{many(count, 'virtual function')} with turns", {"vf_count": count, **how, "vfs": turns})
 
 
 def facts(gpu, state):

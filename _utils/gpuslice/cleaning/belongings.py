@@ -6,6 +6,7 @@ from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.boot import unit
 from gpuslice.host.base import TRIED
+from gpuslice.numbers import many
 from gpuslice.records import leaving
 from gpuslice.records import lock
 from gpuslice.records.history import History
@@ -28,7 +29,7 @@ class Belongings:
             found[unit.UNIT] = {"old": "enabled" if there["enabled"] else "present", "new": "absent"}
         found.update({each.path: {"old": "present", "new": "absent"} for each in self.leftovers() if not each.todo})
         if count := len(leaving.files(self._host)):
-            found[self._host.state_dir] = {"old": f"{count} record{'' if count == 1 else 's'}", "new": "absent"}
+            found[self._host.state_dir] = {"old": many(count, "record"), "new": "absent"}
         return found
 
     def leftovers(self):

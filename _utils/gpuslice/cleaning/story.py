@@ -6,16 +6,14 @@ after the other, in stages. Only when all are as they were found, the unit of th
 everything was found last: until then another run goes on where this one stopped.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
-from typing import Any
-from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice import folding
+from gpuslice import front
 from gpuslice import kinds
-from gpuslice.belongings import AGAIN
-from gpuslice.belongings import Belongings
+from gpuslice.cleaning.belongings import AGAIN
+from gpuslice.cleaning.belongings import Belongings
 from gpuslice.inventory import discovery
 from gpuslice.model import HOST
 from gpuslice.model import Key
@@ -33,42 +31,30 @@ _NOTHING = "Nothing of ours is here."
 _GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
 
 
-class Shapes(NamedTuple):
-    """
-    How what was planned and done is told, by :mod:`gpuslice.front`.
-
-    :ivar planned: a plan as an answer; :ivar done: a result as one; :ivar begins: called before a change.
-    """
-
-    planned: Callable[..., dict[str, Any]]
-    done: Callable[..., dict[str, Any]]
-    begins: Callable[[], None]
-
-
-def clean(engine, pillar, shapes, test=False, force=False, brief=False):
+def clean(engine, pillar, test=False, force=False, brief=False):
     """
     Bring everything back to how it was first found, and remove what is ours.
 
-    :param pillar: the minion's: its permissions hold, and what it still wants is told. :param shapes: :class:`Shapes`.
+    :param pillar: the minion's: its permissions hold, and what it still wants is told.
     :param test: say only what would be done. :param force: end what is in use, load drivers anew where it takes
         that, and forget what can't be reached any more.
     :param brief: as of :func:`gpuslice.front.planned`.
     :return: ``result`` (absent where ``test`` found something to do), ``changes``, ``comment``, and ``warnings`` where there are
         any. Raises errors.JournalDamaged: how it was found can't be read; whatever a change raises that begins nothing.
     """
-    made = _Cleaning(engine, pillar, shapes, force, brief)
+    made = _Cleaning(engine, pillar, force, brief)
     answer = made.tested() if test else made.done()
     warnings = [*answer.pop("warnings", []), *made.warnings(answer)]
     return {**answer, "warnings": warnings} if warnings else answer
 
 
-def rolled_back(engine, pillar, shapes, test=False, brief=False):
+def rolled_back(engine, pillar, test=False, brief=False):
     """
     Bring back how everything was first found, and keep the records: a rollback to generation 0. Returns as :func:`clean`.
 
     :raises errors.PolicyError: nothing was ever changed; errors.DeviceNotFound: a GPU of it is gone.
     """
-    made = _Cleaning(engine, pillar, shapes, False, brief)
+    made = _Cleaning(engine, pillar, False, brief)
     if not made.keys:
         raise errors.PolicyError("There is no change in the history of this host.", todo="Nothing can be rolled back.")
     if made.unreachable:
@@ -83,8 +69,8 @@ class _Cleaning:
     :ivar keys: what goes back, what was touched last first; :ivar unreachable: key -> the error that says why it can't.
     """
 
-    def __init__(self, engine, pillar, shapes, force, brief):
-        self._engine, self._pillar, self._shapes, self._force, self._brief = engine, pillar, shapes, force, brief
+    def __init__(self, engine, pillar, force, brief):
+        self._engine, self._pillar, self._force, self._brief = engine, pillar, force, brief
         self._ours = Belongings(engine)
         self._found = First(engine.host).found()
         self._upcoming = History(engine.host).upcoming()
@@ -176,7 +162,7 @@ class _Cleaning:
                 lines += [f"After that {key.subject} goes back to: {self._words(key)} ({key.technique})." for key in keys]
                 continue
             plan = self._reconciler().plan(self._targets(keys))
-            told = self._shapes.planned(plan, self._brief)
+            told = front.planned(plan, self._brief)
             lines.append(told["comment"])
             _merge(changes, plan.changes())
             empty, blocked = plan.empty, blocked or bool(plan.blocked)
@@ -193,7 +179,7 @@ class _Cleaning:
                 if number == 0:
                     raise
                 return self._ended(False, changes, [*lines, str(err)], warnings)
-            told = self._shapes.done(result, self._brief)
+            told = front.done(result, self._brief)
             if result.changes or result.errors or result.generation or result.reboot:
                 lines.append(told["comment"])
             _merge(changes, result.changes)
@@ -212,7 +198,7 @@ class _Cleaning:
         return folding.changes(changes) if self._brief else changes
 
     def _applied(self, keys, first):
-        self._shapes.begins()
+        front.changes()
         if not first:
             # What was given away may have come back, and what a driver has now is another thing.
             self._engine.tools.release()
