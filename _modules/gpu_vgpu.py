@@ -45,9 +45,9 @@ def _license(gpu, settings, test):
                 one.address,
                 "On a host, choose types with gpu_vgpu.set_vgpus.",
             )
-        ask = engine.target if "clear" in settings else engine.asked
+        ask = engine.wanted if "clear" in settings else engine.wanted_as
         sharing = [each.address for each in engine.gpus if tool.supports(each)]
-        return front.run(engine, [ask("vgpu", address, settings) for address in sharing], test, __pillar__)
+        return front.run(engine, ask("vgpu", sharing, settings), test, __pillar__)
 
 
 @_checked

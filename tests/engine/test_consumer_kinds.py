@@ -5,6 +5,7 @@ What opens a slice of each kind, on the hosts of the examples: its nodes with th
 import pytest
 import yaml
 
+from gpuslice import errors
 from gpuslice.techniques.consumers import views
 from tests.conftest import ROOT
 from tests.contract import house
@@ -14,6 +15,7 @@ from tests.support import pillars
 from tests.support.consumers import CONSUMER
 from tests.support.consumers import SLICE
 from tests.support.hosts import apply
+from tests.support.hosts import listed
 
 NVIDIA = {"/dev/nvidiactl": "rw", "/dev/nvidia-uvm": "rw"}
 NONE = pillars.for_all("none")
@@ -52,7 +54,11 @@ def example(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("pair", [pair for pair in pairs.CHANGING if pair[1] not in ("sriov", "vgpu")], ids="/".join)
+#: These make nothing that a program of the host could be given: what has no driver, what machines have, what belongs to a board.
+_NOTHING_MADE = ("sriov", "vgpu", "vf-passthrough", "power")
+
+
+@pytest.mark.parametrize("pair", [pair for pair in pairs.CHANGING if pair[1] not in _NOTHING_MADE], ids="/".join)
 def test_every_technique_hands_out_what_it_makes(example, pair):
     host = example(pair[0], pairs.pillar(pair))
     with house.opened(house.Place(host.description_path, host.state_dir)) as engine:
@@ -141,16 +147,13 @@ def test_a_vgpu_is_for_its_machine(tmp_path, pair):
     assert not consumers.names(place.host, SLICE)
 
 
-def test_a_virtual_function_that_vfio_has_is_opened_by_its_group(simulated):
+def test_a_virtual_function_that_vfio_has_is_for_machines_and_no_offer(simulated):
     host = simulated("arc-pro-b60")
     assert apply(host, pairs.pillar(("arc-pro-b60", "sriov"))).ok
     with host.change() as state:
         state["gpus"]["0000:03:00.0"]["about"]["vf_driver"] = "vfio-pci"
         state["gpus"]["0000:03:00.0"]["autoprobe"] = 1
-    assert apply(host, handed(NONE)).ok
-    name, found, environment = opened(host)
-    assert all(path.startswith("/dev/vfio/") for path in found) and environment == {}
-    every = consumers.names(host, SLICE)
-    assert name in every and sorted(every) == ["0000:03:00.1", "0000:03:00.2", "0000:03:00.3"]
-    groups = [nodes(edits).keys() - {"/dev/vfio/vfio"} for edits in every.values()]
-    assert all(groups) and not groups[0] & groups[1]
+    with pytest.raises(errors.PolicyError, match="Consumer dev wants any slice, and there is no such slice"):
+        apply(host, handed(NONE))
+    told = {part["kind"]: part["device_nodes"] for part in listed(host)}
+    assert list(told) == ["vf-passthrough"] and told["vf-passthrough"][0].startswith("/dev/vfio/")

@@ -51,7 +51,7 @@ TWO = [
 #: What makes sense for the arguments that are not odd in a call.
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
-    "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer",
+    "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer", "which": "mps",
     "folder": "/no/folder", "source": {"version": "v1", "mig-configs": {"a": [{"devices": "all", "mig-enabled": False}]}},
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}

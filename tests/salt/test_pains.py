@@ -157,7 +157,7 @@ def test_free_slices_without_a_legal_place_are_explained(simulated):
         assert tool.profiles(one)["3g.20gb"]["free"] == 0 and tool.profiles(one)["1g.5gb"]["free"] == 5
         with pytest.raises(errors.ProfileMismatch) as caught:
             engine.reconciler().plan(mig_targets(engine, "one_more", FIRST, "3g.20gb"))
-    assert FIRST in str(caught.value) and "1g.5gb@0, 1g.5gb@4" in str(caught.value)
+    assert FIRST in str(caught.value) and "1g.5gb@4 is in use by pid 74" in str(caught.value)
     wanted = pillars.mig(["3g.20gb", "1g.5gb", "1g.5gb"])
     result = apply(host, wanted)
     assert not result.ok and "1g.5gb at " in result.errors[0] and "pid 7" in result.errors[0]
