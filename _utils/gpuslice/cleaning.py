@@ -140,9 +140,11 @@ class _Cleaning:
         return "nothing of it" if layout is None else self._engine.tools.get(key.technique).words(layout)
 
     def _settings(self, key):
-        nothing = kinds.section(kinds.known(key.technique)).NOTHING
-        if nothing is not None:
-            return nothing
+        section = kinds.section(kinds.known(key.technique))
+        if section.NOTHING is not None:
+            return section.NOTHING
+        if key not in self._layouts:
+            return section.FORGOTTEN
         found = self._engine.tools.get(key.technique).settings_of(self._layouts[key])
         return {**found, "reload": True} if self._force else found
 

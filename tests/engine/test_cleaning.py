@@ -11,6 +11,7 @@ import pytest
 
 from gpuslice import errors
 from gpuslice import front
+from gpuslice import kinds
 from gpuslice.belongings import Belongings
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
@@ -269,6 +270,48 @@ def test_what_another_version_made_is_named(small):
     answer = cleaned(host)
     assert not answer["result"] and "Another version made a layout of 'warp'" in answer["comment"] and shapes(host) == {FIRST: []}
     assert cleaned(host, force=True)["result"] and records(host) == []
+
+
+def limits(host):
+    """Milliwatts asked of each board, and what is on record of it."""
+    with Engine(config(host)) as engine:
+        tool = engine.tools.get("power")
+        return [tuple(tool.layout(tool.observe(gpu)).values()) for gpu in engine.gpus]
+
+
+def addresses(host):
+    with Engine(config(host)) as engine:
+        return [gpu.address for gpu in engine.gpus]
+
+
+def capped(gpu, watts=250):
+    return pillars.rules(pillars.rule(gpu, strategy="none", power={"limit_watts": watts}))
+
+
+@pytest.mark.parametrize("give_up", [cleaned, rolled])
+def test_one_board_that_is_capped_among_others_goes_back_alone(simulated, give_up):
+    host = simulated("l40s-pair")
+    before, (first, _) = limits(host), addresses(host)
+    assert apply(host, capped(first)).ok and limits(host) == [(250_000, 250_000), before[1]]
+    answer = give_up(host, test=True)
+    assert list(answer["changes"])[0] == first and "result" not in answer
+    assert give_up(host)["result"] and limits(host) == before
+
+
+def test_where_it_is_lost_how_boards_were_found_caps_of_ours_are_lifted_and_those_of_others_stay(simulated):
+    host = simulated("l40s-pair")
+    before, (first, second) = limits(host), addresses(host)
+    assert apply(host, capped(first, watts=280)).ok and apply(host, capped(first)).ok
+    with Engine(config(host)) as engine:
+        engine.tools.get("power")._board(engine.gpu(second)).write(engine.gpu(second), 300_000)
+    for path in pathlib.Path(host.state_dir, "history").iterdir():
+        path.unlink()
+    assert cleaned(host)["result"] and records(host) == [] and limits(host) == [before[0], (300_000, None)]
+
+
+def test_of_each_that_only_its_file_tells_of_it_is_said_how_that_goes():
+    noted = [kinds.section(kind) for kind in kinds.KNOWN if kind.noted]
+    assert noted and all(section.NOTHING is not None or section.FORGOTTEN is not None for section in noted)
 
 
 def test_files_of_others_in_the_state_directory_stay_and_are_told(small):
