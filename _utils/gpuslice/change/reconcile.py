@@ -203,7 +203,8 @@ class Reconciler:
         standing = self._planner.standing_on(plan, targets)
         # Who is handed slices may have others once what is below was put back, whether anything of that was planned or not.
         touched = plan.parts if plan.changing else ()
-        own = {p.key: p.before for p in touched if p.steps or p.hands_out}
+        # A change below may end what is planned on a forecast, also where nothing is to be done about it by now.
+        own = {p.key: p.before for p in touched if p.steps or p.hands_out or p.forecast}
         before = {**standing, **own, **self._held(plan, targets), **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
@@ -377,6 +378,7 @@ class Reconciler:
     def _end(self, change, outcome):
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
+        self._surely(result, self._set_again, change)
         after = self._undo.layouts(entry, change.gpus)
         wished = {key: layout for key, layout in after.items() if key in entry.goal}
         # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.
@@ -398,6 +400,13 @@ class Reconciler:
         told = {"after": after, "reboot": result.reboot, "times": self._runner.times}
         self._memory.record(result, entry.generation(outcome, result.errors, **told))
         self._runner.telling.end(result, outcome, change)
+
+    def _set_again(self, change):
+        """Set what belongs to a board and is nobody's wish in this change as it was before: a reset below may have taken it."""
+        entry = change.entry
+        boards = [key for key in change.kept() if key not in entry.goal and kinds.known(key.technique).goes_with_all]
+        left = self._undo.restore(entry, {key: entry.before[key] for key in boards}, change.gpus)
+        change.result.warnings += [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
 
     def _remember(self, change, after, outcome):
         """Note what a boot brings back."""
