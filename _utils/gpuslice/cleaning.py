@@ -92,7 +92,8 @@ class _Cleaning:
         entry = interrupted.found(engine.host)
         self._layouts = {**self._found.layouts, **{key: one for key, one in _before(entry) if key not in self._found.layouts}}
         noted = [key for key in self._noted() if key not in self._layouts]
-        reversed_keys = [*noted, *reversed(self._layouts)]
+        # Of a GPU that is given away now nothing else can be asked before it is back.
+        reversed_keys = sorted([*noted, *reversed(self._layouts)], key=lambda key: not self._gives_away(key))
         found = {key: why for key in reversed_keys if (why := self._unreachable(key))}
         self.unreachable = {key: why for key, why in found.items() if why is not _FOREIGN}
         self.keys = [key for key in reversed_keys if key not in found]
@@ -106,6 +107,10 @@ class _Cleaning:
             for kind in kinds.KNOWN if kind.noted in names
             for gpu in self._engine.gpus if kind.may_concern(gpu)
         )  # fmt: skip
+
+    def _gives_away(self, key):
+        kind = kinds.named(key.technique)
+        return kind is not None and kind.gives_away and any(map(discovery.is_given_away, self._covered(key)))
 
     def _covered(self, key):
         """The GPUs of a key that are there."""

@@ -209,7 +209,8 @@ def go_together(one: str, other: str) -> bool:
     if first is None or second is None or first.host_wide or second.host_wide:
         return True
     if first.goes_with_all or second.goes_with_all:
-        return True
+        # What is given away can't be set meanwhile.
+        return not (first.gives_away or second.gives_away)
     return first.layer != second.layer and (one in second.over or other in first.over)
 
 

@@ -298,6 +298,26 @@ def test_one_board_that_is_capped_among_others_goes_back_alone(simulated, give_u
     assert give_up(host)["result"] and limits(host) == before
 
 
+@pytest.mark.parametrize("said", [{"power": {"limit_watts": 300}}, {"strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}])
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_gpu_had_before_it_was_given_away_goes_back_after_it_is_given_back(simulated, said, twice):
+    host = consumers.machine(simulated, 1)
+    before, away = found(host), pillars.for_gpu(FIRST, "passthrough")
+    free = pillars.for_gpu(FIRST, "none")
+    if twice:
+        assert apply(host, away).ok
+        with Engine(config(host)) as engine:
+            target = engine.target("passthrough", FIRST, {"bound": False})
+            assert engine.reconciler().apply([target]).ok
+    free["containers_gpu_slicing"]["devices"][0].update(said)
+    assert apply(host, free).ok
+    free["containers_gpu_slicing"]["devices"][0].update(strategy="mig", mig={"mode": "disabled"})
+    assert apply(host, free).ok and apply(host, away).ok
+    answer = cleaned(host)
+    assert answer["result"], answer
+    assert found(host) == before and records(host) == []
+
+
 def test_where_it_is_lost_how_boards_were_found_caps_of_ours_are_lifted_and_those_of_others_stay(simulated):
     host = simulated("l40s-pair")
     before, (first, second) = limits(host), addresses(host)
