@@ -191,7 +191,8 @@ def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
     names, layer = {kind.name for kind in _CUTTING if kind.word == lower}, _BY_WORD[lower].layer
     if goes_with_all(word):
-        return word != lower
+        # What is given away can't be set: whoever has it does.
+        return word != lower and not _BY_WORD[lower].gives_away
     return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
 
 

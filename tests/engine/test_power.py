@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from gpuslice import errors
 from gpuslice.engine import Engine
 from tests.support import pillars
 from tests.support.crash import in_child
@@ -93,3 +94,13 @@ def test_a_cap_that_can_not_be_set_again_is_told(capped):
     result = apply(capped, pillar(CUT))
     [told] = result.warnings
     assert shapes(capped)[GPU] == ["1g.5gb"] and "could not be put back to a power limit of 300 W" in told
+
+
+def test_a_cap_of_the_host_leaves_out_what_is_given_away(simulated):
+    host = simulated("dgx-a100-40gb")
+    wanted = pillars.for_all("none", slicing=CAP, devices=[pillars.rule(GPU, strategy="passthrough")])
+    result = apply(host, wanted)
+    assert result.ok and len(result.changes) == 8 and host.readlink(f"/sys/bus/pci/devices/{GPU}/driver") == "vfio-pci"
+    assert apply(host, wanted).plan.empty
+    with pytest.raises(errors.PolicyError, match="power:enabled: is true, but .*strategy is passthrough"):
+        apply(host, pillar({"strategy": "passthrough", **CAP}))
