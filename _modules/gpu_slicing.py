@@ -195,7 +195,7 @@ def rollback(generation=None, test=False, brief=False):
     brief
         As of ``gpu_slicing.apply``.
 
-    Returns a dict as ``gpu_slicing.apply`` does.
+    What waits is forgotten once it is done. Returns a dict as ``gpu_slicing.apply`` does.
 
     CLI Example:
 
@@ -205,7 +205,7 @@ def rollback(generation=None, test=False, brief=False):
         salt gpu7 gpu_slicing.rollback 12 test=True
     """
     with _engine() as engine:
-        return front.rolled_back(engine, generation, test, __pillar__, brief)
+        return front.rolled_back(engine, generation, test, __pillar__, brief, __salt__, __opts__)
 
 
 @_checked
@@ -317,7 +317,7 @@ def import_mig_parted(source, config=None, text=False):
 def clean(test=False, force=False, brief=False):
     """
     Give this host up: each GPU back to how it was first found, consumers dismissed, every file and unit of ours removed, and the
-    records last. What can't be done is named; a second call goes on where this one stopped.
+    records last. What waits is forgotten first. What can't be done is named; a second call goes on where this one stopped.
 
     test
         Plan only, change nothing.
@@ -340,7 +340,7 @@ def clean(test=False, force=False, brief=False):
         salt gpu7 gpu_slicing.clean
     """
     with _engine() as engine:
-        return front.cleaned(engine, test, force, __pillar__, brief)
+        return front.cleaned(engine, test, force, __pillar__, brief, __salt__, __opts__)
 
 
 @_checked

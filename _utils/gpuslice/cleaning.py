@@ -38,11 +38,13 @@ class Shapes(NamedTuple):
     How what was planned and done is told, by :mod:`gpuslice.front`.
 
     :ivar planned: a plan as an answer; :ivar done: a result as one; :ivar begins: called before a change.
+    :ivar gives_up: called before a host is given up, to end what waits.
     """
 
     planned: Callable[..., dict[str, Any]]
     done: Callable[..., dict[str, Any]]
     begins: Callable[[], None]
+    gives_up: Callable[[], object] | None = None
 
 
 def clean(engine, pillar, shapes, test=False, force=False, brief=False):
@@ -242,7 +244,10 @@ class _Cleaning:
 
     def done(self):
         """As :func:`clean` without ``test``."""
-        there = bool(self._ours.going())
+        there = self._ours.going()
+        if self._shapes.gives_up:
+            # First: it would slice again what is given back, as long as this takes several attempts.
+            self._shapes.gives_up()
         found = self.layouts_done() if self.keys else {"result": True, "changes": {}, "comment": ""}
         left = self._left()
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
@@ -253,7 +258,9 @@ class _Cleaning:
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
-            going = self._ours.remove(self._upcoming)
+            # What waited may have been all that was on record.
+            records = {where: each for where, each in there.items() if where == self._engine.host.state_dir}
+            going = {**records, **self._ours.remove(self._upcoming)}
         except errors.GpuSliceError as err:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
         lines = [_GONE, *lines, self._removal(going, "Removed")]

@@ -319,8 +319,20 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     return done(reconciler.apply(targets), brief)
 
 
-def rolled_back(engine, generation, test, pillar, brief=False):
-    """Bring an earlier generation back by hand: returns as :func:`run`. :param generation: as of ``gpu_slicing.rollback``."""
+def rolled_back(engine, generation, test, pillar, brief=False, salt=None, opts=None):
+    """
+    Bring an earlier generation back by hand: returns as :func:`run`.
+
+    :param generation: as of ``gpu_slicing.rollback``; :param salt: ``__salt__``; :param opts: ``__opts__``, to end what waits.
+    """
+    answer = _rolled_back(engine, generation, test, pillar, brief)
+    if not test and answer["result"] and _give_up_waiting(engine, salt, opts):
+        told = "What waited is forgotten, since an earlier layout was asked for."
+        answer = {**answer, "warnings": [*answer.get("warnings", ()), told]}
+    return answer
+
+
+def _rolled_back(engine, generation, test, pillar, brief):
     if generation != 0:
         return run(engine, engine.rollback_targets(generation), test, pillar, brief=brief)
     # Here and in cleaned, so that a run without either does not load it.
@@ -329,11 +341,23 @@ def rolled_back(engine, generation, test, pillar, brief=False):
     return cleaning.rolled_back(engine, pillar, cleaning.Shapes(planned, done, changes), test, brief)
 
 
-def cleaned(engine, test, force, pillar, brief=False):
-    """Give a host up, see :func:`gpuslice.cleaning.clean`."""
+def cleaned(engine, test, force, pillar, brief=False, salt=None, opts=None):
+    """Give a host up, see :func:`gpuslice.cleaning.clean`; :param salt: :param opts: as of :func:`rolled_back`."""
     from gpuslice import cleaning
 
-    return cleaning.clean(engine, pillar, cleaning.Shapes(planned, done, changes), test, force, brief)
+    shapes = cleaning.Shapes(planned, done, changes, functools.partial(_give_up_waiting, engine, salt, opts))
+    return cleaning.clean(engine, pillar, shapes, test, force, brief)
+
+
+def _give_up_waiting(engine, salt, opts):
+    """Nothing comes back any more to what waits. Returns whether anything did."""
+    noted = "waiting.json" in engine.host.store_names(engine.host.state_dir)
+    # The job has the name that gpuslice.waits gives it, which is loaded only where something waits.
+    if noted or "gpu_slicing_waiting" in ((opts or {}).get("schedule") or ()):
+        from gpuslice import waits
+
+        waits.given_up(engine, salt or {}, opts or {})
+    return noted
 
 
 def recovered(engine, how, test, permissions):
