@@ -258,9 +258,10 @@ class _Cleaning:
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
-            # What waited may have been all that was on record.
-            records = {where: each for where, each in there.items() if where == self._engine.host.state_dir}
-            going = {**records, **self._ours.remove(self._upcoming)}
+            going, place = self._ours.remove(self._upcoming), self._engine.host.state_dir
+            if place in there:
+                # What waited may have been all that was on record.
+                going.setdefault(place, there[place])
         except errors.GpuSliceError as err:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
         lines = [_GONE, *lines, self._removal(going, "Removed")]
