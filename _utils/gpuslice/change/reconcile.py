@@ -179,7 +179,7 @@ class Reconciler:
         elif interrupted_one:
             change = Change(plan, targets, gpus, interrupted_one, result, whole)
             change.verified = {p.key: p.before for p in plan.parts if p.key in interrupted_one.before and not p.waits}
-            self._runner.telling.begin(self._history.upcoming(), interrupted.describe(interrupted_one), plan)
+            self._runner.telling.begin(self._memory.upcoming(), interrupted.describe(interrupted_one), plan)
             self._end(change, "applied")
         if interrupted_one:
             became = "it is finished now" if result.ok else "this run went on with it"
@@ -245,7 +245,7 @@ class Reconciler:
         Whatever goes wrong here, also what nobody thought of, ends in hardware that was put back and a record that is closed, or
         in one that says what is left.
         """
-        self._runner.telling.begin(self._history.upcoming(), change.plan.summary(), change.plan)
+        self._runner.telling.begin(self._memory.upcoming(), change.plan.summary(), change.plan)
         try:
             if refusal := self._before(change):
                 change.failed[ALL] = refusal
