@@ -89,7 +89,7 @@ class _Cleaning:
         self._engine, self._pillar, self._shapes, self._force, self._brief = engine, pillar, shapes, force, brief
         self._ours = Belongings(engine)
         self._found = First(engine.host).found()
-        self._upcoming = History(engine.host).upcoming()
+        self._newest = History(engine.host).newest()
         # One that an older version began and did not end has noted nothing.
         entry = interrupted.found(engine.host)
         self._layouts = {**self._found.layouts, **{key: one for key, one in _before(entry) if key not in self._found.layouts}}
@@ -208,7 +208,7 @@ class _Cleaning:
             _merge(changes, result.changes)
             warnings += told.get("warnings", [])
             if result.generation:
-                self._upcoming = result.generation + 1
+                self._newest = History(self._engine.host).mark(result.generation)
             if not told["result"] or result.reboot:
                 return self._ended(False, changes, lines, warnings)
         return self._ended(True, changes, lines or ["Everything is as it was first found."], warnings)
@@ -258,7 +258,7 @@ class _Cleaning:
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
-            going, place = self._ours.remove(self._upcoming), self._engine.host.state_dir
+            going, place = self._ours.remove(self._newest), self._engine.host.state_dir
             if place in there:
                 # What waited may have been all that was on record.
                 going.setdefault(place, there[place])

@@ -15,6 +15,7 @@ from gpuslice import kinds
 from gpuslice.belongings import Belongings
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
+from gpuslice.records.history import History
 from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import pillars
@@ -420,11 +421,19 @@ def test_a_change_that_was_killed_is_dealt_with_first(simulated):
     assert cleaned(host)["result"] and found(host) == before and records(host) == []
 
 
+def test_what_another_run_noted_since_another_one_gave_the_host_up_is_not_forgotten(small):
+    host, _ = small
+    known = History(host).newest()
+    assert cleaned(host)["result"] and apply(host, consumers.pillar(TWO, SMALL)).ok and History(host).newest()[0] == known[0]
+    with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
+        Belongings(engine).remove(known)
+
+
 def test_what_another_run_noted_meanwhile_is_not_forgotten(small):
     host, _ = small
     before = records(host)
     with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
-        Belongings(engine).remove(upcoming=1)
+        Belongings(engine).remove((0, None))
     assert records(host) == before
 
 
