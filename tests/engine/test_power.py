@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from gpuslice import errors
+from gpuslice import front
 from gpuslice.engine import Engine
 from tests.support import pillars
 from tests.support.crash import in_child
@@ -94,6 +95,15 @@ def test_a_cap_that_can_not_be_set_again_is_told(capped):
     result = apply(capped, pillar(CUT))
     [told] = result.warnings
     assert shapes(capped)[GPU] == ["1g.5gb"] and "could not be put back to a power limit of 300 W" in told
+
+
+def test_a_capped_gpu_is_given_away_and_that_is_rolled_back(capped):
+    result = apply(capped, pillar({"strategy": "passthrough"}))
+    assert result.ok and not result.warnings
+    with Engine(config(capped)) as engine:
+        assert front.rolled_back(engine, None, False, {})["result"]
+    assert capped.readlink(f"/sys/bus/pci/devices/{GPU}/driver") == "nvidia"
+    assert apply(capped, pillar({**WHOLE, **CAP})).ok and cap(capped) == HAS
 
 
 def test_a_cap_of_the_host_leaves_out_what_is_given_away(simulated):

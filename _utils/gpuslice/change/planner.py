@@ -443,7 +443,8 @@ def _may_end(part, kind):
     part stops.
     """
     if kind.goes_with_all and part.layer < kind.layer:
-        return True
+        # What is given away can't be set, whether that is done or undone.
+        return not kinds.known(part.key.technique).gives_away
     return part.key.technique in kind.over or any(kind.units and name.startswith(kind.units) for name in part.stops)
 
 
