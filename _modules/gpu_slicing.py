@@ -5,6 +5,8 @@ The pillar is described in ``pillar.example``. Every change is planned first, jo
 again, and undone as a whole when a step fails.
 """
 
+import functools
+
 import gpuslice
 
 gpuslice = gpuslice.current()
@@ -197,7 +199,7 @@ def rollback(generation=None, test=False, brief=False):
     brief
         As of ``gpu_slicing.apply``.
 
-    Returns a dict as ``gpu_slicing.apply`` does.
+    What waits is forgotten once it is done. Returns a dict as ``gpu_slicing.apply`` does.
 
     CLI Example:
 
@@ -208,8 +210,10 @@ def rollback(generation=None, test=False, brief=False):
     """
     with _engine() as engine:
         if generation == 0:
-            return cleaning.rolled_back(engine, __pillar__, test, brief)
-        return front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
+            answer = cleaning.rolled_back(engine, __pillar__, test, brief)
+        else:
+            answer = front.run(engine, engine.rollback_targets(generation), test, __pillar__, brief=brief)
+        return front.without_waits(engine, answer, test, __salt__, __opts__)
 
 
 @_checked
@@ -321,7 +325,7 @@ def import_mig_parted(source, config=None, text=False):
 def clean(test=False, force=False, brief=False):
     """
     Give this host up: each GPU back to how it was first found, consumers dismissed, every file and unit of ours removed, and the
-    records last. What can't be done is named; a second call goes on where this one stopped.
+    records last. What waits is forgotten first. What can't be done is named; a second call goes on where this one stopped.
 
     test
         Plan only, change nothing.
@@ -344,7 +348,8 @@ def clean(test=False, force=False, brief=False):
         salt gpu7 gpu_slicing.clean
     """
     with _engine() as engine:
-        return cleaning.clean(engine, __pillar__, test, force, brief)
+        gives_up = functools.partial(front.give_up_waiting, engine, __salt__, __opts__)
+        return cleaning.clean(engine, __pillar__, test, force, brief, gives_up)
 
 
 @_checked

@@ -22,7 +22,7 @@ def __virtual__():
 
 
 def _engine():
-    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__))
+    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__), salt=__salt__)
 
 
 def _set(gpu, test, force=False, **written):

@@ -323,6 +323,29 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     return done(reconciler.apply(targets), brief)
 
 
+def without_waits(engine, answer, test, salt, opts):
+    """
+    The answer of a rollback, after which nothing comes back any more to what waits: that would undo it.
+
+    :param salt: ``__salt__`` and :param opts: ``__opts__`` of the loader file.
+    """
+    if test or not answer["result"] or not give_up_waiting(engine, salt, opts):
+        return answer
+    told = "What waited is forgotten, since an earlier layout was asked for."
+    return {**answer, "warnings": [*answer.get("warnings", ()), told]}
+
+
+def give_up_waiting(engine, salt, opts):
+    """Nothing comes back any more to what waits. Returns whether anything did."""
+    noted = WAITING in engine.host.store_names(engine.host.state_dir)
+    # The job has the name that gpuslice.waits gives it, which is loaded only where something waits.
+    if noted or "gpu_slicing_waiting" in (opts.get("schedule") or ()):
+        from gpuslice import waits
+
+        waits.given_up(engine, salt, opts)
+    return noted
+
+
 def recovered(engine, how, test, permissions):
     """
     Deal with an interrupted change by hand: ``how`` is finish or undo. Returns what :func:`planned` or :func:`done` do.

@@ -191,7 +191,8 @@ def may_stand_on(word: str, lower: str) -> bool:
     """Whether a technology of this version may share, tune or hand out what another one makes; both by the pillar's words."""
     names, layer = {kind.name for kind in _CUTTING if kind.word == lower}, _BY_WORD[lower].layer
     if goes_with_all(word):
-        return word != lower
+        # What is given away can't be set: whoever has it does.
+        return word != lower and not _BY_WORD[lower].gives_away
     return any(kind.layer > layer and names.intersection(kind.over) for kind in all_called(word))
 
 
@@ -209,7 +210,8 @@ def go_together(one: str, other: str) -> bool:
     if first is None or second is None or first.host_wide or second.host_wide:
         return True
     if first.goes_with_all or second.goes_with_all:
-        return True
+        # What is given away can't be set meanwhile.
+        return not (first.gives_away or second.gives_away)
     return first.layer != second.layer and (one in second.over or other in first.over)
 
 

@@ -67,9 +67,10 @@ def _planned(engine, pillar):
 def _data(engine, pillar, plan, again, earlier):
     policy = engine.policy(pillar)
     digest = policy.digest
-    since = earlier["since"] if earlier and earlier["digest"] == digest else engine.host.now()
+    now = engine.host.now()
+    since = min(earlier["since"], now) if earlier and earlier["digest"] == digest else now
     return {
-        "since": since, "until": _until(engine, policy), "digest": digest, "of": plan.waiting[0][1],
+        "since": since, "noted": now, "until": _until(engine, policy), "digest": digest, "of": plan.waiting[0][1],
         "what": [[where, why] for where, _, why in plan.waiting], "again": again,
     }  # fmt: skip
 
@@ -148,9 +149,14 @@ def why_not_yet(engine, test, salt, opts):
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)
-    if noted["until"] is not None and engine.host.now() < noted["until"]:
+    if _is_early(noted, engine.host.now()):
         return _told("It is not yet time:\n" + "\n".join(f"Waits: {why}" for _, why in noted["what"]))
     return None
+
+
+def _is_early(noted, now):
+    """Whether nothing needs to be tried yet. A clock that went back since says that the moment was told by a wrong one."""
+    return noted["until"] is not None and noted.get("noted", noted["since"]) <= now < noted["until"]
 
 
 def why_no_more(engine, pillar, test, salt, opts):
@@ -181,6 +187,22 @@ def _told(comment):
     return {"result": True, "changes": {}, "comment": comment}
 
 
+def given_up(engine, salt, opts):
+    """Nothing is to come back to what waits: something else was asked for. Raises errors.StateDirUnusable."""
+    record = Waits(engine.host)
+    noted = _known(record)
+    _remove(record)
+    _unschedule(salt, opts, noted)
+
+
+def _remove(record):
+    try:
+        record.remove()
+    except OSError as err:
+        what = f"What waits could not be forgotten: {err.strerror}."
+        raise errors.StateDirUnusable(what, todo="Mend the state directory.") from err
+
+
 def listed(engine):
     """What waits, as a dict for people and programs; {} where nothing does."""
     noted = Waits(engine.host).read()
@@ -207,11 +229,7 @@ def forgotten(engine, test, salt, opts):
     changes = {where: {"old": f"waits: {why}", "new": "waits no more"} for where, why in gone.items()}
     if test:
         return {"changes": changes, "comment": "What waits would be forgotten."}
-    try:
-        record.remove()
-    except OSError as err:
-        what = f"What waits could not be forgotten: {err.strerror}."
-        raise errors.StateDirUnusable(what, todo="Mend the state directory.") from err
+    _remove(record)
     _unschedule(salt, opts, noted)
     return {
         "result": True,

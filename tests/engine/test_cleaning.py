@@ -11,9 +11,11 @@ import pytest
 
 from gpuslice import cleaning
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.boot import replay
 from gpuslice.cleaning.belongings import Belongings
 from gpuslice.engine import Engine
+from gpuslice.records.history import History
 from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import pillars
@@ -271,6 +273,67 @@ def test_what_another_version_made_is_named(small):
     assert cleaned(host, force=True)["result"] and records(host) == []
 
 
+def limits(host):
+    """Milliwatts asked of each board, and what is on record of it."""
+    with Engine(config(host)) as engine:
+        tool = engine.tools.get("power")
+        return [tuple(tool.layout(tool.observe(gpu)).values()) for gpu in engine.gpus]
+
+
+def addresses(host):
+    with Engine(config(host)) as engine:
+        return [gpu.address for gpu in engine.gpus]
+
+
+def capped(gpu, watts=250):
+    return pillars.rules(pillars.rule(gpu, strategy="none", power={"limit_watts": watts}))
+
+
+@pytest.mark.parametrize("give_up", [cleaned, rolled])
+def test_one_board_that_is_capped_among_others_goes_back_alone(simulated, give_up):
+    host = simulated("l40s-pair")
+    before, (first, _) = limits(host), addresses(host)
+    assert apply(host, capped(first)).ok and limits(host) == [(250_000, 250_000), before[1]]
+    answer = give_up(host, test=True)
+    assert list(answer["changes"])[0] == first and "result" not in answer
+    assert give_up(host)["result"] and limits(host) == before
+
+
+@pytest.mark.parametrize("said", [{"power": {"limit_watts": 300}}, {"strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}])
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_gpu_had_before_it_was_given_away_goes_back_after_it_is_given_back(simulated, said, twice):
+    host = consumers.machine(simulated, 1)
+    before, away = found(host), pillars.for_gpu(FIRST, "passthrough")
+    free = pillars.for_gpu(FIRST, "none")
+    if twice:
+        assert apply(host, away).ok
+        with Engine(config(host)) as engine:
+            assert engine.reconciler().apply(engine.wanted("passthrough", FIRST, {"bound": False})).ok
+    free["containers_gpu_slicing"]["devices"][0].update(said)
+    assert apply(host, free).ok
+    free["containers_gpu_slicing"]["devices"][0].update(strategy="mig", mig={"mode": "disabled"})
+    assert apply(host, free).ok and apply(host, away).ok
+    answer = cleaned(host)
+    assert answer["result"], answer
+    assert found(host) == before and records(host) == []
+
+
+def test_where_it_is_lost_how_boards_were_found_caps_of_ours_are_lifted_and_those_of_others_stay(simulated):
+    host = simulated("l40s-pair")
+    before, (first, second) = limits(host), addresses(host)
+    assert apply(host, capped(first, watts=280)).ok and apply(host, capped(first)).ok
+    with Engine(config(host)) as engine:
+        engine.tools.get("power")._board(engine.gpu(second)).write(engine.gpu(second), 300_000)
+    for path in pathlib.Path(host.state_dir, "history").iterdir():
+        path.unlink()
+    assert cleaned(host)["result"] and records(host) == [] and limits(host) == [before[0], (300_000, None)]
+
+
+def test_of_each_that_only_its_file_tells_of_it_is_said_how_that_goes():
+    noted = [kinds.section(kind) for kind in kinds.KNOWN if kind.noted]
+    assert noted and all(section.NOTHING is not None or section.FORGOTTEN is not None for section in noted)
+
+
 def test_files_of_others_in_the_state_directory_stay_and_are_told(small):
     host, _ = small
     for name, text in (("notes.txt", "mine"), ("mine.json", '{"a": 1}')):
@@ -357,11 +420,19 @@ def test_a_change_that_was_killed_is_dealt_with_first(simulated):
     assert cleaned(host)["result"] and found(host) == before and records(host) == []
 
 
+def test_what_another_run_noted_since_another_one_gave_the_host_up_is_not_forgotten(small):
+    host, _ = small
+    known = History(host).newest()
+    assert cleaned(host)["result"] and apply(host, consumers.pillar(TWO, SMALL)).ok and History(host).newest()[0] == known[0]
+    with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
+        Belongings(engine).remove(known)
+
+
 def test_what_another_run_noted_meanwhile_is_not_forgotten(small):
     host, _ = small
     before = records(host)
     with Engine(config(host)) as engine, pytest.raises(errors.ForeignChange, match="Another run changed this host meanwhile"):
-        Belongings(engine).remove(upcoming=1)
+        Belongings(engine).remove((0, None))
     assert records(host) == before
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from gpuslice import errors
 from gpuslice import front
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
@@ -202,6 +203,25 @@ def test_on_a_simulated_host_no_function_is_called(host):
     lines = []
     result = hosts.apply(host, wanted(before=[{"function": "slurm.drain"}], after=[]), lines.append)
     assert result.ok and "slurm.drain is not called on a simulated host" in lines
+
+
+def test_a_boot_that_undoes_a_change_calls_the_function_that_comes_after_it(host):
+    function = {"function": "slurm.resume", "args": ["n1"]}
+    assert hosts.apply(host, wanted()).ok
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": "before"})
+    assert in_child(lambda: hosts.apply(host, wanted(["2g.20gb"], after=[function]))) == signal.SIGKILL
+    given = []
+    with Engine(hosts.config(host)) as engine:
+        engine.host = Machine(host.description_path, host.state_dir)
+        engine.tools, engine.call = Toolbox(engine.host), lambda *args: given.append(args)
+        assert replay.replay(engine, wait=0)["result"]
+    assert given == [("slurm.resume", ["n1"], {})] and hosts.closed(host)
+
+
+def test_every_function_that_may_come_upon_an_interrupted_change_can_call_others(repo):
+    opened = {path.name: path.read_text(encoding="utf-8").count("front.engine(") for path in (repo / "_modules").glob("*.py")}
+    calling = {path.name: path.read_text(encoding="utf-8").count(", salt=__salt__)") for path in (repo / "_modules").glob("*.py")}
+    assert opened == calling
 
 
 def test_a_function_is_found_in_salt_and_one_that_is_not_there_is_named(host):

@@ -235,6 +235,25 @@ def test_after_a_kill_recover_puts_the_gpu_back(simulated, call, nth):
     assert what_is_there(host) == before and Trying(host).read() is None and not grain.facts(host)["interrupted"]
 
 
+def test_after_a_kill_while_another_tool_is_there_nothing_of_that_is_left(simulated):
+    host = simulated("a30-pair")
+    # Before it come two changes that end half way, in processes of their own.
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 4, "kill": "before"})
+    assert crash.in_child(lambda: tried(host, A30)) == signal.SIGKILL
+    assert os.path.exists(Trying(host).other)
+    with Engine(config(host)) as engine:
+        assert qualify.recovered(engine, "undo", False, {})["result"]
+    assert not os.path.exists(Trying(host).other)
+    assert cleaned(host)["result"] and os.listdir(host.state_dir) == ["simulated"]
+
+
+def test_events_of_a_trial_tell_of_no_generation(simulated):
+    host, told = simulated("mi300x-8"), []
+    with Engine(config(host), events=lambda kind, fields: told.append((kind, fields["generation"]))) as engine:
+        assert qualify.carried_out(engine, config(host), MI300X, {}, 30)["result"]
+    assert {generation for _, generation in told} == {None} and {kind for kind, _ in told} == {"begin", "step", "end"}
+
+
 def test_what_is_asked_of_the_gpu_after_a_kill_counts_more(simulated):
     host = simulated("mi300x-8")
     host.add_fault({"call": "write", "nth": 3, "kill": "after"})

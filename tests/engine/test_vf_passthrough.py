@@ -9,6 +9,8 @@ from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from tests.support import pillars
+from tests.support.cleaned import cleaned
+from tests.support.cleaned import found
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
@@ -60,6 +62,12 @@ def test_functions_are_made_and_bound_in_one_change(simulated):
     assert apply(host, wanted(1, 3)).plan.empty
     assert apply(host, wanted(3, 4)).ok and drivers(host, ONE, TWO, THREE, FOUR) == ["", "", "vfio-pci", "vfio-pci"]
     assert apply(host, wanted()).ok and drivers(host, ONE, TWO, THREE, FOUR) == ["vfio-pci"] * 4
+
+
+def test_a_host_that_is_given_up_keeps_no_note_of_functions_that_went(simulated):
+    host = simulated("flex170")
+    before = found(host)
+    assert apply(host, wanted(1, 3)).ok and cleaned(host)["result"] and found(host) == before
 
 
 def test_what_is_exported_is_what_there_is(simulated):

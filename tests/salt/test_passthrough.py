@@ -143,7 +143,7 @@ def test_a_write_that_fails_undoes_everything(bench, nth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("call", "nth"), [("write", nth) for nth in range(1, WRITES + 1)] + [("run", 1), ("store_write", 2)])
+@pytest.mark.parametrize(("call", "nth"), [("write", nth) for nth in range(1, WRITES + 1)] + [("run", 1), ("store_write", 3)])
 def test_kill_is_finished_by_the_next_run(bench, call, nth, when):
     host = bench
     host.add_fault({"call": call, "nth": nth, "kill": when})

@@ -1,11 +1,14 @@
 """The record of what waits, and the job of the minion that comes back to it."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from salt.modules import schedule
 
+from gpuslice import cleaning
 from gpuslice import errors
+from gpuslice import front
 from gpuslice import waits
 from gpuslice.engine import Engine
 from gpuslice.plan import Plan
@@ -135,6 +138,66 @@ def test_before_the_window_nothing_is_read(engine, minion):
     record.write({**record.read(), "until": engine.host.now() + 1000})
     told = waits.why_not_yet(engine, False, minion.salt, minion.opts)
     assert told["comment"] == f"It is not yet time:\nWaits: GPU {GPU}: It is in use."
+
+
+def test_a_moment_that_a_wrong_clock_told_is_not_waited_for(engine, minion):
+    year = 365 * 86_400
+    settled(engine, minion, WAITING)
+    engine.host.set_clock(year)
+    settled(engine, minion, WAITING)
+    record = Waits(engine.host)
+    record.write({**record.read(), "until": engine.host.now() + 1000})
+    assert waits.why_not_yet(engine, False, minion.salt, minion.opts)
+    engine.host.set_clock(-year)
+    assert waits.why_not_yet(engine, False, minion.salt, minion.opts) is None
+    engine.host.set_clock(-year)
+    settled(engine, minion, WAITING)
+    assert record.read()["since"] <= engine.host.now()
+
+
+def cleaned(engine, minion, test, force):
+    """``gpu_slicing.clean`` of this minion."""
+    gives_up = partial(front.give_up_waiting, engine, minion.salt, minion.opts)
+    return cleaning.clean(engine, WANTED, test, force, gives_up=gives_up)
+
+
+def rolled_back(engine, minion, generation, test):
+    """``gpu_slicing.rollback`` of this minion."""
+    if generation == 0:
+        answer = cleaning.rolled_back(engine, {}, test)
+    else:
+        answer = front.run(engine, engine.rollback_targets(generation), test, {})
+    return front.without_waits(engine, answer, test, minion.salt, minion.opts)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_comes_back_to_a_host_that_is_given_up_also_where_that_takes_several_attempts(engine, minion, force):
+    assert hosts.apply(engine.host, pillars.mig(["7g.80gb"])).ok
+    engine.host.add_process({"pid": 4711, "command": "train.py", "gpu": GPU, "slice": "7g.80gb@0"})
+    settled(engine, minion, WAITING)
+    tested = cleaned(engine, minion, True, force)
+    assert minion.jobs and waits.listed(engine) and tested["changes"]
+    done = cleaned(engine, minion, False, force)
+    assert done["result"] is force and not minion.jobs and waits.listed(engine) == {}
+
+
+def test_a_host_of_which_nothing_but_a_wait_is_on_record_is_given_up_too(engine, minion):
+    settled(engine, minion, WAITING)
+    tested = cleaned(engine, minion, True, False)
+    done = cleaned(engine, minion, False, False)
+    assert done["result"] and done["changes"] == tested["changes"] and not minion.jobs
+    assert "1 record in " in done["comment"]
+
+
+def test_a_rollback_is_not_undone_by_what_waits(engine, minion):
+    for profile in ("7g.80gb", "3g.40gb"):
+        assert hosts.apply(engine.host, pillars.mig([profile])).ok
+    settled(engine, minion, WAITING)
+    assert rolled_back(engine, minion, None, True)["changes"] and minion.jobs
+    done = rolled_back(engine, minion, None, False)
+    assert done["result"] and done["warnings"] == ["What waited is forgotten, since an earlier layout was asked for."]
+    assert not minion.jobs and waits.listed(engine) == {}
+    assert "warnings" not in rolled_back(engine, minion, 0, False)
 
 
 def test_it_can_be_taken_back(engine, minion):

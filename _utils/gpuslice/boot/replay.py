@@ -316,6 +316,8 @@ class _Replay:
             # replay in the boot: its start would wait for our end, and we for its. So it is queued. Leaving it to the boot alone
             # would not do: a replay by hand has no boot that starts anything.
             awaits_units=False,
+            # What comes after an interrupted change may be functions of Salt.
+            call=self._engine.call,
         )
         return Reconciler(self._host, self._engine.tools, options)
 

@@ -83,7 +83,7 @@ class Hooks:
             self._tell(f"{hook['function']} is not called on a simulated host")
             return ""
         if self._options.call is None:
-            return "can't be called from here: only gpu_slicing.apply and what is like it knows Salt's functions."
+            return "can't be called from here: only functions of Salt know the others."
         answer, left = _within(hook, self._options.call, environment)
         if left:
             return f"did not end within {hook['timeout']} s, and is left behind."

@@ -146,8 +146,8 @@ class Memory:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
 
     def upcoming(self):
-        """The number that the next generation gets."""
-        return self._history.upcoming()
+        """The number that this change gets in the history, None for one that goes again at once, which does not get there."""
+        return None if self._options.passing else self._history.upcoming()
 
     def record(self, result, generation):
         """Write a generation into the history; its number, or why that could not be, goes to the result."""

@@ -438,7 +438,13 @@ class Planner:
 
 
 def _may_end(part, kind):
-    """Whether a part can end what a technology has of its GPU: that stands on it, or is run by units that it stops."""
+    """
+    Whether a part can end what a technology has of its GPU: that stands on it, is set on the board, or is run by units that the
+    part stops.
+    """
+    if kind.goes_with_all and part.layer < kind.layer:
+        # What is given away can't be set, whether that is done or undone.
+        return not kinds.known(part.key.technique).gives_away
     return part.key.technique in kind.over or any(kind.units and name.startswith(kind.units) for name in part.stops)
 
 

@@ -179,7 +179,7 @@ class Reconciler:
         elif interrupted_one:
             change = Change(plan, targets, gpus, interrupted_one, result, whole)
             change.verified = {p.key: p.before for p in plan.parts if p.key in interrupted_one.before and not p.waits}
-            self._runner.telling.begin(self._history.upcoming(), interrupted.describe(interrupted_one), plan)
+            self._runner.telling.begin(self._memory.upcoming(), interrupted.describe(interrupted_one), plan)
             self._end(change, "applied")
         if interrupted_one:
             became = "it is finished now" if result.ok else "this run went on with it"
@@ -203,7 +203,8 @@ class Reconciler:
         standing = self._planner.standing_on(plan, targets)
         # Who is handed slices may have others once what is below was put back, whether anything of that was planned or not.
         touched = plan.parts if plan.changing else ()
-        own = {p.key: p.before for p in touched if p.steps or p.hands_out}
+        # A change below may end what is planned on a forecast, also where nothing is to be done about it by now.
+        own = {p.key: p.before for p in touched if p.steps or p.hands_out or p.forecast}
         before = {**standing, **own, **self._held(plan, targets), **(earlier.before if earlier else {})}
         covered = {p.key: list(p.addresses) for p in plan.parts if p.key in before}
         return Entry(
@@ -244,7 +245,7 @@ class Reconciler:
         Whatever goes wrong here, also what nobody thought of, ends in hardware that was put back and a record that is closed, or
         in one that says what is left.
         """
-        self._runner.telling.begin(self._history.upcoming(), change.plan.summary(), change.plan)
+        self._runner.telling.begin(self._memory.upcoming(), change.plan.summary(), change.plan)
         try:
             if refusal := self._before(change):
                 change.failed[ALL] = refusal
@@ -377,6 +378,7 @@ class Reconciler:
     def _end(self, change, outcome):
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
+        self._surely(result, self._set_again, change)
         after = self._undo.layouts(entry, change.gpus)
         wished = {key: layout for key, layout in after.items() if key in entry.goal}
         # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.
@@ -398,6 +400,13 @@ class Reconciler:
         told = {"after": after, "reboot": result.reboot, "times": self._runner.times}
         self._memory.record(result, entry.generation(outcome, result.errors, **told))
         self._runner.telling.end(result, outcome, change)
+
+    def _set_again(self, change):
+        """Set what belongs to a board and is nobody's wish in this change as it was before: a reset below may have taken it."""
+        entry = change.entry
+        boards = [key for key in change.kept() if key not in entry.goal and kinds.known(key.technique).goes_with_all]
+        left = self._undo.restore(entry, {key: entry.before[key] for key in boards}, change.gpus)
+        change.result.warnings += [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
 
     def _remember(self, change, after, outcome):
         """Note what a boot brings back."""

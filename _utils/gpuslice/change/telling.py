@@ -39,7 +39,7 @@ class Telling:
         """
         A change is written down, and its first step is about to be done.
 
-        :param generation: the number that it gets in the history, if that can be written.
+        :param generation: the number that it gets in the history, if that can be written; None for one that does not get there.
         """
         self._begun = time.monotonic()
         self._common = {"generation": generation, "who": self._options.who, "jid": self._options.jid}

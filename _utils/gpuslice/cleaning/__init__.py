@@ -5,12 +5,12 @@ All of it goes through the engine's own changes; what each technology makes of t
 """
 
 
-def clean(engine, pillar, test=False, force=False, brief=False):
+def clean(engine, pillar, test=False, force=False, brief=False, gives_up=None):
     """See :func:`gpuslice.cleaning.story.clean`."""
     # What only this needs is loaded for this.
     from gpuslice.cleaning import story
 
-    return story.clean(engine, pillar, test, force, brief)
+    return story.clean(engine, pillar, test, force, brief, gives_up)
 
 
 def rolled_back(engine, pillar, test=False, brief=False):

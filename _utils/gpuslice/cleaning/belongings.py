@@ -44,15 +44,16 @@ class Belongings:
         there = [path for path in leaving.strays(self._host) if path.rpartition("/")[2] != unit.UNIT]
         return [path for path in there if path not in known]
 
-    def remove(self, upcoming):
+    def remove(self, known):
         """
         Remove all of it, the records last, and return it as :meth:`going` does.
 
-        :param upcoming: number of the next generation as the caller knows it. :raises errors.ForeignChange: another run came.
+        :param known: newest generation as the caller knows it, by its :meth:`gpuslice.records.history.History.mark`.
+        :raises errors.ForeignChange: another run came.
         :raises errors.PermissionDenied, errors.ToolFailed, errors.ToolMissing, errors.StateDirUnusable: it can't be removed.
         """
         with lock.held(self._host.state_dir, "gpu_slicing.clean"):
-            self._refuse_if_superseded(upcoming)
+            self._refuse_if_superseded(known)
             going = self.going()
             if unit.UNIT in going:
                 unit.disable(self._engine)
@@ -68,13 +69,13 @@ class Belongings:
         except OSError as err:
             raise errors.PermissionDenied(f"{path} can't be removed: {err.strerror}.", todo=f"Run as root. {AGAIN}") from err
 
-    def _refuse_if_superseded(self, upcoming):
+    def _refuse_if_superseded(self, known):
         """Another run may have sliced anew by now: what it noted is not ours to forget."""
-        newest = History(self._host).upcoming() - 1
-        # Without any it was another one that gave the host up, and came first.
-        if newest not in (0, upcoming - 1) or Journal(self._host).unfinished():
+        newest = History(self._host).newest()
+        # Without any it was another one that gave the host up, and came first; its number alone may come again after that.
+        if (newest[0] and newest != known) or Journal(self._host).unfinished():
             raise errors.ForeignChange(
-                f"Another run changed this host meanwhile (generation {newest}), so that its records stay.",
+                f"Another run changed this host meanwhile (generation {newest[0]}), so that its records stay.",
                 todo="Look at 'salt-call gpu_slicing.history', then run again.",
             )
         if TRIED in self._host.store_names(self._host.state_dir):

@@ -31,18 +31,18 @@ _NOTHING = "Nothing of ours is here."
 _GONE = "Every GPU that is here is as it was first found, and nothing of ours is left."
 
 
-def clean(engine, pillar, test=False, force=False, brief=False):
+def clean(engine, pillar, test=False, force=False, brief=False, gives_up=None):
     """
     Bring everything back to how it was first found, and remove what is ours.
 
     :param pillar: the minion's: its permissions hold, and what it still wants is told.
     :param test: say only what would be done. :param force: end what is in use, load drivers anew where it takes
         that, and forget what can't be reached any more.
-    :param brief: as of :func:`gpuslice.front.planned`.
+    :param brief: as of :func:`gpuslice.front.planned`. :param gives_up: called before anything is changed, to end what waits.
     :return: ``result`` (absent where ``test`` found something to do), ``changes``, ``comment``, and ``warnings`` where there are
         any. Raises errors.JournalDamaged: how it was found can't be read; whatever a change raises that begins nothing.
     """
-    made = _Cleaning(engine, pillar, force, brief)
+    made = _Cleaning(engine, pillar, force, brief, gives_up)
     answer = made.tested() if test else made.done()
     warnings = [*answer.pop("warnings", []), *made.warnings(answer)]
     return {**answer, "warnings": warnings} if warnings else answer
@@ -69,16 +69,18 @@ class _Cleaning:
     :ivar keys: what goes back, what was touched last first; :ivar unreachable: key -> the error that says why it can't.
     """
 
-    def __init__(self, engine, pillar, force, brief):
+    def __init__(self, engine, pillar, force, brief, gives_up=None):
         self._engine, self._pillar, self._force, self._brief = engine, pillar, force, brief
+        self._gives_up = gives_up
         self._ours = Belongings(engine)
         self._found = First(engine.host).found()
-        self._upcoming = History(engine.host).upcoming()
+        self._newest = History(engine.host).newest()
         # One that an older version began and did not end has noted nothing.
         entry = interrupted.found(engine.host)
         self._layouts = {**self._found.layouts, **{key: one for key, one in _before(entry) if key not in self._found.layouts}}
         noted = [key for key in self._noted() if key not in self._layouts]
-        reversed_keys = [*noted, *reversed(self._layouts)]
+        # Of a GPU that is given away now nothing else can be asked before it is back.
+        reversed_keys = sorted([*noted, *reversed(self._layouts)], key=lambda key: not self._gives_away(key))
         found = {key: why for key in reversed_keys if (why := self._unreachable(key))}
         self.unreachable = {key: why for key, why in found.items() if why is not _FOREIGN}
         self.keys = [key for key in reversed_keys if key not in found]
@@ -89,9 +91,13 @@ class _Cleaning:
         names = self._engine.host.store_names(self._engine.host.state_dir)
         return dict.fromkeys(
             Key.of_gpu(kind.name, gpu.address)
-            for kind in kinds.KNOWN if kind.noted in names and kinds.section(kind).NOTHING is not None
+            for kind in kinds.KNOWN if kind.noted in names
             for gpu in self._engine.gpus if kind.may_concern(gpu)
         )  # fmt: skip
+
+    def _gives_away(self, key):
+        kind = kinds.named(key.technique)
+        return kind is not None and kind.gives_away and any(map(discovery.is_given_away, self._covered(key)))
 
     def _covered(self, key):
         """The GPUs of a key that are there."""
@@ -126,9 +132,11 @@ class _Cleaning:
         return "nothing of it" if layout is None else self._engine.tools.get(key.technique).words(layout)
 
     def _settings(self, key):
-        nothing = kinds.section(kinds.known(key.technique)).NOTHING
-        if nothing is not None:
-            return nothing
+        section = kinds.section(kinds.known(key.technique))
+        if section.NOTHING is not None:
+            return section.NOTHING
+        if key not in self._layouts:
+            return section.FORGOTTEN
         found = self._engine.tools.get(key.technique).settings_of(self._layouts[key])
         return {**found, "reload": True} if self._force else found
 
@@ -185,7 +193,7 @@ class _Cleaning:
             _merge(changes, result.changes)
             warnings += told.get("warnings", [])
             if result.generation:
-                self._upcoming = result.generation + 1
+                self._newest = History(self._engine.host).mark(result.generation)
             if not told["result"] or result.reboot:
                 return self._ended(False, changes, lines, warnings)
         return self._ended(True, changes, lines or ["Everything is as it was first found."], warnings)
@@ -221,7 +229,10 @@ class _Cleaning:
 
     def done(self):
         """As :func:`clean` without ``test``."""
-        there = bool(self._ours.going())
+        there = self._ours.going()
+        if self._gives_up:
+            # First: it would slice again what is given back, as long as this takes several attempts.
+            self._gives_up()
         found = self.layouts_done() if self.keys else {"result": True, "changes": {}, "comment": ""}
         left = self._left()
         lines = [found["comment"]] if found["changes"] or not found["result"] else []
@@ -232,7 +243,10 @@ class _Cleaning:
         if not there and not found["changes"]:
             return {**found, "comment": _NOTHING}
         try:
-            going = self._ours.remove(self._upcoming)
+            going, place = self._ours.remove(self._newest), self._engine.host.state_dir
+            if place in there:
+                # What waited may have been all that was on record.
+                going.setdefault(place, there[place])
         except errors.GpuSliceError as err:
             return {**found, "result": False, "comment": "\n".join([*lines, f"What is ours could not all be removed. {err}"])}
         lines = [_GONE, *lines, self._removal(going, "Removed")]

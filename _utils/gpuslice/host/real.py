@@ -3,6 +3,7 @@ RealHost: the door of :class:`gpuslice.host.base.Host` onto the machine that thi
 """
 
 import os
+import signal
 import stat
 import subprocess
 import time
@@ -95,22 +96,33 @@ class RealHost(Host):
         try:
             stdout, stderr = process.communicate(given or None, timeout=timeout)
         except subprocess.TimeoutExpired as err:
+            if process.poll() is not None:
+                # It did end: what it has left running in the background only keeps its output open.
+                self._close(process)
+                return Completed(process.returncode, _text(err.stdout), _text(err.stderr))
             self._abandon(process)
             raise errors.ToolHangs(f"'{' '.join(argv)}' did not end within {timeout:g} s.") from err
         finally:
             waiting.ends(process)
         return Completed(process.returncode, stdout, stderr)
 
-    @staticmethod
-    def _abandon(process):
-        """Kill a program, and wait only a moment for its end: one that hangs in a driver can't be killed."""
-        process.kill()
+    @classmethod
+    def _abandon(cls, process):
+        """
+        Kill a program and what it has started, and wait only a moment for its end: one that hangs in a driver can't be killed.
+        """
+        # It is not waited for yet, so that its number is still its own, and that of its session.
+        os.killpg(process.pid, signal.SIGKILL)
         try:
             process.communicate(timeout=1)
         except subprocess.TimeoutExpired:
-            for stream in (process.stdout, process.stderr):
-                stream.close()
+            cls._close(process)
             process.poll()
+
+    @staticmethod
+    def _close(process):
+        for stream in (process.stdout, process.stderr):
+            stream.close()
 
     def processes(self):
         from gpuslice.host import holders
@@ -141,3 +153,8 @@ class RealHost(Host):
         done = self.run(["shutdown", "-r", "+1", why])
         if done.returncode:
             raise errors.ToolFailed(f"A reboot could not be scheduled: {done.stderr.strip()}", todo="Reboot the host yourself.")
+
+
+def _text(said):
+    """What a program has said until it was no longer read."""
+    return said.decode(errors="replace") if isinstance(said, bytes) else said or ""

@@ -47,6 +47,8 @@ class Section:
     DECISIVE: ClassVar[tuple[str, ...]] = ()
     #: Settings under which there is nothing of it, where nobody but us makes any; None where a GPU may have been found with some.
     NOTHING: ClassVar[dict | None] = None
+    #: Settings under which what our record of a GPU tells goes, for where nothing tells any more how it was found.
+    FORGOTTEN: ClassVar[dict | None] = None
 
     #: Names of the site's templates (``templates`` in the section on containers) by which the technology writes its files. Where
     #: it has any, its settings have ``templates``: name -> text, of those that the pillar has.

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 import gpuslice
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.host.base import TRYING
 from gpuslice.numbers import many
 from gpuslice.plan import same
 from gpuslice.qualify.bench import Bench
+from gpuslice.records.tried import Trying
 
 #: Seconds within which a process has to tell of its next step: a driver may take half a minute for one.
 PATIENCE = 180
@@ -91,7 +91,7 @@ def refused(bench, config, trial, base, rival):
 @contextmanager
 def _other_tool(bench, config):
     """:class:`gpuslice.qualify.bench.Bench` of somebody who knows nothing of our lock and records."""
-    place = os.path.join(bench.engine.host.state_dir, TRYING, "other")
+    place = Trying(bench.engine.host).other
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(place, mode=0o755)
     if bench.engine.host.simulated:

@@ -47,6 +47,18 @@ class History:
         """The number that the next generation gets."""
         return (self._numbers() or [0])[-1] + 1
 
+    def newest(self):
+        """:meth:`mark` of the newest generation, (0, None) for none."""
+        return self.mark(self.upcoming() - 1)
+
+    def mark(self, number):
+        """(Number, time) of a generation, which tell it from one of that number in a history that was begun anew."""
+        try:
+            return number, self.generation(number).get("time") if number else None
+        except errors.GpuSliceError:
+            # One that can't be read is of no other history either.
+            return number, None
+
     def all(self):
         """The generations kept, oldest first. A file that can't be read or trusted is told as one with an ``error``."""
         found = []

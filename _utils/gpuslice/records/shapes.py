@@ -122,7 +122,8 @@ _WAITS = record(
     {
         "since": moment, "until": maybe(moment), "digest": text(r"[0-9a-f]+"), "of": text("idle|window"),
         "what": listing(row(_TEXT, _TEXT)), "again": truth,
-    }
+    },
+    {"noted": moment},
 )  # fmt: skip
 _GENERATION = parts(
     {

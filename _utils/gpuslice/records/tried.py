@@ -3,6 +3,7 @@ A GPU that is being tried out (``gpu_slicing.qualify``): what it had before, so 
 """
 
 import os
+import shutil
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -61,6 +62,8 @@ class Trying:
         self._file = Record(host, TRIED, "the record of a GPU that is tried out", _FORMAT, _checked)
         #: Where reports go, and the lock of whoever tries.
         self.folder = os.path.join(host.state_dir, TRYING)
+        #: The state directory of the other tool that comes in between.
+        self.other = os.path.join(self.folder, "other")
 
     @contextmanager
     def alone(self, who):
@@ -98,6 +101,8 @@ class Trying:
 
     def end(self):
         """The GPU is as it was. Raises errors.StateDirUnusable."""
+        # A run that was killed has left it.
+        shutil.rmtree(self.other, ignore_errors=True)
         with saying(self._host.state_dir, "strike the GPU off its record"):
             self._file.remove()
 

@@ -17,9 +17,9 @@ class Waits:
     """
     The file of what waits.
 
-    ``since`` and ``until`` (the moment before which nothing needs to be tried) are in seconds since the epoch, ``digest`` tells
-    the policy, ``of`` is idle or window, ``what`` are (PCI address or what hands out, sentence), ``again`` says whether the
-    minion tries it again by itself.
+    ``since``, ``noted`` (when this was written) and ``until`` (the moment before which nothing needs to be tried) are in seconds
+    since the epoch, ``digest`` tells the policy, ``of`` is idle or window, ``what`` are (PCI address or what hands out,
+    sentence), ``again`` says whether the minion tries it again by itself.
     """
 
     def __init__(self, host):

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 
 import pytest
+from hypothesis import example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def test_a_median_is_the_one_in_the_middle_or_the_mean_of_two(numbers):
 
 
 @given(st.lists(st.one_of(SECONDS, st.floats(), st.integers(), st.booleans(), st.none(), st.text(max_size=3)), max_size=20))
+@example([10**400, -(10**400)])
 def test_no_negative_or_endless_number_is_believed(numbers):
     believed = [seconds for _, seconds in learned._believed([row(each) for each in numbers])]
     assert all(math.isfinite(each) and 0 <= each < 86_400 for each in believed)

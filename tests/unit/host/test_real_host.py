@@ -3,6 +3,7 @@ Programs that the real host runs: what they say, when they are not there, and wh
 """
 
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,21 @@ def test_a_program_that_is_not_there_is_named():
 def test_a_program_that_does_not_end_is_left_behind(program):
     with pytest.raises(errors.ToolFailed, match="did not end within 1 s"):
         RealHost().run([sys.executable, "-c", program], timeout=1)
+
+
+def test_what_such_a_program_has_started_ends_with_it(tmp_path):
+    late = tmp_path / "late"
+    with pytest.raises(errors.ToolHangs):
+        RealHost().run(["sh", "-c", f"(sleep 2; touch {late}); true"], timeout=1)
+    time.sleep(2)
+    assert not late.exists()
+
+
+def test_a_program_that_ended_is_not_said_to_hang_for_what_it_left_running(tmp_path):
+    done = RealHost().run(["sh", "-c", f"(sleep 3; touch {tmp_path / 'late'}) & echo out; echo err >&2; exit 3"], timeout=1)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    time.sleep(3)
+    assert (tmp_path / "late").exists()
 
 
 def test_a_file_that_is_replaced_has_another_stamp(tmp_path):

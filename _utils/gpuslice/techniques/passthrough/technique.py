@@ -27,6 +27,7 @@ from gpuslice.numbers import many
 from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
+from gpuslice.techniques.base import Leftover
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
@@ -93,6 +94,10 @@ class Passthrough(Technique):
     def _open(self, gpu):
         """All processes that hold it open."""
         return device_nodes.holding(self._host, device_nodes.of(self._host, gpu.address))
+
+    def leftovers(self):
+        """What is noted of functions that are gone, such as virtual ones that went with their number."""
+        return [Leftover(path) for path in vfio.left_notes(self._host)]
 
     # -- planning ------------------------------------------------------------------------------------------------
     def plan(self, works):

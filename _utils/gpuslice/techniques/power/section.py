@@ -32,6 +32,7 @@ class Power(Section):
     """See :class:`gpuslice.policy.section.Section`."""
 
     DECISIVE = ("limit_watts", "percent")
+    FORGOTTEN = {"lifted": True}
     FIELD = fields.section(
         "What a board may draw: a cap for all its slices together, beside any strategy or none.",
         limit_watts=fields.Field(

@@ -5,7 +5,7 @@ A cap belongs to the board and not to a slice, so that it goes with any strategy
 it: what is on record says what was set here, so that a boot and a later run set it again.
 
 Settings that it takes: ``limit_watts`` (a number, or ``default``), or ``percent`` of the vendor's limit, 0 for what is not said;
-or ``{"layout": {...}}``: exactly this.
+or ``{"layout": {...}}``: exactly this; or ``{"lifted": True}``: what was set here goes, and nothing else.
 """
 
 from typing import final
@@ -108,12 +108,21 @@ class Power(Technique):
         gpu, limits, before = work.gpu, work.state.limits, self.layout(work.state)
         if "layout" in work.settings:
             goal = dict(work.settings["layout"])
+        elif "lifted" in work.settings:
+            goal = self._lifted(work.state)
         elif (wanted := self._wanted(work)) is None:
             return self.unchanged(gpu, before)
         else:
             goal = {"limit_mw": wanted, "noted_mw": None if wanted == limits.default else wanted}
         steps = tuple(self._steps(gpu, before, goal))
         return self.part(gpu, before, goal, steps, note=_note(limits, goal["limit_mw"], steps))
+
+    @staticmethod
+    def _lifted(state):
+        """The layout without what was set here; a limit that others set stays, as does one of which no default is told."""
+        limits = state.limits
+        known = state.noted is not None and limits.default is not None
+        return {"limit_mw": limits.default if known else limits.asked, "noted_mw": None}
 
     def _wanted(self, work):
         """Milliwatts; None where nothing is said."""
