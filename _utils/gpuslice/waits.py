@@ -10,6 +10,7 @@ import os
 from datetime import datetime
 
 from gpuslice import errors
+from gpuslice import folding
 from gpuslice.records.waits import FILE
 from gpuslice.records.waits import Waits
 
@@ -149,7 +150,7 @@ def why_not_yet(engine, test, salt, opts):
             _unschedule(salt, opts, None)
         return _told(_NOTHING)
     if noted["until"] is not None and engine.host.now() < noted["until"]:
-        return _told("It is not yet time:\n" + "\n".join(f"Waits: {why}" for _, why in noted["what"]))
+        return _told("\n".join(["It is not yet time:", *folding.sentences(f"Waits: {why}" for _, why in noted["what"])]))
     return None
 
 
