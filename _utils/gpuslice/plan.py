@@ -128,6 +128,12 @@ class Part:
         return tuple(name for name in {**self.old, **self.new} if self.old.get(name) != self.new.get(name))
 
     @property
+    def only_sets(self) -> bool:
+        """Whether it changes settings of a GPU and concerns no slice: counts of these would tell nothing of it."""
+        slices = (self.keeps, self.destroys, self.creates, self.destroys_empty, self.creates_empty)
+        return bool(self.changed) and not any(slices) and all(step.effect in _SETTING for step in self.steps)
+
+    @property
     def shown_under(self) -> tuple[str, ...]:
         """Where users find it in changes: under the GPUs that it covers; what only hands them out under its own name."""
         return (self.key.technique,) if self.hands_out else self.addresses
@@ -150,6 +156,8 @@ class Part:
         return cls(**{**data, **known, "key": Key.of(data["key"]), "steps": steps})
 
 
+#: Effects of steps that concern no slice, no mode and no driver.
+_SETTING = ("setting", "file")
 _TUPLES = (
     "addresses", "keeps", "destroys", "creates", "destroys_empty", "creates_empty", "drawing", "stops", "unloads", "concerns",
 )  # fmt: skip
@@ -311,7 +319,9 @@ class Plan:
 def _cutting_summary(parts: list[Part]) -> str:
     """What becomes of GPUs, in a clause."""
     effects = Counter(step.effect for part in parts for step in part.steps)
-    clauses = [_counts(parts, "slice")]
+    setting = [part for part in parts if part.only_sets]
+    clauses = [] if len(setting) == len(parts) else [_counts(parts, "slice")]
+    clauses += [f"{_sets(setting)} on {_gpus(len({each for part in setting for each in part.addresses}))}"] if setting else []
     clauses += [f"changes a mode on {_gpus(modes)}"] if (modes := effects["mode"]) else []
     clauses += [f"resets {_gpus(resets)}"] if (resets := effects["reset"]) else ["no reset"]
     clauses += ["loads a driver anew"] if effects["driver"] else []
@@ -378,7 +388,7 @@ def _told(part: Part, steps: str) -> Told:
     names, model, word = ((), "", kind.label.capitalize()) if part.hands_out else (part.addresses, part.model, kind.word)
     if not part.steps:
         return Told(names, model, part.note or "already as wanted", word=word)
-    counts = "" if part.hands_out else f"{_counts([part])}, "
+    counts = "" if part.hands_out else f"{_sets([part]) if part.only_sets else _counts([part])}, "
     return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps)), word=word)
 
 
@@ -404,6 +414,10 @@ def _step_lines(done: Iterable[Step], steps: str) -> list[str]:
 
 def _after(name: str) -> str:
     return "" if kinds.is_ours(name) else " and started again afterwards"
+
+
+def _sets(parts: Iterable[Part]) -> str:
+    return f"sets {', '.join(dict.fromkeys(name for part in parts for name in part.changed))}"
 
 
 def _counts(parts: Iterable[Part], noun: str = "") -> str:

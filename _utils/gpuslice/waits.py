@@ -9,6 +9,7 @@ import logging
 import os
 
 from gpuslice import errors
+from gpuslice import folding
 from gpuslice import moments
 from gpuslice.host.base import WAITING
 from gpuslice.records.waits import Waits
@@ -150,7 +151,7 @@ def why_not_yet(engine, test, salt, opts):
             _unschedule(salt, opts, None)
         return _told(_NOTHING)
     if _is_early(noted, engine.host.now()):
-        return _told("It is not yet time:\n" + "\n".join(f"Waits: {why}" for _, why in noted["what"]))
+        return _told("\n".join(["It is not yet time:", *folding.sentences(f"Waits: {why}" for _, why in noted["what"])]))
     return None
 
 

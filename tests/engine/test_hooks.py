@@ -49,6 +49,11 @@ def test_they_run_around_a_change_and_are_told_what_of(host):
     assert first["argv"] == [DRAIN, "--node"] and first["environment"] == {"GPU_SLICING_ADDRESSES": GPU}
 
 
+def test_what_was_read_after_a_change_tells_of_none(host):
+    found = hosts.apply(host, wanted()).found
+    assert found.empty and "Before it" not in found.text() and "After it" not in found.text()
+
+
 def test_a_plan_shows_them_and_runs_none(host):
     with Engine(hosts.config(host)) as engine:
         plan = engine.plan(wanted())

@@ -90,6 +90,15 @@ def test_on_a_host_without_gpus_nobody_is_told_to_name_one_of_them(minion):
     )
 
 
+def test_a_layout_that_fits_on_none_of_many_gpus_is_told_once(minion):
+    wanted = written(enabled=True, mig={"profiles": {"3g.40gb": 1, "1g.10gb": 7}})
+    with pytest.raises(CommandExecutionError) as refused:
+        minion("dgx-h100").call("gpu_slicing.plan", pillar=wanted)
+    first, told = str(refused.value).splitlines()
+    assert first == "Nothing was changed:"
+    assert told.startswith("- 8 x GPU (0000:1b:00.0, 43, 52, 61, 9d, c3, d1, df): 3g.40gb, 7 x 1g.10gb do not fit together")
+
+
 def test_what_was_done_beside_a_gpu_in_use_is_told(minion):
     users = [{"pid": 4711, "command": "python3", "gpu": FIRST, "slice": "3g.40gb@0"}]
     on = minion(changes={"gpus": [{**BOARDS[0], "instances": ["3g.40gb@0"]}, BOARDS[1]], "processes": users})

@@ -36,7 +36,7 @@ def words(text):
 
 def first_columns(text):
     """Words between backticks in the first column of every table."""
-    return words("\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|")))
+    return words("\n".join(re.split(r"(?<!\\)\|", line)[1] for line in text.splitlines() if line.startswith("|")))
 
 
 def public(cls):
@@ -154,6 +154,22 @@ def test_the_refusal_of_a_newer_file_is_told_as_it_is(tmp_path):
         Verified(RealHost(str(tmp_path))).entries()
     quoted = " ".join(line.removeprefix("> ") for line in read(OPERATIONS).splitlines() if line.startswith("> "))
     assert str(caught.value).replace(str(tmp_path), "/var/lib/gpu-slicing") == quoted
+
+
+# -- usage ---------------------------------------------------------------------------------------------------------------
+def offered(folder):
+    """Functions of the loader files in a folder, as their users call them."""
+    for path in sorted((ROOT / folder).glob("*.py")):
+        for node in ast.parse(read(path)).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield f"{path.stem}.{node.name.rstrip('_')}"
+
+
+@pytest.mark.parametrize("folder", ["_modules", "_states"])
+def test_every_function_and_state_is_in_the_tables_of_usage(folder):
+    _, functions, states = re.split("^## (?:Execution functions|States)$", read(ROOT / "docs" / "usage.md"), flags=re.M)
+    named = {word.partition(" ")[0] for word in first_columns(functions if folder == "_modules" else states)}
+    assert sorted(set(offered(folder)) - named) == []
 
 
 # -- how to work on it ---------------------------------------------------------------------------------------------------

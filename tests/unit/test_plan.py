@@ -189,6 +189,19 @@ def test_the_summary_counts_slices_resets_and_mode_changes():
     assert Plan((part(step()),)).summary() == "1 GPU to change: keeps 0 slices, destroys 0, creates 0, no reset; about 1.0 s."
 
 
+def test_what_concerns_no_slice_is_named_and_not_counted():
+    limits = {"old": {"power_limit": "700 W"}, "new": {"power_limit": "400 W"}}
+    capped = [
+        part(replace(step(gpu=gpu), effect=effect), gpu=gpu, technique="power", **limits)
+        for gpu, effect in ((FIRST, "setting"), (SECOND, "file"))
+    ]
+    alone, beside = Plan(tuple(capped)), Plan((part(step(), creates=("d",)), *capped))
+    assert alone.summary() == "2 GPUs to change: sets power_limit on 2 GPUs, no reset; about 1.0 s."
+    assert f"2 x A board ({FIRST}, 0f), power: each sets power_limit, about 1.0 s" in alone.text()
+    counts = "keeps 0 slices, destroys 0, creates 1"
+    assert beside.summary() == f"2 GPUs to change: {counts}, sets power_limit on 2 GPUs, no reset; about 2.0 s."
+
+
 def test_the_text_shows_slots_before_and_after_and_each_step():
     drawing = ("[ - | - ]", "[+1g.5gb| - ]")
     plan = Plan((part(step("first thing"), step("second thing"), creates=("1g.5gb at 0",), drawing=drawing),))

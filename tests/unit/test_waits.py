@@ -138,6 +138,10 @@ def test_before_the_window_nothing_is_read(engine, minion):
     record.write({**record.read(), "until": engine.host.now() + 1000})
     told = waits.why_not_yet(engine, False, minion.salt, minion.opts)
     assert told["comment"] == f"It is not yet time:\nWaits: GPU {GPU}: It is in use."
+    both = [[gpu, f"GPU {gpu}: It is in use."] for gpu in (GPU, "0000:43:00.0")]
+    record.write({**record.read(), "what": both})
+    told = waits.why_not_yet(engine, False, minion.salt, minion.opts)
+    assert told["comment"] == "It is not yet time:\nWaits: 2 x GPU (0000:1b:00.0, 43): It is in use."
 
 
 def test_a_moment_that_a_wrong_clock_told_is_not_waited_for(engine, minion):

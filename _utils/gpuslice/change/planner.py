@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from gpuslice import errors
+from gpuslice import folding
 from gpuslice import kinds
 from gpuslice.change.standing import Standing
 from gpuslice.model import Key
@@ -496,4 +497,5 @@ def _together(mistakes):
     if len(mistakes) == 1:
         return mistakes[0]
     lines = [line for err in mistakes for line in (getattr(err, "mistakes", None) or [str(err)])]
-    return errors.PolicyError("Nothing was changed:\n" + "\n".join(f"- {line}" for line in dict.fromkeys(lines)), mistakes=lines)
+    told = folding.sentences(dict.fromkeys(lines))
+    return errors.PolicyError("\n".join(["Nothing was changed:", *(f"- {line}" for line in told)]), mistakes=lines)

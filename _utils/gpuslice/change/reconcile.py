@@ -270,7 +270,8 @@ class Reconciler:
         self._end(change, outcome)
         if change.result.ok and not change.result.reboot and all(part.key in change.verified for part in change.plan.changing):
             parts = tuple(change.found.get(part.key, part) for part in change.plan.parts)
-            change.result.found = replace(change.plan, parts=parts)
+            # What was run around the change is over, and does not run once more for what is as wanted.
+            change.result.found = replace(change.plan, parts=parts, before=(), after=(), freeable=())
 
     @staticmethod
     def _surely(result, work, *args):
