@@ -145,6 +145,8 @@ ALIKE = {
     ("mixed-vendors", "mig"),
     ("rtx-pro-6000", "mig"),
     ("rtx-pro-6000", "time-slicing"),
+    ("hgx-b200", "mig"),
+    ("vgpu-host-vfio", "vgpu"),
     ("vgpu-host-mdev", "mig"),
     ("vgpu-host-mdev", "passthrough"),
     ("vgpu-host-vfio", "mig"),

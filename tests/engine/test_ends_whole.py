@@ -229,6 +229,7 @@ def test_a_signal_when_only_the_close_is_left_leaves_the_change_made(simulated, 
     assert made in (NEW, OLD) and last(host)["result"] == ("applied" if made == NEW else "rolled back")
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
     host = simulated("dgx-a100-40gb", gpus=TRIO, latency={"create_gi": 3})
     child = os.fork()

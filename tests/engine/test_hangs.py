@@ -87,7 +87,11 @@ CASES = {
         pillars.for_gpu("0000:3b:00.0", "vgpu", {"profile": "A100D-10C", "count": 1}),
         [("write", 1)]),
 }  # fmt: skip
-POINTS = [(name, call, nth) for name, case in CASES.items() for call, nth in case[-1]]
+#: Of each technology the first call is tried always; each waits for two seconds.
+POINTS = [
+    pytest.param(name, call, nth, marks=pytest.mark.slow if place else ())
+    for name, case in CASES.items() for place, (call, nth) in enumerate(case[-1])
+]  # fmt: skip
 
 
 def prepared(simulated, name):

@@ -94,7 +94,7 @@ def test_all_mistakes_are_told_at_once(pair):
 
 
 def test_an_unknown_profile_lists_those_that_each_gpu_has(pair):
-    comment = refused(pair, pillars.mig(["3g.40gb"]), FIRST, SECOND, "3g.40gb", "1g.5gb", "3g.20gb", "7g.40gb")
+    comment = refused(pair, pillars.mig(["3g.40gb"]), f"2 x GPU ({FIRST}, 0f)", "3g.40gb", "1g.5gb", "3g.20gb", "7g.40gb")
     assert "nearest" in comment
 
 

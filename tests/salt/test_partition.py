@@ -109,7 +109,7 @@ def test_skip_only_reports(minion):
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (pillars.partition("QPX", "NPS2", **RELOAD), ["QPX/NPS2", "QPX/NPS4", FIRST, LAST]),
+        (pillars.partition("QPX", "NPS2", **RELOAD), ["QPX/NPS2", "QPX/NPS4", f"8 x GPU ({FIRST}, 26, 46, 65, 85, a6, c6, e5)"]),
         (pillars.partition("TPX"), ["no compute mode TPX", "SPX, DPX, QPX, CPX"]),
         (pillars.partition("CPX", "NPS8", **RELOAD), ["no memory mode NPS8", "NPS1, NPS2, NPS4"]),
         (pillars.partition("SPX", "NPS4", **RELOAD), ["partition:memory", "SPX goes with NPS1 only"]),

@@ -432,6 +432,7 @@ def test_a_clock_that_is_set_back_does_not_make_it_wait_for_ever(hopper):
     assert answer["result"] is False and "is not there" in answer["comment"] and time.monotonic() - begun < 25
 
 
+@pytest.mark.slow
 def test_a_replay_that_only_met_a_held_lock_is_no_failed_attempt(hopper):
     host, before = hopper
     for _ in range(LIMIT + 1):
