@@ -77,9 +77,9 @@ mutation: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .
 	$(VENV)/bin/mypy
-	find states -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
-	find examples -name '*.yaml' -o -name '*.sls' | sort | xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint \
-	    .pre-commit-config.yaml
+	find states examples/master -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
+	find examples -path examples/master -prune -o \( -name '*.yaml' -o -name '*.sls' \) -print | sort | \
+	    xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint .pre-commit-config.yaml
 
 # Without the type checker, which reads the tree and runs no Salt.
 test-salt3006: $(STAMP3006)
