@@ -146,7 +146,6 @@ ALIKE = {
     ("rtx-pro-6000", "mig"),
     ("rtx-pro-6000", "time-slicing"),
     ("hgx-b200", "mig"),
-    ("vgpu-host-vfio", "vgpu"),
     ("vgpu-host-mdev", "mig"),
     ("vgpu-host-mdev", "passthrough"),
     ("vgpu-host-vfio", "mig"),
