@@ -153,7 +153,7 @@ def test_a_function_that_a_virtual_machine_has_is_not_taken_away(answer):
     assert found["bound"] == "vfio-pci"
     held = found["by guest"]
     assert refused(held, FLEX, f"in use by pid {held['pid']} (", "/dev/vfio/") and held["vfs"] == names(2)
-    given, free = found["slices"]
+    free, given = found["slices"]
     assert given["device_nodes"][0].startswith("/dev/vfio/") and [user["pid"] for user in given["in_use_by"]] == [held["pid"]]
     assert free["device_nodes"] == [] and free["in_use_by"] == []
     assert made(found["released"]) and found["released"]["vfs"] == names(4)
