@@ -80,6 +80,13 @@ def is_loaded(host, name):
     return host.exists(f"{_DRIVERS}/{name}")
 
 
+def group(host, address):
+    """The IOMMU group of a function: ``number``, "" for none, and ``members`` as PCI address -> driver ("" for none)."""
+    number = device_nodes.group(host, address)
+    members = host.listdir(f"/sys/kernel/iommu_groups/{number}/devices") if number else []
+    return {"number": number, "members": {member: driver(host, member) for member in members}}
+
+
 def why_no_group(host):
     """(Why a function has no IOMMU group, whether the host's configuration is to blame)."""
     if iommu_is_on(host):
@@ -99,10 +106,9 @@ def refuse_shared_group(host, address, going=()):
 
     :param going: members that go to VFIO in the same change. :raises errors.ResourceConflict:
     """
-    number = device_nodes.group(host, address)
-    others = []
-    for member in host.listdir(f"/sys/kernel/iommu_groups/{number}/devices"):
-        has = driver(host, member)
+    found, others = group(host, address), []
+    number = found["number"]
+    for member, has in found["members"].items():
         is_bridge = (kernel.text(host, f"{DEVICES}/{member}/class") or "").startswith(_BRIDGE)
         if member not in (address, *going) and has and has not in (*VFIO_DRIVERS, _STUB) and not is_bridge:
             others.append(f"{member} ({has})")

@@ -248,10 +248,8 @@ class Passthrough(Technique):
         return [Slice(gpu.address, self.name, layout["driver"], gpu.address, gpu.memory_mib, 1.0, place, name=gpu.address)]
 
     def group(self, gpu):
-        """The IOMMU group of a GPU: ``number``, and ``members`` as PCI address -> driver ("" for none)."""
-        number = device_nodes.group(self._host, gpu.address)
-        members = self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices") if number else []
-        return {"number": number, "members": {each: self._host.readlink(f"{DEVICES}/{each}/driver") for each in members}}
+        """The IOMMU group of a GPU, as :func:`gpuslice.drivers.vfio.group` has it."""
+        return vfio.group(self._host, gpu.address)
 
     def drawing(self, gpu, state):
         """The GPU in a few words while a VFIO driver has it."""

@@ -287,7 +287,7 @@ class VfPassthrough(Technique):
         for part in self.expected_on(gpu, self.layout(state), below):
             nodes = device_nodes.vfio(self._host, part.of)
             held = tuple(each.as_dict() for each in device_nodes.holding(self._host, nodes, processes))
-            found.append(part._replace(device_nodes=(*nodes, "/dev/vfio/vfio"), in_use_by=held))
+            found.append(part._replace(device_nodes=(*nodes, device_nodes.VFIO_CONTAINER), in_use_by=held))
         return found
 
     def expected_on(self, gpu, layout, below):
@@ -311,10 +311,7 @@ class VfPassthrough(Technique):
         """What users see of one function: ``driver``, ``driver_override`` where one is set, and its IOMMU ``group``."""
         one = self._function(address)
         override = {"driver_override": one.override} if one.override else {}
-        number = device_nodes.group(self._host, address)
-        members = self._host.listdir(f"/sys/kernel/iommu_groups/{number}/devices") if number else []
-        group = {"number": number, "members": {each: vfio.driver(self._host, each) for each in members}}
-        return {"driver": one.driver or vfio.NONE, **override, "group": group}
+        return {"driver": one.driver or vfio.NONE, **override, "group": vfio.group(self._host, address)}
 
 
 def _was_begun(one):
