@@ -190,7 +190,9 @@ def test_a_client_of_the_gpu_stands_in_the_way_of_the_virtual_functions(minion):
 
 
 def test_without_iommu_no_virtual_machine_could_have_one(minion):
-    refused(minion(VFIO, changes={"iommu": False}), only(H100, profile="H100XM-10C"), H100, "IOMMU", "intel_iommu=on")
+    box = minion(VFIO, changes={"iommu": False})
+    refused(box, only(H100, profile="H100XM-10C"), H100, "IOMMU", "intel_iommu=on")
+    assert {kind["set_vgpus"] for kind in box.call("gpu_vgpu.types", H100).values()} == {0}
 
 
 def test_a_missing_sriov_manage_is_named(minion):

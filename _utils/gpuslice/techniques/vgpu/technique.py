@@ -506,24 +506,24 @@ class Vgpus(Technique):
         slots, state = self._slots(gpu), self.observe(gpu)
         now = {name for function in (slots.carriers() if slots else ()) for name in slots.creatable(function)}
         table = self._mig.table(gpu) if self._mig.supports(gpu) else None
+        carriers = vgpu_goal.room(self._host, gpu, state, slots)
+        # Virtual functions are refused without it, whatever type they were to carry.
+        may = not state.total or pci.iommu_is_on(self._host)
         found = {}
         for name, kind in self.types(gpu).items():
             profile = table.by_id(kind.gi_profile) if table and kind.gi_profile is not None else None
             backed = {"mig_profile": profile.name} if profile else {}
             found[name] = {
                 "memory_mib": kind.memory_mib, "max": kind.most, **backed, "creatable": name in now,
-                "set_vgpus": self._as_many_as_fit(gpu, state, slots, name),
+                "set_vgpus": self._as_many_as_fit(gpu, name, carriers) if may else 0,
             }  # fmt: skip
         return found
 
-    def _as_many_as_fit(self, gpu, state, slots, name):
+    def _as_many_as_fit(self, gpu, name, carriers):
         """How many vGPUs of a type a GPU has where it alone is asked for, without a number; 0 where that is refused."""
         try:
-            if state.total:
-                pci.refuse_without_iommu(self._host, gpu.address)
-            carriers = vgpu_goal.room(self._host, gpu, state, slots)
-            settings, types = {"profile": name}, self.types(gpu)
-            counts = vgpu_goal.counts_of(gpu, settings, types, carriers, partial(self._instances.most, gpu))
+            most = partial(self._instances.most, gpu)
+            counts = vgpu_goal.counts_of(gpu, {"profile": name}, self.types(gpu), carriers, most)
         except errors.Unsupported:
             return 0
         return sum(count for _, count in counts)
