@@ -11,8 +11,7 @@ import sys
 
 from gpuslice import errors
 from gpuslice.engine import Engine
-from gpuslice.model import Key
-from gpuslice.model import Target
+from gpuslice.qualify.bench import Bench
 
 #: How a line of progress tells of a step that is about to be done, and which.
 STEP = re.compile(r"\S+ step (\d+)/(\d+): (.*)", re.DOTALL)
@@ -32,9 +31,8 @@ def main():
 
 def _change(order):
     with Engine(order["config"], progress=_ask) as engine:
-        target = Target(engine.gpu(order["gpu"]), Key.of_gpu(order["technique"], order["gpu"]), order["settings"])
-        reconciler = engine.reconciler(permissions=order["permissions"], passing=True)
-        return {"errors": list(reconciler.apply(engine.handed_on([target])).errors)}
+        bench = Bench(engine, engine.gpu(order["gpu"]), engine.tools.get(order["technique"]), order["permissions"])
+        return {"errors": list(bench.reconciler().apply(bench.targets(order["settings"])).errors)}
 
 
 def _ask(line):
