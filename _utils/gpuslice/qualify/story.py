@@ -30,13 +30,14 @@ def planned(engine, gpu, pillar, minutes):
     """
     gpu, to_try = _spared(engine, gpu, pillar)
     lines = [f"{gpu.address} {gpu.model} would be tried, for {minutes} minutes at most, and put back as it is now:"]
-    for tool, trials in to_try:
-        bench, label = Bench(engine, gpu, tool, _permissions(engine, pillar)), kinds.known(tool.name).label
+    for bench, trials in to_try:
+        label = kinds.known(bench.tool.name).label
         if trials.why_not:
             lines.append(f"  {label}: nothing, {trials.why_not}")
             continue
         doing = [trial for trial in trials.each if not trial.why_not]
-        lines.append(f"  {label}, now {tool.words(bench.layout())}: {len(doing)} trials, about {_estimate(bench, trials):.0f} s")
+        now = bench.tool.words(bench.layout())
+        lines.append(f"  {label}, now {now}: {len(doing)} trials, about {_estimate(bench, trials):.0f} s")
         lines.append(f"    {', '.join(trial.words for trial in doing)}")
         left_out = [trial for trial in trials.each if trial.why_not]
         lines += [f"    not {', '.join(trial.words for trial in left_out)}: {left_out[0].why_not}"] if left_out else []
@@ -46,11 +47,16 @@ def planned(engine, gpu, pillar, minutes):
 
 
 def _spared(engine, named, pillar):
-    """As :func:`gpuslice.qualify.guards.spared`; a GPU that can't even be brought to where trials begin is refused as well."""
-    gpu, to_try = guards.spared(engine, named, pillar)
-    for tool, trials in to_try:
+    """
+    As :func:`gpuslice.qualify.guards.spared`, with a :class:`gpuslice.qualify.bench.Bench` in the place of each technique; a GPU
+    that can't even be brought to where trials begin is refused as well.
+    """
+    gpu, found = guards.spared(engine, named, pillar)
+    permissions = _permissions(engine, pillar)
+    to_try = [(Bench(engine, gpu, tool, permissions), trials) for tool, trials in found]
+    for bench, trials in to_try:
         if not trials.why_not:
-            Bench(engine, gpu, tool, _permissions(engine, pillar)).part(trials.base)
+            bench.part(trials.base)
     return gpu, to_try
 
 
@@ -82,7 +88,7 @@ def carried_out(engine, config, gpu, pillar, minutes):
     trying = Trying(engine.host)
     with trying.alone("gpu_slicing.qualify"):
         gpu, to_try = _spared(engine, gpu, pillar)
-        story = _Story(engine, config, gpu, _permissions(engine, pillar), minutes, trying)
+        story = _Story(engine.host, config, gpu, minutes, trying)
         answer = story.run(to_try)
     if story.signal:
         raise errors.Interrupted(story.signal, answer["comment"])
@@ -99,10 +105,9 @@ def _permissions(engine, pillar):
 class _Story:
     """One run. ``signal`` is the one that asked it to end, None for none."""
 
-    def __init__(self, engine, config, gpu, permissions, minutes, trying):
-        self._engine, self._config, self._gpu, self._permissions = engine, config, gpu, permissions
-        self._trying, self._host = trying, engine.host
-        self._minutes = minutes
+    def __init__(self, host, config, gpu, minutes, trying):
+        self._host, self._config, self._gpu = host, config, gpu
+        self._minutes, self._trying = minutes, trying
         self._signals = Signals()
         self.signal = None
 
@@ -112,14 +117,13 @@ class _Story:
         self._end = begun + 60 * self._minutes
         data = report.of_gpu(self._host, self._gpu)
         with self._signals:
-            data["technologies"] = [self._technology(tool, trials) for tool, trials in to_try]
+            data["technologies"] = [self._technology(bench, trials) for bench, trials in to_try]
             self.signal = self.signal or self._signals.number
             data["seconds"] = round(self._host.monotonic() - begun, 1)
             return self._answer(data)
 
-    def _technology(self, tool, trials):
-        bench = Bench(self._engine, self._gpu, tool, self._permissions)
-        before = bench.layout()
+    def _technology(self, bench, trials):
+        tool, before = bench.tool, bench.layout()
         found = {
             "technology": tool.name, "before": tool.words(before), "why_not": trials.why_not, "facts": [], "trials": [],
             "ended": "", "put_back": "",
