@@ -56,14 +56,19 @@ def _gpu_functions(state, address, gpu):
         "files": files, "links": {},
     }  # fmt: skip
     found = [physical]
-    for number in range(gpu["numvfs"]):
-        where = vf_address(address, about["vf_offset"] + number)
+    for number, where in enumerate(functions_of(state, address)):
         physical["links"][f"virtfn{number}"] = where
         found.append({
             **common, "address": where, "device": about["vf_device"], "links": {"physfn": address},
             "driver": function_driver(state, address, where), "iommu_group": vf_group(state, address, number),
         })  # fmt: skip
     return found
+
+
+def functions_of(state, address):
+    """PCI addresses of the virtual functions of the GPU at ``address``, in the order of their numbers."""
+    gpu = state["gpus"][address]
+    return [vf_address(address, gpu["about"]["vf_offset"] + number) for number in range(gpu["numvfs"])]
 
 
 def function_driver(state, address, where):
@@ -75,19 +80,14 @@ def function_driver(state, address, where):
 
 def owner_of(state, where):
     """PCI address of the GPU whose virtual function that address is, None where there is none."""
-    for address, gpu in state["gpus"].items():
-        first = gpu["about"]["vf_offset"]
-        if any(vf_address(address, first + number) == where for number in range(gpu["numvfs"])):
-            return address
-    return None
+    return next((address for address in state["gpus"] if where in functions_of(state, address)), None)
 
 
 def forget_functions(state, address):
     """A GPU's virtual functions go, and with each its driver and its ``driver_override``."""
     gpu = state["gpus"][address]
     gpu.pop("vf_drivers", None)
-    for number in range(gpu["numvfs"]):
-        where = vf_address(address, gpu["about"]["vf_offset"] + number)
+    for where in functions_of(state, address):
         state["written"].pop(f"{kernel.DEVICES}/{where}/driver_override", None)
     gpu["numvfs"] = 0
 

@@ -46,8 +46,7 @@ def carriers(state, address):
         return [(address, None)]
     if about["vf_driver"] != "nvidia" or not gpu["autoprobe"]:
         return []
-    numbers = range(gpu["numvfs"])
-    return [(pci.vf_address(address, about["vf_offset"] + n), pci.vf_group(state, address, n)) for n in numbers]
+    return [(where, pci.vf_group(state, address, n)) for n, where in enumerate(pci.functions_of(state, address))]
 
 
 def room(state, address, kind):
