@@ -8,11 +8,13 @@ Settings that it takes: ``limit_watts`` (a number, or ``default``), or ``percent
 or ``{"layout": {...}}``: exactly this; or ``{"lifted": True}``: what was set here goes, and nothing else.
 """
 
+from typing import NamedTuple
 from typing import final
 
 from gpuslice import errors
 from gpuslice.drivers import pci
 from gpuslice.drivers.power import HwmonPower
+from gpuslice.drivers.power import Limits
 from gpuslice.drivers.power import NvidiaPower
 from gpuslice.drivers.power import watts
 from gpuslice.inventory import discovery
@@ -29,15 +31,15 @@ _ROUNDED = 1000
 _DRIVERS = {"nvidia": "nvidia", "amd": "amdgpu", "intel": "xe or i915"}
 
 
-class Capped:
+class PowerState(NamedTuple):
     """
     What a board has now.
 
     :ivar limits: :class:`gpuslice.drivers.power.Limits`; :ivar noted: milliwatts that were set here, None for nothing.
     """
 
-    def __init__(self, limits, noted):
-        self.limits, self.noted = limits, noted
+    limits: Limits
+    noted: int | None
 
 
 @final
@@ -64,7 +66,7 @@ class Power(Technique):
         """Read the limit and the record. Raises errors.Unsupported, errors.Unhealthy, errors.StateDirUnusable, errors of NVML."""
         self._host.limits.refuse(gpu.address)
         pci.refuse_if_given_away(self._host, gpu)
-        return Capped(self._board(gpu).read(gpu), self._ledger.read(gpu)["limit_mw"])
+        return PowerState(self._board(gpu).read(gpu), self._ledger.read(gpu)["limit_mw"])
 
     def _board(self, gpu):
         return NvidiaPower(self._sessions.nvml) if gpu.vendor == "nvidia" else HwmonPower(self._host)

@@ -160,9 +160,9 @@ class VfPassthrough(Technique):
 
     def _there(self, work):
         """PCI address -> :class:`Function`, of those that there are or, in a forecast, will be: a new one has no driver."""
-        if work.below.certain:
-            return {each.address: each for each in work.state}
         now = {each.address: each for each in work.state}
+        if work.below.certain:
+            return now
         # What stays is told with its nodes, what comes by its name alone.
         return {
             each.name: now[each.name] if each.name in now and each.device_nodes else Function(each.name)
