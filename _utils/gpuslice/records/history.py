@@ -71,16 +71,15 @@ class History:
 
     def generation(self, number):
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
-        try:
-            found = self.file(number).read()
-            return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
-        except FileNotFoundError as err:
-            known = ", ".join(map(str, self._numbers())) or "none yet"
-            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err
-        except (OSError, ValueError) as err:
-            raise errors.JournalDamaged(
+        found = self.file(number).read_if_there(
+            lambda err: errors.JournalDamaged(
                 f"Generation {number} of the history can't be read ({err}).", todo="Choose another one."
-            ) from err
+            )
+        )
+        if found is None:
+            known = ", ".join(map(str, self._numbers())) or "none yet"
+            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.")
+        return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
 
     def newest_first(self):
         """The generations kept that can be read, the newest first, each read when it is asked for."""
