@@ -226,10 +226,10 @@ class Engine:
         # Here as in findings, so that a run without a change does not load it.
         from gpuslice.health import board
 
-        found = {}
+        found, reasons = {}, RebootLedger(self.host).reasons() if pending else {}
         for one in self._asked(gpu):
             faults = board.faults(self.host, self.tools.sessions, one)
-            told = [*faults, *(self._pending(one, faults) if pending else ())]
+            told = [*faults, *(self._pending(one, faults, reasons) if pending else ())]
             found[one.address] = [each.sentence for each in told]
         for address, sentence in self._interrupted_among(found).items():
             found[address].append(sentence)
@@ -239,17 +239,21 @@ class Engine:
         """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
         from gpuslice.health import board
 
-        found = []
+        found, reasons = [], RebootLedger(self.host).reasons()
         for one in self._asked(gpu):
             told = board.findings(self.host, self.tools.sessions, one)
-            found += [*told, *self._pending(one, told)]
+            found += [*told, *self._pending(one, told, reasons)]
         return [each._asdict() for each in found]
 
-    def _pending(self, gpu, told):
-        """What of a GPU is not in force yet; one that is known to be ill is asked nothing more."""
+    def _pending(self, gpu, told, reasons):
+        """
+        What of a GPU is not in force yet; one that is known to be ill is asked nothing more.
+
+        :param told: what is wrong with it; :param reasons: PCI address -> why it waits for a reboot, of those that do.
+        """
         from gpuslice.health import board
 
-        if why := RebootLedger(self.host).reasons().get(gpu.address):
+        if why := reasons.get(gpu.address):
             return board.waiting(gpu.address, for_reboot=why)
         if any(each.severity == board.CRITICAL for each in told):
             return []

@@ -111,6 +111,12 @@ def test_one_that_fails_after_it_is_told_and_the_change_stands(host):
     assert ran(host) == [(DRAIN, None), (REFUSE, "ok"), (RESUME, "ok")]
 
 
+def test_what_a_program_says_is_told_as_it_says_it(simulated):
+    host = simulated("dgx-h100", programs={REFUSE: {"exit": 1, "says": "can't open ../etc/nodes: waited 1..5 s."}})
+    failed = hosts.apply(host, wanted(before=[[REFUSE]], after=[])).errors[0]
+    assert "failed with exit status 1: can't open ../etc/nodes: waited 1..5 s. Mend that" in failed
+
+
 @pytest.mark.parametrize("call", ["run", "nvmlDeviceCreateGpuInstanceWithPlacement"])
 def test_a_signal_undoes_the_change_and_after_runs(host, call):
     host.add_fault({"call": call, "signal": "SIGTERM"})
@@ -191,6 +197,7 @@ def _raises():
     [
         (lambda: False, "answered that it failed."),
         (lambda: {"result": False, "comment": "no node"}, "answered that it failed: no node."),
+        (lambda: {"result": False, "comment": "No node."}, "answered that it failed: No node. Mend that"),
         (_raises, "failed: ValueError: no node \\x1b n1"),
     ],
 )

@@ -75,8 +75,7 @@ class Hooks:
         if not done.returncode:
             return ""
         said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-_LINES:]
-        told = " / ".join(said)[-_CHARACTERS:]
-        return f"failed with exit status {done.returncode}{f': {told}' if told else ''}.".replace("..", ".")
+        return _sentence(f"failed with exit status {done.returncode}", " / ".join(said)[-_CHARACTERS:])
 
     def _function(self, hook, environment):
         if self._host.simulated:
@@ -89,7 +88,12 @@ class Hooks:
             return f"did not end within {hook['timeout']} s, and is left behind."
         refused = answer is False or (isinstance(answer, Mapping) and answer.get("result") is False)
         said = printable(str(answer.get("comment") or "") if isinstance(answer, Mapping) else "")[:_CHARACTERS]
-        return f"answered that it failed{f': {said}' if said else ''}." if refused else ""
+        return _sentence("answered that it failed", said) if refused else ""
+
+
+def _sentence(what, said):
+    """The end of a sentence, with what was said on it: that may be one itself."""
+    return f"{what}: {said.rstrip('.')}." if said else f"{what}."
 
 
 def _within(hook, call, environment):

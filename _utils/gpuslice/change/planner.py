@@ -92,6 +92,10 @@ class Planner:
 
     def planned(self, targets):
         """:meth:`plan` without what is told of other changes."""
+        return self.met(targets)[0]
+
+    def met(self, targets):
+        """(:meth:`planned`, the targets that it is of): where something waits, those who are handed slices keep theirs."""
         if any(target.wish for target in targets):
             targets = self.settled(targets, self._journal.unfinished())
         found, waiting = self._found(targets), []
@@ -128,7 +132,7 @@ class Planner:
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
         waits = tuple(dict.fromkeys(waiting))
         plan = Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits)
-        return self._with_hooks(replace(plan, freeable=self._freeable(held)))
+        return self._with_hooks(replace(plan, freeable=self._freeable(held))), targets
 
     def _freeable(self, held):
         """Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go."""
@@ -154,12 +158,6 @@ class Planner:
         from gpuslice.change import learned
 
         return learned.estimated(self._host, plan, self._known)
-
-    def in_time(self, targets):
-        """The targets that can be met now, where something waits: see :meth:`gpuslice.change.timing.Timing.met_now`."""
-        if not self._timing or not any(target.key and target.key.hands_out for target in targets):
-            return targets
-        return self._timing.met_now(targets, self._found(targets).errors)[0]
 
     def works(self, targets):
         """These targets of one technology with what is there now, as its ``plan`` takes them. Raises what reading raises."""

@@ -163,8 +163,9 @@ class Reconciler:
             self._refuse_to_begin()
             wishes = {t.key: t.wish for t in targets if t.wish}
             targets = self._planner.settled(targets, interrupted_one)
-            plan = self._planner.planned(targets)
-            targets = self._planner.in_time(targets) if plan.waiting and not plan.freeable else targets
+            plan, met = self._planner.met(targets)
+            # Where users may go first it is planned again when they did.
+            targets = targets if plan.freeable else met
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty or plan.freeable:
                 self._history.check()
@@ -295,9 +296,8 @@ class Reconciler:
     def _plan_freed(self, change):
         """Plan again: who used GPUs may have gone by what was run before. Who is still there is left alone or waited for."""
         self._tools.release()
-        plan = replace(self._planner.planned(change.targets), freeable=())
-        change.targets = self._planner.in_time(change.targets) if plan.waiting else change.targets
-        change.plan = change.result.plan = plan
+        plan, change.targets = self._planner.met(change.targets)
+        change.plan = change.result.plan = plan = replace(plan, freeable=())
         change.result.errors = [why for _, why in plan.blocked]
         self._amend(change, plan.parts, [pause for pause in plan.pauses if pause not in change.entry.pauses])
 

@@ -60,11 +60,8 @@ def _refuse_used(engine, gpu, to_try, stops):
 def _refuse_handed(engine, gpu):
     """What a consumer has on record is his."""
     names = {gpu.address, *(part["name"] for part in engine.slices(gpu.address, taken=True))}
-    noted = engine.host.store_names(engine.host.state_dir)
-    for tool in (engine.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in noted):
-        shown = tool.shown(tool.layout(tool.observe(gpu)))
-        if having := [who for who, what in shown.items() if names.intersection(what.split(", "))]:
-            raise errors.ResourceConflict(f"It is handed out to {', '.join(having)}.", gpu.address, _SPARE)
+    if having := sorted({who for name, who in engine.owners().items() if name in names}):
+        raise errors.ResourceConflict(f"It is handed out to {', '.join(having)}.", gpu.address, _SPARE)
 
 
 def _refuse_promised(engine, gpu, pillar):

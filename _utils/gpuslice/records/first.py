@@ -57,11 +57,15 @@ class First:
 
     def found(self):
         """:class:`Found`. Raises errors.JournalDamaged: it can't be used; errors.StateDirUnusable: it can't be read."""
+        return self._written() or self._derived()
+
+    def _written(self):
+        """What the file tells, None where there is none. Raises as :meth:`found`."""
         try:
             record = self._file.read()
             shapes.outcome(record, "after")
         except FileNotFoundError:
-            return self._derived()
+            return None
         except (OSError, ValueError) as err:
             raise errors.JournalDamaged(
                 f"How the GPUs of this host were first found can't be read ({self._file.path}: {err}).",
@@ -96,13 +100,14 @@ class First:
         :raises errors.StateDirUnusable: it can't be written.
         """
         try:
-            known = self.found()
+            written = self._written()
+            known = written or self._derived()
         except errors.JournalDamaged as err:
             # It keeps nobody from changing a GPU, and what it still may tell is not written over.
             log.warning("%s", err)
             return
         new = {key: layout for key, layout in entry.before.items() if self._is_new(known, key, gpus)}
-        if not new:
+        if not new and written:
             return
         devices = {key: device(gpus[key.subject]) for key in new if key.subject in gpus}
         layouts = {**{key: layout for key, layout in known.layouts.items() if key not in new}, **new}

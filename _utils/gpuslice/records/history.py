@@ -12,6 +12,8 @@ from gpuslice.records.journal import former_key
 from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
 
+#: Its directory below the state directory.
+FOLDER = "history"
 #: What the history has as ``who`` of a boot that brought slices back.
 REPLAY = "gpu_boot.replay"
 #: How many generations the history keeps.
@@ -20,7 +22,7 @@ _FORMAT = 2
 #: How the history calls the undoing of a change that did not end.
 UNDID = "undid an interrupted change"
 #: Only names that we give: another one for the same number would be a generation that can't be opened.
-_GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
+GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
 
 
 class History:
@@ -28,7 +30,7 @@ class History:
 
     def __init__(self, host):
         self._host = host
-        self._folder = os.path.join(host.state_dir, "history")
+        self._folder = os.path.join(host.state_dir, FOLDER)
 
     def check(self):
         """Raises errors.StateDirUnusable for a history that is not ours: found out before anything is changed."""
@@ -71,16 +73,15 @@ class History:
 
     def generation(self, number):
         """One generation. Raises errors.PolicyError when there is none of this number, errors.JournalDamaged."""
-        try:
-            found = self.file(number).read()
-            return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
-        except FileNotFoundError as err:
-            known = ", ".join(map(str, self._numbers())) or "none yet"
-            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.") from err
-        except (OSError, ValueError) as err:
-            raise errors.JournalDamaged(
+        found = self.file(number).read_if_there(
+            lambda err: errors.JournalDamaged(
                 f"Generation {number} of the history can't be read ({err}).", todo="Choose another one."
-            ) from err
+            )
+        )
+        if found is None:
+            known = ", ".join(map(str, self._numbers())) or "none yet"
+            raise errors.PolicyError(f"There is no generation {number} in the history.", todo=f"Generations: {known}.")
+        return {**{key: value for key, value in found.items() if key != "format"}, "generation": int(number)}
 
     def newest_first(self):
         """The generations kept that can be read, the newest first, each read when it is asked for."""
@@ -99,11 +100,11 @@ class History:
 
     def _numbers(self):
         names = self._host.store_names(self._folder)
-        return sorted(int(found[1]) for name in names if (found := _GENERATION_FILE.fullmatch(name)) and int(found[1]))
+        return sorted(int(found[1]) for name in names if (found := GENERATION_FILE.fullmatch(name)) and int(found[1]))
 
     def file(self, number):
         """The :class:`gpuslice.records.store.Record` of a generation, whether there is one or not."""
-        name = os.path.join("history", f"{int(number):06d}.json")
+        name = os.path.join(FOLDER, f"{int(number):06d}.json")
         return Record(self._host, name, "a generation of the history", _FORMAT, shapes.generation, _UPGRADES)
 
 

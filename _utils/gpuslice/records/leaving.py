@@ -9,14 +9,14 @@ import re
 from gpuslice import errors
 from gpuslice.host.base import TRYING
 from gpuslice.records.first import NUMBER
+from gpuslice.records.history import FOLDER
+from gpuslice.records.history import GENERATION_FILE
 from gpuslice.records.journal import saying
 from gpuslice.records.store import FORMAT
 
-_HISTORY = "history"
-_GENERATION = re.compile(r"[0-9]{6,12}\.json")
 _RECORD = re.compile(r"[a-z][a-z-]*\.json")
 #: How everything was first found goes last of all that says something.
-_FIRST = f"{_HISTORY}/{NUMBER:06d}.json"
+_FIRST = f"{FOLDER}/{NUMBER:06d}.json"
 #: Without a format: what an ended change may leave, and who holds the lock.
 _PLAIN = ("journal.steps",)
 _LOCK = "lock"
@@ -39,7 +39,7 @@ def files(host):
     """
     names = host.store_names(host.state_dir)
     ours = [name for name in names if name in _PLAIN or (_RECORD.fullmatch(name) and _has_format(host, name))]
-    past = [f"{_HISTORY}/{name}" for name in host.store_names(_at(host, _HISTORY)) if _GENERATION.fullmatch(name)]
+    past = [f"{FOLDER}/{name}" for name in host.store_names(_at(host, FOLDER)) if GENERATION_FILE.fullmatch(name)]
     first = [name for name in past if name == _FIRST]
     ours += [f"{TRYING}/{name}" for name in host.store_names(_at(host, TRYING)) if _TRIED.fullmatch(name)]
     return [*ours, *(name for name in past if name not in first), *first, *(name for name in names if name == _LOCK)]
@@ -48,7 +48,7 @@ def files(host):
 def others(host):
     """Names in the state directory that are not ours, and are left."""
     mine = {name.partition("/")[0] for name in files(host)}
-    return [name for name in host.store_names(host.state_dir) if name not in mine and name not in (_HISTORY, "simulated")]
+    return [name for name in host.store_names(host.state_dir) if name not in mine and name not in (FOLDER, "simulated")]
 
 
 def remove(host):
@@ -60,7 +60,7 @@ def remove(host):
     with saying(host.state_dir, "remove the records"):
         for name in files(host):
             if name == _LOCK:
-                host.store_remove_directory(_at(host, _HISTORY))
+                host.store_remove_directory(_at(host, FOLDER))
                 host.store_remove_directory(_at(host, TRYING))
             host.store_remove(_at(host, name))
         # Where it lies is the system's, or whoever's who configured it.

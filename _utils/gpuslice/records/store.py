@@ -22,6 +22,11 @@ _PRIVATE = re.compile(r'"(?:quadlet|templates)": \{(?!\})|"after_hooks": \[(?!\]
 _ANOTHER_FORM = "it has another form than this version writes"
 
 
+def reason(err: Exception) -> object:
+    """Why a file can't be used, for a sentence that names the file itself."""
+    return getattr(err, "strerror", None) or err
+
+
 class OlderFormat(ValueError):
     """A format that nobody brings up."""
 
@@ -69,6 +74,20 @@ class Record:
         found = self._upgraded(found)
         self._check({key: value for key, value in found.items() if key != FORMAT})
         return found
+
+    def read_if_there(self, unusable: Callable[[Exception], errors.GpuSliceError]) -> dict | None:
+        """
+        As :meth:`read`, None where there is no such file.
+
+        :param unusable: function of why the file can't be used, as :meth:`read` raised it, that returns the error to be raised.
+        :raises errors.NewerFormat: a newer version wrote it.
+        """
+        try:
+            return self.read()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as err:
+            raise unusable(err) from err
 
     def _upgraded(self, found: dict) -> dict:
         number = found.get(FORMAT, 0)

@@ -78,16 +78,13 @@ class Trying:
 
     def read(self):
         """:class:`Tried`, None where no GPU is on record. Raises errors.JournalDamaged, errors.StateDirUnusable."""
-        try:
-            found = self._file.read()
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as err:
-            raise errors.JournalDamaged(
+        found = self._file.read_if_there(
+            lambda err: errors.JournalDamaged(
                 f"The record of a GPU that was tried out, {self._file.path}, can't be read ({err}).",
                 todo="Compare the GPUs with what you want ('salt-call gpu.slices'), then remove that file.",
-            ) from err
-        return Tried(found["gpu"], found["technique"], found["layout"], found["since"])
+            )
+        )
+        return Tried(found["gpu"], found["technique"], found["layout"], found["since"]) if found else None
 
     def left(self):
         """:class:`Tried` of a run that ended without putting its GPU back; None where there is none, or it is at work still."""

@@ -37,19 +37,18 @@ class Verified:
 
         :raises errors.JournalDamaged: the file can't be used; :raises errors.StateDirUnusable: it can't be read.
         """
-        try:
-            return {key: _complete(entry) for key, entry in by_key(self._file.read()["layouts"]).items()}
-        except FileNotFoundError:
-            return {}
-        except PermissionError as err:
-            raise errors.StateDirUnusable(
+        found = self._file.read_if_there(self._unusable)
+        return {key: _complete(entry) for key, entry in by_key(found["layouts"]).items()} if found else {}
+
+    def _unusable(self, err):
+        if isinstance(err, PermissionError):
+            return errors.StateDirUnusable(
                 f"The record of verified layouts, {self.path}, can't be read ({err.strerror}).", todo="Run as root."
-            ) from err
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
-            raise errors.JournalDamaged(
-                f"The record of verified layouts, {self.path}, can't be used ({err}), so a boot can bring nothing back.",
-                todo="Run 'salt-call state.apply gpu_slicing': it writes the record anew.",
-            ) from err
+            )
+        return errors.JournalDamaged(
+            f"The record of verified layouts, {self.path}, can't be used ({err}), so a boot can bring nothing back.",
+            todo="Run 'salt-call state.apply gpu_slicing': it writes the record anew.",
+        )
 
     def note(self, new):
         """

@@ -28,15 +28,12 @@ class Waits:
 
     def read(self):
         """What waits, None where nothing does. Raises errors.StateDirUnusable, errors.NewerFormat."""
-        try:
-            return self._file.read()
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as err:
-            raise errors.StateDirUnusable(
+        return self._file.read_if_there(
+            lambda err: errors.StateDirUnusable(
                 f"What waits on this host can't be told: {self._file.path} can't be read ({err}).",
                 todo="Remove that file; the next 'state.apply gpu_slicing' writes it anew.",
-            ) from err
+            )
+        )
 
     def write(self, data):
         """Note what waits. Raises OSError, errors.StateDirUnusable."""

@@ -5,6 +5,7 @@ What a technology notes of GPUs, since nothing on them tells it, in a file of it
 import threading
 
 from gpuslice import errors
+from gpuslice.records.store import reason
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import record
 from gpuslice.shape import table
@@ -54,16 +55,14 @@ class Ledger:
                 ) from err  # fmt: skip
 
     def _all(self, address):
-        try:
-            return self._file.read()["gpus"]
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as err:
-            raise errors.StateDirUnusable(
-                f"{self._what.capitalize()}, {self._file.path}, can't be used ({getattr(err, 'strerror', None) or err}).",
+        found = self._file.read_if_there(
+            lambda err: errors.StateDirUnusable(
+                f"{self._what.capitalize()}, {self._file.path}, can't be used ({reason(err)}).",
                 address,
                 "Remove that file, then run again: what is wanted is noted anew.",
-            ) from err
+            )
+        )
+        return found["gpus"] if found else {}
 
 
 def _device(gpu):

@@ -88,6 +88,16 @@ def test_a_host_of_an_older_version_has_it_of_its_oldest_generations(first, plac
     assert list(first.found().layouts) == [mig(ONE), mig(TWO), Key(ONE, "partition")]
 
 
+def test_what_a_host_of_an_older_version_has_of_it_outlasts_its_history(first, place):
+    history = History(RealHost(str(place)))
+    history.record({"before": {str(mig(ONE)): OFF}, "after": {str(mig(ONE)): ON}})
+    for number in range(GENERATIONS + 3):
+        # Nothing that was not touched before.
+        first.note(begun({mig(ONE): ON}), GPUS)
+        history.record({"who": str(number), "before": {str(mig(ONE)): ON}})
+    assert first.found().layouts == {mig(ONE): OFF} and first.found().since == 0
+
+
 def test_what_undid_an_interrupted_change_began_half_way(first, place):
     History(RealHost(str(place))).record({"result": UNDID, "before": {str(mig(ONE)): ON}, "after": {str(mig(ONE)): OFF}})
     assert first.found().layouts == {mig(ONE): OFF}

@@ -15,6 +15,7 @@ from gpuslice.records.history import History
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
 from gpuslice.records.store import Record
+from gpuslice.records.store import reason
 from gpuslice.records.verified import Verified
 from gpuslice.records.verified import entry
 from gpuslice.techniques.partition.notes import Notes
@@ -80,6 +81,25 @@ def test_what_is_written_tells_its_format(host):
     thing(host).remove()
     with pytest.raises(FileNotFoundError):
         thing(host).read()
+
+
+def test_who_need_not_have_a_record_says_alone_what_one_that_is_of_no_use_comes_to(host):
+    def unusable(err):
+        return errors.StateDirUnusable(f"no use: {reason(err)}")
+
+    assert thing(host).read_if_there(unusable) is None
+    put(host, "thing.json", {"format": 3, "number": 3})
+    assert thing(host).read_if_there(unusable)["number"] == 3
+    put(host, "thing.json", {"format": 3, "number": "three"})
+    with pytest.raises(errors.StateDirUnusable, match="no use: its number is none"):
+        thing(host).read_if_there(unusable)
+    put(host, "thing.json", {"format": 4, "number": 3})
+    with pytest.raises(errors.NewerFormat):
+        thing(host).read_if_there(unusable)
+    place(host, "thing.json").unlink()
+    place(host, "thing.json").mkdir()
+    with pytest.raises(errors.StateDirUnusable, match="no use: it is no regular file$"):
+        thing(host).read_if_there(unusable)
 
 
 def test_a_newer_format_is_refused_with_both_numbers_and_what_to_do(host):

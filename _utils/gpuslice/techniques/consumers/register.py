@@ -12,6 +12,7 @@ from gpuslice.outputs.device import Mount
 from gpuslice.outputs.device import Node
 from gpuslice.records.store import FORMAT
 from gpuslice.records.store import Record
+from gpuslice.records.store import reason
 from gpuslice.shape import LINE
 from gpuslice.shape import anything
 from gpuslice.shape import either
@@ -99,15 +100,14 @@ class Register:
 
     def read(self) -> Noted:
         """What is noted. Raises errors.StateDirUnusable, errors.NewerFormat."""
-        try:
-            found = self._file.read()
-        except FileNotFoundError:
-            return NOTHING
-        except (OSError, ValueError) as err:
-            raise errors.StateDirUnusable(
-                f"The record of consumers, {self._file.path}, can't be used ({getattr(err, 'strerror', None) or err}).",
+        found = self._file.read_if_there(
+            lambda err: errors.StateDirUnusable(
+                f"The record of consumers, {self._file.path}, can't be used ({reason(err)}).",
                 todo="Remove that file, then run again: who gets what is noted anew, and may be another slice than before.",
-            ) from err
+            )
+        )
+        if found is None:
+            return NOTHING
         devices = {name: _device(name, each) for name, each in found["devices"].items()}
         found.pop(FORMAT, None)
         return Noted(**{**found, "devices": devices})
