@@ -110,10 +110,6 @@ class Mps(Section):
         for key, what in _contradictions(settings):
             raise errors.PolicyError(f"{key} {what}")
 
-    def says_more(self, settings):
-        """Whether any of its settings is not the default."""
-        return {key: value for key, value in settings.items() if key != "templates"} != self.defaults()
-
     def defaults(self):
         """Its settings where nothing is written, as the pillar has them."""
         return {name: each.default for name, each in self.FIELD.fields.items() if name != "enabled"}
