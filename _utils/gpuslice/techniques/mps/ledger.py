@@ -2,14 +2,11 @@
 Which slices MPS shares, and with which limits: what a daemon can't tell while it is not running, kept in the state directory.
 """
 
-from gpuslice.records.store import Record
 from gpuslice.shape import LINE
 from gpuslice.shape import record
 from gpuslice.shape import truth
-from gpuslice.techniques.ledger import FORMAT
 from gpuslice.techniques.ledger import SHARES
 from gpuslice.techniques.ledger import Ledger
-from gpuslice.techniques.ledger import checked
 from gpuslice.techniques.mps import section
 
 FILE = "mps.json"
@@ -26,4 +23,4 @@ def ledger(host):
     are shared, [] for all), ``exclusive`` (whether a whole GPU is kept for its daemon), and where the site has some
     ``templates`` (name -> text).
     """
-    return Ledger(Record(host, FILE, SHARES, FORMAT, checked(_SHARES)), NOTHING, "daemons", SHARES)
+    return Ledger(host, FILE, SHARES, _SHARES, NOTHING, "daemons")
