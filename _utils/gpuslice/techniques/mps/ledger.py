@@ -11,16 +11,17 @@ from gpuslice.techniques.mps import section
 
 FILE = "mps.json"
 _SHARES = record(
-    {"device": LINE, "daemons": section.DAEMONS, "profiles": section.PROFILES, "exclusive": truth},
-    {"templates": section.TEXTS},
-)
-NOTHING = {"daemons": {}, "profiles": [], "exclusive": False}
+    {
+        "device": LINE, "daemons": section.DAEMONS, "profiles": section.PROFILES, "exclusive": truth, "templates": section.TEXTS,
+    }
+)  # fmt: skip
+NOTHING = {"daemons": {}, "profiles": [], "exclusive": False, "templates": {}}
 
 
 def ledger(host):
     """
     The record: ``daemons`` (name of a slice -> what :mod:`gpuslice.techniques.mps.clients` has), ``profiles`` (those that
-    are shared, [] for all), ``exclusive`` (whether a whole GPU is kept for its daemon), and where the site has some
-    ``templates`` (name -> text).
+    are shared, [] for all), ``exclusive`` (whether a whole GPU is kept for its daemon), and ``templates`` (name -> text, those
+    of the site).
     """
     return Ledger(host, FILE, SHARES, _SHARES, NOTHING, "daemons")

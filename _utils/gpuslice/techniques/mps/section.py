@@ -116,8 +116,8 @@ class Mps(Section):
 
     def layout(self):
         """Which daemons there are with which limits, and what is set for them."""
-        shapes = {"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))}
-        return record(shapes, {"templates": TEXTS})
+        mode = maybe(whole(0, 3))
+        return record({"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": mode, "templates": TEXTS})
 
     def asked(self):
         """It waits for a reboot together with what it stands on."""
