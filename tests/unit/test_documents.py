@@ -15,6 +15,7 @@ from gpuslice.host.real import RealHost
 from gpuslice.model import Slice
 from gpuslice.policy.section import Section
 from gpuslice.records.verified import Verified
+from gpuslice.techniques import ledger
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Work
 from tests.conftest import ROOT
@@ -98,13 +99,14 @@ def test_every_kind_is_in_the_table_of_technologies():
 
 # -- the state directory -------------------------------------------------------------------------------------------------
 def records():
-    """(name below the state directory, format) of every :class:`gpuslice.records.store.Record`."""
+    """(name below the state directory, format) of every :class:`gpuslice.records.store.Record`, and of each ledger."""
     found = set()
     for path in sorted(ENGINE.rglob("*.py")):
         calls = [node for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.Call)]
-        for call in (call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Record"):
+        for call in (call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("Record", "Ledger")):
             module = importlib.import_module(".".join(path.relative_to(ROOT / "_utils").with_suffix("").parts))
-            name, number = (_value(argument, module) for argument in (call.args[1], call.args[3]))
+            name = _value(call.args[1], module)
+            number = ledger.FORMAT if call.func.id == "Ledger" else _value(call.args[3], module)
             # One that is handed the name of its file is found where that is told; a generation's is put together.
             if name or path.stem == "history":
                 found.add((name or "history/NNNNNN.json", number))

@@ -37,6 +37,13 @@ def names(gpu):
     return found | {name.removeprefix("NVIDIA ") for name in found if name.startswith(("NVIDIA Tesla ", "NVIDIA Quadro "))}
 
 
+def boards(gpu):
+    """The PCI ids by which a board may be meant: vendor and device, and the two of its subsystem after them. ``gpu`` as above."""
+    vendor_id = next((each for each, (name, _) in VENDORS.items() if name == gpu.vendor), "")
+    board = f"{vendor_id}:{gpu.device_id}"
+    return board, f"{board}:{gpu.subsystem_id}"
+
+
 @cache
 def _index(vendor_id):
     """{device id: [(key, product, is it the id of virtual functions)]}, of one vendor."""

@@ -72,7 +72,7 @@ def _of_slice(gpus: Sequence[Gpu], named: Any, slices: Callable[[], Sequence[dic
     if not isinstance(named, str) or addresses.is_index(named):
         return None
     name = named.strip()
-    if not (addresses.is_place(name) or name.upper().startswith("MIG-") or _is_function(gpus, name)):
+    if not (addresses.is_place(name) or name.upper().startswith("MIG-") or functions(gpus, name)[1]):
         return None
     there = slices()
     of = next((one["gpu"] for one in there if name.lower() in (one["name"].lower(), one.get("uuid", "").lower())), None)
@@ -81,13 +81,6 @@ def _of_slice(gpus: Sequence[Gpu], named: Any, slices: Callable[[], Sequence[dic
             f"No slice of this host is called {name}; it has {len(there)}.", todo="'salt-call gpu.table' lists them."
         )
     return next((gpu for gpu in gpus if gpu.address == of), None)
-
-
-def _is_function(gpus: Sequence[Gpu], name: str) -> bool:
-    if not addresses.is_pci(name):
-        return False
-    address, _ = addresses.normalize(name)
-    return any(address in gpu.virtual_functions.get("addresses", ()) for gpu in gpus)
 
 
 def functions(gpus: Sequence[Gpu], named: Any) -> tuple[Any, dict[str, list[str]]]:

@@ -279,20 +279,13 @@ def _matches(match, gpu):
             return False
         if key == "vendor" and gpu.vendor != wanted:
             return False
-        if key == "device_id" and not _is_board(gpu, wanted):
+        if key == "device_id" and not any(board in wanted for board in catalog.boards(gpu)):
             return False
         if key == "name" and not _like(gpu.name, wanted):
             return False
         if key == "model" and not any(_like(name, wanted) for name in catalog.names(gpu)):
             return False
     return True
-
-
-def _is_board(gpu, ids):
-    """Whether it is one of these boards: vendor and device, or these and the two of the subsystem."""
-    vendor = next((each for each, (name, _) in catalog.VENDORS.items() if name == gpu.vendor), "")
-    board = f"{vendor}:{gpu.device_id}"
-    return board in ids or f"{board}:{gpu.subsystem_id}" in ids
 
 
 def _like(text, pattern):

@@ -339,8 +339,7 @@ def _host(slicing, layouts, notes):
     rule = _over(base, slicing, {}, SLICING, notes)
     if not _says_how(slicing):
         return base._replace(rule=rule)
-    both = {key: {**base.scope.get(key, {}), **slicing.get(key, {})} for key in kinds.SECTIONS.values()}
-    return _Base({**both, "enabled": slicing.get("enabled", False)}, SLICING, rule)
+    return _Base(_over_sections(base.scope, slicing), SLICING, rule)
 
 
 def _layouts(slicing, notes):
@@ -348,19 +347,26 @@ def _layouts(slicing, notes):
     Name -> :class:`_Base` of each layout. All are looked at; what is only odd about one counts where somebody names it, since
     many hosts may share a file of layouts.
     """
-    enabled, found = slicing.get("enabled", False), {}
+    found = {}
     named = {each.get("layout", "") for each in (slicing, *slicing.get("devices", []))}
     # What goes with every strategy is not of how a GPU is sliced, and holds for the host beside any layout.
     always = {key: slicing[key] for word, key in kinds.SECTIONS.items() if kinds.goes_with_all(word) and key in slicing}
-    nothing = _Base({**always, "enabled": enabled}, SLICING, Rule({}, "none", {}, SLICING, beside=_beside(always, "none")))
+    scope = {**always, "enabled": slicing.get("enabled", False)}
+    nothing = _Base(scope, SLICING, Rule({}, "none", {}, SLICING, beside=_beside(always, "none")))
     for name, written in slicing.get("layouts", {}).items():
         path = f"{SLICING}:layouts:{name}"
         if not ("strategy" in written or _switched(written, True) or notes.mistaken(path)):
             notes.wrong(path, "has no strategy; give it one of them, or switch a technology on.")
-        noted, scope = Notes(), {key: {**value, **written.get(key, {})} for key, value in always.items()}
-        found[name] = _Base({**written, **scope, "enabled": enabled}, path, _over(nothing, written, {}, path, noted))
+        noted = Notes()
+        found[name] = _Base(_over_sections(nothing.scope, written), path, _over(nothing, written, {}, path, noted))
         notes.take(noted, name in named)
     return found
+
+
+def _over_sections(scope, written):
+    """A scope with the words of another one over its own, key by key; whether GPUs are sliced at all the host says alone."""
+    both = {key: {**scope.get(key, {}), **written.get(key, {})} for key in kinds.SECTIONS.values()}
+    return {**both, "enabled": scope.get("enabled", False)}
 
 
 def _base(written, path, layouts, notes):

@@ -30,7 +30,7 @@ class Notes:
 
     def mistaken(self, path):
         """Whether a mistake was noted at this path, or below it."""
-        return any(line.startswith((f"{path}: ", f"{path}:")) for line in self.mistakes)
+        return any(line.startswith(f"{path}:") for line in self.mistakes)
 
     @staticmethod
     def _add(lines, path, text):

@@ -5,19 +5,16 @@ What a technology notes of GPUs, since nothing on them tells it, in a file of it
 import threading
 
 from gpuslice import errors
+from gpuslice.records.store import Record
 from gpuslice.records.store import reason
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import record
 from gpuslice.shape import table
 
-#: What sentences call the record of what shares slices, and the number of the form of any of these.
-SHARES, FORMAT = "the record of shared slices", 1
-
-
-def checked(shape):
-    """The check of what a record has, by the shape of what is noted of one GPU."""
-    whole_record = record({"gpus": table(ADDRESS, shape)})
-    return lambda data: whole_record(data, "it")
+#: What sentences call the record of what shares slices.
+SHARES = "the record of shared slices"
+#: The number of the form of any of these.
+FORMAT = 1
 
 
 class Ledger:
@@ -25,12 +22,14 @@ class Ledger:
     What one technology notes, in its file of the state directory, by PCI address: ``device`` (PCI id of the GPU, since a slot may
     get another one), and the rest as it likes.
 
-    :param file: :class:`gpuslice.records.store.Record`; :param nothing: what there is of a GPU of which nothing is noted.
-    :param key: which part of that is empty then. :param what: what sentences call the record.
+    :param file: name of the file; :param what: what sentences call it. :param shape: of what is noted of one GPU.
+    :param nothing: what there is of a GPU of which nothing is noted; :param key: which part of that is empty then.
     """
 
-    def __init__(self, file, nothing, key, what):
-        self._file, self._nothing, self._key, self._what = file, nothing, key, what
+    def __init__(self, host, file, what, shape, nothing, key):
+        whole_record = record({"gpus": table(ADDRESS, shape)})
+        self._file = Record(host, file, what, FORMAT, lambda data: whole_record(data, "it"))
+        self._what, self._nothing, self._key = what, nothing, key
         # GPUs are changed side by side, and their record is one file.
         self._one = threading.Lock()
 

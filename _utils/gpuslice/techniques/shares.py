@@ -6,12 +6,9 @@ there is one such technology on a GPU.
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.model import slice_name
-from gpuslice.records.store import Record
 from gpuslice.shape import anything
-from gpuslice.techniques.ledger import FORMAT
 from gpuslice.techniques.ledger import SHARES
 from gpuslice.techniques.ledger import Ledger
-from gpuslice.techniques.ledger import checked
 
 
 def refuse_other(host, gpu, mine):
@@ -26,7 +23,7 @@ def refuse_other(host, gpu, mine):
         file = kind.noted
         if file not in host.store_names(host.state_dir):
             continue
-        if Ledger(Record(host, file, SHARES, FORMAT, checked(anything)), {}, "", SHARES).read(gpu):
+        if Ledger(host, file, SHARES, anything, {}, "").read(gpu):
             raise errors.ResourceConflict(
                 f"{kind.label} shares it already, and {kinds.known(mine).label} beside it would let consumers past its limits.",
                 gpu.address,

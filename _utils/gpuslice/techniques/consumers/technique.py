@@ -92,8 +92,11 @@ class Consumers(Technique):
 
     def owners(self, state, by_name=False):
         """Which slice is whose."""
-        asked = {name for name, each in state.consumers.items() if not by_name or "name" in consumer_of(name, each).sought}
-        return {part: name for name in asked for part in state.consumers[name]["slices"]}
+        owners = state.owners()
+        if not by_name:
+            return owners
+        asked = {name for name, each in state.consumers.items() if "name" in consumer_of(name, each).sought}
+        return {part: name for part, name in owners.items() if name in asked}
 
     def layout(self, state):
         """Who has what, by the names of slices: what opens them changes with every creation."""

@@ -29,16 +29,10 @@ def _offers(works: Sequence[Work]) -> list[Slice]:
     return binding.offers(each for each in there if each.name not in nobodys)
 
 
-def _owners(works: Sequence[Work]) -> dict[str, str]:
-    """Name of a slice -> who has it."""
-    consumers = works[0].state.consumers if works else {}
-    return {part: name for name, each in consumers.items() for part in each["slices"]}
-
-
 def offers(works: Sequence[Work]) -> list[dict]:
     """Every slice that can be given, as dicts, with its consumer."""
-    owners, handed = _owners(works), works[0].state.cdi if works else False
-    found = []
+    noted, found = works[0].state if works else NOTHING, []
+    owners = noted.owners()
     for each in _offers(works):
         found.append(
             {
@@ -50,7 +44,7 @@ def offers(works: Sequence[Work]) -> list[dict]:
                 "compute": each.compute,
                 "weight": each.weight,
                 "consumer": owners.get(each.name, ""),
-                "cdi": cdi.qualified(cdi.SLICE, each.name) if handed else "",
+                "cdi": cdi.qualified(cdi.SLICE, each.name) if noted.cdi else "",
                 "isolation": "enforced" if each.isolated else "advisory",
             }
         )

@@ -77,4 +77,3 @@ def _without(mig, gpu, state, name):
     stay = tuple(ci for ci in found.cis if gone and (found.id, ci.id) not in gone)
     kept = (gi if gi is not found else gi._replace(cis=stay) for gi in state.instances if gi is not found or stay)
     return tuple(kept)
-

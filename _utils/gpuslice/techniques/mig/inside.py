@@ -20,7 +20,7 @@ def with_more(mig, gpu, state, instance, profile, count):
     :raises errors.DeviceNotFound: there is no such GPU instance. :raises errors.ProfileMismatch: they don't fit into it.
     :raises errors.ResourceConflict: vGPUs stand on it.
     """
-    uuids = {ids: uuid for ids, (_, uuid) in mig.nvml.mig_devices(gpu.address).items()} if state.instances else {}
+    uuids = _uuids(mig, gpu, state)
     found = next((gi for gi in state.instances if _is(mig, gpu, gi, instance, uuids)), None)
     if found is None:
         there = "; ".join(f"{gi.profile}@{gi.start} ({_held(mig.table(gpu), gi)})" for gi in state.instances) or "none"
@@ -42,7 +42,7 @@ def with_less(mig, gpu, state, device):
     :raises errors.DeviceNotFound: there is no such one. :raises errors.PolicyError: it is the last one in its GPU instance.
     :raises errors.ResourceConflict: vGPUs stand on that.
     """
-    uuids = {ids: uuid for ids, (_, uuid) in mig.nvml.mig_devices(gpu.address).items()} if state.instances else {}
+    uuids = _uuids(mig, gpu, state)
     devices = [(gi, ci, uuids.get((gi.id, ci.id), "")) for gi in state.instances for ci in gi.cis]
     name = device.strip().lower()
     found = next((each for each in devices if name in _names(gpu, *each)), None)
@@ -60,6 +60,11 @@ def with_less(mig, gpu, state, device):
             f"Destroy the GPU instance with it: salt-call gpu_mig.destroy {gpu.address} {gi.profile}@{gi.start}",
         )
     return _with_cis(mig, state, gi, [[each.name, each.start] for each in gi.cis if each is not ci])
+
+
+def _uuids(mig, gpu, state):
+    """(number of a GPU instance, of a compute instance in it) -> its MIG UUID."""
+    return {ids: uuid for ids, (_, uuid) in mig.nvml.mig_devices(gpu.address).items()} if state.instances else {}
 
 
 def _names(gpu, gi, ci, uuid):

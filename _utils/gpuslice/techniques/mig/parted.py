@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
+from gpuslice import catalog
 from gpuslice import errors
 from gpuslice.model import Gpu
 from gpuslice.policy.fields import LAYOUT_NAME
@@ -224,13 +225,8 @@ def _listed(pairs: list[tuple[int, Gpu]]) -> str:
     return ", ".join(f"{index} is {gpu.address} ({gpu.model})" for index, gpu in pairs)
 
 
-def _ids(gpu: Gpu) -> tuple[str, str]:
-    board = f"{_NVIDIA}:{gpu.device_id}"
-    return board, f"{board}:{gpu.subsystem_id}"
-
-
 def _is_one_of(gpu: Gpu, boards: tuple[str, ...] | set[str]) -> bool:
-    return any(each in boards for each in _ids(gpu))
+    return any(each in boards for each in catalog.boards(gpu))
 
 
 def _applied(entries: list[Entry], layouts: dict[str, dict], here: _Here, notes: Notes) -> dict:

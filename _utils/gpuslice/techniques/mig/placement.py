@@ -227,9 +227,8 @@ def best_room(table, instances, staying=()):
     board = _board(table)
     instances = tuple(instances)
     kinds, fixed, _ = _elsewhere(board, instances, staying)
-    # Where the instances lie counts also when the rules do not allow it: the driver did.
-    loads = {_occupied(board, instances), *(load for _, load in _arrangements(board, kinds, fixed))}
-    return {piece.name: max(_how_many(board, load, piece) for load in loads) for piece in board.pieces}
+    most = _most(board, _occupied(board, instances), kinds, fixed)
+    return {piece.name: number for piece, number in zip(board.pieces, most, strict=True)}
 
 
 def free_inside(table, instance):
@@ -283,7 +282,7 @@ def room_made(table, existing, staying, name, start=None):
             continue
         for starts, load in _arrangements(board, kinds, _with(fixed, piece, bits)):
             moves = _moves(moving, kinds, starts)
-            found.append((len(moves), sum(old.size for old, _ in moves), _less(_room(board, load)), place, starts, moves))
+            found.append((*_effort(board, load, moves), place, starts, moves))
     if not found:
         return None
     best = min(found, key=lambda each: each[:-1])
@@ -306,7 +305,7 @@ def roomiest(table, existing, staying=()):
         worth = _worth(board, load)
         if worth > here:
             moves = _moves(moving, kinds, starts)
-            found.append((_less(worth), len(moves), sum(old.size for old, _ in moves), _less(_room(board, load)), starts, moves))
+            found.append((_less(worth), *_effort(board, load, moves), starts, moves))
     return min(found, key=lambda each: each[:-1])[-1] if found else ()
 
 
@@ -569,7 +568,7 @@ def _arrangements(board, kinds, fixed=None):
         return ()
     found = []
     _search(board, kinds, pieces, (), base, found)
-    found.sort(key=lambda pair: (*(-value for value in _room(board, pair[1])), pair[0]))
+    found.sort(key=lambda pair: (_less(_room(board, pair[1])), pair[0]))
     return tuple(found)
 
 
@@ -607,6 +606,19 @@ def _moves(moving, kinds, starts):
         free.remove((item.profile, start))
         moves.append((item, start))
     return tuple(moves)
+
+
+def _effort(board, load, moves):
+    """What moves cost, less is better: how many they are, how many memory slices move, and criterion 4 of what there is then."""
+    return len(moves), sum(old.size for old, _ in moves), _less(_room(board, load))
+
+
+@lru_cache(maxsize=64)
+def _most(board, here, kinds, fixed):
+    """How many more of each piece fit, in their order, when the kinds lie as well as can be for it; ``here`` is how they do."""
+    # Where the instances lie counts also when the rules do not allow it: the driver did.
+    loads = {here, *(load for _, load in _arrangements(board, kinds, fixed))}
+    return tuple(max(_how_many(board, load, piece) for load in loads) for piece in board.pieces)
 
 
 def _as_it_is(board, existing, wishes):

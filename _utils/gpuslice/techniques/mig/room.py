@@ -136,7 +136,7 @@ def why_never(room, name, start=None):
     if room.odd:
         odd = ", ".join(map(named, room.odd))
         return f"The driver does not tell the profile of {odd}, so that nothing is planned beside it: destroy it first."
-    if made := placement.room_made(room.table, room.instances, (), name, start):
+    if room.staying and (made := placement.room_made(room.table, room.instances, (), name, start)):
         held = "; ".join(f"{named(old)} is {room.staying[old]}" for old, _ in made[1] if old in room.staying)
         return f"What is in use or shared never moves, and {held}. Once it is free, gpu_mig.defrag makes room."
     limits = placement.why_not(room.table, [*(each.profile for each in room.instances), name])

@@ -110,18 +110,14 @@ class Mps(Section):
         for key, what in _contradictions(settings):
             raise errors.PolicyError(f"{key} {what}")
 
-    def says_more(self, settings):
-        """Whether any of its settings is not the default."""
-        return {key: value for key, value in settings.items() if key != "templates"} != self.defaults()
-
     def defaults(self):
         """Its settings where nothing is written, as the pillar has them."""
         return {name: each.default for name, each in self.FIELD.fields.items() if name != "enabled"}
 
     def layout(self):
         """Which daemons there are with which limits, and what is set for them."""
-        shapes = {"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": maybe(whole(0, 3))}
-        return record(shapes, {"templates": TEXTS})
+        mode = maybe(whole(0, 3))
+        return record({"daemons": _RUNNING, "profiles": PROFILES, "exclusive": truth, "mode": mode, "templates": TEXTS})
 
     def asked(self):
         """It waits for a reboot together with what it stands on."""

@@ -61,7 +61,7 @@ class Sharing:
     """
 
     def __init__(self, noted, daemons, specs, of_whole, read):
-        self.profiles, self.exclusive, self.templates = noted["profiles"], noted["exclusive"], noted.get("templates", {})
+        self.profiles, self.exclusive, self.templates = noted["profiles"], noted["exclusive"], noted["templates"]
         self.daemons, self.specs, self.of_whole, self._read = daemons, specs, of_whole, read
 
     @cached_property
@@ -134,7 +134,7 @@ class Mps(Technique):
         if not layout["daemons"]:
             return {"mps": {}}
         mode = {} if layout["mode"] is None else {"compute_mode": MODES[layout["mode"]]}
-        own = layout.get("templates", {})
+        own = layout["templates"]
         templates = {"templates": {name: f"of the site ({unit.digest(own[name])})" for name in sorted(own)}} if own else {}
         return {"mps": {name: _shown(one) for name, one in sorted(layout["daemons"].items())}, **mode, **templates}
 
@@ -297,7 +297,7 @@ class Mps(Technique):
             if name not in goal["daemons"] or name in again or not goal["daemons"][name]["runs"]:
                 yield from self._ending_one(work, name, name not in goal["daemons"], stops)
         for name in sorted(again):
-            yield from self._starting(work, name, specs[name], goal.get("templates", {}), stops)
+            yield from self._starting(work, name, specs[name], goal["templates"], stops)
         if goal["mode"] is not None and not again and state.mode != goal["mode"]:
             words = f"set compute mode {MODES[goal['mode']]}"
             undo = f"compute mode {MODES[state.mode]} again"
@@ -320,7 +320,7 @@ class Mps(Technique):
         exclusive = goal["exclusive"] and part.name == gpu.address
         control, smi = mps.program(self._host), mps.program(self._host, "nvidia-smi") if exclusive else ""
         limits = one["threads"], one["pinned_mib"]
-        templates = unit.template_of(goal.get("templates", {}), one["protocol"] == 3)
+        templates = unit.template_of(goal["templates"], one["protocol"] == 3)
         return unit.Spec(part.name, part.identity, part.device_nodes, *limits, exclusive, control, smi, _shares(one), templates)
 
     def _ending_one(self, work, name, for_good, stops):
@@ -349,11 +349,12 @@ class Mps(Technique):
                 )  # fmt: skip
         if work.state.specs.get(name) != spec:
             plain = {**spec._asdict(), "nodes": list(spec.nodes), "shares": [list(each) for each in spec.shares]}
-            words, args = f"write the unit {unit.unit(name)}", {"spec": plain}
+            words = f"write the unit {unit.unit(name)}"
             if templates:
                 # One that makes nothing which could be taken is told before anything is changed.
                 unit.written(spec, templates)
-                words, args = f"{words} by {_templates_words(templates)}", {**args, "templates": dict(templates)}
+                words = f"{words} by {_templates_words(templates)}"
+            args = {"spec": plain, "templates": dict(templates)}
             needs = ("idle",) if spec.exclusive and name not in work.state.daemons else ()
             yield self.step(gpu, "write", args, words, "file_write", CARVE, "put the former one back", needs=needs)
         words = f"start the MPS daemon of {name}, with {_promised(spec)}, and read these back"
@@ -419,12 +420,11 @@ class Mps(Technique):
         return f"{'' if steps else 'already as wanted; '}{fewer}{_WEIGHTS if by_environment else ''}{_ADVICE}."
 
     # -- doing ---------------------------------------------------------------------------------------------------
-    def _run_note(self, gpu, daemons, profiles, exclusive, templates=None):
-        own = {"templates": templates} if templates else {}
-        self._ledger.write(gpu, {"daemons": daemons, "profiles": profiles, "exclusive": exclusive, **own})
+    def _run_note(self, gpu, **noted):
+        self._ledger.write(gpu, noted)
 
-    def _run_write(self, gpu, spec, templates=None):
-        self._daemons.write(gpu, unit.made(spec), templates or {})
+    def _run_write(self, gpu, spec, templates):
+        self._daemons.write(gpu, unit.made(spec), templates)
 
     def _run_start(self, gpu, name):
         self._daemons.start(gpu, name)
@@ -502,15 +502,16 @@ def _templates_words(templates):
 
 
 def _layout(daemons=(), profiles=(), exclusive=False, mode=None, templates=()):
-    own = {"templates": dict(templates)} if daemons and templates else {}
-    return {"daemons": dict(daemons), "profiles": list(profiles), "exclusive": bool(daemons) and exclusive, "mode": mode, **own}
+    return {
+        "daemons": dict(daemons), "profiles": list(profiles), "exclusive": bool(daemons) and exclusive, "mode": mode,
+        "templates": dict(templates) if daemons else {},
+    }  # fmt: skip
 
 
 def _noted(layout):
     """What of a layout is written down."""
     daemons = {name: {key: one[key] for key in clients.KEYS} for name, one in layout["daemons"].items()}
-    own = {"templates": layout["templates"]} if "templates" in layout else {}
-    return {"daemons": daemons, "profiles": list(layout["profiles"]), "exclusive": layout["exclusive"], **own}
+    return {"daemons": daemons, **{key: layout[key] for key in ("profiles", "exclusive", "templates")}}
 
 
 def _limits(one):

@@ -2,13 +2,10 @@
 How many consumers each slice may be handed to: nothing of the hardware tells it, so it is kept in the state directory.
 """
 
-from gpuslice.records.store import Record
 from gpuslice.shape import LINE
 from gpuslice.shape import record
-from gpuslice.techniques.ledger import FORMAT
 from gpuslice.techniques.ledger import SHARES
 from gpuslice.techniques.ledger import Ledger
-from gpuslice.techniques.ledger import checked
 from gpuslice.techniques.time_slicing import section
 
 FILE = "time-slicing.json"
@@ -21,4 +18,4 @@ def ledger(host):
     The record: ``replicas`` (name of a slice -> consumers), ``profiles`` (those that are shared, [] for all), and ``former``
     (what was set before it was shared first, which is set again at the end).
     """
-    return Ledger(Record(host, FILE, SHARES, FORMAT, checked(_SHARES)), NOTHING, "replicas", SHARES)
+    return Ledger(host, FILE, SHARES, _SHARES, NOTHING, "replicas")
