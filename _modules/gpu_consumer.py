@@ -281,7 +281,7 @@ def template(which):
 
     .. code-block:: bash
 
-        salt-call gpu_consumer.template mps --out=newline_values_only > /srv/salt/gpu/mps.jinja
+        salt-call gpu_consumer.template mps | sed '1d;s/^    //' > /srv/salt/gpu/mps.jinja
     """
     with _engine():
         return shipping.template(which)

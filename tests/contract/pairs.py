@@ -9,6 +9,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.contract import house
+from tests.support import pillars
 
 HOSTS = sorted(path.stem for path in (ROOT / "examples" / "hosts").glob("*.yaml"))
 
@@ -172,7 +173,7 @@ def pillar(pair, **management):
     """The pillar of a pair, with more settings for how it is changed."""
     found = WISHES[pair]
     if isinstance(found, str):
-        found = yaml.safe_load((ROOT / "examples" / "pillar" / f"{found}.sls").read_text(encoding="utf-8"))
+        found = pillars.example(found)
     how = {**found.get("containers_gpu_state_management", {}), **management}
     return {**found, "containers_gpu_state_management": how}
 

@@ -10,7 +10,6 @@ import pytest
 from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.rules import Rules
-from tests.engine.test_vf_passthrough import PROCESS
 from tests.support import pillars
 from tests.support.hosts import apply
 from tests.support.hosts import config
@@ -21,16 +20,9 @@ KEY = re.compile(r"containers_gpu_|apply_strategy|\b(?:mig|sriov|vgpu|mps|partit
 ONLY = re.compile(r"(?:[Oo]nly a pillar can permit|That their units[^.]*only a pillar can permit)[^)]*\)")
 
 
-def hold(host, gpu):
-    """Somebody has every device node of a GPU and of its functions open."""
-    with host.change() as state:
-        uses = [{"gpu": gpu, "slice": "", "ci": 0}]
-        state["processes"] = [{**PROCESS, "pid": 4711, "command": "train.py", "unit": "job.service", "nodes": [], "uses": uses}]
-
-
-def hold_nodes(host, *nodes):
-    with host.change() as state:
-        state["processes"] = [{**PROCESS, "pid": 4711, "command": "train.py", "unit": "job.service", "nodes": list(nodes)}]
+def hold(host, **what):
+    """Somebody has a GPU (``gpu``: every device node of it and of its functions) or some nodes (``nodes``) open."""
+    host.add_process({"pid": 4711, "command": "train.py", "unit": "job.service", **what})
 
 
 def told(host, word, gpu, settings, wish=None, force=False):
@@ -81,7 +73,7 @@ IN_USE = {
 def test_what_is_in_use_is_ended_by_the_means_of_who_asks(simulated, case):
     name, word, gpu, settings, wish, pillar = IN_USE[case]
     host = simulated(name)
-    hold(host, gpu) if name != "mi300x-8" else hold_nodes(host, "/dev/kfd", *_render(host, gpu))
+    hold(host, **({"nodes": ["/dev/kfd", *_render(host, gpu)]} if name == "mi300x-8" else {"gpu": gpu}))
     by_hand = told(host, word, gpu, settings, wish)
     assert "train.py" in by_hand and "force=True" in by_hand, by_hand
     assert not KEY.search(ONLY.sub("", by_hand)), by_hand
@@ -94,7 +86,7 @@ def test_functions_of_a_gpu_that_a_virtual_machine_has(simulated):
     host = simulated("flex170")
     wanted = pillars.for_all("sriov", {"vf_count": 2}, slicing={"vf_passthrough": {"enabled": True}})
     assert apply(host, wanted).ok
-    hold_nodes(host, f"/dev/vfio/{host.readlink('/sys/bus/pci/devices/0000:3c:00.1/iommu_group')}")
+    hold(host, nodes=[f"/dev/vfio/{host.readlink('/sys/bus/pci/devices/0000:3c:00.1/iommu_group')}"])
     for word, settings, wish in (
         ("sriov", {"vf_count": 0, "remove": True}, None),
         ("sriov", {"vf_count": 4}, None),

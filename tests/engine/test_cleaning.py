@@ -20,7 +20,6 @@ from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import pillars
 from tests.support.cleaned import cleaned
-from tests.support.cleaned import example
 from tests.support.cleaned import found
 from tests.support.cleaned import records
 from tests.support.cleaned import with_boot
@@ -34,8 +33,7 @@ from tests.support.hosts import closed
 from tests.support.hosts import config
 from tests.support.hosts import shapes
 from tests.support.hosts import slices
-from tests.support.stages import counted
-from tests.support.stages import counters
+from tests.support.stages import points
 
 NOTHING = "Nothing of ours is here."
 TWO = {"trainer": EACH["trainer"], "web": EACH["web"]}
@@ -88,12 +86,12 @@ def test_a_host_on_which_nothing_was_ever_done_stays_so(simulated):
 @pytest.mark.parametrize(
     ("name", "pillar"),
     [
-        ("mi300x-8", example("mi300x")),
-        ("flex170", example("flex170")),
-        ("vgpu-host-mdev", example("vgpu_host")),
-        pytest.param("vgpu-host-vfio", example("vgpu_host"), marks=pytest.mark.slow),
-        pytest.param("max1550", example("max1550"), marks=pytest.mark.slow),
-        pytest.param("mixed", example("mixed"), marks=pytest.mark.slow),
+        ("mi300x-8", pillars.example("mi300x")),
+        ("flex170", pillars.example("flex170")),
+        ("vgpu-host-mdev", pillars.example("vgpu_host")),
+        pytest.param("vgpu-host-vfio", pillars.example("vgpu_host"), marks=pytest.mark.slow),
+        pytest.param("max1550", pillars.example("max1550"), marks=pytest.mark.slow),
+        pytest.param("mixed", pillars.example("mixed"), marks=pytest.mark.slow),
     ],
 )
 def test_each_vendor_s_gpus_go_back_to_how_they_were_found(simulated, name, pillar):
@@ -109,7 +107,7 @@ def test_each_vendor_s_gpus_go_back_to_how_they_were_found(simulated, name, pill
 def test_without_the_pillar_s_permission_no_driver_is_loaded_anew_but_by_force(simulated):
     host = simulated("mi300x-8")
     before = found(host)
-    assert apply(host, example("mi300x")).ok
+    assert apply(host, pillars.example("mi300x")).ok
     answer = cleaned(host)
     assert not answer["result"] and "which is not allowed" in answer["comment"] and "With force=True" in answer["comment"]
     assert cleaned(host, force=True)["result"] and found(host) == before and records(host) == []
@@ -280,11 +278,6 @@ def limits(host):
         return [tuple(tool.layout(tool.observe(gpu)).values()) for gpu in engine.gpus]
 
 
-def addresses(host):
-    with Engine(config(host)) as engine:
-        return [gpu.address for gpu in engine.gpus]
-
-
 def capped(gpu, watts=250):
     return pillars.rules(pillars.rule(gpu, strategy="none", power={"limit_watts": watts}))
 
@@ -292,7 +285,7 @@ def capped(gpu, watts=250):
 @pytest.mark.parametrize("give_up", [cleaned, rolled])
 def test_one_board_that_is_capped_among_others_goes_back_alone(simulated, give_up):
     host = simulated("l40s-pair")
-    before, (first, _) = limits(host), addresses(host)
+    before, (first, _) = limits(host), shapes(host)
     assert apply(host, capped(first)).ok and limits(host) == [(250_000, 250_000), before[1]]
     answer = give_up(host, test=True)
     assert list(answer["changes"])[0] == first and "result" not in answer
@@ -320,7 +313,7 @@ def test_what_a_gpu_had_before_it_was_given_away_goes_back_after_it_is_given_bac
 
 def test_where_it_is_lost_how_boards_were_found_caps_of_ours_are_lifted_and_those_of_others_stay(simulated):
     host = simulated("l40s-pair")
-    before, (first, second) = limits(host), addresses(host)
+    before, (first, second) = limits(host), shapes(host)
     assert apply(host, capped(first, watts=280)).ok and apply(host, capped(first)).ok
     with Engine(config(host)) as engine:
         engine.tools.get("power")._board(engine.gpu(second)).write(engine.gpu(second), 300_000)
@@ -352,16 +345,6 @@ def test_the_profile_of_apparmor_that_was_loaded_by_request_is_told(simulated):
 
 
 # -- when something goes wrong -------------------------------------------------------------------------------------------
-def points(host, pillar):
-    """(call, number) of each of these calls that it takes to clean this host, which is done."""
-    for fault in counters(CALLS):
-        host.add_fault(fault)
-    assert cleaned(host, pillar)["result"]
-    seen = counted(host)
-    host.clear_faults()
-    return [(call, number) for call in CALLS for number in range(1, seen.get(call, 0) + 1)]
-
-
 def attempt(host, pillar):
     """Clean a host on which something goes wrong: an ordinary answer, or a sentence."""
     try:
@@ -374,7 +357,12 @@ def tried(machine, tmp_path, every, fault, kill=False, pillar=None):
     """At each so many-th point let something go wrong; the next attempt has to come to the end."""
     host, before = machine
     copy, wrong = consumers.copier(tmp_path), []
-    for call, number in points(copy(host), pillar)[::every]:
+    trial = copy(host)
+
+    def work():
+        assert cleaned(trial, pillar)["result"]
+
+    for call, number in points(trial, CALLS, work)[::every]:
         other = copy(host)
         errno = {} if kill else {"error": "NVML_ERROR_UNKNOWN" if call.startswith("nvml") else "EIO"}
         other.add_fault({"call": call, "nth": number, **fault, **errno})
@@ -406,8 +394,8 @@ def test_after_a_kill_at_any_step_the_next_attempt_comes_to_the_end(small, tmp_p
 def test_so_it_does_on_gpus_of_others(simulated, tmp_path, name, pillar, fault):
     host = simulated(name)
     before = found(host)
-    assert apply(host, example(pillar)).ok
-    tried((host, before), tmp_path, 4, fault, bool(fault), example(pillar))
+    assert apply(host, pillars.example(pillar)).ok
+    tried((host, before), tmp_path, 4, fault, bool(fault), pillars.example(pillar))
 
 
 def test_a_change_that_was_killed_is_dealt_with_first(simulated):

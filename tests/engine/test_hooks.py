@@ -7,7 +7,6 @@ import subprocess
 import time
 
 import pytest
-import yaml
 
 from gpuslice import errors
 from gpuslice import front
@@ -17,6 +16,7 @@ from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import hosts
+from tests.support import pages
 from tests.support import pillars
 from tests.support.crash import in_child
 
@@ -244,22 +244,21 @@ def test_a_function_is_found_in_salt_and_one_that_is_not_there_is_named(host):
             made.call("test.product", [], {})
 
 
-def test_the_example_runs_around_a_change_and_waits(simulated, repo):
+def test_the_example_runs_around_a_change_and_waits(simulated):
     """The pillar that is shipped, over one that says what is wanted; outside of its window, and within it."""
-    management = yaml.safe_load((repo / "examples" / "pillar" / "maintenance.sls").read_text(encoding="utf-8"))
+    management = pillars.example("maintenance")
     host = simulated("dgx-h100", programs={"/usr/local/sbin/gpu-node": {}})
     made = wanted(**management["containers_gpu_state_management"])
     with Engine(hosts.config(host)) as engine:
         policy = engine.policy(made)
-    always = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}
+    always = ALWAYS["maintenance_window"]
     assert policy.when == "window" and not policy.warnings
     result = hosts.apply(host, wanted(**{**management["containers_gpu_state_management"], "maintenance_window": always}))
     assert result.ok and ran(host) == [("/usr/local/sbin/gpu-node", None), ("/usr/local/sbin/gpu-node", "ok")]
 
 
-def test_the_script_in_the_documents_drains_waits_and_resumes(repo, tmp_path):
-    text = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
-    [script] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+def test_the_script_in_the_documents_drains_waits_and_resumes(tmp_path):
+    [script] = re.findall(r"```sh\n(.*?)```", pages.page("usage"), re.DOTALL)
     log = tmp_path / "log"
     jobs = "test $(grep -c squeue $LOG) -gt 1 || echo 17"
     for name, more in (("scontrol", ""), ("squeue", jobs), ("sleep", ""), ("hostname", "echo n1")):

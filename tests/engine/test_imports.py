@@ -6,28 +6,21 @@ import yaml
 from gpuslice.engine import Engine
 from tests.conftest import ROOT
 from tests.support.hosts import config
+from tests.support.hosts import shapes
 
 FORM = "mig-parted"
 WRITTEN = yaml.safe_load((ROOT / "tests" / "support" / "mig_parted.yaml").read_text(encoding="utf-8"))
 
 
-def carved(engine):
-    """PCI address -> sorted profile names of its slices, of those that have any."""
-    found = {}
-    for part in engine.slices():
-        found.setdefault(part["gpu"], []).append(part["profile"])
-    return {address: sorted(names) for address, names in found.items()}
-
-
 def brought_about(host, name, written=WRITTEN):
-    """A host after a configuration was applied: what is on it, and the pillar; a second run changes nothing."""
+    """A host after a configuration was applied: what is on GPUs that are cut, and the pillar; a second run changes nothing."""
     with Engine(config(host)) as engine:
         pillar, _ = engine.imported(FORM, written, name)
         result = engine.apply(pillar)
         assert result.ok, result.errors
     with Engine(config(host)) as engine:
         assert engine.plan(pillar).empty
-        return carved(engine), pillar
+    return {gpu: profiles for gpu, profiles in shapes(host).items() if profiles}, pillar
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,16 @@ import re
 import pytest
 
 from gpuslice.records import leaving
-from tests.conftest import ROOT
 from tests.support import consumers
+from tests.support import pages
 from tests.support import pillars
 from tests.support.cleaned import cleaned
-from tests.support.cleaned import example
 from tests.support.cleaned import found
 from tests.support.cleaned import records
 from tests.support.cleaned import with_boot
 from tests.support.hosts import apply
 
 ENABLED = "/etc/systemd/system/multi-user.target.wants/gpu-slicing.service"
-PAGE = ROOT / "docs" / "paths.md"
 #: Hosts and pillars that between them have every technology which writes files.
 HOSTS = {
     "consumers": ("dgx-h100", "consumers"),
@@ -36,9 +34,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MORE]
 
 def rows(heading):
     """[regular expression, mode, whether clean leaves it] of each path of a table."""
-    part = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     found = []
-    for line in part.splitlines():
+    for line in pages.section("paths", heading).splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("| `"):
             modes = re.findall(r"0[0-7]{3}", cells[1])
@@ -100,7 +97,7 @@ def test_every_file_that_is_written_is_told_and_goes_as_it_is_told(simulated, na
     machine, pillar = {**HOSTS, **MORE}[name]
     host = simulated(machine)
     before = found(host)
-    result = apply(host, example(pillar))
+    result = apply(host, pillars.example(pillar))
     assert result.ok, result.errors
     with_boot(host)
     goes(host)
@@ -142,9 +139,9 @@ def test_a_token_before_the_last_is_a_secret_that_goes(simulated):
 
 
 def test_the_page_names_every_file_of_the_state_directory():
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").split("## Files")[1].split("\n## ")[0]
+    text = pages.section("operations", "Files")
     names = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `") and not line.startswith("| `/")]
-    page = PAGE.read_text(encoding="utf-8")
+    page = pages.page("paths")
     assert [name for name in names if f"`<state>/{name.replace('NNNNNN', '<number>')}" not in page] == []
 
 

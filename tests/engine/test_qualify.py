@@ -19,6 +19,7 @@ from gpuslice.records.history import History
 from gpuslice.records.tried import Trying
 from tests.support import consumers
 from tests.support import crash
+from tests.support import pages
 from tests.support import pillars
 from tests.support.cleaned import cleaned
 from tests.support.hosts import apply
@@ -46,6 +47,16 @@ def what_is_there(host):
 
 def results(found, name):
     return {each["what"]: each["result"] for each in found[name]}
+
+
+def tried_whole(host, gpu):
+    """The one technology of a report on a GPU of which all went well, and that is as before."""
+    before = what_is_there(host)
+    answer, report = tried(host, gpu)
+    assert answer["result"], answer["comment"]
+    assert what_is_there(host) == before
+    [found] = report["technologies"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +119,8 @@ def test_the_report_names_no_machine(a30):
     assert "NVIDIA A30, device 20b7, subsystem 10de:1532 (simulated)" in written and "driver nvidia 570.172.08" in written
 
 
-def test_the_documented_text_is_the_real_one(a30, repo):
-    page = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
-    block = page.split("The end of the text of an A30:\n\n")[1].split("\n\n")[0]
+def test_the_documented_text_is_the_real_one(a30):
+    block = pages.page("usage").split("The end of the text of an A30:\n\n")[1].split("\n\n")[0]
     told = without_times(a30[2]["comment"]).splitlines()
     assert [line for line in without_times(block).splitlines() if line.removeprefix("    ") not in told] == []
 
@@ -120,11 +130,7 @@ def without_times(text):
 
 
 def test_partitions_are_tried_in_the_memory_mode_of_now(simulated):
-    host = simulated("mi300x-8")
-    before = what_is_there(host)
-    answer, report = tried(host, MI300X)
-    [found] = report["technologies"]
-    assert answer["result"] and what_is_there(host) == before
+    found = tried_whole(simulated("mi300x-8"), MI300X)
     assert [name for name, result in results(found, "trials").items() if result == "ok"] == ["DPX/NPS1", "QPX/NPS1", "CPX/NPS1"]
     [why] = {each["why"] for each in found["trials"] if each["result"] == "not tried"}
     assert "a reload of the driver, which restarts all GPUs" in why
@@ -133,11 +139,7 @@ def test_partitions_are_tried_in_the_memory_mode_of_now(simulated):
 
 
 def test_numbers_of_virtual_functions_are_tried(simulated):
-    host = simulated("flex170")
-    before = what_is_there(host)
-    answer, report = tried(host, FLEX)
-    [found] = report["technologies"]
-    assert answer["result"] and what_is_there(host) == before
+    found = tried_whole(simulated("flex170"), FLEX)
     assert list(results(found, "trials")) == [
         "1 virtual function", *(f"{count} virtual functions" for count in (2, 4, 8, 16, 31))
     ]  # fmt: skip
@@ -156,11 +158,7 @@ def test_numbers_of_virtual_functions_are_tried(simulated):
     ],
 )
 def test_whole_boards(simulated, example, gpu, count):
-    host = simulated(example)
-    before = what_is_there(host)
-    answer, report = tried(host, gpu)
-    assert answer["result"], answer["comment"]
-    assert len(report["technologies"][0]["trials"]) >= count and what_is_there(host) == before
+    assert len(tried_whole(simulated(example), gpu)["trials"]) >= count
 
 
 def test_a_host_that_is_given_up_keeps_nothing_of_it(simulated):

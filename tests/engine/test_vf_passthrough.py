@@ -17,10 +17,6 @@ from tests.support.hosts import config
 from tests.support.hosts import listed
 
 FLEX, MI210 = "0000:3c:00.0", "0000:33:00.0"
-PROCESS = {
-    "unit": "", "container": "", "type": "compute", "memory_mib": 0, "stubborn": False, "shown_as": {}, "ancestor": False,
-    "uses": [],
-}  # fmt: skip
 ONE, TWO, THREE, FOUR = (f"0000:3c:00.{number}" for number in (1, 2, 3, 4))
 
 
@@ -39,8 +35,7 @@ def drivers(host, *addresses):
 def hold(host, address):
     """A virtual machine opens a function."""
     group = host.readlink(f"/sys/bus/pci/devices/{address}/iommu_group")
-    with host.change() as state:
-        state["processes"].append({**PROCESS, "pid": 4711, "command": "qemu-kvm", "nodes": [f"/dev/vfio/{group}"]})
+    host.add_process({"pid": 4711, "command": "qemu-kvm", "nodes": [f"/dev/vfio/{group}"]})
 
 
 def by_hand(host, difference, force=False, of=FLEX):

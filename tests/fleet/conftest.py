@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from dataclasses import field
 from http.server import BaseHTTPRequestHandler
@@ -105,6 +106,14 @@ def planned(states):
     """Ids of the states that would change something, of one minion's return of a state run in test mode."""
     assert isinstance(states, dict), states
     return sorted(state.get("__id__", key) for key, state in states.items() if state["result"] is None)
+
+
+def eventually(read, good=bool, seconds=30):
+    """Read until the value is good, for what a minion or the master does after its answer; the last value read."""
+    deadline = time.monotonic() + seconds
+    while not good(value := read()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return value
 
 
 @dataclass

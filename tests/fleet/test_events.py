@@ -3,10 +3,10 @@ Events of changes on a real master: what the returner of the examples writes, an
 """
 
 import json
-import time
 
 import pytest
 
+from tests.fleet.conftest import eventually
 from tests.fleet.conftest import failed
 
 pytestmark = pytest.mark.slow
@@ -15,14 +15,6 @@ SECOND = "0000:0f:00.0"
 GPUS = [{"model": "a100-40gb", "address": address} for address in ("0000:07:00.0", SECOND)]
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"enabled": True, "profiles": {"1g.5gb": 2}}}}
 FAULT = {"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "gpu": SECOND, "error": "NVML_ERROR_UNKNOWN"}
-
-
-def eventually(read, seconds=30):
-    """What ``read`` gives once that is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := read()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
 
 
 def events(fleet, minion, last):

@@ -4,9 +4,10 @@ notice by itself that newer files were delivered.
 """
 
 import re
-import time
 
 import pytest
+
+from tests.fleet.conftest import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -50,14 +51,6 @@ def synchronised(fleet):
     answer = fleet.salt("dgx", "saltutil.sync_all")
     assert isinstance(answer["dgx"], dict), answer.stdout
     return answer["dgx"]
-
-
-def eventually(read, good, seconds=20):
-    """Read until the value is good (grains are collected anew after a synchronisation has answered); the last value read."""
-    deadline = time.monotonic() + seconds
-    while not good(value := read()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return value
 
 
 def seen(fleet):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.support import pages
-from tests.support.cleaned import example
+from tests.support import pillars
 from tests.support.cleaned import found
 from tests.support.cleaned import records
 from tests.support.cleaned import with_boot
@@ -18,7 +18,7 @@ NOTHING = "Nothing of ours is here."
 @pytest.fixture
 def sliced(minion):
     """A minion whose host was sliced and handed out; and how it was found."""
-    on = minion("dgx-h100", example("consumers"))
+    on = minion("dgx-h100", pillars.example("consumers"))
     before = found(on.host)
     assert on.call("gpu_slicing.apply")["result"]
     with_boot(on.host)
@@ -50,14 +50,15 @@ def _without_time(line):
 
 
 def test_no_stage_includes_it(minion):
-    assert not [chunk for chunk in minion("dgx-h100", example("consumers")).show("gpu_slicing") if chunk["fun"] == "cleaned"]
+    shown = minion("dgx-h100", pillars.example("consumers")).show("gpu_slicing")
+    assert not [chunk for chunk in shown if chunk["fun"] == "cleaned"]
 
 
 def test_by_hand_and_generation_0(minion):
     on = minion("l4-pair")
     before = found(on.host)
     assert on.call("gpu_slicing.clean") == {"result": True, "changes": {}, "comment": NOTHING}
-    assert on.call("gpu_slicing.apply", example("time_slicing"))["result"]
+    assert on.call("gpu_slicing.apply", pillars.example("time_slicing"))["result"]
     assert "result" not in on.call("gpu_slicing.rollback", 0, test=True)
     assert on.call("gpu_slicing.rollback", 0)["result"] and found(on.host) == before and records(on.host)
     assert on.call("gpu_slicing.clean")["result"] and records(on.host) == []

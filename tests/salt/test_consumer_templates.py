@@ -2,8 +2,12 @@
 Templates of a site: their texts come from Salt's file server, and one that can't be used changes nothing.
 """
 
+import re
+import subprocess
+
 import pytest
 
+from tests.support import pages
 from tests.support.stages import counted
 from tests.support.stages import machine
 from tests.support.stages import stages
@@ -101,6 +105,16 @@ def test_the_shipped_templates_are_told_to_begin_with(minion, repo):
     assert bench.call("gpu_consumer.template", "service") == shipped(repo)
     with pytest.raises(Exception, match="There is no template 'mpss'. The templates are: service, user,"):
         bench.call("gpu_consumer.template", "mpss")
+
+
+@pytest.mark.slow
+def test_the_page_prints_one_to_a_file(salt_call):
+    from gpuslice.outputs import mps_templates
+
+    cut = re.search(r"gpu_consumer\.template mps \| (sed .*) > ", pages.page("consumers"))[1]
+    printed = salt_call("l40s-pair")("gpu_consumer.template", "mps", "--out=nested")
+    done = subprocess.run(["/bin/sh", "-c", cut], input=printed.stdout, capture_output=True, text=True, check=True)
+    assert done.stdout == mps_templates.UNIT and not printed.stderr
 
 
 def test_offers_are_a_table_for_people(minion):

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from tests.support import pages
+from tests.support import pillars
 
-PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.40gb", "1g.10gb"]}}}
-OTHER = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["1g.10gb"]}}}
+PILLAR, OTHER = pillars.mig(["3g.40gb", "1g.10gb"]), pillars.mig(["1g.10gb"])
 FAULTS = [{"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "times": 0, "error": "NVML_ERROR_UNKNOWN"}]
 
 

@@ -3,16 +3,18 @@ Power caps as a user has them: from the pillar beside a strategy, by hand, as a 
 """
 
 import pytest
-import yaml
 from salt.exceptions import CommandExecutionError
+
+from tests.support import pages
+from tests.support import pillars
 
 ONE = "0000:1b:00.0"
 
 
 @pytest.fixture
-def example(repo):
+def example():
     """The example pillar, beside MIG."""
-    found = yaml.safe_load((repo / "examples" / "pillar" / "power.sls").read_text(encoding="utf-8"))
+    found = pillars.example("power")
     found["containers_gpu_slicing"] |= {"strategy": "mig", "mig": {"profiles": {"1g.10gb": 2}}}
     return found
 
@@ -79,13 +81,12 @@ def test_what_can_not_be_is_a_sentence(minion, given, said):
     assert said in str(caught.value) and watts(bench) == {700}
 
 
-def test_the_page_shows_what_is_said(minion, repo):
-    page = (repo / "docs" / "energy.md").read_text(encoding="utf-8")
+def test_the_page_shows_what_is_said(minion):
+    page = pages.page("energy")
     bench = minion("dgx-h100")
     planned = bench.call("gpu_power.configure", ONE, 400, test=True)["comment"]
-    assert [line for line in planned.splitlines() if line.startswith("  ")] == [
-        line.removeprefix("    ") for line in page.splitlines() if line.startswith("      ") and ". " in line
-    ]
+    shown = pages.printed(f"gpu_power.configure \"'{ONE}'\" 400 test=True")
+    assert [line for line in planned.splitlines() if line.startswith("  ")] == shown
     with pytest.raises(CommandExecutionError) as caught:
         bench.call("gpu_power.configure", "all", percent=10)
     assert "A power limit of 70 W (10 % of 700 W) is wanted, and NVIDIA H100 80GB HBM3 takes at least 200 W and at most" in page

@@ -13,19 +13,14 @@ from gpuslice.records import history
 from gpuslice.techniques.licence import client_token
 from tests.conftest import ROOT
 from tests.support import pages
+from tests.support import pillars
 
 SECURITY, OPERATIONS = pages.page("security"), pages.page("operations")
 FORCE = pages.section("usage", "What `force` ends")
 
 
-def pillar(profiles, **management):
-    """A pillar that wants these profiles on every GPU."""
-    slicing = {"enabled": True, "strategy": "mig", "mig": {"profiles": profiles}}
-    return {"containers_gpu_slicing": slicing, "containers_gpu_state_management": management}
-
-
 def test_a_minion_that_is_not_root_is_told_so(minion):
-    on = minion("a30-pair", changes={"privileged": False}, pillar=pillar(["1g.6gb"]))
+    on = minion("a30-pair", changes={"privileged": False}, pillar=pillars.mig(["1g.6gb"]))
     quoted = " ".join(line.removeprefix("> ") for line in SECURITY.splitlines() if line.startswith("> "))
     assert quoted in [state.comment for state in on.apply("gpu_slicing")]
 
@@ -50,7 +45,7 @@ def test_no_connection_is_opened_and_no_shell_is_started():
 
 
 def test_files_have_the_modes_that_are_told(minion):
-    on = minion("dgx-h100", pillar=pillar(["3g.40gb"]))
+    on = minion("dgx-h100", pillar=pillars.mig(["3g.40gb"]))
     assert all(state.result for state in on.apply("gpu_slicing"))
     wanted = {"": 0o755, "lock": 0o600, "verified.json": 0o644, "history/000001.json": 0o644}
     assert {name: stat.S_IMODE(os.stat(on.state_dir / name).st_mode) for name in wanted} == wanted
@@ -60,7 +55,7 @@ def test_files_have_the_modes_that_are_told(minion):
 
 # -- force ---------------------------------------------------------------------------------------------------------------
 def test_a_plan_with_force_is_the_one_that_is_shown(minion):
-    on = minion("a30-pair", pillar=pillar(["4g.24gb"], apply_strategy="force"))
+    on = minion("a30-pair", pillar=pillars.mig(["4g.24gb"], apply_strategy="force"))
     shown = [line[4:] for line in FORCE.splitlines() if line.startswith("      ")]
     text = on.call("gpu_slicing.plan")
     assert len(shown) == 4 and "\n".join(shown) in text
@@ -74,7 +69,7 @@ def test_the_times_of_force_are_those_that_are_told():
 
 def test_a_process_that_stays_keeps_its_slice(minion):
     stays = {"pid": 4711, "command": "jupyter-lab", "gpu": "0000:41:00.0", "slice": "2g.12gb@0", "stubborn": True}
-    on = minion("a30-pair", changes={"processes": [stays]}, pillar=pillar(["4g.24gb"], apply_strategy="force"))
+    on = minion("a30-pair", changes={"processes": [stays]}, pillar=pillars.mig(["4g.24gb"], apply_strategy="force"))
     before = on.call("gpu.slices", "0000:41:00.0")
     answer = on.call("gpu_slicing.apply")
     assert answer["result"] is False and "pid 4711 (jupyter-lab) did not end" in answer["comment"]
@@ -83,7 +78,7 @@ def test_a_process_that_stays_keeps_its_slice(minion):
 
 # -- how much is kept, and a downgrade -----------------------------------------------------------------------------------
 def test_what_is_kept_is_told(minion):
-    on = minion("dgx-h100", pillar=pillar({"1g.10gb": 7}))
+    on = minion("dgx-h100", pillar=pillars.mig({"1g.10gb": 7}))
     on.call("gpu_slicing.apply")
     size = (on.state_dir / "history" / "000001.json").stat().st_size
     assert f"the last {history.GENERATIONS} changes, less than 100 KiB each" in OPERATIONS and size < 100 * 1024
@@ -92,7 +87,7 @@ def test_what_is_kept_is_told(minion):
 @pytest.fixture
 def newer(minion):
     """A minion whose state directory a newer version has written: its layouts and its last change."""
-    on = minion("dgx-h100", pillar=pillar(["3g.40gb"]))
+    on = minion("dgx-h100", pillar=pillars.mig(["3g.40gb"]))
     assert on.call("gpu_slicing.apply")["result"] is True
     for name in ("verified.json", "history/000001.json"):
         path = on.state_dir / name

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.support import consumers
+from tests.support import pages
 from tests.support import pillars
 from tests.support.hosts import shapes
 
@@ -38,9 +39,9 @@ def test_the_stages_do_what_can_be_done_and_say_what_waits(busy):
     assert "1 GPU waits until idle." in again[1].comment
 
 
-def test_the_documents_show_what_is_told(busy, repo):
+def test_the_documents_show_what_is_told(busy):
     assert all(state.result for state in busy.apply("gpu_slicing"))
-    text = (repo / "docs" / "usage.md").read_text(encoding="utf-8")
+    text = pages.page("usage")
     for line in list(busy.apply("gpu_slicing"))[1].comment.splitlines():
         assert line in text, line
     assert busy.call("gpu_slicing.summary") in text
@@ -90,7 +91,7 @@ def test_by_hand_it_is_done_now(busy):
 
 
 def test_the_stage_of_containers_hands_out_what_is_there(minion):
-    described = {"gpus": consumers_gpus(), "tools": consumers.TOOLS}
+    described = {"gpus": consumers.boards(1), "tools": consumers.TOOLS}
     first = consumers.pillar({"old": {"slice": "7g.80gb"}}, ["7g.80gb"])
     made = minion("dgx-h100", first, described)
     assert all(state.result for state in made.apply("gpu_slicing"))
@@ -102,12 +103,3 @@ def test_the_stage_of_containers_hands_out_what_is_there(minion):
     assert list(made.call("gpu_consumer.list")) == ["old"]
     made.host.remove_process(4711)
     assert made.call("gpu_slicing.resume")["result"] is True and list(made.call("gpu_consumer.list")) == ["new"]
-
-
-def consumers_gpus():
-    """The first GPU of a DGX H100."""
-    import yaml
-
-    from tests.conftest import ROOT
-
-    return yaml.safe_load((ROOT / "examples" / "hosts" / "dgx-h100.yaml").read_text(encoding="utf-8"))["gpus"][:1]

@@ -5,18 +5,10 @@ Simulated hosts that are given up: cleaned, and looked at for what is left of us
 import json
 import pathlib
 
-import yaml
-
 from gpuslice import cleaning
 from gpuslice.boot import unit
 from gpuslice.engine import Engine
-from tests.conftest import ROOT
 from tests.support.hosts import config
-
-
-def example(name):
-    """A pillar of ``examples/pillar``."""
-    return yaml.safe_load((ROOT / "examples" / "pillar" / f"{name}.sls").read_text(encoding="utf-8"))
 
 
 def cleaned(host, pillar=None, test=False, force=False, brief=False):

@@ -19,12 +19,11 @@ from gpuslice.sim import units
 from gpuslice.sim import user_managers
 from gpuslice.sim.host import SimulatedHost
 from tests.conftest import ROOT
+from tests.support import stages
 from tests.support.crash import in_child
 from tests.support.hosts import apply
 from tests.support.hosts import closed
 from tests.support.hosts import config
-from tests.support.stages import counted
-from tests.support.stages import counters
 
 FIRST, SECOND = "0000:1b:00.0", "0000:43:00.0"
 SLICE, CONSUMER = "/run/cdi/gpu-slicing-slice.json", "/run/cdi/gpu-slicing-consumer.json"
@@ -43,11 +42,15 @@ WEB_FILE = "/etc/containers/systemd/gpu-slicing-web.container"
 TRAINER_FILE = f"/etc/systemd/system/{TRAINER}.d/50-gpu-slicing.conf"
 
 
+def boards(count):
+    """The first ``count`` GPUs of a DGX H100, as they are described."""
+    return yaml.safe_load((ROOT / "examples" / "hosts" / "dgx-h100.yaml").read_text(encoding="utf-8"))["gpus"][:count]
+
+
 def machine(simulated, count=2, **more):
     """A DGX H100 with the first ``count`` of its GPUs, with Podman, two services and a login user."""
-    described = yaml.safe_load((ROOT / "examples" / "hosts" / "dgx-h100.yaml").read_text(encoding="utf-8"))
     plain = {"tools": TOOLS, "units": [TRAINER, "infer.service"], "files": {"/etc/passwd": PASSWD}}
-    return simulated("dgx-h100", **{"gpus": described["gpus"][:count], **plain, **more})
+    return simulated("dgx-h100", **{"gpus": boards(count), **plain, **more})
 
 
 def pillar(consumers=None, profiles=("1g.10gb",) * 7, rules=(), cdi=None, **management):
@@ -166,12 +169,11 @@ def summary(host):
 
 def points(host, wanted, calls):
     """(call, number) of each of these calls that a change of the host makes; it is made."""
-    for fault in counters(calls):
-        host.add_fault(fault)
-    assert apply(host, wanted).ok and astray(host) == []
-    found = counted(host)
-    host.clear_faults()
-    return [(call, number) for call in calls for number in range(1, found.get(call, 0) + 1)]
+
+    def work():
+        assert apply(host, wanted).ok and astray(host) == []
+
+    return stages.points(host, calls, work)
 
 
 def why(host, wanted):

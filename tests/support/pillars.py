@@ -2,7 +2,17 @@
 Pillars that tests ask for. Keywords that a function doesn't name go to ``containers_gpu_state_management``.
 """
 
+import yaml
+
+from gpuslice import policy
+from tests.conftest import ROOT
+
 SLICING = "containers_gpu_slicing"
+
+
+def example(name):
+    """A pillar of ``examples/pillar``."""
+    return yaml.safe_load((ROOT / "examples" / "pillar" / f"{name}.sls").read_text(encoding="utf-8"))
 
 
 def for_all(strategy, settings=None, devices=(), slicing=None, discovery=None, **management):
@@ -20,6 +30,11 @@ def for_all(strategy, settings=None, devices=(), slicing=None, discovery=None, *
         made["devices"] = list(devices)
     found = {} if discovery is None else {"containers_gpu_discovery": discovery}
     return {**found, SLICING: {**made, **(slicing or {})}, "containers_gpu_state_management": management}
+
+
+def managed(**management):
+    """The policy of a pillar that says how changes are made, and of no slices."""
+    return policy.parse({SLICING: {"enabled": True}, "containers_gpu_state_management": management})
 
 
 def mig(profiles, **more):

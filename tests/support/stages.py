@@ -30,6 +30,16 @@ def counted(host):
     return {fault["call"]: fault["seen"] for fault in host.state()["faults"] if fault["nth"] == NEVER and fault["seen"]}
 
 
+def points(host, calls, work):
+    """(call, number) of each of these calls that ``work()`` makes on this host."""
+    for fault in counters(calls):
+        host.add_fault(fault)
+    work()
+    found = counted(host)
+    host.clear_faults()
+    return [(call, number) for call in calls for number in range(1, found.get(call, 0) + 1)]
+
+
 def machine(host):
     """Everything of the simulated hardware that a change could touch: modes, instances with their UUIDs, files, processes."""
     state = copy.deepcopy(host.state())

@@ -3,24 +3,19 @@
 import pytest
 
 from gpuslice import errors
-from gpuslice import policy
 from gpuslice.records import shapes
+from tests.support.pillars import managed
 
 PATH = "containers_gpu_state_management"
 LIST = "an argument list such as [/usr/bin/drain, --node], or a mapping with command or function, is wanted; no shell reads it."
 
 
-def parsed(**management):
-    """The policy of a pillar with these keys in the section on state management."""
-    return policy.parse({"containers_gpu_slicing": {"enabled": True}, PATH: management})
-
-
 def test_each_form_comes_to_one():
     called = {"function": "slurm.resume", "kwargs": {"x": [1]}}
-    made = parsed(before=[["/bin/a", "b c"], {"command": ["/bin/a"], "timeout": 5}], after=[called])
+    made = managed(before=[["/bin/a", "b c"], {"command": ["/bin/a"], "timeout": 5}], after=[called])
     assert made.before == [{"command": ["/bin/a", "b c"], "timeout": 60}, {"command": ["/bin/a"], "timeout": 5}]
     assert made.after == [{"function": "slurm.resume", "args": [], "kwargs": {"x": [1]}, "timeout": 60}]
-    assert parsed().before == [] and parsed().after == []
+    assert managed().before == [] and managed().after == []
     # The journal takes what the pillar lets pass.
     for each in (*made.before, *made.after):
         shapes._HOOK(each, "it")
@@ -49,6 +44,6 @@ def test_each_form_comes_to_one():
 )
 def test_each_mistake_names_its_path(written, mistake):
     with pytest.raises(errors.PolicyError) as caught:
-        parsed(before=written)
+        managed(before=written)
     [line] = caught.value.mistakes
     assert line.startswith(f"{PATH}:{mistake}"), line

@@ -3,26 +3,21 @@
 import pytest
 
 from gpuslice import errors
-from gpuslice import policy
+from tests.support.pillars import managed
 
 PATH = "containers_gpu_state_management"
 ZONE = "is no time zone that this machine knows. Write one as 'timedatectl list-timezones' has it"
 
 
-def parsed(**management):
-    """The policy of a pillar with these keys in the section on state management."""
-    return policy.parse({"containers_gpu_slicing": {"enabled": True}, PATH: management})
-
-
 def test_nothing_waits_by_default():
-    made = parsed()
+    made = managed()
     assert (made.when, made.maintenance_window, made.warnings) == ("now", {}, [])
 
 
 def test_hours_are_kept_in_one_form():
-    made = parsed(when="window", maintenance_window={"days": ["sun"], "hours": "9:05-4:00", "zone": "Europe/Berlin"})
+    made = managed(when="window", maintenance_window={"days": ["sun"], "hours": "9:05-4:00", "zone": "Europe/Berlin"})
     assert made.maintenance_window == {"days": ["sun"], "hours": "09:05-04:00", "zone": "Europe/Berlin"} and not made.warnings
-    assert made.digest != parsed(when="window", maintenance_window={"hours": "09:05-05:00"}).digest
+    assert made.digest != managed(when="window", maintenance_window={"hours": "09:05-05:00"}).digest
 
 
 WINDOW = "maintenance_window"
@@ -55,14 +50,14 @@ OF_THE_WINDOW = [
 )
 def test_each_mistake_names_its_path(management, mistake):
     with pytest.raises(errors.PolicyError) as caught:
-        parsed(**management)
+        managed(**management)
     assert [line for line in caught.value.mistakes if line.startswith(f"{PATH}:{mistake}")], caught.value.mistakes
     assert len(caught.value.mistakes) == 1
 
 
 def test_a_window_with_a_mistake_is_not_told_as_missing():
     with pytest.raises(errors.PolicyError) as caught:
-        parsed(when="window", maintenance_window={"hours": "x"})
+        managed(when="window", maintenance_window={"hours": "x"})
     assert len(caught.value.mistakes) == 1
 
 
@@ -74,9 +69,9 @@ def test_a_window_with_a_mistake_is_not_told_as_missing():
     ],
 )
 def test_what_has_no_effect_is_told(management, warning):
-    [line] = parsed(**management).warnings
+    [line] = managed(**management).warnings
     assert line.startswith(f"{PATH}:{warning}")
 
 
 def test_force_may_have_a_window():
-    assert parsed(when="window", apply_strategy="force", maintenance_window={"days": ["sat"]}).when == "window"
+    assert managed(when="window", apply_strategy="force", maintenance_window={"days": ["sat"]}).when == "window"

@@ -23,11 +23,6 @@ GPUS = {address: Gpu(address, "nvidia", "20b0", "10de:134f") for address in (ONE
 
 
 @pytest.fixture
-def place(tmp_path):
-    return tmp_path / "state"
-
-
-@pytest.fixture
 def first(place):
     return First(RealHost(str(place)))
 

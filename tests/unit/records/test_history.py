@@ -11,11 +11,6 @@ from gpuslice.records.history import History
 
 
 @pytest.fixture
-def place(tmp_path):
-    return tmp_path / "state"
-
-
-@pytest.fixture
 def history(place):
     return History(RealHost(str(place)))
 

@@ -47,11 +47,6 @@ def rewrite(place, **changes):
 
 
 @pytest.fixture
-def place(tmp_path):
-    return tmp_path / "state"
-
-
-@pytest.fixture
 def journal(place):
     return Journal(RealHost(str(place)))
 
