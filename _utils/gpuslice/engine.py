@@ -157,8 +157,12 @@ class Engine:
         return [part for each in lower for part in each.slices(gpu, each.observe(gpu))]
 
     def slices(self, gpu=None, taken=False):
+        """What consumers can be given, as dicts; parameters as of :meth:`parts`."""
+        return [part.as_dict() for part in self.parts(gpu, taken)]
+
+    def parts(self, gpu=None, taken=False):
         """
-        What consumers can be given, as dicts. A GPU that can't be read is told in the log and has none.
+        What consumers can be given, as :class:`gpuslice.model.Slice`. A GPU that can't be read is told in the log and has none.
 
         :param taken: also the slices on which others stand.
         """
@@ -182,7 +186,7 @@ class Engine:
                     unread.update(kinds.named(tool.name).over)
             held = {part.name for name in unread for part in by_name.get(name, ())}
             there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
-            found += [part.as_dict() for part in there if taken or not part.taken]
+            found += [part for part in there if taken or not part.taken]
         return found
 
     def unsliced(self, slices, gpu=None):

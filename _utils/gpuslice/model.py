@@ -141,6 +141,7 @@ class Slice(NamedTuple):
     :ivar units: of systemd, without which nobody can use it: who uses it starts anew with them, and has slices of one alone.
     :ivar isolated: whether the hardware keeps its memory and compute from those of others.
     :ivar weight: how much of what it stands on it is, beside the others there; None where nothing divides by weight.
+    :ivar instance: (GPU instance, compute instance) ids by which the driver tells of it, in its log too; () where it has none.
     """
 
     gpu: str
@@ -160,6 +161,7 @@ class Slice(NamedTuple):
     folders: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     isolated: bool = True
+    instance: tuple[int, ...] = ()
 
     @property
     def device(self) -> str:

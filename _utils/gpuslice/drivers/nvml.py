@@ -31,6 +31,9 @@ ARGUMENT_VERSION_MISMATCH = 25
 FIELD_RESETLESS_MIG = 184
 FIELD_RECOVERY_ACTION = 230
 
+#: Type of a field's value -> the member of its union that has it (NVML's header, nvmlValueType_t).
+_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+
 #: What a session hangs under that can't be begun: nothing of any GPU can be asked then.
 _LIBRARY = "NVML"
 
@@ -194,7 +197,7 @@ class Nvml:
 
     @one_piece
     def field(self, gpu, field_id):
-        """Value of an NVML field as an int, None where this driver does not know it."""
+        """Value of an NVML field as the type that the driver says, None where it does not know the field, or we not the type."""
         values = self.call(
             "nvmlDeviceGetFieldValues",
             self.handle(gpu),
@@ -205,7 +208,8 @@ class Nvml:
         )
         if values is None or values[0].nvmlReturn != 0:
             return None
-        return values[0].value.uiVal
+        member = _MEMBERS.get(values[0].valueType)
+        return getattr(values[0].value, member) if member else None
 
     @one_piece
     def pids(self, handle, gpu):

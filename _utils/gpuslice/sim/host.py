@@ -476,7 +476,15 @@ class SimulatedHost(Host):
 
     def now(self):
         """The time of this machine, off by what :meth:`set_clock` was told."""
-        return super().now() + self.state().get("clock", 0)
+        return super().now() + self.state().get("clock", 0) + self.state().get("passed", 0)
+
+    def monotonic(self):
+        return super().monotonic() + self.state().get("passed", 0)
+
+    def let_pass(self, seconds):
+        """Let time pass on this machine, in which its GPUs go on with what they do, without waiting for it."""
+        with self.change() as state:
+            state["passed"] = state.get("passed", 0) + seconds
 
     def set_clock(self, seconds):
         """Set the machine's clock forward, or back for a negative number; what passes is still told by :meth:`monotonic`."""

@@ -521,3 +521,11 @@ def test_the_reboot_marker_is_the_simulated_machines_own_and_gone_after_the_boot
     assert host.state()["reboot_scheduled"] == "MIG mode of a GPU"
     host.reboot()
     assert not host.exists("/run/reboot-required") and host.state()["reboot_scheduled"] == ""
+
+
+def test_time_that_is_let_pass_moves_both_clocks(host):
+    before = host.now(), host.monotonic()
+    host.let_pass(3600)
+    assert host.now() - before[0] >= 3600 and host.monotonic() - before[1] >= 3600
+    host.set_clock(-7200)
+    assert host.now() < before[0] and host.monotonic() - before[1] >= 3600

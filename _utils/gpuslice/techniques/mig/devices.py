@@ -31,6 +31,7 @@ def slices_of(gpu, state, table, nvml, users):
             nodes,
             tuple(p.as_dict() for p in busy.get((gi.id, ci.id), ())),
             ci_slice_name(gpu.address, gi, ci),
+            instance=(gi.id, ci.id),
         )
 
     return [slice_of(gi, ci) for gi in state.instances for ci in gi.cis]
