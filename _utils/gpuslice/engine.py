@@ -249,6 +249,24 @@ class Engine:
             found += [*told, *self._pending(one, told, reasons)]
         return [each._asdict() for each in found]
 
+    def watch(self, settings=None, quick=False, keep=None):
+        """
+        Look at all GPUs and their slices, and keep what was found: a :class:`gpuslice.watch.look.View`.
+
+        :param quick: read files of the kernel only, and go by the slices of the last look; :param settings: :param keep: as of
+            :func:`gpuslice.watch.look.look`. :raises errors.StateDirUnusable: what was found can't be kept.
+        """
+        from gpuslice.watch.look import look
+
+        if quick:
+            return look(self.host, None, list(self.gpus), None, settings, keep, patience=0)
+        return look(self.host, self.tools.sessions, list(self.gpus), self.parts(taken=True), settings, keep)
+
+    def statuses(self, gpu=None, settings=None):
+        """PCI address -> status of the GPU and its slices, as :func:`gpuslice.watch.told.statuses` has it, after a look."""
+        found = self.watch(settings).statuses
+        return found if gpu is None else {one.address: found[one.address] for one in self._asked(gpu)}
+
     def _pending(self, gpu, told, reasons):
         """
         What of a GPU is not in force yet; one that is known to be ill is asked nothing more.
