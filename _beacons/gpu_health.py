@@ -16,14 +16,6 @@ next pass.
 
 import logging
 
-import gpuslice
-
-gpuslice = gpuslice.current()
-
-from gpuslice import errors
-from gpuslice import front
-from gpuslice import statuses
-
 log = logging.getLogger(__name__)
 __virtualname__ = "gpu_health"
 #: Keys of Salt's own, and those that it puts into each configuration.
@@ -32,8 +24,6 @@ _TOLD = "gpu_health.told"
 
 
 def __virtual__():
-    if gpuslice.API != 1:
-        return False, f"gpu_health needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
     return __virtualname__
 
 
@@ -56,15 +46,14 @@ def validate(config):
 
 def beacon(config):
     """
-    The changes since the last pass, as a list of dicts: ``tag``, ``gpu``, ``slice``, ``status``, ``was``, ``action``, ``scope``,
-    ``codes``, ``sentence``. Whatever goes wrong is told in the log, once, and never raised into the minion.
+    The changes since the last pass, as ``gpu_health.news`` returns them. Whatever goes wrong is told in the log, once, and never
+    raised into the minion.
 
     config
         Of the beacon.
     """
     try:
-        with front.engine(__opts__, errors.GpuSliceError) as engine:
-            found = statuses.news(engine)
+        found = __salt__["gpu_health.news"]()
     except Exception as err:
         if __context__.get(_TOLD) != str(err):
             log.warning("the health of the GPUs can't be told: %s", err)

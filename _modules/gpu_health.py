@@ -90,3 +90,21 @@ def healthy():
     """
     with _engine() as engine:
         return statuses.judged(engine, __pillar__)
+
+
+@_checked
+def news():
+    """
+    What changed since this was last asked, for the beacon ``gpu_health``: files of the kernel are read, and no device is opened.
+
+    Returns a list of dicts: ``tag``, ``gpu``, ``slice`` (empty for the board), ``was``, ``status``, ``action``, ``scope``,
+    ``codes``, ``sentence``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.news
+    """
+    with _engine() as engine:
+        return statuses.news(engine)

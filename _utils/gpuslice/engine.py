@@ -160,11 +160,12 @@ class Engine:
         """What consumers can be given, as dicts; parameters as of :meth:`parts`."""
         return [part.as_dict() for part in self.parts(gpu, taken)]
 
-    def parts(self, gpu=None, taken=False):
+    def parts(self, gpu=None, taken=False, untold=None):
         """
         What consumers can be given, as :class:`gpuslice.model.Slice`. A GPU that can't be read is told in the log and has none.
 
-        :param taken: also the slices on which others stand.
+        :param taken: also the slices on which others stand. :param untold: a set that gets the addresses of GPUs of which not all
+            could be read.
         """
         found, warned = [], set()
         for one in self._asked(gpu):
@@ -182,6 +183,8 @@ class Engine:
                     if str(err) not in warned:
                         log.warning("%s", err)
                     warned.add(str(err))
+                    if untold is not None:
+                        untold.add(one.address)
                     # What stands on these can't be told, so that none of them is anybody's to give.
                     unread.update(kinds.named(tool.name).over)
             held = {part.name for name in unread for part in by_name.get(name, ())}
@@ -260,12 +263,16 @@ class Engine:
 
         if quick:
             return look(self.host, None, list(self.gpus), None, settings, keep, patience=0)
-        return look(self.host, self.tools.sessions, list(self.gpus), self.parts(taken=True), settings, keep)
+        untold = set()
+        parts = self.parts(taken=True, untold=untold)
+        there = {gpu.address: [part for part in parts if part.gpu == gpu.address] for gpu in self.gpus if gpu.address not in untold}
+        return look(self.host, self.tools.sessions, list(self.gpus), there, settings, keep)
 
     def statuses(self, gpu=None, settings=None):
         """PCI address -> status of the GPU and its slices, as :func:`gpuslice.watch.told.statuses` has it, after a look."""
+        wanted = None if gpu is None else [one.address for one in self._asked(gpu)]
         found = self.watch(settings).statuses
-        return found if gpu is None else {one.address: found[one.address] for one in self._asked(gpu)}
+        return found if wanted is None else {address: found[address] for address in wanted}
 
     def _pending(self, gpu, told, reasons):
         """

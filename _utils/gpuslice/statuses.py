@@ -43,9 +43,9 @@ def why(engine, pillar, gpu=None):
     PCI address -> everything that its status comes of: ``status``, ``reasons``, ``readings`` and ``notes``, of the GPUs that a
     user means.
     """
+    chosen = None if gpu is None else {one.address for one in engine.chosen(gpu).gpus}
     view = engine.watch(health.of_pillar(pillar))
-    chosen = view.statuses if gpu is None else {one.address for one in engine.chosen(gpu).gpus}
-    return {address: _why(engine, view, address) for address in view.statuses if address in chosen}
+    return {address: _why(engine, view, address) for address in view.statuses if chosen is None or address in chosen}
 
 
 def _why(engine, view, gpu):

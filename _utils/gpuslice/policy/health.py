@@ -77,16 +77,12 @@ def _xids(value, path, notes):
         if type(key) is bool or not _NUMBER.fullmatch(str(key)):
             notes.wrong(f"{path}:{describe(key)}", "is no number of an Xid, which is a whole number such as 94.")
         elif word not in TREATMENTS:
-            notes.wrong(f"{path}:{key}", f"is {describe(word)}, which is none of {', '.join(TREATMENTS)}.{_meant(word)}")
+            notes.wrong(f"{path}:{key}", f"is {describe(word)}, which is no treatment of an Xid.{did_you_mean(word, TREATMENTS)}")
         elif str(int(key)) in made:
             notes.wrong(f"{path}:{key}", "is given twice.")
         else:
             made[str(int(key))] = word
     return made if len(made) == len(value) else WRONG
-
-
-def _meant(word):
-    return did_you_mean(word, TREATMENTS) if isinstance(word, str) else ""
 
 
 _FIELD = Field(
@@ -98,6 +94,6 @@ _FIELD = Field(
         "consumers": choice("What becomes of who has a quarantined slice and can have no other.", "keep", "keep", "stop"),
         "fail_on": choice("From which status on the state gpu_health.healthy fails.", "failed", "failed", "degraded", "never"),
         "clean_looks": number("Looks in turn that must see nothing of a fault before it is over.", _CLEAN_LOOKS, 1, 1000),
-        "xids": Field("own", "Number of an NVIDIA Xid -> what it is taken for.", {}, check=_xids),
+        "xids": Field("own", "Number of an Xid -> what it is taken for.", {}, check=_xids),
     },
 )

@@ -32,7 +32,7 @@ class Look(NamedTuple):
     :ivar verdicts: PCI address -> what the driver asks for, of GPUs whose driver tells it.
     :ivar uuids: PCI address -> UUID of the board that is there now, as far as it is known.
     :ivar ended: process ids, of those that conditions name, that do not run any more.
-    :ivar slices: names of the slices that there are now, None where that was not looked at.
+    :ivar gone: names of slices, of those that conditions name, that are not there any more.
     """
 
     boot: str
@@ -43,7 +43,7 @@ class Look(NamedTuple):
     verdicts: dict = {}
     uuids: dict = {}
     ended: frozenset = frozenset()
-    slices: frozenset | None = None
+    gone: frozenset = frozenset()
 
 
 def judged(known, look, treatments, clean):
@@ -75,21 +75,25 @@ def _with_evidence(each, look, treatments):
     """What was known, with what this look shows beside resets."""
     booted = bool(look.boot) and each.boot != look.boot
     replaced = bool(each.uuid) and look.uuids.get(each.gpu, each.uuid) != each.uuid
-    gone = look.slices is not None and bool(each.slice) and each.slice not in look.slices
     enough = {
-        meanings.PROGRAM: booted or replaced or gone or each.pid is None or each.pid in look.ended,
+        meanings.PROGRAM: booted or replaced or each.slice in look.gone or each.pid is None or each.pid in look.ended,
         meanings.RESET: booted or replaced,
         meanings.REBOOT: booted or replaced,
         meanings.REPLACED: replaced,
     }
     # What the driver asks for it takes back itself.
     taken_back = each.code in meanings.VERDICTS and look.verdicts.get(each.gpu) == 0
-    return each._replace(cured=True) if taken_back or enough.get(_needs(each, treatments), False) else each
+    return _cured(each) if taken_back or enough.get(_needs(each, treatments), False) else each
 
 
 def _after_reset(each, gpu, treatments):
     cures = each.code in meanings.VERDICTS or _needs(each, treatments) in (meanings.PROGRAM, meanings.RESET)
-    return each._replace(cured=True) if cures and each.gpu == gpu else each
+    return _cured(each) if cures and each.gpu == gpu else each
+
+
+def _cured(each):
+    """Looks count from here on: what nobody saw before it was dealt with says nothing of how it is now."""
+    return each if each.cured else each._replace(cured=True, clean=0)
 
 
 def _seen(before, each, is_fresh, counts):

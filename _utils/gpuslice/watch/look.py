@@ -63,8 +63,8 @@ def look(host, sessions, gpus, parts=None, settings=None, keep=None, patience=2.
     Look at the GPUs of a host and keep what was found.
 
     :param sessions: :class:`gpuslice.drivers.sessions.Sessions`, None to read files of the kernel only.
-    :param gpus: all of them, as :class:`gpuslice.model.Gpu`. :param parts: their slices as :class:`gpuslice.model.Slice`, None
-        where these were not looked at.
+    :param gpus: all of them, as :class:`gpuslice.model.Gpu`. :param parts: PCI address -> slices, as :class:`gpuslice.model.Slice`,
+        of those that could be read; None where none was looked at.
     :param settings: what the pillar says of health, None for what was said last.
     :param keep: function of (the statuses, the record's data) that changes the data further, under the same lock; it is not
         called where somebody else has the record for longer than ``patience`` seconds, and nothing is kept then.
@@ -133,11 +133,9 @@ class _Seen:
         self._look_for_missing()
 
     def _note_layouts(self):
-        if self._parts is None:
-            return
-        for gpu in self._gpus:
-            named = {part.name: part.instance for part in self._parts if part.gpu == gpu.address}
-            add_layout({"layouts": self._layouts}, gpu.address, named, self._boot, self._seconds)
+        for gpu, parts in (self._parts or {}).items():
+            named = {part.name: part.instance for part in parts}
+            add_layout({"layouts": self._layouts}, gpu, named, self._boot, self._seconds)
 
     def _look_at(self, gpu, sessions):
         address = gpu.address
@@ -180,7 +178,7 @@ class _Seen:
             known,
             Look(
                 self._boot, self._now, self._counts(), seen, frozenset(self._asked | self._log_was_read()), self._verdicts,
-                self._uuids, self._ended(known), self._names(),
+                self._uuids, self._ended(known), self._gone(known),
             ),
             _treatments(settings),
             settings.get("clean_looks", CLEAN_LOOKS),
@@ -206,8 +204,11 @@ class _Seen:
         # What was overwritten may have told of anything.
         return set() if self.news.unread or self.news.lost else {("", LOG)}
 
-    def _names(self):
-        return None if self._parts is None else frozenset(part.name for part in self._parts)
+    def _gone(self, known):
+        """Names of slices that conditions tell of, and that are not there any more."""
+        parts = self._parts or {}
+        names = {part.name for each in parts.values() for part in each}
+        return frozenset(each.slice for each in known if each.gpu in parts and each.slice and each.slice not in names)
 
     def _ended(self, known):
         pids = {each.pid: self._now - each.last for each in known if each.pid is not None}
