@@ -265,7 +265,8 @@ class Engine:
             return look(self.host, None, list(self.gpus), None, settings, keep, patience=0)
         untold = set()
         parts = self.parts(taken=True, untold=untold)
-        there = {gpu.address: [part for part in parts if part.gpu == gpu.address] for gpu in self.gpus if gpu.address not in untold}
+        read = [gpu.address for gpu in self.gpus if gpu.address not in untold]
+        there = {address: [part for part in parts if part.gpu == address] for address in read}
         return look(self.host, self.tools.sessions, list(self.gpus), there, settings, keep)
 
     def statuses(self, gpu=None, settings=None):

@@ -226,7 +226,10 @@ def test_a_reset_of_ours_is_seen(simulated):
     assert [look(host)["status"] for _ in range(3)] == ["failed", "failed", "ok"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1, "cursor": 5}', '{"format": 1, "conditions": [{"gpu": "x", "code": "y"}]}'])
+DAMAGED = ["{", "[]", '{"format": 1, "cursor": 5}', '{"format": 1, "conditions": [{"gpu": "x", "code": "y"}]}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_record_is_told_once_and_begun_anew(host, text):
     path = os.path.join(host.state_dir, "health.json")
     with open(path, "w") as handle:

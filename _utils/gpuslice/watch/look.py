@@ -63,8 +63,8 @@ def look(host, sessions, gpus, parts=None, settings=None, keep=None, patience=2.
     Look at the GPUs of a host and keep what was found.
 
     :param sessions: :class:`gpuslice.drivers.sessions.Sessions`, None to read files of the kernel only.
-    :param gpus: all of them, as :class:`gpuslice.model.Gpu`. :param parts: PCI address -> slices, as :class:`gpuslice.model.Slice`,
-        of those that could be read; None where none was looked at.
+    :param gpus: all of them, as :class:`gpuslice.model.Gpu`. :param parts: PCI address -> slices
+        (:class:`gpuslice.model.Slice`) of those that could be read; None where none was looked at.
     :param settings: what the pillar says of health, None for what was said last.
     :param keep: function of (the statuses, the record's data) that changes the data further, under the same lock; it is not
         called where somebody else has the record for longer than ``patience`` seconds, and nothing is kept then.

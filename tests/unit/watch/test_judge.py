@@ -219,10 +219,12 @@ def test_a_log_that_is_full_of_errors_does_not_fill_the_record():
 
 
 CODES = [*meanings.BY_CODE, *(f"xid-{number}" for number in xids.XIDS), "xid-999"]
-SEEN = st.one_of(st.just(Reset(GPU)), st.sampled_from(CODES).map(one), st.sampled_from(CODES).map(lambda code: one(code, slice=SLICE)))
+OF_SLICE = st.sampled_from(CODES).map(lambda code: one(code, slice=SLICE))
+SEEN = st.one_of(st.just(Reset(GPU)), st.sampled_from(CODES).map(one), OF_SLICE)
+LOOK = st.tuples(st.lists(SEEN, max_size=4), st.booleans(), st.sampled_from([BOOT, NEXT]), st.sampled_from([None, 0, 1]))
 
 
-@given(st.lists(st.tuples(st.lists(SEEN, max_size=4), st.booleans(), st.sampled_from([BOOT, NEXT]), st.sampled_from([None, 0, 1])), max_size=8))
+@given(st.lists(LOOK, max_size=8))
 def test_whatever_is_seen_comes_to_words_and_comes_to_an_end(looks):
     watch = Watch()
     for seen, counts, boot, verdict in looks:
