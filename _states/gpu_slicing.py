@@ -90,33 +90,6 @@ def validated(name, **kwargs):
     return front.state(name, kwargs, CommandExecutionError, look)
 
 
-def healthy(name, **kwargs):
-    """
-    Nothing is known to be wrong with the GPUs of this host. Nothing is ever changed; ``gpu.findings`` tells more. With
-    ``containers_gpu_state_management:health_check: false`` it only tells what is wrong, and does not fail.
-
-    name
-        Any text.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call state.single gpu_slicing.healthy gpus
-    """
-
-    def look():
-        found = __salt__["gpu.health"]()
-        told = [f"{gpu}: {sentence}" for gpu, sentences in found.items() for sentence in sentences]
-        # What only waits for a reset or a reboot is told and is no fault.
-        ill = told and any(__salt__["gpu.health"](pending=False).values())
-        checked = __salt__["pillar.get"]("containers_gpu_state_management:health_check", True) is not False
-        well = [] if ill else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
-        return {"result": not (ill and checked), "changes": {}, "comment": "\n".join([*well, *told])}
-
-    return front.state(name, kwargs, CommandExecutionError, look)
-
-
 def exported(name, form="pillar", **kwargs):
     """
     A YAML file describes what this host has now, as ``gpu_slicing.export`` does; every PCI address in it is quoted.

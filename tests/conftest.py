@@ -20,6 +20,7 @@ LOADER_DIRS = {
     "module_dirs": [str(ROOT / "_modules")],
     "states_dirs": [str(ROOT / "_states")],
     "grains_dirs": [str(ROOT / "_grains")],
+    "beacons_dirs": [str(ROOT / "_beacons")],
     "utils_dirs": [str(ROOT / "_utils")],
 }
 

@@ -160,11 +160,12 @@ class Engine:
         """What consumers can be given, as dicts; parameters as of :meth:`parts`."""
         return [part.as_dict() for part in self.parts(gpu, taken)]
 
-    def parts(self, gpu=None, taken=False):
+    def parts(self, gpu=None, taken=False, untold=None):
         """
         What consumers can be given, as :class:`gpuslice.model.Slice`. A GPU that can't be read is told in the log and has none.
 
-        :param taken: also the slices on which others stand.
+        :param taken: also the slices on which others stand. :param untold: a set that gets the addresses of GPUs of which not all
+            could be read.
         """
         found, warned = [], set()
         for one in self._asked(gpu):
@@ -182,6 +183,8 @@ class Engine:
                     if str(err) not in warned:
                         log.warning("%s", err)
                     warned.add(str(err))
+                    if untold is not None:
+                        untold.add(one.address)
                     # What stands on these can't be told, so that none of them is anybody's to give.
                     unread.update(kinds.named(tool.name).over)
             held = {part.name for name in unread for part in by_name.get(name, ())}
@@ -248,6 +251,29 @@ class Engine:
             told = board.findings(self.host, self.tools.sessions, one)
             found += [*told, *self._pending(one, told, reasons)]
         return [each._asdict() for each in found]
+
+    def watch(self, settings=None, quick=False, keep=None):
+        """
+        Look at all GPUs and their slices, and keep what was found: a :class:`gpuslice.watch.look.View`.
+
+        :param quick: read files of the kernel only, and go by the slices of the last look; :param settings: :param keep: as of
+            :func:`gpuslice.watch.look.look`. :raises errors.StateDirUnusable: what was found can't be kept.
+        """
+        from gpuslice.watch.look import look
+
+        if quick:
+            return look(self.host, None, list(self.gpus), None, settings, keep, patience=0)
+        untold = set()
+        parts = self.parts(taken=True, untold=untold)
+        read = [gpu.address for gpu in self.gpus if gpu.address not in untold]
+        there = {address: [part for part in parts if part.gpu == address] for address in read}
+        return look(self.host, self.tools.sessions, list(self.gpus), there, settings, keep)
+
+    def statuses(self, gpu=None, settings=None):
+        """PCI address -> status of the GPU and its slices, as :func:`gpuslice.watch.told.statuses` has it, after a look."""
+        wanted = None if gpu is None else [one.address for one in self._asked(gpu)]
+        found = self.watch(settings).statuses
+        return found if wanted is None else {address: found[address] for address in wanted}
 
     def _pending(self, gpu, told, reasons):
         """

@@ -336,7 +336,6 @@ def test_without_validation_a_difference_is_a_warning(simulated):
 
 SICK = {
     "lost": ({"lost": True}, "fallen off the bus"),
-    "ecc": ({"ecc_uncorrected": 3}, "3 uncorrected ECC errors"),
     "row failed": ({"row_remap_failed": True}, "could not be remapped"),
     "row pending": ({"row_remap_pending": True}, "row remapping waits"),
     "recovery": ({"recovery_action": "drain_and_reset"}, "drain and reset"),

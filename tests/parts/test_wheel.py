@@ -118,6 +118,7 @@ def test_files_lie_where_salt_looks_for_them(wheel, repo):
         ("_modules", "saltext/gpu_slicing/modules"),
         ("_states", "saltext/gpu_slicing/states"),
         ("_grains", "saltext/gpu_slicing/grains"),
+        ("_beacons", "saltext/gpu_slicing/beacons"),
     ):
         sources = [path for path in (repo / folder).rglob("*.py") if "__pycache__" not in path.parts]
         expected |= {f"{place}/{path.relative_to(repo / folder)}" for path in sources}

@@ -30,6 +30,7 @@ HOSTS = {
     # Their states are about consumers, and no GPU is named.
     "gpu_cdi": ("dgx-h100", "trainer"),
     "gpu_consumer": ("dgx-h100", "trainer"),
+    "gpu_health": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_level_zero": ("max1550", ""),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mps": ("l40s-pair", ""),
@@ -72,8 +73,9 @@ class Machine:
     @staticmethod
     def _told(files):
         """What of the files is the machine, or a record that outlives the call."""
-        # A look that finds a host as wanted notes that, a replay how it ended, and whoever holds the lock its name.
-        notes = ("lock", "verified.json", "boot.json")
+        # A look that finds a host as wanted notes that, one at its health what it finds, a replay how it ended, and whoever holds
+        # the lock its name.
+        notes = ("lock", "verified.json", "boot.json", "health.json", "health.lock")
         found = {path.name: content for path, content in files.items() if path.name not in notes}
         for name, content in found.items():
             if name.startswith("sim"):

@@ -48,7 +48,7 @@ def files(folder):
 
 def test_every_loader_file_and_every_sls_is_in_it(names):
     loaders = [path.name for path in ROOT.glob("_*") if path.is_dir() and path.name != "__pycache__"]
-    assert {"_grains", "_modules", "_states", "_utils"} <= set(loaders)
+    assert {"_beacons", "_grains", "_modules", "_states", "_utils"} <= set(loaders)
     assert {name for name in names if name.startswith("_")} == {name for loader in loaders for name in files(loader)}
     stages = {name.removeprefix("states/") for name in files("states")}
     assert {name for name in names if name.startswith("gpu_slicing/")} == stages

@@ -21,11 +21,11 @@ NOUNS = {
     "shape", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "waits"}
+FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning"},
-    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
     "techniques": {"drivers", "host", "records"},
@@ -39,6 +39,8 @@ ROOMS = {
     "cleaning": {"front", "policy", "boot", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
+    # Health over time.
+    "watch": {"health", "records", "drivers", "host", "catalog"},
     "drivers": {"host", "catalog", "outputs"},
     # Files as pure functions: of nouns and of one another.
     "outputs": set(),

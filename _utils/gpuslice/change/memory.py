@@ -7,7 +7,9 @@ import os
 
 from gpuslice import errors
 from gpuslice.change.context import caught
+from gpuslice.host.base import HEALTH
 from gpuslice.host.base import TRIED
+from gpuslice.plan import RESET
 from gpuslice.plan import same
 from gpuslice.records import lock
 from gpuslice.records.attempts import Attempts
@@ -145,6 +147,25 @@ class Memory:
         except (OSError, errors.StateDirUnusable) as err:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
 
+    def note_health(self, entry, gpus, tools):
+        """
+        Tell those who look at the health of the host which GPUs were reset, and which slices there are now: errors that the
+        kernel tells of by a number are theirs. Nothing depends on it.
+
+        :param entry: the journal's record of the change; :param gpus: PCI address -> GPU; :param tools: techniques that were
+            used.
+        """
+        if HEALTH not in self._host.store_names(self._host.state_dir):
+            return
+        from gpuslice.records.health import HealthRecord
+
+        resets = sorted({step.gpu for _, step in entry.begun() if step.phase == RESET})
+        touched = [gpus[address] for address in entry.gpus if address in gpus]
+        try:
+            HealthRecord(self._host).note_change(resets, {gpu.address: _instances(gpu, tools) for gpu in touched})
+        except Exception as err:
+            log.warning("what this change did was not noted for those who look at the health of the GPUs: %s", err)
+
     def upcoming(self):
         """The number that this change gets in the history, None for one that goes again at once, which does not get there."""
         return None if self._options.passing else self._history.upcoming()
@@ -158,6 +179,12 @@ class Memory:
         except Exception as err:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(caught(err)))
+
+
+def _instances(gpu, tools):
+    """Name -> (GPU instance, compute instance) of the slices of a GPU, () for one that has none."""
+    able = [tool for tool in tools if tool.supports(gpu)]
+    return {part.name: part.instance for tool in able for part in tool.slices(gpu, tool.observe(gpu))}
 
 
 def _model(gpus, addresses):

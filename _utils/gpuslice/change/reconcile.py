@@ -392,6 +392,7 @@ class Reconciler:
             # Before the record is closed: whoever finds it after a crash knows that they may not have run.
             result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome)
         self._surely(result, self._remember, change, after, outcome)
+        self._memory.note_health(entry, change.gpus, self._tools.made())
         if outcome == "left":
             closed = self._surely(result, self._journal.begin, _narrowed(entry, change.left, bool(stopped)), True)
         else:

@@ -8,6 +8,8 @@ import re
 from gpuslice.drivers import kernel
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.health.finding import found
+from gpuslice.health.signs import NOTHING
+from gpuslice.health.signs import Signs
 
 #: What a counter says instead of numbers while the GPU is reset or begins; the read itself succeeds.
 _INACCESSIBLE = "query currently inaccessible"
@@ -29,6 +31,17 @@ def remarks(host, _sessions, gpu, _driver):
     return [*_unknown(host, gpu.address), *_pages(host, gpu.address, "R")]
 
 
+def signs(host, _sessions, gpu):
+    """``ras_uncorrected``, the errors in all blocks since the driver was loaded, where every block tells its number."""
+    counted = [_number(text) for text in _counters(host, gpu.address).values()]
+    return Signs({"ras_uncorrected": sum(counted)}) if counted and None not in counted else NOTHING
+
+
+def _number(text):
+    counted = re.search(r"^ue:\s*([0-9]{1,20})\b", text, re.MULTILINE)
+    return int(counted[1]) if counted else None
+
+
 def _counters(host, gpu):
     """Block -> what its counter says."""
     base = f"{DEVICES}/{gpu}/ras"
@@ -38,9 +51,8 @@ def _counters(host, gpu):
 
 def _uncorrected(host, gpu):
     for block, text in _counters(host, gpu).items():
-        counted = re.search(r"^ue:\s*([0-9]{1,20})\b", text, re.MULTILINE)
-        if counted and int(counted[1]):
-            words = f"{counted[1]} uncorrected errors in {block} since the driver was loaded"
+        if counted := _number(text):
+            words = f"{counted} uncorrected errors in {block} since the driver was loaded"
             yield found(gpu, "amd-uncorrectable-ras", words, "Drain the GPU and reboot; if it comes again, replace the board.")
 
 

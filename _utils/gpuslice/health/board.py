@@ -9,6 +9,7 @@ from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.health import pci
 from gpuslice.health.finding import CRITICAL
 from gpuslice.health.finding import found
+from gpuslice.health.signs import NOTHING
 
 #: Vendor -> the module that knows its GPUs, with faults and remarks; loaded for a GPU of that vendor.
 _BY_VENDOR = {
@@ -33,7 +34,8 @@ def faults(host, sessions, gpu):
     """
     What is wrong with a GPU. Remarks are left out, and what has to be asked only for them.
 
-    :param sessions: :class:`gpuslice.drivers.sessions.Sessions`; :param gpu: :class:`gpuslice.model.Gpu`. Its driver is read
+    :param sessions: :class:`gpuslice.drivers.sessions.Sessions`, None where no library is to be asked, but files of the kernel
+        alone; :param gpu: :class:`gpuslice.model.Gpu`. Its driver is read
         anew, because a change may have moved it meanwhile: under a VFIO driver no vendor's library or file is asked.
     :return: list of :class:`.finding.Finding`, [] for a healthy GPU. That a GPU does not answer is a finding too.
     """
@@ -41,6 +43,15 @@ def faults(host, sessions, gpu):
         return [pci.gone(gpu.address)]
     known, driver = _module(host, gpu)
     return [*(known.faults(host, sessions, gpu, driver) if known else ()), *pci.faults(host, gpu)]
+
+
+def signs(host, sessions, gpu):
+    """Numbers to be compared with those of an earlier look, as :class:`.signs.Signs`; parameters as of :func:`faults`."""
+    if pci.is_gone(host, gpu.address):
+        return NOTHING
+    known, _ = _module(host, gpu)
+    told = known.signs(host, sessions, gpu) if known else NOTHING
+    return told._replace(counters={**pci.counters(host, gpu), **told.counters})
 
 
 def waiting(gpu, for_reboot="", mode=""):

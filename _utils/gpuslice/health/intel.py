@@ -4,6 +4,7 @@ What is wrong with an Intel GPU, as its driver's files tell it.
 
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.health.finding import found
+from gpuslice.health.signs import NOTHING
 
 
 def faults(host, _sessions, gpu, _driver):
@@ -20,3 +21,8 @@ def faults(host, _sessions, gpu, _driver):
 def remarks(_host, _sessions, _gpu, _driver):
     """There are none: nothing else is read."""
     return []
+
+
+def signs(_host, _sessions, _gpu):
+    """There are none: nothing is counted."""
+    return NOTHING

@@ -12,30 +12,11 @@ from gpuslice.drivers.nvml import GPU_IS_LOST
 from gpuslice.drivers.nvml import INVALID_ARGUMENT
 from gpuslice.drivers.nvml import NO_PERMISSION
 from gpuslice.drivers.nvml import NOT_SUPPORTED
+from gpuslice.health import recovery
 from gpuslice.health.finding import found
+from gpuslice.health.signs import NOTHING
+from gpuslice.health.signs import Signs
 from gpuslice.inventory import discovery
-
-_RESET = "Reset it when it is idle ('nvidia-smi --gpu-reset -i <address>') or reboot."
-#: NVML's recovery actions (field GET_GPU_RECOVERY_ACTION) -> (code, words, what to do); 0 is none.
-_RECOVERY = {
-    1: ("nvidia-recovery-action-reset", "the driver asks for a GPU reset", _RESET),
-    2: ("nvidia-recovery-action-reboot", "the driver asks for a reboot", "Drain the host and reboot it."),
-    3: (
-        "nvidia-recovery-action-drain-p2p",
-        "the driver asks to drain peer-to-peer traffic",
-        "End what uses it together with other GPUs, then reset it.",
-    ),
-    4: (
-        "nvidia-recovery-action-drain-and-reset",
-        "the driver asks to drain and reset the GPU",
-        "End what runs on it, then reset it ('nvidia-smi --gpu-reset -i <address>').",
-    ),
-    5: (
-        "nvidia-recovery-action-recover-imex",
-        "the driver asks for an IMEX recovery",
-        "Recover the IMEX domain; the cause may be another host of it.",
-    ),
-}
 
 _UNCORRECTED, _VOLATILE = 1, 0
 _NO_ANSWER = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NO_PERMISSION)
@@ -49,7 +30,7 @@ def faults(_host, sessions, gpu, driver):
 
     :param driver: the kernel driver that has it now. A vGPU in a guest has none: its board's health is for the host to tell.
     """
-    if discovery.is_vgpu_name(gpu.name):
+    if sessions is None or discovery.is_vgpu_name(gpu.name):
         return []
     found = []
     for ask in (_recovery, _memory, _ecc):
@@ -72,6 +53,23 @@ def remarks(_host, sessions, gpu, _driver):
         return []
 
 
+def signs(_host, sessions, gpu):
+    """
+    Numbers that say something only beside those of an earlier look, as :class:`gpuslice.health.signs.Signs`; parameters as of
+    :func:`faults`. What does not answer is left out.
+    """
+    if sessions is None or discovery.is_vgpu_name(gpu.name):
+        return NOTHING
+    nvml, address = sessions.nvml, gpu.address
+    try:
+        uncorrected, rows = _uncorrected(nvml, address), _rows(nvml, address)
+        counters = {} if uncorrected is None else {"ecc_uncorrected": uncorrected}
+        return Signs(counters, nvml.field(address, FIELD_RECOVERY_ACTION), rows and tuple(rows))
+    except errors.GpuSliceError:
+        # That there is no answer is a fault, and told as one.
+        return NOTHING
+
+
 def _recovery(nvml, gpu):
     action = nvml.field(gpu, FIELD_RECOVERY_ACTION) or 0
     if not action:
@@ -80,8 +78,7 @@ def _recovery(nvml, gpu):
     if action == 1 and mode and mode[0] != mode[1]:
         # The reset that a pending mode change owes is part of the plan, not an illness.
         return
-    other = ("nvidia-recovery-action-other", f"the driver asks for recovery action {action}", "See NVML's documentation.")
-    yield found(gpu, *_RECOVERY.get(action, other))
+    yield found(gpu, *recovery.of(action))
 
 
 def _memory(nvml, gpu):
@@ -94,7 +91,7 @@ def _memory(nvml, gpu):
         words = "a memory row could not be remapped: the board must be replaced"
         yield found(gpu, "nvidia-row-remap-failed", words, "Drain it and have the board replaced.")
     elif pending:
-        yield found(gpu, "nvidia-row-remap-pending", "a memory row remapping waits for a GPU reset", _RESET)
+        yield found(gpu, "nvidia-row-remap-pending", "a memory row remapping waits for a GPU reset", recovery.RESET)
 
 
 def _retired_pages(nvml, gpu):

@@ -37,12 +37,25 @@ def gone(gpu):
 
 def faults(host, gpu):
     """Traces of errors on the way to a GPU (:class:`gpuslice.model.Gpu`), as :class:`.finding.Finding`."""
-    for kind, name, total in _AER:
-        lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu.address}/{name}") or "").splitlines())
-        count = next((whole(number) for word, _, number in lines if word.strip() == total), None)
+    for kind, count in _errors(host, gpu.address):
         if count:
             words = f"{count} {'' if kind == 'fatal' else 'non-'}fatal PCIe errors since the device was found"
             yield found(gpu.address, f"pci-aer-{kind}", words, "See 'dmesg | grep AER'; check slot and risers.")
+
+
+def _errors(host, gpu):
+    """(kind, count) of the errors on the way to a GPU; a count is None where it is not told."""
+    for kind, name, total in _AER:
+        lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu}/{name}") or "").splitlines())
+        yield kind, next((whole(number) for word, _, number in lines if word.strip() == total), None)
+
+
+def counters(host, gpu):
+    """``aer_fatal``, ``aer_nonfatal`` and ``link_width`` of a GPU (:class:`gpuslice.model.Gpu`), as far as they are told."""
+    found = {f"aer_{kind}": count for kind, count in _errors(host, gpu.address)}
+    # An Intel board has a bridge of its own, and the GPU behind it tells nothing of the way to the host.
+    found["link_width"] = None if gpu.vendor == "intel" else _width(host, gpu.address, "current")
+    return {name: count for name, count in found.items() if count is not None}
 
 
 def remarks(host, gpu):

@@ -20,6 +20,8 @@ JOURNAL = "journal.json"
 TRIED = "qualify.json"
 #: The directory below the state directory where whoever tries a GPU holds a lock, and leaves reports.
 TRYING = "qualify"
+#: The record of what looks at the health of GPUs have found: likewise, where nobody looks.
+HEALTH = "health.json"
 #: The record of what waits: likewise.
 WAITING = "waiting.json"
 
@@ -116,6 +118,13 @@ class Host(ABC):
     @abstractmethod
     def device_number(self, path):
         """``major:minor`` of a character device's node, "" where there is none."""
+
+    @abstractmethod
+    def kernel_log(self):
+        """
+        What there still is of the kernel's log, as :class:`gpuslice.host.kernel_log.Log`, oldest line first; only lines that
+        :data:`gpuslice.host.kernel_log.WORDS` finds have a text. Raises OSError where it can't be read.
+        """
 
     @abstractmethod
     def owner(self, path):

@@ -56,6 +56,11 @@ class RealHost(Host):
         number = holders.device_number(path)
         return "" if number == holders.NO_DEVICE else number
 
+    def kernel_log(self):
+        from gpuslice.host import kernel_log
+
+        return kernel_log.read()
+
     def owner(self, path):
         found = os.stat(path)
         return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)

@@ -60,6 +60,18 @@ def _hooks_schema():
     return hooks.schema()
 
 
+def _health(value, path, notes):
+    from gpuslice.policy import health
+
+    return health.health(value, path, notes)
+
+
+def _health_schema():
+    from gpuslice.policy import health
+
+    return health.schema()
+
+
 def _pick(environment, doc):
     """A choice of technology; its default is also the first that strategy auto falls back to there."""
     default = next(iter(kinds.fallbacks(environment)), "none")
@@ -143,6 +155,10 @@ def top():
             reboot_required=flag("true: a reboot may be scheduled when a change needs one; false: it is only reported."),
             validation=flag("Read the hardware again after a change and compare.", True),
             health_check=flag("Refuse to slice an unhealthy GPU, and check it again after.", True),
+            health=Field(
+                "own", "How the health of GPUs is judged, and what becomes of those that failed.", {},
+                check=_health, schema=_health_schema,
+            ),
             boot=flag("true: a systemd unit brings the last verified layout back at each boot, before the consumers start."),
             stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again.", [], item=UNIT),
             unload_modules=Field(

@@ -13,6 +13,7 @@ sysfs          the files of the kernel and what happens when they are written: a
 foreign        what other tools do meanwhile
 vgpu_rules     the rules of vGPUs, of the types in ``vgpu_types``
 hardware       the rules of the GPUs: what a driver allows, refuses and remembers
+kernel_log     what the kernel says of them
 pci            the PCI functions of the machine and their IOMMU groups
 state          the file in which the machine lasts from one process to the next
 description    the YAML file: schema and checks, with ``devices`` for GPUs and ``mistakes`` that notes all that is wrong

@@ -6,7 +6,7 @@ consumed stays consumed, also after it killed the process: the counter is saved 
 
 =========  =========================================================================================================
 call       name of the function or operation: an NVML function, ``run``, ``write``, ``store_write``, ``store_append``,
-           ``store_remove``, ``end_process``
+           ``store_remove``, ``end_process``, ``kernel_log``
 gpu        only calls that concern this GPU (PCI address)
 nth        the first matching call that it hits, counted from 1 (1)
 times      how many calls it hits from there on; 0: all of them (1)

@@ -12,6 +12,7 @@ from gpuslice.catalog import nvidia
 from gpuslice.catalog.mig import CiProfile
 from gpuslice.sim import description
 from gpuslice.sim import devices
+from gpuslice.sim import kernel_log
 from gpuslice.sim import state as state_file
 
 # Return codes of NVML that the rules need; the simulation's rules know nothing of pynvml.
@@ -421,7 +422,7 @@ def reset(state, address):
     health["row_remap_pending"] = health["page_retirement_pending"] = False
     health["ecc_uncorrected"] = 0
     if health["recovery_action"] in ("gpu_reset", "drain_and_reset", "drain_p2p"):
-        health["recovery_action"] = "none"
+        kernel_log.set_recovery_action(state, address, "none")
 
 
 def reboot(state):
@@ -440,6 +441,7 @@ def reboot(state):
         gpu.pop("vf_drivers", None)
         gpu["health"]["lost"] = False
         gpu["health"]["recovery_action"] = "none"
+    kernel_log.clear(state)
 
 
 # -- vGPUs -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from gpuslice.printable import printable
 from gpuslice.sim import description
 from gpuslice.sim import faults
 from gpuslice.sim import hardware
+from gpuslice.sim import kernel_log
 from gpuslice.sim import state as state_file
 from gpuslice.sim.mistakes import Mistakes
 from gpuslice.sim.tree import device_number
@@ -192,6 +193,16 @@ class SimulatedHost(Host):
         with self.change() as state:
             state["processes"] = [process for process in state["processes"] if process["pid"] != pid]
 
+    def say(self, text):
+        """The kernel of this machine says something in its log."""
+        with self.change() as state:
+            kernel_log.say(state, text)
+
+    def set_recovery_action(self, gpu, action):
+        """What the NVIDIA driver asks for from now on, as in the description's ``health``: told by NVML, and in the log."""
+        with self.change() as state:
+            kernel_log.set_recovery_action(state, gpu, action)
+
     @staticmethod
     def _no_mistakes(what, mistakes):
         if mistakes:
@@ -298,6 +309,11 @@ class SimulatedHost(Host):
 
     def device_number(self, path):
         return device_number(path) if self._tree().exists(path) else ""
+
+    def kernel_log(self):
+        from gpuslice.host import kernel_log as reader
+
+        return self._around("kernel_log", lambda: reader.of_records(kernel_log.records(self.state()))) or reader.NOTHING
 
     def owner(self, path):
         from gpuslice.sim import confined

@@ -72,7 +72,6 @@ def test_a_well_gpu_has_no_findings_whatever_it_is(simulated):
 @pytest.mark.parametrize(
     ("health", "code", "words"),
     [
-        ({"ecc_uncorrected": 1}, "nvidia-uncorrectable-ecc", "1 uncorrected ECC errors since the driver was loaded"),
         ({"row_remap_pending": True}, "nvidia-row-remap-pending", "a memory row remapping waits for a GPU reset"),
         ({"row_remap_failed": True}, "nvidia-row-remap-failed", "a memory row could not be remapped: the board must be replaced"),
         ({"recovery_action": "gpu_reset"}, "nvidia-recovery-action-reset", "the driver asks for a GPU reset"),
@@ -93,6 +92,17 @@ def test_what_nvml_tells_refuses_a_change(one, health, code, words):
         assert here.health() == {GPU: [words]}
         [(gpu, why)] = here.plan(mig()).blocked
     assert gpu == GPU and f"the GPU is not healthy: {words}." in why
+
+
+def test_an_error_that_the_driver_has_dealt_with_is_told_and_refuses_nothing(one):
+    """Rows that are remapped for it, and what the driver asks for, are findings of their own."""
+    host = one(A100, health={"ecc_uncorrected": 1})
+    words = "1 uncorrected ECC errors since the driver was loaded"
+    [found] = asked(host)
+    assert (found.code, found.severity, found.sentence) == ("nvidia-uncorrectable-ecc", "warning", words)
+    with engine(host) as here:
+        assert here.health() == {GPU: [words]} and here.plan(mig()).blocked == ()
+        assert here.apply(mig()).ok
 
 
 def mig():

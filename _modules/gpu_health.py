@@ -1,0 +1,110 @@
+"""
+The health of GPUs and their slices over time, as a status in four words: ``ok``, ``degraded``, ``failed`` or ``lost``. It
+worsens at once and improves on evidence only; ``docs/health.md`` says how it is judged. ``gpu.health`` tells what is found at
+this moment.
+"""
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+from gpuslice import statuses
+
+_checked = front.checked(CommandExecutionError)
+__virtualname__ = "gpu_health"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu_health needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def _engine():
+    return front.engine(__opts__, CommandExecutionError, front.announcer(__opts__, __salt__), salt=__salt__)
+
+
+@_checked
+def status(gpu=None, table=False):
+    """
+    Look at the GPUs, and tell the status of each and of its slices.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``. Without it all GPUs.
+
+    table
+        A table for people instead of data.
+
+    Returns a dict by PCI address: ``status`` (ok, degraded, failed, lost), ``action`` (none, restart_program, reset, reboot,
+    drain, replace), ``scope`` (slice, board, host), ``codes``, ``sentence``, and ``slices``: by name the same without ``slices``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.status
+        salt '*' gpu_health.status table=True
+    """
+    with _engine() as engine:
+        found = statuses.of(engine, __pillar__, gpu)
+        return statuses.table(found) if table else found
+
+
+@_checked
+def why(gpu=None):
+    """
+    What the status of GPUs comes of: everything that was found and not dealt with yet, and what it takes to be over.
+
+    gpu
+        PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``. Without it all GPUs.
+
+    Returns a dict by PCI address: ``status``, ``action``, ``scope``, ``codes`` and ``sentence`` of the board; ``reasons``, a list
+    of dicts with ``code``, ``status``, ``action``, ``slice``, ``words``, ``todo``, ``since``, ``last``, ``count`` and ``clears``;
+    ``readings``, what is compared from look to look, as sentences; ``notes``, what could not be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.why '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        return statuses.why(engine, __pillar__, gpu)
+
+
+@_checked
+def healthy():
+    """
+    Whether all GPUs and slices of this host are as well as the pillar asks
+    (``containers_gpu_state_management:health:fail_on``); see the state ``gpu_health.healthy``.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.healthy
+    """
+    with _engine() as engine:
+        return statuses.judged(engine, __pillar__)
+
+
+@_checked
+def news():
+    """
+    What changed since this was last asked, for the beacon ``gpu_health``: files of the kernel are read, and no device is opened.
+
+    Returns a list of dicts: ``tag``, ``gpu``, ``slice`` (empty for the board), ``was``, ``status``, ``action``, ``scope``,
+    ``codes``, ``sentence``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.news
+    """
+    with _engine() as engine:
+        return statuses.news(engine)

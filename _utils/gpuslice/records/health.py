@@ -1,0 +1,133 @@
+"""
+What is known of the health of a host's GPUs from earlier looks, ``health.json`` in the state directory: how far the kernel's log
+was read, what was found and not dealt with yet, counters and readings to compare with, and which slices there were when.
+"""
+
+from contextlib import contextmanager
+
+from gpuslice import errors
+from gpuslice.host.base import HEALTH
+from gpuslice.records.store import Record
+from gpuslice.records.turns import turn
+from gpuslice.shape import ADDRESS
+from gpuslice.shape import ADDRESS_PATTERN
+from gpuslice.shape import anything
+from gpuslice.shape import listing
+from gpuslice.shape import maybe
+from gpuslice.shape import moment
+from gpuslice.shape import parts
+from gpuslice.shape import record
+from gpuslice.shape import row
+from gpuslice.shape import table
+from gpuslice.shape import text
+from gpuslice.shape import truth
+from gpuslice.shape import whole
+
+_FORMAT = 1
+_LOCK = "health.lock"
+#: Layouts of a GPU that are remembered, to tell whom an older line of the log means.
+_LAYOUTS = 6
+
+_TEXT, _COUNT = text(), whole(0, 2**64)
+_CONDITION = parts(
+    {
+        "gpu": text(rf"(?:{ADDRESS_PATTERN})?"),
+        # Of an Xid the number stands in it.
+        "code": text(r"xid-[0-9]{1,6}|(?!xid-)[a-z][a-z0-9-]{1,63}"),
+        **dict.fromkeys(("slice", "words", "todo", "boot", "uuid"), _TEXT),
+        **dict.fromkeys(("gi", "ci", "pid"), maybe(_COUNT)),
+        **dict.fromkeys(("count", "looks", "clean"), _COUNT),
+        **dict.fromkeys(("since", "last"), moment),
+        **dict.fromkeys(("cured", "softened"), truth),
+        "bursts": listing(moment),
+    },
+    needed=("gpu", "code"),
+)
+_LAYOUT = record({"boot": _TEXT, "seconds": moment, "slices": table(_TEXT, listing(_COUNT))})
+_SHAPE = record(
+    {
+        "cursor": maybe(row(_TEXT, whole(-1, 2**63))),
+        "lost": maybe(moment),
+        "last": maybe(row(_TEXT, moment)),
+        "conditions": listing(_CONDITION),
+        "counters": table(ADDRESS, record({"boot": _TEXT, "counts": table(_TEXT, _COUNT)})),
+        "rows": table(ADDRESS, record({"time": moment, "rows": listing(_COUNT)})),
+        "layouts": table(ADDRESS, listing(_LAYOUT)),
+        "resets": listing(row(ADDRESS, _TEXT, moment)),
+        "announced": table(_TEXT, anything),
+        "settings": parts({"xids": table(text(r"[0-9]{1,6}"), _TEXT), "clean_looks": whole(1, 1000)}),
+    }
+)
+
+
+def _check(data):
+    _SHAPE(data, "it")
+
+
+class HealthRecord:
+    """The record of one host."""
+
+    def __init__(self, host):
+        self._host = host
+        self._file = Record(host, HEALTH, "the record of health", _FORMAT, _check, compact=True)
+        self.path = self._file.path
+
+    def read(self):
+        """
+        What is known, with every key. A record that can't be used is told of, and begun anew by the next look.
+
+        :raises errors.NewerFormat: a newer version wrote it.
+        """
+        try:
+            return {**_nothing(), **self._file.read()}
+        except FileNotFoundError:
+            return _nothing()
+        except (OSError, ValueError) as err:
+            return {**_nothing(), "damaged": getattr(err, "strerror", None) or str(err)}
+
+    def write(self, data):
+        """Keep this. Raises errors.StateDirUnusable."""
+        kept = {key: value for key, value in data.items() if key not in ("damaged", "format")}
+        try:
+            self._file.write(kept)
+        except OSError as err:
+            raise errors.StateDirUnusable(
+                f"The health of the GPUs could not be noted in {self.path}: {err.strerror}.",
+                todo="Free space or mend its permissions; until then each look begins anew.",
+            ) from err
+
+    @contextmanager
+    def held(self, patience=2.0):
+        """The record to oneself; yields whether it was got. Raises errors.StateDirUnusable."""
+        with turn(self._host.state_dir, _LOCK, patience) as got:
+            yield got
+
+    def note_change(self, resets, slices):
+        """
+        Note what a change of ours did, for looks that come later; without a record there is nothing to note.
+
+        :param resets: PCI addresses of GPUs that were reset. :param slices: PCI address -> name -> (GPU instance, compute
+            instance) of its slices after the change, () for one without. :raises errors.StateDirUnusable: it can't be written.
+        """
+        with self.held():
+            data, seconds, boot = self.read(), self._host.monotonic(), self._host.boot_id()
+            data["resets"] = [*data["resets"], *([gpu, boot, seconds] for gpu in resets)][-64:]
+            for gpu, named in slices.items():
+                add_layout(data, gpu, named, boot, seconds)
+            self.write(data)
+
+
+def add_layout(data, gpu, named, boot, seconds):
+    """Add the slices of a GPU as they are now, if they are not as before; parameters as of :meth:`HealthRecord.note_change`."""
+    layouts = data["layouts"].get(gpu, [])
+    now = {name: list(ids) for name, ids in named.items()}
+    if layouts and layouts[-1]["boot"] == boot and layouts[-1]["slices"] == now:
+        return
+    data["layouts"][gpu] = [*layouts, {"boot": boot, "seconds": seconds, "slices": now}][-_LAYOUTS:]
+
+
+def _nothing():
+    return {
+        "cursor": None, "lost": None, "last": None, "conditions": [], "counters": {}, "rows": {}, "layouts": {}, "resets": [],
+        "announced": {}, "settings": {},
+    }  # fmt: skip

@@ -1,0 +1,149 @@
+"""
+Statuses of GPUs and slices in the shapes that Salt's users get: by hand, in a state, and as a beacon's events.
+"""
+
+from gpuslice import folding
+from gpuslice import moments
+from gpuslice.policy import health
+from gpuslice.watch import meanings
+from gpuslice.watch import told
+
+#: Word of the pillar from which status on a state fails -> the statuses from there on.
+_FAILING = {
+    "degraded": (meanings.DEGRADED, meanings.FAILED, meanings.LOST),
+    "failed": (meanings.FAILED, meanings.LOST),
+    "never": (),
+}
+#: Findings that are no fault and that wait for something.
+_WAITS = ("mode-pending", "reboot-pending")
+_TOLD = ("status", "action", "scope", "codes", "sentence")
+
+
+def of(engine, pillar, gpu=None):
+    """
+    PCI address -> status, action, scope, codes, sentence, and ``slices``: name -> the same.
+
+    :param gpu: whom a user means, None for all; :param pillar: what it says of health counts from now on.
+    """
+    return engine.statuses(gpu, health.of_pillar(pillar))
+
+
+def table(statuses):
+    """Statuses as a table for people: each GPU, and those of its slices that are otherwise than it."""
+    rows = [("name", "status", "action", "why")]
+    for gpu, board in statuses.items():
+        rows.append((gpu, board["status"], board["action"], board["sentence"]))
+        odd = {name: each for name, each in board["slices"].items() if each["status"] != board["status"]}
+        rows += [(name, each["status"], each["action"], each["sentence"]) for name, each in odd.items()]
+    return folding.in_columns(rows) if len(rows) > 1 else "No GPU."
+
+
+def why(engine, pillar, gpu=None):
+    """
+    PCI address -> everything that its status comes of: ``status``, ``reasons``, ``readings`` and ``notes``, of the GPUs that a
+    user means.
+    """
+    chosen = None if gpu is None else {one.address for one in engine.chosen(gpu).gpus}
+    view = engine.watch(health.of_pillar(pillar))
+    return {address: _why(engine, view, address) for address in view.statuses if chosen is None or address in chosen}
+
+
+def _why(engine, view, gpu):
+    board = view.statuses[gpu]
+    found = told.reasons(gpu, view.conditions, view.treatments, view.clean)
+    return {
+        **{key: board[key] for key in _TOLD},
+        "reasons": [{**each, "since": moments.iso(each["since"]), "last": moments.iso(each["last"])} for each in found],
+        "readings": _readings(engine, view, gpu),
+        "notes": _notes(view),
+    }
+
+
+def _readings(engine, view, gpu):
+    """What is compared from look to look, as sentences."""
+    counts = view.data["counters"].get(gpu, {}).get("counts", {})
+    found = [f"{name.replace('_', ' ')}: {count}" for name, count in sorted(counts.items())]
+    if rows := view.data["rows"].get(gpu):
+        corrected, uncorrected, pending, failed = (*rows["rows"], 0, 0, 0, 0)[:4]
+        words = f"remapped memory rows: {corrected} corrected, {uncorrected} uncorrected, {pending} pending, {failed} failed"
+        found.append(f"{words}; last read {_ago(engine.host.now() - rows['time'])}")
+    elif any(each["code"] == "nvidia-row-remap-unknown" for each in engine.findings(gpu)):
+        found.append("remapped memory rows: not readable while the GPU is sliced, and never read before")
+    return found
+
+
+def _ago(seconds):
+    if seconds < 0:
+        return "at a time that is still to come: the clock was set back"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "now"
+
+
+def _notes(view):
+    notes = []
+    if view.unread:
+        notes.append(f"The kernel's log can't be read ({view.unread}), so that what only it tells is not known.")
+    if view.data["lost"]:
+        last = moments.told(view.data["lost"])
+        notes.append(f"Lines of the kernel's log were overwritten before anybody saw them, last at {last}.")
+    if view.data.get("damaged"):
+        notes.append(f"What earlier looks found is lost: health.json can't be used, since {view.data['damaged']}.")
+    return notes
+
+
+def judged(engine, pillar):
+    """
+    For a state: a dict ``result``, ``changes`` and ``comment``. What waits for a reset or a reboot is told and is no fault.
+    """
+    settings = health.of_pillar(pillar)
+    found = engine.statuses(settings=settings)
+    each_one = [one for board in found.values() for one in (board, *board["slices"].values())]
+    bad = [one for one in each_one if one["status"] in _FAILING[settings["fail_on"]]]
+    lines = list(dict.fromkeys(one["sentence"] for one in each_one if one["sentence"]))
+    waits = [f"GPU {one['gpu']}: {one['words']}. {one['todo']}" for one in engine.findings() if one["code"] in _WAITS]
+    well = [] if lines else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
+    return {"result": not bad, "changes": {}, "comment": "\n".join([*well, *lines, *waits, *engine.interrupted()])}
+
+
+#: What is announced of one that is well, as it is not kept.
+_WELL = f"{meanings.OK}/none"
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+def news(engine, settings=None):
+    """
+    What changed since this was last asked, on this host and over all its processes: a list of dicts, each ``tag``, ``gpu``,
+    ``slice`` ("" for the board), ``status``, ``was``, ``action``, ``scope``, ``codes``, ``sentence``.
+
+    Files of the kernel are read and no device is opened; what a library has to be asked for counts as the last look found it.
+    """
+    found = []
+
+    def keep(statuses, data):
+        before, now = data["announced"], _flat(statuses)
+        # A subject that nobody has heard of is told only where it is not well: a slice that was made is no news of health.
+        changed = [name for name, each in now.items() if before.get(name, _WELL) != _word(each)]
+        found.extend(_event(name, now[name], before.get(name, _WELL)) for name in changed)
+        # One that has gone is not told of: whoever removed it knows.
+        data["announced"] = {name: _word(each) for name, each in now.items() if each["status"] != meanings.OK}
+
+    engine.watch(settings, quick=True, keep=keep)
+    return found
+
+
+def _flat(statuses):
+    """Name of a GPU or slice -> its status, with the GPU."""
+    boards = {gpu: {**each, "gpu": gpu, "slice": ""} for gpu, each in statuses.items()}
+    slices = [(gpu, name, each) for gpu, board in statuses.items() for name, each in board["slices"].items()]
+    return {**boards, **{name: {**each, "gpu": gpu, "slice": name} for gpu, name, each in slices}}
+
+
+def _word(each):
+    return f"{each['status']}/{each['action']}"
+
+
+def _event(name, each, before):
+    was = before.partition("/")[0]
+    return {"tag": name, "gpu": each["gpu"], "slice": each["slice"], "was": was, **{key: each[key] for key in _TOLD}}
