@@ -74,8 +74,9 @@ numvfs            virtual functions that it begins with, such as those that gim 
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
 partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``supported-early`` as the first of
                   these, ``available`` as an older one; see :mod:`gpuslice.sim.amdgpu` (supported)
-health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action}`` of an
-                  NVIDIA GPU; rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
+health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action,
+                  fabric}`` of an NVIDIA GPU; fabric is none, not_started, in_progress, completed, failed, unhealthy or limited;
+                  rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
                   node_reboot, drain_p2p or drain_and_reset. AMD's error counters are files, see ``sysfs``
 sysfs             more files of its PCI directory: ``{file: text}``, such as ``{ras/umc_err_count: "ue: 3\nce: 0"}``; they can be
                   written too ({})

@@ -16,6 +16,7 @@ VGPU = ("mdev", "vfio")
 PARTITION_FILES = ("supported", "supported-early", "available")
 SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "prelim_iov", "iov", "none", "no-pf")
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
+FABRICS = ("none", "not_started", "in_progress", "completed", "failed", "unhealthy", "limited")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
 
 _CLASSES = {"10de": "0x030200", "1002": "0x120000", "8086": "0x038000"}
@@ -247,12 +248,14 @@ def _looked_up(vendor, device, subsystem):
 
 def _health(raw, path, mistakes):
     flags = ("row_remap_failed", "row_remap_pending", "page_retirement_pending")
-    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action"))
+    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action", "fabric"))
     return {
         "lost": mistakes.take(raw, path, "lost", bool, False),
         "ecc_uncorrected": mistakes.take(raw, path, "ecc_uncorrected", int, 0),
         **{flag: mistakes.take(raw, path, flag, bool, False) for flag in flags},
         "recovery_action": mistakes.take(raw, path, "recovery_action", str, "none", tuple(RECOVERY_ACTIONS)),
+        # Only where it is written: what tells one machine from another stays as it was before there was this key.
+        **({"fabric": mistakes.take(raw, path, "fabric", str, "none", FABRICS)} if "fabric" in raw else {}),
     }
 
 

@@ -21,6 +21,8 @@ from gpuslice.sim.nvml_session import Session
 from gpuslice.sim.nvml_vgpu import VgpuFunctions
 
 _ALL_INSTANCES = 0xFFFFFFFF
+_ARGUMENT_VERSION_MISMATCH = 25
+_FABRIC_V3_SINCE = 550
 _MIB = 1 << 20
 
 # Field ids of nvmlDeviceGetFieldValues, and the driver branches from which they answer.
@@ -242,6 +244,22 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
         health = gpu["health"]
         pending, failed = int(health["row_remap_pending"]), int(health["row_remap_failed"])
         return (0, pending + failed, pending, failed)
+
+    @function(since=545)
+    def nvmlDeviceGetGpuFabricInfoV(self, handle, gpuFabricInfo):
+        """Fills in what it is given: version 2 of the struct, and version 3 from branch 550 on."""
+        _, gpu = self._device(handle)
+        info = gpuFabricInfo._obj
+        if info.version == self._pynvml.nvmlGpuFabricInfo_v3 and self._level() < _FABRIC_V3_SINCE:
+            raise hardware.Refused(_ARGUMENT_VERSION_MISMATCH)
+        word = gpu["health"].get("fabric", "none")
+        info.state = {"none": 0, "not_started": 1, "in_progress": 2}.get(word, 3)
+        # While MIG mode is on, nobody keeps the GPU in the fabric.
+        info.state = 1 if gpu["mode"] and info.state else info.state
+        info.status = hardware.GPU_IS_LOST if word == "failed" else hardware.SUCCESS
+        if info.version == self._pynvml.nvmlGpuFabricInfo_v3:
+            info.healthSummary = {"unhealthy": 2, "limited": 3}.get(word, 1)
+        return hardware.SUCCESS
 
     @function()
     def nvmlDeviceGetRetiredPagesPendingStatus(self, handle):
