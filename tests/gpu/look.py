@@ -152,7 +152,8 @@ def test_health_can_be_told(engine):
 
 def test_what_boards_and_slices_do_can_be_read(engine):
     telemetry, wrong = Telemetry(engine.host, engine.tools.sessions), []
-    parts = {gpu.address: engine.parts(gpu.address, taken=True) for gpu in engine.gpus}
+    there = engine.parts(taken=True)
+    parts = {gpu.address: [part for part in there if part.gpu == gpu.address] for gpu in engine.gpus}
     first = {gpu.address: telemetry.board(gpu) for gpu in engine.gpus}
     for gpu in engine.gpus:
         telemetry.begin(gpu, parts[gpu.address])
