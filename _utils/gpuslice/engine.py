@@ -16,6 +16,7 @@ from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.change.reconcile import Reconciler
+from gpuslice.host.base import ENERGY
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
@@ -188,6 +189,12 @@ class Engine:
             there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
             found += [part for part in there if taken or not part.taken]
         return found
+
+    def is_whole(self, gpu):
+        """Whether programs can use a GPU that has no slices as a whole. Raises as its techniques do where it can't be read."""
+        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+            return False
+        return all(tool.leaves_whole(gpu, tool.layout(tool.observe(gpu))) for tool in self.techniques_of(gpu, telling=True))
 
     def unsliced(self, slices, gpu=None):
         """
@@ -418,7 +425,7 @@ class Engine:
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
         options.by_hand, options.takes_force = policy is None, force is not None
-        options.call = self.call
+        options.call, options.measure = self.call, self._measure
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
@@ -429,6 +436,14 @@ class Engine:
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
+
+    def _measure(self, when):
+        """What energy each slice took is counted on this host: take a look ``before`` or ``after`` a change."""
+        if ENERGY in self.host.store_names(self.host.state_dir):
+            # Here, so that those who count nothing do not load it.
+            from gpuslice.energy import meter
+
+            meter.look(self, change=when)
 
     @staticmethod
     def _take_time(policy, options):
