@@ -89,13 +89,23 @@ class SimulatedHost(Host):
         if self._described is None or digest != self._digest:
             self._described, self._digest = description.parse(text, self.description_path), digest
         try:
-            return hardware.build(self._described, digest, *((old["serial"], old["boot"]) if old else ()))
+            state = hardware.build(self._described, digest, *((old["serial"], old["boot"]) if old else ()))
         except hardware.Refused as err:
             raise errors.PolicyError(
                 f"{self.description_path} gives GPU {err.gpu} the instance {err.wanted}, which it can't have.",
                 gpu=err.gpu,
                 todo="Correct its instances: the profile is unknown, or nothing is free there.",
             ) from err
+        self._read_meters(state)
+        return state
+
+    @staticmethod
+    def _read_meters(state):
+        """What a board has drawn until now, before something changes."""
+        if any("draw" in gpu["about"] for gpu in state["gpus"].values()):
+            from gpuslice.sim import telemetry
+
+            telemetry.settle(state)
 
     # -- the machine ---------------------------------------------------------------------------------------------
     def state(self):
@@ -133,6 +143,7 @@ class SimulatedHost(Host):
         """Change the machine: yields its state, which is saved when the block ends without an error."""
         self.state()
         with self._file.change() as state:
+            self._read_meters(state)
             yield state
 
     def reset(self):
@@ -191,6 +202,29 @@ class SimulatedHost(Host):
         """End a process; it need not be there."""
         with self.change() as state:
             state["processes"] = [process for process in state["processes"] if process["pid"] != pid]
+
+    def set_load(self, address, load):
+        """
+        From now on the slices of a GPU are busy so much, and no others.
+
+        :param load: name of a slice -> 0 to 1, as in the description. Raises :class:`errors.PolicyError`.
+        """
+        from gpuslice.sim import devices
+
+        mistakes = Mistakes()
+        parsed = devices.load(load, "load", mistakes)
+        self._no_mistakes("load", mistakes)
+        with self.change() as state:
+            state["gpus"][address]["load"] = parsed
+
+    def drawn(self, address):
+        """
+        What a board has drawn in mJ since the machine is there, and for whom: ``idle``, and what each slice took beyond that, by
+        its name in the load. No driver tells it: what is read of the machine can be held against it.
+        """
+        from gpuslice.sim import telemetry
+
+        return telemetry.drawn(self.state(), address)
 
     @staticmethod
     def _no_mistakes(what, mistakes):

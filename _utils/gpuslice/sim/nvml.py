@@ -14,10 +14,12 @@ from gpuslice.sim import compute_policy
 from gpuslice.sim import devices
 from gpuslice.sim import hardware
 from gpuslice.sim import power
+from gpuslice.sim import telemetry
 from gpuslice.sim.mistakes import normal_address
 from gpuslice.sim.nvml_call import function
 from gpuslice.sim.nvml_mig import MigFunctions
 from gpuslice.sim.nvml_session import Session
+from gpuslice.sim.nvml_telemetry import TelemetryFunctions
 from gpuslice.sim.nvml_vgpu import VgpuFunctions
 
 _ALL_INSTANCES = 0xFFFFFFFF
@@ -27,10 +29,11 @@ _MIB = 1 << 20
 _RESETLESS_MIG = 184
 _INDEPENDENT_QUERY = 199
 _RECOVERY_ACTION = 230
+_ENERGY = 83
 _FIELD_SINCE = {_RESETLESS_MIG: 535, _INDEPENDENT_QUERY: 550, _RECOVERY_ACTION: 570}
 
 
-class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
+class SimulatedNvml(MigFunctions, VgpuFunctions, TelemetryFunctions, Session):
     """The functions of pynvml for one simulated host, in one process; those of GPUs as a whole are here."""
 
     # -- devices -------------------------------------------------------------------------------------------------
@@ -260,7 +263,10 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
             value.fieldId, value.scopeId = field if isinstance(field, tuple | list) else (field, 0)
             answer = self._field(gpu, value.fieldId)
             value.nvmlReturn = hardware.NOT_SUPPORTED if answer is None else hardware.SUCCESS
-            if answer is not None:
+            if answer is not None and value.fieldId == _ENERGY:
+                value.valueType = self._pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+                value.value.ullVal = answer
+            elif answer is not None:
                 value.valueType = self._pynvml.NVML_VALUE_TYPE_UNSIGNED_INT
                 value.value.uiVal = answer
         return values
@@ -274,6 +280,8 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
             return int(hardware.mig_table(gpu) is not None)
         if field == _RECOVERY_ACTION:
             return devices.RECOVERY_ACTIONS[gpu["health"]["recovery_action"]]
+        if field == _ENERGY and "draw" in gpu["about"]:
+            return int(telemetry.millijoules(self._host.state(), gpu["about"]["address"]))
         return None
 
     @function(since=510)
