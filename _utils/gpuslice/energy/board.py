@@ -40,6 +40,7 @@ class Seen(NamedTuple):
     :ivar slices: what it is in: slices that nothing else stands on, or the whole board; :ivar loads: by the name of a slice.
     :ivar mode: in which its idle power is another one; :ivar idle: whether it is certain that nobody works on it.
     :ivar samples: what the next look is to be handed; :ivar used: what each slice used, as it was told.
+    :ivar power_mw: what the board draws at this moment, None where it does not tell.
     """
 
     reading: Reading | None
@@ -50,6 +51,7 @@ class Seen(NamedTuple):
     idle: bool = False
     samples: Any = {}
     used: Mapping[str, float | None] = {}
+    power_mw: int | None = None
 
 
 class Look:
@@ -104,6 +106,7 @@ class Look:
             self._is_idle(uses, used),
             samples,
             used,
+            board.power_mw,
         )
 
     def _is_idle(self, uses: Mapping[str, Any], used: Mapping[str, float | None]) -> bool:

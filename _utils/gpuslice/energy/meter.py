@@ -32,6 +32,8 @@ BEFORE, AFTER = "before", "after"
 GONE, CUT = "this board is no longer there", "its slices were being changed"
 #: Milliseconds over which a counter tells a power.
 _LONG_ENOUGH = 10_000
+#: By how much more than at its end a board draws on the mean only if it worked in between.
+_MUCH_MORE = 1.25
 
 
 def look(engine, every=None, change=""):
@@ -135,8 +137,13 @@ def _learn(board: dict, part: Interval, seen: Seen) -> None:
     """What the board drew is its idle power where nobody worked at both ends, and none of the slices used anything between."""
     if not (seen.idle and board["last"]["idle"]) or part.changed or part.milliseconds < _LONG_ENOUGH:
         return
+    # Rounded up, so that nothing of this interval is left to be somebody's work.
+    drew = -(-part.energy_mj * 1000 // part.milliseconds)
+    if seen.power_mw is not None and drew > seen.power_mw * _MUCH_MORE:
+        # Somebody came and went, of whom nothing is seen at either end.
+        return
     known = board["idle_mw"].setdefault(seen.mode, [])
-    known.append(part.energy_mj * 1000 // part.milliseconds)
+    known.append(drew)
     del known[:-IDLE_LOOKS]
 
 
