@@ -12,7 +12,6 @@ from functools import partial
 
 from gpuslice import addresses
 from gpuslice import errors
-from gpuslice import moments
 from gpuslice.policy.fields import OFF
 from gpuslice.policy.fields import ON
 from gpuslice.printable import printable
@@ -60,6 +59,9 @@ def moment_of(value, now, name="since"):
 
     :param now: likewise; None only checks. :raises errors.PolicyError: it is none, or still to come.
     """
+    # Here, so that those who name no moment do not load it.
+    from gpuslice import moments
+
     try:
         # YAML makes a date of a time that nobody quoted.
         text = value.isoformat() if isinstance(value, date) else value

@@ -11,13 +11,13 @@ H100 = {"model": "h100-80gb", "address": "0000:1b:00.0", "mig": "enabled", "draw
 A100 = {"model": "a100-40gb", "address": "0000:1c:00.0", "mig": "enabled", "draw": {"idle": 50, "active": 400}}
 
 
-def look(host, **given):
+def measured(host, **given):
     """A look of a process of its own."""
     with Engine(config(host)) as engine:
         return meter.look(engine, **given)
 
 
-def told(host, gpu=None, since=None):
+def charges(host, gpu=None, since=None):
     """The report."""
     with Engine(config(host)) as engine:
         return report.made(engine, gpu, since)

@@ -118,11 +118,12 @@ class Energy:
     @contextmanager
     def alone(self):
         """Nobody else takes a look meanwhile, so that none is counted twice. Raises errors.LockHeld, errors.StateDirUnusable."""
+        patience = _PATIENCE * self._host.patience()
         with saying(self._host.state_dir, "lock the record of energy"):
-            handle = lock.briefly(os.path.join(self._host.state_dir, LOCK), _PATIENCE)
+            handle = lock.briefly(os.path.join(self._host.state_dir, LOCK), patience)
         if handle is None:
             raise errors.LockHeld(
-                f"Another process has been reading the energy counters for {_PATIENCE:g} s, so that they are not read now.",
+                f"Another process has been reading the energy counters for {patience:g} s, so that they are not read now.",
                 todo="Where it hangs, 'dmesg' says more; the next look goes on from the last that ended.",
             )
         try:
