@@ -97,6 +97,14 @@ def no_use(reason: str) -> Use:
     return Use(unreadable=tuple((what, reason) for what in OF_SLICES))
 
 
+class Untold(Exception):
+    """What was asked is not told; ``reason`` is a word of this module."""
+
+    def __init__(self, reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Asked:
     """The questions of one look, and why some were not answered."""
 
@@ -107,7 +115,8 @@ class Asked:
         """
         What ``read()`` answers, None where that is no number of these bounds, or no answer.
 
-        :param read: function that returns a number, None for what is not supported, or raises an error of gpuslice.errors.
+        :param read: function that returns a number, None for what is not supported, or raises :class:`Untold` or an error of
+            gpuslice.errors.
         """
         found = self.anything(what, read)
         if found is None:
@@ -119,7 +128,7 @@ class Asked:
         """As :meth:`number`, for what is no number."""
         try:
             found = read()
-        except errors.GpuSliceError as err:
+        except (Untold, errors.GpuSliceError) as err:
             return self.lacks(what, reason_of(err))
         return self.lacks(what, UNSUPPORTED) if found is None else found
 
@@ -127,7 +136,7 @@ class Asked:
         """(all, in use) in bytes of what a driver tells; (None, None) for what can't be true."""
         if total is None or used is None:
             return total, used
-        if 0 <= used <= total <= MOST_BYTES:
+        if 0 <= used <= total <= MOST_BYTES and total:
             return total, used
         return self.lacks("memory", UNTRUE), None
 
@@ -141,13 +150,22 @@ class Asked:
         return tuple(self._missing.items())
 
 
+def not_its_own(part):
+    """Why a slice (:class:`gpuslice.model.Slice`) has no readings of its own, "" for one that may have."""
+    if part.kind == "vf-passthrough":
+        return GIVEN_AWAY
+    return SHARED if part.of or part.device != part.identity else ""
+
+
 def gone(gpu, name):
     """The error for a slice that is not there any more; ``gpu`` is its PCI address."""
     return errors.ForeignChange(f"The slice {name} is gone.", gpu, "Another tool may have changed the GPU; look again.")
 
 
 def reason_of(err):
-    """The word for an error of gpuslice.errors."""
+    """The word for :class:`Untold` or an error of gpuslice.errors."""
+    if isinstance(err, Untold):
+        return err.reason
     if getattr(err.__cause__, "value", None) == GPU_IS_LOST:
         return LOST
     return next((word for kind, word in _REASONS if isinstance(err, kind)), FAILED)

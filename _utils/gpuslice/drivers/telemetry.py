@@ -17,8 +17,8 @@ import logging
 from functools import cached_property
 
 from gpuslice import errors
-from gpuslice.drivers import kernel
 from gpuslice.drivers import readings
+from gpuslice.drivers import telemetry_files
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.drivers.pci import VFIO_DRIVERS
 from gpuslice.drivers.readings import Board
@@ -31,7 +31,8 @@ __all__ = ["Board", "Telemetry", "Use"]
 
 log = logging.getLogger(__name__)
 
-_SLEEPING = ("suspended", "suspending")
+#: Kernel driver -> the property of :class:`Telemetry` that knows its boards.
+_BY_DRIVER = {"nvidia": "_nvidia", "amdgpu": "_amd", "xe": "_intel", "i915": "_intel"}
 
 
 class Telemetry:
@@ -87,9 +88,9 @@ class Telemetry:
             return None, readings.GIVEN_AWAY
         if not driver:
             return None, readings.NO_DRIVER if self._host.exists(base) else readings.GONE
-        if kernel.text(self._host, f"{base}/power/runtime_status") in _SLEEPING:
+        if telemetry_files.sleeps(self._host, gpu.address):
             return None, readings.ASLEEP
-        found = {"nvidia": "_nvidia"}.get(driver)
+        found = _BY_DRIVER.get(driver)
         return (getattr(self, found), "") if found else (None, readings.UNSUPPORTED)
 
     @cached_property
@@ -98,3 +99,15 @@ class Telemetry:
         from gpuslice.drivers.telemetry_nvidia import NvidiaTelemetry
 
         return NvidiaTelemetry(self._host, self._sessions.nvml)
+
+    @cached_property
+    def _amd(self):
+        from gpuslice.drivers.telemetry_amd import AmdTelemetry
+
+        return AmdTelemetry(self._host)
+
+    @cached_property
+    def _intel(self):
+        from gpuslice.drivers.telemetry_intel import IntelTelemetry
+
+        return IntelTelemetry(self._host)

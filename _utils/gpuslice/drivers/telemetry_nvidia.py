@@ -65,13 +65,13 @@ class NvidiaTelemetry:
 
     # -- slices --------------------------------------------------------------------------------------------------
     def _use(self, gpu, part, busy):
-        if part.of or part.device != part.identity:
-            return readings.no_use(readings.SHARED)
-        if part.kind == "mig":
-            return self._mig(gpu, part, busy)
+        if part.name == gpu.address:
+            return self._whole(gpu)
         if part.kind == "vgpu":
             return self._vgpu(gpu, part)
-        return self._whole(gpu) if part.name == gpu.address else readings.no_use(readings.UNSUPPORTED)
+        if why := readings.not_its_own(part):
+            return readings.no_use(why)
+        return self._mig(gpu, part, busy) if part.kind == "mig" else readings.no_use(readings.UNSUPPORTED)
 
     def _whole(self, gpu):
         asked = Asked()

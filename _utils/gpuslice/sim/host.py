@@ -54,6 +54,8 @@ class SimulatedHost(Host):
         self._described = None
         self._nvml = None
         self._files = None
+        #: PCI addresses of cards that slept and were woken by a question.
+        self.woken = []
         self.name = self._name(text)
         place = os.path.join(str(state_dir), "simulated")
         for directory in (str(state_dir), place):
@@ -314,6 +316,15 @@ class SimulatedHost(Host):
     def read(self, path):
         return self._tree().read(path)
 
+    def read_bytes(self, path):
+        from gpuslice.sim import sysfs
+
+        def work():
+            found = self._tree().content(path)
+            return found.encode() if isinstance(found, str) else found
+
+        return self._around("read_bytes", work, sysfs.gpu_of(self.state(), path, self._tree)) or b""
+
     def listdir(self, path):
         return self._tree().listdir(path)
 
@@ -422,6 +433,16 @@ class SimulatedHost(Host):
             if ci_id is not None:
                 nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id, ci_id)}")
         return list(dict.fromkeys(nodes))
+
+    def gpu_clients(self, functions):
+        from gpuslice.sim import telemetry
+
+        def work():
+            state = self.state()
+            self.woken += [address for address in functions if address in state["gpus"] and telemetry.sleeps(state, address)]
+            return telemetry.clients(state, functions)
+
+        return self._around("gpu_clients", work, next(iter(sorted(functions)), "")) or []
 
     def process(self, pid):
         return next((process for process in self.processes() if process.pid == pid), None)

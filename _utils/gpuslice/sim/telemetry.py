@@ -23,6 +23,8 @@ _METRICS = {"1.3": (24, 120), "1.4": (24, 288), "1.5": (88, 360), "1.6": (88, 38
 _HWMON = "hwmon/hwmon3"
 _UNITS_OF_A_MILLIJOULE = 2**16 / 1000
 _MIB = 1 << 20
+#: Ticks of the clock of xe's engines in a second.
+_XE_HZ = 19_200_000
 
 
 def clock(state):
@@ -211,6 +213,28 @@ def _show_intel(tree, state, address, base, driver):
         # The package is a part of the card.
         _number(tree, state, f"{base}/{_HWMON}/energy2_input", lambda: 900 * millijoules(state, address))
         _number(tree, state, f"{base}/{_HWMON}/temp2_input", lambda: 1000 * celsius(state, address))
+
+
+def clients(state, functions):
+    """
+    What the drivers tell of the processes that use these GPUs, as :class:`gpuslice.host.clients.Client`: of what a whole board is
+    busy each has an equal part.
+    """
+    from gpuslice.host.clients import Client
+
+    found = []
+    for address in sorted(set(functions) & set(state["gpus"])):
+        gpu = state["gpus"][address]
+        users = hardware.holders(state, address, contexts=True)
+        for process in users:
+            busy = meter(state, address)["busy"].get(WHOLE, 0.0) / len(users) if "draw" in gpu["about"] else 0.0
+            numbers = {"resident-vram0": process["memory_mib"] * _MIB, "resident-system": _MIB}
+            if gpu["about"]["driver"] == "xe":
+                numbers.update({"cycles-ccs": int(busy * _XE_HZ), "total-cycles-ccs": int(clock(state) * _XE_HZ)})
+            else:
+                numbers.update({"engine-compute": int(busy * 1e9)})
+            found.append(Client(address, process["pid"], (process["pid"],), numbers))
+    return found
 
 
 def write(state, path, text, look):
