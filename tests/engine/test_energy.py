@@ -52,7 +52,7 @@ def within(mj, wanted):
 def test_while_nobody_works_the_idle_power_is_learnt_and_goes_by_size(host):
     found, known = energy.charges(host), energy.figures(energy.charges(host), GPU)
     assert found["boards"][GPU]["idle_watts"] == pytest.approx(70, rel=0.01)
-    assert found["boards"][GPU]["last"] == "capacity; no slice worked"
+    assert found["boards"][GPU]["last"] == "capacity; no slice was seen at work"
     assert {name: active for (name, _), (active, _) in known.items()} == {BIG: 0, SMALL: 0, IDLE: 0}
     assert within(known[BIG, "capacity"][1], 70_000 * MINUTE * 4 / 7) and within(known[IDLE, "capacity"][1], 70_000 * MINUTE / 7)
     assert within(found["boards"][GPU]["unallocated_joules"], 70 * MINUTE / 7) and energy.is_whole(found, GPU)
@@ -119,6 +119,30 @@ def test_a_change_that_fails_and_an_undo_close_it_too(host):
     assert not found["boards"][GPU]["dropped"] and energy.is_whole(found, GPU)
     # What was put back has other UUIDs, and is another row.
     assert len([row for row in found["slices"] if row["slice"] == SMALL and row["method"] == "capacity"]) == 2
+
+
+@pytest.mark.parametrize("reset", ["auto", "tool"])
+def test_a_look_keeps_no_board_from_its_reset(simulated, reset):
+    gpu = energy.A100["address"]
+    host = simulated("dgx-a100-40gb", gpus=[{**energy.A100, "mig": "disabled", "reset": reset}])
+    energy.measured(host)
+    host.let_pass(MINUTE)
+    result = apply(host, pillars.rules(pillars.mig_rule(gpu, ["3g.20gb"])))
+    assert result.ok and not result.reboot
+    assert board(host, gpu)["seconds"] == pytest.approx(MINUTE, rel=0.1) and not board(host, gpu)["dropped"]
+
+
+def test_a_change_that_was_killed_and_is_undone_is_one_of_ours(host):
+    host.let_pass(MINUTE)
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": "before"})
+    wanted = pillars.rules(pillars.mig_rule(GPU, ["7g.80gb"]))
+    assert in_child(lambda: apply(host, wanted)) == signal.SIGKILL
+    host.let_pass(MINUTE)
+    with Engine(config(host)) as engine:
+        assert engine.reconciler().recover(engine.gpus).ok
+    host.let_pass(MINUTE)
+    energy.measured(host)
+    assert not board(host)["dropped"] and board(host)["seconds"] == pytest.approx(4 * MINUTE, rel=0.05)
 
 
 @pytest.mark.parametrize(

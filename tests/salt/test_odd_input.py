@@ -74,8 +74,9 @@ class Machine:
     @staticmethod
     def _told(files):
         """What of the files is the machine, or a record that outlives the call."""
-        # A look that finds a host as wanted notes that, a replay how it ended, and whoever holds the lock its name.
-        notes = ("lock", "verified.json", "boot.json")
+        # A look that finds a host as wanted notes that, one at the counters what they say, a replay how it ended, and whoever
+        # holds the lock its name.
+        notes = ("lock", "verified.json", "boot.json", "energy.json", "energy.lock")
         found = {path.name: content for path, content in files.items() if path.name not in notes}
         for name, content in found.items():
             if name.startswith("sim"):

@@ -18,7 +18,7 @@ ACTIVITY, CAPACITY = "activity", "capacity"
 #: Why a method is what it is, or what its figures lack.
 NO_IDLE_POWER = "the idle power is not known yet, so that nothing of it is told apart"
 NO_UTILIZATION = "the utilisation of a slice is not known"
-NOBODY_WORKED = "no slice worked"
+NOBODY_WORKED = "no slice was seen at work"
 
 
 class Load(NamedTuple):
