@@ -107,7 +107,7 @@ def _note(board: dict, seen: Seen, data: dict, now: float) -> None:
         # The interval goes on: the next look closes it, or finds it too long.
         return
     numbers, last = _numbers(board, seen), board["last"]
-    method, why = "", ()
+    method, why = "", tuple[str, ...]()
     if last:
         old = Reading(last["mj"], last["boot_id"], last["seconds"], last["layout"])
         method, why = _close(board, interval.between(old, seen.reading, data["every"], data["changing"]), seen, numbers, now)

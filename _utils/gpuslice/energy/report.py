@@ -84,7 +84,7 @@ def _joules(millijoules: int) -> float:
 
 def table(found: Mapping[str, Any]) -> str:
     """A report as a table for people; what no slice is charged with stands below the slices of each board."""
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for address, board in found["boards"].items():
         rows += [_row(row) for row in found["slices"] if row["gpu"] == address]
         rest = [("not allocated", board["unallocated_joules"]), ("earlier slices", board["earlier_joules"])]
