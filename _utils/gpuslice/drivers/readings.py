@@ -16,6 +16,8 @@ NO_DRIVER = "no-driver"
 NO_PERMISSION = "no-permission"
 #: A virtual machine has it, and tells nothing to its host.
 GIVEN_AWAY = "given-away"
+#: Whoever could use it does not run.
+NOT_IN_USE = "not-in-use"
 GONE = "gone"
 LOST = "lost"
 NOT_ANSWERING = "not-answering"

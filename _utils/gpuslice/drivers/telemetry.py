@@ -48,19 +48,28 @@ class Telemetry:
     def board(self, gpu: Gpu) -> Board:
         """What a board tells of itself; raises nothing."""
         reader, why = self._reader(gpu)
-        return reader.board(gpu) if reader else readings.no_board(why)
+        if reader is None:
+            return readings.no_board(why)
+        try:
+            return reader.board(gpu)
+        except errors.GpuSliceError as err:
+            return readings.no_board(readings.reason_of(err))
 
     def uses(self, gpu: Gpu, parts: list[Slice], before: dict | None = None) -> tuple[dict[str, Use], dict]:
         """
         How the slices of a GPU are used; raises nothing.
 
-        :param parts: slices of that GPU; :param before: what the last look returned as second, JSON data.
+        :param parts: slices of that GPU, the same ones as in :meth:`begin`; those on which others stand (``taken``) tell how busy
+            they are as well, and what stands on them does not. :param before: what the last look returned as second, JSON data.
         :return: (name of each slice -> :class:`Use`, what is to be handed in as ``before`` at the next look).
         """
         reader, why = self._reader(gpu)
         if reader is None:
-            return {part.name: readings.no_use(why) for part in parts}, {}
-        return reader.uses(gpu, parts, before if isinstance(before, dict) else {})
+            return _unread(parts, why)
+        try:
+            return reader.uses(gpu, parts, before if isinstance(before, dict) else {})
+        except (readings.Untold, errors.GpuSliceError) as err:
+            return _unread(parts, readings.reason_of(err))
 
     def begin(self, gpu: Gpu, parts: list[Slice]) -> None:
         """Take the first sample of slices that tell how busy they were between two; raises nothing."""
@@ -111,3 +120,8 @@ class Telemetry:
         from gpuslice.drivers.telemetry_intel import IntelTelemetry
 
         return IntelTelemetry(self._host)
+
+
+def _unread(parts, why):
+    """The answer of :meth:`Telemetry.uses` where nothing can be asked, for one reason."""
+    return {part.name: readings.no_use(why) for part in parts}, {}

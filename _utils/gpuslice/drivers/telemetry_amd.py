@@ -6,7 +6,6 @@ file for energy in hwmon; see :mod:`.gpu_metrics`. What a partition does is told
 which is not read here.
 """
 
-from gpuslice import errors
 from gpuslice.drivers import gpu_metrics
 from gpuslice.drivers import readings
 from gpuslice.drivers import telemetry_files as files
@@ -29,19 +28,13 @@ class AmdTelemetry:
         self._host = host
 
     def board(self, gpu):
-        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`); raises nothing."""
-        try:
-            return self._within(gpu, self._board, gpu)
-        except errors.GpuSliceError as err:
-            return readings.no_board(readings.reason_of(err))
+        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`). Raises errors.Unhealthy: it does not answer."""
+        return self._host.limits.call(limits.READ, gpu.address, "read what the board does", self._board, gpu)
 
     def uses(self, gpu, parts, before):
         """As :meth:`gpuslice.drivers.telemetry.Telemetry.uses`; there is nothing to keep."""
         board = self.board(gpu) if any(part.name == gpu.address for part in parts) else None
         return {part.name: self._use(part, board if part.name == gpu.address else None) for part in parts}, {}
-
-    def _within(self, gpu, work, *args):
-        return self._host.limits.call(limits.READ, gpu.address, "read what the board does", work, *args)
 
     def _board(self, gpu):
         host, asked, base = self._host, Asked(), f"{DEVICES}/{gpu.address}"

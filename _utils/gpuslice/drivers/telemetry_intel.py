@@ -9,7 +9,8 @@ cycles that passed), ``kernel/cgroup/dmem.c``. A virtual function has none of hw
 this host has it.
 """
 
-from gpuslice import errors
+import math
+
 from gpuslice.drivers import dmem
 from gpuslice.drivers import readings
 from gpuslice.drivers import telemetry_files as files
@@ -36,20 +37,14 @@ class IntelTelemetry:
         self._host = host
 
     def board(self, gpu):
-        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`); raises nothing."""
-        try:
-            return self._within(gpu, self._board, gpu)
-        except errors.GpuSliceError as err:
-            return readings.no_board(readings.reason_of(err))
+        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`). Raises errors.Unhealthy: it does not answer."""
+        return self._within(gpu, self._board, gpu)
 
     def uses(self, gpu, parts, before):
-        """As :meth:`gpuslice.drivers.telemetry.Telemetry.uses`."""
+        """As :meth:`gpuslice.drivers.telemetry.Telemetry.uses`. Raises :class:`.readings.Untold` and errors.Unhealthy."""
         functions = {part.name: part.device for part in parts if part.kind == "vf"}
         functions.update({part.name: gpu.address for part in parts if part.name == gpu.address and part.kind == "gpu"})
-        try:
-            clients = self._within(gpu, self._clients, {each for each in functions.values() if not self._why_not(each)})
-        except (readings.Untold, errors.GpuSliceError) as err:
-            return {part.name: readings.no_use(readings.reason_of(err)) for part in parts}, {}
+        clients = self._within(gpu, self._clients, {each for each in functions.values() if not self._why_not(each)})
         now = self._look(clients)
         earlier = before if before.get("boot") == now["boot"] and _good(before) else None
         return {part.name: self._use(gpu, part, functions.get(part.name), clients, (earlier, now)) for part in parts}, now
@@ -149,10 +144,10 @@ def _share(key, earlier, later, seconds):
 
 def _good(before):
     """Whether what was handed in is what a look returned."""
-    clients = before.get("clients")
-    if not isinstance(before.get("at"), int | float) or not isinstance(clients, dict):
+    at, functions = before.get("at"), before.get("clients")
+    if type(at) not in (int, float) or not math.isfinite(at) or not isinstance(functions, dict):
         return False
-    functions = [numbers for told in clients.values() if isinstance(told, dict) for numbers in told.values()]
-    return all(isinstance(told, dict) for told in clients.values()) and all(
-        isinstance(numbers, dict) and all(type(number) is int for number in numbers.values()) for numbers in functions
-    )
+    if not all(isinstance(clients, dict) for clients in functions.values()):
+        return False
+    told = [numbers for clients in functions.values() for numbers in clients.values()]
+    return all(isinstance(numbers, dict) and all(type(number) is int for number in numbers.values()) for numbers in told)

@@ -37,7 +37,7 @@ class NvidiaTelemetry:
 
     @one_piece
     def board(self, gpu):
-        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`); raises nothing."""
+        """:class:`.readings.Board` of a GPU (:class:`gpuslice.model.Gpu`). Raises errors.Unhealthy: a call does not end."""
         asked = Asked()
         energy = asked.number("energy", lambda: self._ask(gpu, "nvmlDeviceGetTotalEnergyConsumption"))
         power = asked.number("power", lambda: self._ask(gpu, "nvmlDeviceGetPowerUsage"), most=readings.MOST_MILLIWATTS)
@@ -114,7 +114,7 @@ class NvidiaTelemetry:
         asked = Asked()
         for what in ("utilization", "processes"):
             asked.lacks(what, readings.GIVEN_AWAY)
-        if part.memory_mib is None or part.memory_mib > _FITS_32_BITS_MIB:
+        if not part.identity or part.memory_mib is None or part.memory_mib > _FITS_32_BITS_MIB:
             asked.lacks("memory", readings.UNSUPPORTED)
             return Use(unreadable=asked.unreadable)
         used = asked.number("memory", lambda: self._used_by_vgpu(gpu, part))
@@ -126,7 +126,7 @@ class NvidiaTelemetry:
             found = self._call(gpu, "nvmlVgpuInstanceGetMdevUUID", active, quiet=(*_ABSENT, NOT_FOUND, INVALID_ARGUMENT))
             if found and text_of(found).lower() == part.identity.lower():
                 return self._call(gpu, "nvmlVgpuInstanceGetFbUsage", active)
-        return None
+        raise readings.Untold(readings.NOT_IN_USE)
 
     # -- questions -----------------------------------------------------------------------------------------------
     def _call(self, gpu, name, *args, quiet=_ABSENT):
