@@ -8,6 +8,7 @@ NVIDIA's does, the mean of that and of what it was at the last look stands for i
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -59,17 +60,18 @@ class Look:
     A look at a board, which has two ends: some drivers tell how much a slice uses by two samples.
 
     :param engine: :class:`gpuslice.engine.Engine`; :param telemetry: :class:`gpuslice.drivers.telemetry.Telemetry`.
+    :param parts: function of the GPU that reads its slices on which nothing else stands.
     """
 
-    def __init__(self, engine: Any, telemetry: Telemetry, gpu: Gpu) -> None:
-        self._engine, self._telemetry, self._gpu = engine, telemetry, gpu
+    def __init__(self, engine: Any, telemetry: Telemetry, gpu: Gpu, parts: Callable[[Gpu], list[Slice]]) -> None:
+        self._engine, self._telemetry, self._gpu, self._parts = engine, telemetry, gpu, parts
         self._slices: list[Slice] = []
         self._is_whole, self._unreadable = False, ""
 
     def begin(self) -> None:
         """Read the layout, and take the first samples."""
         try:
-            self._slices, self._is_whole = _slices(self._engine, self._gpu)
+            self._slices, self._is_whole = _slices(self._engine, self._gpu, self._parts(self._gpu))
         except errors.GpuSliceError as err:
             log.info("the energy of GPU %s is not measured now: %s", self._gpu.address, err)
             self._unreadable = printable(err.what)
@@ -133,9 +135,8 @@ def _mean(now: float | None, before: float | None) -> float | None:
     return now if now is None or before is None else (now + before) / 2
 
 
-def _slices(engine: Any, gpu: Gpu) -> tuple[list[Slice], bool]:
+def _slices(engine: Any, gpu: Gpu, parts: list[Slice]) -> tuple[list[Slice], bool]:
     """(what a board is in, whether that is the whole board)."""
-    parts = engine.parts(gpu.address)
     if parts or not engine.is_whole(gpu):
         return parts, False
     return [Slice(gpu.address, WHOLE, gpu.model, gpu.uuid or gpu.address, gpu.memory_mib, 1.0, name=gpu.address)], True

@@ -36,13 +36,15 @@ _LONG_ENOUGH = 10_000
 _MUCH_MORE = 1.25
 
 
-def look(engine, every=None, change=""):
+def look(engine, every=None, change="", telemetry=None, parts=None):
     """
     One look at every board of the host. The first one begins the record.
 
     :param engine: :class:`gpuslice.engine.Engine`, open; what it was told before a change counts no more after it.
     :param every: seconds from one look to the next, by whoever takes them regularly; None leaves what was said last.
     :param change: ``before`` or ``after`` a change of ours, "" for neither.
+    :param telemetry: :class:`gpuslice.drivers.telemetry.Telemetry`, and :param parts: function of a GPU that tells its slices on
+        which nothing else stands, of whoever reads both for something else as well.
     :return: PCI address -> why the energy of a board can't be read now, "" for one that was read.
     :raises errors.LockHeld: another look goes on. :raises errors.JournalDamaged, errors.StateDirUnusable: of the record.
     """
@@ -50,8 +52,9 @@ def look(engine, every=None, change=""):
     with file.alone():
         data = file.read() or fresh(engine.host.now())
         data["every"] = every or data["every"]
-        gpus, telemetry = _present(engine), Telemetry(engine.host, engine.tools.sessions)
-        looks = {gpu.address: Look(engine, telemetry, gpu) for gpu in gpus}
+        gpus, telemetry = _present(engine), telemetry or Telemetry(engine.host, engine.tools.sessions)
+        parts = parts or (lambda gpu: engine.parts(gpu.address))
+        looks = {gpu.address: Look(engine, telemetry, gpu, parts) for gpu in gpus}
         for each in looks.values():
             each.begin()
         telemetry.settle()
