@@ -34,6 +34,8 @@ from gpuslice.techniques.toolbox import Toolbox
 log = logging.getLogger(__name__)
 
 _NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, and for a run within that."
+#: What of the usual time the driver has for counters that are read beside a change.
+_HURRY = 1 / 6
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 
 
@@ -55,7 +57,7 @@ class Engine:
                 todo="Write its keys simulate and state_dir below it, or leave it out.",
             )
         self.host = open_host(config)
-        self._cachedir = cachedir
+        self._config, self._cachedir = config, cachedir
         self._progress, self._events = progress, events
         self.tools = Toolbox(self.host)
 
@@ -442,8 +444,12 @@ class Engine:
         if ENERGY in self.host.store_names(self.host.state_dir):
             # Here, so that those who count nothing do not load it.
             from gpuslice.energy import meter
+            from gpuslice.host.limits import Limits
 
-            meter.look(self, change=when)
+            # By another engine: what hangs over a counter is not to count as hanging to the change, nor may a session stay open.
+            with Engine(self._config) as own:
+                own.host.limits = Limits(lambda: own.host.patience() * _HURRY)
+                meter.look(own, change=when)
 
     @staticmethod
     def _take_time(policy, options):
