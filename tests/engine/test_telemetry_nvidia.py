@@ -111,10 +111,15 @@ def test_nothing_is_waited_for_where_nothing_was_sampled(engine, telemetry):
 
 
 def test_what_two_compute_instances_share_is_nobodys(host, engine, telemetry):
+    host.set_load(H100, {"2g.20gb@4": 0.6})
     look(engine, telemetry, H100)
     host.let_pass(10)
-    for use in (use for name, use in look(engine, telemetry, H100).items() if "2g.20gb" in name):
+    found = look(engine, telemetry, H100)
+    both = [use for name, use in found.items() if "2g.20gb" in name]
+    assert len(both) == 2 and found[SMALL].shared_utilization is None
+    for use in both:
         assert use.utilization is None and why(use, "utilization") == "shared" and use.processes == 0
+        assert use.shared_utilization == pytest.approx(0.6, rel=0.01)
 
 
 def test_an_instance_made_anew_under_an_old_id_is_another_one(host, engine, telemetry):
@@ -166,7 +171,7 @@ def test_an_ampere_board_samples_nothing(tmp_path):
 def test_the_whole_board_as_a_slice(engine, telemetry):
     gpu = engine.gpu(A100)
     use = telemetry.uses(gpu, [whole_gpu(engine.host, gpu)])[0][A100]
-    assert use == (40960 * MIB, 3000 * MIB, 0.8, 1, ())
+    assert use == (40960 * MIB, 3000 * MIB, 0.8, 1, (), None)
 
 
 def test_what_stands_on_a_slice_has_no_readings_of_its_own(engine, telemetry):

@@ -76,6 +76,7 @@ class Use(NamedTuple):
     :ivar utilization: how busy its own part of the silicon is, 0 to 1.
     :ivar processes: how many have a context on it.
     :ivar unreadable: (``memory``, ``utilization`` or ``processes``, a word of this module) pairs.
+    :ivar shared_utilization: how busy all those together are of which it is one, where only that is told.
     """
 
     memory_bytes: int | None = None
@@ -83,6 +84,7 @@ class Use(NamedTuple):
     utilization: float | None = None
     processes: int | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    shared_utilization: float | None = None
 
 
 OF_BOARDS = ("energy", "power", "temperature", "memory", "utilization")
@@ -157,11 +159,6 @@ def not_its_own(part):
     if part.kind == "vf-passthrough":
         return GIVEN_AWAY
     return SHARED if part.of or part.device != part.identity else ""
-
-
-def gone(gpu, name):
-    """The error for a slice that is not there any more; ``gpu`` is its PCI address."""
-    return errors.ForeignChange(f"The slice {name} is gone.", gpu, "Another tool may have changed the GPU; look again.")
 
 
 def reason_of(err):

@@ -24,7 +24,7 @@ _ABSENT = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 _ON_DIE = 0
 _MIB = 1 << 20
 _FITS_32_BITS_MIB = 4095
-#: Words that begin the names of compute instances which are not all of their GPU instance: ``1c.3g.20gb``.
+#: In the names of compute instances that are not all of their GPU instance: ``1c.3g.20gb``.
 _PART_OF_INSTANCE = "c."
 
 
@@ -86,24 +86,21 @@ class NvidiaTelemetry:
             return readings.no_use(asked.unreadable[0][1])
         total, used = self._memory(asked, gpu, lambda: handle)
         processes = self._processes(asked, gpu, lambda: handle)
-        return Use(total, used, self._own(asked, part, busy), processes, asked.unreadable)
+        found, unreadable = busy.get(part.instance[0], (None, ()))
+        if _PART_OF_INSTANCE in part.profile:
+            asked.lacks("utilization", readings.SHARED)
+            return Use(total, used, None, processes, asked.unreadable, found)
+        for what, reason in unreadable:
+            asked.lacks(what, reason)
+        return Use(total, used, found, processes, asked.unreadable)
 
     def _device(self, gpu, part):
-        """The MIG device's handle. Raises errors.ForeignChange: it is gone."""
+        """The MIG device's handle. Raises :class:`.readings.Untold`: it is gone."""
         for anew in (False, True):
             found = self._nvml.mig_devices(gpu.address, anew).get(part.instance)
             if found and found[1] == part.identity:
                 return found[0]
-        raise readings.gone(gpu.address, part.name)
-
-    def _own(self, asked, part, busy):
-        """How busy a compute instance is, told of one that is all of its GPU instance."""
-        if _PART_OF_INSTANCE in part.profile:
-            return asked.lacks("utilization", readings.SHARED)
-        found, unreadable = busy.get(part.instance[0], (None, ()))
-        for what, reason in unreadable:
-            asked.lacks(what, reason)
-        return found
+        raise readings.Untold(readings.GONE)
 
     def _busy(self, gpu, gi_id, whom):
         asked = Asked()

@@ -205,29 +205,6 @@ class SimulatedHost(Host):
         with self.change() as state:
             state["processes"] = [process for process in state["processes"] if process["pid"] != pid]
 
-    def set_load(self, address, load):
-        """
-        From now on the slices of a GPU are busy so much, and no others.
-
-        :param load: name of a slice -> 0 to 1, as in the description. Raises :class:`errors.PolicyError`.
-        """
-        from gpuslice.sim import devices
-
-        mistakes = Mistakes()
-        parsed = devices.load(load, "load", mistakes)
-        self._no_mistakes("load", mistakes)
-        with self.change() as state:
-            state["gpus"][address]["load"] = parsed
-
-    def drawn(self, address):
-        """
-        What a board has drawn in mJ since the machine is there, and for whom: ``idle``, and what each slice took beyond that, by
-        its name in the load. No driver tells it: what is read of the machine can be held against it.
-        """
-        from gpuslice.sim import telemetry
-
-        return telemetry.drawn(self.state(), address)
-
     @staticmethod
     def _no_mistakes(what, mistakes):
         if mistakes:
@@ -545,3 +522,26 @@ class SimulatedHost(Host):
         """Set the machine's clock forward, or back for a negative number; what passes is still told by :meth:`monotonic`."""
         with self.change() as state:
             state["clock"] = state.get("clock", 0) + seconds
+
+    def set_load(self, address, load):
+        """
+        From now on the slices of a GPU are busy so much, and no others.
+
+        :param load: name of a slice -> 0 to 1, as in the description. Raises :class:`errors.PolicyError`.
+        """
+        from gpuslice.sim import devices
+
+        mistakes = Mistakes()
+        parsed = devices.load(load, "load", mistakes)
+        self._no_mistakes("load", mistakes)
+        with self.change() as state:
+            state["gpus"][address]["load"] = parsed
+
+    def drawn(self, address):
+        """
+        What a board has drawn in mJ since the machine is there, and for whom: ``idle``, and what each slice took beyond that, by
+        its name in the load. No driver tells it: what is read of the machine can be held against it.
+        """
+        from gpuslice.sim import telemetry
+
+        return telemetry.drawn(self.state(), address)
