@@ -218,6 +218,31 @@ def test_without_utilisation_it_goes_by_capacity(simulated):
     assert within(three, 1.5 * two) and within(found["boards"][gpu]["unallocated_joules"] * 1000, two)
 
 
+def test_compute_instances_of_one_instance_share_its_work_by_who_has_processes(simulated):
+    parts = {"profile": "3g.40gb", "start": 4, "cis": [["2c.3g.40gb", 0], ["1c.3g.40gb", 2]]}
+    host = simulated("dgx-h100", gpus=[{**energy.H100, "instances": [parts, "1g.10gb@0"]}])
+    one, two, other = f"{GPU}-3g.40gb-4-1c-2", f"{GPU}-3g.40gb-4-2c-0", f"{GPU}-1g.10gb-0"
+    for load in ({}, {"3g.40gb@4": 0.5, "1g.10gb@0": 0.5}):
+        energy.measured(host)
+        host.let_pass(MINUTE)
+        energy.measured(host)
+        host.set_load(GPU, load)
+    energy.measured(host)
+    host.let_pass(MINUTE)
+    energy.measured(host)
+    known = energy.figures(energy.charges(host), GPU)
+    assert within(known[one, "activity"][0], known[other, "activity"][0])
+    assert within(known[two, "activity"][0], 2 * known[one, "activity"][0])
+    assert "are taken to be equally busy" in board(host)["last"]
+    before = known[one, "activity"][0]
+    host.add_process({"pid": 7, "command": "train", "gpu": GPU, "slice": "3g.40gb@4", "ci": 0})
+    energy.measured(host)
+    host.let_pass(MINUTE)
+    energy.measured(host)
+    after = energy.figures(energy.charges(host), GPU)
+    assert after[one, "activity"][0] - before < 0.02 * after[two, "activity"][0] and board(host)
+
+
 def test_while_somebody_has_a_context_no_idle_power_is_learnt(simulated):
     host = simulated("dgx-h100", gpus=[{**energy.H100, "instances": ["1g.10gb@4"]}])
     host.add_process({"pid": 7, "command": "train", "gpu": GPU, "slice": "1g.10gb@4"})

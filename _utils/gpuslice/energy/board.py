@@ -31,6 +31,8 @@ WHOLE = "gpu"
 _EMPTY = "none"
 #: Why there is no counter, where the driver does not say.
 UNKNOWN = "unknown"
+#: What is to be known where :func:`_among` says how much was used.
+AMONG = "compute instances of one GPU instance that have processes are taken to be equally busy"
 
 
 class Seen(NamedTuple):
@@ -42,6 +44,7 @@ class Seen(NamedTuple):
     :ivar mode: in which its idle power is another one; :ivar idle: whether it is certain that nobody works on it.
     :ivar samples: what the next look is to be handed; :ivar used: what each slice used, as it was told.
     :ivar power_mw: what the board draws at this moment, None where it does not tell.
+    :ivar doubt: what is to be known of the loads, "" for nothing.
     """
 
     reading: Reading | None
@@ -53,6 +56,7 @@ class Seen(NamedTuple):
     samples: Any = {}
     used: Mapping[str, float | None] = {}
     power_mw: int | None = None
+    doubt: str = ""
 
 
 class Look:
@@ -92,12 +96,14 @@ class Look:
         if board.energy_mj is None:
             return Seen(None, dict(board.unreadable).get("energy", UNKNOWN))
         uses, samples = self._telemetry.uses(gpu, slices, last["samples"] if last else None)
+        sizes = _sizes(gpu, slices)
         used = {part.name: uses[part.name].utilization if part.name in uses else None for part in slices}
+        among = _among(slices, uses, sizes)
+        used.update(among)
         if self._is_whole and used[gpu.address] is None:
             used[gpu.address] = board.utilization
         # Without samples nothing was counted.
         means = used if samples or not last else {name: _mean(now, last["used"].get(name)) for name, now in used.items()}
-        sizes = _sizes(gpu, slices)
         mode = "+".join(sorted({part.kind for part in slices})) or _EMPTY
         return Seen(
             Reading(int(board.energy_mj), self._engine.host.boot_id(), seconds, _digest(slices, mode, sizes)),
@@ -109,6 +115,7 @@ class Look:
             samples,
             used,
             board.power_mw,
+            AMONG if among else "",
         )
 
     def _is_idle(self, uses: Mapping[str, Any], used: Mapping[str, float | None]) -> bool:
@@ -129,6 +136,25 @@ class Look:
             return not self._engine.holders(gpu.address)
         except errors.GpuSliceError:
             return False
+
+
+def _among(slices: list[Slice], uses: Mapping[str, Any], sizes: Mapping[str, Fraction]) -> dict[str, float]:
+    """
+    Name -> how much each of those used of which only all together is told, as of compute instances in one GPU instance. What was
+    used is of those that have processes, in equal measure; of all where none is seen to have any.
+    """
+    groups: dict[int, list[Slice]] = {}
+    for part in slices:
+        if part.name in uses and uses[part.name].shared_utilization is not None:
+            groups.setdefault(part.instance[0], []).append(part)
+    found = {}
+    for parts in groups.values():
+        at_work = [part for part in parts if uses[part.name].processes] or parts
+        more = sum(sizes[part.name] for part in parts) / sum(sizes[part.name] for part in at_work)
+        for part in parts:
+            share = float(uses[part.name].shared_utilization * more) if part in at_work else 0.0
+            found[part.name] = min(share, 1.0)
+    return found
 
 
 def _mean(now: float | None, before: float | None) -> float | None:

@@ -133,7 +133,7 @@ def _close(board: dict, part: Interval, seen: Seen, numbers: dict, now: float) -
     loads = {} if part.changed else seen.loads
     found = attribute(part.energy_mj, part.seconds, _idle_power(board, seen.mode), loads)
     sums.book(board, now, part, found, numbers)
-    return found.method, (CUT,) if part.changed else found.why
+    return found.method, (CUT,) if part.changed else (*found.why, *filter(None, [seen.doubt]))
 
 
 def _learn(board: dict, part: Interval, seen: Seen) -> None:
