@@ -7,6 +7,7 @@ handled at all; its meaning is judged as the pillar's is.
 """
 
 from collections.abc import Mapping
+from datetime import date
 from functools import partial
 
 from gpuslice import addresses
@@ -45,6 +46,31 @@ def seconds(name, value, high=600):
     """A time in seconds, which may have a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
         raise refusal(name, f"must be a number of seconds from 0 to {high}, and is {describe(value)}")
+
+
+def past(name, value):
+    """A moment in the past: how long ago, or a time."""
+    moment_of(value, None, name)
+
+
+def moment_of(value, now, name="since"):
+    """
+    The moment that :func:`past` let pass, in seconds since the epoch.
+
+    :param now: likewise; None only checks. :raises errors.PolicyError: it is none, or still to come.
+    """
+    # Here, so that those who name no moment do not load it.
+    from gpuslice import moments
+
+    try:
+        # YAML makes a date of a time that nobody quoted.
+        text = value.isoformat() if isinstance(value, date) else value
+        found = moments.meant(text, 0 if now is None else now)
+    except (ValueError, TypeError, AttributeError) as err:
+        raise refusal(name, f"is {describe(value)}; how long ago is wanted, such as 24h or 7d, or a time in ISO 8601") from err
+    if now is not None and found > now:
+        raise refusal(name, f"is {moments.iso(found)}, which is still to come: it is {moments.iso(now)} now")
+    return found
 
 
 def text(name, value):
@@ -124,6 +150,7 @@ _KINDS = {
     "data": truth,
     "enabled": switched,
     "engines": as_in_pillar,
+    "every": partial(whole, low=1, high=86400),
     "exclusive": as_in_pillar,
     "feature": as_in_pillar,
     "folder": text,
@@ -163,6 +190,7 @@ _KINDS = {
     "scheduling": as_in_pillar,
     "security_profile": as_in_pillar,
     "share_policy": as_in_pillar,
+    "since": past,
     "slice": as_in_pillar,
     "slice_duration": as_in_pillar,
     "source": as_in_pillar,

@@ -16,6 +16,7 @@ from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.change.reconcile import Reconciler
+from gpuslice.host.base import ENERGY
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
@@ -33,6 +34,8 @@ from gpuslice.techniques.toolbox import Toolbox
 log = logging.getLogger(__name__)
 
 _NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, and for a run within that."
+#: What of the usual time the driver has for counters that are read beside a change.
+_HURRY = 1 / 6
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 
 
@@ -54,7 +57,7 @@ class Engine:
                 todo="Write its keys simulate and state_dir below it, or leave it out.",
             )
         self.host = open_host(config)
-        self._cachedir = cachedir
+        self._config, self._cachedir = config, cachedir
         self._progress, self._events = progress, events
         self.tools = Toolbox(self.host)
 
@@ -191,6 +194,12 @@ class Engine:
             there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
             found += [part for part in there if taken or not part.taken]
         return found
+
+    def is_whole(self, gpu):
+        """Whether programs can use a GPU that has no slices as a whole. Raises as its techniques do where it can't be read."""
+        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+            return False
+        return all(tool.leaves_whole(gpu, tool.layout(tool.observe(gpu))) for tool in self.techniques_of(gpu, telling=True))
 
     def unsliced(self, slices, gpu=None):
         """
@@ -444,7 +453,7 @@ class Engine:
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
         options.by_hand, options.takes_force = policy is None, force is not None
-        options.call = self.call
+        options.call, options.measure = self.call, self._measure
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
@@ -455,6 +464,18 @@ class Engine:
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
+
+    def _measure(self, when):
+        """What energy each slice took is counted on this host: take a look ``before`` or ``after`` a change."""
+        if ENERGY in self.host.store_names(self.host.state_dir):
+            # Here, so that those who count nothing do not load it.
+            from gpuslice.energy import meter
+            from gpuslice.host.limits import Limits
+
+            # By another engine: what hangs over a counter is not to count as hanging to the change, nor may a session stay open.
+            with Engine(self._config) as own:
+                own.host.limits = Limits(lambda: own.host.patience() * _HURRY)
+                meter.look(own, change=when)
 
     @staticmethod
     def _take_time(policy, options):

@@ -24,8 +24,8 @@ NOUNS = {
 FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
-    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning"},
-    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch"},
+    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch", "energy"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
     "techniques": {"drivers", "host", "records"},
@@ -37,6 +37,8 @@ ROOMS = {
     # Users of the engine, as loader files are: nobody below them knows them.
     "qualify": {"front", "change", "techniques", "records", "inventory", "host"},
     "cleaning": {"front", "policy", "boot", "records", "inventory", "host"},
+    # It is handed the engine, and knows nothing of it.
+    "energy": {"drivers", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     # Health over time.

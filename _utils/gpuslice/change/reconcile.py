@@ -303,6 +303,7 @@ class Reconciler:
 
     def _carry_out(self, change):
         halt = Halt(change.group, change.whole, self._signals)
+        self._runner.measure("before")
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
             if layer == kinds.HAND_OUT and (change.failed or halt.cut_short):
@@ -380,6 +381,7 @@ class Reconciler:
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
         self._surely(result, self._set_again, change)
+        self._runner.measure("after")
         after = self._undo.layouts(entry, change.gpus)
         wished = {key: layout for key, layout in after.items() if key in entry.goal}
         # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.

@@ -24,6 +24,8 @@ TRYING = "qualify"
 HEALTH = "health.json"
 #: The record of what waits: likewise.
 WAITING = "waiting.json"
+#: The record of energy: where there is one, looks are taken around each change.
+ENERGY = "energy.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.
