@@ -247,6 +247,7 @@ class Reconciler:
         in one that says what is left.
         """
         self._runner.telling.begin(self._memory.upcoming(), change.plan.summary(), change.plan)
+        self._memory.note_signs(list(change.gpus.values()), self._tools.sessions)
         try:
             if refusal := self._before(change):
                 change.failed[ALL] = refusal

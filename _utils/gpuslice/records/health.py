@@ -123,6 +123,19 @@ class HealthRecord:
                 add_layout(data, gpu, named, boot, seconds)
             self.write(data)
 
+    def note_rows(self, rows):
+        """
+        Note what was read of remapped memory rows.
+
+        :param rows: PCI address -> (corrected, uncorrected, pending, failed). :raises errors.StateDirUnusable: it can't be written.
+        """
+        if not rows:
+            return
+        with self.held():
+            data, now = self.read(), self._host.now()
+            data["rows"] = {**data["rows"], **{gpu: {"time": now, "rows": list(each)} for gpu, each in rows.items()}}
+            self.write(data)
+
 
 def add_layout(data, gpu, named, boot, seconds):
     """Add the slices of a GPU as they are now, if they are not as before; parameters as of :meth:`HealthRecord.note_change`."""
