@@ -127,7 +127,7 @@ class HealthRecord:
         """
         Note what was read of remapped memory rows.
 
-        :param rows: PCI address -> (corrected, uncorrected, pending, failed). :raises errors.StateDirUnusable: it can't be written.
+        :param rows: PCI address -> (corrected, uncorrected, pending, failed). :raises errors.StateDirUnusable: that can't be.
         """
         if not rows:
             return
