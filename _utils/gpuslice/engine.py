@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from functools import partial
+from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import arguments
@@ -15,7 +16,6 @@ from gpuslice import errors
 from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
-from gpuslice.change.reconcile import Reconciler
 from gpuslice.host.base import ENERGY
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
@@ -37,6 +37,20 @@ _NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, a
 #: What of the usual time the driver has for counters that are read beside a change.
 _HURRY = 1 / 6
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
+
+
+class Reading(NamedTuple):
+    """
+    What one look at a GPU tells.
+
+    :ivar slices: all of them, those that are taken too. :ivar states: technology -> what it observed.
+    :ivar made_by: name of a slice -> technology that makes it. :ivar errors: technology -> why it can't be read.
+    """
+
+    slices: tuple
+    states: dict
+    made_by: dict
+    errors: dict
 
 
 class Engine:
@@ -172,28 +186,42 @@ class Engine:
         """
         found, warned = [], set()
         for one in self._asked(gpu):
-            there, by_name, unread = [], {}, set()
-            # Python's sort keeps the order within a layer.
-            tools = self.techniques_of(one, telling=True)
-            for tool in sorted(tools, key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
-                try:
-                    below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
-                    by_name[tool.name] = tool.slices_on(one, tool.observe(one), below)
-                    there += by_name[tool.name]
-                except errors.GpuSliceError as err:
-                    if gpu is not None and not there:
-                        raise
-                    if str(err) not in warned:
-                        log.warning("%s", err)
-                    warned.add(str(err))
-                    if untold is not None:
-                        untold.add(one.address)
-                    # What stands on these can't be told, so that none of them is anybody's to give.
-                    unread.update(kinds.named(tool.name).over)
-            held = {part.name for name in unread for part in by_name.get(name, ())}
-            there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
-            found += [part for part in there if taken or not part.taken]
+            reading = self.reading(one, strict=gpu is not None)
+            for err in reading.errors.values():
+                if str(err) not in warned:
+                    log.warning("%s", err)
+                warned.add(str(err))
+            if reading.errors and untold is not None:
+                untold.add(one.address)
+            found += [part for part in reading.slices if taken or not part.taken]
         return found
+
+    def reading(self, gpu, strict=False):
+        """
+        What one look at a GPU tells, as :class:`Reading`.
+
+        :param gpu: :class:`gpuslice.model.Gpu`; :param strict: raise what can't be read before any slice was found.
+        """
+        slices, states, by_name, unread, failed = [], {}, {}, set(), {}
+        # Python's sort keeps the order within a layer.
+        tools = self.techniques_of(gpu, telling=True)
+        for tool in sorted(tools, key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
+            try:
+                below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
+                state = tool.observe(gpu)
+                by_name[tool.name] = tool.slices_on(gpu, state, below)
+                slices += by_name[tool.name]
+                states[tool.name] = state
+            except errors.GpuSliceError as err:
+                if strict and not slices:
+                    raise
+                failed[tool.name] = err
+                # What stands on these can't be told, so that none of them is anybody's to give.
+                unread.update(kinds.named(tool.name).over)
+        held = {part.name for name in unread for part in by_name.get(name, ())}
+        slices = [part._replace(taken=True) if part.name in held else part for part in with_taken(slices)]
+        made_by = {part.name: name for name, parts in by_name.items() for part in parts}
+        return Reading(tuple(slices), states, made_by, failed)
 
     def is_whole(self, gpu):
         """Whether programs can use a GPU that has no slices as a whole. Raises as its techniques do where it can't be read."""
@@ -449,6 +477,9 @@ class Engine:
         :param permissions: a pillar of which only the units and modules that may be stopped count, for a request by hand.
         :param passing: as of :class:`gpuslice.rules.Options`.
         """
+        # Here, so that those who only look do not load it.
+        from gpuslice.change.reconcile import Reconciler
+
         doing = job.of_process(self._cachedir)
         who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
         options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)

@@ -33,6 +33,7 @@ HOSTS = {
     "gpu_energy": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_health": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_level_zero": ("max1550", ""),
+    "gpu_metrics": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mps": ("l40s-pair", ""),
     "gpu_partition": ("mi300x-8", ""),

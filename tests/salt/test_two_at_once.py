@@ -100,6 +100,8 @@ CASES = {
     "one record twice": Case("gpu_boot.forget", PAIR, (GPU,), (GPU,), before=MADE[:1], both=False),
     "the boot unit, enabled": Case("gpu_boot.enable", PAIR, (), ()),
     "the boot unit, disabled": Case("gpu_boot.disable", PAIR, (), (), before=(("gpu_boot.enable", ()),)),
+    "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
+    "metrics, written no more": Case("gpu_metrics.disable", PAIR, (), (), before=(("gpu_metrics.enable", ()),)),
     "two vGPUs": Case(
         "gpu_vgpu.set_type",
         VFIO,
@@ -273,8 +275,10 @@ def outcome(box):
     live = [{key: value for key, value in device.items() if key != "uuid"} for device in box.call("gpu.devices")]
     status = box.call("gpu_boot.status")
     noted = {gpu: (entry["technique"], entry["layout"], entry["state"]) for gpu, entry in status["gpus"].items()}
+    written = box.call("gpu_metrics.status")
+    metrics = [written[key] for key in ("units", "enabled", "active", "textfile")]
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
-    return json.loads(json.dumps([live, noted, status["unit"], handed], sort_keys=True))
+    return json.loads(json.dumps([live, noted, status["unit"], metrics, handed], sort_keys=True))
 
 
 def one_after_the_other(box, case, order):

@@ -24,7 +24,7 @@ NOUNS = {
 FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
-    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy"},
+    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics"},
     "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch", "energy"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
@@ -36,7 +36,8 @@ ROOMS = {
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     # Users of the engine, as loader files are: nobody below them knows them.
     "qualify": {"front", "change", "techniques", "records", "inventory", "host"},
-    "cleaning": {"front", "policy", "boot", "records", "inventory", "host"},
+    "cleaning": {"front", "policy", "boot", "records", "inventory", "host", "metrics"},
+    "metrics": {"front", "drivers", "energy", "watch", "outputs", "records", "inventory", "host"},
     # It is handed the engine, and knows nothing of it.
     "energy": {"drivers", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},

@@ -112,11 +112,9 @@ def _ecc(nvml, gpu):
 
 
 def _fabric(nvml, gpu):
-    mode = nvml.mig_mode(gpu)
-    if mode and any(mode):
-        return
     told = fabric.read(nvml, gpu)
-    if told is None:
+    # With MIG nobody keeps the GPU in it.
+    if told is None or any(nvml.mig_mode(gpu) or ()):
         return
     if told.state != fabric.COMPLETED:
         words = "it is not registered with the NVLink fabric: no program can use it before it is"

@@ -25,6 +25,9 @@ from gpuslice.sim import state as state_file
 from gpuslice.sim.mistakes import Mistakes
 from gpuslice.sim.tree import device_number
 
+#: Folders that are the simulated machine's own; what watches the machine that this runs on must not be told of simulated GPUs.
+_OF_MACHINE = ("/etc/", "/run/", "/var/lib/prometheus/")
+
 
 class _Late(OSError):
     """What a call answers that has done its work."""
@@ -488,7 +491,11 @@ class SimulatedHost(Host):
         """
         path = os.path.abspath(path)
         own = path.removeprefix("/var") if path.startswith("/var/run/") else path
-        return own if own.startswith(("/etc/", "/run/")) and not self._in_state_dir(path) else ""
+        return own if own.startswith(_OF_MACHINE) and not self._in_state_dir(path) else ""
+
+    def store_read(self, path, undecodable="strict"):
+        own = self._of_machine(path)
+        return self.read(own) if own else super().store_read(path, undecodable)
 
     def store_write(self, path, data, mode=0o644):
         self._around("store_write", lambda: self._store_write(path, data, mode))
