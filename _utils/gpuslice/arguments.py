@@ -81,6 +81,12 @@ def text(name, value):
         raise refusal(name, f"is {describe(value)}, which is no name")
 
 
+def sentence(name, value):
+    """A sentence, or nothing: a text of one line that can be printed."""
+    if not isinstance(value, str) or len(value) > 1000 or printable(value) != value:
+        raise refusal(name, f"is {describe(value)}; a sentence of up to 1000 characters is wanted")
+
+
 def address(name, value):
     """A PCI address, the number that YAML makes of one without quotes, or a UUID."""
     if not addresses.is_uuid(value):
@@ -211,6 +217,7 @@ _KINDS = {
     "weight": as_in_pillar,
     "weights": as_in_pillar,
     "which": text,
+    "why": sentence,
 }
 
 

@@ -17,6 +17,7 @@ from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.host.base import ENERGY
+from gpuslice.host.base import QUARANTINE
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
@@ -53,6 +54,13 @@ class Reading(NamedTuple):
     errors: dict
 
 
+class Doing(NamedTuple):
+    """Who asks: function and user, or the process; and Salt's job id, "" for none."""
+
+    who: str
+    jid: str
+
+
 class Engine:
     """
     One request on one host.
@@ -63,6 +71,8 @@ class Engine:
 
     #: Calls a function of Salt, as :attr:`gpuslice.rules.Options.call`; whoever can sets it.
     call = None
+    #: Called with what becomes of the health of GPUs: kind and fields, see ``docs/events.md``; whoever can sets it.
+    health_events = None
 
     def __init__(self, config=None, cachedir="", progress=None, events=None):
         if config and not isinstance(config, Mapping):
@@ -174,8 +184,35 @@ class Engine:
         return [part for each in lower for part in each.slices(gpu, each.observe(gpu))]
 
     def slices(self, gpu=None, taken=False):
-        """What consumers can be given, as dicts; parameters as of :meth:`parts`."""
-        return [part.as_dict() for part in self.parts(gpu, taken)]
+        """What consumers can be given, as dicts, ``quarantined`` among them where that is so; parameters as of :meth:`parts`."""
+        parts = self.parts(gpu, taken)
+        held = self.barred(parts)
+        return [{**part.as_dict(), **({"quarantined": True} if part.name in held else {})} for part in parts]
+
+    def quarantined(self):
+        """Name of a slice or PCI address of a board -> its :class:`gpuslice.records.quarantine.Entry`, of what is quarantined."""
+        if QUARANTINE not in self.host.store_names(self.host.state_dir):
+            return {}
+        # Few hosts have any, and no other loads what reads it.
+        from gpuslice.records import quarantine
+
+        return quarantine.in_force(self.host)
+
+    def barred(self, parts):
+        """
+        Name of a slice -> what is quarantined that it is or stands on, of these :class:`gpuslice.model.Slice`. Where the record
+        can't be read the log says so: whoever only looks is told all the rest.
+        """
+        try:
+            names = self.quarantined()
+        except errors.GpuSliceError as err:
+            log.warning("%s", err)
+            return {}
+        if not names:
+            return {}
+        from gpuslice.records import quarantine
+
+        return quarantine.barred(parts, names)
 
     def parts(self, gpu=None, taken=False, untold=None):
         """
@@ -470,6 +507,12 @@ class Engine:
             return kinds.called(word).name
         return next((kind.name for kind in possible if self.tools.get(kind.name).supports(gpu)), possible[0].name)
 
+    def doing(self):
+        """Who asks for this request, as :class:`Doing`."""
+        found = job.of_process(self._cachedir)
+        who = " by ".join(part for part in (found["fun"], found["user"]) if part) or f"process {os.getpid()}"
+        return Doing(who, found["jid"])
+
     def reconciler(self, policy=None, force=None, permissions=None, passing=False):
         """
         A reconciler for a policy's apply strategy and checks, or for a request by hand.
@@ -480,9 +523,8 @@ class Engine:
         # Here, so that those who only look do not load it.
         from gpuslice.change.reconcile import Reconciler
 
-        doing = job.of_process(self._cachedir)
-        who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
-        options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
+        doing = self.doing()
+        options = Options(who=doing.who, jid=doing.jid, progress=self._progress, events=self._events, passing=passing)
         options.by_hand, options.takes_force = policy is None, force is not None
         options.call, options.measure = self.call, self._measure
         if policy is not None:
@@ -597,10 +639,42 @@ class Engine:
         result.found = result.found and replace(
             result.found, notes=told.notes, remarks=told.remarks, unmanaged=told.unmanaged
         )  # fmt: skip
+        self.forget_gone(result)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot) if reconciler.may_disrupt else _NO_REBOOT)
         return result
+
+    def forget_gone(self, result):
+        """
+        The quarantine of a slice ends with the slice: strike those off that a change ended, and tell so among its warnings. Of a
+        GPU that can't be read now, and of one that was not changed, they stay.
+
+        :param result: :class:`gpuslice.change.context.Result` of the change.
+        """
+        if result.generation is None or QUARANTINE not in self.host.store_names(self.host.state_dir):
+            return
+        from gpuslice.records import lock
+        from gpuslice.records.quarantine import SLICE
+        from gpuslice.records.quarantine import Quarantine
+
+        doing = self.doing()
+        try:
+            with lock.held(self.host.state_dir, doing.who, doing.jid):
+                record = Quarantine(self.host)
+                entries = record.entries()
+                ours = {name: each for name, each in entries.items() if each.scope == SLICE and each.gpu in result.changes}
+                gpus = {each.gpu for each in ours.values()}
+                there = {part.name for address in gpus for part in self.parts(address, taken=True)}
+                gone = [name for name in ours if name not in there]
+                if gone:
+                    record.write({name: each for name, each in entries.items() if name not in gone})
+        except errors.GpuSliceError as err:
+            result.warnings.append(f"Whether what is quarantined is still there could not be told: {err}")
+            return
+        if ended := [name for name in gone if ours[name].in_force]:
+            slices = "that slice" if len(ended) == 1 else "those slices"
+            result.warnings.append(f"The quarantine of {', '.join(ended)} ended with {slices}.")
 
     def _with_recovery(self, err, policy, reconciler):
         """

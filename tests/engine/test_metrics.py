@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from gpuslice import quarantine
 from gpuslice.engine import Engine
 from gpuslice.metrics import labels
 from gpuslice.metrics.names import NAMES
@@ -187,7 +188,8 @@ def test_a_failure_that_nobody_foresaw_costs_what_it_hit_and_no_more(sliced, cap
 
 @pytest.mark.parametrize(
     ("file", "whats"),
-    [("verified.json", {"records", "drift"}), ("energy.json", {"energy"}), ("consumers.json", {"consumers"})],
+    [("verified.json", {"records", "drift"}), ("energy.json", {"energy"}), ("consumers.json", {"consumers"}),
+     ("quarantine.json", {"quarantine"})],
 )
 def test_a_damaged_record_is_counted_and_the_rest_is_told(sliced, file, whats):
     path = pathlib.Path(sliced.state_dir, file)
@@ -282,3 +284,16 @@ def test_each_slice_is_looked_at_once_also_for_energy(sliced):
 )
 def test_an_address_as_nvml_has_it(address, long):
     assert labels.long_form(address) == long
+
+
+def test_what_nobody_is_given_is_told_as_long_as_that_is_so(sliced):
+    name = f"{GPU}-1g.10gb-0"
+    assert "quarantined" not in gathered(sliced)
+    with Engine(config(sliced)) as engine:
+        assert quarantine.quarantined(engine, [name, OTHER])["result"]
+    assert sorted((labels["name"], labels["scope"]) for labels, _ in gathered(sliced)["quarantined"]) == [
+        (name, "slice"), (OTHER, "board")
+    ]  # fmt: skip
+    with Engine(config(sliced)) as engine:
+        assert quarantine.released(engine, [name, OTHER])["result"]
+    assert "quarantined" not in gathered(sliced)

@@ -63,6 +63,7 @@ class Case(NamedTuple):
 
 MADE = (("gpu_mig.apply_layout", (GPU, ["1g.10gb"])), ("gpu_mig.apply_layout", (GPU, ["1g.10gb", "2g.20gb"])))
 SERVED = (("gpu_consumer.serve", ("web",)), ("gpu_consumer.serve", ("batch",)))
+HELD = [f"{GPU}-1g.10gb-0", f"{GPU}-1g.10gb-1"]
 CASES = {
     "two instances": Case("gpu_mig.create", DGX, (GPU, "2g.20gb"), (GPU, "1g.10gb", 2), both=False),
     "two equal instances": Case("gpu_mig.create", PAIR, (GPU, "3g.40gb"), (GPU, "3g.40gb")),
@@ -189,6 +190,11 @@ CASES = {
     "a board capped twice": Case("gpu_power.configure", L40S, (SHARED, {"limit_watts": 200}), (SHARED, {"limit_watts": 250})),
     "a cap lifted twice": Case(
         "gpu_power.remove", L40S, (SHARED,), (SHARED,), before=(("gpu_power.configure", (SHARED, {"limit_watts": 200})),)
+    ),
+    "two slices quarantined": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (f"{GPU}-1g.10gb-1",), before=SERVED),
+    "one slice quarantined twice": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (GPU,), before=SERVED),
+    "two slices released": Case(
+        "gpu_health.release", DGX, (HELD[0],), (HELD[1],), before=(*SERVED, ("gpu_health.quarantine", (HELD,)))
     ),
     "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
     "one slice for two consumers": Case(

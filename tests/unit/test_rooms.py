@@ -21,7 +21,7 @@ NOUNS = {
     "shape", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "statuses", "waits"}
+FRONT = {"announcer", "arguments", "engine", "front", "job", "quarantine", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics"},
@@ -56,7 +56,7 @@ ROOMS = {
 ONLY = {
     ("techniques/*", "policy"): {"policy.fields", "policy.notes", "policy.section"},
     ("techniques", "records"): {"records.store"},
-    ("techniques/*", "records"): {"records.store"},
+    ("techniques/*", "records"): {"records.store", "records.quarantine"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
 NOT_FOR = {

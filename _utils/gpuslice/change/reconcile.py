@@ -460,7 +460,7 @@ class Reconciler:
         wanted = [target for target in change.targets if target.key == key]
         if not put_back and not self._undo.hand_out(change.entry, key, wanted[0].settings, change.gpus):
             return
-        former = self._tools.get(key.technique).settings_of(change.entry.before[key])
+        former = self._undo.former(change.entry, key, change.entry.before[key])
         if err := self._undo.hand_out(change.entry, key, former, change.gpus):
             change.left[key] = err
 

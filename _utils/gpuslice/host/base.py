@@ -26,6 +26,8 @@ HEALTH = "health.json"
 WAITING = "waiting.json"
 #: The record of energy: where there is one, looks are taken around each change.
 ENERGY = "energy.json"
+#: The record of what must not be handed out: likewise.
+QUARANTINE = "quarantine.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.
