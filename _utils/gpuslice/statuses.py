@@ -96,7 +96,8 @@ def _notes(view):
 def judged(engine, pillar, test=False):
     """
     For a state: a dict ``changes``, ``comment``, and ``result`` but where something would change in a test. What waits for a
-    reset or a reboot is told and is no fault. What failed is quarantined, and what is well again released, where the pillar says so.
+    reset or a reboot is told and is no fault. What failed is quarantined, and what is well again is released, where the pillar
+    says so.
     """
     settings = health.of_pillar(pillar)
     found = engine.statuses(settings=settings)
