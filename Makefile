@@ -78,7 +78,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check --output-format concise .
 	$(VENV)/bin/mypy
 	find states examples/master -name '*.sls' -o -name '*.jinja' | sort | xargs -r $(VENV)/bin/salt-lint
-	find examples -path examples/master -prune -o \( -name '*.yaml' -o -name '*.sls' \) -print | sort | \
+	find examples -path examples/master -prune -o \( -name '*.yaml' -o -name '*.yml' -o -name '*.sls' \) -print | sort | \
 	    xargs -r $(VENV)/bin/yamllint --strict pillar.example .salt-lint .yamllint .pre-commit-config.yaml
 
 # Without the type checker, which reads the tree and runs no Salt.

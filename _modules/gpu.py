@@ -97,7 +97,7 @@ def slices(gpu=None, taken=False):
 
     Returns a list of dicts: gpu, name (what and where it is, the same as long as it stands), of (name of the slice that it stands
     on, or empty), taken, kind, profile, uuid or address, memory_mib, compute (share of the GPU), placement,
-    device_nodes, in_use_by.
+    device_nodes, in_use_by; and ``quarantined``, True, for what must not be handed out (``gpu_health.quarantined``).
 
     CLI Example:
 

@@ -35,7 +35,7 @@ def _engine():
 def offers(table=False):
     """
     Every slice that can be given to a consumer now, the smallest first: nothing on which others stand, and the whole GPU where
-    nothing cuts it.
+    nothing cuts it. What is quarantined is left out.
 
     table
         Give a table for people in the place of data.
@@ -52,7 +52,7 @@ def offers(table=False):
         salt gpu7 gpu_consumer.offers table=True
     """
     with _engine() as engine:
-        found = views.offers(engine.handed(asks.NAME))
+        found = views.offers(engine.handed(asks.NAME), engine.quarantined())
         return front.table_of_offers(found) if table else found
 
 
@@ -62,7 +62,7 @@ def list_():
     Who has what, and what limits it: enforced, and by whom, or advisory.
 
     Returns a dict by consumer: ``kind``, ``slices``, ``cdi`` (the name that containers use), ``unit``, ``user``, ``limits``, and
-    ``missing`` (slices on record that are not there) where there are any.
+    ``missing`` (slices on record that are not there) and ``quarantined`` (slices of these that are) where there are any.
 
     CLI Example:
 
@@ -71,7 +71,7 @@ def list_():
         salt gpu7 gpu_consumer.list
     """
     with _engine() as engine:
-        return views.listed(engine.host, engine.handed(asks.NAME))
+        return views.listed(engine.host, engine.handed(asks.NAME), engine.quarantined())
 
 
 @_checked
@@ -137,7 +137,8 @@ def check(consumer, user=None):
         salt gpu7 gpu_consumer.check trainer user=jane
     """
     with _engine() as engine:
-        return checking.check(engine.host, engine.handed(asks.NAME), engine.tools.sessions, consumer, user or "")
+        works, held = engine.handed(asks.NAME), engine.quarantined()
+        return checking.check(engine.host, works, engine.tools.sessions, consumer, user or "", held)
 
 
 @_checked

@@ -1,7 +1,7 @@
 """
 The health of GPUs and their slices over time, as a status in four words: ``ok``, ``degraded``, ``failed`` or ``lost``. It
 worsens at once and improves on evidence only; ``docs/health.md`` says how it is judged. ``gpu.health`` tells what is found at
-this moment.
+this moment. What is quarantined is handed to nobody: a change by hand like any other.
 """
 
 import gpuslice
@@ -10,6 +10,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice import quarantine as keeping
 from gpuslice import statuses
 
 _checked = front.checked(CommandExecutionError)
@@ -75,10 +76,14 @@ def why(gpu=None):
 
 
 @_checked
-def healthy():
+def healthy(test=False):
     """
     Whether all GPUs and slices of this host are as well as the pillar asks
-    (``containers_gpu_state_management:health:fail_on``); see the state ``gpu_health.healthy``.
+    (``containers_gpu_state_management:health:fail_on``). With ``on_failed: quarantine`` there what failed is quarantined, and
+    what was so quarantined and is well again is released; see the state ``gpu_health.healthy``.
+
+    test
+        Plan only: what would be quarantined or released is told.
 
     Returns a dict with ``result``, ``changes`` and ``comment``.
 
@@ -89,7 +94,7 @@ def healthy():
         salt gpu7 gpu_health.healthy
     """
     with _engine() as engine:
-        return statuses.judged(engine, __pillar__)
+        return statuses.judged(engine, __pillar__, test)
 
 
 @_checked
@@ -108,3 +113,74 @@ def news():
     """
     with _engine() as engine:
         return statuses.news(engine)
+
+
+@_checked
+def quarantine(gpu, why="", test=False):
+    """
+    Hand a slice, or all slices of a board, to nobody. Whoever has one moves where another one fits; where none does, it goes on
+    with what it has, or is stopped where ``containers_gpu_state_management:health:consumers`` is ``stop``.
+
+    gpu
+        Name or UUID of a slice; PCI address (quoted) or UUID of a GPU, for all of it; a pattern of GPUs, a list of these, or
+        ``all``.
+
+    why
+        A sentence for those who find it.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.quarantine 0000:1b:00.0-1g.10gb-0 why='wrong results'
+        salt gpu7 gpu_health.quarantine '0000:1b:00.0' why='fan' test=True
+    """
+    with _engine() as engine:
+        return keeping.quarantined(engine, gpu, why, test, __pillar__)
+
+
+@_checked
+def release(gpu, test=False):
+    """
+    Hand it out again. Whoever moved stays where it is; who was left without a slice gets one.
+
+    gpu
+        As in ``gpu_health.quarantine``; also the name of something quarantined that is gone from this host.
+
+    test
+        Plan only, change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.release 0000:1b:00.0-1g.10gb-0
+    """
+    with _engine() as engine:
+        return keeping.released(engine, gpu, test, __pillar__)
+
+
+@_checked
+def quarantined():
+    """
+    What is quarantined.
+
+    Returns a dict: name of a slice or PCI address of a board -> ``gpu``, ``scope`` (``board`` or ``slice``), ``since``, ``by``
+    (``hand`` or ``policy``), ``who``, ``jid``, ``why``, ``codes`` (of the findings that led to it), ``consumers`` (``keep`` or
+    ``stop``), ``released_by`` (who may release it: ``hand``, or ``hand or evidence``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' gpu_health.quarantined
+    """
+    with _engine() as engine:
+        return keeping.listed(engine)

@@ -26,7 +26,8 @@ def __virtual__():
 def healthy(name, **kwargs):
     """
     No GPU or slice of this host is ``failed`` or ``lost``, or, with ``containers_gpu_state_management:health:fail_on: degraded``,
-    not even degraded; with ``never`` it only tells. Nothing of the GPUs is changed; what was found is kept for later looks.
+    not even degraded; with ``never`` it only tells. Nothing of the GPUs is changed; what was found is kept for later looks. With
+    ``on_failed: quarantine`` what failed is handed out no more.
 
     name
         Any text.
@@ -37,4 +38,5 @@ def healthy(name, **kwargs):
 
         salt-call state.single gpu_health.healthy gpus
     """
-    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_health.healthy"])
+    testing = front.testing(__opts__)
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_health.healthy"], test=testing)

@@ -23,9 +23,9 @@ MOVED = {"states/gpu_slicing": "gpu_slicing"}
 #: Folder -> endings of what is taken from it. Those of the loader, which begin with "_", are found by :func:`folders`.
 FOLDERS = {
     "states/gpu_slicing": (".sls", ".jinja"),
-    "docs": (".md", ".json"),
+    "docs": (".md", ".json", ".svg"),
     # All but the tour, which is one of the checkout.
-    "examples": (".conf", ".sls", ".yaml"),
+    "examples": (".conf", ".json", ".sls", ".yaml", ".yml"),
 }
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pillar.example")
 

@@ -15,7 +15,7 @@ PATIENCE = 1.0
 #: More that wait to be sent are not kept.
 _MOST = 2000
 #: After these nothing comes for a while.
-_LAST = ("end", "failed")
+_LAST = ("end", "failed", "quarantined", "released")
 
 
 class Announcer:

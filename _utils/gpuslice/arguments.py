@@ -7,6 +7,7 @@ handled at all; its meaning is judged as the pillar's is.
 """
 
 from collections.abc import Mapping
+from datetime import date
 from functools import partial
 
 from gpuslice import addresses
@@ -47,12 +48,43 @@ def seconds(name, value, high=600):
         raise refusal(name, f"must be a number of seconds from 0 to {high}, and is {describe(value)}")
 
 
+def past(name, value):
+    """A moment in the past: how long ago, or a time."""
+    moment_of(value, None, name)
+
+
+def moment_of(value, now, name="since"):
+    """
+    The moment that :func:`past` let pass, in seconds since the epoch.
+
+    :param now: likewise; None only checks. :raises errors.PolicyError: it is none, or still to come.
+    """
+    # Here, so that those who name no moment do not load it.
+    from gpuslice import moments
+
+    try:
+        # YAML makes a date of a time that nobody quoted.
+        text = value.isoformat() if isinstance(value, date) else value
+        found = moments.meant(text, 0 if now is None else now)
+    except (ValueError, TypeError, AttributeError) as err:
+        raise refusal(name, f"is {describe(value)}; how long ago is wanted, such as 24h or 7d, or a time in ISO 8601") from err
+    if now is not None and found > now:
+        raise refusal(name, f"is {moments.iso(found)}, which is still to come: it is {moments.iso(now)} now")
+    return found
+
+
 def text(name, value):
     """A name: a text that is not empty and can be printed."""
     if not isinstance(value, str):
         raise refusal(name, f"is {describe(value)}; a text is wanted")
     if not value.strip() or len(value) > 4096 or printable(value) != value:
         raise refusal(name, f"is {describe(value)}, which is no name")
+
+
+def sentence(name, value):
+    """A sentence, or nothing: a text of one line that can be printed."""
+    if not isinstance(value, str) or len(value) > 1000 or printable(value) != value:
+        raise refusal(name, f"is {describe(value)}; a sentence of up to 1000 characters is wanted")
 
 
 def address(name, value):
@@ -124,6 +156,7 @@ _KINDS = {
     "data": truth,
     "enabled": switched,
     "engines": as_in_pillar,
+    "every": partial(whole, low=1, high=86400),
     "exclusive": as_in_pillar,
     "feature": as_in_pillar,
     "folder": text,
@@ -138,6 +171,7 @@ _KINDS = {
     "how": partial(one_of, words=WAYS),
     "image": as_in_pillar,
     "instance": text,
+    "interval_seconds": as_in_pillar,
     "kind": as_in_pillar,
     "license_port": as_in_pillar,
     "license_server": as_in_pillar,
@@ -163,6 +197,7 @@ _KINDS = {
     "scheduling": as_in_pillar,
     "security_profile": as_in_pillar,
     "share_policy": as_in_pillar,
+    "since": past,
     "slice": as_in_pillar,
     "slice_duration": as_in_pillar,
     "source": as_in_pillar,
@@ -171,6 +206,7 @@ _KINDS = {
     "taken": truth,
     "text": truth,
     "test": truth,
+    "textfile": as_in_pillar,
     "unit": as_in_pillar,
     "user": as_in_pillar,
     "vfs": as_in_pillar,
@@ -181,6 +217,7 @@ _KINDS = {
     "weight": as_in_pillar,
     "weights": as_in_pillar,
     "which": text,
+    "why": sentence,
 }
 
 

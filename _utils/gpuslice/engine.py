@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from functools import partial
+from typing import NamedTuple
 
 from gpuslice import addresses
 from gpuslice import arguments
@@ -15,7 +16,8 @@ from gpuslice import errors
 from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
-from gpuslice.change.reconcile import Reconciler
+from gpuslice.host.base import ENERGY
+from gpuslice.host.base import QUARANTINE
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
@@ -33,7 +35,30 @@ from gpuslice.techniques.toolbox import Toolbox
 log = logging.getLogger(__name__)
 
 _NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, and for a run within that."
+#: What of the usual time the driver has for counters that are read beside a change.
+_HURRY = 1 / 6
 _BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
+
+
+class Reading(NamedTuple):
+    """
+    What one look at a GPU tells.
+
+    :ivar slices: all of them, those that are taken too. :ivar states: technology -> what it observed.
+    :ivar made_by: name of a slice -> technology that makes it. :ivar errors: technology -> why it can't be read.
+    """
+
+    slices: tuple
+    states: dict
+    made_by: dict
+    errors: dict
+
+
+class Doing(NamedTuple):
+    """Who asks: function and user, or the process; and Salt's job id, "" for none."""
+
+    who: str
+    jid: str
 
 
 class Engine:
@@ -46,6 +71,8 @@ class Engine:
 
     #: Calls a function of Salt, as :attr:`gpuslice.rules.Options.call`; whoever can sets it.
     call = None
+    #: Called with what becomes of the health of GPUs: kind and fields, see ``docs/events.md``; whoever can sets it.
+    health_events = None
 
     def __init__(self, config=None, cachedir="", progress=None, events=None):
         if config and not isinstance(config, Mapping):
@@ -54,7 +81,7 @@ class Engine:
                 todo="Write its keys simulate and state_dir below it, or leave it out.",
             )
         self.host = open_host(config)
-        self._cachedir = cachedir
+        self._config, self._cachedir = config, cachedir
         self._progress, self._events = progress, events
         self.tools = Toolbox(self.host)
 
@@ -157,8 +184,35 @@ class Engine:
         return [part for each in lower for part in each.slices(gpu, each.observe(gpu))]
 
     def slices(self, gpu=None, taken=False):
-        """What consumers can be given, as dicts; parameters as of :meth:`parts`."""
-        return [part.as_dict() for part in self.parts(gpu, taken)]
+        """What consumers can be given, as dicts, ``quarantined`` among them where that is so; parameters as of :meth:`parts`."""
+        parts = self.parts(gpu, taken)
+        held = self.barred(parts)
+        return [{**part.as_dict(), **({"quarantined": True} if part.name in held else {})} for part in parts]
+
+    def quarantined(self):
+        """Name of a slice or PCI address of a board -> its :class:`gpuslice.records.quarantine.Entry`, of what is quarantined."""
+        if QUARANTINE not in self.host.store_names(self.host.state_dir):
+            return {}
+        # Few hosts have any, and no other loads what reads it.
+        from gpuslice.records import quarantine
+
+        return quarantine.in_force(self.host)
+
+    def barred(self, parts):
+        """
+        Name of a slice -> what is quarantined that it is or stands on, of these :class:`gpuslice.model.Slice`. Where the record
+        can't be read the log says so: whoever only looks is told all the rest.
+        """
+        try:
+            names = self.quarantined()
+        except errors.GpuSliceError as err:
+            log.warning("%s", err)
+            return {}
+        if not names:
+            return {}
+        from gpuslice.records import quarantine
+
+        return quarantine.barred(parts, names)
 
     def parts(self, gpu=None, taken=False, untold=None):
         """
@@ -169,28 +223,48 @@ class Engine:
         """
         found, warned = [], set()
         for one in self._asked(gpu):
-            there, by_name, unread = [], {}, set()
-            # Python's sort keeps the order within a layer.
-            tools = self.techniques_of(one, telling=True)
-            for tool in sorted(tools, key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
-                try:
-                    below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
-                    by_name[tool.name] = tool.slices_on(one, tool.observe(one), below)
-                    there += by_name[tool.name]
-                except errors.GpuSliceError as err:
-                    if gpu is not None and not there:
-                        raise
-                    if str(err) not in warned:
-                        log.warning("%s", err)
-                    warned.add(str(err))
-                    if untold is not None:
-                        untold.add(one.address)
-                    # What stands on these can't be told, so that none of them is anybody's to give.
-                    unread.update(kinds.named(tool.name).over)
-            held = {part.name for name in unread for part in by_name.get(name, ())}
-            there = [part._replace(taken=True) if part.name in held else part for part in with_taken(there)]
-            found += [part for part in there if taken or not part.taken]
+            reading = self.reading(one, strict=gpu is not None)
+            for err in reading.errors.values():
+                if str(err) not in warned:
+                    log.warning("%s", err)
+                warned.add(str(err))
+            if reading.errors and untold is not None:
+                untold.add(one.address)
+            found += [part for part in reading.slices if taken or not part.taken]
         return found
+
+    def reading(self, gpu, strict=False):
+        """
+        What one look at a GPU tells, as :class:`Reading`.
+
+        :param gpu: :class:`gpuslice.model.Gpu`; :param strict: raise what can't be read before any slice was found.
+        """
+        slices, states, by_name, unread, failed = [], {}, {}, set(), {}
+        # Python's sort keeps the order within a layer.
+        tools = self.techniques_of(gpu, telling=True)
+        for tool in sorted(tools, key=lambda tool: kinds.named(tool.name).layer == kinds.SHARE):
+            try:
+                below = [part for name in kinds.named(tool.name).over for part in by_name.get(name, ())]
+                state = tool.observe(gpu)
+                by_name[tool.name] = tool.slices_on(gpu, state, below)
+                slices += by_name[tool.name]
+                states[tool.name] = state
+            except errors.GpuSliceError as err:
+                if strict and not slices:
+                    raise
+                failed[tool.name] = err
+                # What stands on these can't be told, so that none of them is anybody's to give.
+                unread.update(kinds.named(tool.name).over)
+        held = {part.name for name in unread for part in by_name.get(name, ())}
+        slices = [part._replace(taken=True) if part.name in held else part for part in with_taken(slices)]
+        made_by = {part.name: name for name, parts in by_name.items() for part in parts}
+        return Reading(tuple(slices), states, made_by, failed)
+
+    def is_whole(self, gpu):
+        """Whether programs can use a GPU that has no slices as a whole. Raises as its techniques do where it can't be read."""
+        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+            return False
+        return all(tool.leaves_whole(gpu, tool.layout(tool.observe(gpu))) for tool in self.techniques_of(gpu, telling=True))
 
     def unsliced(self, slices, gpu=None):
         """
@@ -433,6 +507,12 @@ class Engine:
             return kinds.called(word).name
         return next((kind.name for kind in possible if self.tools.get(kind.name).supports(gpu)), possible[0].name)
 
+    def doing(self):
+        """Who asks for this request, as :class:`Doing`."""
+        found = job.of_process(self._cachedir)
+        who = " by ".join(part for part in (found["fun"], found["user"]) if part) or f"process {os.getpid()}"
+        return Doing(who, found["jid"])
+
     def reconciler(self, policy=None, force=None, permissions=None, passing=False):
         """
         A reconciler for a policy's apply strategy and checks, or for a request by hand.
@@ -440,11 +520,13 @@ class Engine:
         :param permissions: a pillar of which only the units and modules that may be stopped count, for a request by hand.
         :param passing: as of :class:`gpuslice.rules.Options`.
         """
-        doing = job.of_process(self._cachedir)
-        who = " by ".join(part for part in (doing["fun"], doing["user"]) if part) or f"process {os.getpid()}"
-        options = Options(who=who, jid=doing["jid"], progress=self._progress, events=self._events, passing=passing)
+        # Here, so that those who only look do not load it.
+        from gpuslice.change.reconcile import Reconciler
+
+        doing = self.doing()
+        options = Options(who=doing.who, jid=doing.jid, progress=self._progress, events=self._events, passing=passing)
         options.by_hand, options.takes_force = policy is None, force is not None
-        options.call = self.call
+        options.call, options.measure = self.call, self._measure
         if policy is not None:
             options.strategy, options.on_failure = policy.apply_strategy, policy.on_failure
             options.validation, options.health_check = policy.validation, policy.health_check
@@ -455,6 +537,18 @@ class Engine:
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
+
+    def _measure(self, when):
+        """What energy each slice took is counted on this host: take a look ``before`` or ``after`` a change."""
+        if ENERGY in self.host.store_names(self.host.state_dir):
+            # Here, so that those who count nothing do not load it.
+            from gpuslice.energy import meter
+            from gpuslice.host.limits import Limits
+
+            # By another engine: what hangs over a counter is not to count as hanging to the change, nor may a session stay open.
+            with Engine(self._config) as own:
+                own.host.limits = Limits(lambda: own.host.patience() * _HURRY)
+                meter.look(own, change=when)
 
     @staticmethod
     def _take_time(policy, options):
@@ -545,10 +639,42 @@ class Engine:
         result.found = result.found and replace(
             result.found, notes=told.notes, remarks=told.remarks, unmanaged=told.unmanaged
         )  # fmt: skip
+        self.forget_gone(result)
         result.warnings += self.rivals()
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot) if reconciler.may_disrupt else _NO_REBOOT)
         return result
+
+    def forget_gone(self, result):
+        """
+        The quarantine of a slice ends with the slice: strike those off that a change ended, and tell so among its warnings. Of a
+        GPU that can't be read now, and of one that was not changed, they stay.
+
+        :param result: :class:`gpuslice.change.context.Result` of the change.
+        """
+        if result.generation is None or QUARANTINE not in self.host.store_names(self.host.state_dir):
+            return
+        from gpuslice.records import lock
+        from gpuslice.records.quarantine import SLICE
+        from gpuslice.records.quarantine import Quarantine
+
+        doing = self.doing()
+        try:
+            with lock.held(self.host.state_dir, doing.who, doing.jid):
+                record = Quarantine(self.host)
+                entries = record.entries()
+                ours = {name: each for name, each in entries.items() if each.scope == SLICE and each.gpu in result.changes}
+                gpus = {each.gpu for each in ours.values()}
+                there = {part.name for address in gpus for part in self.parts(address, taken=True)}
+                gone = [name for name in ours if name not in there]
+                if gone:
+                    record.write({name: each for name, each in entries.items() if name not in gone})
+        except errors.GpuSliceError as err:
+            result.warnings.append(f"Whether what is quarantined is still there could not be told: {err}")
+            return
+        if ended := [name for name in gone if ours[name].in_force]:
+            slices = "that slice" if len(ended) == 1 else "those slices"
+            result.warnings.append(f"The quarantine of {', '.join(ended)} ended with {slices}.")
 
     def _with_recovery(self, err, policy, reconciler):
         """

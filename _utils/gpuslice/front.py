@@ -45,6 +45,7 @@ def engine(opts, refused, events=None, salt=None):
         with Engine(opts.get("gpu_slicing"), opts.get("cachedir", ""), events=events) as made:
             if salt is not None:
                 made.call = functools.partial(_called, salt)
+                made.health_events = announcer(opts, salt, "health")
             yield made
     except errors.GpuSliceError as err:
         # Alone: what led to it may quote what must not be shown, and a minion's log has the whole chain.
@@ -320,7 +321,9 @@ def run(engine, targets, test, permissions, force=None, brief=False):
     if test:
         return planned(reconciler.plan(targets), brief)
     changes()
-    return done(reconciler.apply(targets), brief)
+    result = reconciler.apply(targets)
+    engine.forget_gone(result)
+    return done(result, brief)
 
 
 def without_waits(engine, answer, test, salt, opts):
@@ -390,10 +393,12 @@ def validated(pillar, opts):
     return {**answer, "warnings": warnings} if warnings else answer
 
 
-def announcer(opts, salt):
+def announcer(opts, salt, about="change"):
     """
     A function that tells on the master's event bus what becomes of a change, as ``gpu_slicing/<minion>/change/<kind>``; what is
     in each event stands in ``docs/events.md``.
+
+    :param about: what the events are about, ``change`` or ``health``.
 
     None for a masterless run: it has no bus, and looking for one would cost a second a step.
     """
@@ -406,7 +411,7 @@ def announcer(opts, salt):
             # Here, so that a run without a change does not load it.
             from gpuslice.announcer import Announcer
 
-            made.append(Announcer(salt["event.send"], f"gpu_slicing/{opts['id']}/change"))
+            made.append(Announcer(salt["event.send"], f"gpu_slicing/{opts['id']}/{about}"))
         made[0](kind, fields)
 
     return tell
@@ -431,7 +436,7 @@ def tabulated(engine, gpu=None):
     """The slices and the GPUs without any as a table for people, and what has to be known of an interrupted change."""
     slices = engine.slices(gpu)
     whole = engine.unsliced(slices, gpu)
-    return "\n".join([table(slices, whole), *engine.interrupted()])
+    return "\n".join([table(slices, whole, engine.quarantined()), *engine.interrupted()])
 
 
 def brief(entry):
@@ -598,19 +603,19 @@ def _counted(counts):
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
-_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "address", "UUID", "in use by")
+_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "address", "UUID", "state", "in use by")
 
 
-def table(slices, whole=()):
+def table(slices, whole=(), quarantined=()):
     """
     Slices, and GPUs that have none, as a table for people. A column in which nothing stands is left out, and so is that of the
     GPU where each name begins with it: that of a virtual function is the function's own address.
 
-    :param whole: :class:`gpuslice.model.Gpu` of those without slices.
+    :param whole: :class:`gpuslice.model.Gpu` of those without slices; :param quarantined: PCI addresses, maybe among other names.
     """
     if not slices and not whole:
         return "No GPU and no slices."
-    rows = sorted([*map(_row, slices), *map(_row_of_gpu, whole)], key=lambda row: row[1])
+    rows = sorted([*map(_row, slices), *(_row_of_gpu(gpu, gpu.address in quarantined) for gpu in whole)], key=lambda row: row[1])
     unused = {place for place in range(len(_COLUMNS)) if not any(row[place] for row in rows)}
     if all(name.startswith(gpu) for name, gpu, *_ in rows):
         unused.add(_COLUMNS.index("GPU"))
@@ -651,12 +656,13 @@ def _row(part):
     compute = f"{part['compute']:.1%}" if part["compute"] is not None else "?"
     return (
         part["name"], part["gpu"], part["profile"], part["placement"], _gib(part["memory_mib"]), compute, part.get("address", ""),
-        part.get("uuid", ""), users or "-",
+        part.get("uuid", ""), "quarantined" if part.get("quarantined") else "", users or "-",
     )  # fmt: skip
 
 
-def _row_of_gpu(gpu):
-    return gpu.address, gpu.address, "not sliced", "", _gib(gpu.memory_mib), "100.0%", "", gpu.uuid, ""
+def _row_of_gpu(gpu, quarantined):
+    state = "quarantined" if quarantined else ""
+    return gpu.address, gpu.address, "not sliced", "", _gib(gpu.memory_mib), "100.0%", "", gpu.uuid, state, ""
 
 
 def _gib(mib):

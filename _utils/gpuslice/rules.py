@@ -103,6 +103,7 @@ class Options:
     :ivar before: what the site has run before a change, and :ivar after: after it, as ``policy/hooks`` makes it;
     :ivar call: calls a function of Salt by its name, arguments, and arguments by name; None where nobody can.
     :ivar who: who asks, for lock, journal and history; :ivar jid: Salt's job id; :ivar progress: called with a line a step.
+    :ivar measure: called with ``before`` and ``after`` at the bounds of a change, for what is counted by slice.
     :ivar events: called with (kind, fields) when a change begins, a step is done, and when it ends; see ``change/telling``.
     """
 
@@ -115,6 +116,7 @@ class Options:
     jid: str = ""
     progress: Callable[[str], object] | None = None
     events: Callable[[str, dict], object] | None = None
+    measure: Callable[[str], object] | None = None
     when: str = "now"
     # Not by its class: a run without one does not load it.
     window: Any = None

@@ -93,9 +93,11 @@ def _notes(view):
     return notes
 
 
-def judged(engine, pillar):
+def judged(engine, pillar, test=False):
     """
-    For a state: a dict ``result``, ``changes`` and ``comment``. What waits for a reset or a reboot is told and is no fault.
+    For a state: a dict ``changes``, ``comment``, and ``result`` but where something would change in a test. What waits for a
+    reset or a reboot is told and is no fault. What failed is quarantined, and what is well again is released, where the pillar
+    says so.
     """
     settings = health.of_pillar(pillar)
     found = engine.statuses(settings=settings)
@@ -104,7 +106,20 @@ def judged(engine, pillar):
     lines = list(dict.fromkeys(one["sentence"] for one in each_one if one["sentence"]))
     waits = [f"GPU {one['gpu']}: {one['words']}. {one['todo']}" for one in engine.findings() if one["code"] in _WAITS]
     well = [] if lines else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
-    return {"result": not bad, "changes": {}, "comment": "\n".join([*well, *lines, *waits, *engine.interrupted()])}
+    answer = _followed(engine, found, settings, pillar, test)
+    followed = [answer["comment"]] if answer["changes"] or answer.get("result") is not True else []
+    told_all = "\n".join([*well, *lines, *waits, *engine.interrupted(), *followed])
+    return {**answer, **({"result": False} if bad else {}), "comment": told_all}
+
+
+def _followed(engine, found, settings, pillar, test):
+    """What follows of statuses by the pillar, as :func:`gpuslice.quarantine.by_policy` has it."""
+    if settings["on_failed"] != "quarantine":
+        return {"result": True, "changes": {}, "comment": ""}
+    # Here, so that those whose pillar does not ask for it do not load it.
+    from gpuslice import quarantine
+
+    return quarantine.by_policy(engine, found, pillar, test)
 
 
 #: What is announced of one that is well, as it is not kept.

@@ -10,3 +10,6 @@ include:
 {%- if salt["pillar.get"]("containers_gpu_state_management:boot", False) is sameas true %}
   - .boot
 {%- endif %}
+{%- if salt["pillar.get"]("containers_gpu_state_management:metrics:enabled", False) is sameas true %}
+  - .metrics
+{%- endif %}

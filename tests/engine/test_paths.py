@@ -5,6 +5,10 @@ import re
 
 import pytest
 
+from gpuslice import metrics
+from gpuslice.engine import Engine
+from gpuslice.metrics import unit
+from gpuslice.policy.fields import TEXTFILE
 from gpuslice.records import leaving
 from tests.support import consumers
 from tests.support import pages
@@ -14,6 +18,7 @@ from tests.support.cleaned import found
 from tests.support.cleaned import records
 from tests.support.cleaned import with_boot
 from tests.support.hosts import apply
+from tests.support.hosts import config
 
 ENABLED = "/etc/systemd/system/multi-user.target.wants/gpu-slicing.service"
 #: Hosts and pillars that between them have every technology which writes files.
@@ -68,7 +73,7 @@ def untold(host):
 def _is_found(host, path):
     """Whether a file is found as ours without any record: all but a technology's notes until the next boot, and a licence."""
     elsewhere = path.startswith(("/run/gpu-slicing/", "/run/reboot-required", "/etc/nvidia/"))
-    return elsewhere or path == ENABLED or path in leaving.strays(host)
+    return elsewhere or path in (ENABLED, unit.WANTED, TEXTFILE) or path in leaving.strays(host)
 
 
 def _untold_records(host):
@@ -116,6 +121,15 @@ def test_files_of_users_and_of_units_that_were_there_are_told_as_well(simulated)
     result = apply(host, consumers.pillar(wanted))
     assert result.ok, result.errors
     assert any("/users/1000/" in path for path in host.state()["written"])
+    goes(host)
+
+
+def test_metrics_and_what_writes_them_are_told_and_go(simulated):
+    host = simulated("dgx-h100", processes=[])
+    assert apply(host, pillars.mig(["1g.10gb"])).ok
+    with Engine(config(host)) as engine:
+        assert metrics.enable(engine, config(host), {})["result"]
+    assert TEXTFILE in host.state()["written"] and "metrics.json" in records(host)
     goes(host)
 
 

@@ -96,6 +96,15 @@ def test_rows_that_can_not_be_read_are_told_as_they_were_last_read(simulated):
     assert readings(host) == "remapped memory rows: 0 corrected, 0 uncorrected, 0 pending, 0 failed; last read 2 h ago"
 
 
+def test_a_change_keeps_what_can_not_be_read_after_it(simulated):
+    host = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU, "health": {"row_remap_pending": False}}])
+    look(host)
+    host.let_pass(7300)
+    assert apply(host, pillars.mig(["1g.10gb"] * 7)).ok
+    host.let_pass(3700)
+    assert readings(host).endswith("last read 1 h ago")
+
+
 def test_rows_unread_and_an_error_in_the_log_have_failed(host):
     say(host, 64)
     board = look(host)

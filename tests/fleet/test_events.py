@@ -47,3 +47,17 @@ def test_changes_are_written_down_and_one_that_failed_is_told_to_the_webhook(fle
     assert told and told[0]["text"] == "told: generation 2 partly applied" and told[0]["left"] == []
     assert told[0]["errors"][SECOND].startswith(f"GPU {SECOND}: Step ")
     assert events(fleet, "told", "failed")[-1][1]["undone"] == [SECOND]
+
+
+def test_a_change_of_health_is_told_once_by_the_beacon(fleet, hook, new_node):
+    node = new_node("ill", "dgx-a100-40gb", changes={"gpus": GPUS}, beacons={"gpu_health": [{"interval": 2}]})
+    fleet.set_pillar(dgx_a100_40gb=PILLAR)
+    assert failed(fleet.salt("ill", "state.apply")["ill"]) == []
+    assert fleet.salt("ill", "gpu_health.status")["ill"][SECOND]["status"] == "ok"
+    node.host.say(f"NVRM: Xid (PCI:{SECOND[:-2]}): 79, pid=1, GPU has fallen off the bus.")
+    told = eventually(lambda: [each for each in hook.told if each["text"].startswith(f"ill: {SECOND} ")])
+    assert [each["text"] for each in told] == [f"ill: {SECOND} is lost, was ok"]
+    assert told[0]["action"] == "reboot" and told[0]["why"].startswith(f"GPU {SECOND}: Xid 79: ")
+    # Each slice of the board is told too, and none a second time.
+    slices = [each["text"] for each in hook.told if each["text"].startswith(f"ill: {SECOND}-")]
+    assert len(slices) == len(set(slices)) == 2

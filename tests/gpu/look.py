@@ -15,6 +15,7 @@ import pytest
 from gpuslice import catalog
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice.drivers.telemetry import Telemetry
 from gpuslice.engine import Engine
 from gpuslice.inventory import discovery
 from gpuslice.inventory import grain
@@ -25,7 +26,7 @@ from tests.conftest import ROOT
 
 SIMULATED = os.environ.get("GPU_SLICING_SIMULATE", "")
 #: Functions of NVIDIA's library that change nothing, by what stands in their names.
-READS = re.compile(r"nvml(?:Init|Shutdown|System|\w*(?:Get|Count))")
+READS = re.compile(r"nvml(?:Init|Shutdown|System|GpmSample|GpmQuery|\w*(?:Get|Count))")
 
 
 def settings(place):
@@ -147,6 +148,23 @@ def test_all_that_could_be_tried_can_be_planned(engine):
 def test_health_can_be_told(engine):
     unreadable = [each for each in engine.findings() if each["code"].endswith(("-unreadable", "-gone", "-hangs", "-not-asked"))]
     assert unreadable == []
+
+
+def test_what_boards_and_slices_do_can_be_read(engine):
+    telemetry, wrong = Telemetry(engine.host, engine.tools.sessions), []
+    there = engine.parts(taken=True)
+    parts = {gpu.address: [part for part in there if part.gpu == gpu.address] for gpu in engine.gpus}
+    first = {gpu.address: telemetry.board(gpu) for gpu in engine.gpus}
+    for gpu in engine.gpus:
+        telemetry.begin(gpu, parts[gpu.address])
+    telemetry.settle()
+    for gpu in engine.gpus:
+        board, (uses, _) = telemetry.board(gpu), telemetry.uses(gpu, parts[gpu.address])
+        told = [(name, *why) for name, one in [(gpu.address, board), *uses.items()] for why in one.unreadable]
+        wrong += [each for each in told if each[-1] in ("untrue", "failed", "not-answering")]
+        assert board.energy_mj is None or board.energy_mj >= first[gpu.address].energy_mj
+        assert sorted(uses) == sorted(part.name for part in parts[gpu.address])
+    assert wrong == []
 
 
 def test_the_simulation_of_a_model_is_like_it(engine, simulation):

@@ -30,8 +30,10 @@ HOSTS = {
     # Their states are about consumers, and no GPU is named.
     "gpu_cdi": ("dgx-h100", "trainer"),
     "gpu_consumer": ("dgx-h100", "trainer"),
+    "gpu_energy": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_health": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_level_zero": ("max1550", ""),
+    "gpu_metrics": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mps": ("l40s-pair", ""),
     "gpu_partition": ("mi300x-8", ""),
@@ -53,6 +55,7 @@ TWO = [
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
     "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer", "which": "mps",
+    "every": 60, "since": "24h",
     "folder": "/no/folder", "source": {"version": "v1", "mig-configs": {"a": [{"devices": "all", "mig-enabled": False}]}},
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}
@@ -73,9 +76,9 @@ class Machine:
     @staticmethod
     def _told(files):
         """What of the files is the machine, or a record that outlives the call."""
-        # A look that finds a host as wanted notes that, one at its health what it finds, a replay how it ended, and whoever holds
-        # the lock its name.
-        notes = ("lock", "verified.json", "boot.json", "health.json", "health.lock")
+        # A look that finds a host as wanted notes that, one at its health or at counters what it finds, a replay how it ended,
+        # and whoever holds the lock its name.
+        notes = ("lock", "verified.json", "boot.json", "health.json", "health.lock", "energy.json", "energy.lock")
         found = {path.name: content for path, content in files.items() if path.name not in notes}
         for name, content in found.items():
             if name.startswith("sim"):

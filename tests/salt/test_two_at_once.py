@@ -63,6 +63,7 @@ class Case(NamedTuple):
 
 MADE = (("gpu_mig.apply_layout", (GPU, ["1g.10gb"])), ("gpu_mig.apply_layout", (GPU, ["1g.10gb", "2g.20gb"])))
 SERVED = (("gpu_consumer.serve", ("web",)), ("gpu_consumer.serve", ("batch",)))
+HELD = [f"{GPU}-1g.10gb-0", f"{GPU}-1g.10gb-1"]
 CASES = {
     "two instances": Case("gpu_mig.create", DGX, (GPU, "2g.20gb"), (GPU, "1g.10gb", 2), both=False),
     "two equal instances": Case("gpu_mig.create", PAIR, (GPU, "3g.40gb"), (GPU, "3g.40gb")),
@@ -100,6 +101,8 @@ CASES = {
     "one record twice": Case("gpu_boot.forget", PAIR, (GPU,), (GPU,), before=MADE[:1], both=False),
     "the boot unit, enabled": Case("gpu_boot.enable", PAIR, (), ()),
     "the boot unit, disabled": Case("gpu_boot.disable", PAIR, (), (), before=(("gpu_boot.enable", ()),)),
+    "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
+    "metrics, written no more": Case("gpu_metrics.disable", PAIR, (), (), before=(("gpu_metrics.enable", ()),)),
     "two vGPUs": Case(
         "gpu_vgpu.set_type",
         VFIO,
@@ -188,6 +191,11 @@ CASES = {
     "a cap lifted twice": Case(
         "gpu_power.remove", L40S, (SHARED,), (SHARED,), before=(("gpu_power.configure", (SHARED, {"limit_watts": 200})),)
     ),
+    "two slices quarantined": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (f"{GPU}-1g.10gb-1",), before=SERVED),
+    "one slice quarantined twice": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (GPU,), before=SERVED),
+    "two slices released": Case(
+        "gpu_health.release", DGX, (HELD[0],), (HELD[1],), before=(*SERVED, ("gpu_health.quarantine", (HELD,)))
+    ),
     "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
     "one slice for two consumers": Case(
         "gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "3g.40gb"}), both=False
@@ -273,8 +281,10 @@ def outcome(box):
     live = [{key: value for key, value in device.items() if key != "uuid"} for device in box.call("gpu.devices")]
     status = box.call("gpu_boot.status")
     noted = {gpu: (entry["technique"], entry["layout"], entry["state"]) for gpu, entry in status["gpus"].items()}
+    written = box.call("gpu_metrics.status")
+    metrics = [written[key] for key in ("units", "enabled", "active", "textfile")]
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
-    return json.loads(json.dumps([live, noted, status["unit"], handed], sort_keys=True))
+    return json.loads(json.dumps([live, noted, status["unit"], metrics, handed], sort_keys=True))
 
 
 def one_after_the_other(box, case, order):

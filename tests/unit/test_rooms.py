@@ -21,11 +21,11 @@ NOUNS = {
     "shape", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job", "sources", "statuses", "waits"}
+FRONT = {"announcer", "arguments", "engine", "front", "job", "quarantine", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
-    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning"},
-    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch"},
+    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics"},
+    "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch", "energy"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
     "techniques": {"drivers", "host", "records"},
@@ -36,7 +36,10 @@ ROOMS = {
     "boot": {"change", "records", "inventory", "host", "catalog", "drivers"},
     # Users of the engine, as loader files are: nobody below them knows them.
     "qualify": {"front", "change", "techniques", "records", "inventory", "host"},
-    "cleaning": {"front", "policy", "boot", "records", "inventory", "host"},
+    "cleaning": {"front", "policy", "boot", "records", "inventory", "host", "metrics"},
+    "metrics": {"front", "drivers", "energy", "watch", "outputs", "records", "inventory", "host"},
+    # It is handed the engine, and knows nothing of it.
+    "energy": {"drivers", "records", "inventory", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     # Health over time.
@@ -53,7 +56,7 @@ ROOMS = {
 ONLY = {
     ("techniques/*", "policy"): {"policy.fields", "policy.notes", "policy.section"},
     ("techniques", "records"): {"records.store"},
-    ("techniques/*", "records"): {"records.store"},
+    ("techniques/*", "records"): {"records.store", "records.quarantine"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
 NOT_FOR = {

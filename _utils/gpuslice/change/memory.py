@@ -147,6 +147,24 @@ class Memory:
         except (OSError, errors.StateDirUnusable) as err:
             result.warnings.append(f"The reboot that GPU {gpu} needs could not be noted in {self._host.state_dir}: {_why(err)}.")
 
+    def note_signs(self, gpus, sessions):
+        """
+        Keep, for those who look at the health of the host, what can be read of GPUs that are about to change: with GPU instances
+        a driver does not tell its remapped rows. Nothing depends on it.
+
+        :param gpus: list of :class:`gpuslice.model.Gpu`; :param sessions: :class:`gpuslice.drivers.sessions.Sessions`.
+        """
+        if HEALTH not in self._host.store_names(self._host.state_dir):
+            return
+        from gpuslice.health import board
+        from gpuslice.records.health import HealthRecord
+
+        try:
+            rows = {gpu.address: board.signs(self._host, sessions, gpu).rows for gpu in gpus}
+            HealthRecord(self._host).note_rows({gpu: each for gpu, each in rows.items() if each is not None})
+        except Exception as err:
+            log.warning("remapped rows were not noted for those who look at the health of the GPUs: %s", err)
+
     def note_health(self, entry, gpus, tools):
         """
         Tell those who look at the health of the host which GPUs were reset, and which slices there are now: errors that the

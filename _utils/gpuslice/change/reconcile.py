@@ -247,6 +247,7 @@ class Reconciler:
         in one that says what is left.
         """
         self._runner.telling.begin(self._memory.upcoming(), change.plan.summary(), change.plan)
+        self._memory.note_signs(list(change.gpus.values()), self._tools.sessions)
         try:
             if refusal := self._before(change):
                 change.failed[ALL] = refusal
@@ -303,6 +304,7 @@ class Reconciler:
 
     def _carry_out(self, change):
         halt = Halt(change.group, change.whole, self._signals)
+        self._runner.measure("before")
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
             if layer == kinds.HAND_OUT and (change.failed or halt.cut_short):
@@ -380,6 +382,7 @@ class Reconciler:
         """Start what was stopped, write down what a boot brings back, close the journal and write the history."""
         entry, result = change.entry, change.result
         self._surely(result, self._set_again, change)
+        self._runner.measure("after")
         after = self._undo.layouts(entry, change.gpus)
         wished = {key: layout for key, layout in after.items() if key in entry.goal}
         # What only stands on what was wished for and can't be read now is not told: nobody can go back to an error.
@@ -457,7 +460,7 @@ class Reconciler:
         wanted = [target for target in change.targets if target.key == key]
         if not put_back and not self._undo.hand_out(change.entry, key, wanted[0].settings, change.gpus):
             return
-        former = self._tools.get(key.technique).settings_of(change.entry.before[key])
+        former = self._undo.former(change.entry, key, change.entry.before[key])
         if err := self._undo.hand_out(change.entry, key, former, change.gpus):
             change.left[key] = err
 

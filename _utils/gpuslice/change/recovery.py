@@ -59,8 +59,10 @@ class Recovery:
         self._runner.tell(f"{what}; it is undone first")
         self._runner.telling.begin(self._memory.upcoming(), f"{what}; it is undone", Plan())
         found = self._undo.layouts(entry, gpus)
+        self._runner.measure("before")
         entry = self._paused_for_undo(entry, gpus)
         left = self._undo.restore(entry, entry.before, gpus)
+        self._runner.measure("after")
         started = self._runner.resume(entry)
         lines = [self._undo.what_is_left(key, err, entry) for key, err in left.items()]
         if self._undo.is_unfinished(left):

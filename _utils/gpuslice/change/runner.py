@@ -2,6 +2,7 @@
 Carrying out plans: step by step, phase by phase, the GPUs side by side.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -10,6 +11,7 @@ from functools import cached_property
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import secret
 from gpuslice.change import learned
 from gpuslice.change import newcomers
 from gpuslice.change.context import ALL
@@ -21,6 +23,8 @@ from gpuslice.plan import CARVE
 from gpuslice.plan import PREPARE
 from gpuslice.plan import RESET
 from gpuslice.plan import same
+
+log = logging.getLogger(__name__)
 
 #: What can be stopped for a change -> how.
 _STOPPED_BY = {"unit": systemd.stop, "kernel module": modules.unload}
@@ -177,6 +181,20 @@ class Runner:
             self.tell(what)
         else:
             self.telling.event("step", lambda: what)
+
+    def measure(self, when):
+        """
+        Let what is counted by slice be read at the bounds of a change. What goes wrong there is told in the log, and is no
+        matter of the change.
+
+        :param when: ``before`` or ``after``.
+        """
+        if self._options.measure is None:
+            return
+        try:
+            self._options.measure(when)
+        except Exception as err:
+            log.warning("what is counted by slice could not be read %s the change: %s", when, secret.redacted(str(err)))
 
     # -- what is stopped for a change ----------------------------------------------------------------------------
     def pause(self, change, halt, pauses):

@@ -58,9 +58,13 @@ class Undo:
             left.update(self._restore_layer(entry, of_layer, gpus))
         # What is handed out goes by what there is when all of that is over.
         for key, layout in handing.items():
-            if err := self.hand_out(entry, key, self._tools.get(key.technique).settings_of(layout), gpus):
+            if err := self.hand_out(entry, key, self.former(entry, key, layout), gpus):
                 left[key] = err
         return left
+
+    def former(self, entry, key, layout):
+        """Settings that undo what a change has begun of a key, back to this layout."""
+        return self._tools.get(key.technique).settings_of(layout, [step for one, step in entry.begun() if one == key])
 
     def hand_out(self, entry, key, settings, gpus):
         """
@@ -113,8 +117,7 @@ class Undo:
             # It goes by what there is when all others are back.
             return []
         gpu, technique = _present(entry, gpus, key), self._tools.get(key.technique)
-        begun = [step for one, step in entry.begun() if one == key]
-        target = Target(gpu, key, technique.settings_of(layout, begun))
+        target = Target(gpu, key, self.former(entry, key, layout))
         return technique.plan([Work(target, technique.observe(gpu), rules)])
 
     def _restored(self, entry, key, layout, gpus):

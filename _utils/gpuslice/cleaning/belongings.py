@@ -1,11 +1,13 @@
 """
-What a host has of ours beside the layouts of its GPUs: the unit of the boot, what was kept for an undo, and the records.
+What a host has of ours beside the layouts of its GPUs: the unit of the boot, that of metrics and their file, what was kept for an
+undo, and the records.
 """
 
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.boot import unit
 from gpuslice.host.base import TRIED
+from gpuslice.metrics import export
 from gpuslice.numbers import many
 from gpuslice.records import leaving
 from gpuslice.records import lock
@@ -27,6 +29,7 @@ class Belongings:
         found, there = {}, unit.unit_state(self._host)
         if there["present"] or there["enabled"]:
             found[unit.UNIT] = {"old": "enabled" if there["enabled"] else "present", "new": "absent"}
+        found.update(export.going(self._host))
         found.update({each.path: {"old": "present", "new": "absent"} for each in self.leftovers() if not each.todo})
         if count := len(leaving.files(self._host)):
             found[self._host.state_dir] = {"old": many(count, "record"), "new": "absent"}
@@ -40,8 +43,9 @@ class Belongings:
     def strays(self):
         """Paths of files that are ours by their names, of which nothing tells when all layouts are back."""
         known = {each.path for each in self.leftovers()}
-        # The unit of the boot, and the link that enables it, go with the records.
-        there = [path for path in leaving.strays(self._host) if path.rpartition("/")[2] != unit.UNIT]
+        # The unit of the boot and those of metrics, and the links that enable them, go with the records.
+        mine = (unit.UNIT, *export.UNITS)
+        there = [path for path in leaving.strays(self._host) if path.rpartition("/")[2] not in mine]
         return [path for path in there if path not in known]
 
     def remove(self, known):
@@ -57,6 +61,7 @@ class Belongings:
             going = self.going()
             if unit.UNIT in going:
                 unit.disable(self._engine)
+            export.disable(self._engine)
             for each in self.leftovers():
                 if not each.todo:
                     self._remove_file(each.path)

@@ -11,6 +11,7 @@ from gpuslice.numbers import whole
 
 _ROOT = "/sys/fs/cgroup"
 CAPACITY = f"{_ROOT}/dmem.capacity"
+CURRENT = f"{_ROOT}/dmem.current"
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
@@ -30,6 +31,16 @@ def regions(host, address):
         if len(words) == 2 and words[0].startswith(f"drm/{address}/vram") and (size := whole(words[1])) is not None:
             found[words[0]] = size
     return found
+
+
+def used(host, address):
+    """(bytes, bytes in use) of the memory of a GPU or virtual function; (None, None) where the kernel does not account for it."""
+    mine = regions(host, address)
+    rows = (line.split() for line in (kernel.text(host, CURRENT) or "").splitlines())
+    # The root group's account is that of all groups below it.
+    now = [whole(row[1]) for row in rows if len(row) == 2 and row[0] in mine]
+    known = bool(mine) and len(now) == len(mine) and None not in now
+    return (sum(mine.values()), sum(now)) if known else (None, None)
 
 
 def limits(host, address):

@@ -61,6 +61,7 @@ class Nvml:
         # GPUs are changed in threads: two of them must not begin two sessions, of which one would never end.
         self._opening = threading.Lock()
         self._handles = {}
+        self._endings = []
         self.calls = Counter()
 
     # -- session -------------------------------------------------------------------------------------------------
@@ -91,6 +92,9 @@ class Nvml:
         """End the session: our own handles count as clients of the GPU and would stand in the way of a reset."""
         if self._lib is None:
             return
+        if not self._host.limits.left_behind():
+            for ending in self._endings:
+                ending()
         lib, self._lib = self._lib, None
         self._handles.clear()
         if self._host.limits.left_behind():
@@ -100,6 +104,10 @@ class Nvml:
             self._host.limits.call(limits.CHANGE, "", "end the NVML session", lib.nvmlShutdown, key=_LIBRARY)
         except lib.NVMLError as err:
             raise translate(err, "", "end the NVML session") from err
+
+    def at_end(self, ending):
+        """Call a function, which raises nothing, before each end of a session: what it holds of the library ends with it."""
+        self._endings.append(ending)
 
     def call(self, name, *args, gpu="", doing="", quiet=()):
         """

@@ -88,9 +88,14 @@ def disable(host, unit):
     _succeed(host, "disable", unit)
 
 
+def runs(host):
+    """Whether systemd runs: in an image that is being built it is installed, and nothing can be started."""
+    return host.exists(_RUNS)
+
+
 def reload_units(host, uid=None):
     """Have systemd, or the manager of a user, read the files of its units anew, where it runs. Raises as :func:`enable`."""
-    if host.exists(_RUNS) if uid is None else has_manager(host, uid):
+    if runs(host) if uid is None else has_manager(host, uid):
         _succeed(host, "daemon-reload", uid=uid)
 
 

@@ -23,6 +23,8 @@ SEVERITY = {
     "mode-pending": INFO,
     "nvidia-driver-hangs": CRITICAL,
     "nvidia-ecc-unknown": INFO,
+    "nvidia-fabric-degraded": WARNING,
+    "nvidia-fabric-not-ready": WARNING,
     "nvidia-gpu-lost": CRITICAL,
     "nvidia-health-unreadable": CRITICAL,
     "nvidia-not-asked": WARNING,

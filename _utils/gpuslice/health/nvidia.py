@@ -6,6 +6,7 @@ answers "not supported" for remapped rows, and with MIG mode for the volatile EC
 """
 
 from gpuslice import errors
+from gpuslice.drivers import fabric
 from gpuslice.drivers.nvml import FIELD_RECOVERY_ACTION
 from gpuslice.drivers.nvml import FUNCTION_NOT_FOUND
 from gpuslice.drivers.nvml import GPU_IS_LOST
@@ -18,6 +19,8 @@ from gpuslice.health.signs import NOTHING
 from gpuslice.health.signs import Signs
 from gpuslice.inventory import discovery
 
+_FABRIC = "Look at the fabric manager ('systemctl status nvidia-fabricmanager'), and at SXid lines in 'dmesg'."
+_CAPACITY = {fabric.UNHEALTHY: "is unhealthy", fabric.LIMITED: "has less capacity than it should"}
 _UNCORRECTED, _VOLATILE = 1, 0
 _NO_ANSWER = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NO_PERMISSION)
 #: These tell of the host and of who asks, and not of the GPU.
@@ -33,7 +36,7 @@ def faults(_host, sessions, gpu, driver):
     if sessions is None or discovery.is_vgpu_name(gpu.name):
         return []
     found = []
-    for ask in (_recovery, _memory, _ecc):
+    for ask in (_recovery, _memory, _ecc, _fabric):
         try:
             found += ask(sessions.nvml, gpu.address)
         except errors.GpuSliceError as err:
@@ -106,6 +109,21 @@ def _ecc(nvml, gpu):
     if count := _uncorrected(nvml, gpu):
         words = f"{count} uncorrected ECC errors since the driver was loaded"
         yield found(gpu, "nvidia-uncorrectable-ecc", words, "Reset it when it is idle; if they come again, replace the board.")
+
+
+def _fabric(nvml, gpu):
+    told = fabric.read(nvml, gpu)
+    # With MIG nobody keeps the GPU in it.
+    if told is None or any(nvml.mig_mode(gpu) or ()):
+        return
+    if told.state != fabric.COMPLETED:
+        words = "it is not registered with the NVLink fabric: no program can use it before it is"
+        yield found(gpu, "nvidia-fabric-not-ready", words, _FABRIC)
+    elif fabric.is_refused(told):
+        words = f"its registration with the NVLink fabric failed with NVML's code {told.status}"
+        yield found(gpu, "nvidia-fabric-not-ready", words, _FABRIC)
+    elif told.summary in _CAPACITY:
+        yield found(gpu, "nvidia-fabric-degraded", f"the NVLink fabric tells that it {_CAPACITY[told.summary]}", _FABRIC)
 
 
 def _unread(nvml, gpu):

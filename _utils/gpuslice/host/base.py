@@ -24,10 +24,17 @@ TRYING = "qualify"
 HEALTH = "health.json"
 #: The record of what waits: likewise.
 WAITING = "waiting.json"
+#: The record of energy: where there is one, looks are taken around each change.
+ENERGY = "energy.json"
+#: The record of what must not be handed out: likewise.
+QUARANTINE = "quarantine.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.
 REBOOT_NAME = "gpu-slicing"
+
+#: More than any binary file of the kernel has that is read here.
+MOST_BYTES = 2**20
 
 #: Seconds between tries of what passes in a moment: a process that just ended, a monitor that looks.
 PAUSES = (0.1, 0.3, 1.0)
@@ -96,6 +103,10 @@ class Host(ABC):
         """Text of a file, without its last line break. Raises OSError."""
 
     @abstractmethod
+    def read_bytes(self, path):
+        """What is in a binary file of the kernel, up to :data:`MOST_BYTES`. Raises OSError."""
+
+    @abstractmethod
     def write(self, path, text):
         """Write to a file of the kernel with a single write(2), so that the errno is the driver's own. Raises OSError."""
 
@@ -153,6 +164,14 @@ class Host(ABC):
     @abstractmethod
     def processes(self):
         """Processes that hold GPU device nodes open, as a list of :class:`gpuslice.model.Process`."""
+
+    @abstractmethod
+    def gpu_clients(self, functions):
+        """
+        The clients of graphics drivers, as a list of :class:`gpuslice.host.clients.Client`. The driver may wake what is asked.
+
+        :param functions: PCI addresses of those that may be asked. :raises OSError: not all processes can be seen.
+        """
 
     @abstractmethod
     def process(self, pid):

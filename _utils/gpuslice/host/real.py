@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from gpuslice import errors
+from gpuslice.host.base import MOST_BYTES
 from gpuslice.host.base import Completed
 from gpuslice.host.base import Host
 
@@ -19,6 +20,14 @@ class RealHost(Host):
     def read(self, path):
         with open(path, encoding="utf-8", errors="replace") as handle:
             return handle.read().rstrip("\n")
+
+    def read_bytes(self, path):
+        found = b""
+        # A read may tell less than there is; only the end of the file tells nothing.
+        with open(path, "rb", buffering=0) as handle:
+            while len(found) < MOST_BYTES and (more := handle.read(MOST_BYTES - len(found))):
+                found += more
+        return found
 
     def write(self, path, text):
         # No O_TRUNC and no buffering: sysfs wants one write and answers with the driver's errno.
@@ -133,6 +142,12 @@ class RealHost(Host):
         from gpuslice.host import holders
 
         return holders.scan_proc()
+
+    def gpu_clients(self, functions):
+        from gpuslice.host import clients
+
+        of = {name: address for address in functions for name in self.listdir(f"/sys/bus/pci/devices/{address}/drm")}
+        return clients.scan(of)
 
     def process(self, pid):
         from gpuslice.host import holders

@@ -75,6 +75,7 @@ class Policy(NamedTuple):
     :ivar rules: the rules of single GPUs and models, in order. :ivar default: the rule of every other GPU.
     :ivar apply_strategy: ``auto``, ``force`` or ``skip``. :ivar on_failure: ``gpu`` or ``host``.
     :ivar reboot_required: whether a reboot may be scheduled.
+    :ivar metrics: ``enabled``, ``textfile`` and ``interval_seconds``.
     :ivar health: as :func:`gpuslice.policy.health.health` makes it, {} where nothing is written.
     :ivar validation: :ivar health_check: :ivar boot: :ivar stop_units: :ivar unload_modules: as in the pillar.
     :ivar before: :ivar after: what is run before and after a change, as :func:`gpuslice.policy.hooks.hooks` makes it.
@@ -99,6 +100,7 @@ class Policy(NamedTuple):
     health_check: bool
     health: dict
     boot: bool
+    metrics: dict
     stop_units: list
     unload_modules: list
     when: str

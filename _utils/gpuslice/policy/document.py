@@ -14,7 +14,9 @@ from gpuslice.policy.fields import LAYOUT_NAMED
 from gpuslice.policy.fields import MANAGEMENT
 from gpuslice.policy.fields import MODULE
 from gpuslice.policy.fields import PCI_ADDRESS
+from gpuslice.policy.fields import PROM_FILE
 from gpuslice.policy.fields import SLICING
+from gpuslice.policy.fields import TEXTFILE
 from gpuslice.policy.fields import UNIT
 from gpuslice.policy.fields import VENDORS
 from gpuslice.policy.fields import Field
@@ -160,6 +162,15 @@ def top():
                 check=_health, schema=_health_schema,
             ),
             boot=flag("true: a systemd unit brings the last verified layout back at each boot, before the consumers start."),
+            metrics=mapping(
+                "What there is of GPUs and slices, in a file for Prometheus.",
+                enabled=flag("true: a systemd timer writes the file, without Salt."),
+                textfile=Field(
+                    "pattern", "Where it is written to: a .prom file in the folder that node_exporter reads.", TEXTFILE,
+                    pattern=PROM_FILE, example=TEXTFILE,
+                ),
+                interval_seconds=number("Seconds from one time to the next.", 15, 5, 3600),
+            ),
             stop_units=Field("list", "Systemd units that may be stopped for a change; they are started again.", [], item=UNIT),
             unload_modules=Field(
                 "list", "Kernel modules that may be unloaded for a reset; they are loaded again.", [], item=MODULE

@@ -33,6 +33,10 @@ LAYOUT_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LAYOUT_NAMED = "up to 63 letters, digits, '_', '.' and '-', with a letter or digit at both ends"
 #: Roughly a host name or an address: for editors, the validator knows better.
 SERVER = r"^[0-9A-Za-z.:-]*$"
+#: An absolute path of a file that node_exporter reads, which reads no other, in a folder.
+PROM_FILE = r"^/([^/\x00-\x1f\x7f-\x9f]+/)+[^/\x00-\x1f\x7f-\x9f]+\.prom$"
+#: Where Debian's node_exporter reads such files.
+TEXTFILE = "/var/lib/prometheus/node-exporter/gpuslice.prom"
 #: The characters that a token may have.
 TOKEN = r"^[\x21-\x7e]*\s*$"
 

@@ -3,12 +3,14 @@ What is known of the health of a host's GPUs from earlier looks, ``health.json``
 was read, what was found and not dealt with yet, counters and readings to compare with, and which slices there were when.
 """
 
+import os
 from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.host.base import HEALTH
+from gpuslice.records import lock
+from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
-from gpuslice.records.turns import turn
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import ADDRESS_PATTERN
 from gpuslice.shape import anything
@@ -99,8 +101,13 @@ class HealthRecord:
     @contextmanager
     def held(self, patience=2.0):
         """The record to oneself; yields whether it was got. Raises errors.StateDirUnusable."""
-        with turn(self._host.state_dir, _LOCK, patience) as got:
-            yield got
+        with saying(self._host.state_dir, "lock the record of health"):
+            handle = lock.briefly(os.path.join(self._host.state_dir, _LOCK), patience)
+        try:
+            yield handle is not None
+        finally:
+            if handle is not None:
+                os.close(handle)
 
     def note_change(self, resets, slices):
         """
@@ -114,6 +121,19 @@ class HealthRecord:
             data["resets"] = [*data["resets"], *([gpu, boot, seconds] for gpu in resets)][-64:]
             for gpu, named in slices.items():
                 add_layout(data, gpu, named, boot, seconds)
+            self.write(data)
+
+    def note_rows(self, rows):
+        """
+        Note what was read of remapped memory rows.
+
+        :param rows: PCI address -> (corrected, uncorrected, pending, failed). :raises errors.StateDirUnusable: that can't be.
+        """
+        if not rows:
+            return
+        with self.held():
+            data, now = self.read(), self._host.now()
+            data["rows"] = {**data["rows"], **{gpu: {"time": now, "rows": list(each)} for gpu, each in rows.items()}}
             self.write(data)
 
 

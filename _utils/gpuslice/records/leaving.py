@@ -17,8 +17,8 @@ from gpuslice.records.store import FORMAT
 _RECORD = re.compile(r"[a-z][a-z-]*\.json")
 #: How everything was first found goes last of all that says something.
 _FIRST = f"{FOLDER}/{NUMBER:06d}.json"
-#: Without a format: what an ended change may leave, and who holds the lock.
-_PLAIN = ("journal.steps",)
+#: Without a format: what an ended change may leave, a lock of those who are at work for a moment, and who holds the lock.
+_PLAIN = ("journal.steps", "energy.lock")
 _LOCK = "lock"
 #: Of GPUs that were tried: reports, and who holds that lock.
 _TRIED = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9]{8}-[0-9]{6}(-[0-9]+)?\.(json|txt)|lock")

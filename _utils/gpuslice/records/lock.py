@@ -53,6 +53,34 @@ def held(state_dir, who, jid="", patience=PATIENCE):
         os.close(handle)
 
 
+def briefly(path, patience):
+    """
+    Hold another lock of ours, of those who are at work for a moment.
+
+    :param path: of its file in the state directory; :param patience: seconds to wait for another holder.
+    :return: what is to be closed to let go of it; None where another one holds it. Raises OSError, errors.StateDirUnusable.
+    """
+    state_files.make_directory(state_files.Disk(), os.path.dirname(path))
+    state_files.check_directory(os.path.dirname(path))
+    end = time.monotonic() + patience
+    while True:
+        handle = state_files.opened(path, os.O_RDWR | os.O_CREAT, _MODE)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who gave the host up meanwhile removed the file.
+            if _is_at(handle, path):
+                return handle
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.05)
+
+
 def _locked(state_dir, patience):
     """The lock, held. Who gave the host up meanwhile removed the file that was waited for: then it is the one that is there."""
     path = os.path.join(state_dir, "lock")

@@ -114,6 +114,11 @@ def _count(gpu, mode):
     return _catalog().PARTITIONS.get(mode) or (_model(gpu)["xcc"] or 1)
 
 
+def partitions(gpu):
+    """How many partitions a GPU has now."""
+    return _count(gpu, modes(gpu)["compute"])
+
+
 def automatic(gpu, memory):
     """The compute mode that the driver takes by itself when it is loaded."""
     domains, dies = int(memory[3:]), _model(gpu)["xcc"] or 1

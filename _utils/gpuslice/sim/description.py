@@ -74,14 +74,20 @@ numvfs            virtual functions that it begins with, such as those that gim 
 sriov_files       which files the PF driver has for its VFs, see :mod:`gpuslice.sim.xe` (sriov_admin with xe, else none)
 partition_files   what amdgpu lists of its partition modes: ``supported`` as a newer driver, ``supported-early`` as the first of
                   these, ``available`` as an older one; see :mod:`gpuslice.sim.amdgpu` (supported)
-health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action}`` of an
-                  NVIDIA GPU; rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
+health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action,
+                  fabric}`` of an NVIDIA GPU; fabric is none, not_started, in_progress, completed, failed, unhealthy or limited;
+                  rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
                   node_reboot, drain_p2p or drain_and_reset. AMD's error counters are files, see ``sysfs``
 sysfs             more files of its PCI directory: ``{file: text}``, such as ``{ras/umc_err_count: "ue: 3\nce: 0"}``; they can be
                   written too ({})
 iommu_group       number of its IOMMU group, to share one with others (one of its own); devices in other_pci have it too
 power             what the board may draw, in watts: ``{default, least, most}`` (least 0, most as default); without the key
                   neither NVML nor a driver tells a limit
+draw              what the board draws, ``{idle, active, celsius, metrics}``: in watts while nothing is busy (0) and while all
+                  is (as idle); its temperature (30, and 45 more while all is busy); version of amdgpu's ``gpu_metrics``, 1.3 to
+                  1.7 (1.4). Without the key neither NVML nor a driver tells power, energy and temperature
+load              how busy each slice is, 0 to 1: ``{whole: 0.5}``, ``{"3g.20gb@0": 0.9}``, virtual functions by PCI address,
+                  partitions by number; what is not there is not busy. See :mod:`gpuslice.sim.telemetry` ({})
 engines           what the Intel driver shows of its engines: ``{tiles, cslices, classes, layout, refuses}``: tiles (1 or 2),
                   compute slices of each (1: no ccs_mode file), engine classes (all), file layout xe or i915-backport (xe),
                   and whether a change of the CCS mode is refused because the driver is in PF mode (false); without the key

@@ -8,6 +8,7 @@ import hashlib
 import re
 
 from gpuslice.sim.mistakes import ADDRESS
+from gpuslice.sim.mistakes import NUMBER
 from gpuslice.sim.mistakes import nearest
 from gpuslice.sim.mistakes import normal_address
 
@@ -15,7 +16,9 @@ VENDORS = {"nvidia": "10de", "amd": "1002", "intel": "8086"}
 VGPU = ("mdev", "vfio")
 PARTITION_FILES = ("supported", "supported-early", "available")
 SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "prelim_iov", "iov", "none", "no-pf")
+METRICS = ("1.3", "1.4", "1.5", "1.6", "1.7")
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
+FABRICS = ("none", "not_started", "in_progress", "completed", "failed", "unhealthy", "limited")
 RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
 
 _CLASSES = {"10de": "0x030200", "1002": "0x120000", "8086": "0x038000"}
@@ -96,7 +99,7 @@ _GPU_KEYS = (
     "memory_mib", "compute_capability", "driver", "mig", "instances", "reset", "display_mode", "no_timeslice", "vgpu_guest",
     "sriov_totalvfs",
     "vf_device", "vf_offset", "vf_driver", "health", "sysfs", "numvfs", "sriov_files", "iommu_group", "engines", "vgpu",
-    "partition_files", "power",
+    "partition_files", "power", "draw", "load",
 )  # fmt: skip
 
 
@@ -146,7 +149,34 @@ def _gpu(raw, path, host, minor, mistakes):
     # Only where it is written: what tells one machine from another stays as it was before there was this key.
     if "power" in raw:
         about["power"] = _power(raw["power"], f"{path}.power", mistakes)
+    if "draw" in raw:
+        about["draw"] = _draw(raw["draw"], f"{path}.draw", mistakes)
+    if "load" in raw:
+        about["load"] = load(raw["load"], f"{path}.load", mistakes)
     return about
+
+
+def _draw(raw, path, mistakes):
+    """What the board draws, in watts, and how that is told."""
+    raw = mistakes.mapping(raw, path, ("idle", "active", "celsius", "metrics"))
+    idle = mistakes.take(raw, path, "idle", int, 0)
+    found = {"idle": idle, "active": mistakes.take(raw, path, "active", int, idle)}
+    found["celsius"] = mistakes.take(raw, path, "celsius", int, None)
+    found["metrics"] = mistakes.take(raw, path, "metrics", str, "1.4", METRICS)
+    if not 0 <= found["idle"] <= found["active"]:
+        mistakes.note(path, "is no draw in watts: idle is at least 0, active at least idle")
+    return found
+
+
+def load(raw, path, mistakes):
+    """Name of a slice -> how busy it is, 0 to 1."""
+    if not isinstance(raw, dict):
+        mistakes.note(path, "must be a mapping of slices to how busy they are")
+        return {}
+    for name, busy in raw.items():
+        if isinstance(busy, bool) or not isinstance(busy, NUMBER) or not 0 <= busy <= 1:
+            mistakes.note(f"{path}.{name}", f"{busy!r} is no number of 0 to 1")
+    return {str(name): busy for name, busy in raw.items()}
 
 
 def _power(raw, path, mistakes):
@@ -247,12 +277,14 @@ def _looked_up(vendor, device, subsystem):
 
 def _health(raw, path, mistakes):
     flags = ("row_remap_failed", "row_remap_pending", "page_retirement_pending")
-    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action"))
+    raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action", "fabric"))
     return {
         "lost": mistakes.take(raw, path, "lost", bool, False),
         "ecc_uncorrected": mistakes.take(raw, path, "ecc_uncorrected", int, 0),
         **{flag: mistakes.take(raw, path, flag, bool, False) for flag in flags},
         "recovery_action": mistakes.take(raw, path, "recovery_action", str, "none", tuple(RECOVERY_ACTIONS)),
+        # Only where it is written: what tells one machine from another stays as it was before there was this key.
+        **({"fabric": mistakes.take(raw, path, "fabric", str, "none", FABRICS)} if "fabric" in raw else {}),
     }
 
 

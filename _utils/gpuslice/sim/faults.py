@@ -5,8 +5,8 @@ A fault says which calls it concerns and what it does. ``nth`` and ``times`` cou
 consumed stays consumed, also after it killed the process: the counter is saved before the effect.
 
 =========  =========================================================================================================
-call       name of the function or operation: an NVML function, ``run``, ``write``, ``store_write``, ``store_append``,
-           ``store_remove``, ``end_process``, ``kernel_log``
+call       name of the function or operation: an NVML function, ``run``, ``write``, ``read_bytes``, ``gpu_clients``,
+           ``store_write``, ``store_append``, ``store_remove``, ``kernel_log``, ``end_process``
 gpu        only calls that concern this GPU (PCI address)
 nth        the first matching call that it hits, counted from 1 (1)
 times      how many calls it hits from there on; 0: all of them (1)

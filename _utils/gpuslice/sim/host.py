@@ -25,6 +25,9 @@ from gpuslice.sim import state as state_file
 from gpuslice.sim.mistakes import Mistakes
 from gpuslice.sim.tree import device_number
 
+#: Folders that are the simulated machine's own; what watches the machine that this runs on must not be told of simulated GPUs.
+_OF_MACHINE = ("/etc/", "/run/", "/var/lib/prometheus/")
+
 
 class _Late(OSError):
     """What a call answers that has done its work."""
@@ -55,6 +58,8 @@ class SimulatedHost(Host):
         self._described = None
         self._nvml = None
         self._files = None
+        #: PCI addresses of cards that slept and were woken by a question.
+        self.woken = []
         self.name = self._name(text)
         place = os.path.join(str(state_dir), "simulated")
         for directory in (str(state_dir), place):
@@ -90,13 +95,23 @@ class SimulatedHost(Host):
         if self._described is None or digest != self._digest:
             self._described, self._digest = description.parse(text, self.description_path), digest
         try:
-            return hardware.build(self._described, digest, *((old["serial"], old["boot"]) if old else ()))
+            state = hardware.build(self._described, digest, *((old["serial"], old["boot"]) if old else ()))
         except hardware.Refused as err:
             raise errors.PolicyError(
                 f"{self.description_path} gives GPU {err.gpu} the instance {err.wanted}, which it can't have.",
                 gpu=err.gpu,
                 todo="Correct its instances: the profile is unknown, or nothing is free there.",
             ) from err
+        self._read_meters(state)
+        return state
+
+    @staticmethod
+    def _read_meters(state):
+        """What a board has drawn until now, before something changes."""
+        if any("draw" in gpu["about"] for gpu in state["gpus"].values()):
+            from gpuslice.sim import telemetry
+
+            telemetry.settle(state)
 
     # -- the machine ---------------------------------------------------------------------------------------------
     def state(self):
@@ -134,6 +149,7 @@ class SimulatedHost(Host):
         """Change the machine: yields its state, which is saved when the block ends without an error."""
         self.state()
         with self._file.change() as state:
+            self._read_meters(state)
             yield state
 
     def reset(self):
@@ -291,6 +307,15 @@ class SimulatedHost(Host):
     def read(self, path):
         return self._tree().read(path)
 
+    def read_bytes(self, path):
+        from gpuslice.sim import sysfs
+
+        def work():
+            found = self._tree().content(path)
+            return found.encode() if isinstance(found, str) else found
+
+        return self._around("read_bytes", work, sysfs.gpu_of(self.state(), path, self._tree)) or b""
+
     def listdir(self, path):
         return self._tree().listdir(path)
 
@@ -405,6 +430,16 @@ class SimulatedHost(Host):
                 nodes.append(f"/dev/nvidia-caps/nvidia-cap{hardware.cap_minor(minor, gi_id, ci_id)}")
         return list(dict.fromkeys(nodes))
 
+    def gpu_clients(self, functions):
+        from gpuslice.sim import telemetry
+
+        def work():
+            state = self.state()
+            self.woken += [address for address in functions if address in state["gpus"] and telemetry.sleeps(state, address)]
+            return telemetry.clients(state, functions)
+
+        return self._around("gpu_clients", work, next(iter(sorted(functions)), "")) or []
+
     def process(self, pid):
         return next((process for process in self.processes() if process.pid == pid), None)
 
@@ -456,7 +491,11 @@ class SimulatedHost(Host):
         """
         path = os.path.abspath(path)
         own = path.removeprefix("/var") if path.startswith("/var/run/") else path
-        return own if own.startswith(("/etc/", "/run/")) and not self._in_state_dir(path) else ""
+        return own if own.startswith(_OF_MACHINE) and not self._in_state_dir(path) else ""
+
+    def store_read(self, path, undecodable="strict"):
+        own = self._of_machine(path)
+        return self.read(own) if own else super().store_read(path, undecodable)
 
     def store_write(self, path, data, mode=0o644):
         self._around("store_write", lambda: self._store_write(path, data, mode))
@@ -506,3 +545,26 @@ class SimulatedHost(Host):
         """Set the machine's clock forward, or back for a negative number; what passes is still told by :meth:`monotonic`."""
         with self.change() as state:
             state["clock"] = state.get("clock", 0) + seconds
+
+    def set_load(self, address, load):
+        """
+        From now on the slices of a GPU are busy so much, and no others.
+
+        :param load: name of a slice -> 0 to 1, as in the description. Raises :class:`errors.PolicyError`.
+        """
+        from gpuslice.sim import devices
+
+        mistakes = Mistakes()
+        parsed = devices.load(load, "load", mistakes)
+        self._no_mistakes("load", mistakes)
+        with self.change() as state:
+            state["gpus"][address]["load"] = parsed
+
+    def drawn(self, address):
+        """
+        What a board has drawn in mJ since the machine is there, and for whom: ``idle``, and what each slice took beyond that, by
+        its name in the load. No driver tells it: what is read of the machine can be held against it.
+        """
+        from gpuslice.sim import telemetry
+
+        return telemetry.drawn(self.state(), address)

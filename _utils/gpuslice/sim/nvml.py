@@ -14,23 +14,28 @@ from gpuslice.sim import compute_policy
 from gpuslice.sim import devices
 from gpuslice.sim import hardware
 from gpuslice.sim import power
+from gpuslice.sim import telemetry
 from gpuslice.sim.mistakes import normal_address
 from gpuslice.sim.nvml_call import function
 from gpuslice.sim.nvml_mig import MigFunctions
 from gpuslice.sim.nvml_session import Session
+from gpuslice.sim.nvml_telemetry import TelemetryFunctions
 from gpuslice.sim.nvml_vgpu import VgpuFunctions
 
 _ALL_INSTANCES = 0xFFFFFFFF
+_ARGUMENT_VERSION_MISMATCH = 25
+_FABRIC_V3_SINCE = 550
 _MIB = 1 << 20
 
 # Field ids of nvmlDeviceGetFieldValues, and the driver branches from which they answer.
 _RESETLESS_MIG = 184
 _INDEPENDENT_QUERY = 199
 _RECOVERY_ACTION = 230
+_ENERGY = 83
 _FIELD_SINCE = {_RESETLESS_MIG: 535, _INDEPENDENT_QUERY: 550, _RECOVERY_ACTION: 570}
 
 
-class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
+class SimulatedNvml(MigFunctions, VgpuFunctions, TelemetryFunctions, Session):
     """The functions of pynvml for one simulated host, in one process; those of GPUs as a whole are here."""
 
     # -- devices -------------------------------------------------------------------------------------------------
@@ -243,6 +248,22 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
         pending, failed = int(health["row_remap_pending"]), int(health["row_remap_failed"])
         return (0, pending + failed, pending, failed)
 
+    @function(since=545)
+    def nvmlDeviceGetGpuFabricInfoV(self, handle, gpuFabricInfo):
+        """Fills in what it is given: version 2 of the struct, and version 3 from branch 550 on."""
+        _, gpu = self._device(handle)
+        info = gpuFabricInfo._obj
+        if info.version == self._pynvml.nvmlGpuFabricInfo_v3 and self._level() < _FABRIC_V3_SINCE:
+            raise hardware.Refused(_ARGUMENT_VERSION_MISMATCH)
+        word = gpu["health"].get("fabric", "none")
+        info.state = {"none": 0, "not_started": 1, "in_progress": 2}.get(word, 3)
+        # While MIG mode is on, nobody keeps the GPU in the fabric.
+        info.state = 1 if gpu["mode"] and info.state else info.state
+        info.status = hardware.GPU_IS_LOST if word == "failed" else hardware.SUCCESS
+        if info.version == self._pynvml.nvmlGpuFabricInfo_v3:
+            info.healthSummary = {"unhealthy": 2, "limited": 3}.get(word, 1)
+        return hardware.SUCCESS
+
     @function()
     def nvmlDeviceGetRetiredPagesPendingStatus(self, handle):
         """Whether memory pages wait to be retired; boards that remap rows retire none."""
@@ -260,7 +281,10 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
             value.fieldId, value.scopeId = field if isinstance(field, tuple | list) else (field, 0)
             answer = self._field(gpu, value.fieldId)
             value.nvmlReturn = hardware.NOT_SUPPORTED if answer is None else hardware.SUCCESS
-            if answer is not None:
+            if answer is not None and value.fieldId == _ENERGY:
+                value.valueType = self._pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+                value.value.ullVal = answer
+            elif answer is not None:
                 value.valueType = self._pynvml.NVML_VALUE_TYPE_UNSIGNED_INT
                 value.value.uiVal = answer
         return values
@@ -274,6 +298,8 @@ class SimulatedNvml(MigFunctions, VgpuFunctions, Session):
             return int(hardware.mig_table(gpu) is not None)
         if field == _RECOVERY_ACTION:
             return devices.RECOVERY_ACTIONS[gpu["health"]["recovery_action"]]
+        if field == _ENERGY and "draw" in gpu["about"]:
+            return int(telemetry.millijoules(self._host.state(), gpu["about"]["address"]))
         return None
 
     @function(since=510)

@@ -17,6 +17,7 @@ from gpuslice.sim import mps
 from gpuslice.sim import nvidia_files
 from gpuslice.sim import pci
 from gpuslice.sim import power
+from gpuslice.sim import telemetry
 from gpuslice.sim import toolkit
 from gpuslice.sim import units
 from gpuslice.sim import user_managers
@@ -31,7 +32,7 @@ from gpuslice.sim.tree import Tree
 #: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
 #: It may have ``reboot(state)``, and ``gpu_of(state, path, look)``, the GPU that a file of another function concerns. ``look()``
 #: gives the files as they are before the write: none of them can make the tree itself, which is made of all of them.
-EXTENSIONS = (amdgpu, vfio, xe_ccs, xe, gim, vgpu, units, user_managers, toolkit, mps, power)
+EXTENSIONS = (amdgpu, vfio, xe_ccs, xe, gim, vgpu, units, user_managers, toolkit, mps, power, telemetry)
 
 _DRIVERS = "/sys/bus/pci/drivers"
 _DRIVER_FILE = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")

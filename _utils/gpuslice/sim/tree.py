@@ -53,7 +53,11 @@ class Tree:
         self._dirs[parent or "/"].add(name)
 
     def file(self, path, text, write_only=False):
-        """Add a file; reading one that is ``write_only`` fails. A text that takes long to make is a function that makes it."""
+        """
+        Add a file; reading one that is ``write_only`` fails.
+
+        :param text: its text, or bytes. What takes long to make or changes by itself is a function that makes it.
+        """
         self._files[path] = text
         if write_only:
             self._write_only.add(path)
@@ -91,12 +95,17 @@ class Tree:
 
     def read(self, path):
         """Text of a file. Raises OSError."""
+        found = self.content(path)
+        return (found if isinstance(found, str) else found.decode(errors="replace")).rstrip("\n")
+
+    def content(self, path):
+        """What is in a file, a text or bytes. Raises OSError."""
         real = self.real(path)
         if real in self._write_only:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         text = self._files.get(real)
         if text is not None:
-            return (text if isinstance(text, str) else text()).rstrip("\n")
+            return text() if callable(text) else text
         if real in self._dirs or real in self._links:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -10,6 +10,8 @@ from gpuslice.sim import containers
 
 LICENCE_DAEMON = "nvidia-gridd.service"
 _PLACE = "/usr/lib/systemd/system"
+_WRITTEN = "/etc/systemd/system"
+_TIMERS = f"{_WRITTEN}/timers.target.wants/"
 _CONFIGURATION = "/etc/nvidia/gridd.conf"
 _TOKENS = "/etc/nvidia/ClientConfigToken/"
 _SERVER = re.compile(r"^\s*ServerAddress\s*=\s*\S", re.MULTILINE)
@@ -34,8 +36,12 @@ def _place(unit):
 
 
 def installed(state, unit):
-    """Whether the description names this unit, or a generator made it."""
-    return unit in state["host"].get("units", ()) or unit in containers.generated(state)
+    """Whether the description names this unit, a generator made it, or it is a timer whose file was written."""
+    return unit in state["host"].get("units", ()) or unit in containers.generated(state) or _is_written_timer(state, unit)
+
+
+def _is_written_timer(state, unit):
+    return unit.endswith(".timer") and f"{_WRITTEN}/{unit}" in state["written"]
 
 
 def text(state, unit):
@@ -75,6 +81,8 @@ def reboot(state):
         # Those of users are for their managers to start.
         if parted(unit)[1] is None and not containers.unresolvable(state, unit):
             start(state, unit)
+    for unit in [path.removeprefix(_TIMERS) for path in state["written"] if path.startswith(_TIMERS)]:
+        start(state, unit)
 
 
 def running(state):

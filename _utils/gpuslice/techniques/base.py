@@ -291,6 +291,13 @@ class Technique(ABC):
         """
         return {}
 
+    def free(self, gpu: Gpu, state: Any) -> dict:
+        """
+        What more fits on a GPU as it lies now, from a state at hand: ``placements`` (profile -> how many of it, taken alone) and
+        ``fragmentation`` (0 to 1, the share of what could fit that is lost to where things lie); {} where nothing is counted.
+        """
+        return {}
+
     def owners(self, state: Any, by_name: bool = False) -> dict[str, str]:
         """Layer HAND_OUT: name of a slice -> who has it. :param by_name: only of those who asked for that very slice."""
         return {}

@@ -45,6 +45,8 @@ BY_CODE = {
     "intel-hardware": Meaning(DEGRADED, "none"),
     "intel-survivability-mode": Meaning(FAILED, "drain", needs=REBOOT),
     "nvidia-driver-hangs": Meaning(FAILED, "reboot", polled=True),
+    "nvidia-fabric-degraded": Meaning(DEGRADED, polled=True),
+    "nvidia-fabric-not-ready": Meaning(DEGRADED, polled=True),
     "nvidia-gpu-lost": Meaning(LOST, "reboot", needs=RESET),
     "nvidia-health-unreadable": Meaning(DEGRADED, polled=True),
     "nvidia-page-retirement-pending": Meaning(DEGRADED, "reboot", polled=True),

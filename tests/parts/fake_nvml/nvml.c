@@ -16,6 +16,8 @@
  *                                process before the call is done, "kill-after" when it is done
  *   FAKE_NVML_BUSY               "address/gi/ci:pid[,...]" or "address:pid": a process that runs there; only living ones count
  *   FAKE_NVML_SICK               "address:rows" (a row can't be remapped) or "address:reset" (the driver asks for a reset)
+ *   FAKE_NVML_DRAW               "address:milliwatts:millijoules[,...]": what a board draws, and its counter; 42 degrees and, in
+ *                                one piece, 25 % busy then; each GPU instance of a Hopper board is 37.5 % busy by GPM
  *   FAKE_NVML_RESET              auto: Ampere's mode change resets an idle GPU by itself; tool: it stays pending until
  *                                nvidia-smi resets the GPU; never: that fails too, as in a virtual machine
  *   FAKE_NVML_NAME_PREFIX        what stands before a profile's name in the versioned info ("MIG " when unset)
@@ -39,6 +41,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -66,6 +69,11 @@ struct memory_v2 { u32 version; u64 total, reserved, free, used; };
 struct process { u32 pid; u64 memory; u32 gi, ci; };
 struct attributes { u32 sm, ce, dec, enc, jpeg, ofa, gi_slices, ci_slices; u64 mib; };
 struct pci_info { char legacy[16]; u32 domain, bus, device, ids, subsystem; char address[32]; };
+struct temperature { u32 version, sensor; int celsius; };
+struct rates { u32 gpu, memory; };
+struct gpm_support { u32 version, supported; };
+struct gpm_metric { u32 id, rc; double value; const char *about[3]; };
+struct gpm_request { u32 version, count; void *first, *second; struct gpm_metric metric[]; };
 struct field { u32 id, scope; int64_t when, took; u32 type, rc; union { u32 number; u64 wide; } value; };
 
 #define WORD(type, version) ((u32)(sizeof(type) | (version) << 24))
@@ -951,7 +959,135 @@ static int sick(const struct gpu *g, const char *how)
     return colon && gpu_at(text) == g && !strcmp(colon + 1, how);
 }
 
+static int draw(const struct gpu *g, u64 *milliwatts, u64 *millijoules)
+{
+    char text[512], *rest = text, *part;
+    snprintf(text, sizeof text, "%s", setting("FAKE_NVML_DRAW"));
+    while ((part = strsep(&rest, ","))) {
+        char address[32];
+        if (sscanf(part, "%12[0-9a-f:.]:%llu:%llu", address, milliwatts, millijoules) == 3 && gpu_at(address) == g)
+            return 1;
+    }
+    return 0;
+}
+
+static int draws(const struct gpu *g)
+{
+    u64 milliwatts, millijoules;
+    return draw(g, &milliwatts, &millijoules);
+}
+
+ON(DEVICE, nvmlDeviceGetPowerUsage, (void *h, u32 *out), {
+    u64 milliwatts;
+    u64 millijoules;
+    return draw(g, &milliwatts, &millijoules) ? put(out, (u32)milliwatts) : NOT_SUPPORTED;
+})
+CALL(nvmlDeviceGetPowerUsage, nvmlDeviceGetPowerUsage_body(h, out))
+
+ON(DEVICE, nvmlDeviceGetTotalEnergyConsumption, (void *h, u64 *out), {
+    u64 milliwatts;
+    if (!out)
+        return INVALID_ARGUMENT;
+    return draw(g, &milliwatts, out) ? OK : NOT_SUPPORTED;
+})
+CALL(nvmlDeviceGetTotalEnergyConsumption, nvmlDeviceGetTotalEnergyConsumption_body(h, out))
+
+ON(DEVICE, nvmlDeviceGetTemperature, (void *h, u32 sensor, u32 *out), {
+    if (sensor)
+        return INVALID_ARGUMENT;
+    return draws(g) ? put(out, 42) : NOT_SUPPORTED;
+})
+CALL(nvmlDeviceGetTemperature, nvmlDeviceGetTemperature_body(h, sensor, out))
+
+#ifndef FAKE_NVML_OLD
+ON(DEVICE, nvmlDeviceGetTemperatureV, (void *h, struct temperature *out), {
+    if (!out || out->sensor)
+        return INVALID_ARGUMENT;
+    if (out->version != WORD(struct temperature, 1))
+        return VERSION_MISMATCH;
+    out->celsius = 42;
+    return draws(g) ? OK : NOT_SUPPORTED;
+})
+CALL(nvmlDeviceGetTemperatureV, nvmlDeviceGetTemperatureV_body(h, out))
+#endif
+
+ANY(nvmlDeviceGetUtilizationRates, (void *h, struct rates *out), {
+    (void)gi;
+    if (!out)
+        return INVALID_ARGUMENT;
+    *out = (struct rates){25, 0};
+    return ci || g->current || !draws(g) ? NOT_SUPPORTED : OK;
+})
+CALL(nvmlDeviceGetUtilizationRates, nvmlDeviceGetUtilizationRates_body(h, out))
+
+#ifndef FAKE_NVML_OLD
+/* GPM: a sample is a buffer that says of which instance it is and when it was taken. */
+struct sample { u64 gpu, instance; struct timespec when; };
+
+static int gpm_known(const struct gpu *g) { return model_of(g)->major >= 9 && draws(g); }
+
+ON(DEVICE, nvmlGpmQueryDeviceSupport, (void *h, struct gpm_support *out), {
+    if (!out)
+        return INVALID_ARGUMENT;
+    if (out->version != 1)
+        return VERSION_MISMATCH;
+    out->supported = (u32)gpm_known(g);
+    return OK;
+})
+CALL(nvmlGpmQueryDeviceSupport, nvmlGpmQueryDeviceSupport_body(h, out))
+
+static int gpm_alloc(struct sample **out)
+{
+    if (!out)
+        return INVALID_ARGUMENT;
+    *out = calloc(1, sizeof **out);
+    return *out ? OK : NO_MEMORY;
+}
+
+static int gpm_free(struct sample *sample)
+{
+    free(sample);
+    return sample ? OK : INVALID_ARGUMENT;
+}
+
+EXPORT nvmlGpmSampleAlloc(struct sample **out) CALL(nvmlGpmSampleAlloc, gpm_alloc(out))
+EXPORT nvmlGpmSampleFree(struct sample *sample) CALL(nvmlGpmSampleFree, gpm_free(sample))
+
+ON(DEVICE, nvmlGpmMigSampleGet, (void *h, u32 id, struct sample *out), {
+    if (!gpm_known(g) || !g->current)
+        return NOT_SUPPORTED;
+    for (int i = 0; out && i < MAX_GIS; i++)
+        if (g->gi[i].used && g->gi[i].id == id) {
+            *out = (struct sample){.gpu = (u64)(g - machine->gpu) + 1, .instance = g->gi[i].serial};
+            clock_gettime(CLOCK_MONOTONIC, &out->when);
+            return OK;
+        }
+    return INVALID_ARGUMENT;
+})
+CALL(nvmlGpmMigSampleGet, nvmlGpmMigSampleGet_body(h, id, out))
+
+static int gpm_metrics(struct gpm_request *asked)
+{
+    if (!asked || !asked->first || !asked->second)
+        return INVALID_ARGUMENT;
+    if (asked->version != 1)
+        return VERSION_MISMATCH;
+    struct sample *a = asked->first, *b = asked->second;
+    if (!a->gpu || a->gpu != b->gpu || a->instance != b->instance)
+        return INVALID_ARGUMENT;
+    double seconds = (double)(b->when.tv_sec - a->when.tv_sec) + (double)(b->when.tv_nsec - a->when.tv_nsec) / 1e9;
+    for (u32 i = 0; i < asked->count; i++) {
+        asked->metric[i].rc = asked->metric[i].id == 2 && seconds > 0.1 ? OK : NOT_SUPPORTED;
+        asked->metric[i].value = asked->metric[i].rc ? 0 : 37.5;
+    }
+    return OK;
+}
+
+EXPORT nvmlGpmMetricsGet(struct gpm_request *asked) CALL(nvmlGpmMetricsGet, gpm_metrics(asked))
+#endif
+
 ON(DEVICE, nvmlDeviceGetFieldValues, (void *h, int count, struct field *out), {
+    u64 milliwatts;
     if (count <= 0 || !out)
         return INVALID_ARGUMENT;
     for (int i = 0; i < count; i++) {
@@ -964,6 +1100,8 @@ ON(DEVICE, nvmlDeviceGetFieldValues, (void *h, int count, struct field *out), {
             out[i].value.number = !flag("FAKE_NVML_PROFILES_NEED_MIG");
         else if (out[i].id == 230 && GI_ENUMS > 10)
             out[i].value.number = (u32)sick(g, "reset");
+        else if (out[i].id == 83 && draw(g, &milliwatts, &out[i].value.wide))
+            out[i].type = 3;   /* unsigned long long */
         else
             out[i].rc = NOT_SUPPORTED;
     }
@@ -994,14 +1132,6 @@ ON(DEVICE, nvmlDeviceGetMemoryErrorCounter, (void *h, u32 kind, u32 counter, u32
     return counter == 0 && g->current ? NOT_SUPPORTED : OK;
 })
 CALL(nvmlDeviceGetMemoryErrorCounter, nvmlDeviceGetMemoryErrorCounter_body(h, kind, counter, where, out))
-
-ON(DEVICE, nvmlDeviceGetTemperature, (void *h, u32 sensor, u32 *out), { return sensor ? INVALID_ARGUMENT : put(out, 38); })
-CALL(nvmlDeviceGetTemperature, nvmlDeviceGetTemperature_body(h, sensor, out))
-
-ON(DEVICE, nvmlDeviceGetUtilizationRates, (void *h, u32 *out), {
-    return g->current ? NOT_SUPPORTED : put(out, 0) | put(out + 1, 0);
-})
-CALL(nvmlDeviceGetUtilizationRates, nvmlDeviceGetUtilizationRates_body(h, out))
 
 /* ---- MIG mode and devices ------------------------------------------------------------------------------------------ */
 

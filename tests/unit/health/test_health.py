@@ -94,6 +94,28 @@ def test_what_nvml_tells_refuses_a_change(one, health, code, words):
     assert gpu == GPU and f"the GPU is not healthy: {words}." in why
 
 
+UNREADY = "nvidia-fabric-not-ready"
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        ("none", None), ("completed", None), ("in_progress", UNREADY), ("not_started", UNREADY), ("failed", UNREADY),
+        ("unhealthy", "nvidia-fabric-degraded"), ("limited", "nvidia-fabric-degraded"),
+    ],
+)  # fmt: skip
+def test_how_it_stands_in_the_fabric(one, word, code):
+    assert [each.code for each in asked(one(A100, health={"fabric": word}))] == ([code] if code else [])
+    # With MIG it is in none, and that is no fault.
+    assert {each.severity for each in asked(one(A100, health={"fabric": word}, mig="enabled"))} == {"info"}
+
+
+@pytest.mark.parametrize(("level", "found"), [("r535", []), ("r545", [UNREADY]), ("r550", [UNREADY])])
+def test_the_fabric_of_older_drivers(simulated, level, found):
+    host = simulated("dgx-h100", nvml_level=level, gpus=[{**A100, "health": {"fabric": "in_progress"}}])
+    assert [each.code for each in asked(host)] == found
+
+
 def test_an_error_that_the_driver_has_dealt_with_is_told_and_refuses_nothing(one):
     """Rows that are remapped for it, and what the driver asks for, are findings of their own."""
     host = one(A100, health={"ecc_uncorrected": 1})

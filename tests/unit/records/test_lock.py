@@ -185,3 +185,28 @@ def test_whoever_waits_for_a_lock_that_is_removed_takes_the_one_that_is_there_th
         place.rmdir()
     waiting.join(60)
     assert got.is_set() and (place / "lock").exists()
+
+
+def test_a_lock_of_a_moment_is_held_by_one_at_a_time(tmp_path):
+    path = str(tmp_path / "state" / "energy.lock")
+    first = lock.briefly(path, 0)
+    assert lock.briefly(path, 0.1) is None
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    os.close(first)
+    os.close(lock.briefly(path, 0))
+
+
+def test_whoever_gave_the_host_up_meanwhile_leaves_nobody_with_a_lock_that_is_gone(tmp_path):
+    path = str(tmp_path / "energy.lock")
+    first = lock.briefly(path, 0)
+    os.unlink(path)
+    second = lock.briefly(path, 0)
+    assert second is not None and os.path.samestat(os.stat(path), os.fstat(second))
+    os.close(first)
+    os.close(second)
+
+
+def test_a_link_in_the_place_of_a_lock_of_a_moment_is_refused(tmp_path):
+    (tmp_path / "energy.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.StateDirUnusable):
+        lock.briefly(str(tmp_path / "energy.lock"), 0)

@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import kernel
 from gpuslice.drivers import vendor_cdi
+from gpuslice.host.base import QUARANTINE
 from gpuslice.host.base import Host
 from gpuslice.outputs import audit
 from gpuslice.outputs import cdi
@@ -18,6 +19,8 @@ from gpuslice.techniques.consumers.programs import Programs
 from gpuslice.techniques.consumers.register import NOTHING
 from gpuslice.techniques.consumers.register import Noted
 from gpuslice.techniques.consumers.views import devices_now
+
+_HELD = f"What would fit may be quarantined: see 'salt-call gpu_health.quarantined'. {AGAIN}"
 
 
 def problems(host: Host, works: Sequence[Work]) -> list[str]:
@@ -38,7 +41,8 @@ def unreached(host: Host, noted: Noted) -> list[str]:
     found = []
     for name, handed in sorted(noted.consumers.items()):
         if len(handed["slices"]) < handed["instances"]:
-            found.append(f"Consumer {name} has {len(handed['slices'])} of {handed['instances']} slices. {AGAIN}")
+            todo = _HELD if QUARANTINE in host.store_names(host.state_dir) else AGAIN
+            found.append(f"Consumer {name} has {len(handed['slices'])} of {handed['instances']} slices. {todo}")
     if not noted.cdi:
         return found
     specs = {path: text for path in cdi.PLACES.values() if (text := kernel.text(host, path)) is not None}

@@ -2,11 +2,13 @@
 Who gets which slice: a pure function of what there is, of who wants what, and of who had what.
 
 A consumer stays on its slice while that is there and still fits. Somebody moves only where another one could not be served
-otherwise, and then as few as can be. Among what is free, the smallest slice that has all that is wanted is taken.
+otherwise, and then as few as can be. Among what is free, the smallest slice that has all that is wanted is taken. Who has a slice
+that is barred, since it is quarantined, goes to another one that is free, and nobody moves for that.
 """
 
 import fnmatch
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,8 +20,11 @@ from gpuslice.outputs.consumer import Consumer
 
 #: Kinds of slices that are for virtual machines, whose processes open them by themselves.
 _FOR_MACHINES = ("vgpu", "vf-passthrough")
-#: More than any sum of sizes: to move somebody is worse than any waste.
-_MOVE = 10**15
+#: More than any sum of sizes: to be left on what is barred is worse than any waste, and to move somebody is worse than that.
+_LEFT, _MOVE = 10**12, 10**24
+#: What a barred slice means for whoever has it; nobody else gets it. STAY: as any other; KEEP: he goes where another one fits,
+#: and else stays; STOP: he does not have it any more.
+STAY, KEEP, STOP = "stay", "keep", "stop"
 
 
 class Seat(NamedTuple):
@@ -60,25 +65,29 @@ def _is(offer: Slice, key: str, wanted: str) -> bool:
 
 
 def bound(
-    there: Sequence[Slice], consumers: Sequence[Consumer], earlier: Mapping[str, Sequence[str]], strict: bool = True
+    there: Sequence[Slice],
+    consumers: Sequence[Consumer],
+    earlier: Mapping[str, Sequence[str]],
+    strict: bool = True,
+    barred: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
     """
     Name of a consumer -> names of its slices.
 
     :param there: :func:`offers`; :param consumers: who is to get some; :param earlier: who had what.
     :param strict: False serves as many as can be, and leaves the others without.
+    :param barred: name of a slice -> STAY, KEEP or STOP. Who is known already, and whom nothing else fits than what is barred, is
+        left without: that is no mistake of who asks.
     :raises errors.PolicyError: not all can be served; it names who, and what there is.
     """
-    by_name = {each.name: each for each in there}
-    kept = _kept(by_name, consumers, earlier)
+    barred = barred or {}
+    kept, leaving = _kept({each.name: each for each in there}, consumers, earlier, barred)
     seats = [Seat(each.name, number) for each in consumers for number in range(each.instances)]
     wants = {each.name: each.sought for each in consumers}
     if len(kept) < len(seats):
-        if strict:
-            _refuse_unfit(there, consumers)
-        kept = _assigned(there, seats, wants, kept)
+        kept = _assigned(there, seats, wants, kept, leaving, barred)
         if strict and len(kept) < len(seats):
-            _refuse_too_many(there, consumers, kept)
+            _refuse(there, consumers, kept, earlier, barred)
     made: dict[str, list[str]] = {each.name: [] for each in consumers}
     for seat in seats:
         if seat in kept:
@@ -86,49 +95,71 @@ def bound(
     return made
 
 
-def _kept(by_name: Mapping[str, Slice], consumers: Sequence[Consumer], earlier: Mapping) -> dict[Seat, str]:
-    """Who can stay where he is; of two that were noted on one slice, the first."""
+def _kept(
+    by_name: Mapping[str, Slice], consumers: Sequence[Consumer], earlier: Mapping, barred: Mapping[str, str]
+) -> tuple[dict[Seat, str], dict[Seat, str]]:
+    """
+    Who can stay where he is, and who can where he had better not; of two that were noted on one slice, the first.
+    """
     kept: dict[Seat, str] = {}
+    leaving: dict[Seat, str] = {}
     given: set[str] = set()
     for each in consumers:
         had = [name for name in earlier.get(each.name, ()) if name in by_name and fits(by_name[name], each.sought)]
-        stays = [name for name in dict.fromkeys(had) if name not in given][: each.instances]
-        given.update(stays)
+        had = [name for name in dict.fromkeys(had) if name not in given and barred.get(name) != STOP]
+        stays = [name for name in had if barred.get(name) != KEEP][: each.instances]
+        leaves = [name for name in had if barred.get(name) == KEEP][: each.instances - len(stays)]
+        given.update(stays, leaves)
         kept.update({Seat(each.name, number): name for number, name in enumerate(stays)})
-    return kept
+        leaving.update({Seat(each.name, number): name for number, name in enumerate(leaves, len(stays))})
+    return kept, leaving
 
 
-def _assigned(there: Sequence[Slice], seats: Sequence[Seat], wants: Mapping, kept: Mapping[Seat, str]) -> dict[Seat, str]:
-    """As many seats as can be get an offer; of all ways to do so one that moves the fewest, and then wastes the least."""
-    free = [place for place, each in enumerate(there) if each.name not in kept.values()]
-    owners = {place: next(seat for seat, name in kept.items() if name == each.name)
-              for place, each in enumerate(there) if place not in free}  # fmt: skip
-    holds = {seat: place for place, seat in owners.items()}
-    possible = {name: [place for place, each in enumerate(there) if fits(each, asked)] for name, asked in wants.items()}
-    own = {seat: place for place, seat in owners.items()}
+def _assigned(
+    there: Sequence[Slice], seats: Sequence[Seat], wants: Mapping, kept: Mapping[Seat, str], leaving: Mapping[Seat, str],
+    barred: Mapping[str, str],
+) -> dict[Seat, str]:  # fmt: skip
+    """
+    As many seats as can be get an offer; of all ways to do so one that moves the fewest, then leaves the fewest on what is
+    barred, and then wastes the least.
+    """
+    places = {each.name: place for place, each in enumerate(there)}
+    own = {seat: places[name] for seat, name in {**kept, **leaving}.items()}
+    holds = {seat: own[seat] for seat in kept}
+    open_to_all = [(place, each) for place, each in enumerate(there) if each.name not in barred]
+    fitting = {name: [place for place, each in open_to_all if fits(each, asked)] for name, asked in wants.items()}
+    possible = {
+        seat: [*fitting[seat.consumer], *(place for place in (own[seat],) if there[place].name in barred)]
+        if seat in own else fitting[seat.consumer] for seat in seats
+    }  # fmt: skip
+
+    def price(seat: Seat, place: int) -> int:
+        """What it takes to have a seat at a place."""
+        if seat in leaving:
+            return place + (_LEFT if own[seat] == place else 0)
+        return place + (_MOVE if own.get(seat, place) != place else 0)
+
     for seat in seats:
         if seat not in holds:
-            _augment(seat, possible, holds, own)
+            _augment(seat, possible, holds, price)
     return {seat: there[place].name for seat, place in holds.items()}
 
 
-def _augment(seat: Seat, possible: Mapping[str, Sequence[int]], holds: dict[Seat, int], own: Mapping[Seat, int]) -> None:
+def _augment(
+    seat: Seat, possible: Mapping[Seat, Sequence[int]], holds: dict[Seat, int], price: Callable[[Seat, int], int]
+) -> None:
     """
     Give a seat an offer, where need be by moving others: the cheapest chain of moves is taken, found as Bellman and Ford do. What
     each chain adds is the least possible, so that the sum is too (successive shortest paths).
 
-    :param possible: consumer -> places of the offers that fit him; :param holds: seat -> place, which is filled up.
-    :param own: seat -> place that it had before.
+    :param possible: seat -> places of the offers that it can have; :param holds: seat -> place, which is filled up.
     """
     cost: dict[int, int] = {}
     came: dict[int, Seat] = {}
 
-    def price(one: Seat, place: int) -> int:
-        return place + (_MOVE if own.get(one, place) != place else 0)
-
     def reach(one: Seat, base: int) -> bool:
         grown = False
-        for place in possible[one.consumer]:
+        for place in possible[one]:
             if holds.get(one) == place:
                 continue
             total = base + price(one, place)
@@ -156,6 +187,23 @@ def _augment(seat: Seat, possible: Mapping[str, Sequence[int]], holds: dict[Seat
         if one == seat or before is None:
             return
         place = before
+
+
+def _refuse(
+    there: Sequence[Slice], consumers: Sequence[Consumer], kept: Mapping[Seat, str], earlier: Mapping, barred: Mapping[str, str]
+) -> None:  # fmt: skip
+    """Raise errors.PolicyError where somebody is left without who does not merely wait for what is barred."""
+    served = Counter(seat.consumer for seat in kept)
+    waiting = [each for each in there if each.name in barred]
+    without = [
+        each for each in consumers if served[each.name] < each.instances
+        and not (each.name in earlier and any(fits(offer, each.sought) for offer in waiting))
+    ]  # fmt: skip
+    if not without:
+        return
+    given = [each for each in there if each.name not in barred]
+    _refuse_unfit(given, without)
+    _refuse_too_many(given, consumers, without)
 
 
 def _refuse_unfit(there: Sequence[Slice], consumers: Sequence[Consumer]) -> None:
@@ -192,12 +240,8 @@ def _nearest(there: Sequence[Slice], wants: Mapping) -> Slice | None:
     return min(there, key=distance, default=None)
 
 
-def _refuse_too_many(there: Sequence[Slice], consumers: Sequence[Consumer], kept: Mapping[Seat, str]) -> None:
+def _refuse_too_many(there: Sequence[Slice], consumers: Sequence[Consumer], without: Sequence[Consumer]) -> None:
     """Raise errors.PolicyError: each would fit, and not all of them at once."""
-    count: dict[str, int] = {}
-    for seat in kept:
-        count[seat.consumer] = count.get(seat.consumer, 0) + 1
-    without = [each for each in consumers if count.get(each.name, 0) < each.instances]
     names = ", ".join(each.name for each in without)
     rivals = [offer for offer in there if any(fits(offer, each.sought) for each in without)]
     seats = sum(each.instances for each in consumers if any(fits(offer, each.sought) for offer in rivals))

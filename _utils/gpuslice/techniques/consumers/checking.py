@@ -25,6 +25,7 @@ from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.device import Device
 from gpuslice.techniques.base import Work
 from gpuslice.techniques.consumers import auditing
+from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers import images
 from gpuslice.techniques.consumers import security
 from gpuslice.techniques.consumers import views
@@ -52,6 +53,7 @@ class Case(NamedTuple):
 
     :ivar noted: the record. :ivar device: what opens its slices that are there; :ivar gone: names of those that are not.
     :ivar unit: the settings of its service in force, as section-key-value; () for other kinds.
+    :ivar held: names of its slices that are quarantined, or of those that would fit it.
     :ivar person: who opens the nodes, None for root and for whoever it may be. :ivar rootless: whether by rootless Podman.
     """
 
@@ -64,17 +66,21 @@ class Case(NamedTuple):
     unit: tuple
     person: Person | None
     rootless: bool
+    held: tuple[str, ...] = ()
 
 
 #: A check: the sentences of what is missing, None where it does not concern the consumer.
 Check = Callable[[Case], "list[str] | None"]
 
 
-def check(host: Host, works: Sequence[Work], sessions: Sessions, name: str, user: str = "") -> dict:
+def check(
+    host: Host, works: Sequence[Work], sessions: Sessions, name: str, user: str = "", quarantined: Iterable[str] = ()
+) -> dict:  # fmt: skip
     """
     What is missing for a consumer.
 
     :param works: of all GPUs; :param name: of the consumer. :param user: who is to use it, in place of its own user.
+    :param quarantined: names of slices and PCI addresses of boards.
     :return: ``result`` (whether nothing is missing), ``missing`` (sentences), ``fine`` (what was looked at and is right).
     :raises errors.PolicyError: there is no such consumer.
     """
@@ -87,7 +93,8 @@ def check(host: Host, works: Sequence[Work], sessions: Sessions, name: str, user
     person = People(host).named(who, groups) if who else None
     rootless = bool(who) and consumer.kind in ("container", "device") and not (person and person.uid == 0)
     device, gone = views.device_and_gone(works, name)
-    case = Case(host, sessions, works[0].state, consumer, device, gone, unit, person, rootless)
+    held = _held(works, consumer, quarantined)
+    case = Case(host, sessions, works[0].state, consumer, device, gone, unit, person, rootless, held)
     missing, fine = [], []
     if who and not person:
         missing.append(f"{who} is no user in {PASSWD}, so what he may open can't be told. Make that user, or correct the name.")
@@ -109,6 +116,25 @@ def _slices(case: Case) -> list[str]:
     if case.gone:
         return [f"{', '.join(case.gone)} is on record for it, and not there any more. {AGAIN}"]
     return [] if case.device.nodes else [f"Consumer {case.consumer.name} has no slice with device nodes now. {AGAIN}"]
+
+
+def _held(works: Sequence[Work], consumer: Consumer, quarantined: Iterable[str]) -> tuple[str, ...]:
+    """What is quarantined of the slices of a consumer; where it has too few, of those that would fit it."""
+    barred, own = views.barred_of(works, quarantined), views.named(works, consumer.name)["slices"]
+    fitting = [
+        each.name for work in works for each in work.below.slices if each.name in barred and binding.fits(each, consumer.sought)
+    ]  # fmt: skip
+    return tuple(name for name in fitting if name in own or len(own) < consumer.instances)
+
+
+def _quarantine(case: Case) -> list[str] | None:
+    if not case.held:
+        return None
+    own = [name for name in case.held if name in case.noted.of(case.consumer.name)["slices"]]
+    todo = "See 'salt-call gpu_health.quarantined' for why; 'salt-call gpu_health.release <name>' hands it out again."
+    if own:
+        return [f"{', '.join(own)} is quarantined, and {case.consumer.name} stays on it, since nothing else fits. {todo}"]
+    return [f"{', '.join(case.held)} would fit it, and is quarantined. {todo}"]
 
 
 def _nodes(case: Case) -> list[str] | None:
@@ -256,6 +282,7 @@ def _paths(case: Case) -> Iterable[str]:
 
 _CHECKS: dict[str, Check] = {
     "slices": _slices,
+    "quarantine": _quarantine,
     "device nodes": _nodes,
     "permissions": _permissions,
     "subordinate ids": _subordinate,

@@ -38,6 +38,7 @@ _DISMISS = "It has a slice now that would go, or could not be told from another:
 #: What keeps one consumer from being served, whatever the others are.
 _UNSERVED = (errors.PolicyError, errors.Unsupported, errors.ToolMissing, errors.ToolFailed)
 _CLOSED = "Without a device node, since no driver of this host has them, so that nobody can be handed them: {}{}."
+_HELD = "Quarantined, so that nobody else is handed them: {}{}; see 'salt-call gpu_health.quarantined'."
 _ONE_FOR_ALL = "Let one of them have all slices: resource_limits:gpu_instances says how many."
 #: How many former keys of units are kept for rollbacks, beside those of consumers: far more than there are generations.
 _MOST = 500
@@ -50,6 +51,7 @@ class Goal(NamedTuple):
     :ivar noted: what the record will say; :ivar files: the files by path; :ivar served: consumers that get something, by name.
     :ivar said: what has to be known of what containers get, as a sentence; "" for nothing.
     :ivar unserved: who can't be served although there is a slice, and why, as sentences.
+    :ivar halting: consumers that are left without any slice, since what they had is quarantined.
     """
 
     noted: Noted
@@ -57,13 +59,16 @@ class Goal(NamedTuple):
     served: dict[str, Served] = {}
     said: str = ""
     unserved: tuple[str, ...] = ()
+    halting: tuple[str, ...] = ()
 
 
-def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
+def goal(host: Host, works: Sequence[Work], noted: Noted, quarantined: Mapping[str, str] | None = None) -> Goal:
     """
     What settings come to on the slices that there are, or are forecast.
 
-    :param works: of all GPUs, with the same settings. :raises errors.PolicyError: not all can be served.
+    :param works: of all GPUs, with the same settings.
+    :param quarantined: name of a slice or PCI address of a board -> what that means for whoever has it, as a word of
+        :mod:`.binding`. :raises errors.PolicyError: not all can be served.
     """
     settings = works[0].settings
     asked = _asked_for(settings, noted)
@@ -75,9 +80,13 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     found = devices_of(works)
     # Of those that are still to be made nobody knows whether a driver makes nodes of them.
     nobodys = closed(slices, {work.gpu.address for work in works if work.below.certain})
-    offers = binding.offers([*(each for each in slices if each.name not in nobodys), *_as_noted(unread, noted)])
+    as_noted = _as_noted(unread, noted)
+    offers = binding.offers([*(each for each in slices if each.name not in nobodys), *as_noted])
     had = asked["consumers"] if "layout" in settings else noted.consumers
-    bound = _bound(offers, specs, {name: each.get("slices", []) for name, each in had.items()}, settings, nobodys)
+    having = {name: each.get("slices", []) for name, each in had.items()}
+    barred = _barred([*slices, *as_noted], quarantined or {})
+    bound = _bound(offers, specs, having, settings, nobodys, barred)
+    halting = tuple(name for name in specs if not bound[name] and any(part in barred for part in having.get(name, ())))
     opening = _Opening(found, noted, unread)
     quadlets = _quadlets(specs, noted)
     served = {
@@ -87,6 +96,7 @@ def goal(host: Host, works: Sequence[Work], noted: Noted) -> Goal:
     handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
     # Who goes by what is on record has the templates of then: a boot has no file server to ask.
     made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served, "layout" not in settings)
+    made = made._replace(said=" ".join([*filter(None, [made.said]), *_held_up(offers, specs, bound, barred)]), halting=halting)
     gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
     gpus.update({each.name: each.gpu for each in offers})
     return made._replace(noted=made.noted._replace(gpus=gpus, quadlets=quadlets))
@@ -127,13 +137,47 @@ def asked_of(handed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in handed.items() if key != "slices"}
 
 
-def _bound(offers, specs, had, settings, nobodys):
+def _barred(slices: Sequence[Slice], quarantined: Mapping[str, str]) -> dict[str, str]:
+    """Name of a slice -> what its quarantine means for whoever has it; most hosts have none, and load nothing for it."""
+    if not quarantined:
+        return {}
+    from gpuslice.records import quarantine
+
+    return {name: quarantined[of] for name, of in quarantine.barred(slices, quarantined).items()}
+
+
+def _held_up(
+    offers: Sequence[Slice], specs: Mapping[str, Mapping], bound: Mapping[str, Sequence[str]], barred: Mapping[str, str]
+) -> list[str]:  # fmt: skip
+    """Sentences on consumers that stay on what is quarantined, or have less than they ask for since the rest is."""
+    found, waiting = [], [each for each in offers if each.name in barred]
+    for name in specs if barred else ():
+        staying = [part for part in bound[name] if barred.get(part) == binding.KEEP]
+        if staying:
+            where = ", ".join(staying)
+            found.append(f"Consumer {name} stays on {where}, which is quarantined, since nothing else that fits is free.")
+        consumer = consumer_of(name, specs[name])
+        fitting = [each.name for each in waiting if binding.fits(each, consumer.sought)]
+        if len(bound[name]) < consumer.instances and fitting:
+            found.append(
+                f"Consumer {name} has {len(bound[name])} of {consumer.instances} slices, since what fits is quarantined: "
+                f"{', '.join(fitting[:4])}{' ...' if len(fitting) > 4 else ''}."
+            )
+    return found
+
+
+def _bound(offers, specs, had, settings, nobodys, barred):
     consumers = [consumer_of(name, spec) for name, spec in specs.items()]
+    if settings.get("undo"):
+        # Who had less than he asks for, since the rest was quarantined, is to have no more than that.
+        consumers = [each._replace(instances=min(each.instances, len(had.get(each.name, ())))) for each in consumers]
     try:
         # Whoever goes back to an earlier layout is served as far as there is something.
-        return binding.bound(offers, consumers, had, strict="layout" not in settings)
+        return binding.bound(offers, consumers, had, "layout" not in settings, barred)
     except errors.PolicyError as err:
         hints = [_CLOSED.format(", ".join(nobodys[:3]), " ..." if len(nobodys) > 3 else "")] if nobodys else []
+        if held := [each.name for each in offers if each.name in barred]:
+            hints.append(_HELD.format(", ".join(held[:3]), " ..." if len(held) > 3 else ""))
         hints += [_DISMISS] if "consumers" not in settings else []
         if hints:
             raise errors.with_more(err, " ".join(hints)) from err

@@ -49,7 +49,9 @@ _CHECKED = record(
         "driver": either(record({}), record({"key": LINE, "edits": table(LINE, anything), "version": LINE})),
         "quadlets": QUADLETS,
         "units": table(LINE, truth),
-    }
+    },
+    # Only where there are any, so that a version before quarantine reads the record of a host without.
+    {"halted": listing(LINE)},
 )
 
 
@@ -67,6 +69,7 @@ class Noted(NamedTuple):
     :ivar programs: name of a program or unit -> what changes with it, and what it answered.
     :ivar quadlets: digest -> keys of Quadlet units, of those that consumers have, or had: a rollback goes back to these.
     :ivar units: unit that was about to be stopped or started -> whether it is one of ours: with what it runs is not known.
+    :ivar halted: units of others that ran and were stopped, since their slice is quarantined: they are started with the next one.
     """
 
     cdi: bool = False
@@ -80,6 +83,7 @@ class Noted(NamedTuple):
     templates: dict[str, str] = {}
     quadlets: dict[str, dict[str, Any]] = {}
     units: dict[str, bool] = {}
+    halted: tuple[str, ...] = ()
 
     def of(self, name: str) -> dict[str, Any]:
         """What a consumer asked for, with the names of his ``slices``. Raises errors.PolicyError: there is no such one."""
@@ -114,14 +118,15 @@ class Register:
             return NOTHING
         devices = {name: _device(name, each) for name, each in found["devices"].items()}
         found.pop(FORMAT, None)
-        return Noted(**{**found, "devices": devices})
+        return Noted(**{**found, "devices": devices, "halted": tuple(found.get("halted", ()))})
 
     def write(self, noted: Noted) -> None:
         """Note it; where there is nothing the file goes. Raises errors.StateDirUnusable."""
         devices = {name: [list(part) for part in each[1:]] for name, each in noted.devices.items()}
         try:
             if noted.cdi or noted.consumers or noted.files or noted.units or noted.quadlets:
-                self._file.write({**noted._asdict(), "devices": devices})
+                data = {**noted._asdict(), "devices": devices}
+                self._file.write(data if noted.halted else {key: each for key, each in data.items() if key != "halted"})
             else:
                 self._file.remove()
         except OSError as err:

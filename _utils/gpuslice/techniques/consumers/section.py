@@ -218,6 +218,7 @@ class Consumers(Section):
     def asked(self):
         """Settings of a pillar, or to go on as before."""
         shapes = {"cdi": truth, "consumers": SPECS, "kept": truth, "templates": TEMPLATES, "smoke_test": truth}
+        shapes |= {"quarantined": table(LINE, text("keep|stop"))}
         return record({}, shapes)
 
 

@@ -7,7 +7,8 @@ handed out last stays.
 
 Settings that it takes: ``cdi`` and ``consumers`` as the pillar's section settles them; ``{"kept": True}``: those on record go on,
 and nobody may be left without; ``{"layout": {...}}``: those of an earlier layout, as far as there is something for them.
-``smoke_test``, beside the first: each whose slice is another one is tried at the end.
+``smoke_test``, beside the first: each whose slice is another one is tried at the end. ``quarantined``: what must not be handed
+out, where it is not to be what is on record.
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from gpuslice import errors
 from gpuslice.drivers import nvidia_modprobe
 from gpuslice.drivers import systemd
 from gpuslice.drivers import vendor_cdi
+from gpuslice.host.base import QUARANTINE
 from gpuslice.host.base import parted
 from gpuslice.numbers import many
 from gpuslice.outputs import cdi
@@ -31,6 +33,7 @@ from gpuslice.plan import Step
 from gpuslice.techniques.base import Leftover
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Work
+from gpuslice.techniques.consumers import binding
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import is_unit
 from gpuslice.techniques.consumers.files import reader_of
@@ -47,6 +50,8 @@ from gpuslice.techniques.consumers.register import Register
 MARKS = ("Written by Salt for the GPU consumer", '"kind": "gpu-slicing/')
 #: Seconds that a unit may take to stop and start: systemd gives a container 90 s to stop, and an image may have to be fetched.
 _PATIENCE = 300
+#: States of a unit that runs, or is about to.
+_RUNNING = ("active", "activating", "reloading")
 
 
 @final
@@ -57,7 +62,7 @@ class Consumers(Technique):
     effects = {
         "claim": "file", "write": "file", "remove": "file", "note": "file",
         "nodes": "file", "reload": "unit", "restart": "unit", "refresh": "unit", "refresh_vendor": "unit", "stop": "unit",
-        "smoke_test": "unit",
+        "smoke_test": "unit", "halt": "unit",
     }  # fmt: skip
     joint = True
 
@@ -80,6 +85,15 @@ class Consumers(Technique):
     @cached_property
     def _noted(self) -> Noted:
         return self._register.read()
+
+    @cached_property
+    def _quarantined(self) -> dict[str, str]:
+        """What is quarantined -> what becomes of its consumer; few hosts have any, and no other loads what reads it."""
+        if QUARANTINE not in self._host.store_names(self._host.state_dir):
+            return {}
+        from gpuslice.records import quarantine
+
+        return {name: each.consumers for name, each in quarantine.in_force(self._host).items()}
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def supports(self, gpu):
@@ -147,6 +161,10 @@ class Consumers(Technique):
         specs.pop(wish["dismiss"], None)
         return {"cdi": state.cdi, "consumers": specs}
 
+    def settings_of(self, layout, begun=None):
+        """An undo brings back who had what, also on what is quarantined: what comes after it goes by that again."""
+        return {"layout": dict(layout), **({"undo": True} if begun is not None else {})}
+
     def together(self, works):
         """All GPUs of the host: a consumer may get a slice of any of them."""
         return [works] if works else []
@@ -154,7 +172,8 @@ class Consumers(Technique):
     def plan(self, works):
         """Raises errors.PolicyError: not all consumers can be served; errors.ResourceConflict: a file is somebody else's."""
         first = works[0]
-        noted, wanted = first.state, goal(self._host, works, first.state)
+        noted = first.state
+        wanted = self._with_halted(noted, goal(self._host, works, noted, self._held_back(first.settings)))
         self._goal, self._texts = wanted, {digest(each.text): each.text for each in wanted.files.values()}
         self._managers, self._waiting = {}, []
         steps = tuple(self._steps(first, noted, wanted))
@@ -163,6 +182,16 @@ class Consumers(Technique):
         note = " ".join(filter(None, (*said, *self._waiting)))
         part = self.part(first.gpu, before, after, steps, note=note, wanted=wanted.noted.cdi)
         return [replace(part, addresses=tuple(work.gpu.address for work in works))]
+
+    def _held_back(self, settings: Mapping) -> dict[str, str]:
+        if settings.get("undo"):
+            return dict.fromkeys(self._quarantined, binding.STAY)
+        return settings.get("quarantined", self._quarantined)
+
+    def _with_halted(self, noted: Noted, wanted: Goal) -> Goal:
+        """What is wanted, with those of the halted units whose consumer still waits for a slice."""
+        waiting = self._by_unit(consumer for consumer, device in wanted.served.values() if not device.nodes)
+        return wanted._replace(noted=wanted.noted._replace(halted=tuple(unit for unit in noted.halted if unit in waiting)))
 
     def _steps(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         gpu = work.gpu
@@ -228,7 +257,7 @@ class Consumers(Technique):
                 f"{unit} would be stopped or started anew, and this run is in that unit itself, so it would end with it.",
                 todo="Choose another unit for that consumer, or run Salt outside of that one.",
             )
-        args = {"unit": unit} if action == "stop" else {"unit": unit, "waits": work.rules.awaits_units}
+        args = {"unit": unit} if action in ("stop", "halt") else {"unit": unit, "waits": work.rules.awaits_units}
         undo, ended = "start it with what it had", (unit,) if runs else ()
         return self.step(work.gpu, action, args, words, "restart_unit", CARVE, undo, disrupts=ended)
 
@@ -259,6 +288,16 @@ class Consumers(Technique):
         for unit, ours in self._noted_units(noted).items():
             if ours and unit not in staying and self._takes_orders(unit):
                 yield self._unit_step(work, "stop", unit, f"stop {unit}, which gets no slice any more")
+        for unit in self._halts(noted, wanted):
+            yield self._unit_step(work, "halt", unit, f"stop {unit}, whose slice is quarantined")
+
+    def _halts(self, noted: Noted, wanted: Goal) -> list[str]:
+        """Units of others that are not to run while their slice is quarantined. Those of users are started anew without it."""
+        halting = self._by_unit(wanted.served[name].consumer for name in wanted.halting)
+        return [
+            unit for unit, ours in self._noted_units(noted).items()
+            if not ours and unit in halting and halting[unit].kind != "user" and parted(unit)[1] is None
+        ]  # fmt: skip
 
     def _starting(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         """Exactly the units whose device or file is another one start anew; those stopped for this change do so at its end."""
@@ -274,10 +313,13 @@ class Consumers(Technique):
                 )
                 continue
             why = "whose slice or unit file is another one" if name in noted.digests else f"with {name}'s slice"
-            action, unit, words = _start_words(unit, _is_ours(consumer), why)
+            action, unit, words = _start_words(unit, _is_ours(consumer) or unit in noted.halted, why)
             yield self._unit_step(work, action, unit, words, runs=name in noted.digests or unit in noted.units)
+        halts = self._halts(noted, wanted)
         for unit, ours in self._noted_units(noted).items():
-            if not ours and unit not in staying and unit not in work.rules.paused and self._takes_orders(unit):
+            if ours or unit in staying or unit in halts:
+                continue
+            if unit not in work.rules.paused and self._takes_orders(unit):
                 yield self._unit_step(work, *_start_words(unit, False, "without a slice"))
 
     def _units(self, wanted: Goal) -> dict[str, Consumer]:
@@ -377,6 +419,16 @@ class Consumers(Technique):
         self._begin(unit, True)
         _refuse_failure("stopped", unit, systemd.end(self._host, unit, _PATIENCE))
 
+    def _run_halt(self, gpu, unit):
+        """Stop a unit of others, and note that it ran: it is started again with the next slice."""
+        noted, state = self._register.read(), systemd.active_state(self._host, unit)
+        if not state:
+            raise errors.ToolFailed(f"systemd does not say whether {unit} runs.", todo="See 'systemctl status', then run again.")
+        if unit not in noted.halted and state in _RUNNING:
+            self._register.write(noted._replace(halted=(*noted.halted, unit)))
+        self._begin(unit, False)
+        _refuse_failure("stopped", unit, systemd.end(self._host, unit, _PATIENCE))
+
     def _run_restart(self, gpu, unit, waits):
         self._begin(unit, True)
         _refuse_failure("started", unit, systemd.restart(self._host, unit, _PATIENCE, waits))
@@ -399,7 +451,10 @@ class Consumers(Technique):
     def _run_note(self, gpu):
         if self._goal is None:
             raise errors.StepFailed("What is to be noted was planned by another run.", todo="Run again.")
-        self._register.write(self._goal.noted)
+        wanted, halted = self._goal.noted, self._register.read().halted
+        halting = self._by_unit(self._goal.served[name].consumer for name in self._goal.halting)
+        new = tuple(unit for unit in halted if unit not in wanted.halted and unit in halting)
+        self._register.write(wanted._replace(halted=(*wanted.halted, *new)))
         self._remarks += self._goal.unserved
 
     def forget_users(self):
@@ -410,6 +465,7 @@ class Consumers(Technique):
         """Another run may have written the record, and another tool the files of users."""
         self.__dict__.pop("_noted", None)
         self.__dict__.pop("_people", None)
+        self.__dict__.pop("_quarantined", None)
 
 
 def _is_ours(consumer):

@@ -2,6 +2,7 @@
 Consumers for people: what can be given, who has what, and what a program needs to use it.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +30,17 @@ def _offers(works: Sequence[Work]) -> list[Slice]:
     return binding.offers(each for each in there if each.name not in nobodys)
 
 
-def offers(works: Sequence[Work]) -> list[dict]:
-    """Every slice that can be given, as dicts, with its consumer."""
+def offers(works: Sequence[Work], quarantined: Iterable[str] = ()) -> list[dict]:
+    """
+    Every slice that can be given, as dicts, with its consumer.
+
+    :param quarantined: names of slices and PCI addresses of boards, of which nothing is given.
+    """
     noted, found = works[0].state if works else NOTHING, []
-    owners = noted.owners()
+    owners, barred = noted.owners(), barred_of(works, quarantined)
     for each in _offers(works):
+        if each.name in barred:
+            continue
         found.append(
             {
                 "name": each.name,
@@ -51,16 +58,27 @@ def offers(works: Sequence[Work]) -> list[dict]:
     return found
 
 
-def listed(host: Host, works: Sequence[Work]) -> dict[str, dict]:
-    """Consumer -> what it has, and which of its limits somebody enforces."""
+def barred_of(works: Sequence[Work], quarantined: Iterable[str]) -> dict[str, str]:
+    """Name of a slice -> what is quarantined that it is or stands on."""
+    names = tuple(quarantined)
+    if not names:
+        return {}
+    from gpuslice.records import quarantine
+
+    return quarantine.barred((each for work in works for each in work.below.slices), names)
+
+
+def listed(host: Host, works: Sequence[Work], quarantined: Iterable[str] = ()) -> dict[str, dict]:
+    """Consumer -> what it has, and which of its limits somebody enforces; parameters as of :func:`offers`."""
     if not works:
         return {}
+    barred = barred_of(works, quarantined)
     by_name = {each.name: each for each in _offers(works)}
     people = People(host)
-    return {name: _told(people, name, each, by_name) for name, each in sorted(works[0].state.consumers.items())}
+    return {name: _told(people, name, each, by_name, barred) for name, each in sorted(works[0].state.consumers.items())}
 
 
-def _told(people, name, handed, by_name):
+def _told(people, name, handed, by_name, barred):
     consumer = consumer_of(name, handed)
     slices = [by_name[part] for part in handed["slices"] if part in by_name]
     missing = [part for part in handed["slices"] if part not in by_name]
@@ -72,7 +90,8 @@ def _told(people, name, handed, by_name):
         "user": consumer.user,
         "limits": _limits(consumer, slices),
     }
-    return {**told, "missing": missing} if missing else told
+    held = [part for part in handed["slices"] if part in barred]
+    return {**told, **({"missing": missing} if missing else {}), **({"quarantined": held} if held else {})}
 
 
 def _limits(consumer, slices) -> dict[str, str]:

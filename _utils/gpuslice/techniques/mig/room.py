@@ -88,6 +88,16 @@ def numbers(room, enabled=True):
     }
 
 
+def as_it_lies(table, instances):
+    """As :meth:`gpuslice.techniques.base.Technique.free`; {} beside what is odd, see :attr:`Room.odd`."""
+    if any(_is_odd(table, each) for each in instances):
+        return {}
+    return {
+        "placements": placement.free_room(table, instances),
+        "fragmentation": round(placement.fragmentation(table, instances), 3),
+    }
+
+
 def refuse_start(gpu, profile, start):
     """Raise errors.ProfileMismatch where a profile can't begin at a memory slice; None is anywhere."""
     if start is not None and start not in profile.starts:

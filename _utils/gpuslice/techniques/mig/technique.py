@@ -475,6 +475,14 @@ class Mig(Technique):
 
         return {"enabled": state.current, **numbers(room_of(self, gpu, state, stood_on), state.current)}
 
+    def free(self, gpu, state):
+        """How many more of each profile fit beside what is there; nothing while MIG is off."""
+        if not state.current:
+            return {}
+        from gpuslice.techniques.mig.room import as_it_lies
+
+        return as_it_lies(self.table(gpu), [instance_of(gi) for gi in state.instances])
+
     def drawing(self, gpu, state):
         """The GPU's memory slices as a line of text."""
         if not state.current:

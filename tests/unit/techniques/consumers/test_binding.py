@@ -106,3 +106,99 @@ def _serves(way, consumers):
 
 def _stays(one, each, earlier):
     return earlier.get(each.name) == [one.name]
+
+
+# -- what is barred ----------------------------------------------------------------------------------------------------
+ONE, TWO = f"{GPU}-1g.10gb-0", f"{GPU}-1g.10gb-1"
+
+
+def test_who_has_what_is_barred_goes_where_another_one_fits():
+    assert bound([offer("1g.10gb", 0), offer("1g.10gb", 1)], [consumer("a")], {"a": [ONE]}, barred={ONE: "keep"}) == {"a": [TWO]}
+
+
+def test_nobody_moves_for_who_has_what_is_barred():
+    slices = [offer("1g.10gb", 0), offer("3g.40gb", 4), offer("1g.10gb", 1)]
+    had = {"small": [ONE], "any": [TWO]}
+    wants = [consumer("small", profile="1g.10gb"), consumer("any")]
+    assert bound(slices, wants, had, barred={ONE: "keep"}) == had
+
+
+def test_who_would_be_left_without_may_move_others():
+    slices = [offer("1g.10gb", 0), offer("3g.40gb", 4), offer("1g.10gb", 1)]
+    wants = [consumer("small", profile="1g.10gb"), consumer("any")]
+    found = bound(slices, wants, {"small": [ONE], "any": [TWO]}, barred={ONE: "stop"})
+    assert found == {"small": [TWO], "any": [f"{GPU}-3g.40gb-4"]}
+
+
+def test_who_is_known_is_left_without_and_who_is_new_is_refused():
+    slices = [offer("1g.10gb", 0)]
+    assert bound(slices, [consumer("a")], {"a": [ONE]}, barred={ONE: "stop"}) == {"a": []}
+    assert bound(slices, [consumer("a")], {"a": []}, barred={ONE: "stop"}) == {"a": []}
+    with pytest.raises(errors.PolicyError, match="there is no such slice"):
+        bound(slices, [consumer("a")], {}, barred={ONE: "keep"})
+
+
+def test_an_undo_leaves_everybody_where_he_was():
+    slices = [offer("1g.10gb", 0), offer("1g.10gb", 1)]
+    assert bound(slices, [consumer("a")], {"a": [ONE]}, strict=False, barred={ONE: "stay"}) == {"a": [ONE]}
+    assert bound(slices, [consumer("b")], {}, strict=False, barred={ONE: "stay"}) == {"b": [TWO]}
+
+
+def test_of_two_slices_only_the_barred_one_is_another():
+    slices = [offer("1g.10gb", each) for each in range(4)]
+    had = {"a": [ONE, TWO]}
+    assert bound(slices, [consumer("a", 2)], had, barred={ONE: "keep"}) == {"a": [TWO, f"{GPU}-1g.10gb-2"]}
+    # One less is the barred one.
+    assert bound(slices, [consumer("a", 1)], had, barred={ONE: "keep"}) == {"a": [TWO]}
+
+
+MODES = st.lists(st.sampled_from(["", "keep", "stop", "stay"]))
+
+
+@given(SLICES, WISHES, st.lists(st.integers(0, 5), min_size=4, max_size=4), MODES)
+def test_with_some_barred_it_is_the_best_of_all_ways(slices, wishes, had, modes):
+    """Of all ways to serve the most, one that moves the fewest, leaves the fewest on what is barred, and wastes the least."""
+    there = binding.offers([offer(*each) for each in slices])
+    barred = {each.name: mode for each, mode in zip(there, modes, strict=False) if mode}
+    consumers = [consumer(f"c{n}", **({"profile": wish} if wish else {})) for n, wish in enumerate(wishes)]
+    earlier = _earlier(there, consumers, had)
+    found = binding.bound(there, consumers, earlier, strict=False, barred=barred)
+    given_out = [name for names in found.values() for name in names]
+    assert len(set(given_out)) == len(given_out)
+    ways = itertools.product([None, *there], repeat=len(consumers))
+    worths = [worth for way in ways if (worth := _worth(way, there, consumers, earlier, barred)) is not None]
+    by_name = {each.name: each for each in there}
+    chosen = [by_name[found[each.name][0]] if found[each.name] else None for each in consumers]
+    # Who is left without where not all can be served is told by nothing but the order, and with it what the others waste.
+    assert _worth(chosen, there, consumers, earlier, barred)[:1] == min(worths)[:1]
+    if None not in chosen:
+        assert _worth(chosen, there, consumers, earlier, barred) == min(worths)
+    assert binding.bound(there, consumers, found, strict=False, barred=barred) == found
+
+
+def _earlier(there, consumers, had):
+    """Who had what: each slice was somebody's once only."""
+    found, given_out = {}, set()
+    for place, each in zip(had, consumers, strict=False):
+        if place < len(there) and place not in given_out:
+            given_out.add(place)
+            found[each.name] = [there[place].name]
+    return found
+
+
+def _worth(way, there, consumers, earlier, barred):
+    """(how many are left without, how many moved, how many are left on what is barred, waste), None for what is no way."""
+    taken = [each.name for each in way if each is not None]
+    if len(set(taken)) < len(taken):
+        return None
+    moved = left = waste = 0
+    for one, each in zip(way, consumers, strict=True):
+        own = earlier.get(each.name, [None])[0]
+        fit = own and any(binding.fits(offer, each.wants) for offer in there if offer.name == own)
+        mode = barred.get(one.name, "") if one else ""
+        if one is not None and not (binding.fits(one, each.wants) and (not mode or (one.name == own and mode != "stop"))):
+            return None
+        left += mode == "keep"
+        moved += bool(one and fit and barred.get(own) in (None, "stay") and one.name != own)
+        waste += there.index(one) if one else 0
+    return sum(one is None for one in way), moved, left, waste
