@@ -22,7 +22,7 @@ def __virtual__():
 
 
 def _engine():
-    return front.engine(__opts__, CommandExecutionError)
+    return front.engine(__opts__, CommandExecutionError, salt=__salt__)
 
 
 @_checked

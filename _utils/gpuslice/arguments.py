@@ -85,6 +85,8 @@ def sentence(name, value):
     """A sentence, or nothing: a text of one line that can be printed."""
     if not isinstance(value, str) or len(value) > 1000 or printable(value) != value:
         raise refusal(name, f"is {describe(value)}; a sentence of up to 1000 characters is wanted")
+    if redacted(value) != value:
+        raise refusal(name, "has something that looks like a token, and is shown to everybody who looks; leave that out")
 
 
 def address(name, value):

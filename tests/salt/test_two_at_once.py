@@ -196,6 +196,7 @@ CASES = {
     "two slices released": Case(
         "gpu_health.release", DGX, (HELD[0],), (HELD[1],), before=(*SERVED, ("gpu_health.quarantine", (HELD,)))
     ),
+    "health judged twice": Case("gpu_health.healthy", DGX, (), (), before=SERVED),
     "two consumers": Case("gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "1g.10gb"})),
     "one slice for two consumers": Case(
         "gpu_consumer.serve", DGX, ("web", {"slice": "3g.40gb"}), ("batch", {"slice": "3g.40gb"}), both=False
