@@ -76,6 +76,30 @@ def why(gpu=None):
 
 
 @_checked
+def forget(gpu, test=False):
+    """
+    Forget what was found wrong with a GPU: it was dealt with in a way that nobody sees, or the GPU was taken out for good. What
+    is still there is found again by the next look. What is quarantined stays so, see ``gpu_health.release``.
+
+    gpu
+        PCI address (quoted), also of a GPU that has gone, UUID or name of a slice; a pattern, a list of these, or ``all``.
+
+    test
+        Only tell what would be forgotten.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_health.forget '0000:1b:00.0'
+    """
+    with _engine() as engine:
+        return statuses.forgotten(engine, gpu, test)
+
+
+@_checked
 def healthy(test=False):
     """
     Whether all GPUs and slices of this host are as well as the pillar asks

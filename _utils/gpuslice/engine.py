@@ -343,11 +343,26 @@ class Engine:
         there = {address: [part for part in parts if part.gpu == address] for address in read}
         return look(self.host, self.tools.sessions, list(self.gpus), there, settings, keep)
 
+    def last_look(self):
+        """What the last look found, as :meth:`watch` has it; nothing is asked."""
+        from gpuslice.watch.look import known
+
+        return known(self.host, list(self.gpus))
+
     def statuses(self, gpu=None, settings=None):
         """PCI address -> status of the GPU and its slices, as :func:`gpuslice.watch.told.statuses` has it, after a look."""
-        wanted = None if gpu is None else [one.address for one in self._asked(gpu)]
         found = self.watch(settings).statuses
-        return found if wanted is None else {address: found[address] for address in wanted}
+        return found if gpu is None else {address: found[address] for address in self.meant_among(found, gpu)}
+
+    def meant_among(self, found, named):
+        """
+        PCI addresses that a user means, among those of which something is known: also that of a GPU that has gone from the bus.
+
+        :param found: PCI addresses. Raises errors.DeviceNotFound, errors.PolicyError.
+        """
+        if addresses.is_pci(named) and (address := addresses.normalize(named)[0]) in found:
+            return [address]
+        return [one.address for one in self.chosen(named).gpus]
 
     def _pending(self, gpu, told, reasons):
         """

@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 _FAILED = ("failed", "lost")
 _WHY = "no reason was given"
+_SPARED = (
+    "Policy quarantines nothing of GPU {}: of the {} GPUs of this host more than half failed within an hour, which is rather "
+    "the fault of its driver, its fabric or an update than of each of them. See 'dmesg', mend that or go back, and quarantine by "
+    "hand what must not be handed out ('salt-call gpu_health.quarantine')."
+)
 
 
 def quarantined(engine, names, why="", test=False, permissions=None):
@@ -78,21 +83,28 @@ def released(engine, names, test=False, permissions=None, statuses=None):
     return _carried_out(engine, decide, test, permissions, [f"{name} is not quarantined." for name in meant])
 
 
-def by_policy(engine, statuses, pillar, test=False):
+def by_policy(engine, statuses, pillar, test=False, known_since=0):
     """
     Quarantine what failed, where the pillar says so, and release what policy had quarantined and is well again.
 
     :param statuses: PCI address -> ``status``, ``action``, ``scope``, ``codes``, ``sentence`` and ``slices``, see
         :func:`gpuslice.records.quarantine.decide`.
     :param pillar: with ``containers_gpu_state_management:health``; its permissions hold too.
+    :param known_since: as of :func:`gpuslice.records.quarantine.decide`.
     :return: as :func:`quarantined`.
     """
-    wanted = _health(pillar)
+    wanted, spared = _health(pillar), []
 
     def decide(entries):
-        return records.decide(entries, statuses, wanted, engine.host.now())
+        made = records.decide(entries, statuses, wanted, engine.host.now(), known_since)
+        spared[:] = made.spared
+        return made
 
-    return _carried_out(engine, decide, test, pillar, [])
+    answer = _carried_out(engine, decide, test, pillar, [])
+    if not spared:
+        return answer
+    told = [_SPARED.format(", ".join(spared), len(statuses)), *([answer["comment"]] if answer["changes"] else [])]
+    return {**answer, "result": False, "comment": "\n".join(told)}
 
 
 def listed(engine):

@@ -5,6 +5,7 @@ Statuses of GPUs and slices in the shapes that Salt's users get: by hand, in a s
 from gpuslice import folding
 from gpuslice import moments
 from gpuslice.policy import health
+from gpuslice.records.health import HealthRecord
 from gpuslice.watch import meanings
 from gpuslice.watch import told
 
@@ -43,9 +44,30 @@ def why(engine, pillar, gpu=None):
     PCI address -> everything that its status comes of: ``status``, ``reasons``, ``readings`` and ``notes``, of the GPUs that a
     user means.
     """
-    chosen = None if gpu is None else {one.address for one in engine.chosen(gpu).gpus}
     view = engine.watch(health.of_pillar(pillar))
-    return {address: _why(engine, view, address) for address in view.statuses if chosen is None or address in chosen}
+    chosen = view.statuses if gpu is None else engine.meant_among(view.statuses, gpu)
+    return {address: _why(engine, view, address) for address in chosen}
+
+
+def forgotten(engine, gpu, test=False):
+    """
+    Forget what was found wrong with GPUs: it was dealt with in a way that nobody sees, or they were taken out for good. What is
+    still there is found again by the next look; what only the log has told is not.
+
+    :param gpu: whom a user means, also one that has gone. :return: dict with ``result``, ``changes`` and ``comment``.
+    """
+    view = engine.last_look()
+    meant, here = engine.meant_among(view.statuses, gpu), {one.address for one in engine.gpus}
+    found = {address: [each.words for each in view.conditions if each.gpu == address] for address in meant}
+    well = "nothing is known to be wrong"
+    changes = {address: {"old": "; ".join(words), "new": well} for address, words in found.items() if words}
+    if not changes:
+        return {"result": True, "changes": {}, "comment": f"There is nothing to forget of GPU {', '.join(meant)}."}
+    if not test:
+        HealthRecord(engine.host).forget(list(changes), [address for address in changes if address not in here])
+    words = "would be forgotten" if test else "is forgotten"
+    lines = [f"GPU {address}: {each['old']}: that {words}." for address, each in changes.items()]
+    return {**({} if test else {"result": True}), "changes": changes, "comment": "\n".join(lines)}
 
 
 def _why(engine, view, gpu):
@@ -100,26 +122,27 @@ def judged(engine, pillar, test=False):
     says so.
     """
     settings = health.of_pillar(pillar)
-    found = engine.statuses(settings=settings)
+    view = engine.watch(settings)
+    found = view.statuses
     each_one = [one for board in found.values() for one in (board, *board["slices"].values())]
     bad = [one for one in each_one if one["status"] in _FAILING[settings["fail_on"]]]
     lines = list(dict.fromkeys(one["sentence"] for one in each_one if one["sentence"]))
     waits = [f"GPU {one['gpu']}: {one['words']}. {one['todo']}" for one in engine.findings() if one["code"] in _WAITS]
     well = [] if lines else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
-    answer = _followed(engine, found, settings, pillar, test)
+    answer = _followed(engine, view, settings, pillar, test)
     followed = [answer["comment"]] if answer["changes"] or answer.get("result") is not True else []
     told_all = "\n".join([*well, *lines, *waits, *engine.interrupted(), *followed])
     return {**answer, **({"result": False} if bad else {}), "comment": told_all}
 
 
-def _followed(engine, found, settings, pillar, test):
+def _followed(engine, view, settings, pillar, test):
     """What follows of statuses by the pillar, as :func:`gpuslice.quarantine.by_policy` has it."""
     if settings["on_failed"] != "quarantine":
         return {"result": True, "changes": {}, "comment": ""}
     # Here, so that those whose pillar does not ask for it do not load it.
     from gpuslice import quarantine
 
-    return quarantine.by_policy(engine, found, pillar, test)
+    return quarantine.by_policy(engine, view.statuses, pillar, test, view.data["began"] or 0)
 
 
 #: What is announced of one that is well, as it is not kept.

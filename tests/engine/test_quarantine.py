@@ -461,6 +461,15 @@ def test_a_lost_board_is_quarantined_whole(host):
     assert all(part.startswith(SECOND) for parts in bindings(host).values() for part in parts)
 
 
+def test_all_gpus_at_once_are_rather_the_fault_of_their_driver(host):
+    before = bindings(host)
+    for test in (True, False):
+        answer = policy_run(host, {FIRST: status("failed"), SECOND: status("failed")}, test=test)
+        assert answer["result"] is False and answer["changes"] == {} and record(host) == {} and bindings(host) == before
+        assert f"Policy quarantines nothing of GPU {FIRST}, {SECOND}: of the 2 GPUs of this host more than" in answer["comment"]
+        assert "quarantine by hand what must not be handed out" in answer["comment"]
+
+
 def test_what_a_hand_released_stays_released_for_what_stands(host):
     policy_run(host, {FIRST: status("failed")})
     release(host, FIRST)

@@ -191,6 +191,7 @@ CASES = {
     "a cap lifted twice": Case(
         "gpu_power.remove", L40S, (SHARED,), (SHARED,), before=(("gpu_power.configure", (SHARED, {"limit_watts": 200})),)
     ),
+    "one GPU forgotten twice": Case("gpu_health.forget", DGX, (GPU,), (GPU,), before=SERVED),
     "two slices quarantined": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (f"{GPU}-1g.10gb-1",), before=SERVED),
     "one slice quarantined twice": Case("gpu_health.quarantine", DGX, (f"{GPU}-1g.10gb-0",), (GPU,), before=SERVED),
     "two slices released": Case(

@@ -19,6 +19,7 @@ _BY_VENDOR = {
 }
 
 _REBOOT = "Reboot the host."
+_MOST = 2**63
 
 
 def findings(host, sessions, gpu):
@@ -51,7 +52,10 @@ def signs(host, sessions, gpu):
         return NOTHING
     known, _ = _module(host, gpu)
     told = known.signs(host, sessions, gpu) if known else NOTHING
-    return told._replace(counters={**pci.counters(host, gpu), **told.counters})
+    counters = {**pci.counters(host, gpu), **told.counters}
+    # What nobody counts to is no count.
+    possible = {name: count for name, count in counters.items() if 0 <= count <= _MOST}
+    return told._replace(counters=possible, rows=told.rows if all(0 <= row <= _MOST for row in told.rows or ()) else None)
 
 
 def waiting(gpu, for_reboot="", mode=""):

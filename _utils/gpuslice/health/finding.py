@@ -22,6 +22,7 @@ SEVERITY = {
     "intel-survivability-mode": CRITICAL,
     "mode-pending": INFO,
     "nvidia-driver-hangs": CRITICAL,
+    "nvidia-driver-mismatch": WARNING,
     "nvidia-ecc-unknown": INFO,
     "nvidia-fabric-degraded": WARNING,
     "nvidia-fabric-not-ready": WARNING,

@@ -25,6 +25,7 @@ _UNCORRECTED, _VOLATILE = 1, 0
 _NO_ANSWER = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NO_PERMISSION)
 #: These tell of the host and of who asks, and not of the GPU.
 _NOT_ASKED = (errors.DriverMissing, errors.DriverMismatch, errors.PermissionDenied)
+_NVIDIA = "nvidia"
 
 
 def faults(_host, sessions, gpu, driver):
@@ -67,7 +68,7 @@ def signs(_host, sessions, gpu):
     try:
         uncorrected, rows = _uncorrected(nvml, address), _rows(nvml, address)
         counters = {} if uncorrected is None else {"ecc_uncorrected": uncorrected}
-        return Signs(counters, nvml.field(address, FIELD_RECOVERY_ACTION), rows and tuple(rows))
+        return Signs(counters, nvml.field(address, FIELD_RECOVERY_ACTION), rows and tuple(rows), answered=True)
     except errors.GpuSliceError:
         # That there is no answer is a fault, and told as one.
         return NOTHING
@@ -158,10 +159,15 @@ def _unanswered(gpu, driver, err):
 
 
 def _code_of(driver, err):
-    if getattr(err.__cause__, "value", None) == GPU_IS_LOST or (isinstance(err, errors.DeviceNotFound) and driver == "nvidia"):
+    if getattr(err.__cause__, "value", None) == GPU_IS_LOST or (
+        isinstance(err, errors.DeviceNotFound) and driver == _NVIDIA
+    ):
         return "nvidia-gpu-lost"
     if isinstance(err, errors.Unhealthy):
         return "nvidia-driver-hangs"
+    if isinstance(err, errors.DriverMismatch) and driver == _NVIDIA:
+        # Not only we: no program that begins now gets this GPU.
+        return "nvidia-driver-mismatch"
     # Of a session that can't be begun, and of a GPU that another driver has or none, nothing of the GPU is known.
     if isinstance(err, (*_NOT_ASKED, errors.DeviceNotFound)) or not err.gpu:
         return "nvidia-not-asked"

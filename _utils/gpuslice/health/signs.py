@@ -11,11 +11,13 @@ class Signs(NamedTuple):
         ``link_width``, the lanes of its PCIe link. What can't be read is left out.
     :ivar verdict: what the driver asks to be done, 0 for nothing, None where it does not tell.
     :ivar rows: (corrected, uncorrected, pending, failed) remapped memory rows, None where they can't be read.
+    :ivar answered: whether a vendor's library was asked and answered.
     """
 
     counters: dict
     verdict: int | None = None
     rows: tuple | None = None
+    answered: bool = False
 
 
 NOTHING = Signs({})

@@ -14,8 +14,9 @@ from gpuslice.printable import printable
 _PATH = "/dev/kmsg"
 #: More than the longest record that the kernel makes.
 _RECORD = 16384
-#: Lines of one look: far more than a ring has, so that a log which is written faster than it is read ends too.
-_MOST = 100_000
+#: Lines of one look: more than a ring has, so that a log which is written faster than it is read ends too.
+_MOST = 2_000_000
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _OF_THE_KERNEL = {str(priority).encode() for priority in range(8)}
 #: Lines that may tell of a GPU; all others are only counted.
 WORDS = re.compile(rb"NVRM|SXid|amdgpu|\[drm\]|Hardware Error|wedged")
@@ -79,12 +80,12 @@ def of_records(records):
     for record in records:
         head, semicolon, text = record.partition(b";")
         fields = head.split(b",", 3)
-        if not semicolon or len(fields) < 3 or not fields[1].isdigit():
+        if not semicolon or len(fields) < 3 or not all(_NUMBER.fullmatch(each) for each in fields[1:3]):
             continue
         last = int(fields[1])
         first = last if first < 0 else first
         # A program can write into the log too; only what the kernel itself says has facility 0, and so less than 8.
-        if WORDS.search(text) and fields[0] in _OF_THE_KERNEL and fields[2].isdigit():
+        if WORDS.search(text) and fields[0] in _OF_THE_KERNEL:
             words = printable(text.partition(b"\n")[0].decode(errors="replace"))
             lines.append(Line(last, int(fields[2]) / 1e6, words))
     return Log(first, last, tuple(lines))

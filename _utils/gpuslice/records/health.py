@@ -58,7 +58,8 @@ _SHAPE = record(
         "resets": listing(row(ADDRESS, _TEXT, moment)),
         "announced": table(_TEXT, anything),
         "settings": parts({"xids": table(text(r"[0-9]{1,6}"), _TEXT), "clean_looks": whole(1, 1000)}),
-    }
+    },
+    {"library": maybe(row(_TEXT, moment)), "began": maybe(moment)},
 )
 
 
@@ -123,6 +124,25 @@ class HealthRecord:
                 add_layout(data, gpu, named, boot, seconds)
             self.write(data)
 
+    def forget(self, gpus, gone):
+        """
+        Forget what was found wrong with these GPUs.
+
+        :param gpus: PCI addresses; :param gone: those of them of which nothing is to be known any more.
+        :raises errors.LockHeld: somebody looks at them; :raises errors.StateDirUnusable: the record can't be written.
+        """
+        with self.held() as got:
+            if not got:
+                raise errors.LockHeld(
+                    f"Somebody looks at the health of GPU {', '.join(gpus)} now, so that it can't be forgotten.",
+                    todo="Run again; where a driver does not answer, a look takes minutes.",
+                )
+            data = self.read()
+            data["conditions"] = [each for each in data["conditions"] if each["gpu"] not in gpus]
+            for key in ("counters", "rows", "layouts"):
+                data[key] = {gpu: each for gpu, each in data[key].items() if gpu not in gone}
+            self.write(data)
+
     def note_rows(self, rows):
         """
         Note what was read of remapped memory rows.
@@ -148,6 +168,6 @@ def add_layout(data, gpu, named, boot, seconds):
 
 def _nothing():
     return {
-        "cursor": None, "lost": None, "last": None, "conditions": [], "counters": {}, "rows": {}, "layouts": {}, "resets": [],
-        "announced": {}, "settings": {},
+        "began": None, "cursor": None, "lost": None, "last": None, "library": None, "conditions": [], "counters": {},
+        "rows": {}, "layouts": {}, "resets": [], "announced": {}, "settings": {},
     }  # fmt: skip

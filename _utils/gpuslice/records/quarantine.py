@@ -34,8 +34,8 @@ BOARD, SLICE = "board", "slice"
 HAND, POLICY = "hand", "policy"
 #: What becomes of consumers for whom nothing else fits.
 KEEP, STOP = "keep", "stop"
-#: Seconds within which policy releases a thing once only.
-DAY = 86400
+#: Seconds within which policy releases a thing once only; and within which what befalls many GPUs has one cause.
+DAY, AT_ONCE = 86400, 3600
 _FAILED = ("failed", "lost")
 _ENTRY = record(
     {
@@ -55,7 +55,8 @@ class Entry(NamedTuple):
     :ivar since: seconds since the epoch, None for what was released; :ivar by: ``hand`` or ``policy``.
     :ivar who: :ivar jid: function and user, and Salt's job, as far as they are known. :ivar why: a sentence.
     :ivar codes: of the findings that led to it; :ivar consumers: ``keep`` or ``stop`` those for whom nothing else fits.
-    :ivar hold: only a hand releases it: it failed again within a day of its release by evidence.
+    :ivar hold: only a hand releases it: it failed again within a day of its release by evidence, or what was known of its health
+        is lost.
     :ivar released: when that was last, None for never; :ivar released_by: ``hand``, ``evidence``, or "".
     :ivar evidence: when evidence released it last; :ivar excused: codes with which a hand released it while they still stood.
     """
@@ -86,11 +87,13 @@ class Decision(NamedTuple):
     What evidence leads to, each as name -> the entry that it gets.
 
     :ivar renew: nothing is handed out otherwise, and something is to be remembered.
+    :ivar spared: PCI addresses of GPUs of which something failed and is not quarantined, since too many of the host did at once.
     """
 
     quarantine: dict[str, Entry] = {}
     release: dict[str, Entry] = {}
     renew: dict[str, Entry] = {}
+    spared: tuple[str, ...] = ()
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -166,13 +169,20 @@ def _under(name: str, of: Mapping[str, str]) -> list[str]:
 
 
 # -- evidence --------------------------------------------------------------------------------------------------------------
-def decide(entries: Mapping[str, Entry], statuses: Mapping[str, Mapping], policy: Mapping[str, str], now: float) -> Decision:
+def decide(
+    entries: Mapping[str, Entry],
+    statuses: Mapping[str, Mapping],
+    policy: Mapping[str, str],
+    now: float,
+    known_since: float = 0,
+) -> Decision:
     """
     What is to be quarantined and released by what is known of the health of GPUs.
 
     :param entries: on record, by name. :param statuses: PCI address -> ``status`` (ok, degraded, failed, lost), ``scope``,
         ``codes``, ``sentence``, and ``slices``: name -> the same.
     :param policy: ``on_failed`` (report, quarantine) and ``consumers`` (keep, stop); :param now: seconds since the epoch.
+    :param known_since: when those who tell the statuses began to look: what failed before that is not known to be well.
     """
     made = Decision({}, {}, {})
     ill = _ill(statuses) if policy["on_failed"] == "quarantine" else {}
@@ -182,7 +192,9 @@ def decide(entries: Mapping[str, Entry], statuses: Mapping[str, Mapping], policy
             made.quarantine[name] = _quarantined(old, found, policy, now)
     for name, old in entries.items():
         status = _status_of(name, old, statuses)
-        if status == "ok" and old.in_force and old.by == POLICY and not old.hold:
+        if old.since is not None and old.by == POLICY and not old.hold and old.since < known_since:
+            made.renew[name] = _renewed(old, ill.get(name), policy)._replace(hold=True)
+        elif status == "ok" and old.in_force and old.by == POLICY and not old.hold:
             made.release[name] = old._replace(
                 since=None, released=now, released_by="evidence", evidence=now, codes=(), excused=(), hold=False
             )
@@ -191,7 +203,18 @@ def decide(entries: Mapping[str, Entry], statuses: Mapping[str, Mapping], policy
             made.renew[name] = old._replace(excused=())
         elif old.in_force and (changed := _renewed(old, ill.get(name), policy)) != old:
             made.renew[name] = changed
-    return made
+    spared = _too_many(made.quarantine, entries, len(statuses), now)
+    return made._replace(quarantine={}, spared=spared) if spared else made
+
+
+def _too_many(fresh: Mapping[str, Entry], entries: Mapping[str, Entry], of: int, now: float) -> tuple[str, ...]:
+    """
+    The GPUs that would be quarantined, where with them more than half of a host's GPUs were at once: a driver, a fabric or an
+    update does that, and no GPU is better than another. () else.
+    """
+    lately = {each.gpu for each in entries.values() if each.by == POLICY and each.since and now - each.since < AT_ONCE}
+    gpus = {each.gpu for each in fresh.values()}
+    return tuple(sorted(gpus)) if gpus - lately and len(gpus | lately) > max(1, of / 2) else ()
 
 
 def _ill(statuses: Mapping[str, Mapping]) -> dict[str, tuple[str, str, Mapping]]:

@@ -77,7 +77,8 @@ partition_files   what amdgpu lists of its partition modes: ``supported`` as a n
 health            ``{lost, ecc_uncorrected, row_remap_failed, row_remap_pending, page_retirement_pending, recovery_action,
                   fabric}`` of an NVIDIA GPU; fabric is none, not_started, in_progress, completed, failed, unhealthy or limited;
                   rows are remapped from Ampere on, pages retired before; the action is none, gpu_reset,
-                  node_reboot, drain_p2p or drain_and_reset. AMD's error counters are files, see ``sysfs``
+                  node_reboot, drain_p2p, drain_and_reset, recover_imex, bus_reset, system_reboot or unheard_of.
+                  AMD's error counters are files, see ``sysfs``
 sysfs             more files of its PCI directory: ``{file: text}``, such as ``{ras/umc_err_count: "ue: 3\nce: 0"}``; they can be
                   written too ({})
 iommu_group       number of its IOMMU group, to share one with others (one of its own); devices in other_pci have it too

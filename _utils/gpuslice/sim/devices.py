@@ -19,7 +19,10 @@ SRIOV_FILES = ("sriov_admin", "sriov_admin-6.19", "debugfs", "debugfs-old", "pre
 METRICS = ("1.3", "1.4", "1.5", "1.6", "1.7")
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 FABRICS = ("none", "not_started", "in_progress", "completed", "failed", "unhealthy", "limited")
-RECOVERY_ACTIONS = {"none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4}
+RECOVERY_ACTIONS = {
+    "none": 0, "gpu_reset": 1, "node_reboot": 2, "drain_p2p": 3, "drain_and_reset": 4, "recover_imex": 5, "bus_reset": 6,
+    "system_reboot": 7, "unheard_of": 9,
+}  # fmt: skip
 
 _CLASSES = {"10de": "0x030200", "1002": "0x120000", "8086": "0x038000"}
 _DRIVERS = {"10de": "nvidia", "1002": "amdgpu", "8086": "xe"}

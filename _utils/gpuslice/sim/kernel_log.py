@@ -13,7 +13,8 @@ _TELLS_ACTIONS = 570
 #: What the driver calls its recovery actions in the log.
 _ACTIONS = {
     "none": "None", "gpu_reset": "GPU Reset Required", "node_reboot": "Node Reboot Required", "drain_p2p": "Drain P2P",
-    "drain_and_reset": "Drain and Reset",
+    "drain_and_reset": "Drain and Reset", "recover_imex": "Recover IMEX Domain", "bus_reset": "Bus Reset",
+    "system_reboot": "System Reboot", "unheard_of": "Unknown",
 }  # fmt: skip
 
 

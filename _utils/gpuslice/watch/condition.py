@@ -70,9 +70,19 @@ class Condition(NamedTuple):
         return found
 
     @property
+    def in_turn(self):
+        """Looks that have seen it, for one more that sees it: what counts goes on to count until it is over."""
+        return self.looks if self.clean == 0 or self.looks >= _LOOKS else 0
+
+    @property
     def is_suspicious(self):
         """Whether there were many bursts of it within a day."""
-        return len(self.bursts) >= SUSPICIOUS and self.bursts[-1] - self.bursts[-SUSPICIOUS] <= DAY
+        return self.of_a_day >= SUSPICIOUS
+
+    @property
+    def of_a_day(self):
+        """Bursts of it within the day before the last one."""
+        return sum(0 <= self.bursts[-1] - each <= DAY for each in self.bursts)
 
     def again(self, **newer):
         """The same, seen once more."""

@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 from gpuslice.watch import meanings
 
-#: Where something is looked for: files of the kernel, the vendor's library, its remapped memory rows, the kernel's log.
-FILES, LIBRARY, ROWS, LOG = "files", "library", "rows", "log"
+#: Where something is looked for: files of the kernel, the kernel's log, the vendor's library, and what that tells only at times:
+#: remapped memory rows, and what the driver asks for.
+FILES, LOG, LIBRARY, ROWS, VERDICT = "files", "log", "library", "rows", "verdict"
+#: Those for which a library is asked, and those for which none is.
+OF_LIBRARY, OF_KERNEL = frozenset({LIBRARY, ROWS, VERDICT}), frozenset({FILES, LOG})
+_ROWS_WAIT = "nvidia-row-remap-pending"
+#: Place of the rows that wait among the numbers of remapped rows.
+_PENDING = 2
 #: Conditions that are kept: a log that is full of errors must not fill the disk.
 _MOST = 200
 
@@ -26,24 +32,27 @@ class Look(NamedTuple):
     What was seen.
 
     :ivar boot: identifier of this boot; :ivar now: seconds since the epoch.
-    :ivar counts: whether it is long enough after the last look to count as one of several in turn.
+    :ivar counts: sources of which this is long enough after the last look at them to count as one of several in turn.
     :ivar seen: :class:`.condition.Condition` and :class:`Reset`, in their order.
-    :ivar asked: (PCI address, source) of what was looked at.
+    :ivar asked: (PCI address, source) of what was looked at and told how it is.
     :ivar verdicts: PCI address -> what the driver asks for, of GPUs whose driver tells it.
     :ivar uuids: PCI address -> UUID of the board that is there now, as far as it is known.
     :ivar ended: process ids, of those that conditions name, that do not run any more.
+    :ivar rows: PCI address -> ``time`` of the last reading of its remapped rows, in seconds since the epoch, and ``rows``:
+        corrected, uncorrected, pending, failed.
     :ivar gone: names of slices, of those that conditions name, that are not there any more.
     """
 
     boot: str
     now: float
-    counts: bool
+    counts: frozenset
     seen: tuple = ()
     asked: frozenset = frozenset()
     verdicts: dict = {}
     uuids: dict = {}
     ended: frozenset = frozenset()
     gone: frozenset = frozenset()
+    rows: dict = {}
 
 
 def judged(known, look, treatments, clean):
@@ -59,11 +68,29 @@ def judged(known, look, treatments, clean):
         if isinstance(each, Reset):
             found = {key: _after_reset(one, each.gpu, treatments) for key, one in found.items()}
             continue
+        if each.code in meanings.VERDICTS:
+            # A driver asks for one thing at a time.
+            found = {key: one for key, one in found.items() if key == each.key or not _is_verdict_on(one, each.gpu)}
         found[each.key] = _seen(found.get(each.key), each, each.key in fresh, look.counts)
         fresh.add(each.key)
+        if len(found) > 2 * _MOST:
+            found = {one.key: one for one in _gravest(list(found.values()), treatments)}
     found = {key: each if key in fresh else _unseen(each, look) for key, each in found.items()}
     left = [_softened(each, look) for each in found.values()]
-    return [each for each in left if not each.is_over(treatments, clean, look.now)][-_MOST:]
+    return _gravest([each for each in left if not each.is_over(treatments, clean, look.now)], treatments)
+
+
+def _gravest(conditions, treatments):
+    """Those that are kept, in their order: the gravest, and of these the newest."""
+    if len(conditions) <= _MOST:
+        return conditions
+    statuses = [(meaning := each.meaning(treatments)) and meanings.STATUSES.index(meaning.status) or 0 for each in conditions]
+    places = sorted(range(len(conditions)), key=lambda place: (statuses[place], conditions[place].last, place))
+    return [conditions[place] for place in sorted(places[-_MOST:])]
+
+
+def _is_verdict_on(each, gpu):
+    return each.gpu == gpu and each.code in meanings.VERDICTS
 
 
 def _needs(each, treatments):
@@ -82,13 +109,26 @@ def _with_evidence(each, look, treatments):
         meanings.REPLACED: replaced,
     }
     # What the driver asks for it takes back itself.
-    taken_back = each.code in meanings.VERDICTS and look.verdicts.get(each.gpu) == 0
-    return _cured(each) if taken_back or enough.get(_needs(each, treatments), False) else each
+    if each.code in meanings.VERDICTS:
+        verdict = look.verdicts.get(each.gpu)
+        # One that was installed since may not tell what it asks for.
+        return _cured(each) if verdict == 0 or replaced or (booted and verdict is None) else each
+    if each.code == _ROWS_WAIT:
+        # They are remapped with a boot; and who cuts the GPU reads them before, which nobody can after it.
+        return _cured(each) if booted or replaced or _are_told_done(each, look) else each
+    return _cured(each) if enough.get(_needs(each, treatments), False) else each
+
+
+def _are_told_done(each, look):
+    told = look.rows.get(each.gpu)
+    return bool(told) and told["time"] > each.last and len(told["rows"]) > _PENDING and not told["rows"][_PENDING]
 
 
 def _after_reset(each, gpu, treatments):
-    cures = each.code in meanings.VERDICTS or _needs(each, treatments) in (meanings.PROGRAM, meanings.RESET)
-    return _cured(each) if cures and each.gpu == gpu else each
+    if each.gpu != gpu or each.cured:
+        return each
+    cures = each.code in (*meanings.VERDICTS, _ROWS_WAIT) or _needs(each, treatments) in (meanings.PROGRAM, meanings.RESET)
+    return _cured(each) if cures else each
 
 
 def _cured(each):
@@ -99,29 +139,43 @@ def _cured(each):
 def _seen(before, each, is_fresh, counts):
     """
     :param before: what was known of it, None for something new; :param is_fresh: whether this look has seen it already.
-    :param counts: whether the look is one of several in turn.
+    :param counts: as of :class:`Look`.
     """
     if before is None:
         return each
-    in_turn = before.looks if before.clean == 0 else 0
-    looks = in_turn + (1 if counts and not is_fresh else 0)
+    looks = before.in_turn + (1 if _source(each.code) in counts and not is_fresh else 0)
     newer = {name: getattr(each, name) for name in ("words", "todo", "last", "boot", "pid", "uuid")}
     return before.again(**newer)._replace(looks=max(looks, 1))
 
 
 def _unseen(each, look):
-    return each._replace(clean=each.clean + 1) if look.counts and _was_asked(each, look.asked) else each
+    return each._replace(clean=each.clean + 1) if _was_asked(each, look) else each
 
 
-def _was_asked(each, asked):
-    """Whether it was looked for, so that its absence says something."""
-    if each.code in meanings.VERDICTS:
-        return each.cured or (each.gpu, LIBRARY) in asked
-    if each.code.startswith("xid-") or each.code in _OF_THE_LOG:
-        return ("", LOG) in asked
-    if each.code.startswith("nvidia-row-"):
-        return (each.gpu, ROWS) in asked
-    return (each.gpu, LIBRARY if each.code.startswith("nvidia-") else FILES) in asked
+def _was_asked(each, look):
+    """Whether it was looked for, in a look that counts, so that its absence says something."""
+    source = _source(each.code)
+    if each.code in meanings.VERDICTS and each.cured:
+        # Whoever looks would hear of another one: it stands in the log too.
+        return LOG in look.counts and ("", LOG) in look.asked or _told(each, VERDICT, look)
+    if source == ROWS and each.cured:
+        # A GPU that was cut since does not tell them.
+        source = LIBRARY
+    return _told(each, source, look)
+
+
+def _told(each, source, look):
+    return source in look.counts and ("" if source == LOG else each.gpu, source) in look.asked
+
+
+def _source(code):
+    if code in meanings.VERDICTS:
+        return VERDICT
+    if code.startswith("xid-") or code in _OF_THE_LOG:
+        return LOG
+    if code.startswith("nvidia-row-"):
+        return ROWS
+    return LIBRARY if code.startswith("nvidia-") else FILES
 
 
 _OF_THE_LOG = ("drm-hung", "drm-wedged", "intel-firmware", "intel-hardware", "nvswitch-fatal")

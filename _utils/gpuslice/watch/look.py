@@ -21,7 +21,10 @@ from gpuslice.watch.condition import Condition
 from gpuslice.watch.judge import FILES
 from gpuslice.watch.judge import LIBRARY
 from gpuslice.watch.judge import LOG
+from gpuslice.watch.judge import OF_KERNEL
+from gpuslice.watch.judge import OF_LIBRARY
 from gpuslice.watch.judge import ROWS
+from gpuslice.watch.judge import VERDICT
 from gpuslice.watch.judge import Look
 from gpuslice.watch.judge import Reset
 from gpuslice.watch.judge import judged
@@ -30,6 +33,10 @@ from gpuslice.watch.judge import judged
 CLEAN_LOOKS = 3
 #: Seconds between two looks that count as two: who asks ten times in a row has looked once.
 APART = 10
+#: Findings of a library that did not answer: what it was not asked then is not known.
+_NO_ANSWER = (
+    "nvidia-driver-hangs", "nvidia-driver-mismatch", "nvidia-gpu-lost", "nvidia-health-unreadable", "nvidia-not-asked",
+)  # fmt: skip
 #: Lines of the log after which it is noted how far it was read, though none of them told anything.
 _FAR = 100
 #: Findings that are counts of errors: only what is added to them is news.
@@ -79,8 +86,24 @@ def look(host, sessions, gpus, parts=None, settings=None, keep=None, patience=2.
         if keep and got:
             keep(view.statuses, data)
         if got and _is_news(before, data):
-            file.write(data)
+            _keep(file, _with_changes(before, data, file.read()), view.statuses)
         return view
+
+
+def _keep(file, data, statuses):
+    try:
+        file.write(data)
+    except errors.StateDirUnusable as err:
+        ill = [board["sentence"] for board in statuses.values() if board["sentence"]]
+        # A host whose disk fails may have more that does.
+        raise (errors.with_more(err, f"Found now: {' '.join(ill)}") if ill else err) from err
+
+
+def _with_changes(before, data, now):
+    """The data with what a change has noted meanwhile: it waits for no look whose driver hangs."""
+    reset = [each for each in now["resets"] if each not in before["resets"]]
+    cut = {gpu: each for gpu, each in now["layouts"].items() if each != before["layouts"].get(gpu)}
+    return {**data, "resets": [*data["resets"], *reset], "layouts": {**data["layouts"], **cut}}
 
 
 def known(host, gpus):
@@ -109,7 +132,7 @@ def _condition(kept):
 
 def _is_news(before, data):
     """Whether a look has anything to be kept. A look that only confirms that all is well writes nothing."""
-    passing = ("last", "cursor")
+    passing = ("last", "library", "cursor")
     if any(before.get(key) != data[key] for key in data if key not in passing) or data["conditions"]:
         return True
     (boot, number), (seen_boot, seen) = data["cursor"] or ("", 0), before["cursor"] or ("", 0)
@@ -120,7 +143,7 @@ class _Seen:
     """One look."""
 
     def __init__(self, host, sessions, gpus, parts, before):
-        self._host, self._gpus, self._before = host, gpus, before
+        self._host, self._sessions, self._gpus, self._before = host, sessions, gpus, before
         self._boot, self._now, self._seconds = host.boot_id(), host.now(), host.monotonic()
         self._asked, self._found, self._verdicts, self._uuids, self._signs = set(), [], {}, {}, {}
         cursor = before["cursor"]
@@ -129,7 +152,7 @@ class _Seen:
         self._layouts = {gpu: list(each) for gpu, each in before["layouts"].items()}
         self._note_layouts()
         for gpu in gpus:
-            self._look_at(gpu, sessions)
+            self._look_at(gpu)
         self._look_for_missing()
 
     def _note_layouts(self):
@@ -137,17 +160,19 @@ class _Seen:
             named = {part.name: part.instance for part in parts}
             add_layout({"layouts": self._layouts}, gpu, named, self._boot, self._seconds)
 
-    def _look_at(self, gpu, sessions):
-        address = gpu.address
+    def _look_at(self, gpu):
+        address, sessions = gpu.address, self._sessions
         self._asked.add((address, FILES))
         self._found += board.faults(self._host, sessions, gpu)
         signs = self._signs[address] = board.signs(self._host, sessions, gpu)
         if sessions is None or gpu.vendor != "nvidia":
             return
-        self._asked.add((address, LIBRARY))
+        if signs.answered and not any(each.gpu == address and each.code in _NO_ANSWER for each in self._found):
+            self._asked.add((address, LIBRARY))
         if signs.rows is not None:
             self._asked.add((address, ROWS))
         if signs.verdict is not None:
+            self._asked.add((address, VERDICT))
             self._verdicts[address] = signs.verdict
         try:
             self._uuids[address] = gpu.uuid or sessions.nvml.uuid(address)
@@ -172,22 +197,30 @@ class _Seen:
         before = self._before
         settings = before["settings"] if settings is None else settings
         counters, counted = self._counted()
-        known = [_condition(each) for each in before["conditions"]]
-        seen = (*self._of_log(_treatments(settings)), *counted, *self._of_findings())
+        known, counts = [_condition(each) for each in before["conditions"]], self._counts()
+        said, owed = self._of_log(_treatments(settings)), self._owed()
+        known = [each for each in known if not (each.code in meanings.VERDICTS and each.gpu in owed)]
+        said = [each for each in said if isinstance(each, Reset) or not (each.code in meanings.VERDICTS and each.gpu in owed)]
+        # What the log tells too was counted when it was told, and not after what came of it.
+        told_too = {(each.gpu, each.code) for each in said if isinstance(each, Condition)}
+        earlier = [each for each in counted if isinstance(each, Condition) and (each.gpu, each.code) in told_too]
+        seen = (*earlier, *said, *(each for each in counted if each not in earlier), *self._of_findings())
         self.conditions = judged(
             known,
             Look(
-                self._boot, self._now, self._counts(), seen, frozenset(self._asked | self._log_was_read()), self._verdicts,
-                self._uuids, self._ended(known), self._gone(known),
+                self._boot, self._now, counts, seen, frozenset(self._asked | self._log_was_read()), self._verdicts,
+                self._uuids, self._ended(known), self._gone(known), before["rows"],
             ),
             _treatments(settings),
             settings.get("clean_looks", CLEAN_LOOKS),
         )  # fmt: skip
         return {
             **before,
+            "began": self._now if before["began"] is None else before["began"],
             "cursor": list(self.news.cursor) if self.news.cursor else None,
             "lost": self._now if self.news.lost else before["lost"],
-            "last": [self._boot, self._seconds] if self._counts() else before["last"],
+            "last": [self._boot, self._seconds] if FILES in counts else before["last"],
+            "library": [self._boot, self._seconds] if LIBRARY in counts else before["library"],
             "conditions": [each.as_dict() for each in self.conditions],
             "counters": counters,
             "rows": self._rows(),
@@ -196,8 +229,18 @@ class _Seen:
             "settings": settings,
         }
 
+    def _owed(self):
+        """GPUs whose driver asks for what is no illness, such as the reset that a mode in waiting needs."""
+        found = {each.gpu for each in self._found if each.code in meanings.VERDICTS}
+        return {gpu for gpu, verdict in self._verdicts.items() if verdict and gpu not in found}
+
     def _counts(self):
-        last = self._before["last"]
+        """Sources of which this is not the same look as the last one at them."""
+        kernel = OF_KERNEL if self._is_apart(self._before["last"]) else frozenset()
+        asks = self._sessions is not None and self._is_apart(self._before["library"])
+        return kernel | (OF_LIBRARY if asks else frozenset())
+
+    def _is_apart(self, last):
         return not last or last[0] != self._boot or not 0 <= self._seconds - last[1] < APART
 
     def _log_was_read(self):
@@ -221,31 +264,43 @@ class _Seen:
         noted = [(seconds, Reset(gpu)) for gpu, boot, seconds in self._before["resets"] if boot == self._boot]
         noted += [(0, Reset(gpu)) for gpu in self._back()]
         addresses = {gpu.address for gpu in self._gpus}
-        for event in lines.events(self.news.lines):
+        for event in map(self._of_a_gpu, lines.events(self.news.lines)):
             if event.gpu and event.gpu not in addresses and not self._before["layouts"].get(event.gpu):
                 # Of what is no GPU of this host, such as one that a description left out.
                 continue
             noted += [(event.seconds, each) for each in self._of_event(event, treatments)]
         return [each for _, each in sorted(noted, key=lambda pair: pair[0])]
 
+    def _of_a_gpu(self, event):
+        """NVIDIA's lines tell no function of an address: it is that of the GPU there, if there is one alone."""
+        here = [gpu.address for gpu in self._gpus if gpu.vendor == "nvidia" and gpu.address[:-1] == event.gpu[:-1]]
+        return event._replace(gpu=here[0]) if event.xid is not None and len(here) == 1 else event
+
     def _back(self):
         """GPUs that had gone from the bus and are there again: the bus began anew with them."""
         gone = {each.gpu for each in self._found if each.code == "pci-gone"}
-        return {each["gpu"] for each in self._before["conditions"] if each["code"] == "pci-gone"} - gone
+        back = {gpu.address for gpu in self._gpus} - gone
+        # Once: what they meet after that is not of before.
+        return {
+            each["gpu"] for each in self._before["conditions"] if each["code"] == "pci-gone" and not each.get("cured")
+        } & back
 
     def _of_event(self, event, treatments):
         if event.code in (lines.ALL_CLEAR, lines.RESET):
             return [Reset(event.gpu)]
         if event.code in meanings.VERDICTS:
             asked = next((each for each in recovery.ACTIONS.values() if each.code == event.code), None)
-            return [self._condition(event.gpu, event.code, asked.words if asked else event.words, asked.todo if asked else "")]
+            words, todo = (asked.words, asked.todo) if asked else (event.words, "")
+            return [self._condition(event.gpu, event.code, words, todo, event.seconds)]
         if event.xid is None:
-            return [self._condition(event.gpu, event.code, event.words)] if event.code in meanings.BY_CODE else []
+            made = self._condition(event.gpu, event.code, event.words, seconds=event.seconds)
+            return [made] if event.code in meanings.BY_CODE else []
         meaning, words = meanings.of_xid(event.xid, treatments)
         if meaning is None:
             return []
         said = f"{words} ({event.words[:200]})" if event.words else words
-        made = self._condition(event.gpu, event.code, said)._replace(gi=event.gi, ci=event.ci, pid=event.pid)
+        made = self._condition(event.gpu, event.code, said, seconds=event.seconds)
+        made = made._replace(gi=event.gi, ci=event.ci, pid=event.pid)
         return [made._replace(slice=name) for name in self._slices_of(event)] or [made]
 
     def _slices_of(self, event):
@@ -266,9 +321,11 @@ class _Seen:
             if each.code in meanings.BY_CODE and each.code not in counted
         ]
 
-    def _condition(self, gpu, code, words, todo=""):
+    def _condition(self, gpu, code, words, todo="", seconds=None):
+        """:param seconds: when it was, in seconds since the boot; None for now."""
+        then = self._now if seconds is None else max(0, self._now - max(0, self._seconds - seconds))
         return Condition(
-            gpu, code, words=words.removeprefix(f"GPU {gpu}: ").rstrip("."), todo=todo, since=self._now, last=self._now,
+            gpu, code, words=words.removeprefix(f"GPU {gpu}: ").rstrip("."), todo=todo, since=then, last=then,
             boot=self._boot, uuid=self._uuids.get(gpu, ""),
         )  # fmt: skip
 

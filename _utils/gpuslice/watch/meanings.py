@@ -37,7 +37,7 @@ class Meaning(NamedTuple):
 #: Code of a finding, or of an event of the kernel's log -> what it means. What is not here is no matter of a status.
 BY_CODE = {
     "amd-bad-pages-pending": Meaning(DEGRADED, "reboot", needs=REBOOT, polled=True),
-    "amd-bad-pages-unreservable": Meaning(DEGRADED, "replace", needs=REPLACED, polled=True),
+    "amd-bad-pages-unreservable": Meaning(DEGRADED, "reboot", needs=REBOOT, polled=True),
     "amd-uncorrectable-ras": Meaning(FAILED, "reset", needs=RESET),
     "drm-hung": Meaning(DEGRADED, "restart_program"),
     "drm-wedged": Meaning(FAILED, "reset", needs=RESET),
@@ -45,6 +45,7 @@ BY_CODE = {
     "intel-hardware": Meaning(DEGRADED, "none"),
     "intel-survivability-mode": Meaning(FAILED, "drain", needs=REBOOT),
     "nvidia-driver-hangs": Meaning(FAILED, "reboot", polled=True),
+    "nvidia-driver-mismatch": Meaning(DEGRADED, "reboot", polled=True),
     "nvidia-fabric-degraded": Meaning(DEGRADED, polled=True),
     "nvidia-fabric-not-ready": Meaning(DEGRADED, polled=True),
     "nvidia-gpu-lost": Meaning(LOST, "reboot", needs=RESET),
@@ -85,7 +86,7 @@ _BY_TREATMENT = {
 #: What remains of an error for which the driver asks nothing: the programs that met it have to be started anew.
 SOFTENED = Meaning(DEGRADED, "restart_program", SLICE, PROGRAM)
 #: What many errors of programs become: the hardware may be the cause.
-SUSPECT = Meaning(DEGRADED, "drain", SLICE, PROGRAM)
+SUSPECT = Meaning(DEGRADED, "none", SLICE, PROGRAM)
 
 
 def of_xid(number, treatments):

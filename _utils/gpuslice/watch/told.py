@@ -20,6 +20,12 @@ _NEEDS = {
 }  # fmt: skip
 
 
+_DOUBT = (
+    "It came {} times within a day: look whether one program brings it about, and the fault is its own, or programs of all "
+    "kinds, and it is the hardware's."
+)
+
+
 def statuses(gpus, slices, conditions, treatments):
     """
     PCI address -> status, action, scope, codes and sentence of the board, and ``slices``: name -> the same.
@@ -27,7 +33,7 @@ def statuses(gpus, slices, conditions, treatments):
     :param gpus: PCI addresses; :param slices: PCI address -> names of its slices.
     :param conditions: as :func:`gpuslice.watch.judge.judged` leaves them; :param treatments: as there.
     """
-    counting = [(each, meaning) for each in conditions if (meaning := _counting(each, treatments))]
+    counting = [(_with_doubt(each, treatments), meaning) for each in conditions if (meaning := _counting(each, treatments))]
     return {gpu: _board(gpu, slices.get(gpu, ()), counting) for gpu in gpus}
 
 
@@ -40,8 +46,13 @@ def _counting(each, treatments):
     return meaning._replace(scope=meanings.BOARD) if meaning.scope == meanings.SLICE and not each.slice else meaning
 
 
+def _with_doubt(each, treatments):
+    """With what to do, where many errors of programs are the matter."""
+    return each._replace(todo=_DOUBT.format(each.of_a_day)) if each.meaning(treatments) is meanings.SUSPECT else each
+
+
 def _board(gpu, names, counting):
-    here = [(each, meaning) for each, meaning in counting if each.gpu in (gpu, "")]
+    here = [(each, meaning) for each, meaning in counting if each.gpu in (gpu, "") or meaning.scope == meanings.ALL_GPUS]
     of_board = [pair for pair in here if pair[1].scope != meanings.SLICE]
     # What has to be done with the board ends what runs on all of its slices, whichever of them met the error.
     for_all = [pair for pair in of_board if pair[1].action not in ("none", "restart_program")]
@@ -49,7 +60,9 @@ def _board(gpu, names, counting):
 
 
 def _of(name, here):
-    return [(each, meaning) for each, meaning in here if meaning.scope == meanings.SLICE and each.slice == name]
+    # A share is called as what it is a share of, and more: what befell that befell it.
+    met = [(each, meaning) for each, meaning in here if meaning.scope == meanings.SLICE and each.slice]
+    return [(each, meaning) for each, meaning in met if name == each.slice or name.startswith(f"{each.slice}-")]
 
 
 def _status(subject, pairs):
@@ -61,12 +74,13 @@ def _status(subject, pairs):
     action = max((each.action for _, each in pairs), key=meanings.ACTIONS.index)
     todo = worst.todo if worst.todo and action == meaning.action else TODO[action]
     more = f" ({many(len(pairs) - 1, 'more reason')})" if len(pairs) > 1 else ""
+    met_by = f"Slice {worst.slice}" if meaning.scope == meanings.SLICE else f"GPU {worst.gpu or subject}"
     return {
         "status": meaning.status,
         "action": action,
         "scope": meaning.scope,
         "codes": sorted({each.code for each, _ in pairs}),
-        "sentence": f"GPU {worst.gpu or subject}: {worst.words}{more}. {todo}",
+        "sentence": f"{met_by}: {worst.words}{more}. {todo}",
     }
 
 
@@ -85,7 +99,7 @@ def _reason(each, treatments, clean):
         "scope": meaning.scope if meaning else meanings.BOARD,
         "slice": each.slice,
         "words": each.words,
-        "todo": each.todo or TODO[meaning.action if meaning else "none"],
+        "todo": _with_doubt(each, treatments).todo or TODO[meaning.action if meaning else "none"],
         "since": each.since,
         "last": each.last,
         "count": each.count,

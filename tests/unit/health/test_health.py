@@ -171,7 +171,7 @@ def test_a_lost_gpu_says_what_it_said_and_what_to_do(one):
 @pytest.mark.parametrize(
     ("fault", "code", "severity"),
     [
-        ({"call": "nvmlInit", "error": "NVML_ERROR_LIB_RM_VERSION_MISMATCH"}, "nvidia-not-asked", "warning"),
+        ({"call": "nvmlInit", "error": "NVML_ERROR_LIB_RM_VERSION_MISMATCH"}, "nvidia-driver-mismatch", "warning"),
         ({"call": "nvmlInit", "error": "NVML_ERROR_UNKNOWN"}, "nvidia-not-asked", "warning"),
         ({"call": "nvmlDeviceGetRemappedRows", "error": "NVML_ERROR_UNKNOWN"}, "nvidia-health-unreadable", "critical"),
         ({"call": "nvmlDeviceGetRemappedRows", "error": "NVML_ERROR_GPU_IS_LOST"}, "nvidia-gpu-lost", "critical"),

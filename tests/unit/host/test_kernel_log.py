@@ -61,3 +61,9 @@ def test_the_log_of_this_machine_can_be_read_or_its_absence_is_an_error():
         assert err.errno in (errno.ENOENT, errno.EPERM, errno.EACCES)
         return
     assert -1 <= log.first <= log.last
+
+
+def test_numbers_that_no_kernel_has_are_left_out():
+    long = b"9" * 5000
+    odd = [b"4,%s,1,-;NVRM: x" % long, b"4,5,%s,-;NVRM: x" % long, b"4,-1,2,-;NVRM: x", b"4,\xb2,2,-;NVRM: x", b";;;", b""]
+    assert kernel_log.of_records(odd) == kernel_log.NOTHING

@@ -64,6 +64,14 @@ def test_only_what_is_well_is_released_and_what_is_not_told_stays():
     assert set(decide(held, {GPU: status("ok")}, OFF, NOW).release) == {GPU}
 
 
+def test_a_record_of_health_that_was_lost_is_no_evidence():
+    held = run({}, {GPU: status("failed", "a")})
+    made = decide(held, {GPU: status("ok")}, ON, NOW + 60, known_since=NOW + 30)
+    assert not made.release and made.renew[GPU].hold
+    assert not decide({**held, **made.entries}, {GPU: status("ok")}, ON, NOW + 90, known_since=NOW + 30).entries
+    assert set(decide(held, {GPU: status("ok")}, ON, NOW + 60, known_since=NOW).release) == {GPU}
+
+
 def test_a_slice_of_which_nothing_is_told_is_as_its_board():
     held = run({}, {GPU: status("failed", "a", scope="slice", **{PART: status("failed", "a")})})
     assert not decide(held, {GPU: status("failed", "b")}, ON, NOW).release
@@ -77,6 +85,26 @@ def test_what_a_hand_quarantined_only_a_hand_releases():
     held = run({}, {GPU: status("failed", "a")})
     held[GPU] = quarantine.by_hand(held[GPU], GPU, "board", "", "me", "", "keep", NOW)
     assert held[GPU].why == "It is failed." and not decide(held, {GPU: status("ok")}, ON, NOW).release
+
+
+def test_policy_takes_no_more_than_half_of_a_host_at_once():
+    gpus = [f"0000:{number:02x}:00.0" for number in range(8)]
+
+    def told(ill, entries, later=0):
+        found = {gpu: status("failed", "a") if gpu in ill else status("ok") for gpu in gpus}
+        return decide(entries, found, ON, NOW + later)
+
+    made = told(gpus, {})
+    assert made.entries == {} and made.spared == tuple(gpus)
+    four = told(gpus[:4], {}).entries
+    assert set(four) == set(gpus[:4]) and not told(gpus[:4], four, 60).spared
+    fifth = told(gpus[:5], four, quarantine.AT_ONCE - 1)
+    assert fifth.entries == {} and fifth.spared == (gpus[4],)
+    # What fails one after the other has causes of its own; and what is well again is released all the same.
+    assert set(told(gpus[:5], four, quarantine.AT_ONCE).quarantine) == {gpus[4]}
+    assert set(told(gpus[1:6], four, 60).release) == {gpus[0]}
+    # The only GPU of a host is more than half of it, and one is no pattern.
+    assert set(decide({}, {GPU: status("failed", "a")}, ON, NOW).quarantine) == {GPU}
 
 
 # -- when it comes back ------------------------------------------------------------------------------------------------
@@ -175,7 +203,8 @@ def test_it_is_read_as_it_was_written(simulated):
     host = simulated("dgx-h100")
     record = Quarantine(host)
     assert record.entries() == {}
-    entries = run({}, {GPU: status("failed", "a\x00\nb"), OTHER: status("lost")}, host.now())
+    well = {"0000:61:00.0": status("ok"), "0000:62:00.0": status("ok")}
+    entries = run({}, {GPU: status("failed", "a\x00\nb"), OTHER: status("lost"), **well}, host.now())
     record.write(entries)
     assert record.entries() == entries and quarantine.in_force(host) == entries
     record.write({GPU: entries[GPU]._replace(since=None), OTHER: entries[OTHER]})

@@ -16,7 +16,8 @@ from gpuslice.watch.judge import Reset
 
 GPU, SLICE, SIBLING = "0000:1b:00.0", "0000:1b:00.0-1g.10gb-0", "0000:1b:00.0-1g.10gb-1"
 CLEAN = 3
-ASKED = frozenset({(GPU, judge.FILES), (GPU, judge.LIBRARY), (GPU, judge.ROWS), ("", judge.LOG)})
+ASKED = frozenset({*((GPU, each) for each in (judge.FILES, judge.LIBRARY, judge.ROWS, judge.VERDICT)), ("", judge.LOG)})
+COUNTS = judge.OF_KERNEL | judge.OF_LIBRARY
 BOOT, NEXT = "boot-1", "boot-2"
 
 
@@ -33,7 +34,8 @@ class Watch:
     def look(self, *seen, counts=True, **keys):
         self.now += keys.pop("later", 60)
         seen = [each._replace(since=self.now, last=self.now) if isinstance(each, Condition) else each for each in seen]
-        made = Look(keys.pop("boot", BOOT), self.now, counts, tuple(seen), keys.pop("asked", ASKED), **keys)
+        apart, asked = COUNTS if counts else frozenset(), keys.pop("asked", ASKED)
+        made = Look(keys.pop("boot", BOOT), self.now, apart, tuple(seen), asked, **keys)
         self.known = judge.judged(self.known, made, self.treatments, CLEAN)
         return self
 
@@ -166,7 +168,8 @@ def test_errors_of_programs_are_counted_and_many_of_them_are_suspicious():
         watch.look(one("xid-31", gi=7, ci=0, slice=SLICE), later=1)
     assert watch.words == WELL and watch.known[0].count == 14
     watch.look(one("xid-31", gi=7, ci=0, slice=SLICE), later=600)
-    assert watch.words == ("ok", "degraded", "ok") and watch.board["slices"][SLICE]["action"] == "drain"
+    assert watch.words == ("ok", "degraded", "ok") and watch.board["slices"][SLICE]["action"] == "none"
+    assert "5 times within a day: look whether one program" in watch.board["slices"][SLICE]["sentence"]
     watch.look(later=DAY + 1)
     assert watch.words == WELL and watch.known == []
 
