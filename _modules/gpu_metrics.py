@@ -52,7 +52,7 @@ def text():
 
     .. code-block:: bash
 
-        salt-call --local gpu_metrics.text --out=newline_values_only
+        salt-call --local gpu_metrics.text
     """
     with _engine() as engine:
         return metrics.text(engine)

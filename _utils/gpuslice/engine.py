@@ -222,7 +222,7 @@ class Engine:
             could be read.
         """
         found, warned = [], set()
-        for one in self._asked(gpu):
+        for one in self.asked(gpu):
             reading = self.reading(one, strict=gpu is not None)
             for err in reading.errors.values():
                 if str(err) not in warned:
@@ -273,7 +273,7 @@ class Engine:
         :param slices: as of :meth:`slices`; :param gpu: the only one that is looked at, None for all.
         """
         sliced = {part["gpu"] for part in slices}
-        return self._told_uuids([one for one in self._asked(gpu) if one.address not in sliced])
+        return self._told_uuids([one for one in self.asked(gpu) if one.address not in sliced])
 
     def _told_uuids(self, gpus):
         """The same GPUs with their UUIDs, as far as somebody tells these: a host without a driver can be looked at too."""
@@ -286,7 +286,7 @@ class Engine:
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text, from the silicon up."""
         found = {}
-        for one in self._asked(gpu):
+        for one in self.asked(gpu):
             for tool in sorted(self.techniques_of(one, telling=True), key=lambda tool: kinds.named(tool.name).layer):
                 try:
                     drawing = tool.drawing(one, self.seen(tool, one))
@@ -294,54 +294,28 @@ class Engine:
                     drawing = str(err)
                 if drawing:
                     found[one.address] = "; ".join(filter(None, (found.get(one.address), drawing)))
-        for address, sentence in self._interrupted_among(found).items():
+        for address, sentence in self.interrupted_among(found).items():
             found[address] += f"\n{sentence}"
         return found
 
     def health(self, gpu=None, pending=True):
-        """
-        PCI address -> what is wrong with the GPU, as sentences; [] for one of which nothing wrong is known.
+        """See :func:`gpuslice.checkup.health`."""
+        # Here as below, so that a run without a change does not load it.
+        from gpuslice import checkup
 
-        :param pending: also what waits for a reset or a reboot to come into force, which is no fault.
-        """
-        # Here as in findings, so that a run without a change does not load it.
-        from gpuslice.health import board
-
-        found, reasons = {}, RebootLedger(self.host).reasons() if pending else {}
-        for one in self._asked(gpu):
-            faults = board.faults(self.host, self.tools.sessions, one)
-            told = [*faults, *(self._pending(one, faults, reasons) if pending else ())]
-            found[one.address] = [each.sentence for each in told]
-        for address, sentence in self._interrupted_among(found).items():
-            found[address].append(sentence)
-        return found
+        return checkup.health(self, gpu, pending)
 
     def findings(self, gpu=None):
-        """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
-        from gpuslice.health import board
+        """See :func:`gpuslice.checkup.findings`."""
+        from gpuslice import checkup
 
-        found, reasons = [], RebootLedger(self.host).reasons()
-        for one in self._asked(gpu):
-            told = board.findings(self.host, self.tools.sessions, one)
-            found += [*told, *self._pending(one, told, reasons)]
-        return [each._asdict() for each in found]
+        return checkup.findings(self, gpu)
 
     def watch(self, settings=None, quick=False, keep=None):
-        """
-        Look at all GPUs and their slices, and keep what was found: a :class:`gpuslice.watch.look.View`.
+        """See :func:`gpuslice.checkup.watch`."""
+        from gpuslice import checkup
 
-        :param quick: read files of the kernel only, and go by the slices of the last look; :param settings: :param keep: as of
-            :func:`gpuslice.watch.look.look`. :raises errors.StateDirUnusable: what was found can't be kept.
-        """
-        from gpuslice.watch.look import look
-
-        if quick:
-            return look(self.host, None, list(self.gpus), None, settings, keep, patience=0)
-        untold = set()
-        parts = self.parts(taken=True, untold=untold)
-        read = [gpu.address for gpu in self.gpus if gpu.address not in untold]
-        there = {address: [part for part in parts if part.gpu == address] for address in read}
-        return look(self.host, self.tools.sessions, list(self.gpus), there, settings, keep)
+        return checkup.watch(self, settings, quick, keep)
 
     def last_look(self):
         """What the last look found, as :meth:`watch` has it; nothing is asked."""
@@ -350,48 +324,16 @@ class Engine:
         return known(self.host, list(self.gpus))
 
     def statuses(self, gpu=None, settings=None):
-        """PCI address -> status of the GPU and its slices, as :func:`gpuslice.watch.told.statuses` has it, after a look."""
-        found = self.watch(settings).statuses
-        return found if gpu is None else {address: found[address] for address in self.meant_among(found, gpu)}
+        """See :func:`gpuslice.checkup.statuses`."""
+        from gpuslice import checkup
 
-    def meant_among(self, found, named):
-        """
-        PCI addresses that a user means, among those of which something is known: also that of a GPU that has gone from the bus.
+        return checkup.statuses(self, gpu, settings)
 
-        :param found: PCI addresses. Raises errors.DeviceNotFound, errors.PolicyError.
-        """
-        if addresses.is_pci(named) and (address := addresses.normalize(named)[0]) in found:
-            return [address]
-        return [one.address for one in self.chosen(named).gpus]
-
-    def _pending(self, gpu, told, reasons):
-        """
-        What of a GPU is not in force yet; one that is known to be ill is asked nothing more.
-
-        :param told: what is wrong with it; :param reasons: PCI address -> why it waits for a reboot, of those that do.
-        """
-        from gpuslice.health import board
-
-        if why := reasons.get(gpu.address):
-            return board.waiting(gpu.address, for_reboot=why)
-        if any(each.severity == board.CRITICAL for each in told):
-            return []
-        waits = (self._waits(tool, gpu) for tool in self.techniques_of(gpu, telling=True))
-        return board.waiting(gpu.address, mode=next(filter(None, waits), ""))
-
-    @staticmethod
-    def _waits(tool, gpu):
-        try:
-            return tool.pending(gpu)
-        except errors.GpuSliceError:
-            # Whoever can't be asked is told of where that matters.
-            return ""
-
-    def _asked(self, gpu):
+    def asked(self, gpu):
         """The GPUs that a user means; all GPUs of the host where none is named."""
         return self.gpus if gpu is None else self.chosen(gpu).gpus
 
-    def _interrupted_among(self, wanted):
+    def interrupted_among(self, wanted):
         """PCI address -> what to know of an interrupted change, for those of these addresses that it concerns."""
         sentences = interrupted.by_gpu(self.host)
         return {address: sentences.get(address) or sentences[""] for address in wanted if address in sentences or "" in sentences}
@@ -408,7 +350,7 @@ class Engine:
     def headroom(self, word, gpu=None):
         """PCI address -> what could still be made by a technology; of a GPU that can't be read only the log tells."""
         stood_on, found = self.stood_on(), {}
-        for one in self._asked(gpu):
+        for one in self.asked(gpu):
             tool = self.tools.get(self._meant(one, word))
             told = _headroom(tool, one, stood_on) if tool in self.techniques_of(one) else {}
             if isinstance(told, str):
@@ -662,34 +604,16 @@ class Engine:
 
     def forget_gone(self, result):
         """
-        The quarantine of a slice ends with the slice: strike those off that a change ended, and tell so among its warnings. Of a
-        GPU that can't be read now, and of one that was not changed, they stay.
+        The quarantine of a slice ends with the slice: those that a change ended are struck off, and its warnings say so.
 
         :param result: :class:`gpuslice.change.context.Result` of the change.
         """
         if result.generation is None or QUARANTINE not in self.host.store_names(self.host.state_dir):
             return
-        from gpuslice.records import lock
-        from gpuslice.records.quarantine import SLICE
-        from gpuslice.records.quarantine import Quarantine
+        from gpuslice.records import quarantine
 
-        doing = self.doing()
-        try:
-            with lock.held(self.host.state_dir, doing.who, doing.jid):
-                record = Quarantine(self.host)
-                entries = record.entries()
-                ours = {name: each for name, each in entries.items() if each.scope == SLICE and each.gpu in result.changes}
-                gpus = {each.gpu for each in ours.values()}
-                there = {part.name for address in gpus for part in self.parts(address, taken=True)}
-                gone = [name for name in ours if name not in there]
-                if gone:
-                    record.write({name: each for name, each in entries.items() if name not in gone})
-        except errors.GpuSliceError as err:
-            result.warnings.append(f"Whether what is quarantined is still there could not be told: {err}")
-            return
-        if ended := [name for name in gone if ours[name].in_force]:
-            slices = "that slice" if len(ended) == 1 else "those slices"
-            result.warnings.append(f"The quarantine of {', '.join(ended)} ended with {slices}.")
+        doing, there = self.doing(), partial(self.parts, taken=True)
+        result.warnings += quarantine.forget_gone(self.host, result.changes, there, doing.who, doing.jid)
 
     def _with_recovery(self, err, policy, reconciler):
         """
@@ -767,8 +691,7 @@ class Engine:
         try:
             return self.policy({INTEGRATION: written}).handed_out[technique]
         except errors.PolicyError as err:
-            told = [each.removeprefix(f"{INTEGRATION}:") for each in err.mistakes or [str(err)]]
-            raise errors.PolicyError(" ".join(told), mistakes=told) from err
+            raise errors.of_arguments(err, INTEGRATION) from err
 
     def handing(self, technique, settings, wish=None):
         """Targets of a technology that hands out, for functions that work by hand; see :meth:`wanted`."""
@@ -825,64 +748,17 @@ class Engine:
         return earlier.targets(earlier.wanted(self.host, generation), self.tools, self.gpus)
 
     def export(self, form="pillar"):
-        """
-        What the host has now as a pillar (``form`` pillar) or as a mig-parted config (``form`` mig-parted).
+        """See :func:`gpuslice.exporting.export`."""
+        # Here as in imported, so that a run that exports nothing does not load it.
+        from gpuslice import exporting
 
-        :raises errors.PolicyError: another form.
-        """
-        arguments.check(form=form)
-        if form == "pillar":
-            sections = {gpu.address: self._in_effect(gpu) for gpu in self.gpus}
-            return policies.export_rules(sections, {gpu.address: gpu.model for gpu in self.gpus})
-        tool = self._speaking(form)
-        return tool.export(form, [gpu for gpu in self.gpus if tool.supports(gpu)])
+        return exporting.export(self, form)
 
     def imported(self, form, written, name=""):
-        """
-        A pillar from a configuration of another tool, as :meth:`gpuslice.techniques.base.Technique.imported` has it.
+        """See :func:`gpuslice.exporting.imported`."""
+        from gpuslice import exporting
 
-        :param form: one of those of :meth:`export` that is no pillar.
-        """
-        return self._speaking(form).imported(form, written, name, self.gpus)
-
-    def _speaking(self, form):
-        """The technique that knows a form of another tool."""
-        return next(tool for tool in map(self.tools.get, (kind.name for kind in kinds.DOABLE)) if form in tool.forms)
-
-    def _in_effect(self, gpu):
-        """
-        Strategy and settings that describe what this GPU has now. Of one that nothing slices they keep that so; None where there
-        are no words for it.
-        """
-        upper, whole = {}, None
-        for tool in self.techniques_of(gpu, telling=True):
-            try:
-                kind, layout = kinds.named(tool.name), tool.layout(self.seen(tool, gpu))
-            except errors.Unsupported as err:
-                # What a GPU can't have as it is now, it does not have.
-                log.warning("%s It is not described.", err)
-                continue
-            found = tool.pillar(gpu, layout)
-            if not found:
-                whole = whole or tool.pinned(layout)
-                continue
-            if kind.goes_with_all or (kind.over and kind.layer > kinds.SHAPE):
-                # What it may stand on is told after it.
-                upper[kind.word] = found
-                continue
-            standing = {word: upper[word] for word in upper if kinds.may_stand_on(word, kind.word)}
-            if upper and not standing:
-                break
-            return _beside(found, standing)
-        alone = next((upper[word] for word in upper if not kinds.goes_with_all(word)), whole)
-        beside = {word: upper[word] for word in upper if kinds.goes_with_all(word)}
-        return _beside(alone or {"strategy": "none"}, beside) if beside else alone
-
-
-def _beside(section, upper):
-    """The words of a GPU with those of what stands beside its strategy."""
-    keys = {word: kinds.SECTIONS[word] for word in upper}
-    return {**section, **{keys[word]: {**upper[word].get(keys[word], {}), "enabled": True} for word in upper}}
+        return exporting.imported(self, form, written, name)
 
 
 def _headroom(tool, gpu, stood_on):

@@ -48,6 +48,16 @@ class PolicyError(GpuSliceError):
         return (type(self), (self.what, self.gpu, self.todo, tuple(self.mistakes)))
 
 
+def of_arguments(err, section):
+    """
+    A :class:`PolicyError` of arguments that were checked as the pillar's: they are called by their own names.
+
+    :param section: pillar path below which they were put.
+    """
+    told = [line.removeprefix(f"{section}:") for line in err.mistakes or [str(err)]]
+    return PolicyError(" ".join(told), mistakes=told)
+
+
 class DeviceNotFound(GpuSliceError):
     """A GPU was named that this host does not have."""
 

@@ -22,10 +22,10 @@ from gpuslice.records.quarantine import BOARD
 from gpuslice.records.quarantine import SLICE
 from gpuslice.records.quarantine import Decision
 from gpuslice.records.quarantine import Quarantine
+from gpuslice.status_words import FAILING
 
 log = logging.getLogger(__name__)
 
-_FAILED = ("failed", "lost")
 _WHY = "no reason was given"
 _SPARED = (
     "Policy quarantines nothing of GPU {}: of the {} GPUs of this host more than half failed within an hour, which is rather "
@@ -162,7 +162,7 @@ def _matching(name, in_force):
 def _standing(name, entry, statuses):
     board = statuses.get(entry.gpu) or {}
     found = (board.get("slices") or {}).get(name, board) if entry.scope == SLICE else board
-    return found.get("codes", ()) if found.get("status") in _FAILED else ()
+    return found.get("codes", ()) if found.get("status") in FAILING else ()
 
 
 def _health(pillar):

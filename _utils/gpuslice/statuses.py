@@ -2,17 +2,19 @@
 Statuses of GPUs and slices in the shapes that Salt's users get: by hand, in a state, and as a beacon's events.
 """
 
+from gpuslice import checkup
 from gpuslice import folding
 from gpuslice import moments
+from gpuslice import status_words
+from gpuslice.numbers import many
 from gpuslice.policy import health
 from gpuslice.records.health import HealthRecord
-from gpuslice.watch import meanings
 from gpuslice.watch import told
 
 #: Word of the pillar from which status on a state fails -> the statuses from there on.
 _FAILING = {
-    "degraded": (meanings.DEGRADED, meanings.FAILED, meanings.LOST),
-    "failed": (meanings.FAILED, meanings.LOST),
+    "degraded": (status_words.DEGRADED, *status_words.FAILING),
+    "failed": status_words.FAILING,
     "never": (),
 }
 #: Findings that are no fault and that wait for something.
@@ -34,9 +36,18 @@ def table(statuses):
     rows = [("name", "status", "action", "why")]
     for gpu, board in statuses.items():
         rows.append((gpu, board["status"], board["action"], board["sentence"]))
-        odd = {name: each for name, each in board["slices"].items() if each["status"] != board["status"]}
-        rows += [(name, each["status"], each["action"], each["sentence"]) for name, each in odd.items()]
+        rows += [(name, each["status"], each["action"], each["sentence"]) for name, each in _unlike(board).items()]
     return folding.in_columns(rows) if len(rows) > 1 else "No GPU."
+
+
+def _unlike(board):
+    """Those slices of a board that are otherwise than it, or as it for another reason: of the others its own words are told."""
+    return {name: each for name, each in board["slices"].items() if not _is_like(each, board)}
+
+
+def _is_like(each, board):
+    same = all(each[key] == board[key] for key in ("status", "action"))
+    return same and (not each["codes"] or not set(each["codes"]).isdisjoint(board["codes"]))
 
 
 def why(engine, pillar, gpu=None):
@@ -45,7 +56,7 @@ def why(engine, pillar, gpu=None):
     user means.
     """
     view = engine.watch(health.of_pillar(pillar))
-    chosen = view.statuses if gpu is None else engine.meant_among(view.statuses, gpu)
+    chosen = view.statuses if gpu is None else checkup.meant_among(engine, view.statuses, gpu)
     return {address: _why(engine, view, address) for address in chosen}
 
 
@@ -57,7 +68,7 @@ def forgotten(engine, gpu, test=False):
     :param gpu: whom a user means, also one that has gone. :return: dict with ``result``, ``changes`` and ``comment``.
     """
     view = engine.last_look()
-    meant, here = engine.meant_among(view.statuses, gpu), {one.address for one in engine.gpus}
+    meant, here = checkup.meant_among(engine, view.statuses, gpu), {one.address for one in engine.gpus}
     found = {address: [each.words for each in view.conditions if each.gpu == address] for address in meant}
     well = "nothing is known to be wrong"
     changes = {address: {"old": "; ".join(words), "new": well} for address, words in found.items() if words}
@@ -126,13 +137,21 @@ def judged(engine, pillar, test=False):
     found = view.statuses
     each_one = [one for board in found.values() for one in (board, *board["slices"].values())]
     bad = [one for one in each_one if one["status"] in _FAILING[settings["fail_on"]]]
-    lines = list(dict.fromkeys(one["sentence"] for one in each_one if one["sentence"]))
+    odd = [one for board in found.values() for one in (board, *_unlike(board).values())]
+    lines = list(dict.fromkeys(one["sentence"] for one in odd if one["sentence"]))
     waits = [f"GPU {one['gpu']}: {one['words']}. {one['todo']}" for one in engine.findings() if one["code"] in _WAITS]
-    well = [] if lines else [f"Nothing is known to be wrong with {len(found)} GPU{'' if len(found) == 1 else 's'}."]
+    well = [f"Nothing is known to be wrong with {many(len(found), 'GPU')}." if found else "This host has no GPU."]
     answer = _followed(engine, view, settings, pillar, test)
-    followed = [answer["comment"]] if answer["changes"] or answer.get("result") is not True else []
-    told_all = "\n".join([*well, *lines, *waits, *engine.interrupted(), *followed])
+    followed = [_without(answer["comment"], lines)] if answer["changes"] or answer.get("result") is not True else []
+    told_all = "\n".join([*(lines or well), *waits, *engine.interrupted(), *followed])
     return {**answer, **({"result": False} if bad else {}), "comment": told_all}
+
+
+def _without(comment, lines):
+    """A comment without the reasons that stand above it."""
+    for line in lines:
+        comment = comment.replace(f": {line}", ".")
+    return comment
 
 
 def _followed(engine, view, settings, pillar, test):
@@ -146,7 +165,7 @@ def _followed(engine, view, settings, pillar, test):
 
 
 #: What is announced of one that is well, as it is not kept.
-_WELL = f"{meanings.OK}/none"
+_WELL = f"{status_words.OK}/none"
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
@@ -165,7 +184,7 @@ def news(engine, settings=None):
         changed = [name for name, each in now.items() if before.get(name, _WELL) != _word(each)]
         found.extend(_event(name, now[name], before.get(name, _WELL)) for name in changed)
         # One that has gone is not told of: whoever removed it knows.
-        data["announced"] = {name: _word(each) for name, each in now.items() if each["status"] != meanings.OK}
+        data["announced"] = {name: _word(each) for name, each in now.items() if each["status"] != status_words.OK}
 
     engine.watch(settings, quick=True, keep=keep)
     return found

@@ -15,6 +15,7 @@ from gpuslice import errors
 from gpuslice.energy import interval
 from gpuslice.energy import meter
 from gpuslice.energy import record
+from gpuslice.energy import report
 from gpuslice.engine import Engine
 from gpuslice.sim import foreign
 from tests.support import energy
@@ -282,7 +283,10 @@ def test_a_board_in_one_piece_is_charged_itself_and_one_without_instances_nobody
 def test_a_board_without_a_counter_is_told(simulated):
     host = simulated("dgx-h100", gpus=[{key: value for key, value in energy.H100.items() if key != "draw"}])
     assert energy.measured(host) == {GPU: "unsupported"}
-    assert energy.charges(host)["boards"][GPU]["unreadable"] == "unsupported" and energy.charges(host)["slices"] == []
+    found = energy.charges(host)
+    assert found["boards"][GPU]["unreadable"] == "unsupported" and found["slices"] == []
+    # Not that it took nothing.
+    assert report.table(found).splitlines()[-2:] == [f"{GPU} board                     -", f"{GPU} not measured now: unsupported"]
 
 
 def test_a_failure_of_the_meter_fails_no_change(host, caplog):

@@ -227,6 +227,15 @@ def test_every_example_is_told_and_nothing_fails_in_a_way_that_nobody_foresaw(si
     assert all(re.fullmatch("[a-z][a-z-]*", word) for pair in missed for word in pair), missed
 
 
+def test_a_board_whose_energy_was_never_counted_has_none_told(simulated):
+    host = simulated("dgx-h100", gpus=[{key: value for key, value in TWO[0].items() if key != "draw"}], processes=[])
+    gathered(host, every=15)
+    host.let_pass(15)
+    found = gathered(host, every=15)
+    assert not found.get("board_unallocated_energy_joules_total") and not found.get("slice_energy_joules_total")
+    assert unreadable(found)["energy", "unsupported"] == 1
+
+
 def test_energy_is_counted_from_one_run_to_the_next(sliced):
     gathered(sliced, every=15)
     sliced.let_pass(15)

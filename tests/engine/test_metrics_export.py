@@ -187,6 +187,15 @@ def test_what_is_given_by_hand_needs_no_pillar_that_is_right(host, path):
             metrics.enable(engine, config(host), {"containers_gpu_slicing": 7}, str(path))
 
 
+def test_an_argument_that_is_wrong_is_called_by_its_own_name(host, path):
+    with Engine(config(host)) as engine:
+        for given, name in (((str(path), 3), "interval_seconds"), (("/x/y.txt", None), "textfile")):
+            with pytest.raises(errors.PolicyError) as caught:
+                metrics.enable(engine, config(host), {}, *given)
+            assert str(caught.value).startswith(f"{name}: is ") and "pillar" not in str(caught.value)
+    assert host.state()["written"] == {}
+
+
 # -- taken away ------------------------------------------------------------------------------------------------------------
 def test_it_is_taken_away_once(exported, path):
     tested = disable(exported, test=True)

@@ -48,6 +48,25 @@ def test_an_error_of_one_slice_is_told_of_it_alone(sliced):
     assert (reason["code"], reason["slice"], reason["count"]) == ("xid-94", SLICE, 1) and "end of the program" in reason["clears"]
 
 
+def test_what_a_board_and_its_slice_have_in_common_is_told_once(sliced):
+    line(sliced, 94)
+    sliced.host.set_recovery_action(GPU, "gpu_reset")
+    comment = sliced.call("gpu_health.healthy")["comment"]
+    assert comment.count("asks for a GPU reset") == 1 and comment.count("\n") == 0
+    assert len(sliced.call("gpu_health.status", table=True).splitlines()) == 10
+
+
+def test_a_slice_that_is_ill_for_a_reason_of_its_own_is_told_beside_its_board(sliced):
+    line(sliced, 94)
+    sliced.host.say(f"NVRM: Xid (PCI:{GPU[:-2]}): 54, pid=1, name=x, Power supplies")
+    sliced.host.let_pass(60)
+    table = sliced.call("gpu_health.status", table=True)
+    assert [row.split()[:3] for row in table.splitlines() if " degraded " in row] == [
+        [GPU, "degraded", "none"], [SLICE, "degraded", "restart_program"],
+    ]  # fmt: skip
+    assert sliced.call("gpu_health.healthy")["comment"].count("Xid") == 2
+
+
 def test_the_beacon_tells_a_change_once_and_with_fields(sliced):
     sliced.call("gpu_health.status")
     assert beacon(sliced) == []
@@ -108,14 +127,15 @@ def test_what_is_wrong_in_the_pillar_is_a_sentence_and_changes_nothing(minion, w
 def test_a_host_without_gpus_has_nothing_to_tell(minion):
     bench = minion("no-gpu")
     assert bench.call("gpu_health.status") == {} and bench.call("gpu_health.status", table=True) == "No GPU."
-    assert bench.call("gpu_health.healthy")["result"] is True and beacon(bench) == []
+    made = bench.call("gpu_health.healthy")
+    assert (made["result"], made["comment"]) == (True, "This host has no GPU.") and beacon(bench) == []
 
 
 def test_the_page_has_every_word(minion):
     from gpuslice.catalog.xids import TREATMENTS
-    from gpuslice.watch.meanings import ACTIONS
+    from gpuslice.status_words import ACTIONS
+    from gpuslice.status_words import STATUSES
     from gpuslice.watch.meanings import BY_CODE
-    from gpuslice.watch.meanings import STATUSES
 
     page = pages.page("health")
     assert [word for word in (*STATUSES, *ACTIONS, *TREATMENTS, *BY_CODE) if f"`{word}`" not in page] == []

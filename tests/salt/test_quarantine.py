@@ -101,6 +101,7 @@ def test_what_failed_is_quarantined_by_the_stage_and_released_when_it_is_well_ag
     assert tested.result is False and FIRST in tested.changes and has(pair) == [SMALL]
     done = stage(pair)
     assert done.result is False and "the driver asks for a GPU reset" in done.comment and FIRST in done.changes
+    assert done.comment.count("asks for a GPU reset") == 1 and f"GPU {FIRST} is quarantined." in done.comment
     assert has(pair) == [f"{OTHER}-1g.10gb-0"] and pair.call("gpu_health.quarantined")[FIRST]["by"] == "policy"
     assert stage(pair).changes == {}
     pair.host.set_recovery_action(FIRST, "none")

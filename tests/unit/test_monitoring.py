@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from gpuslice.metrics import names
+from gpuslice.status_words import STATUSES
 from tests.support import invented_metrics
 from tests.support import promql
 from tests.unit.test_documents import offered
@@ -51,7 +52,7 @@ def test_only_what_is_written_is_asked_for(where, expression):
 
 def test_what_is_invented_has_the_names_that_are_written():
     assert set(invented_metrics.SERIES) == {names.PREFIX + name for name in names.NAMES}
-    assert invented_metrics.STATUSES == names.STATUSES
+    assert invented_metrics.STATUSES == STATUSES
 
 
 def test_the_names_in_an_expression_are_found():

@@ -18,10 +18,10 @@ LOADER_FOLDERS = ("_modules", "_states", "_grains", "_beacons", "_runners")
 #: Data and its words: anybody may know them, and they know only one another.
 NOUNS = {
     "addresses", "costs", "errors", "folding", "kinds", "model", "moments", "numbers", "plan", "printable", "rules", "secret",
-    "shape", "values", "window",
+    "shape", "status_words", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "engine", "front", "job", "quarantine", "sources", "statuses", "waits"}
+FRONT = {"announcer", "arguments", "checkup", "engine", "exporting", "front", "job", "quarantine", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics"},

@@ -89,7 +89,7 @@ def table(found: Mapping[str, Any]) -> str:
         rows += [_row(row) for row in found["slices"] if row["gpu"] == address]
         rest = [("not allocated", board["unallocated_joules"]), ("earlier slices", board["earlier_joules"])]
         rows += [(f"{address} {what}", "", "", _shown(amount), "", "", "") for what, amount in rest if amount]
-        rows.append((f"{address} board", "", "", _shown(board["joules"]), "", "", ""))
+        rows.append((f"{address} board", "", "", _shown(board["joules"]) if board["seconds"] else "-", "", "", ""))
     lines = [f"From {found['since']} to {found['until']}", folding.in_columns(rows)]
     left_out = [_left_out(address, board) for address, board in found["boards"].items()]
     return "\n".join([*lines, *filter(None, left_out)])

@@ -12,6 +12,7 @@ from gpuslice.metrics import unit
 from gpuslice.metrics import writer
 from gpuslice.metrics.record import Exported
 
+_SECTION = "containers_gpu_state_management"
 UNITS = (unit.SERVICE, unit.TIMER)
 _LAST_RUN = re.compile(r"^gpuslice_last_run_timestamp_seconds ([0-9.e+]{1,32})$", re.MULTILINE)
 #: So many intervals may pass before a file counts as old; and so many seconds at least, for a driver that has to be started.
@@ -34,7 +35,11 @@ def wanted(engine, pillar, textfile=None, interval=None):
     given = {key: value for key, value in (("textfile", textfile), ("interval_seconds", interval)) if value is not None}
     if len(given) < 2:
         given = {**_of(engine, pillar), **given}
-    checked = _of(engine, {"containers_gpu_state_management": {"metrics": given}})
+    try:
+        checked = _of(engine, {_SECTION: {"metrics": given}})
+    except errors.PolicyError as err:
+        # What the pillar says was right by now: it is arguments that are wrong.
+        raise errors.of_arguments(err, f"{_SECTION}:metrics") from err
     return Wanted(checked["textfile"], checked["interval_seconds"])
 
 

@@ -4,15 +4,16 @@ Metrics of one host, from one look at each GPU and from the records.
 
 from gpuslice import kinds
 from gpuslice.host.base import HEALTH
+from gpuslice.host.base import QUARANTINE
 from gpuslice.inventory import discovery
 from gpuslice.metrics import labels
 from gpuslice.metrics import standing
 from gpuslice.metrics.collection import Collection
-from gpuslice.metrics.names import STATUSES
 from gpuslice.metrics.sensors import Sensors
 from gpuslice.metrics.sensors import count_energy
 from gpuslice.metrics.sensors import tell_energy
 from gpuslice.model import Gpu
+from gpuslice.status_words import STATUSES
 
 
 def gather(engine, every=None):
@@ -34,7 +35,7 @@ def gather(engine, every=None):
     for board in boards:
         _tell(found, engine, board)
     found.tried("records", standing.tell_records, found, engine)
-    if standing.QUARANTINE in host.store_names(host.state_dir):
+    if QUARANTINE in host.store_names(host.state_dir):
         found.tried("quarantine", standing.tell_quarantine, found, engine)
     found.tried("drift", standing.tell_drift, found, engine, boards)
     if statuses := found.tried("health", _looked, found, engine, boards, every):

@@ -39,5 +39,3 @@ NAMES = {
     "last_run_timestamp_seconds": (GAUGE, "When these metrics were read."),
     "run_duration_seconds": (GAUGE, "How long it took to read them."),
 }  # fmt: skip
-#: The words of a health status, each a series.
-STATUSES = ("ok", "degraded", "failed", "lost")

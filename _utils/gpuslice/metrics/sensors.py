@@ -130,7 +130,9 @@ def tell_energy(found, engine, boards):
 
     counted = meter.totals(engine.host)
     for board in boards:
-        if told := counted.get(board.gpu.address):
+        told = counted.get(board.gpu.address)
+        # Of a board of which no interval was counted yet nothing is known, which is not that it took nothing.
+        if told and told["seconds"]:
             found.add("board_unallocated_energy_joules_total", board.labels, told["unallocated_joules"])
             _tell_shares(found, board, told["slices"])
 

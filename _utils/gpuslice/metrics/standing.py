@@ -8,9 +8,6 @@ from gpuslice.plan import same
 from gpuslice.records.history import History
 from gpuslice.records.verified import Verified
 
-#: The record of what must not be handed out: few hosts have one, and no other loads what reads it.
-QUARANTINE = "quarantine.json"
-
 
 def tell_records(found, engine):
     """Which change was the newest, and when one was last verified. Raises what reading the records raises."""
@@ -22,11 +19,8 @@ def tell_records(found, engine):
 
 def tell_quarantine(found, engine):
     """What nobody is given. Raises what reading the record raises."""
-    from gpuslice.records.quarantine import Quarantine
-
-    for name, entry in Quarantine(engine.host).entries().items():
-        if entry.in_force:
-            found.add("quarantined", {"name": name, "scope": entry.scope, "pci_bus_id": entry.gpu}, 1)
+    for name, entry in engine.quarantined().items():
+        found.add("quarantined", {"name": name, "scope": entry.scope, "pci_bus_id": entry.gpu}, 1)
 
 
 def tell_drift(found, engine, boards):

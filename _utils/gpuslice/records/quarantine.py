@@ -5,6 +5,7 @@ may be quarantined again.
 A board's entry stays whatever is cut of it, that of a slice as long as there is a slice of that name, over a boot too.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,15 +29,16 @@ from gpuslice.shape import record
 from gpuslice.shape import table
 from gpuslice.shape import text
 from gpuslice.shape import truth
+from gpuslice.status_words import BOARD
+from gpuslice.status_words import FAILING
+from gpuslice.status_words import SLICE
 
 _FORMAT = 1
-BOARD, SLICE = "board", "slice"
 HAND, POLICY = "hand", "policy"
 #: What becomes of consumers for whom nothing else fits.
 KEEP, STOP = "keep", "stop"
 #: Seconds within which policy releases a thing once only; and within which what befalls many GPUs has one cause.
 DAY, AT_ONCE = 86400, 3600
-_FAILED = ("failed", "lost")
 _ENTRY = record(
     {
         "gpu": ADDRESS, "scope": text(f"{BOARD}|{SLICE}"), "since": maybe(moment), "by": text(f"{HAND}|{POLICY}"), "who": LINE,
@@ -140,6 +142,34 @@ def in_force(host: Host) -> dict[str, Entry]:
     return {name: each for name, each in Quarantine(host).entries().items() if each.in_force}
 
 
+def forget_gone(host: Host, changed: Iterable[str], parts: Callable[[str], Iterable[Slice]], who: str, jid: str) -> list[str]:
+    """
+    The quarantine of a slice ends with the slice: strike those off that a change ended. Of a GPU that can't be read now, and of
+    one that was not changed, they stay.
+
+    :param changed: PCI addresses of the GPUs that a change changed. :param parts: all slices of one of these now; may raise.
+    :param who: :param jid: for whoever waits for the lock meanwhile.
+    :return: warnings, as sentences.
+    """
+    # Here, so that those who only read do not load it.
+    from gpuslice.records import lock
+
+    try:
+        with lock.held(host.state_dir, who, jid):
+            kept = Quarantine(host)
+            entries = kept.entries()
+            ours = {name: each for name, each in entries.items() if each.scope == SLICE and each.gpu in changed}
+            there = {part.name for address in {each.gpu for each in ours.values()} for part in parts(address)}
+            gone = [name for name in ours if name not in there]
+            if gone:
+                kept.write({name: each for name, each in entries.items() if name not in gone})
+    except errors.GpuSliceError as err:
+        return [f"Whether what is quarantined is still there could not be told: {err}"]
+    ended = [name for name in gone if ours[name].in_force]
+    slices = "that slice" if len(ended) == 1 else "those slices"
+    return [f"The quarantine of {', '.join(ended)} ended with {slices}."] if ended else []
+
+
 def barred(slices: Iterable[Slice], names: Iterable[str]) -> dict[str, str]:
     """
     Name of a slice -> what is quarantined that it is, stands on, or is a part of.
@@ -221,9 +251,9 @@ def _ill(statuses: Mapping[str, Mapping]) -> dict[str, tuple[str, str, Mapping]]
     """Name -> (PCI address, scope, status) of what failed: single slices where only these did."""
     found: dict[str, tuple[str, str, Mapping]] = {}
     for gpu, board in statuses.items():
-        slices = {name: each for name, each in (board.get("slices") or {}).items() if each["status"] in _FAILED}
+        slices = {name: each for name, each in (board.get("slices") or {}).items() if each["status"] in FAILING}
         of_slices = board["status"] != "lost" and board.get("scope") == SLICE and slices
-        if board["status"] in _FAILED and not of_slices:
+        if board["status"] in FAILING and not of_slices:
             found[gpu] = (gpu, BOARD, board)
         else:
             found.update({name: (gpu, SLICE, each) for name, each in slices.items() if name != gpu})

@@ -4,6 +4,7 @@ The simulated host: a machine that a YAML file describes and that behaves as the
 :mod:`gpuslice.sim.description` documents the file. The parts, from the outside in:
 
 =============  ====================================================================================================
+__main__       what can be made to happen on it from a shell
 host           :class:`~gpuslice.sim.host.SimulatedHost`, the door that the engine uses
 tools          ``lspci``, ``nvidia-smi`` and their kin
 nvml           pynvml's functions, with its argument forms, return forms and error classes: ``nvml_session`` has what all

@@ -144,7 +144,7 @@ def _gpu(raw, path, host, minor, mistakes):
     about["partition_files"] = mistakes.take(raw, path, "partition_files", str, "supported", PARTITION_FILES)
     about["vgpu"] = _vgpu(raw, path, about, mistakes)
     about["vf_driver"] = mistakes.take(raw, path, "vf_driver", str, "nvidia" if about["vgpu"] else "")
-    about["health"] = _health(raw.get("health"), f"{path}.health", mistakes)
+    about["health"] = health(raw.get("health"), f"{path}.health", mistakes)
     about["sysfs"] = texts(raw.get("sysfs"), f"{path}.sysfs", mistakes)
     about["instances"] = _instances(raw, path, about, mistakes)
     about["iommu_group"] = mistakes.take(raw, path, "iommu_group", int, None)
@@ -278,7 +278,8 @@ def _looked_up(vendor, device, subsystem):
     return catalog.lookup(vendor, device, subsystem) or {}
 
 
-def _health(raw, path, mistakes):
+def health(raw, path, mistakes):
+    """What is wrong with an NVIDIA GPU; :param raw: as in the description. Returns it with every key."""
     flags = ("row_remap_failed", "row_remap_pending", "page_retirement_pending")
     raw = mistakes.mapping(raw, path, ("lost", "ecc_uncorrected", *flags, "recovery_action", "fabric"))
     return {

@@ -7,6 +7,7 @@ was seen to be done, and then several looks in turn saw nothing of it any more.
 
 from typing import NamedTuple
 
+from gpuslice import status_words
 from gpuslice.watch import meanings
 
 #: Where something is looked for: files of the kernel, the kernel's log, the vendor's library, and what that tells only at times:
@@ -84,7 +85,7 @@ def _gravest(conditions, treatments):
     """Those that are kept, in their order: the gravest, and of these the newest."""
     if len(conditions) <= _MOST:
         return conditions
-    statuses = [(meaning := each.meaning(treatments)) and meanings.STATUSES.index(meaning.status) or 0 for each in conditions]
+    statuses = [(meaning := each.meaning(treatments)) and status_words.STATUSES.index(meaning.status) or 0 for each in conditions]
     places = sorted(range(len(conditions)), key=lambda place: (statuses[place], conditions[place].last, place))
     return [conditions[place] for place in sorted(places[-_MOST:])]
 

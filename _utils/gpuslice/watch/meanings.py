@@ -7,20 +7,21 @@ How the peers judge, and what their users suffered from, stands in ``docs/health
 from typing import NamedTuple
 
 from gpuslice.catalog import xids
+from gpuslice.status_words import ALL_GPUS
+from gpuslice.status_words import BOARD
+from gpuslice.status_words import DEGRADED
+from gpuslice.status_words import FAILED
+from gpuslice.status_words import LOST
+from gpuslice.status_words import OK
+from gpuslice.status_words import SLICE
 
-OK, DEGRADED, FAILED, LOST = "ok", "degraded", "failed", "lost"
-#: From the best to the worst.
-STATUSES = (OK, DEGRADED, FAILED, LOST)
-#: What has to be done, from the least to the most.
-ACTIONS = ("none", "restart_program", "reset", "reboot", "drain", "replace")
-SLICE, BOARD, ALL_GPUS = "slice", "board", "host"
 #: What shows that something was done: nothing has to be, a program has ended, a reset, a boot, another board in its place.
 PROGRAM, RESET, REBOOT, REPLACED = "program", "reset", "reboot", "replaced"
 
 
 class Meaning(NamedTuple):
     """
-    :ivar status: one of :data:`STATUSES`; :ivar action: one of :data:`ACTIONS`; :ivar scope: slice, board or host.
+    :ivar status: :ivar action: words of :mod:`gpuslice.status_words`; :ivar scope: slice, board or host.
     :ivar needs: what shows that it was dealt with, "" where it is enough that it is no longer seen.
     :ivar polled: whether it counts only when two looks in turn have seen it.
     :ivar certain: whether it stands although the driver says that it asks for nothing.

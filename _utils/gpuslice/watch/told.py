@@ -3,6 +3,8 @@ What the conditions come to: a status for each GPU and each of its slices.
 """
 
 from gpuslice.numbers import many
+from gpuslice.status_words import ACTIONS
+from gpuslice.status_words import STATUSES
 from gpuslice.watch import meanings
 
 #: Action -> what a user does, as a sentence.
@@ -69,9 +71,9 @@ def _status(subject, pairs):
     if not pairs:
         return {"status": meanings.OK, "action": "none", "scope": meanings.SLICE if "-" in subject else meanings.BOARD,
                 "codes": [], "sentence": ""}  # fmt: skip
-    pairs = sorted(pairs, key=lambda pair: (-meanings.STATUSES.index(pair[1].status), -meanings.ACTIONS.index(pair[1].action)))
-    worst, meaning = pairs[0]
-    action = max((each.action for _, each in pairs), key=meanings.ACTIONS.index)
+    # Of those that are as bad as one another the first.
+    worst, meaning = max(pairs, key=lambda pair: (STATUSES.index(pair[1].status), ACTIONS.index(pair[1].action)))
+    action = max((each.action for _, each in pairs), key=ACTIONS.index)
     todo = worst.todo if worst.todo and action == meaning.action else TODO[action]
     more = f" ({many(len(pairs) - 1, 'more reason')})" if len(pairs) > 1 else ""
     met_by = f"Slice {worst.slice}" if meaning.scope == meanings.SLICE else f"GPU {worst.gpu or subject}"
@@ -111,6 +113,6 @@ def _clears(each, meaning, clean):
     """What makes it go, in words."""
     if meaning.status == meanings.OK or meaning is meanings.SUSPECT:
         return "it is only counted, and forgotten a day after the last one"
-    looks = f"{each.clean} of {clean} looks in turn that see nothing of it"
+    looks = f"{many(clean, 'look')} in turn that see nothing of it ({each.clean} so far)"
     needs = _NEEDS[meaning.needs]
     return f"{needs}{' (seen)' if each.cured else ''}, then {looks}" if needs else looks

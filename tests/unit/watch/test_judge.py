@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from gpuslice.catalog import xids
 from gpuslice.health.finding import SEVERITY
+from gpuslice.status_words import ACTIONS
+from gpuslice.status_words import STATUSES
 from gpuslice.watch import judge
 from gpuslice.watch import meanings
 from gpuslice.watch import told
@@ -233,7 +235,7 @@ def test_whatever_is_seen_comes_to_words_and_comes_to_an_end(looks):
     for seen, counts, boot, verdict in looks:
         watch.look(*seen, counts=counts, boot=boot, verdicts={} if verdict is None else {GPU: verdict}, uuids={GPU: "a"})
         for each in (watch.board, *watch.board["slices"].values()):
-            assert each["status"] in meanings.STATUSES and each["action"] in meanings.ACTIONS
+            assert each["status"] in STATUSES and each["action"] in ACTIONS
             assert (each["status"] == "ok") == (each["sentence"] == "") == (not each["codes"])
     watch.known = [each._replace(uuid="a") for each in watch.known]
     for _ in range(CLEAN + 1):
@@ -244,7 +246,7 @@ def test_whatever_is_seen_comes_to_words_and_comes_to_an_end(looks):
 def test_every_code_means_something_that_is_known():
     assert list(meanings.BY_CODE) == sorted(meanings.BY_CODE)
     for meaning in meanings.BY_CODE.values():
-        assert meaning.status in meanings.STATUSES and meaning.action in meanings.ACTIONS
+        assert meaning.status in STATUSES and meaning.action in ACTIONS
     # A finding that means nothing for the status is told by gpu.findings all the same.
     assert {"amd-bad-pages", "mode-pending", "nvidia-not-asked"} <= SEVERITY.keys() - meanings.BY_CODE.keys()
     assert all(each.treatment in xids.TREATMENTS and each.meaning for each in xids.XIDS.values())
