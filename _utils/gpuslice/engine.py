@@ -714,7 +714,9 @@ class Engine:
         :param written: keys of the section; :param more: settings beside those. Raises errors.PolicyError: a value is wrong.
         """
         given = {key: value for key, value in written.items() if value is not None}
-        return self.wanted(word, gpu, {**more, **policies.section(word, given)})
+        from gpuslice.policy import build
+
+        return self.wanted(word, gpu, {**more, **build.section(word, given)})
 
     # -- history -------------------------------------------------------------------------------------------------
     def history(self):

@@ -4,8 +4,6 @@ Which Salt job this process works for: read from the file that Salt keeps for ea
 
 import os
 
-import msgpack
-
 from gpuslice.printable import printable
 
 
@@ -32,6 +30,9 @@ def of_process(cachedir, pid=None):
 
 
 def _load(path):
+    # Here, so that a process that works for no job does not load it.
+    import msgpack
+
     try:
         with open(path, "rb") as handle:
             data = msgpack.unpackb(handle.read(), raw=False, strict_map_key=False)

@@ -26,7 +26,10 @@ def meant(text: str, now: float) -> float:
         return now - int(ago[1]) * _SECONDS[ago[2]]
     try:
         # Python 3.10 knows no Z.
-        return datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip())).timestamp()
+        found = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip())).timestamp()
+        # In this zone it may be a year that there is none of.
+        iso(found)
+        return found
     except (ValueError, OverflowError, OSError) as err:
         raise ValueError("it is no time") from err
 

@@ -3,7 +3,6 @@ A text that must not be shown, such as the token of a licence server: as a value
 that is known by its looks wherever it was pasted by mistake.
 """
 
-import hashlib
 import re
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{12}")
@@ -17,6 +16,9 @@ _FEW = 3
 
 def digest(text):
     """How a secret is called wherever it may be seen: ``sha256:`` and the first 12 hex digits of it."""
+    # Here, since loading it costs more than all the rest of most runs that look, and few have a secret.
+    import hashlib
+
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -13,6 +13,7 @@ from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice import policy
+from gpuslice.policy import build
 from gpuslice.techniques.mig import asks
 from gpuslice.techniques.partition.modes import mode_of
 from tests.conftest import ROOT
@@ -97,7 +98,7 @@ def by_hand(word, key, value):
         elif word == "partition":
             mode_of(None, key, value)
         elif word != "mig":
-            policy.section(word, {key: value, **beside(key, value)})
+            build.section(word, {key: value, **beside(key, value)})
     except (errors.PolicyError, AttributeError):
         return False
     return True

@@ -3,13 +3,19 @@ What each slice is charged with of the energy of its board, on simulated boards 
 board took, whatever happens between two looks.
 """
 
+import contextlib
 import json
 import pathlib
 import signal
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from gpuslice import errors
 from gpuslice.energy import interval
@@ -18,7 +24,10 @@ from gpuslice.energy import record
 from gpuslice.energy import report
 from gpuslice.engine import Engine
 from gpuslice.sim import foreign
+from gpuslice.sim.host import SimulatedHost
+from tests.conftest import described
 from tests.support import energy
+from tests.support import metrics
 from tests.support import pillars
 from tests.support.crash import in_child
 from tests.support.hosts import apply
@@ -110,6 +119,20 @@ def test_a_change_of_ours_closes_the_interval_and_what_it_takes_is_nobodys(host)
     assert energy.figures(energy.charges(host), GPU)[f"{GPU}-7g.80gb-0", "capacity"][1] > 0 and board(host)
 
 
+def test_what_was_read_before_a_change_that_is_over_counts_nothing(host):
+    with Engine(config(host)) as engine:
+        read_at, stale = engine.host.monotonic(), engine.parts(GPU)
+        host.let_pass(MINUTE)
+        assert apply(host, WHOLE).ok
+        before = board(host)
+        host.let_pass(MINUTE)
+        meter.look(engine, parts=lambda _: stale, read_at=read_at)
+    assert board(host) == before
+    energy.measured(host)
+    found = board(host)
+    assert not found["dropped"] and found["seconds"] - before["seconds"] == pytest.approx(MINUTE, rel=0.1)
+
+
 def test_a_change_that_fails_and_an_undo_close_it_too(host):
     host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN"})
     host.let_pass(MINUTE)
@@ -193,6 +216,17 @@ def test_the_clock_on_the_wall_has_no_say_in_lengths(host):
     energy.measured(host)
     after = board(host)
     assert not after["dropped"] and after["seconds"] - before["seconds"] == pytest.approx(MINUTE, rel=0.1)
+
+
+def test_a_clock_before_its_epoch_leaves_a_record_that_is_believed(simulated):
+    host = simulated("dgx-h100", gpus=[energy.H100])
+    host.set_clock(-5000 - host.now())
+    for _ in range(3):
+        assert not any(energy.measured(host).values())
+        host.let_pass(MINUTE)
+    host.set_clock(2e9)
+    energy.measured(host)
+    assert board(host)["joules"] > 0 and not board(host)["dropped"]
 
 
 def test_who_looks_by_the_minute_says_so_and_gaps_are_told_by_that(host):
@@ -370,6 +404,29 @@ def test_a_layout_that_can_not_be_read_is_no_board_in_one_piece(host):
     assert not [row for row in found["slices"] if row["kind"] == "gpu"] and found["boards"][GPU]["unreadable"]
 
 
+@pytest.mark.parametrize("call", ["nvmlDeviceGetGpuInstances", "nvmlDeviceGetTotalEnergyConsumption", "nvmlGpmSampleAlloc"])
+@pytest.mark.parametrize("by", ["a look", "the metrics"])
+def test_what_nobody_foresaw_of_one_board_leaves_the_others_and_is_no_board_in_one_piece(simulated, call, by):
+    other = {**energy.H100, "address": "0000:43:00.0", "instances": ["1g.10gb@0"]}
+    host = simulated("dgx-h100", gpus=[{**energy.H100, "instances": list(PLACED)}, other])
+    look = partial(energy.measured, host) if by == "a look" else partial(metrics.gathered, host, MINUTE)
+    look()
+    before = {gpu: board(host, gpu) for gpu in (GPU, other["address"])}
+    host.let_pass(MINUTE)
+    host.add_fault({"call": call, "gpu": GPU, "unexpected": True})
+    look()
+    host.clear_faults()
+    meanwhile = board(host)
+    assert board(host, other["address"])["seconds"] > before[other["address"]]["seconds"]
+    host.let_pass(MINUTE)
+    look()
+    after = board(host)
+    assert not after["unreadable"] and not after["dropped"]
+    assert not [row for row in energy.charges(host)["slices"] if row["kind"] == "gpu"]
+    assert after["seconds"] == pytest.approx(2 * MINUTE, rel=0.1)
+    assert meanwhile["unreadable"] in ("", "unexpected", "Its slices could not be read.")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -432,3 +489,68 @@ def test_a_board_that_is_taken_out_is_told_to_be_gone(simulated, tmp_path):
     said = energy.measured(host)
     assert said["0000:1d:00.0"] == "this board is no longer there"
     assert energy.charges(host)["boards"]["0000:1d:00.0"]["joules"] > 0
+
+
+# -- whatever happens, in any order ----------------------------------------------------------------------------------------
+WHOLE = pillars.rules(pillars.mig_rule(GPU, ["7g.80gb"]))
+SEVEN = pillars.rules(pillars.mig_rule(GPU, ["1g.10gb"] * 7))
+SHARED = pillars.rules(
+    pillars.rule(
+        GPU, strategy="mig", mig={"profiles": ["3g.40gb", "1g.10gb"]}, time_slicing={"enabled": True, "max_instance_count": 7}
+    )
+)
+
+
+def killed(host):
+    host.add_fault({"call": "store_write", "kill": "before", "nth": 3})
+    in_child(lambda: apply(host, WHOLE))
+    host.clear_faults()
+
+
+def fails(host):
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN"})
+    apply(host, SEVEN)
+    host.clear_faults()
+
+
+def cut_by_another(host):
+    with host.change() as state:
+        for action in ("destroy_gi", "create_gi"):
+            try:
+                foreign.act(state, {"gpu": GPU, "action": action, "profile": "1g.10gb", "start": 5})
+            except errors.GpuSliceError:
+                continue
+
+
+EVENTS = {
+    "look": energy.measured,
+    "metrics": lambda host: metrics.gathered(host, MINUTE),
+    "a while": lambda host: host.let_pass(MINUTE),
+    "long": lambda host: host.let_pass(100 * MINUTE),
+    "whole": lambda host: apply(host, WHOLE),
+    "seven": lambda host: apply(host, SEVEN),
+    "shared": lambda host: apply(host, SHARED),
+    "busy": lambda host: host.set_load(GPU, {f"1g.10gb@{place}": 0.5 for place in range(7)}),
+    "killed": killed,
+    "fails": fails,
+    "another": cut_by_another,
+    "reboot": lambda host: host.reboot(),
+    "clock": lambda host: host.set_clock(-86400),
+}
+
+
+@settings(max_examples=6)
+@given(st.lists(st.sampled_from(sorted(EVENTS)), min_size=6, max_size=14))
+def test_whatever_happens_no_energy_is_told_twice_and_none_that_was_not_drawn(events):
+    with tempfile.TemporaryDirectory() as folder:
+        host = SimulatedHost(str(described(folder, "dgx-h100", {"gpus": [energy.H100]})), f"{folder}/state")
+        before, told = sum(host.drawn(GPU).values()), 0
+        for event in ["look", *events]:
+            with contextlib.suppress(errors.GpuSliceError):
+                EVENTS[event](host)
+            found = board(host)
+            known = found["joules"] + sum(each["joules"] for each in found["dropped"].values())
+            assert told <= found["joules"] and known * 1000 <= sum(host.drawn(GPU).values()) - before + 1
+            told = found["joules"]
+            for ago in (MINUTE, 86400, 9 * 86400):
+                assert energy.is_whole(energy.charges(host, since=host.now() - ago), GPU)

@@ -306,3 +306,11 @@ def test_what_nobody_is_given_is_told_as_long_as_that_is_so(sliced):
     with Engine(config(sliced)) as engine:
         assert quarantine.released(engine, [name, OTHER])["result"]
     assert "quarantined" not in gathered(sliced)
+
+
+@pytest.mark.parametrize("odd", ["-1000000", "-1", "18446744073709551615", "99999999999999999999"])
+def test_a_power_limit_that_can_not_be_true_is_counted_and_not_told(simulated, odd):
+    sysfs = {"hwmon/hwmon3/name": "amdgpu", "hwmon/hwmon3/power1_cap": odd}
+    found = gathered(simulated("mi300x-8", gpus=[{"vendor": "amd", "device": "74a1", "address": "0000:2c:00.0", "sysfs": sysfs}]))
+    assert "board_power_limit_watts" not in found
+    assert [count for (what, _), count in unreadable(found).items() if what == "power-limit"] == [1]

@@ -117,6 +117,29 @@ def test_a_file_that_is_gone_though_the_timer_runs_is_a_failure_too(exported, pa
         enable(exported, path)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_file_from_before_a_boot_is_given_the_time_of_a_first_run(exported, path, kept):
+    if not kept:
+        path.unlink()
+    off = exported.monotonic() + 86400
+    exported.let_pass(-exported.monotonic() + 20)
+    exported.set_clock(off)
+    assert enable(exported, path)["result"]
+    exported.let_pass(61)
+    with pytest.raises(errors.ValidationFailed, match=r"was written \d+ s ago" if kept else "is not there"):
+        enable(exported, path)
+
+
+@pytest.mark.parametrize(
+    ("at", "told"), [("4e9", "is of a time to come, 2096-"), ("1e30", "can't be read"), ("9e99", "can't be read")]
+)
+def test_a_file_that_a_wrong_clock_dated_is_no_fresh_one(exported, path, at, told):
+    path.write_text(f"gpuslice_last_run_timestamp_seconds {at}\n", encoding="utf-8")
+    with pytest.raises(errors.ValidationFailed, match=told):
+        enable(exported, path)
+    assert (status(exported)["written"] is None) == ("read" in told)
+
+
 def test_a_timer_that_was_stopped_is_started_again(exported, path):
     exported.run(["systemctl", "stop", unit.TIMER])
     exported.let_pass(3600)

@@ -13,6 +13,7 @@ import yaml
 
 from gpuslice.engine import Engine
 from gpuslice.metrics import writer
+from tests.conftest import ROOT
 from tests.parts import monitoring
 from tests.support import hosts
 from tests.support import invented_metrics
@@ -55,6 +56,44 @@ def test_every_expression_of_the_dashboard_can_be_parsed(tmp_path):
     rules = [{"record": f"asked_{number}", "expr": expr} for number, expr in enumerate(asked)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
     assert f"SUCCESS: {len(asked)} rules found" in promtool("check", "rules", tmp_path / "rules.yml")
+
+
+def of_host(number, labels, value):
+    return {"series": labels.replace("HOST", f"host{number}"), "values": f"{value}x2"}
+
+
+def test_the_joins_of_the_document_hold_on_a_fleet_whose_boards_have_the_same_addresses(tmp_path):
+    """What stands indented in docs/metrics.md, of two hosts that differ in nothing but their names and UUIDs."""
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## Join with other")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    [*joins, asked] = [re.sub(r" {3,}#.*", "", block) for block in blocks]
+    queries = [*joins, *asked.strip().splitlines()]
+    place = 'slice="0000:1b:00.0-1g.10gb-0",parent_uuid="GPU-HOST",pci_bus_id="0000:1b:00.0",pci_bus_id_long="00000000:1B:00.0"'
+    mig = f'{place},GPU_I_ID="7",technique="mig",consumer="",instance="HOST:9100"'
+    series = [
+        of_host(number, labels, value)
+        for number, idle in ((1, 0), (2, 3))
+        for labels, value in (
+            (f"gpuslice_slice_info{{{mig},of=\"\"}}", "1+0"),
+            (f"gpuslice_slice_processes{{{mig}}}", f"{idle}+0"),
+            (f"gpuslice_board_info{{{place},model=\"H100\",numa_node=\"0\",instance=\"HOST:9100\"}}", "1+0"),
+            ('DCGM_FI_PROF_PIPE_TENSOR_ACTIVE{UUID="GPU-HOST",GPU_I_ID="7",instance="HOST:9400"}', "0.5+0"),
+            ('DCGM_FI_DEV_GPU_TEMP{pci_bus_id="00000000:1B:00.0",hostname="HOST",instance="HOST:9400"}', "40+0"),
+        )
+    ]
+    wanted = {"DCGM_FI_PROF": 2, "DCGM_FI_DEV": 2, "gpuslice_slice_processes": 1}
+    rules = [{"record": f"asked_{number}", "expr": expr} for number, expr in enumerate(queries)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}), encoding="utf-8")
+    begun = [(f"asked_{number}", expr.strip()) for number, expr in enumerate(queries)]
+    counts = {name: count for name, expr in begun for begins, count in wanted.items() if expr.startswith(begins)}
+    assert len(counts) == len(wanted)
+    checks = [
+        {"expr": f"count({name})", "eval_time": "1m", "exp_samples": [{"labels": "{}", "value": count}]}
+        for name, count in counts.items()
+    ]
+    test = {"rule_files": ["rules.yml"], "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test), encoding="utf-8")
+    assert "SUCCESS" in promtool("test", "rules", tmp_path / "test.yml")
 
 
 # -- over a text file ----------------------------------------------------------------------------------------------------

@@ -43,7 +43,13 @@ def test_a_moment_is_meant_by_how_long_ago_it_is_or_as_a_time(at, text, wanted):
     assert moments.meant(text, 1_750_000_000) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "h", "24", "-1h", "1w", "yesterday", "9999999d", "0001-01-01", "12:00", "\u0663h"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "h", "24", "-1h", "1w", "yesterday", "9999999d", "0001-01-01", "12:00", "\u0663h", "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00+23:59",
+    ],
+)  # fmt: skip
 def test_what_is_no_moment_is_refused(text):
     with pytest.raises(ValueError, match="it is no time"):
         moments.meant(text, 1_750_000_000)

@@ -19,6 +19,8 @@ from gpuslice.drivers.pci import DEVICES
 
 _QUIET = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
 _MICRO = 1000
+#: Microwatts that no board may draw.
+_MOST = 10**14
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the driver sets none, as on a virtual function", "Set it where the whole board is seen."),
     errno.EPERM: (errors.Unhealthy, "the board sleeps, or is being reset", "Run again when it is in use, or see 'dmesg'."),
@@ -96,7 +98,7 @@ class HwmonPower:
 
     def _number(self, path):
         found = kernel.number(self._host, path) if path else None
-        return None if found is None else found // _MICRO
+        return None if found is None or not 0 <= found < _MOST else found // _MICRO
 
     def _files(self, gpu):
         place = f"{DEVICES}/{gpu.address}/hwmon"

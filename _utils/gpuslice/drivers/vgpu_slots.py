@@ -11,7 +11,6 @@ looked for each time.
 
 import errno
 import re
-import uuid
 from abc import ABC
 from abc import abstractmethod
 from typing import NamedTuple
@@ -34,7 +33,7 @@ _NO_GI = 0xFFFFFFFF
 _MAKERS = re.compile(r"^(?:NVIDIA\s+)?(?:GRID\s+)?", re.IGNORECASE)
 _NVRM = "See 'dmesg | grep NVRM' for the driver's own words."
 #: So that a host gives a mediated device the same UUID each time: virtual machines refer to it.
-_NAMESPACE = uuid.UUID("6f2f0c4e-7a4b-5d0c-9a31-0d5f5f3f9c11")
+_NAMESPACE = "6f2f0c4e-7a4b-5d0c-9a31-0d5f5f3f9c11"
 
 _MEANINGS = {
     errno.EIO: (
@@ -319,8 +318,12 @@ class Mdev(Slots):
 
         :param taken: UUIDs that are in use already.
         """
+        # Here, so that a host which is only looked at does not load it.
+        from uuid import UUID
+        from uuid import uuid5
+
         machine = kernel.text(self._host, "/etc/machine-id") or ""
-        candidates = (str(uuid.uuid5(_NAMESPACE, f"{machine}/{function}/{n}")) for n in range(len(taken) + 1))
+        candidates = (str(uuid5(UUID(_NAMESPACE), f"{machine}/{function}/{n}")) for n in range(len(taken) + 1))
         return next(made for made in candidates if made not in taken)
 
 

@@ -5,9 +5,9 @@ How much a slice used is told of the time since the last look where a driver cou
 NVIDIA's does, the mean of that and of what it was at the last look stands for it.
 """
 
-import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from fractions import Fraction
@@ -22,6 +22,7 @@ from gpuslice.energy.interval import Reading
 from gpuslice.model import Gpu
 from gpuslice.model import Slice
 from gpuslice.printable import printable
+from gpuslice.secret import redacted
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ WHOLE = "gpu"
 #: The mode of a board that has neither slices nor users as a whole, such as one in MIG mode without instances.
 _EMPTY = "none"
 #: Why there is no counter, where the driver does not say.
-UNKNOWN = "unknown"
+UNKNOWN, UNEXPECTED = "unknown", "unexpected"
 #: What is to be known where :func:`_among` says how much was used.
 AMONG = "compute instances of one GPU instance that have processes are taken to be equally busy"
 
@@ -76,11 +77,18 @@ class Look:
         """Read the layout, and take the first samples."""
         try:
             self._slices, self._is_whole = _slices(self._engine, self._gpu, self._parts(self._gpu))
+            self._telemetry.begin(self._gpu, self._slices)
         except errors.GpuSliceError as err:
             log.info("the energy of GPU %s is not measured now: %s", self._gpu.address, err)
             self._unreadable = printable(err.what)
-            return
-        self._telemetry.begin(self._gpu, self._slices)
+        except Exception as err:
+            self._unreadable = self._unexpected(err)
+
+    def _unexpected(self, err: Exception) -> str:
+        """Ours to mend; until then the other boards are measured all the same."""
+        what = redacted(f"{type(err).__name__}: {err}")
+        log.error("the energy of GPU %s is not measured now, for what nobody foresaw: %s", self._gpu.address, what)
+        return UNEXPECTED
 
     def end(self, last: Mapping[str, Any] | None) -> Seen:
         """
@@ -88,9 +96,15 @@ class Look:
 
         :param last: what was noted of the last look, None where there was none.
         """
-        gpu, slices = self._gpu, self._slices
         if self._unreadable:
             return Seen(None, self._unreadable)
+        try:
+            return self._seen(last)
+        except Exception as err:
+            return Seen(None, self._unexpected(err))
+
+    def _seen(self, last: Mapping[str, Any] | None) -> Seen:
+        gpu, slices = self._gpu, self._slices
         board = self._telemetry.board(gpu)
         seconds = self._engine.host.monotonic()
         if board.energy_mj is None:
@@ -183,4 +197,5 @@ def _sizes(gpu: Gpu, slices: list[Slice]) -> dict[str, Fraction]:
 def _digest(slices: list[Slice], mode: str, sizes: Mapping[str, Fraction]) -> str:
     """What tells one layout of a board from another."""
     said = [mode, sorted([part.name, part.identity, str(sizes[part.name])] for part in slices)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    # Nobody gains by two that are alike, so that it need not be a digest that costs more to load.
+    return f"{zlib.crc32(json.dumps(said).encode()):08x}"

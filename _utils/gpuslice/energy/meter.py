@@ -36,7 +36,7 @@ _LONG_ENOUGH = 10_000
 _MUCH_MORE = 1.25
 
 
-def look(engine, every=None, change="", telemetry=None, parts=None):
+def look(engine, every=None, change="", telemetry=None, parts=None, read_at=None):
     """
     One look at every board of the host. The first one begins the record.
 
@@ -44,7 +44,8 @@ def look(engine, every=None, change="", telemetry=None, parts=None):
     :param every: seconds from one look to the next, by whoever takes them regularly; None leaves what was said last.
     :param change: ``before`` or ``after`` a change of ours, "" for neither.
     :param telemetry: :class:`gpuslice.drivers.telemetry.Telemetry`, and :param parts: function of a GPU that tells its slices on
-        which nothing else stands, of whoever reads both for something else as well.
+        which nothing else stands, of whoever reads both for something else as well. :param read_at: since when that is, by the
+        monotonic clock: of a board at which another looked since it may tell what a change has ended, so that it counts nothing.
     :return: PCI address -> why the energy of a board can't be read now, "" for one that was read.
     :raises errors.LockHeld: another look goes on. :raises errors.JournalDamaged, errors.StateDirUnusable: of the record.
     """
@@ -60,12 +61,18 @@ def look(engine, every=None, change="", telemetry=None, parts=None):
         telemetry.settle()
         for gpu in gpus:
             board = data["boards"].setdefault(gpu.address, fresh_board(printable(gpu.model)))
-            _note(board, looks[gpu.address].end(board["last"]), data, engine.host.now())
+            if not _is_older(engine, read_at, board["last"]):
+                _note(board, looks[gpu.address].end(board["last"]), data, engine.host.now())
         for address in data["boards"].keys() - {gpu.address for gpu in gpus}:
             _let_go(data["boards"], address, engine.host.now())
         data["changing"] = change == BEFORE or (data["changing"] and change != AFTER)
         file.write(data)
     return {address: board["unreadable"] for address, board in data["boards"].items()}
+
+
+def _is_older(engine, read_at, last):
+    """Whether what was read is of before the last look at a board."""
+    return bool(read_at and last) and last["boot_id"] == engine.host.boot_id() and read_at < last["seconds"]
 
 
 def totals(host):
@@ -99,7 +106,7 @@ def _let_go(boards: dict, address: str, now: float) -> None:
     """A board that is gone is told of for as long as its days are."""
     board = boards[address]
     board.update(last=None, unreadable=GONE)
-    if not any(int(day) > now // sums.DAY - sums.DAYS for day in board["days"]):
+    if not any(int(day) > sums.number(now, sums.DAY) - sums.DAYS for day in board["days"]):
         del boards[address]
 
 

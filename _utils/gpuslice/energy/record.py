@@ -49,7 +49,8 @@ _SUMS = record(
     {
         "mj": _AMOUNT, "unallocated": _AMOUNT, "ms": _AMOUNT, "rows": table(_NUMBER, row(*[_AMOUNT] * 4)),
         "dropped": table(text("|".join(interval.REASONS)), row(_AMOUNT, _AMOUNT)),
-    }
+    },
+    {"earlier": _AMOUNT},
 )  # fmt: skip
 _LAST = record(
     {

@@ -56,7 +56,7 @@ def figures(board: Mapping[str, Any], counted: Mapping[str, Any], everything: bo
     return {
         "joules": _joules(counted["mj"]),
         "unallocated_joules": _joules(counted["unallocated"]),
-        "earlier_joules": _joules(board["earlier"] if everything else 0),
+        "earlier_joules": _joules(board["earlier"] if everything else counted["earlier"]),
         "seconds": counted["ms"] / 1000,
         "dropped": {why: {"intervals": count, "joules": _joules(mj)} for why, (count, mj) in counted["dropped"].items()},
         "slices": sorted(rows, key=lambda row: (row["slice"], row["uuid"], row["method"])),

@@ -26,7 +26,13 @@ def is_gone(host, gpu):
 
 
 def _width(host, gpu, name):
-    return whole(kernel.text(host, f"{DEVICES}/{gpu}/{name}_link_width") or "")
+    return _count(kernel.text(host, f"{DEVICES}/{gpu}/{name}_link_width") or "")
+
+
+def _count(text):
+    """A number that can be one of something, None for any other text."""
+    found = whole(text)
+    return None if found is None or found < 0 else found
 
 
 def gone(gpu):
@@ -47,7 +53,7 @@ def _errors(host, gpu):
     """(kind, count) of the errors on the way to a GPU; a count is None where it is not told."""
     for kind, name, total in _AER:
         lines = (line.rpartition(" ") for line in (kernel.text(host, f"{DEVICES}/{gpu}/{name}") or "").splitlines())
-        yield kind, next((whole(number) for word, _, number in lines if word.strip() == total), None)
+        yield kind, next((_count(number) for word, _, number in lines if word.strip() == total), None)
 
 
 def counters(host, gpu):

@@ -271,8 +271,8 @@ class Host(ABC):
 
     # -- clock ---------------------------------------------------------------------------------------------------
     def now(self):
-        """Seconds since the epoch."""
-        return time.time()
+        """Seconds since the epoch; 0 where the clock was never set and is before it, of which no record can tell."""
+        return max(time.time(), 0.0)
 
     def monotonic(self):
         """Seconds since some moment, for waiting: unlike :meth:`now` it does not jump when the clock is set."""

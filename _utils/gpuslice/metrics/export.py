@@ -17,6 +17,8 @@ UNITS = (unit.SERVICE, unit.TIMER)
 _LAST_RUN = re.compile(r"^gpuslice_last_run_timestamp_seconds ([0-9.e+]{1,32})$", re.MULTILINE)
 #: So many intervals may pass before a file counts as old; and so many seconds at least, for a driver that has to be started.
 _INTERVALS, _SECONDS = 3, 60
+#: Of the year 9999, the last that can be shown.
+_LATEST = 253402300799
 
 
 class Wanted(NamedTuple):
@@ -155,8 +157,12 @@ def _refuse_old(host, goal):
     if not systemd.runs(host):
         return
     at, most = _written_at(host, goal.textfile), max(_INTERVALS * goal.interval, _SECONDS)
-    if at is None or host.now() - at > most:
-        since = "is not there, or can't be read" if at is None else f"was written {host.now() - at:.0f} s ago"
+    # After a boot the first run may still be under way, and before it the file is as old as the host was off.
+    if host.monotonic() > most and (at is None or abs(host.now() - at) > most):
+        since = "is not there, or can't be read"
+        if at is not None:
+            ago = host.now() - at
+            since = f"was written {ago:.0f} s ago" if ago > 0 else f"is of a time to come, {moments.iso(at)}"
         raise errors.ValidationFailed(
             f"{goal.textfile} {since}, though {unit.TIMER} runs every {goal.interval} s.",
             todo=f"See 'systemctl status {unit.SERVICE}' and 'journalctl -u {unit.SERVICE}'.",
@@ -167,7 +173,8 @@ def _written_at(host, path):
     """When the file was written, in seconds since the epoch; None where that can't be told."""
     try:
         found = _LAST_RUN.search(host.store_read(path)) if path else None
-        return float(found[1]) if found else None
+        at = float(found[1]) if found else -1.0
+        return at if 0 <= at <= _LATEST else None
     except (OSError, ValueError, errors.StateDirUnusable):
         return None
 

@@ -41,7 +41,7 @@ def gather(engine, every=None):
     if statuses := found.tried("health", _looked, found, engine, boards, every):
         found.tried("health", tell_health, found, statuses, boards)
     if every:
-        found.tried("energy", count_energy, engine, every, sensors)
+        found.tried("energy", count_energy, engine, every, sensors, begun)
     found.tried("sensors", sensors.tell)
     found.tried("energy", tell_energy, found, engine, boards)
     found.add("last_run_timestamp_seconds", {}, round(host.now(), 3))

@@ -2,6 +2,9 @@
 What is measured of boards and slices: memory, load, temperature, power, energy.
 """
 
+from gpuslice import errors
+from gpuslice.drivers.readings import MOST_MILLIWATTS
+from gpuslice.drivers.readings import UNTRUE
 from gpuslice.inventory import discovery
 
 _MIB = 2**20
@@ -56,8 +59,9 @@ class Sensors:
     def parts(self, gpu):
         """The slices on which nothing else stands. Raises errors.GpuSliceError where none can be read."""
         board = self._boards[gpu.address]
-        if board.errors and not board.slices:
-            raise next(iter(board.errors.values()))
+        if not board.is_read and not board.slices:
+            # One that has nothing to tell is not one that has nothing.
+            raise next(iter(board.errors.values()), errors.Unhealthy("Its slices could not be read.", gpu.address))
         return [part for part in board.slices if not part.taken]
 
     def _slices(self, gpu, parts):
@@ -79,7 +83,11 @@ class Sensors:
         if discovery.is_given_away(gpu) or not tool.supports(gpu):
             return
         limits = (board.states.get("power") or tool.observe(gpu)).limits
-        self._found.add("board_power_limit_watts", board.labels, _thousandth(limits.enforced or limits.asked or None))
+        limit = limits.enforced or limits.asked or None
+        if limit and not 0 < limit <= MOST_MILLIWATTS:
+            self._found.missed("power-limit", UNTRUE)
+            return
+        self._found.add("board_power_limit_watts", board.labels, _thousandth(limit))
 
     def _tell_board(self, board):
         told, known, add = self.board(board.gpu), board.labels, self._found.add
@@ -114,14 +122,14 @@ class Sensors:
             self._found.missed(what, reason)
 
 
-def count_energy(engine, every, sensors):
+def count_energy(engine, every, sensors, read_at):
     """
     Count what was used since the last look at the counters. It comes before all that is told of sensors: what it reads is read
     while nobody else counts. Raises as :func:`gpuslice.energy.meter.look`.
     """
     from gpuslice.energy import meter
 
-    meter.look(engine, every=every, telemetry=sensors, parts=sensors.parts)
+    meter.look(engine, every=every, telemetry=sensors, parts=sensors.parts, read_at=read_at)
 
 
 def tell_energy(found, engine, boards):

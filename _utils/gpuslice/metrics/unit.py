@@ -4,7 +4,8 @@ The systemd units that write the metrics every few seconds, without Salt: their 
 Sources: systemd.exec(5), systemd.timer(5), systemd.resource-control(5). The service may do no more than it takes to read the
 vendors' libraries and the kernel's files: ``PrivateDevices`` and ``ProtectClock`` would close the GPUs' device nodes (the latter
 by the ``DeviceAllow`` that it implies), ``ProtectKernelLogs`` the log that tells of their faults. A driver takes for an
-administrator who has CAP_SYS_ADMIN; CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show who has a device open.
+administrator who has CAP_SYS_ADMIN; CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show who has a device open. With
+``kernel.dmesg_restrict`` a kernel from 6.9 on opens its log for CAP_SYSLOG alone, and an older one warns of CAP_SYS_ADMIN in it.
 """
 
 import os
@@ -22,7 +23,7 @@ WANTED = f"{UNITS}/timers.target.wants/{TIMER}"
 #: Seconds that a run may take: a driver that has to be started, and some that do not answer.
 _LONGEST = 240
 _OURS = "Written by Salt (gpu_metrics.exported); changes to this file are overwritten. Add your own in"
-_CAPABILITIES = "CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_DAC_OVERRIDE"
+_CAPABILITIES = "CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_SYSLOG CAP_DAC_READ_SEARCH CAP_DAC_OVERRIDE"
 
 
 def path_of(unit):

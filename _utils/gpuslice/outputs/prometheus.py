@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from gpuslice.printable import printable
@@ -71,12 +72,18 @@ def _series(family: Family) -> dict[str, str]:
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    if strange := [name for name in labels if not _LABEL.fullmatch(name)]:
+    if strange := _strange(tuple(labels)):
         raise ValueError(f"{strange[0]!r} is no name of a label")
     told = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
     return f"{{{told}}}" if told else ""
 
 
+@lru_cache(maxsize=1024)
+def _strange(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not _LABEL.fullmatch(name)]
+
+
+@lru_cache(maxsize=4096)
 def _escaped(value: str) -> str:
     """A label's value. What firmware and users chose may have any character, of which a line break would end the line."""
     return printable(value).replace("\\", "\\\\").replace('"', '\\"')

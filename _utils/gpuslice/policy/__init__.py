@@ -5,19 +5,21 @@ The policy: from a pillar to what is wanted of each GPU. Pure functions; nothing
 the other way.
 """
 
-from gpuslice.policy.assign import Target
-from gpuslice.policy.assign import absent
-from gpuslice.policy.assign import forgotten
-from gpuslice.policy.assign import lacking
-from gpuslice.policy.assign import misnamed
-from gpuslice.policy.assign import switched_off
-from gpuslice.policy.assign import targets
-from gpuslice.policy.assign import unmanaged
-from gpuslice.policy.assign import unmatched
-from gpuslice.policy.build import Policy
-from gpuslice.policy.build import Rule
-from gpuslice.policy.build import parse
-from gpuslice.policy.build import section
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuslice.policy.assign import Target
+    from gpuslice.policy.assign import absent
+    from gpuslice.policy.assign import forgotten
+    from gpuslice.policy.assign import lacking
+    from gpuslice.policy.assign import misnamed
+    from gpuslice.policy.assign import switched_off
+    from gpuslice.policy.assign import targets
+    from gpuslice.policy.assign import unmanaged
+    from gpuslice.policy.assign import unmatched
+    from gpuslice.policy.build import Policy
+    from gpuslice.policy.build import Rule
+    from gpuslice.policy.build import parse
 
 __all__ = [
     "Policy",
@@ -29,12 +31,22 @@ __all__ = [
     "lacking",
     "misnamed",
     "parse",
-    "section",
     "switched_off",
     "targets",
     "unmanaged",
     "unmatched",
 ]
+
+
+def __getattr__(name):
+    """Who only wants a word of :mod:`.fields` does not load all that reads a pillar."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gpuslice.policy import assign
+    from gpuslice.policy import build
+
+    found = globals()[name] = getattr(build if name in ("Policy", "Rule", "parse") else assign, name)
+    return found
 
 
 def export_rules(sections, models):

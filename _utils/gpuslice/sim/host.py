@@ -531,7 +531,7 @@ class SimulatedHost(Host):
 
     def now(self):
         """The time of this machine, off by what :meth:`set_clock` was told."""
-        return super().now() + self.state().get("clock", 0) + self.state().get("passed", 0)
+        return max(super().now() + self.state().get("clock", 0) + self.state().get("passed", 0), 0.0)
 
     def monotonic(self):
         return super().monotonic() + self.state().get("passed", 0)

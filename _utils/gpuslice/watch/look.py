@@ -13,7 +13,6 @@ from gpuslice.health import recovery
 from gpuslice.host.base import HEALTH
 from gpuslice.records.health import HealthRecord
 from gpuslice.records.health import add_layout
-from gpuslice.watch import lines
 from gpuslice.watch import meanings
 from gpuslice.watch import told
 from gpuslice.watch.condition import DAY
@@ -264,7 +263,7 @@ class _Seen:
         noted = [(seconds, Reset(gpu)) for gpu, boot, seconds in self._before["resets"] if boot == self._boot]
         noted += [(0, Reset(gpu)) for gpu in self._back()]
         addresses = {gpu.address for gpu in self._gpus}
-        for event in map(self._of_a_gpu, lines.events(self.news.lines)):
+        for event in map(self._of_a_gpu, self._events()):
             if event.gpu and event.gpu not in addresses and not self._before["layouts"].get(event.gpu):
                 # Of what is no GPU of this host, such as one that a description left out.
                 continue
@@ -276,6 +275,14 @@ class _Seen:
         here = [gpu.address for gpu in self._gpus if gpu.vendor == "nvidia" and gpu.address[:-1] == event.gpu[:-1]]
         return event._replace(gpu=here[0]) if event.xid is not None and len(here) == 1 else event
 
+    def _events(self):
+        if not self.news.lines:
+            return []
+        # Here and below, since most looks have nothing to read.
+        from gpuslice.watch import lines
+
+        return lines.events(self.news.lines)
+
     def _back(self):
         """GPUs that had gone from the bus and are there again: the bus began anew with them."""
         gone = {each.gpu for each in self._found if each.code == "pci-gone"}
@@ -286,6 +293,8 @@ class _Seen:
         } & back
 
     def _of_event(self, event, treatments):
+        from gpuslice.watch import lines
+
         if event.code in (lines.ALL_CLEAR, lines.RESET):
             return [Reset(event.gpu)]
         if event.code in meanings.VERDICTS:

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,26 @@ def test_what_a_wrong_clock_put_into_the_future_does_not_count():
     assert sums.since(board, NOON, NOON)[1]["mj"] == 7 and board["total"]["mj"] == 12
 
 
+@pytest.mark.parametrize("wrong", [0, NOON - 10**9, NOON + 10**8, NOON + 10**9, 10.0**15])
+def test_after_two_days_and_more_of_a_wrong_clock_what_follows_is_told_again(wrong):
+    board = fresh_board("x")
+    booked(board, NOON, 3)
+    for day in range(sums.DAYS + 1):
+        booked(board, wrong + day * sums.DAY, 5)
+        booked(board, wrong + day * sums.DAY + sums.HOUR, 5)
+    for hour in range(3):
+        booked(board, NOON + (hour + 1) * sums.HOUR, 7)
+        assert sums.since(board, NOON + sums.HOUR, NOON + (hour + 1) * sums.HOUR)[1]["mj"] == 7 * (hour + 1)
+    assert len(board["hours"]) <= sums.HOURS and len(board["days"]) <= sums.DAYS
+
+
+@given(st.floats(-1e18, 1e18))
+def test_no_clock_makes_a_record_that_is_not_believed(now):
+    board = fresh_board("x")
+    booked(board, now)
+    assert all(len(number) < 10 and number.isdecimal() for number in (*board["hours"], *board["days"]))
+
+
 def test_dropped_intervals_are_summed_by_reason():
     board = fresh_board("x")
     booked(board, NOON, 5, GAP)
@@ -77,3 +98,19 @@ def test_a_slice_that_is_gone_is_told_of_as_long_as_its_days_are_and_then_in_the
         sums.forget(board, ["2"])
     assert "1" not in board["rows"] and "1" not in board["total"]["rows"]
     assert total(board["total"]) + board["earlier"] == board["total"]["mj"] and board["earlier"] > 0
+
+
+def test_a_board_that_is_cut_anew_for_each_job_has_a_record_that_ends_somewhere():
+    board = fresh_board("x")
+    for cut in range(2000):
+        numbers = {name: str(2 * cut + place + 1) for place, name in enumerate(SLICES)}
+        board["rows"].update({number: {} for number in numbers.values()})
+        sums.book(board, NOON + cut * 600, Interval(700, 60_000), attribute(700, Fraction(60), 5, SLICES), numbers)
+        sums.forget(board, numbers.values())
+    assert len(board["rows"]) == sums.GONE + 2 and set(numbers.values()) <= board["rows"].keys()
+    assert total(board["total"]) + board["earlier"] == board["total"]["mj"] == 2000 * 700
+    for counted in (*board["hours"].values(), *board["days"].values()):
+        assert total(counted) + counted["earlier"] == counted["mj"] and counted["rows"].keys() <= board["rows"].keys()
+    now = NOON + 2000 * 600
+    counted = sums.since(board, now - 5 * sums.DAY, now)[1]
+    assert total(counted) + counted["earlier"] == counted["mj"] > 0 and counted["earlier"]

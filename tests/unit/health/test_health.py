@@ -259,6 +259,15 @@ def test_what_the_way_to_a_gpu_tells(one, gpu, files, wanted):
     assert codes(one(gpu, files)) == wanted
 
 
+@pytest.mark.parametrize("odd", ["-1", "-99999999999999999999", "99999999999999999999", "x16", ""])
+def test_a_number_that_is_none_of_anything_is_not_kept(one, odd):
+    host = one(A100, {"current_link_width": odd, "aer_dev_fatal": AER.format(odd, "FATAL")})
+    for _ in range(2):
+        with engine(host) as here:
+            assert here.statuses()[GPU]["status"] == "ok"
+        host.let_pass(60)
+
+
 def test_traces_on_the_bus_are_told_and_refuse_nothing(one):
     host = one(A100, {"aer_dev_fatal": AER.format(2, "FATAL"), "current_link_width": "8", "max_link_width": "16"})
     with engine(host) as here:

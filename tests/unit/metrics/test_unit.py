@@ -40,6 +40,11 @@ def test_what_would_close_the_devices_of_gpus_or_the_log_is_not_asked_for():
     assert {"ProtectSystem", "NoNewPrivileges", "CapabilityBoundingSet", "PrivateNetwork"} <= keys
 
 
+def test_the_kernel_opens_its_log_where_only_administrators_of_the_log_may_read_it():
+    [held] = value(texts()[unit.SERVICE], "Service", "CapabilityBoundingSet")
+    assert "CAP_SYSLOG" in held.split()
+
+
 def test_an_odd_path_stays_what_it_is():
     text = texts(ODD)[unit.SERVICE]
     [command] = value(text, "Service", "ExecStart")

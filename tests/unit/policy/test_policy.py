@@ -14,6 +14,7 @@ from gpuslice import errors
 from gpuslice import kinds
 from gpuslice import policy
 from gpuslice import secret
+from gpuslice.policy import build
 from gpuslice.policy import document
 from gpuslice.techniques.mig import section
 
@@ -431,11 +432,11 @@ def test_the_digest_of_a_token_is_not_taken_for_the_token():
 
 
 def test_an_argument_is_as_secret_as_the_pillar():
-    made = policy.section("vgpu", {"client_token": TOKEN, "license_server": "lic"})
+    made = build.section("vgpu", {"client_token": TOKEN, "license_server": "lic"})
     assert made["client_token"].reveal() == TOKEN and TOKEN not in repr(made)
-    assert policy.section("vgpu", made) == made
+    assert build.section("vgpu", made) == made
     with pytest.raises(errors.PolicyError) as caught:
-        policy.section("vgpu", {"client_token": f"{TOKEN} x"})
+        build.section("vgpu", {"client_token": f"{TOKEN} x"})
     assert TOKEN not in str(caught.value)
 
 

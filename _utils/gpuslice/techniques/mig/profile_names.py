@@ -9,7 +9,6 @@ A driver update can rename profiles (GB200: ``1g.24gb`` and ``1g.23gb``). A name
 share of the memory, and is found by these where the driver does not have it literally.
 """
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -105,12 +104,20 @@ def _attributes(text, plus):
     words = plus.lower().split(",") if plus else []
     for word in words:
         if word not in ATTRIBUTES:
-            near = difflib.get_close_matches(word, ATTRIBUTES, 1)
+            near = _near(word, ATTRIBUTES)
             hint = f"; did you mean '+{near[0]}'?" if near else f"; there are +{', +'.join(ATTRIBUTES)} and -me"
             raise ValueError(f"'{text}' has the unknown attribute '{word}'{hint}")
     if len(set(words)) != len(words):
         raise ValueError(f"'{text}' names an attribute twice")
     return tuple(sorted(words))
+
+
+def _near(text, words, least=0.6):
+    """The one of these words that is most like a text, in a list; [] for none."""
+    # Here, so that a run without a mistake does not load it.
+    from difflib import get_close_matches
+
+    return get_close_matches(text, words, 1, least)
 
 
 def resolve(name, table, aliases, gpu=""):
@@ -250,7 +257,7 @@ def _nearest(wanted, table):
     same = [name for name in map(_parsed, (p.name for p in table.profiles)) if name and name.slices == wanted.slices]
     if same:
         return str(min(same, key=lambda name: (name.attributes != wanted.attributes, abs(name.gb - wanted.gb))))
-    near = difflib.get_close_matches(str(wanted.gpu_instance), [profile.name for profile in table.profiles], 1, 0)
+    near = _near(str(wanted.gpu_instance), [profile.name for profile in table.profiles], 0)
     return near[0] if near else ""
 
 

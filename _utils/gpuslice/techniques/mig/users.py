@@ -59,7 +59,8 @@ class Users:
         if self._minors is None:
             self._minors = _parse_minors(self.read(_MINORS))
         keys = (f"gpu{minor}/gi{gi}/access", f"gpu{minor}/gi{gi}/ci{ci}/access")
-        return tuple(f"{_CAPS}{self._minors[key]}" if key in self._minors else "" for key in keys)
+        minors = (whole(self._minors.get(key, "")) for key in keys)
+        return tuple("" if minor is None else f"{_CAPS}{minor}" for minor in minors)
 
     def _process(self, pid):
         held = next((p for p in self._scan() if p.pid == pid), None)
@@ -84,6 +85,6 @@ class Users:
 
 
 def _parse_minors(text):
-    pairs = (line.split() for line in text.splitlines())
-    found = ((pair[0], whole(pair[1])) for pair in pairs if len(pair) == 2)
-    return {path: minor for path, minor in found if minor is not None}
+    """What stands behind each path, as text: of thousands of lines only a few are asked for."""
+    pairs = map(str.split, text.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

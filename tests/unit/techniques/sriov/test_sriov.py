@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuslice import errors
-from gpuslice import policy
 from gpuslice.catalog import intel
 from gpuslice.drivers.sessions import Sessions
 from gpuslice.drivers.sriov_files import Attribute
 from gpuslice.drivers.sriov_files import Files
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
+from gpuslice.policy import build
 from gpuslice.rules import Rules
 from gpuslice.techniques.sriov import shares
 from gpuslice.techniques.sriov.technique import Sriov
@@ -152,13 +152,13 @@ def test_a_layout_in_words_tells_equal_functions_once():
 # -- the pillar ----------------------------------------------------------------------------------------------------------
 def test_numbers_of_functions_may_be_ints_or_texts():
     for key in (1, "1"):
-        assert policy.section("sriov", {"vfs": {key: {"vram_mib": 5}}})["vfs"] == {"1": {"vram_mib": 5}}
+        assert build.section("sriov", {"vfs": {key: {"vram_mib": 5}}})["vfs"] == {"1": {"vram_mib": 5}}
 
 
 @pytest.mark.parametrize("vfs", [{0: {}}, {-1: {}}, {"x": {}}, {True: {}}, {1: {}, "1": {}}, [1], {1: {"vram_mib": 0}}])
 def test_wrong_functions_are_mistakes(vfs):
     with pytest.raises(errors.PolicyError, match="sriov:vfs"):
-        policy.section("sriov", {"vfs": vfs})
+        build.section("sriov", {"vfs": vfs})
 
 
 # -- on a machine --------------------------------------------------------------------------------------------------------
