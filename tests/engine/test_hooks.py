@@ -1,9 +1,7 @@
 """What a site has run before and after a change: when, with what, and what comes of a failure, a signal or a kill."""
 
 import os
-import re
 import signal
-import subprocess
 import time
 
 import pytest
@@ -16,7 +14,6 @@ from gpuslice.records.journal import Journal
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import hosts
-from tests.support import pages
 from tests.support import pillars
 from tests.support.crash import in_child
 
@@ -255,25 +252,6 @@ def test_the_example_runs_around_a_change_and_waits(simulated):
     assert policy.when == "window" and not policy.warnings
     result = hosts.apply(host, wanted(**{**management["containers_gpu_state_management"], "maintenance_window": always}))
     assert result.ok and ran(host) == [("/usr/local/sbin/gpu-node", None), ("/usr/local/sbin/gpu-node", "ok")]
-
-
-def test_the_script_in_the_documents_drains_waits_and_resumes(tmp_path):
-    [script] = re.findall(r"```sh\n(.*?)```", pages.page("usage"), re.DOTALL)
-    log = tmp_path / "log"
-    jobs = "test $(grep -c squeue $LOG) -gt 1 || echo 17"
-    for name, more in (("scontrol", ""), ("squeue", jobs), ("sleep", ""), ("hostname", "echo n1")):
-        program = tmp_path / name
-        program.write_text(f'#!/bin/sh\nLOG={log}\necho {name} "$@" >> $LOG\n{more}\n', encoding="utf-8")
-        program.chmod(0o755)
-
-    def run(word, result=""):
-        log.write_text("", encoding="utf-8")
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GPU_SLICING_RESULT": result}
-        subprocess.run(["/bin/sh", "-c", script, "gpu-node", word], env=environment, check=True, timeout=30)
-        return [line.split()[0] for line in log.read_text(encoding="utf-8").splitlines()]
-
-    assert run("drain") == ["hostname", "scontrol", "squeue", "sleep", "squeue"]
-    assert run("resume", "ok") == ["hostname", "scontrol"] and run("resume", "failed") == ["hostname"]
 
 
 class Drained(SimulatedHost):

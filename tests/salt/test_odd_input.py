@@ -39,6 +39,7 @@ HOSTS = {
     "gpu_partition": ("mi300x-8", ""),
     "gpu_passthrough": ("flex170", ""),
     "gpu_power": ("dgx-h100", ""),
+    "gpu_slurm": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_time_slicing": ("l4-pair", ""),
     "gpu_slicing": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_sriov": ("flex170", ""),
@@ -55,7 +56,7 @@ TWO = [
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
     "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer", "which": "mps",
-    "every": 60, "since": "24h",
+    "every": 60, "since": "24h", "path": "/etc/slurm/gres.conf",
     "folder": "/no/folder", "source": {"version": "v1", "mig-configs": {"a": [{"devices": "all", "mig-enabled": False}]}},
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}

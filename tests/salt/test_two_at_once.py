@@ -40,6 +40,7 @@ MI300X, MIXED, ARC = ("mi300x-8", {}), ("mixed-vendors", {}), ("arc-pro-b60", {}
 FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
+SLURM = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "scontrol"], "slurm": {}, "patience": 0.01})
 IN_USE = "0000:41:00.0"
 L40S = ("l40s-pair", {})
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
@@ -101,6 +102,9 @@ CASES = {
     "one record twice": Case("gpu_boot.forget", PAIR, (GPU,), (GPU,), before=MADE[:1], both=False),
     "the boot unit, enabled": Case("gpu_boot.enable", PAIR, (), ()),
     "the boot unit, disabled": Case("gpu_boot.disable", PAIR, (), (), before=(("gpu_boot.enable", ()),)),
+    "a node of Slurm is drained": Case("gpu_slurm.drain", SLURM, (), ()),
+    "and taken back": Case("gpu_slurm.resume", SLURM, (), (), before=(("gpu_slurm.drain", ()),)),
+    "what Slurm is told": Case("gpu_slurm.write", SLURM, ("/etc/slurm/gres.conf",), ("/etc/slurm/gres.conf",)),
     "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
     "metrics, written no more": Case("gpu_metrics.disable", PAIR, (), (), before=(("gpu_metrics.enable", ()),)),
     "two vGPUs": Case(
@@ -286,7 +290,9 @@ def outcome(box):
     written = box.call("gpu_metrics.status")
     metrics = [written[key] for key in ("units", "enabled", "active", "textfile")]
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
-    return json.loads(json.dumps([live, noted, status["unit"], metrics, handed], sort_keys=True))
+    state = box.host.state()
+    node = [state.get("slurm", {}).get("state"), state["written"].get("/etc/slurm/gres.conf")]
+    return json.loads(json.dumps([live, noted, status["unit"], metrics, handed, node], sort_keys=True))
 
 
 def one_after_the_other(box, case, order):

@@ -24,7 +24,7 @@ NOUNS = {
 FRONT = {"announcer", "arguments", "checkup", "engine", "exporting", "front", "job", "quarantine", "sources", "statuses", "waits"}
 #: Room -> rooms that it may import.
 ROOMS = {
-    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics"},
+    "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics", "schedulers"},
     "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch", "energy"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
@@ -40,6 +40,8 @@ ROOMS = {
     "metrics": {"front", "drivers", "energy", "watch", "outputs", "records", "inventory", "host"},
     # It is handed the engine, and knows nothing of it.
     "energy": {"drivers", "records", "inventory", "host"},
+    # Likewise.
+    "schedulers": {"drivers", "outputs", "records", "host"},
     "inventory": {"drivers", "records", "host", "catalog"},
     "health": {"drivers", "host", "inventory"},
     # Health over time.

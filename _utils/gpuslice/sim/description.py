@@ -21,7 +21,7 @@ virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
 tools             programs that are installed: lspci, nvidia-smi, nvidia-cuda-mps-control, rocm-smi, amd-smi, xpu-smi, systemctl,
-                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman, apparmor_parser (lspci, nvidia-smi,
+                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman, apparmor_parser, scontrol (lspci, nvidia-smi,
                   nvidia-cuda-mps-control, systemctl, modprobe); systemd-run is where systemctl is, and runuser everywhere
 podman            version of Podman ("5.4.2")
 images            container images that are there: ``{reference: {variable: value}}``, with their environment ({})
@@ -38,6 +38,11 @@ programs          programs of the site, by path: ``{/usr/bin/drain: {exit: 0, sa
                   end so. What ran is in the state, as ``ran`` ({})
 latency           seconds that operations take: init, set_mode, reset, create_gi, destroy_gi, create_ci, destroy_ci,
                   sriov_manage (0)
+slurm             the machine's node in Slurm, which scontrol (see ``tools``) asks: ``{node, gres, state, reason, busy,
+                  controller}``: its name (the machine's), its Gres of slurm.conf (""), its state as scontrol tells it (IDLE),
+                  why it is drained (""), after how many looks its jobs have ended once it is drained (0), and whether the
+                  controller is ``up``, ``away`` or ``refuses`` (up). A machine without this key has one that is away. It is
+                  in the state as ``slurm``, with all that was ``asked``
 patience          by how much every limit of time is multiplied, so that nobody waits long for what hangs (1)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
@@ -110,6 +115,7 @@ import re
 from gpuslice import errors
 from gpuslice.sim import devices
 from gpuslice.sim import faults
+from gpuslice.sim import slurm
 from gpuslice.sim.mistakes import NUMBER
 from gpuslice.sim.mistakes import Mistakes
 from gpuslice.sim.mistakes import nearest
@@ -118,7 +124,7 @@ from gpuslice.sim.mistakes import normal_address
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = (
     "lspci", "nvidia-smi", "nvidia-cuda-mps-control", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage",
-    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser",
+    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser", "scontrol",
 )  # fmt: skip
 NEWEST = 9999
 
@@ -166,7 +172,7 @@ _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
     "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman", "images", "owners",
-    "programs",
+    "programs", "slurm",
 )  # fmt: skip
 
 
@@ -203,6 +209,8 @@ def _host(raw, default_name, mistakes):
         host["owners"] = _owners(raw["owners"], mistakes)
     if "programs" in raw:
         host["programs"] = _programs(raw["programs"], mistakes)
+    if "slurm" in raw:
+        host["slurm"] = slurm.parse(raw["slurm"], mistakes)
     if "toolkit" in raw:
         host["toolkit"] = _toolkit(raw, mistakes)
     if "capability_nodes" in raw:

@@ -114,6 +114,7 @@ def _uevent(function):
 def _machine(tree, state):
     host = state["host"]
     tree.file("/proc/sys/kernel/random/boot_id", state["boot_id"])
+    tree.file("/proc/sys/kernel/hostname", host["name"])
     guest = host["virtualization"] == "virtual_guest"
     tree.file("/proc/cpuinfo", "flags\t\t: fpu vme" + (" hypervisor" if guest else " vmx"))
     tree.file("/sys/class/dmi/id/sys_vendor", "QEMU" if guest else "Simulated")

@@ -14,6 +14,7 @@ from gpuslice.sim import containers
 from gpuslice.sim import hardware
 from gpuslice.sim import mps
 from gpuslice.sim import pci
+from gpuslice.sim import slurm
 from gpuslice.sim import sysfs
 from gpuslice.sim import toolkit
 from gpuslice.sim import units
@@ -506,7 +507,7 @@ _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
     "systemctl": _systemctl, "setpriv": _setpriv, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
     "podman": containers.podman, "runuser": containers.runuser, "systemd-run": confined.systemd_run,
-    "apparmor_parser": confined.apparmor_parser,
+    "apparmor_parser": confined.apparmor_parser, "scontrol": slurm.scontrol,
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
     mps.CONTROL: mps.control,
 }  # fmt: skip

@@ -1,0 +1,48 @@
+"""
+States for Slurm on a node whose GPUs are sliced.
+
+.. code-block:: yaml
+
+    /etc/slurm/gres.conf:
+      gpu_slurm.gres_conf:
+        - require:
+          - gpu_slicing: gpu slices
+"""
+
+import gpuslice
+
+gpuslice = gpuslice.current()
+from salt.exceptions import CommandExecutionError
+
+from gpuslice import front
+
+__virtualname__ = "gpu_slurm"
+
+
+def __virtual__():
+    if gpuslice.API != 1:
+        return False, f"gpu_slurm needs the gpuslice library with interface 1, found {gpuslice.API} in {gpuslice.__file__}"
+    return __virtualname__
+
+
+def gres_conf(name, node=None, autodetect=False, **kwargs):
+    """
+    A ``gres.conf`` says what this node has now; see ``gpu_slurm.gres_conf``.
+
+    name
+        Path of the file: absolute, and ends in ``.conf``.
+
+    node
+        Its NodeName in Slurm; the host's name where it is not given.
+
+    autodetect
+        Have Slurm find NVIDIA's GPUs and MIG devices itself (``AutoDetect=nvml``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_slurm.gres_conf /etc/slurm/gres.conf test=True
+    """
+    given = {"path": name, "node": node, "autodetect": autodetect, "test": front.testing(__opts__)}
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_slurm.write"], **given)

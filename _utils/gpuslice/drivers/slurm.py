@@ -1,0 +1,116 @@
+"""
+Slurm's controller as ``scontrol`` asks it: how a node is, draining it, and taking it back.
+
+Source: scontrol(1); its answers were seen of Slurm 22.05.
+"""
+
+import re
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.host.base import Completed
+from gpuslice.host.base import Host
+
+PROGRAM = "scontrol"
+#: Seconds in which it answers; with a controller that is away it gives up after 9.
+_SECONDS = 30
+#: What it adds to a reason: who gave it, and when.
+_SIGNED = re.compile(r" \[[^\[\]]*@[^\[\]]*\]$")
+_DRAINED = {"DRAIN", "DRAINED", "DRAINING"}
+_BUSY = {"ALLOCATED", "MIXED", "COMPLETING", "DRAINING"}
+_INVALID = {"INVALID_REG", "INVAL"}
+
+
+class Node(NamedTuple):
+    """
+    A node as the controller has it.
+
+    :ivar states: ``IDLE``, ``DRAIN``, ...; :ivar reason: why it is drained, without who said so; "" for none.
+    :ivar signed: the same with who said so, and when. :ivar gres: what it is given out with.
+    """
+
+    name: str
+    states: tuple[str, ...]
+    reason: str
+    signed: str
+    gres: str
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it is given no more jobs, and has none."""
+        return self.takes_none and not _BUSY & set(self.states)
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether it is given no more jobs."""
+        return bool(_DRAINED & set(self.states))
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether it has fewer gres than the controller's ``slurm.conf`` says."""
+        return bool(_INVALID & set(self.states))
+
+    @property
+    def state(self) -> str:
+        """As Slurm writes it."""
+        return "+".join(self.states)
+
+
+def node(host: Host, name: str) -> Node:
+    """How a node is. Raises errors.DeviceNotFound: Slurm does not know it; errors.ToolFailed, errors.ToolMissing."""
+    done = _scontrol(host, ["show", "node", name], f"to know how node {name} is", name)
+    states = re.search(r"^\s*State=(\S+)", done.stdout, re.MULTILINE)
+    if states is None:
+        raise errors.ToolFailed(
+            f"How node {name} is was asked of Slurm, and its answer has no State=.", todo=f"See 'scontrol show node {name}'."
+        )
+    signed = _value(done.stdout, "Reason")
+    found = tuple(re.sub(r"[^A-Z_]+$", "", word) for word in states[1].upper().split("+"))
+    return Node(name, found, _SIGNED.sub("", signed), signed, _value(done.stdout, "Gres").replace("(null)", ""))
+
+
+def drain(host: Host, name: str, reason: str) -> None:
+    """Have a node given no more jobs. Raises as :func:`node`."""
+    _scontrol(host, ["update", f"NodeName={name}", "State=DRAIN", f"Reason={reason}"], f"to drain node {name}", name)
+
+
+def resume(host: Host, name: str) -> None:
+    """Have a node given jobs again. Raises as :func:`node`."""
+    _scontrol(host, ["update", f"NodeName={name}", "State=RESUME"], f"to resume node {name}", name)
+
+
+def reconfigure(host: Host, name: str) -> None:
+    """Have all daemons read their files anew; :param name: of this node, for messages. Raises as :func:`node`."""
+    _scontrol(host, ["reconfigure"], f"to have Slurm read the gres.conf of node {name}", name)
+
+
+def _value(text: str, key: str) -> str:
+    found = re.search(rf"^\s*{key}=(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _scontrol(host: Host, arguments: list[str], wanted: str, name: str) -> Completed:
+    try:
+        done = host.run([PROGRAM, *arguments], timeout=_SECONDS)
+    except errors.ToolMissing as err:
+        raise errors.ToolMissing(
+            f"scontrol is needed {wanted}, and is not installed.",
+            todo="Install Slurm's client (Debian: slurm-client), then run again.",
+        ) from err
+    except errors.ToolHangs as err:
+        raise errors.ToolHangs(
+            f"scontrol was asked {wanted}, and did not end within {_SECONDS} s.", todo="See 'scontrol ping', then run again."
+        ) from err
+    if not done.returncode:
+        return done
+    said = done.said or done.failure
+    if "not found" in said or "Invalid node name" in said:
+        raise errors.DeviceNotFound(
+            f"scontrol was asked {wanted}, and Slurm knows no node of that name.",
+            todo="Give its NodeName of slurm.conf as 'node'; see 'sinfo -N'.",
+        )
+    away = "Unable to contact" in said or "connect failure" in said
+    todo = "Start slurmctld, or mend the way to it ('scontrol ping'), then run again." if away else (
+        f"See 'scontrol show node {name}', then run again."
+    )  # fmt: skip
+    raise errors.ToolFailed(f"scontrol was asked {wanted}, and refused: {said.rstrip('.')}.", todo=todo)
