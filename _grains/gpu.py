@@ -38,6 +38,7 @@ _NOTHING = {
     "reboot_required": False,
     "interrupted": False,
     "devices": [],
+    "vram_quota": {},
 }
 
 

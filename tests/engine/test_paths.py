@@ -13,6 +13,7 @@ from gpuslice.records import leaving
 from tests.support import consumers
 from tests.support import pages
 from tests.support import pillars
+from tests.support import quotas
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import found
 from tests.support.cleaned import records
@@ -122,6 +123,14 @@ def test_files_of_users_and_of_units_that_were_there_are_told_as_well(simulated)
     assert result.ok, result.errors
     assert any("/users/1000/" in path for path in host.state()["written"])
     goes(host)
+
+
+def test_limits_of_memory_are_told_and_go(simulated):
+    machine = quotas.INTEL
+    host = simulated(machine.example, **machine.changes)
+    assert apply(host, quotas.limited(machine)).ok and quotas.limit_now(host, machine)
+    goes(host)
+    assert quotas.limit_now(host, machine) is None
 
 
 def test_metrics_and_what_writes_them_are_told_and_go(simulated):

@@ -6,6 +6,7 @@ holds it to that documentation, the second runs the project on it.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -100,6 +101,58 @@ out["after"] = code(n.nvmlDeviceGetCount)
         "left": [],
         "after": 1,
     }
+
+
+#: Groups of its own are in the place of those of this machine, for this process alone.
+LIMITS = """
+import os, sys
+sys.path.insert(0, PLACE)
+libc, new_mounts, private = ctypes.CDLL(None), 0x20000, 0x44000
+assert not libc.unshare(new_mounts) and not libc.mount(b"none", b"/", None, private, None)
+assert not libc.mount(b"tmpfs", b"/sys/fs/cgroup", b"tmpfs", 0, None)
+os.makedirs("/sys/fs/cgroup/gpuslicing.slice/gpuslicing-a.slice")
+open("/sys/fs/cgroup/cgroup.controllers", "w").close()
+
+from gpuslice.drivers import quota
+from gpuslice.drivers.sessions import Sessions
+from gpuslice.host.real import RealHost
+from gpuslice.model import Gpu
+
+host, board = RealHost(), Gpu("0000:07:00.0", "nvidia", "20b0", model="A100", memory_mib=40960, driver="nvidia")
+sessions = Sessions(host)
+by = quota.means(host, sessions, board)
+out["by"] = [by.name, by.why, by.most and by.most >> 20]
+"""
+
+
+def limits(machine, script=""):
+    """What the driver of limits comes to on the library, with a group ``gpuslicing-a.slice``."""
+    if os.geteuid():
+        pytest.skip("groups in the place of this machine's need root")
+    return machine.nvml(f"PLACE = {str(ROOT / '_utils')!r}\n{LIMITS}{script}")
+
+
+def test_a_limit_of_memory_goes_through_the_real_binding_and_back(machine):
+    out = limits(
+        machine,
+        """
+unit = "gpuslicing-a.slice"
+out["first"] = quota.read(host, sessions, board, unit, by)
+quota.write(host, sessions, board, unit, by, 8192 * 2**20)
+out["then"] = quota.read(host, sessions, board, unit, by)
+quota.write(host, sessions, board, unit, by, None)
+out["last"] = quota.read(host, sessions, board, unit, by)
+out["gone"] = quota.read(host, sessions, board, "gpuslicing-b.slice", by)
+""",
+    )
+    assert out == {"by": ["nvml", "", 40960], "first": None, "then": 8192 * 2**20, "last": None, "gone": None}
+
+
+def test_a_driver_without_limits_and_mig_mode_are_told(machine, tmp_path, built_old):
+    old = fake_nvml.Machine(tmp_path, built_old)
+    assert "r615" in limits(old)["by"][1]
+    machine.nvml(MIG_ON)
+    assert "MIG mode" in limits(machine)["by"][1]
 
 
 def test_profiles_are_asked_by_enum_and_used_by_id(machine):

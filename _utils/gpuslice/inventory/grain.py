@@ -10,14 +10,18 @@ from gpuslice.host.base import TRYING
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
 
+_CAPACITY = "/sys/fs/cgroup/dmem.capacity"
+#: The first branch of NVIDIA's driver with limits of memory.
+_LIMITS_SINCE = 615
+
 
 def facts(host):
     """
     What the grain says of a host: plain data, stable between changes.
 
     :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
-        ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts), and
-        ``errors`` (list of sentences) where there are any.
+        ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts),
+        ``vram_quota`` (PCI address -> by what its memory can be limited), and ``errors`` (list of sentences) where there are any.
     """
     guest = machine.guest_test(host)
     gpus, problems = discovery.listed(host, guest)
@@ -32,10 +36,36 @@ def facts(host):
         "reboot_required": machine.reboot_required(host),
         "interrupted": _interrupted(host),
         "devices": facts_of(gpus),
+        "vram_quota": _vram_quota(host, gpus),
     }
     if problems:
         found["errors"] = problems
     return found
+
+
+def _vram_quota(host, gpus):
+    """
+    Address -> by what memory can be limited for a control group, as far as files tell: ``by`` (dmem, none, or unknown where only
+    the driver's functions tell it, which would open the GPU), and ``why`` it is one of the latter two.
+    """
+    if not gpus:
+        return {}
+    capacity = machine.text(host, _CAPACITY)
+    regions = {line.split()[0] for line in capacity.splitlines() if line.strip()}
+    nvidia = machine.text(host, "/sys/module/nvidia/version").partition(".")[0]
+    return {gpu.address: dict(zip(("by", "why"), _means(gpu, capacity, regions, nvidia), strict=True)) for gpu in gpus}
+
+
+def _means(gpu, capacity, regions, nvidia):
+    if any(name.startswith((f"drm/{gpu.address}/vram", f"nvidia/{gpu.address}/vidmem")) for name in regions):
+        return "dmem", ""
+    if gpu.vendor == "nvidia" and gpu.driver == "nvidia":
+        if nvidia.isdecimal() and int(nvidia) < _LIMITS_SINCE:
+            return "none", f"its driver is older than r{_LIMITS_SINCE}"
+        return "unknown", "only the driver tells it, when a limit is asked for"
+    if not capacity:
+        return "none", "the kernel has no cgroup controller dmem"
+    return "none", f"its driver {gpu.driver or '(none)'} offers no memory to the cgroup controller dmem"
 
 
 def facts_of(gpus):

@@ -24,6 +24,8 @@ class Consumer(NamedTuple):
     :ivar memory_gb: limit of RAM, None for none; :ivar compute_units: limit of CPU cores, None for none.
     :ivar quadlet: of kind container: section -> key -> value or list of values, further keys of the unit.
     :ivar runtime: of kind container: the OCI runtime that Podman has on this host.
+    :ivar vram_mib: limit of the memory of each GPU of which he has something, None for none; :ivar overcommit: whether it may
+        come on top of what the others of a GPU have, past the memory of that.
     :ivar security_profile: of kind container: the AppArmor profile under which it runs, "" for the runtime's own.
     """
 
@@ -37,6 +39,8 @@ class Consumer(NamedTuple):
     weight: int = 1
     memory_gb: int | None = None
     compute_units: int | None = None
+    vram_mib: int | None = None
+    overcommit: bool = False
     quadlet: Mapping[str, Mapping[str, Any]] = {}
     security_profile: str = ""
     runtime: str = "crun"

@@ -28,11 +28,11 @@ from gpuslice.outputs.device import Device
 from gpuslice.outputs.device import Mount
 from gpuslice.outputs.device import Node
 from gpuslice.outputs.file import File
+from gpuslice.outputs.unit_names import UNITS
 from gpuslice.outputs.unit_text import Setting
 
 #: The unit that brings slices back after a boot.
 BOOT_UNIT = "gpu-slicing.service"
-UNITS = "/etc/systemd/system"
 DROP_IN = "50-gpu-slicing.conf"
 #: What a login needs beside the pseudo devices that are open in a closed unit (null, zero, full, random, urandom, tty, ptmx and
 #: pts: bpf_devices_allow_list_static in systemd's src/core/bpf-devices.c): consoles, FUSE for mounts and rootless containers, and

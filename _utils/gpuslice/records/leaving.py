@@ -28,7 +28,7 @@ _FOLDERS = (
     "/etc/gpu-slicing/environment",
 )  # fmt: skip
 _USERS = "/etc/containers/systemd/users"
-_OURS = re.compile(r"(?:50-)?gpu-slicing\b")
+_OURS = re.compile(r"(?:5[01]-)?gpu-slicing\b|gpuslicing-")
 
 
 def files(host):

@@ -10,6 +10,7 @@ have to be.
 import ctypes
 import types
 
+from gpuslice.sim import cgroups
 from gpuslice.sim import hardware
 from gpuslice.sim import telemetry
 from gpuslice.sim.nvml_call import function
@@ -67,6 +68,29 @@ class TelemetryFunctions:
         rates = self._pynvml.c_nvmlUtilization_t()
         rates.gpu = round(100 * telemetry.utilisation(self._host.state(), seen.address))
         return rates
+
+    # -- limits of memory ----------------------------------------------------------------------------------------
+    @function(since=615)
+    def nvmlDeviceGetMemoryLimits_v1(self, handle, limits):
+        """Fills in what a control group may have of a GPU."""
+        address = self._limitable(handle)
+        limits.softLimit, limits.hardLimit = cgroups.limits(self._host.state(), _path(limits), address)
+        limits.currentUsed = 0
+
+    @function(since=615, lie=hardware.SUCCESS)
+    def nvmlDeviceSetMemoryLimits_v1(self, handle, limits):
+        """Needs root, and a control group that is there."""
+        self._privileged()
+        address = self._limitable(handle)
+        with self._host.change() as state:
+            cgroups.set_limit(state, _path(limits), address, limits.hardLimit, limits.softLimit)
+
+    def _limitable(self, handle):
+        """Address of a GPU in one piece: of MIG devices nothing can be limited."""
+        seen, gpu = self._resolve(handle, "device", "mig")
+        if seen.kind == "mig" or gpu["mode"]:
+            raise hardware.Refused(hardware.NOT_SUPPORTED)
+        return seen.address
 
     # -- GPM -----------------------------------------------------------------------------------------------------
     @property
@@ -148,3 +172,9 @@ class TelemetryFunctions:
             else:
                 metric.nvmlReturn, metric.value = hardware.SUCCESS, 100 * (second.busy - first.busy) / seconds
         return metricsGet
+
+
+def _path(limits):
+    """The control group that a structure names; how the binding gives it back differs by its version."""
+    name = limits.nameSpace
+    return name.decode() if isinstance(name, bytes) else name

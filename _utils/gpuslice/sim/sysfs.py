@@ -10,6 +10,7 @@ import re
 from functools import cache
 
 from gpuslice.sim import amdgpu
+from gpuslice.sim import cgroups
 from gpuslice.sim import gim
 from gpuslice.sim import hardware
 from gpuslice.sim import kernel
@@ -32,7 +33,7 @@ from gpuslice.sim.tree import Tree
 #: raises OSError as the driver does; and ``modprobe(state, module, loading)``, which raises OSError where the module refuses.
 #: It may have ``reboot(state)``, and ``gpu_of(state, path, look)``, the GPU that a file of another function concerns. ``look()``
 #: gives the files as they are before the write: none of them can make the tree itself, which is made of all of them.
-EXTENSIONS = (amdgpu, vfio, xe_ccs, xe, gim, vgpu, units, user_managers, toolkit, mps, power, telemetry)
+EXTENSIONS = (cgroups, amdgpu, vfio, xe_ccs, xe, gim, vgpu, units, user_managers, toolkit, mps, power, telemetry)
 
 _DRIVERS = "/sys/bus/pci/drivers"
 _DRIVER_FILE = re.compile(r"/sys/bus/pci/drivers/([^/]+)/(bind|unbind)")

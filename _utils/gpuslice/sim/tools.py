@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.host.base import Completed
 from gpuslice.host.base import of_user
 from gpuslice.host.base import parted
+from gpuslice.sim import cgroups
 from gpuslice.sim import compute_policy
 from gpuslice.sim import confined
 from gpuslice.sim import containers
@@ -367,6 +368,8 @@ def _systemctl(host, arguments):
         unit = units.full_name(arguments[1])
         if arguments[0] in ("start", "stop") and (uid := user_managers.uid_of(unit)) is not None:
             return user_managers.switch(host, arguments[0], uid)
+        if unit.endswith(".slice") and arguments[0] in ("start", "stop") and cgroups.plays(host.state()):
+            return _switch_slice(host, arguments[0], unit)
         if mps.installed(host.state(), unit):
             return mps.switch(host, arguments[0], unit)
         if units.installed(host.state(), unit) or units.active(host.state(), unit):
@@ -383,6 +386,19 @@ def _systemctl(host, arguments):
     with host.change() as state:
         if not any(process["unit"] == unit for process in (*state[source], *state[target])):
             return Completed(5, "", f"Failed to {verb} {unit}: Unit {unit} not loaded.\n")
+        _move(state, unit, source, target)
+    return NOTHING
+
+
+def _switch_slice(host, verb, unit):
+    """``systemctl start|stop`` of a slice, which needs no file."""
+    with host.change() as state:
+        if not state["host"]["privileged"]:
+            return Completed(4, "", f"Failed to {verb} {unit}: Access denied\n")
+        if unit in state.get("broken_slices", ()):
+            return Completed(1, "", f"Job for {unit} failed.\n")
+        (cgroups.start if verb == "start" else cgroups.stop)(state, unit)
+        source, target = ("stopped", "processes") if verb == "start" else ("processes", "stopped")
         _move(state, unit, source, target)
     return NOTHING
 

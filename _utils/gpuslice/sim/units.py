@@ -6,6 +6,7 @@ nvidia-gridd, the licence daemon of a guest with vGPUs. It reads its files when 
 import re
 
 from gpuslice.host.base import parted
+from gpuslice.sim import cgroups
 from gpuslice.sim import containers
 
 LICENCE_DAEMON = "nvidia-gridd.service"
@@ -97,6 +98,7 @@ def active(state, unit):
 
 def start(state, unit):
     """Start a unit, or restart it; inside a change."""
+    cgroups.started(state, unit)
     running = _running(state)
     running[unit] = _files(state, unit, state["written"])
     state["running"] = running

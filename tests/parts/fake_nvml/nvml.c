@@ -26,7 +26,8 @@
  *   FAKE_NVML_STRICT_HANDLES     1: a device handle dies with a mode change or a reset
  *   FAKE_NVML_LOG                file that gets a line a call: pid, function, subject, code
  *
- * With -DFAKE_NVML_OLD the versioned profile info, the placement of compute instances and the newer enums are missing.
+ * With -DFAKE_NVML_OLD the versioned profile info, the placement of compute instances, limits of memory and the newer enums
+ * are missing.
  * With -DFAKE_NVIDIA_SMI it becomes a program that knows "-L" and "--gpu-reset -i ADDRESS[,ADDRESS]".
  */
 #define _GNU_SOURCE
@@ -49,7 +50,7 @@ enum {
     NO_MEMORY = 20, RESET_REQUIRED = 16, IN_USE = 19, INSUFFICIENT_RESOURCES = 23, VERSION_MISMATCH = 25, UNKNOWN = 999
 };
 
-enum { MAX_GPUS = 8, MAX_GIS = 7, MAX_CIS = 7, MAX_CLIENTS = 64, MAX_RULES = 8, SLOTS = 8, COMPUTE = 7, MAX_MIG = 7 };
+enum { MAX_GPUS = 8, MAX_GIS = 7, MAX_CIS = 7, MAX_CLIENTS = 64, MAX_RULES = 8, SLOTS = 8, COMPUTE = 7, MAX_MIG = 7, MAX_LIMITS = 16 };
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -145,6 +146,7 @@ static struct machine {
     u32 magic, gpus;
     u64 serial;
     struct gpu gpu[MAX_GPUS];
+    struct limit { char group[256]; u32 gpu, used; u64 soft, hard; } limit[MAX_LIMITS];
     struct { int pid, refs; } client[MAX_CLIENTS];
     char rules[512];
     u32 called[MAX_RULES];
@@ -923,6 +925,67 @@ ANY(nvmlDeviceGetMemoryInfo_v2, (void *h, struct memory_v2 *out), {
     return OK;
 })
 CALL(nvmlDeviceGetMemoryInfo_v2, nvmlDeviceGetMemoryInfo_v2_body(h, out))
+
+#ifndef FAKE_NVML_OLD
+/* Limits of memory for a control group, which has to be there: not on MIG devices, nor beside them. */
+struct limits_set { const char *group; u64 soft, hard; };
+struct limits_told { const char *group; u64 soft, hard, used; };
+
+static struct limit *limit_of(const struct gpu *g, const char *group)
+{
+    u32 number = (u32)(g - machine->gpu);
+    struct limit *spare = NULL;
+    for (u32 i = 0; i < MAX_LIMITS; i++) {
+        struct limit *l = &machine->limit[i];
+        if (l->used && l->gpu == number && !strcmp(l->group, group))
+            return l;
+        if (!l->used && !spare)
+            spare = l;
+    }
+    if (spare) {
+        *spare = (struct limit){.gpu = number, .hard = ~0ull};
+        snprintf(spare->group, sizeof spare->group, "%s", group);
+    }
+    return spare;
+}
+
+static int limitable(const struct gpu *g, const struct gi *gi, const char *group)
+{
+    if (gi || g->current)
+        return NOT_SUPPORTED;
+    return group && strlen(group) < 256 && !access(group, F_OK) ? OK : INVALID_ARGUMENT;
+}
+
+ANY(nvmlDeviceSetMemoryLimits_v1, (void *h, struct limits_set *asked), {
+    (void)ci;
+    if (forbidden())
+        return NO_PERMISSION;
+    if ((rc = limitable(g, gi, asked->group)))
+        return rc;
+    struct limit *l = limit_of(g, asked->group);
+    if (!l)
+        return INSUFFICIENT_RESOURCES;
+    l->used = 1;
+    l->soft = asked->soft;
+    l->hard = asked->hard;
+    return OK;
+})
+CALL(nvmlDeviceSetMemoryLimits_v1, nvmlDeviceSetMemoryLimits_v1_body(h, asked))
+
+ANY(nvmlDeviceGetMemoryLimits_v1, (void *h, struct limits_told *out), {
+    (void)ci;
+    if ((rc = limitable(g, gi, out->group)))
+        return rc;
+    struct limit *l = limit_of(g, out->group);
+    if (!l)
+        return INSUFFICIENT_RESOURCES;
+    out->soft = l->soft;
+    out->hard = l->hard;
+    out->used = 0;
+    return OK;
+})
+CALL(nvmlDeviceGetMemoryLimits_v1, nvmlDeviceGetMemoryLimits_v1_body(h, out))
+#endif
 
 static int processes(void *h, u32 *count, struct process *out, int any)
 {

@@ -10,7 +10,7 @@ from gpuslice.inventory.grain import facts
 
 KEYS = {
     "count", "vendors", "models", "addresses", "capabilities", "virtualization", "iommu", "reboot_required", "interrupted",
-    "devices",
+    "devices", "vram_quota",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Case(NamedTuple):
 
     :ivar noted: the record. :ivar device: what opens its slices that are there; :ivar gone: names of those that are not.
     :ivar unit: the settings of its service in force, as section-key-value; () for other kinds.
-    :ivar held: names of its slices that are quarantined, or of those that would fit it.
+    :ivar works: of all GPUs. :ivar held: names of its slices that are quarantined, or of those that would fit it.
     :ivar person: who opens the nodes, None for root and for whoever it may be. :ivar rootless: whether by rootless Podman.
     """
 
@@ -67,6 +67,7 @@ class Case(NamedTuple):
     person: Person | None
     rootless: bool
     held: tuple[str, ...] = ()
+    works: Sequence[Work] = ()
 
 
 #: A check: the sentences of what is missing, None where it does not concern the consumer.
@@ -94,7 +95,7 @@ def check(
     rootless = bool(who) and consumer.kind in ("container", "device") and not (person and person.uid == 0)
     device, gone = views.device_and_gone(works, name)
     held = _held(works, consumer, quarantined)
-    case = Case(host, sessions, works[0].state, consumer, device, gone, unit, person, rootless, held)
+    case = Case(host, sessions, works[0].state, consumer, device, gone, unit, person, rootless, held, works)
     missing, fine = [], []
     if who and not person:
         missing.append(f"{who} is no user in {PASSWD}, so what he may open can't be told. Make that user, or correct the name.")
@@ -140,6 +141,23 @@ def _quarantine(case: Case) -> list[str] | None:
 def _nodes(case: Case) -> list[str] | None:
     wrong = {node.path: device_nodes.wrong(case.host, node.path) for node in case.device.nodes}
     return [f"{path} {why}. {AGAIN[:-1]}, which makes it." for path, why in wrong.items() if why] if wrong else None
+
+
+def _memory(case: Case) -> list[str] | None:
+    """Whether its limit of GPU memory is in force, and who enforces it."""
+    if not case.consumer.vram_mib:
+        return None
+    from gpuslice.techniques.consumers import quotas
+
+    names, people = case.noted.of(case.consumer.name)["slices"], People(case.host)
+    slices = [each for work in case.works for each in work.below.slices if each.name in names]
+    gpus = {work.gpu.address: work.gpu for work in case.works}
+    limits = quotas.wanted(
+        case.host, case.sessions, gpus, [(case.consumer, slices)], lambda consumer: people.uid(consumer.user), case.noted.files
+    )  # fmt: skip
+    gone = [f"{each.unit} is to be limited to {each.limit} MiB of {each.gpu.address}, and what is in force is "
+            f"{quotas.words(each.now)}. {AGAIN}" for each in quotas.missing(case.host, limits)]  # fmt: skip
+    return gone + quotas.told(each for each in limits if not each.is_enforced)
 
 
 # -- users -----------------------------------------------------------------------------------------------------------------
@@ -284,6 +302,7 @@ _CHECKS: dict[str, Check] = {
     "slices": _slices,
     "quarantine": _quarantine,
     "device nodes": _nodes,
+    "memory limit": _memory,
     "permissions": _permissions,
     "subordinate ids": _subordinate,
     "lingering": _lingering,

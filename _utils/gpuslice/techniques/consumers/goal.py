@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers import nvidia_ctk
+from gpuslice.drivers.sessions import Sessions
 from gpuslice.host.base import Host
 from gpuslice.model import Slice
 from gpuslice.model import with_taken
@@ -29,9 +31,13 @@ from gpuslice.techniques.consumers.files import Files
 from gpuslice.techniques.consumers.files import Served
 from gpuslice.techniques.consumers.files import consumer_of
 from gpuslice.techniques.consumers.files import unit_of
+from gpuslice.techniques.consumers.people import People
 from gpuslice.techniques.consumers.programs import Programs
 from gpuslice.techniques.consumers.register import NOTHING
 from gpuslice.techniques.consumers.register import Noted
+
+if TYPE_CHECKING:
+    from gpuslice.techniques.consumers.quotas import Limit
 
 _DISMISS = "It has a slice now that would go, or could not be told from another: 'salt-call gpu_consumer.dismiss <consumer>'."
 
@@ -51,7 +57,7 @@ class Goal(NamedTuple):
     :ivar noted: what the record will say; :ivar files: the files by path; :ivar served: consumers that get something, by name.
     :ivar said: what has to be known of what containers get, as a sentence; "" for nothing.
     :ivar unserved: who can't be served although there is a slice, and why, as sentences.
-    :ivar halting: consumers that are left without any slice, since what they had is quarantined.
+    :ivar limits: of GPU memory. :ivar halting: consumers that are left without any slice, since what they had is quarantined.
     """
 
     noted: Noted
@@ -60,9 +66,12 @@ class Goal(NamedTuple):
     said: str = ""
     unserved: tuple[str, ...] = ()
     halting: tuple[str, ...] = ()
+    limits: "tuple[Limit, ...]" = ()
 
 
-def goal(host: Host, works: Sequence[Work], noted: Noted, quarantined: Mapping[str, str] | None = None) -> Goal:
+def goal(
+    host: Host, sessions: Sessions, works: Sequence[Work], noted: Noted, quarantined: Mapping[str, str] | None = None
+) -> Goal:  # fmt: skip
     """
     What settings come to on the slices that there are, or are forecast.
 
@@ -95,7 +104,13 @@ def goal(host: Host, works: Sequence[Work], noted: Noted, quarantined: Mapping[s
     devices = {**opening.kept(), **{each.name: opening.of(each) for each in offers}}
     handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
     # Who goes by what is on record has the templates of then: a boot has no file server to ask.
-    made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served, "layout" not in settings)
+    strict = "layout" not in settings
+    limits = _limits(host, sessions, works, noted, served, {
+        name: [each for each in offers if each.name in bound[name]] for name in served
+    })  # fmt: skip
+    if limits and strict and not settings.get("kept"):
+        _quotas().refuse_too_much(limits)
+    made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served, strict, limits)
     made = made._replace(said=" ".join([*filter(None, [made.said]), *_held_up(offers, specs, bound, barred)]), halting=halting)
     gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
     gpus.update({each.name: each.gpu for each in offers})
@@ -217,7 +232,28 @@ class _Opening:
         return self._found.of_consumer(consumer, slices)
 
 
-def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal:
+def _quotas() -> Any:
+    """What limits memory of GPUs; few hosts have such limits, and no other loads it."""
+    from gpuslice.techniques.consumers import quotas
+
+    return quotas
+
+
+def _limits(
+    host: Host, sessions: Sessions, works: Sequence[Work], noted: Noted, served: Mapping[str, Served],
+    slices: Mapping[str, Sequence[Slice]],
+) -> "tuple[Limit, ...]":  # fmt: skip
+    having = [
+        (each.consumer, slices[name]) for name, each in served.items() if each.consumer.vram_mib and slices[name]
+    ]  # fmt: skip
+    if not having:
+        return ()
+    people = People(host)
+    gpus = {work.gpu.address: work.gpu for work in works}
+    return tuple(_quotas().wanted(host, sessions, gpus, having, lambda consumer: people.uid(consumer.user), noted.files))
+
+
+def _with_files(host, noted, templates, handed, devices, served, strict, limits=()) -> Goal:
     programs = Programs(host, noted.programs)
     writer, unserved = Files(host, programs, templates), []
     own: dict[str, list[File]] = {}
@@ -232,13 +268,20 @@ def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal
             own[name] = _closed(writer, served[name])
             handed[name] = {**handed[name], "slices": []}
             unserved.append(f"Consumer {name} is not served: {err}")
+    limiting: list[File] = []
+    if limits:
+        limits = tuple(each for each in limits if handed[each.consumer.name]["slices"])
+        dropped, limiting = _quotas().files(limits, unit_of)
+        for name, files_of_limit in dropped.items():
+            own[name] = [*own[name], *files_of_limit]
     _refuse_shared_files(own)
     _refuse_shared_units([each.consumer for each in served.values()])
     openable = {name: each for name, each in devices.items() if each.nodes}
     driver, said = _driver(host, noted, openable)
     common = cdi.Common(driver["edits"], driver["version"]) if driver else cdi.NONE
     specs = cdi.files(openable.values(), [each.device for each in served.values() if each.device.nodes], common)
-    files = {each.path: each for each in (*specs, *(one for found in own.values() for one in found))}
+    # What only says how much is no reason to start anybody anew.
+    files = {each.path: each for each in (*specs, *limiting, *(one for found in own.values() for one in found))}
     # Containers keep the libraries that they began with, and with a new driver these are others.
     release = driver.get("key", "").partition(" ")[0]
     digests = {
@@ -247,7 +290,8 @@ def _with_files(host, noted, templates, handed, devices, served, strict) -> Goal
     }
     texts = {path: digest(each.text) for path, each in files.items()}
     made = Noted(True, handed, openable, digests, texts, programs=programs.found, driver=driver, templates=templates)
-    return Goal(made, files, served, " ".join(filter(None, [said, *unserved])), tuple(unserved))
+    of_limits = _quotas().told(limits) if limits else []
+    return Goal(made, files, served, " ".join(filter(None, [said, *unserved, *of_limits])), tuple(unserved), limits=limits)
 
 
 def _closed(writer: Files, served: Served) -> list[File]:

@@ -44,11 +44,13 @@ class Programs:
     def _stamp_of(self, unit):
         """What changes with any file of a unit but ours, "" where none is found."""
         from gpuslice.outputs import service
+        from gpuslice.outputs import unit_names
 
-        own, ours = _names_of(unit), f"{service.UNITS}/{unit}.d/{service.DROP_IN}"
+        own = _names_of(unit)
+        ours = [f"{service.UNITS}/{unit}.d/{name}" for name in (service.DROP_IN, unit_names.MEMORY_DROP_IN)]
         files = [f"{place}/{name}" for place in _UNIT_PLACES for name in own]
         for folder in (f"{place}/{name}.d" for place in _UNIT_PLACES for name in (*own, *_families_of(unit))):
-            files += [path for name in self._host.listdir(folder) if (path := f"{folder}/{name}") != ours]
+            files += [path for name in self._host.listdir(folder) if (path := f"{folder}/{name}") not in ours]
         found = [f"{path} {stamp}" for path in files if (stamp := self._host.stamp(path))]
         return hashlib.sha256("\n".join(found).encode()).hexdigest()[:32] if found else ""
 

@@ -106,6 +106,8 @@ _LIMITS = fields.Field(
         "memory_gb": fields.number("Memory in GB.", None, 1, 65536),
         "compute_units": fields.number("CPU cores.", None, 1, 65536),
         "gpu_instances": fields.number("How many slices.", None, 1, 1024),
+        "vram_mib": fields.number("Memory in MiB that all its programs may have of each GPU.", None, 1, 2**24),
+        "overcommit": fields.flag("true: vram_mib may come on top of what the other consumers of a GPU have.", None),
     },
 )  # fmt: skip
 _CONSUMER = fields.mapping(
@@ -146,7 +148,9 @@ _SPEC = {
     "quadlet": text("(?:sha256:[0-9a-f]{12})?"),
 }  # fmt: skip
 #: Only where it is written.
-_MORE = {"security_profile": text(_PROFILE), "runtime": text("runc")}
+_MORE = {
+    "security_profile": text(_PROFILE), "runtime": text("runc"), "vram_mib": whole(1, 2**24), "overcommit": truth,
+}  # fmt: skip
 TEMPLATES = table(text("[a-z_]+"), text())
 #: Keys of Quadlet units, which may have secrets in them, by what a consumer's ``quadlet`` has in their place.
 QUADLETS = table(text("sha256:[0-9a-f]{12}"), table(LINE, table(LINE, anything)))
@@ -244,6 +248,8 @@ def settled(written, limits, runtime="crun"):
         # Journal, history and plans have its digest alone.
         "quadlet": Secret(json.dumps(written["quadlet"])) if written.get("quadlet") else "",
         **({"runtime": runtime} if kind == "container" and runtime != "crun" else {}),
+        **({"vram_mib": own["vram_mib"]} if own.get("vram_mib") else {}),
+        **({"overcommit": True} if own.get("overcommit") else {}),
         **({"security_profile": profile} if (profile := written.get("security_profile")) else {}),
     }
 
@@ -262,7 +268,11 @@ def mistakes(spec):
     for key, of in _ONLY_OF.items():
         if spec.get(key) and kind not in of:
             yield key, f"has no meaning for kind {kind}, only for {' and '.join(of)}."
-    if kind == "device" and (spec["memory_gb"] or spec["compute_units"]):
+    if spec.get("overcommit") and not spec.get("vram_mib"):
+        yield "resource_limits", "has overcommit and no vram_mib, which it is about."
+    if spec.get("vram_mib") and kind == "container" and spec["user"]:
+        yield "resource_limits", "has vram_mib, which can't hold for rootless containers alone: use a consumer of kind user."
+    if kind == "device" and (spec["memory_gb"] or spec["compute_units"] or spec.get("vram_mib")):
         yield "resource_limits", "has no effect on kind device: nothing of ours runs with it."
 
 

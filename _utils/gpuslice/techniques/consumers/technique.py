@@ -24,6 +24,7 @@ from gpuslice.drivers import systemd
 from gpuslice.drivers import vendor_cdi
 from gpuslice.host.base import QUARANTINE
 from gpuslice.host.base import parted
+from gpuslice.model import Gpu
 from gpuslice.numbers import many
 from gpuslice.outputs import cdi
 from gpuslice.outputs.consumer import Consumer
@@ -62,7 +63,7 @@ class Consumers(Technique):
     effects = {
         "claim": "file", "write": "file", "remove": "file", "note": "file",
         "nodes": "file", "reload": "unit", "restart": "unit", "refresh": "unit", "refresh_vendor": "unit", "stop": "unit",
-        "smoke_test": "unit", "halt": "unit",
+        "smoke_test": "unit", "halt": "unit", "limit": "setting", "end_slice": "unit",
     }  # fmt: skip
     joint = True
 
@@ -163,7 +164,11 @@ class Consumers(Technique):
 
     def settings_of(self, layout, begun=None):
         """An undo brings back who had what, also on what is quarantined: what comes after it goes by that again."""
-        return {"layout": dict(layout), **({"undo": True} if begun is not None else {})}
+        if begun is None:
+            return {"layout": dict(layout)}
+        # Of limits that were begun no record tells yet.
+        limited = [(step.args["unit"], step.args["address"]) for step in begun if step.action == "limit"]
+        return {"layout": dict(layout), "undo": True, "limited": limited}
 
     def together(self, works):
         """All GPUs of the host: a consumer may get a slice of any of them."""
@@ -173,10 +178,10 @@ class Consumers(Technique):
         """Raises errors.PolicyError: not all consumers can be served; errors.ResourceConflict: a file is somebody else's."""
         first = works[0]
         noted = first.state
-        wanted = self._with_halted(noted, goal(self._host, works, noted, self._held_back(first.settings)))
+        wanted = self._with_halted(noted, goal(self._host, self._sessions, works, noted, self._held_back(first.settings)))
         self._goal, self._texts = wanted, {digest(each.text): each.text for each in wanted.files.values()}
         self._managers, self._waiting = {}, []
-        steps = tuple(self._steps(first, noted, wanted))
+        steps = tuple(self._steps(works, noted, wanted))
         before, after = self.layout(noted), self.layout(wanted.noted)
         said = ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said, _unfiltered(before, after))
         note = " ".join(filter(None, (*said, *self._waiting)))
@@ -193,7 +198,8 @@ class Consumers(Technique):
         waiting = self._by_unit(consumer for consumer, device in wanted.served.values() if not device.nodes)
         return wanted._replace(noted=wanted.noted._replace(halted=tuple(unit for unit in noted.halted if unit in waiting)))
 
-    def _steps(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
+    def _steps(self, works: list[Work], noted: Noted, wanted: Goal) -> Iterator[Step]:
+        work = works[0]
         gpu = work.gpu
         there = {path: self._text(path) for path in {**wanted.files, **noted.files}}
         for each in wanted.files.values():
@@ -218,7 +224,9 @@ class Consumers(Technique):
         for path in removes:
             yield self._file_step(gpu, "remove", {"path": path}, f"remove {path}", "write it again")
         yield from self._reloading(work, {*_new_units(noted, wanted), *(each.path for each in writes if is_unit(each.path))})
+        yield from self._limiting(wanted)
         yield from self._starting(work, noted, wanted)
+        yield from self._lifting(works, noted, wanted)
         if noted.devices != wanted.noted.devices and work.rules.awaits_units and self._refreshes(noted, wanted):
             words = f"have {vendor_cdi.REFRESH} write the vendor's own CDI names anew"
             yield self.step(gpu, "refresh_vendor", {}, words, "restart_unit", CARVE, "once more")
@@ -228,6 +236,51 @@ class Consumers(Technique):
         if wanted.noted != noted or claimed:
             words = f"note who has what: {self.words(self.layout(wanted.noted))}"
             yield self._file_step(gpu, "note", {}, words, "note what was")
+
+    def _limiting(self, wanted: Goal) -> Iterator[Step]:
+        """Limits of memory that are not in force, before anybody starts with them."""
+        if not wanted.limits:
+            return
+        from gpuslice.techniques.consumers import quotas
+
+        for each in quotas.missing(self._host, wanted.limits):
+            words = f"limit {each.consumer.name} ({each.unit}) to {each.limit} MiB of {each.gpu.address}"
+            undo = "lift it" if each.now is None else f"{quotas.words(each.now)} again"
+            args = {"unit": each.unit, "address": each.gpu.address, "mebibytes": each.limit}
+            yield self.step(each.gpu, "limit", args, words, "sysfs_write", CARVE, undo)
+
+    def _lifting(self, works: list[Work], noted: Noted, wanted: Goal) -> Iterator[Step]:
+        """Limits that are wanted no more, when nobody starts with them any more; then their slice ends."""
+        before = list(dict.fromkeys(self._limited(works, noted)))
+        if not before:
+            return
+        from gpuslice.techniques.consumers import quotas
+
+        for unit, gpu, found in quotas.left(self._host, self._sessions, before, wanted.limits):
+            words, undo = f"lift the limit of {unit} for {gpu.address}", f"{quotas.words(found)} again"
+            args = {"unit": unit, "address": gpu.address, "mebibytes": None}
+            yield self.step(gpu, "limit", args, words, "sysfs_write", CARVE, undo)
+        for unit in quotas.ending(self._host, [unit for unit, _ in before], wanted.limits):
+            yield self.step(
+                works[0].gpu, "end_slice", {"unit": unit}, f"stop {unit}, in which nothing is to run any more", "restart_unit",
+                CARVE, "start it again",
+            )  # fmt: skip
+
+    def _limited(self, works: list[Work], noted: Noted) -> Iterator[tuple[str, Gpu]]:
+        """(slice, GPU) of all that were to be limited by what is on record."""
+        gpus = {work.gpu.address: work.gpu for work in works}
+        yield from ((unit, gpus[address]) for unit, address in works[0].settings.get("limited", ()) if address in gpus)
+        for name, spec in noted.consumers.items():
+            if not spec.get("vram_mib"):
+                continue
+            from gpuslice.outputs import memory_limit
+
+            consumer = consumer_of(name, spec)
+            uid = self._people.uid(consumer.user) if consumer.kind == "user" else None
+            unit = memory_limit.slice_of(consumer, uid)
+            for address in dict.fromkeys(noted.gpus.get(part, "") for part in spec["slices"]):
+                if address in gpus:
+                    yield unit, gpus[address]
 
     def _smoke_tests(self, work: Work, noted: Noted, wanted: Goal) -> Iterator[Step]:
         """Those who get what they did not have; who has only a name can't be tried, since nobody knows what runs with it."""
@@ -389,6 +442,14 @@ class Consumers(Technique):
         noted = self._goal.noted if self._goal else self._register.read()
         empty = not cdi.needs_common(noted.devices.values())
         self._remarks += vendor_cdi.refresh(self._host, empty)
+
+    def _run_limit(self, gpu, unit, address, mebibytes):
+        from gpuslice.techniques.consumers import quotas
+
+        quotas.set_limit(self._host, self._sessions, gpu, unit, mebibytes)
+
+    def _run_end_slice(self, gpu, unit):
+        _refuse_failure("stopped", unit, systemd.end(self._host, unit, _PATIENCE))
 
     def _run_smoke_test(self, gpu, consumer):
         from gpuslice.techniques.consumers import smoke

@@ -75,10 +75,11 @@ def listed(host: Host, works: Sequence[Work], quarantined: Iterable[str] = ()) -
     barred = barred_of(works, quarantined)
     by_name = {each.name: each for each in _offers(works)}
     people = People(host)
-    return {name: _told(people, name, each, by_name, barred) for name, each in sorted(works[0].state.consumers.items())}
+    noted = works[0].state
+    return {name: _told(people, name, each, by_name, barred, noted.files) for name, each in sorted(noted.consumers.items())}
 
 
-def _told(people, name, handed, by_name, barred):
+def _told(people, name, handed, by_name, barred, written):
     consumer = consumer_of(name, handed)
     slices = [by_name[part] for part in handed["slices"] if part in by_name]
     missing = [part for part in handed["slices"] if part not in by_name]
@@ -88,13 +89,13 @@ def _told(people, name, handed, by_name, barred):
         "cdi": cdi.qualified(cdi.CONSUMER, name) if handed["slices"] else "",
         "unit": runs_as(people, consumer),
         "user": consumer.user,
-        "limits": _limits(consumer, slices),
+        "limits": _limits(consumer, slices, written),
     }
     held = [part for part in handed["slices"] if part in barred]
     return {**told, **({"missing": missing} if missing else {}), **({"quarantined": held} if held else {})}
 
 
-def _limits(consumer, slices) -> dict[str, str]:
+def _limits(consumer, slices, written) -> dict[str, str]:
     """What limits a consumer -> how much, and by whom it is enforced."""
     shared = {each.kind for each in slices if not each.isolated}
     runs = consumer.kind != "device"
@@ -108,6 +109,12 @@ def _limits(consumer, slices) -> dict[str, str]:
         found["memory_gb"] = f"{consumer.memory_gb}, enforced by the control group"
     if consumer.compute_units:
         found["compute_units"] = f"{consumer.compute_units}, enforced by the control group"
+    if consumer.vram_mib:
+        from gpuslice.outputs import memory_limit
+
+        # Files alone tell it: whether it is in force at this moment is for the check of that consumer.
+        by = "enforced by the driver for its slice unit" if memory_limit.path_of(consumer) in written else "advisory"
+        found["vram_mib"] = f"{consumer.vram_mib} of each GPU, {by}"
     if consumer.weight != 1 or any(each.weight for each in slices):
         found["weight"] = _weight(consumer, slices)
     return found

@@ -1,0 +1,164 @@
+"""
+A hard limit of a GPU's memory for all that runs in a systemd slice, by the best means that the host has: NVML's memory limits
+(driver r615 and later, any product, Linux with cgroup version 2, not in MIG mode), or the cgroup controller dmem of the kernel.
+
+Facts: NVML's change log of 13.4 and pynvml (``c_nvmlSetMemoryLimits_v1_t``; cleared by soft 0 and hard
+``NVML_DEVICE_MEMORY_LIMIT_MAX``; root alone); ``kernel/cgroup/dmem.c`` of Linux for the other. NVML goes first: on a kernel
+without dmem the driver counts by itself. Where the kernel counts for it, what the kernel says is in force.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+from gpuslice import errors
+from gpuslice.drivers import dmem
+from gpuslice.drivers.nvml import FUNCTION_NOT_FOUND
+from gpuslice.drivers.nvml import INVALID_ARGUMENT
+from gpuslice.drivers.nvml import NOT_FOUND
+from gpuslice.drivers.nvml import NOT_SUPPORTED
+from gpuslice.drivers.sessions import Sessions
+from gpuslice.host.base import Host
+from gpuslice.model import Gpu
+
+NVML, DMEM, NONE = "nvml", "dmem", "none"
+#: What sentences call them.
+LABELS = {NVML: "NVML's memory limits", DMEM: "the cgroup controller dmem"}
+MIB = 2**20
+
+_ROOT = "/sys/fs/cgroup"
+_UNIFIED = f"{_ROOT}/cgroup.controllers"
+_NO_LIMIT = 2**64 - 1
+_ASKING = "read the limit of memory"
+#: Answers of a driver that has the function, of a group that it does not know.
+_NO_GROUP = (INVALID_ARGUMENT, NOT_FOUND)
+
+
+class Means(NamedTuple):
+    """
+    How the memory of a GPU can be limited.
+
+    :ivar name: NVML, DMEM or NONE; :ivar why: why it is none, as words that follow "since"; :ivar most: bytes of the GPU, None
+        where that is not told.
+    """
+
+    name: str
+    why: str = ""
+    most: int | None = None
+
+
+def means(host: Host, sessions: Sessions, gpu: Gpu) -> Means:
+    """The best means for a GPU. Raises errors of NVML: its driver does not answer."""
+    if not host.exists(_UNIFIED):
+        return Means(NONE, "this host has no cgroup version 2")
+    regions = dmem.regions(host, gpu.address)
+    most = sum(regions.values()) or (gpu.memory_mib * MIB if gpu.memory_mib else None)
+    why = ""
+    if gpu.vendor == "nvidia":
+        why = _lacks(sessions, gpu)
+        if not why:
+            return Means(NVML, "", _memory(sessions, gpu) or most)
+    if regions:
+        return Means(DMEM, "", most)
+    return Means(NONE, why or _no_dmem(host, gpu))
+
+
+def _no_dmem(host: Host, gpu: Gpu) -> str:
+    if not host.exists(dmem.CAPACITY):
+        return "the kernel of this host has no cgroup controller dmem (CONFIG_CGROUP_DMEM, Linux 6.14 and later)"
+    return f"its driver {gpu.driver or '(none)'} offers no memory of it to the cgroup controller dmem"
+
+
+def _lacks(sessions: Sessions, gpu: Gpu) -> str:
+    """Why NVML can't limit it, "" where it can."""
+    nvml = sessions.nvml
+    lib = nvml.open(gpu.address)
+    if getattr(lib, "c_nvmlGetMemoryLimits_v1_t", None) is None:
+        return "the installed nvidia-ml-py knows no memory limits (13.615 and later do)"
+    told = _ask(sessions, gpu, _ROOT)
+    if told == FUNCTION_NOT_FOUND:
+        return "its driver has no memory limits (r615 and later have them)"
+    return "its driver limits no memory of it as it is now, as in MIG mode" if told == NOT_SUPPORTED else ""
+
+
+def _ask(sessions: Sessions, gpu: Gpu, path: str) -> Any:
+    """What NVML tells of a group; FUNCTION_NOT_FOUND, NOT_SUPPORTED, or None for a group that it does not know."""
+    nvml = sessions.nvml
+    asked = nvml.open(gpu.address).c_nvmlGetMemoryLimits_v1_t()
+    asked.nameSpace = path.encode()
+    try:
+        nvml.call("nvmlDeviceGetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=_ASKING)
+    except errors.GpuSliceError as err:
+        code = getattr(err.__cause__, "value", None)
+        if code in (FUNCTION_NOT_FOUND, NOT_SUPPORTED):
+            return code
+        if code in _NO_GROUP:
+            return None
+        raise
+    return asked
+
+
+def _memory(sessions: Sessions, gpu: Gpu) -> int | None:
+    nvml = sessions.nvml
+    found = nvml.call(
+        "nvmlDeviceGetMemoryInfo", nvml.handle(gpu.address), gpu=gpu.address, doing="read the size of its memory",
+        quiet=(NOT_SUPPORTED,),
+    )  # fmt: skip
+    return found.total if found else None
+
+
+def is_there(host: Host, unit: str) -> bool:
+    """Whether a slice has a group now."""
+    return host.exists(dmem.path_of(unit))
+
+
+def read(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means) -> int | None:
+    """Bytes to which a slice is limited now; None for no limit, or no such group."""
+    if not is_there(host, unit):
+        return None
+    regions = dmem.regions(host, gpu.address)
+    set_now = [dmem.limit_of(host, unit, region) for region in regions]
+    by_kernel = None if None in set_now or not set_now else sum(set_now)
+    if by.name == DMEM:
+        return by_kernel
+    told = _ask(sessions, gpu, dmem.path_of(unit))
+    hard = getattr(told, "hardLimit", _NO_LIMIT)
+    by_driver = None if hard == _NO_LIMIT else hard
+    return by_kernel if regions else by_driver
+
+
+def write(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means, limit: int | None) -> None:
+    """
+    Limit a slice, which is started where it is not there, and read that back.
+
+    :param limit: in bytes, None for no limit. :raises errors.ToolFailed: systemd does not start the slice;
+        errors.ValidationFailed: another limit is in force than was set; any error of NVML or of the kernel.
+    """
+    if by.name == NVML:
+        dmem.start_slice(host, gpu, unit)
+        _set(sessions, gpu, unit, limit)
+    else:
+        dmem.open_slice(host, gpu, unit)
+        regions = dmem.regions(host, gpu.address)
+        for region in regions:
+            dmem.write(host, gpu, unit, region, None if limit is None else limit // len(regions))
+    found = read(host, sessions, gpu, unit, by)
+    if found != limit:
+        raise errors.ValidationFailed(
+            f"{unit} was to be limited to {words(limit)} of memory by {LABELS[by.name]}, and what is in force is {words(found)}.",
+            gpu.address,
+            "See 'dmesg' for the driver's own words; another tool may set limits of its own.",
+        )
+
+
+def _set(sessions: Sessions, gpu: Gpu, unit: str, limit: int | None) -> None:
+    nvml = sessions.nvml
+    asked = nvml.open(gpu.address).c_nvmlSetMemoryLimits_v1_t()
+    asked.nameSpace = dmem.path_of(unit).encode()
+    asked.softLimit, asked.hardLimit = 0, _NO_LIMIT if limit is None else limit
+    doing = f"limit {unit} to {words(limit)} of memory"
+    nvml.call("nvmlDeviceSetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=doing)
+
+
+def words(limit: int | None) -> str:
+    """A limit for sentences."""
+    return "no limit" if limit is None else f"{limit // MIB} MiB" if limit % MIB == 0 else f"{limit} bytes"
