@@ -81,6 +81,13 @@ def text(name, value):
         raise refusal(name, f"is {describe(value)}, which is no name")
 
 
+def node_name(name, value):
+    """The name of a node, which is shown wherever it is told of."""
+    text(name, value)
+    if redacted(value) != value:
+        raise refusal(name, "looks like a token, which is shown nowhere")
+
+
 def sentence(name, value):
     """A sentence, or nothing: a text of one line that can be printed."""
     if not isinstance(value, str) or len(value) > 1000 or printable(value) != value:
@@ -183,7 +190,7 @@ _KINDS = {
     "memory": as_in_pillar,
     "minutes": partial(whole, low=1, high=1440),
     "missing": truth,
-    "node": text,
+    "node": node_name,
     "partitions": as_in_pillar,
     "path": text,
     "pending": truth,

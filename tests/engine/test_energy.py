@@ -201,12 +201,12 @@ def recut(host):
 
 def begin_anew(host):
     with host.change() as state:
-        state["gpus"][GPU]["meter"]["counter"] = 0.0
+        state["meters"][GPU]["counter"] = 0.0
 
 
 def jump(host):
     with host.change() as state:
-        state["gpus"][GPU]["meter"]["counter"] += 1e15
+        state["meters"][GPU]["counter"] += 1e15
 
 
 def test_the_clock_on_the_wall_has_no_say_in_lengths(host):

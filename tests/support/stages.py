@@ -43,7 +43,7 @@ def points(host, calls, work):
 def machine(host):
     """Everything of the simulated hardware that a change could touch: modes, instances with their UUIDs, files, processes."""
     state = copy.deepcopy(host.state())
-    return {key: value for key, value in state.items() if key not in ("faults", "serial")}
+    return {key: value for key, value in state.items() if key not in ("faults", "serial", "meters")}
 
 
 def stages(minion, wanted, test=False):

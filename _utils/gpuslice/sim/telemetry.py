@@ -106,7 +106,7 @@ def meter(state, address):
     ``busy`` (seconds that each slice would have been busy at full load).
     """
     gpu, now = state["gpus"][address], clock(state)
-    kept = gpu.get("meter") or {"since": now, "counter": 0.0, "drawn": {"idle": 0.0}, "busy": {}}
+    kept = state.get("meters", {}).get(address) or {"since": now, "counter": 0.0, "drawn": {"idle": 0.0}, "busy": {}}
     seconds, draw = max(0.0, now - kept["since"]), gpu["about"]["draw"]
     shares, busy = dict(kept["drawn"]), dict(kept["busy"])
     shares["idle"] += 1000 * draw["idle"] * seconds
@@ -125,14 +125,13 @@ def settle(state):
     """Read all meters, before anything changes by which they go on otherwise."""
     for address, gpu in state["gpus"].items():
         if "draw" in gpu["about"]:
-            gpu["meter"] = meter(state, address)
+            state.setdefault("meters", {})[address] = meter(state, address)
 
 
 def reboot(state):
     """All drivers begin anew."""
-    for gpu in state["gpus"].values():
-        if "meter" in gpu:
-            gpu["meter"]["counter"] = 0.0
+    for kept in state.get("meters", {}).values():
+        kept["counter"] = 0.0
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
