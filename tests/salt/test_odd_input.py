@@ -32,6 +32,7 @@ HOSTS = {
     "gpu_consumer": ("dgx-h100", "trainer"),
     "gpu_energy": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_health": ("dgx-a100-40gb", "0000:07:00.0"),
+    "gpu_kubernetes": ("l4-pair", ""),
     "gpu_level_zero": ("max1550", ""),
     "gpu_metrics": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),

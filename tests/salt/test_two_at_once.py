@@ -104,6 +104,7 @@ CASES = {
     "the boot unit, disabled": Case("gpu_boot.disable", PAIR, (), (), before=(("gpu_boot.enable", ()),)),
     "a node of Slurm is drained": Case("gpu_slurm.drain", SLURM, (), ()),
     "and taken back": Case("gpu_slurm.resume", SLURM, (), (), before=(("gpu_slurm.drain", ()),)),
+    "what Kubernetes is told": Case("gpu_kubernetes.write", PAIR, ("/etc/kubernetes/gpu.yaml",), ("/etc/kubernetes/gpu.yaml",)),
     "what Slurm is told": Case("gpu_slurm.write", SLURM, ("/etc/slurm/gres.conf",), ("/etc/slurm/gres.conf",)),
     "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
     "metrics, written no more": Case("gpu_metrics.disable", PAIR, (), (), before=(("gpu_metrics.enable", ()),)),
@@ -291,7 +292,8 @@ def outcome(box):
     metrics = [written[key] for key in ("units", "enabled", "active", "textfile")]
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
     state = box.host.state()
-    node = [state.get("slurm", {}).get("state"), state["written"].get("/etc/slurm/gres.conf")]
+    kept = [state["written"].get(path) for path in ("/etc/slurm/gres.conf", "/etc/kubernetes/gpu.yaml")]
+    node = [state.get("slurm", {}).get("state"), *kept]
     return json.loads(json.dumps([live, noted, status["unit"], metrics, handed, node], sort_keys=True))
 
 

@@ -6,11 +6,11 @@ import os
 import re
 
 from gpuslice import errors
-from gpuslice.drivers import device_nodes
 from gpuslice.drivers import slurm as control
-from gpuslice.model import Slice
 from gpuslice.outputs import slurm as files
 from gpuslice.printable import printable
+from gpuslice.schedulers import files as sheets
+from gpuslice.schedulers import offer
 
 #: What each reason of ours begins with: only a drain with it is ended here.
 PREFIX = "gpu-slicing:"
@@ -21,8 +21,8 @@ _PAUSE = 2
 #: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
 _RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
 _UNUSABLE = "it has no slices, and nobody can use it as a whole"
-#: Of a simulated machine, what is its own; nothing of it is written on the machine that this runs on.
-_SIMULATED = ("/etc/", "/run/")
+#: What to do where somebody else's gres.conf is.
+_INSTEAD = "Name another path and include it there ('include <path>'), or move that file away."
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -51,52 +51,13 @@ def offered(engine, node, autodetect=False):
     :raises errors.Unsupported: ``autodetect`` would give Slurm what nobody is to have, or end slurmd; errors.Unhealthy: a GPU
         can't be read, so that nobody knows what it has; what reading the records raises.
     """
-    untold = set()
-    every = engine.parts(taken=True, untold=untold)
-    barred = engine.quarantined()
-    if unread := sorted(untold - set(barred)):
-        raise errors.Unhealthy(
-            f"What node {node} has for Slurm can't be told: {', '.join(unread)} can't be read.",
-            todo="Mend that (see gpu.health), or leave it out: 'salt-call gpu_health.quarantine <GPU>'.",
-        )
-    every = [part for part in every if part.gpu not in untold]
-    bare = [gpu for gpu in engine.unsliced([part.as_dict() for part in every]) if gpu.address not in untold]
-    given = [part for part in every if not part.taken]
-    whole = _whole(engine, bare)
-    held = {**_held(engine, [*every, *whole], barred), **dict.fromkeys(untold, "quarantined, and can't be read")}
+    has = offer.read(engine, f"What node {node} has for Slurm")
+    held = dict(has.held)
     if autodetect:
-        _refuse_detection(node, held, every, bare, {part.gpu for part in whole})
-    unusable = {gpu.address: _UNUSABLE for gpu in bare} | {part.name: "" for part in whole}
-    held |= {name: why for name, why in unusable.items() if why}
-    return files.sheet([*given, *whole], {gpu.address: gpu.name or gpu.model for gpu in engine.gpus}, held, autodetect)
-
-
-def _whole(engine, bare):
-    """The GPUs that nothing cuts, as slices."""
-    found = []
-    for gpu in bare:
-        if engine.is_whole(gpu):
-            number = device_nodes.minor(engine.host, gpu.address) if gpu.vendor == "nvidia" else None
-            nodes = device_nodes.render(engine.host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
-            found.append(Slice(gpu.address, "gpu", gpu.model, gpu.uuid, gpu.memory_mib, 1.0, "", tuple(nodes), name=gpu.address))
-    return found
-
-
-def _held(engine, parts, barred):
-    """Name of a slice -> why Slurm must not have it."""
-    owners = engine.owners()
-    held = {part.name: f"consumer {owners[part.name]} has it" for part in parts if part.name in owners and not part.taken}
-    if barred:
-        # Few hosts have any, and no other loads what reads it.
-        from gpuslice.records import quarantine
-
-        found = quarantine.barred(parts, barred)
-        held |= {name: f"quarantined: {barred[by].why}" for name, by in found.items() if not _taken(name, parts)}
-    return held
-
-
-def _taken(name, parts):
-    return any(part.name == name and part.taken for part in parts)
+        _refuse_detection(node, held, has.every, has.bare, {part.gpu for part in has.whole})
+    usable = {part.gpu for part in has.whole}
+    held |= {gpu.address: _UNUSABLE for gpu in has.bare if gpu.address not in usable}
+    return files.sheet(has.given, {gpu.address: gpu.name or gpu.model for gpu in engine.gpus}, held, autodetect)
 
 
 def _refuse_detection(node, held, every, bare, whole):
@@ -140,51 +101,9 @@ def write(engine, path, node=None, autodetect=False, test=False):
         it can't be written; and as :func:`offered`.
     """
     name = node_name(engine, node)
-    _refuse_path(engine.host, path)
-    wanted, there = files.text(offered(engine, name, autodetect), name, autodetect), _read(engine.host, path)
-    if there == wanted:
-        return {"result": True, "changes": {}, "comment": f"{path} says what node {name} has."}
-    if there is not None and not there.startswith(files.MARK):
-        raise errors.ForeignChange(
-            f"{path} was to say what node {name} has for Slurm, and is a file of somebody else.",
-            todo="Name another path and include it there ('include <path>'), or move that file away.",
-        )
-    change = {path: {"old": _said(there), "new": _said(wanted)}}
-    if test:
-        return {"changes": change, "comment": f"{path} would be written for node {name}."}
-    try:
-        engine.host.store_write(path, wanted)
-    except OSError as err:
-        raise errors.PermissionDenied(
-            f"{path} was to be written for node {name}: {err.strerror}.", todo="Mend that and run again."
-        ) from err
-    return {"result": True, "changes": change, "comment": f"{path} is written for node {name}."}
-
-
-def _refuse_path(host, path):
-    if not os.path.isabs(path) or os.path.normpath(path) != path or not path.endswith(".conf"):
-        raise errors.PolicyError(
-            f"{printable(path)[:200]!r} is no path for a gres.conf.",
-            todo="Give an absolute one that ends in .conf; nothing was written.",
-        )
-    if host.simulated and not path.startswith(_SIMULATED):
-        raise errors.PolicyError(
-            f"{path} is a file of the machine that this runs on, and the host is a simulated one.",
-            todo="Name one below /etc or /run.",
-        )
-
-
-def _read(host, path):
-    if not host.exists(path):
-        return None
-    try:
-        return host.store_read(path, "replace") if not host.simulated else host.read(path) + "\n"
-    except (OSError, ValueError) as err:
-        raise errors.PermissionDenied(f"{path} can't be read: {err}.", todo="Mend that and run again.") from err
-
-
-def _said(text):
-    return "absent" if text is None else [line for line in text.splitlines() if line != files.MARK]
+    kind = sheets.Kind("a gres.conf", ".conf", files.MARK, f"what node {name} has", f"node {name}", _INSTEAD)
+    sheets.refuse_path(engine.host, path, kind)
+    return sheets.write(engine.host, path, files.text(offered(engine, name, autodetect), name, autodetect), kind, test)
 
 
 # -- around a change -------------------------------------------------------------------------------------------------------

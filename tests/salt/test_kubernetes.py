@@ -1,0 +1,85 @@
+"""Kubernetes as Salt has it: what plugins are told, labels, the file as a state, and files of a site that are judged."""
+
+import json
+
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError
+
+from tests.support import pillars
+
+GPU = "0000:1b:00.0"
+FILE = "/etc/kubernetes/nvidia-device-plugin.yaml"
+CUT = {"gpus": [{"model": "h100-80gb", "address": GPU}], "processes": []}
+
+
+def told(on, vendor="nvidia"):
+    [made] = on.call("gpu_kubernetes.plugin_config").values()
+    assert json.loads(json.dumps(made)) == made == on.call("gpu_kubernetes.plugin_config", vendor=vendor)[vendor]
+    return made
+
+
+def test_mig_alike_and_mixed_and_what_is_quarantined(minion):
+    on = minion("dgx-h100", changes=CUT, pillar=pillars.mig(["1g.10gb"] * 7))
+    assert all(state.result for state in on.apply("gpu_slicing"))
+    assert told(on)["file"]["flags"]["migStrategy"] == "single" and told(on)["resources"] == {"nvidia.com/gpu": 7}
+    on.set_pillar(pillars.mig(["3g.40gb", "1g.10gb"]))
+    assert all(state.result for state in on.apply("gpu_slicing"))
+    on.call("gpu_health.quarantine", f"{GPU}-3g.40gb-4", why="odd results")
+    made = told(on)
+    assert made["resources"] == {"nvidia.com/mig-1g.10gb": 1, "nvidia.com/mig-3g.40gb": 1}
+    assert f"{GPU}-3g.40gb-4 (quarantined: odd results)" in made["notes"][0]
+    assert on.call("gpu_kubernetes.labels")["gpu-slicing/quarantined"] == "1"
+    with pytest.raises(CommandExecutionError, match="can be no value of a label"):
+        on.call("gpu_kubernetes.labels", config="a b")
+
+
+@pytest.mark.parametrize(
+    ("host", "pillar", "vendor", "resources"),
+    [
+        ("l4-pair", pillars.for_all("time-slicing", {"max_instance_count": 4}), "nvidia", {"nvidia.com/gpu.shared": 8}),
+        ("l40s-pair", pillars.for_all("mps", {"max_instance_count": 4}), "nvidia", {"nvidia.com/gpu.shared": 8}),
+        ("mi300x-8", pillars.partition("CPX", "NPS1"), "amd", {"amd.com/gpu": 64}),
+        ("flex170", {"containers_gpu_slicing": {"enabled": True}}, "intel", {"gpu.intel.com/i915": 1}),
+    ],
+)
+def test_each_vendor(minion, host, pillar, vendor, resources):
+    on = minion(host, pillar=pillar)
+    assert all(state.result for state in on.apply("gpu_slicing"))
+    assert told(on, vendor)["resources"] == resources
+
+
+def test_a_host_without_a_gpu(minion):
+    on = minion("no-gpu")
+    assert on.call("gpu_kubernetes.plugin_config") == {} and on.call("gpu_kubernetes.labels")["gpu-slicing/strategy"] == "none"
+
+
+def test_the_file_is_a_state_and_stands_the_check(minion):
+    on = minion("dgx-h100", changes=CUT)
+    tested = on.state("gpu_kubernetes.plugin_config", name=FILE, test=True)
+    assert tested.result is None and tested.changes and not on.host.state()["written"]
+    made = on.state("gpu_kubernetes.plugin_config", name=FILE, vendor="nvidia")
+    assert made.result is True and made.comment == f"{FILE} is written for the device plugin."
+    text = on.call("gpu_kubernetes.plugin_config", text=True)
+    assert text == on.host.state()["written"][FILE]
+    assert on.state("gpu_kubernetes.plugin_config", name=FILE).changes == {}
+    assert on.call("gpu_kubernetes.check_config", text) == {"result": True, "mistakes": [], "warnings": []}
+    for wrong in ({"name": "x.yaml"}, {"vendor": "amdd"}, {"vender": "amd"}, {"rename": 1}):
+        assert on.state("gpu_kubernetes.plugin_config", **{"name": FILE, **wrong}).result is False
+
+
+def test_a_file_of_a_site_is_judged(minion, tmp_path):
+    on = minion("no-gpu")
+    wrong = {"version": "v1", "flags": {"migstrategy": "mixed"}, "sharing": {"mps": {"resources": []}}}
+    path = tmp_path / "dp.yaml"
+    path.write_text(yaml.safe_dump(wrong), encoding="utf-8")
+    found = on.call("gpu_kubernetes.check_config", str(path))
+    assert found == on.call("gpu_kubernetes.check_config", wrong) and found["result"] is False
+    assert [line.partition(": ")[0] for line in found["mistakes"]] == ["flags:migstrategy", "sharing:mps:resources"]
+    packed = {"kind": "ConfigMap", "data": {"config.yaml": yaml.safe_dump(wrong)}}
+    assert on.call("gpu_kubernetes.check_config", packed) == found
+    for source in (7, "/no/such/file", "a: [", "- 1"):
+        try:
+            assert on.call("gpu_kubernetes.check_config", source)["result"] is False
+        except CommandExecutionError as err:
+            assert "source" in str(err) or "no file" in str(err) or "YAML" in str(err)
