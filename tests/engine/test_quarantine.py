@@ -312,7 +312,7 @@ def why(host, part, function=hold, **more):
         return str(err)
 
 
-@pytest.mark.parametrize("effect", ["error", "late"])
+@pytest.mark.parametrize("effect", ["error", pytest.param("late", marks=pytest.mark.slow)])
 def test_what_fails_puts_all_of_it_back(host, tmp_path, effect):
     copy, part, old = consumers.copier(tmp_path), had(host, "trainer"), consumers.summary(host)
     trial = copy(host)
@@ -332,7 +332,7 @@ def test_what_fails_puts_all_of_it_back(host, tmp_path, effect):
     assert wrong == []
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
 def test_killed_anywhere_the_next_run_ends_it(host, tmp_path, when):
     copy, part = consumers.copier(tmp_path), had(host, "trainer")
     trial = copy(host)
@@ -354,7 +354,7 @@ def test_killed_anywhere_the_next_run_ends_it(host, tmp_path, when):
     assert wrong == []
 
 
-@pytest.mark.parametrize("effect", ["error", "late"])
+@pytest.mark.parametrize("effect", ["error", pytest.param("late", marks=pytest.mark.slow)])
 def test_where_it_can_not_be_stopped_it_is_not_quarantined(full, tmp_path, effect):
     copy, part, old = consumers.copier(tmp_path), had(full, "trainer"), consumers.summary(full)
     asked = {"permissions": pillar(THREE, FULL, **STOP)}
@@ -394,7 +394,8 @@ def test_where_it_can_not_be_started_it_is_not_released(full, tmp_path, effect, 
     assert wrong == []
 
 
-@pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["after", "before"])
 def test_a_stop_that_is_killed_anywhere_is_ended_by_the_next_run(full, tmp_path, when):
     copy, part, old = consumers.copier(tmp_path), had(full, "trainer"), consumers.summary(full)
     asked = {"permissions": pillar(THREE, FULL, **STOP)}

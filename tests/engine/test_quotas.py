@@ -130,7 +130,10 @@ def unlimited(machine):
     return quotas.handing({"trainer": {"kind": "service", "unit": quotas.TRAINER, "slice": {"gpu": machine.gpu}}})
 
 
-@pytest.mark.parametrize("begin", ["nothing", "no limit", "another"])
+SLOW = [pytest.param(begin, marks=pytest.mark.slow) for begin in ("no limit", "another")]
+
+
+@pytest.mark.parametrize("begin", ["nothing", *SLOW])
 def test_every_call_that_fails_or_is_killed_leaves_all_as_it_was(host, machine, begin, tmp_path):
     first = {"nothing": None, "no limit": unlimited(machine), "another": limited(machine, 4096)}[begin]
     if first:
