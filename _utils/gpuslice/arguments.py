@@ -79,11 +79,7 @@ def text(name, value):
         raise refusal(name, f"is {describe(value)}; a text is wanted")
     if not value.strip() or len(value) > 4096 or printable(value) != value:
         raise refusal(name, f"is {describe(value)}, which is no name")
-
-
-def node_name(name, value):
-    """The name of a node, which is shown wherever it is told of."""
-    text(name, value)
+    # A name is shown wherever it is told of.
     if redacted(value) != value:
         raise refusal(name, "looks like a token, which is shown nowhere")
 
@@ -190,7 +186,7 @@ _KINDS = {
     "memory": as_in_pillar,
     "minutes": partial(whole, low=1, high=1440),
     "missing": truth,
-    "node": node_name,
+    "node": text,
     "partitions": as_in_pillar,
     "path": text,
     "pending": truth,

@@ -354,7 +354,8 @@ def test_killed_anywhere_the_next_run_ends_it(host, tmp_path, when):
     assert wrong == []
 
 
-@pytest.mark.parametrize("effect", ["error", pytest.param("late", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("effect", ["error", "late"])
 def test_where_it_can_not_be_stopped_it_is_not_quarantined(full, tmp_path, effect):
     copy, part, old = consumers.copier(tmp_path), had(full, "trainer"), consumers.summary(full)
     asked = {"permissions": pillar(THREE, FULL, **STOP)}

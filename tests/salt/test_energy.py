@@ -25,6 +25,7 @@ def boards():
     return {"gpus": [{**gpu, "draw": DRAWN} for gpu in described["gpus"]]}
 
 
+@pytest.mark.slow
 def test_from_the_first_look_to_the_report_by_the_real_salt_call(salt_call):
     call = salt_call("dgx-h100", pillars.mig({"4g.40gb": 1, "1g.10gb": 2}), boards())
     assert call("gpu_slicing.apply").retcode == 0

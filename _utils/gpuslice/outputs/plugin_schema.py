@@ -15,6 +15,7 @@ from typing import Any
 
 from gpuslice.outputs.kubernetes import SHARES
 from gpuslice.printable import printable
+from gpuslice.secret import redacted
 from gpuslice.values import describe
 
 _LONGEST = 63
@@ -65,7 +66,9 @@ def _keys(notes: _Notes, path: str, found: Any, known: Mapping[str, Check], need
         notes.wrong(path, f"is {describe(found)}; a mapping is wanted.")
         return
     for key, value in found.items():
-        where = f"{path}:{key}" if path else str(key)
+        # A key is shown, and may be what must not be.
+        word = redacted(str(key))
+        where = f"{path}:{word}" if path else word
         if not isinstance(key, str) or key not in known:
             notes.wrong(where[:200], f"is not a known key, and the plugin passes over it in silence.{_hint(key, known)}")
         else:
