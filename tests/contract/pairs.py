@@ -116,6 +116,9 @@ COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
 
 #: Pairs whose changes go as those of others do, as far as a failure of them goes: tried at each step only with the slow tests.
 ALIKE = {
+    ("mixed-vendors", "partition"),
+    ("arc-pro-b60", "passthrough"),
+    ("vgpu-guest", "time-slicing"),
     ("l40s-pair", "time-slicing"),
     ("l4-pair", "mps"),
     ("vgpu-guest", "mps"),

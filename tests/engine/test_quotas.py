@@ -130,10 +130,15 @@ def unlimited(machine):
     return quotas.handing({"trainer": {"kind": "service", "unit": quotas.TRAINER, "slice": {"gpu": machine.gpu}}})
 
 
-SLOW = [pytest.param(begin, marks=pytest.mark.slow) for begin in ("no limit", "another")]
+BEGINNINGS = [(name, begin) for name in quotas.ALL for begin in ("nothing", "no limit", "another")]
+QUICK = ("nvidia", "nothing")
 
 
-@pytest.mark.parametrize("begin", ["nothing", *SLOW])
+@pytest.mark.parametrize(
+    ("machine", "begin"),
+    [pytest.param(*pair, marks=() if pair == QUICK else pytest.mark.slow) for pair in BEGINNINGS],
+    indirect=["machine"],
+)
 def test_every_call_that_fails_or_is_killed_leaves_all_as_it_was(host, machine, begin, tmp_path):
     first = {"nothing": None, "no limit": unlimited(machine), "another": limited(machine, 4096)}[begin]
     if first:
