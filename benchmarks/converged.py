@@ -177,13 +177,10 @@ def _run(config, engine_class):
         clock.lap("inventory")
         targets = engine.targets(policy)
         clock.lap("targets")
-        tool = engine.tools.get("mig")
-        states = [tool.observe(target.gpu) for target in targets]
-        clock.lap("observe")
-        plans = [tool.plan(t.gpu, state, t.settings) for t, state in zip(targets, states, strict=True)]
-        clock.lap("plan")
+        plan = engine.reconciler(policy).plan(targets)
+        clock.lap("observe and plan")
     described = yaml.safe_load(pathlib.Path(config["simulate"]).read_text(encoding="utf-8"))["gpus"]
-    if found != len(described) or any(made.steps for made in plans):
+    if found != len(described) or not plan.empty:
         raise SystemExit("The host is not converged.")
     return clock.parts
 
