@@ -50,7 +50,7 @@ def plugin_config(vendor=None, rename=True, text=False):
     .. code-block:: bash
 
         salt gpu7 gpu_kubernetes.plugin_config
-        salt-call --local gpu_kubernetes.plugin_config vendor=nvidia text=True --out=newline_values_only
+        salt-call --local gpu_kubernetes.plugin_config vendor=nvidia text=True
     """
     with _engine() as engine:
         if text:

@@ -43,7 +43,7 @@ def gres_conf(node=None, autodetect=False):
 
     .. code-block:: bash
 
-        salt-call --local gpu_slurm.gres_conf --out=newline_values_only
+        salt-call --local gpu_slurm.gres_conf
     """
     with _engine() as engine:
         return slurm.conf(engine, node, autodetect)
