@@ -135,7 +135,7 @@ def holders(gpu):
     gpu
         PCI address (quoted), UUID or name of a slice; a pattern, a list of these, or ``all``.
 
-    Returns a list of dicts: pid, command, unit, container.
+    Returns a list of dicts: pid, command, unit, container; a virtual machine also has its domain.
 
     CLI Example:
 

@@ -9,6 +9,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice.schedulers import libvirt
 from gpuslice.techniques.consumers import asks
 from gpuslice.techniques.consumers import auditing
 from gpuslice.techniques.consumers import checking
@@ -112,6 +113,45 @@ def environment(consumer):
     """
     with _engine() as engine:
         return views.environment(engine.handed(asks.NAME), consumer)
+
+
+@_checked
+def hostdev(slice, consumer=None, managed=None, alias=None, group=False):
+    """
+    A slice as libvirt gives it to a virtual machine: the ``<hostdev>`` of its domain, for ``virsh attach-device`` or
+    ``virsh edit``. Nothing is changed, and libvirt is not asked.
+
+    slice
+        Name, UUID or PCI address (quoted) of a virtual function, a vGPU, or a whole GPU that a driver of VFIO has. Others, such
+        as MIG devices, are for programs, and refused.
+
+    consumer
+        Who has the slice, where it is a consumer's: anybody else is refused. Only so is a quarantined one told, with a comment
+        that says so.
+
+    managed
+        Whether libvirt takes the device from its driver when the domain starts, and gives it back at the end. Not given: no
+        where a driver of VFIO has it already and of a vGPU, of which True is refused; yes where a driver of this host or none
+        has it.
+
+    alias
+        The name of the device in the domain; ``ua-`` is put before it.
+
+    group
+        Also the other functions of the IOMMU group, such as the audio function of a whole GPU, an element each. Without it a
+        comment names them.
+
+    Returns a text.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_consumer.hostdev "'0000:03:00.1'"
+        salt-call --local --out=json gpu_consumer.hostdev "'0000:41:00.4'" alias=gpu0 | jq -r .local > gpu0.xml
+    """
+    with _engine() as engine:
+        return libvirt.hostdev(engine, slice, consumer, managed, alias, group)
 
 
 @_checked

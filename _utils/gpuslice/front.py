@@ -652,12 +652,17 @@ def _row_of_profile(name, each):
 
 
 def _row(part):
-    users = ", ".join(f"{holder['command']} ({holder['pid']})" for holder in part["in_use_by"])
+    users = ", ".join(f"{_user(holder)} ({holder['pid']})" for holder in part["in_use_by"])
     compute = f"{part['compute']:.1%}" if part["compute"] is not None else "?"
     return (
         part["name"], part["gpu"], part["profile"], part["placement"], _gib(part["memory_mib"]), compute, part.get("address", ""),
         part.get("uuid", ""), "quarantined" if part.get("quarantined") else "", users or "-",
     )  # fmt: skip
+
+
+def _user(holder):
+    """Who it is in a word: the command of a virtual machine begins like that of any other."""
+    return f"domain {holder['domain']}" if "domain" in holder else holder["command"]
 
 
 def _row_of_gpu(gpu, quarantined):

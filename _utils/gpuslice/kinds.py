@@ -44,6 +44,7 @@ class Kind(NamedTuple):
     :ivar last_word: whether it has to be asked although the capability is there: that may serve another one only.
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
+    :ivar for_machines: whether virtual machines are given its slices.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
     :ivar goes_with_all: whether it may stand beside any strategy, or none: it sets what belongs to the board, whatever slices
         that. To write a key that says what is to be there switches it on.
@@ -65,6 +66,7 @@ class Kind(NamedTuple):
     last_word: bool = False
     host_wide: bool = False
     gives_away: bool = False
+    for_machines: bool = False
     over: tuple[str, ...] = ()
     goes_with_all: bool = False
     auto: tuple[str, ...] = ()
@@ -107,15 +109,16 @@ KINDS = (
         units="gpu-slicing-mps-",
     ),
     Kind(
-        "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",)
+        "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",),
+        for_machines=True,
     ),
     Kind(
         "vf-passthrough", "passthrough of virtual functions", SHARE, ("amd", "intel"), "vf_passthrough", "VfPassthrough",
-        section="vf_passthrough", capability="sriov", over=("sriov",),
+        section="vf_passthrough", capability="sriov", over=("sriov",), for_machines=True,
     ),
     Kind(
         "vgpu", "vGPU", SHAPE, ("nvidia",), "vgpu", "Vgpus", section="vgpu", last_word=True, over=("mig",),
-        auto=("virtual_host",),
+        auto=("virtual_host",), for_machines=True,
     ),
     Kind(
         "licence", "vGPU licence", TUNE, ("nvidia",), "licence", "Licence", strategy="vgpu", section="vgpu", capability="vgpu",
@@ -130,7 +133,10 @@ KINDS = (
         "power", "power cap", TUNE, ("nvidia", "amd", "intel"), "power", "Power", section="power", goes_with_all=True,
         noted="power.json",
     ),
-    Kind("passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True),
+    Kind(
+        "passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True,
+        for_machines=True,
+    ),
     Kind(
         "consumers", "consumers", HAND_OUT, ("nvidia", "amd", "intel"), "consumers", "Consumers", capability=EVERY,
         host_wide=True, noted="consumers.json",

@@ -132,7 +132,7 @@ class Slice(NamedTuple):
     :ivar identity: UUID or PCI address; of a share that of what it is a share of, with ``::`` and a number.
     :ivar compute: share of the GPU's compute, 0 to 1.
     :ivar device_nodes: paths below /dev that a consumer needs.
-    :ivar in_use_by: holders, as dicts with pid, command, unit, container.
+    :ivar in_use_by: holders, as dicts with pid, command, unit, container, and domain where it is a virtual machine.
     :ivar of: name of the slice that it stands on, "" for one that stands on the GPU itself.
     :ivar taken: whether others stand on it, so that it is nobody's to give.
     :ivar environment: (name, value) pairs by which a program finds it; () where the vendor's own variable and its UUID do, or
@@ -237,6 +237,7 @@ class Process(NamedTuple):
     :ivar container: container id (its first 12 characters) or name, "" outside containers.
     :ivar nodes: the device nodes that it holds open, by the names that they have where it runs.
     :ivar numbers: device number of each of them, ``226:128``; "" where it can't be told, ``0:0`` for what is no device.
+    :ivar domain: name of the virtual machine that it is, which libvirt calls a domain; "" for any other process.
     """
 
     pid: int
@@ -245,6 +246,7 @@ class Process(NamedTuple):
     container: str = ""
     nodes: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    domain: str = ""
 
     def has_open(self, node: str, number: str) -> bool:
         """
@@ -260,8 +262,10 @@ class Process(NamedTuple):
         where = [f"unit {self.unit}"] if self.unit else []
         if self.container and not self.unit.endswith(f" of container {self.container}"):
             where.append(f"container {self.container}")
+        where += [f"domain {self.domain}"] if self.domain else []
         return f"pid {self.pid} ({self.command}{', ' + ', '.join(where) if where else ''})"
 
     def as_dict(self) -> dict:
-        """For users and for JSON."""
-        return {"pid": self.pid, "command": self.command, "unit": self.unit, "container": self.container}
+        """For users and for JSON; a virtual machine has its ``domain`` beside the rest."""
+        told = {"pid": self.pid, "command": self.command, "unit": self.unit, "container": self.container}
+        return {**told, "domain": self.domain} if self.domain else told

@@ -37,6 +37,7 @@ HOSTS = {
     "gpu_metrics": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mig": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_mps": ("l40s-pair", ""),
+    "gpu_nomad": ("dgx-a100-40gb", "0000:07:00.0"),
     "gpu_partition": ("mi300x-8", ""),
     "gpu_passthrough": ("flex170", ""),
     "gpu_power": ("dgx-h100", ""),
@@ -57,7 +58,7 @@ TWO = [
 SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
     "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer", "which": "mps",
-    "every": 60, "since": "24h", "path": "/etc/slurm/gres.conf",
+    "slice": "0000:1b:00.0", "every": 60, "since": "24h", "path": "/etc/slurm/gres.conf",
     "folder": "/no/folder", "source": {"version": "v1", "mig-configs": {"a": [{"devices": "all", "mig-enabled": False}]}},
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}

@@ -41,6 +41,7 @@ FIRST_AMD, SECOND_AMD = "0000:05:00.0", "0000:26:00.0"
 B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
 SLURM = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "scontrol"], "slurm": {}, "patience": 0.01})
+NOMAD = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "nomad"], "nomad": {}, "patience": 0.01})
 IN_USE = "0000:41:00.0"
 L40S = ("l40s-pair", {})
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
@@ -104,6 +105,9 @@ CASES = {
     "the boot unit, disabled": Case("gpu_boot.disable", PAIR, (), (), before=(("gpu_boot.enable", ()),)),
     "a node of Slurm is drained": Case("gpu_slurm.drain", SLURM, (), ()),
     "and taken back": Case("gpu_slurm.resume", SLURM, (), (), before=(("gpu_slurm.drain", ()),)),
+    "a node of Nomad is drained": Case("gpu_nomad.drain", NOMAD, (), ()),
+    "and taken back into use": Case("gpu_nomad.resume", NOMAD, (), (), before=(("gpu_nomad.drain", ()),)),
+    "what Nomad is told": Case("gpu_nomad.write", NOMAD, ("/etc/nomad.d/gpu.hcl",), ("/etc/nomad.d/gpu.hcl",)),
     "what Kubernetes is told": Case("gpu_kubernetes.write", PAIR, ("/etc/kubernetes/gpu.yaml",), ("/etc/kubernetes/gpu.yaml",)),
     "what Slurm is told": Case("gpu_slurm.write", SLURM, ("/etc/slurm/gres.conf",), ("/etc/slurm/gres.conf",)),
     "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
@@ -292,8 +296,8 @@ def outcome(box):
     metrics = [written[key] for key in ("units", "enabled", "active", "textfile")]
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
     state = box.host.state()
-    kept = [state["written"].get(path) for path in ("/etc/slurm/gres.conf", "/etc/kubernetes/gpu.yaml")]
-    node = [state.get("slurm", {}).get("state"), *kept]
+    kept = [state["written"].get(path) for path in ("/etc/slurm/gres.conf", "/etc/kubernetes/gpu.yaml", "/etc/nomad.d/gpu.hcl")]
+    node = [state.get("slurm", {}).get("state"), state.get("nomad", {}).get("eligible"), *kept]
     return json.loads(json.dumps([live, noted, status["unit"], metrics, handed, node], sort_keys=True))
 
 

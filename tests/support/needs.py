@@ -50,6 +50,8 @@ PACKAGES = {
     "udevadm": "udev",
     "umockdev-run": "umockdev",
     "unshare": "util-linux",
+    "virsh": "libvirt-clients",
+    "xmllint": "libxml2-utils",
 }
 #: Packages, parted by spaces, that a machine of CI is known not to have: the tests that need them may be left out there.
 KNOWN_MISSING = "TESTS_WITHOUT"

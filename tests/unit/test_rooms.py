@@ -68,8 +68,9 @@ NOT_FOR = {
 #: Modules that load others by a name that they put together, which no import tells: the engine itself, and those that choose
 #: among the rooms of technologies and vendors.
 BY_NAME = {"", "kinds", "catalog", "health.board"}
-#: Drivers that are of no technology: a change stops units and unloads modules, whoever asked for that.
-FOR_CHANGES = {"drivers.systemd", "drivers.modules"}
+#: Drivers that are of no technology: a change stops units and unloads modules, whoever asked for that, and tells of virtual
+#: machines that lose what they are defined with.
+FOR_CHANGES = {"drivers.systemd", "drivers.modules", "drivers.libvirt"}
 #: What is asked and shown by hand, in a technology's own words, which the loader files of that technology speak.
 ASKS = re.compile(r"techniques\.\w+\.(asks|views|auditing|checking|smoke|shipping)")
 #: The one place that knows whether a host is real.

@@ -60,6 +60,7 @@ class Change:
     :ivar unmet: key -> why it waits for a reboot; :ivar verified: key -> layout that was read and is as wanted.
     :ivar found: key -> the part that the reading came to, which has no steps.
     :ivar cut_short: a signal kept steps from being begun.
+    :ivar losses: what virtual machines lose by it, as :class:`gpuslice.change.machines.Loss`.
     """
 
     plan: Plan
@@ -74,6 +75,7 @@ class Change:
     verified: dict = field(default_factory=dict)
     found: dict = field(default_factory=dict)
     cut_short: bool = False
+    losses: list = field(default_factory=list)
 
     def group(self, key):
         """What a key rises and falls with: its GPU where that changes alone, itself where it belongs to the host."""

@@ -88,7 +88,27 @@ class Planner:
         """
         targets = list(targets)
         made = self.planned(targets)
-        return replace(made, notes=(*self._told_before(targets, made), *made.notes))
+        told = (*self._told_before(targets, made), *made.notes, *self._machines_told(made, targets))
+        return replace(made, notes=told)
+
+    def losses(self, plan, targets):
+        """What virtual machines lose by a plan, as :class:`gpuslice.change.machines.Loss`; [] where it takes none of theirs."""
+        if not any(kinds.known(part.key.technique).for_machines for part in plan.changing):
+            return []
+        # Here, so that a change that takes nothing of virtual machines does not load it.
+        from gpuslice.change import machines
+
+        gpus = {target.gpu.address: target.gpu for target in targets}
+        return machines.losses(self._tools, plan.changing, self.standing_on(plan, targets), gpus)
+
+    def _machines_told(self, plan, targets):
+        """A sentence for each virtual machine that would not start any more as it is defined."""
+        lost = self.losses(plan, targets)
+        if not lost:
+            return []
+        from gpuslice.change import machines
+
+        return machines.warnings(self._host, lost)
 
     def planned(self, targets):
         """:meth:`plan` without what is told of other changes."""

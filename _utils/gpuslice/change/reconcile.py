@@ -304,6 +304,8 @@ class Reconciler:
 
     def _carry_out(self, change):
         halt = Halt(change.group, change.whole, self._signals)
+        # By what is there before it: what functions had as their addresses no device tells once they are gone.
+        change.losses = self._planner.losses(change.plan, change.targets)
         self._runner.measure("before")
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
@@ -389,6 +391,7 @@ class Reconciler:
         after = {key: layout for key, layout in after.items() if key in wished or "error" not in layout}
         self._surely(result, self._undo.note_changes, result, entry, change.gpus, entry.before, wished)
         result.warnings += [line for tool in self._tools.made() for line in tool.remarks()]
+        self._surely(result, self._tell_of_machines, change, after)
         stopped = self._runner.resume(entry, self._undo.ended(entry, after))
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         if entry.after_hooks:
@@ -405,6 +408,15 @@ class Reconciler:
         told = {"after": after, "reboot": result.reboot, "times": self._runner.times}
         self._memory.record(result, entry.generation(outcome, result.errors, **told))
         self._runner.telling.end(result, outcome, change)
+
+    def _tell_of_machines(self, change, after):
+        """Say which virtual machines will not start any more as they are, by what is there now."""
+        if not change.losses:
+            return
+        from gpuslice.change import machines
+
+        lost = machines.come_true(self._tools, change.losses, after, change.gpus)
+        change.result.warnings += machines.warnings(self._host, lost)
 
     def _set_again(self, change):
         """Set what belongs to a board and is nobody's wish in this change as it was before: a reset below may have taken it."""

@@ -45,6 +45,10 @@ _LXC = re.compile(r"lxc\.payload\.(.+)\Z")
 _LXC_DIRECTORIES = ("lxc", "lxc.payload")
 #: The service that is the manager of a user's own units.
 _USER_MANAGER = re.compile(r"user@(\d+)\.service\Z")
+#: Programs that are a virtual machine each: QEMU, by the names that distributions have for it.
+_EMULATOR = re.compile(r"qemu(?:-system-[\w-]+|-kvm)?|kvm")
+#: More than libvirt lets a domain's name have, with the file that it names by it.
+_LONGEST_NAME = 255
 #: Kinds of units that have processes.
 _UNITS = (".service", ".scope", ".mount", ".socket", ".swap")
 
@@ -72,7 +76,8 @@ def _process(base, pid, dev, majors, mounts):
     if not opened:
         return None
     nodes, numbers = zip(*opened, strict=True)
-    return Process(pid, _command(base), *parse_cgroup(_text(f"{base}/cgroup")), nodes, numbers)
+    words = _words(base)
+    return Process(pid, _command(base, words), *parse_cgroup(_text(f"{base}/cgroup")), nodes, numbers, domain_of(words))
 
 
 def _descriptors(base):
@@ -108,8 +113,26 @@ def _opened(base, name, dev, majors, mounts):
 def process(pid, root="/proc"):
     """The process of that number whether it holds a node or not, as :class:`gpuslice.model.Process`; None when there is none."""
     base = f"{root}/{pid}"
-    command = _command(base)
-    return Process(pid, command, *parse_cgroup(_text(f"{base}/cgroup"))) if command else None
+    words = _words(base)
+    command = _command(base, words)
+    return Process(pid, command, *parse_cgroup(_text(f"{base}/cgroup")), domain=domain_of(words)) if command else None
+
+
+def domain_of(words):
+    """
+    The name that a virtual machine was started with, "" for what is none. QEMU has it as ``-name guest=<name>,...`` or
+    ``-name <name>``, with each comma of the name written twice (qemu(1)); libvirt gives it the domain's name there.
+
+    :param words: its command line.
+    """
+    if not words or not _EMULATOR.fullmatch(words[0].rpartition("/")[2]):
+        return ""
+    told = next((after for option, after in zip(words, words[1:], strict=False) if option in ("-name", "--name")), "")
+    # A comma alone ends the name, two of them are one of it.
+    fields = [field.replace(",,", ",") for field in re.findall(r"(?:[^,]|,,)+", told)]
+    named = [field.removeprefix("guest=") for field in fields if field.startswith("guest=")]
+    plain = [field for field in fields[:1] if "=" not in field]
+    return printable((named or plain or [""])[0].strip())[:_LONGEST_NAME]
 
 
 def _target(link):
@@ -260,11 +283,17 @@ def _container(part):
     return match.group(1) if match else ""
 
 
-def _command(base):
+def _words(base):
+    """The command line as words, [] for a process that is gone or has none."""
+    text = _text(f"{base}/cmdline")
+    return text.split("\0") if text else []
+
+
+def _command(base, words=None):
     """The command line, "" for a process that is gone; the name in brackets for one without arguments."""
-    words = printable(_text(f"{base}/cmdline").replace("\0", " ").strip())
-    if words:
-        return words if len(words) <= 200 else words[:197] + "..."
+    told = printable(" ".join(_words(base) if words is None else words).strip())
+    if told:
+        return told if len(told) <= 200 else told[:197] + "..."
     name = printable(_text(f"{base}/comm").strip())
     return f"[{name}]" if name else ""
 

@@ -21,8 +21,9 @@ virtualization    bare_metal, virtual_host or virtual_guest (bare_metal)
 iommu             whether devices have IOMMU groups (false)
 nvml_level        what NVML can do: ``newest``, or a driver branch such as ``r535`` (the branch of driver.version)
 tools             programs that are installed: lspci, nvidia-smi, nvidia-cuda-mps-control, rocm-smi, amd-smi, xpu-smi, systemctl,
-                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman, apparmor_parser, scontrol (lspci, nvidia-smi,
-                  nvidia-cuda-mps-control, systemctl, modprobe); systemd-run is where systemctl is, and runuser everywhere
+                  modprobe, sriov-manage, nvidia-ctk, nvidia-modprobe, podman, apparmor_parser, scontrol, nomad (lspci,
+                  nvidia-smi, nvidia-cuda-mps-control, systemctl, modprobe); systemd-run is where systemctl is, and runuser
+                  everywhere
 podman            version of Podman ("5.4.2")
 images            container images that are there: ``{reference: {variable: value}}``, with their environment ({})
 owners            who has files and nodes, and their permissions: ``{/dev/dri/renderD128: "0:993:0660"}`` (root's; nodes of NVIDIA
@@ -43,6 +44,12 @@ slurm             the machine's node in Slurm, which scontrol (see ``tools``) as
                   why it is drained (""), after how many looks its jobs have ended once it is drained (0), and whether the
                   controller is ``up``, ``away`` or ``refuses`` (up). A machine without this key has one that is away. It is
                   in the state as ``slurm``, with all that was ``asked``
+nomad             the machine's node in Nomad, which nomad (see ``tools``) asks: ``{node, eligible, busy, agent, period,
+                  status}``: its name (the machine's), whether it is given jobs (true), after how many looks its jobs have ended
+                  once it is drained (0), whether the agent is ``up``, ``away``, ``refuses`` changes, is a ``server`` only, or
+                  tells what is ``garbled`` (up), after how many looks its device plugin looks again (0), and its status (ready).
+                  What the plugin is to ignore it reads from ``/etc/nomad.d/*.hcl`` when nomad.service (see ``units``) starts. It
+                  is in the state as ``nomad``, with all that was ``asked``
 patience          by how much every limit of time is multiplied, so that nobody waits long for what hangs (1)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
@@ -115,6 +122,7 @@ import re
 from gpuslice import errors
 from gpuslice.sim import devices
 from gpuslice.sim import faults
+from gpuslice.sim import nomad
 from gpuslice.sim import slurm
 from gpuslice.sim.mistakes import NUMBER
 from gpuslice.sim.mistakes import Mistakes
@@ -124,7 +132,7 @@ from gpuslice.sim.mistakes import normal_address
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = (
     "lspci", "nvidia-smi", "nvidia-cuda-mps-control", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage",
-    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser", "scontrol",
+    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser", "scontrol", "nomad",
 )  # fmt: skip
 NEWEST = 9999
 
@@ -172,7 +180,7 @@ _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
     "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman", "images", "owners",
-    "programs", "slurm",
+    "programs", "slurm", "nomad",
 )  # fmt: skip
 
 
@@ -211,6 +219,8 @@ def _host(raw, default_name, mistakes):
         host["programs"] = _programs(raw["programs"], mistakes)
     if "slurm" in raw:
         host["slurm"] = slurm.parse(raw["slurm"], mistakes)
+    if "nomad" in raw:
+        host["nomad"] = nomad.parse(raw["nomad"], mistakes)
     if "toolkit" in raw:
         host["toolkit"] = _toolkit(raw, mistakes)
     if "capability_nodes" in raw:

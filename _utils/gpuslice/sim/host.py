@@ -402,6 +402,9 @@ class SimulatedHost(Host):
         return [self._process(state, process) for process in state["processes"]]
 
     def _process(self, state, process):
+        # What the real host's door reads processes with, which the grain does not need.
+        from gpuslice.host.holders import domain_of
+
         nodes, shown = self._nodes(state, process), process.get("shown_as", {})
         return Process(
             process["pid"],
@@ -411,6 +414,7 @@ class SimulatedHost(Host):
             printable(process["container"]),
             tuple(shown.get(node, node) for node in nodes),
             tuple(device_number(node) for node in nodes),
+            domain_of(process["command"].split()),
         )
 
     @staticmethod

@@ -14,6 +14,7 @@ from gpuslice.sim import confined
 from gpuslice.sim import containers
 from gpuslice.sim import hardware
 from gpuslice.sim import mps
+from gpuslice.sim import nomad
 from gpuslice.sim import pci
 from gpuslice.sim import slurm
 from gpuslice.sim import sysfs
@@ -524,6 +525,7 @@ _PROGRAMS = {
     "systemctl": _systemctl, "setpriv": _setpriv, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
     "podman": containers.podman, "runuser": containers.runuser, "systemd-run": confined.systemd_run,
     "apparmor_parser": confined.apparmor_parser, "scontrol": slurm.scontrol,
+    "nomad": lambda host, arguments: nomad.nomad(host, arguments, units.running),
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
     mps.CONTROL: mps.control,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """
-Services of systemd that are installed on a simulated machine without using a GPU, and the one of them that does something:
-nvidia-gridd, the licence daemon of a guest with vGPUs. It reads its files when it starts, and only then.
+Services of systemd that are installed on a simulated machine without using a GPU, and those of them that do something:
+nvidia-gridd, the licence daemon of a guest with vGPUs, and Nomad's agent. They read their files when they start, and only then.
 """
 
 import re
@@ -8,6 +8,7 @@ import re
 from gpuslice.host.base import parted
 from gpuslice.sim import cgroups
 from gpuslice.sim import containers
+from gpuslice.sim import nomad
 
 LICENCE_DAEMON = "nvidia-gridd.service"
 _PLACE = "/usr/lib/systemd/system"
@@ -122,6 +123,8 @@ def _running(state):
 
 def _files(state, unit, written):
     """The files that a unit reads, with their texts."""
+    if unit == nomad.UNIT:
+        return nomad.files(state, written)
     if unit != LICENCE_DAEMON:
         return containers.loaded(state, unit)
     files = {**state["host"]["files"], **written}

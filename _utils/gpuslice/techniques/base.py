@@ -7,6 +7,7 @@ and records: what would have to be there for the GPU to count as unchanged. **Se
 settled.
 """
 
+import re
 from abc import ABC
 from abc import abstractmethod
 from collections.abc import Callable
@@ -57,6 +58,10 @@ class Leftover(NamedTuple):
 
     path: str
     todo: str = ""
+
+
+#: A name of a domain that needs no quotes in a shell.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Below(NamedTuple):
@@ -199,10 +204,16 @@ def refuse_if_held(gpu: str, doing: str, held: list[Process], rules: Rules, stop
         raise errors.ResourceConflict(
             f"Could not {doing}: in use by {'; '.join(map(str, held))}.",
             gpu,
-            rules.stop_or_force(),
+            f"{rules.stop_or_force()}{_ending_domains(held)}",
             holders=[process.as_dict() for process in held],
         )
     stops.add(held, rules)
+
+
+def _ending_domains(held: list[Process]) -> str:
+    """How virtual machines among the holders are ended, as a further sentence: their unit is none that anybody names."""
+    names = sorted({process.domain for process in held if _PLAIN.fullmatch(process.domain)})
+    return f" A domain goes with 'virsh shutdown {names[0]}'." if names else ""
 
 
 def unseen(host: Host, gpu: Gpu) -> str:

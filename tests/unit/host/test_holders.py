@@ -143,3 +143,33 @@ def test_a_real_process_is_found_while_it_runs(tmp_path):
     assert [one.nodes for one in found] == [(str(node),)]
     assert found[0].command.startswith(sys.executable)  # the path at its end may be cut: see above
     assert child.pid not in [one.pid for one in holders.scan_proc(dev=str(node.parent))]
+
+
+@pytest.mark.parametrize(
+    ("command", "domain"),
+    [
+        ("/usr/bin/qemu-system-x86_64 -name guest=web,debug-threads=on -S", "web"),
+        ("/usr/libexec/qemu-kvm -name web,process=x", "web"),
+        ("kvm -m 1 --name vm-7", "vm-7"),
+        ("qemu-system-aarch64 -name debug-threads=on,guest=a,,b", "a,b"),
+        ("qemu-system-x86_64 -m 1", ""),
+        ("qemu-system-x86_64 -name", ""),
+        ("qemu-system-x86_64 -name guest=", ""),
+        ("qemu-img -name guest=web", ""),
+        ("python3 -name guest=web", ""),
+        ("", ""),
+    ],
+)
+def test_a_virtual_machine_is_called_as_its_domain(tmp_path, command, domain):
+    assert holders.domain_of(command.split()) == domain
+    make_process(tmp_path, 9, cmdline=command.replace(" ", "\0") + "\0", targets=["/dev/vfio/7"])
+    [found] = holders.scan_proc(str(tmp_path))
+    assert found.domain == domain == found.as_dict().get("domain", "")
+    assert str(found).endswith(f", domain {domain})" if domain else ")") and ("domain" in str(found)) == bool(domain)
+
+
+def test_the_name_of_a_domain_moves_no_cursor_and_has_an_end(tmp_path):
+    command = f"qemu-kvm\0-accel\0{'x' * 300}\0-name\0guest=\x1b[2J{'y' * 300}\0"
+    make_process(tmp_path, 9, cmdline=command, targets=["/dev/vfio/7"])
+    [found] = holders.scan_proc(str(tmp_path))
+    assert found.domain.startswith("\\x1b[2Jyyy") and len(found.domain) == 255
