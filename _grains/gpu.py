@@ -38,6 +38,7 @@ _NOTHING = {
     "reboot_required": False,
     "interrupted": False,
     "devices": [],
+    "owners": [],
     "vram_quota": {},
 }
 

@@ -184,6 +184,34 @@ def validate(pillar=None):
 
 
 @_checked
+def owners(pillar=None, table=False):
+    """
+    Who else sets what is sliced on this host: other tools, units and boot scripts, by the files that they leave and their
+    processes. Nothing is changed, and no GPU is asked. ``docs/owners.md`` says who is known, and what beside them is refused.
+
+    pillar
+        A dict with the ``containers_gpu_*`` keys to go by instead of the minion's pillar.
+
+    table
+        Give a table for people in the place of data.
+
+    Returns a list of dicts: ``owner`` (the name that ``containers_gpu_slicing:share_with`` takes), ``label``, ``sets``
+    (technologies), ``gpus``, ``agreed`` (those of these GPUs of which the pillar says that both may set them), ``seen`` (how it
+    was seen) and ``todo``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gpu*' gpu_slicing.owners
+        salt gpu7 gpu_slicing.owners table=True
+    """
+    with _engine() as engine:
+        found = front.owners(engine, front.pillar(pillar, __pillar__))
+    return front.table_of_owners(found) if table else found
+
+
+@_checked
 def rollback(generation=None, test=False, brief=False):
     """
     Bring back an earlier layout of the GPUs that a change touched.

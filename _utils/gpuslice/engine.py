@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 _NO_REBOOT = "No reboot is scheduled now: it waits for the maintenance window, and for a run within that."
 #: What of the usual time the driver has for counters that are read beside a change.
 _HURRY = 1 / 6
-_BOOT_SERVICES = "/etc/systemd/system/multi-user.target.wants/"
 
 
 class Reading(NamedTuple):
@@ -491,6 +490,7 @@ class Engine:
             options.before, options.after = policy.before, policy.after
         for allowed in filter(None, (policy, self._permissions(permissions))):
             options.stop_units, options.unload_modules = allowed.stop_units, allowed.unload_modules
+            options.agreed = self.agreed(allowed)
         if force is not None:
             options.strategy = "force" if force else "auto"
         return Reconciler(self.host, self.tools, options)
@@ -518,6 +518,13 @@ class Engine:
         options.when = policy.when
         options.window = window.of(policy.maintenance_window) if policy.when == "window" else None
 
+    def agreed(self, policy):
+        """PCI address -> names of those who may set the same GPU, as a policy has it; {} where it names nobody."""
+        if not any(rule.share_with for rule in (policy.default, *policy.rules)):
+            return {}
+        gpus = self._told_uuids(self.gpus) if _names_uuids(policy) else self.gpus
+        return policies.agreed(policy, gpus)
+
     def _permissions(self, pillar):
         """The policy of a pillar; None where there is none, or it is wrong: what is asked for by hand must not depend on it."""
         if not pillar:
@@ -539,7 +546,8 @@ class Engine:
                 sentence = f"{interrupted.describe(entry)} on {where}; a run with this pillar undoes it, and nothing else."
                 raise errors.with_more(err, sentence) from err
             raise
-        return self._remarked(self.reconciler(policy).plan(targets), pillar, policy, targets)
+        plan = self._remarked(self.reconciler(policy).plan(targets), pillar, policy, targets)
+        return replace(plan, notes=(*plan.notes, *self._beside(policy, targets, plan)))
 
     def _left_by(self, policy):
         """The interrupted change that a run with this policy undoes, though its own wish can't be met; None for none."""
@@ -597,7 +605,7 @@ class Engine:
             result.found, notes=told.notes, remarks=told.remarks, unmanaged=told.unmanaged
         )  # fmt: skip
         self.forget_gone(result)
-        result.warnings += self.rivals()
+        result.warnings += self._beside(policy, targets, result.plan)
         if result.reboot and policy.reboot_required:
             result.warnings.append(self._reboot(result.reboot) if reconciler.may_disrupt else _NO_REBOOT)
         return result
@@ -637,15 +645,22 @@ class Engine:
             return str(err)
         return "The host reboots in a minute, as containers_gpu_state_management:reboot_required allows."
 
-    def rivals(self):
-        """A sentence for each other tool on this host that manages slices."""
-        return [
-            f"{unit} is enabled on this host and also sets {kind.label} layouts: disable one of the two "
-            f"('systemctl disable {unit}')."
-            for kind in kinds.DOABLE
-            for unit in kind.rivals
-            if self.host.exists(_BOOT_SERVICES + unit)
-        ]
+    def _beside(self, policy, targets, plan):
+        """A sentence for each owner who sets what is wanted here and stays as it is: of what would change the plan tells."""
+        blocked = {address for address, _ in plan.blocked}
+        wanted = [(each.technique, each.gpu) for each in targets if each.technique and each.gpu.address not in blocked]
+        if not wanted:
+            return []
+        # Here, so that those who only look do not load it.
+        from gpuslice.inventory import owners
+
+        return owners.beside(owners.found(self.host, self.gpus), wanted, self.agreed(policy))
+
+    def others(self):
+        """Who else sets what is sliced on this host, as :class:`gpuslice.inventory.owners.Owner`; its processes are looked at."""
+        from gpuslice.inventory import owners
+
+        return owners.found(self.host, self.gpus, running=True)
 
     # -- by hand -------------------------------------------------------------------------------------------------
     def techniques(self, word, gpu):

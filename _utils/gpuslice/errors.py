@@ -120,6 +120,10 @@ class ForeignChange(GpuSliceError):
     """Somebody else changed the GPU between the plan and its execution."""
 
 
+class Owned(GpuSliceError):
+    """Somebody else on the host sets what would change, and nobody has said that they agree."""
+
+
 class HookFailed(GpuSliceError):
     """What a site has run before a change failed, so that the change was not begun."""
 

@@ -629,6 +629,41 @@ def table_of_profiles(profiles):
     return folding.in_columns([head, *(_row_of_profile(name, each) for name, each in profiles.items())])
 
 
+def owners(engine, pillar):
+    """
+    Who else sets what is sliced on this host, as dicts: ``owner``, ``label``, ``sets`` (technologies, by the pillar's words),
+    ``gpus`` (those that it is about), ``agreed`` (of which the pillar says that both may set them), ``seen`` (sentences),
+    ``todo``.
+    """
+    agreed = engine.agreed(engine.policy(pillar))
+    return [_owner(each, engine.gpus, agreed) for each in engine.others()]
+
+
+def _owner(each, gpus, agreed):
+    mine = [gpu.address for gpu in gpus if gpu.vendor in each.vendors and (each.gpus is None or gpu.address in each.gpus)]
+    words = dict.fromkeys(kinds.known(name).word for name in each.sets)
+    never = f" It {each.never}." if each.never else ""
+    return {
+        "owner": each.name, "label": each.label, "sets": list(words), "gpus": mine,
+        "agreed": [gpu for gpu in mine if not each.never and each.name in agreed.get(gpu, ())], "seen": list(each.seen),
+        "todo": " ".join(filter(None, [f"{each.todo[:1].upper()}{each.todo[1:]}.{never}", each.unsure])),
+    }  # fmt: skip
+
+
+def table_of_owners(found):
+    """Who else sets GPUs as a table for people; :param found: as of :func:`owners`."""
+    if not found:
+        return "Nobody else is known to set the GPUs of this host."
+    head = ("owner", "sets", "GPUs", "agreed", "seen")
+    return folding.in_columns([head, *map(_row_of_owner, found)])
+
+
+def _row_of_owner(each):
+    agreed = "-" if not each["agreed"] else "yes" if each["agreed"] == each["gpus"] else folding.shortened(each["agreed"])
+    gpus = folding.shortened(each["gpus"]) if each["gpus"] else "none"
+    return each["owner"], ", ".join(each["sets"]), gpus, agreed, "; ".join(each["seen"])
+
+
 def table_of_offers(offers):
     """Slices that can be given as a table for people; :param offers: as ``gpu_consumer.offers`` returns them."""
     if not offers:

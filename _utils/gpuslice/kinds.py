@@ -49,7 +49,6 @@ class Kind(NamedTuple):
     :ivar goes_with_all: whether it may stand beside any strategy, or none: it sets what belongs to the board, whatever slices
         that. To write a key that says what is to be there switches it on.
     :ivar noted: name of its file in the state directory, where only that tells of it: without one there is nothing to look at.
-    :ivar rivals: systemd units of other tools that set it at each boot: two writers undo each other's work.
     :ivar units: how the names of the systemd units begin that it makes and runs itself, "" for none. A change below may stop
         them: nobody else's work ends with them, and what stands on it is planned anew.
     """
@@ -70,7 +69,6 @@ class Kind(NamedTuple):
     over: tuple[str, ...] = ()
     goes_with_all: bool = False
     auto: tuple[str, ...] = ()
-    rivals: tuple[str, ...] = ()
     noted: str = ""
     units: str = ""
 
@@ -96,10 +94,7 @@ class Kind(NamedTuple):
 #: In the order of the pillar, which is also that in which strategy auto falls back to one of them. Sharing in time is no
 #: fallback where the pick is stronger: weaker isolation has to be asked for by name.
 KINDS = (
-    Kind(
-        "mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",),
-        rivals=("nvidia-mig-manager.service",),
-    ),
+    Kind("mig", "MIG", SHAPE, ("nvidia",), "mig", "Mig", section="mig", auto=("bare_metal",)),
     Kind(
         "time-slicing", "time-slicing", SHARE, ("nvidia", "intel"), "time_slicing", "TimeSlicing", section="time_slicing",
         over=("mig",), auto=("virtual_guest",), noted="time-slicing.json",

@@ -14,6 +14,7 @@ from gpuslice.model import Key
 from gpuslice.model import Process
 
 _MANAGEMENT = "containers_gpu_state_management"
+_SHARE_WITH = "containers_gpu_slicing:share_with"
 _STOP_UNITS, _UNLOAD, _STRATEGY = (f"{_MANAGEMENT}:{key}" for key in ("stop_units", "unload_modules", "apply_strategy"))
 
 
@@ -67,6 +68,10 @@ class Rules(NamedTuple):
             return f"Add {module} to {_UNLOAD}"
         return f"Say {argument}=True" if self.takes_force else f"Only a pillar can permit that ({_UNLOAD})"
 
+    def sharing(self) -> str:
+        """How it is said that somebody else may set the same: words before the names."""
+        return f"only a pillar can say so ({_SHARE_WITH}):" if self.by_hand else f"write {_SHARE_WITH}:"
+
     def key(self, section: str, name: str) -> str:
         """What a setting is called: the pillar's key below its section, by hand the argument of the same name."""
         return name if self.by_hand else f"{section}:{name}"
@@ -95,6 +100,7 @@ class Options:
 
     :ivar strategy: auto (only what is idle), force (also what is in use), skip (report, change nothing).
     :ivar stop_units: systemd units that may be stopped for a change; :ivar unload_modules: kernel modules, for a reset.
+    :ivar agreed: PCI address -> names of those who may set the same GPU.
     :ivar on_failure: gpu (a failed step puts back its GPU and those of its group), host (every GPU of the change).
     :ivar passing: what is made goes again at once (a trial): no generation, and nothing that a boot would bring back.
     :ivar by_hand: :ivar takes_force: as of :class:`Rules`.
@@ -126,6 +132,7 @@ class Options:
 
     stop_units: tuple[str, ...] = ()
     unload_modules: tuple[str, ...] = ()
+    agreed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: False only queues the start of units that were stopped: they may be ordered after the one who starts them.
     awaits_units: bool = True
     by_hand: bool = False

@@ -269,12 +269,12 @@ def test_a_refusal_that_lasts_is_given_up_on(simulated):
 
 
 def test_another_owner_of_the_slices_is_named(minion):
-    """30: a tool that sets layouts at boot and this one undo each other's work; whoever applies is told so."""
+    """30: a tool that sets layouts at boot and this one undo each other's work: nothing is changed beside it."""
     unit = "/etc/systemd/system/multi-user.target.wants/nvidia-mig-manager.service"
     on = minion("dgx-a100-40gb", changes={"gpus": TRIO[:1], "files": {unit: "[Unit]\n"}})
     [stage] = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER)))[1:2]
-    assert stage.result is True
-    assert "nvidia-mig-manager.service" in str(stage.full_return.get("warnings"))
+    assert stage.result is False and stage.changes == {}
+    assert "nvidia-mig-manager.service is enabled" in stage.comment and "share_with: [mig-manager]" in stage.comment
 
 
 # 30 (another tool changes a GPU under our hands): test_bad_input, a_gpu_that_another_tool_changed_after_the_plan_* and following.

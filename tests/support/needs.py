@@ -23,6 +23,7 @@ PACKAGES = {
     "git": "git",
     "lspci": "pciutils",
     "make": "make",
+    "mdevctl": "mdevctl",
     "mmdebstrap": "mmdebstrap",
     "modprobe": "kmod",
     "newuidmap": "uidmap",

@@ -64,7 +64,7 @@ class _Replay:
 
     def run(self, test, wait):
         """See :func:`replay`."""
-        self._warnings += self._engine.rivals()
+        self._warnings += unit.others(self._engine)
         if test:
             return self._tested()
         self._all(wait)
@@ -311,6 +311,7 @@ class _Replay:
             stop_units=tuple(sorted({u for rule in rules.values() for u in rule["stop_units"] if u not in unit.BEFORE})),
             unload_modules=tuple(sorted({name for rule in rules.values() for name in rule["unload_modules"]})),
             health_check=all(rule["health_check"] for rule in rules.values()),
+            agreed=unit.agreed(self._entries),
             rules_noted=rules,
             # What is started again (by an interrupted change that is undone or finished here too) may itself come after this very
             # replay in the boot: its start would wait for our end, and we for its. So it is queued. Leaving it to the boot alone
@@ -406,4 +407,4 @@ def status(engine, text=""):
     """
     made = _Replay(engine, force=True)
     return {"unit": unit.unit_state(engine.host, text), "gpus": made.show(), "last": Attempts(engine.host).last(),
-            "warnings": [*engine.rivals(), *engine.interrupted()]}  # fmt: skip
+            "warnings": [*unit.others(engine), *engine.interrupted()]}  # fmt: skip

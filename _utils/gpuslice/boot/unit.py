@@ -7,6 +7,8 @@ import sys
 
 from gpuslice import errors
 from gpuslice.drivers import systemd
+from gpuslice.inventory import owners
+from gpuslice.records.verified import Verified
 
 UNIT = "gpu-slicing.service"
 _UNITS = "/etc/systemd/system"
@@ -149,7 +151,7 @@ def enable(engine, text, test=False):
     if host.readlink(UNIT_PATH) == "null":
         raise errors.Unsupported(f"{UNIT} is masked on this host.", todo=f"Run 'systemctl unmask {UNIT}' to allow it.")
     wanted = {"present": True, "current": True, "enabled": True}
-    warnings = {"warnings": engine.rivals()} if engine.rivals() else {}
+    warnings = {"warnings": told} if (told := others(engine)) else {}
     if {key: before[key] for key in wanted} == wanted:
         return {"result": True, "changes": {}, "comment": f"{UNIT} is enabled and current.", **warnings}
     changes = {UNIT: {"old": _unit_words(before), "new": "enabled, current"}}
@@ -164,6 +166,28 @@ def enable(engine, text, test=False):
         words = _unit_words(after)
         raise errors.ValidationFailed(f"{UNIT} was written and enabled, but it is {words}.", todo="See 'systemctl status'.")
     return {"result": True, "changes": changes, "comment": f"{UNIT} is enabled; it runs at the next boot.", **warnings}
+
+
+def others(engine):
+    """A sentence for each owner who sets at a boot what is on record too, and of whom nobody has said that they agree."""
+    try:
+        entries = Verified(engine.host).entries()
+    except errors.GpuSliceError:
+        # Who brings it back says what is wrong with it.
+        return []
+    gpus = {gpu.address: gpu for gpu in engine.gpus}
+    covered = [(key, address) for key, entry in entries.items() for address in entry["addresses"] if address in gpus]
+    wanted = [(key.technique, gpus[address]) for key, address in covered]
+    return owners.beside(owners.found(engine.host, engine.gpus), wanted, agreed(entries)) if wanted else []
+
+
+def agreed(entries):
+    """PCI address -> names of those who may set the same GPU, as it was when these entries of the record were made."""
+    found = {}
+    for entry in entries.values():
+        for address in entry["addresses"]:
+            found[address] = tuple(dict.fromkeys((*found.get(address, ()), *entry["rules"]["share_with"])))
+    return found
 
 
 def disable(engine, test=False):

@@ -121,6 +121,7 @@ class Memory:
             "stop_units": list(self._options.stop_units),
             "unload_modules": list(self._options.unload_modules),
             "health_check": self._options.health_check,
+            "share_with": sorted({name for address in addresses for name in self._options.agreed.get(address, ())}),
         }
         return verified_entry(addresses, layout, self._host.now(), generation, model, awaits, rules)
 

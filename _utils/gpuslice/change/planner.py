@@ -21,7 +21,10 @@ from gpuslice.techniques.base import Work
 _MISTAKES = (errors.PolicyError, errors.ProfileMismatch, errors.Unsupported)
 #: Conditions of one GPU: it is left alone and reported, the others go on. A GPU that was named and is not there is found out
 #: before; here it is one that the bus still shows and its driver has lost. A foreign change comes while the GPU is read.
-_BLOCKED = (errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound, errors.ForeignChange)
+_BLOCKED = (
+    errors.ResourceConflict, errors.Unhealthy, errors.ModeChangePending, errors.DeviceNotFound, errors.ForeignChange,
+    errors.Owned,
+)  # fmt: skip
 
 
 class _Found:
@@ -66,6 +69,10 @@ class Planner:
         self._standing = Standing(host, toolbox)
         #: How long steps take on this host, as far as a plan has asked for it: the history is read for it once in a request.
         self._known = {}
+        #: The GPUs of a plan, and who else sets what is sliced of them, None where nobody has looked.
+        self._gpus, self._owners = (), None
+        #: What can't be told of owners beside whom something is changed, as sentences.
+        self._doubts = []
 
     @cached_property
     def _timing(self):
@@ -151,7 +158,8 @@ class Planner:
         left = {address for address, *_ in (*blocked, *waiting)}
         parts = tuple(part for part in found.parts if not (part.steps and part.addresses == (part.gpu,) and part.gpu in left))
         waits = tuple(dict.fromkeys(waiting))
-        plan = Plan(parts, untouched, tuple(dict.fromkeys(blocked)), chosen, waiting=waits)
+        notes = (*chosen, *dict.fromkeys(self._doubts))
+        plan = Plan(parts, untouched, tuple(dict.fromkeys(blocked)), notes, waiting=waits)
         return self._with_hooks(replace(plan, freeable=self._freeable(held))), targets
 
     def _freeable(self, held):
@@ -197,6 +205,8 @@ class Planner:
         for tool in self._tools.made():
             # Who uses what is asked anew for each plan: while this run waited for the lock, others came.
             tool.forget_users()
+        self._gpus, self._owners = tuple({target.gpu.address: target.gpu for target in targets}.values()), None
+        self._doubts = []
         wanted = [target for target in targets if target.technique]
         found = _Found(units=self._units(wanted))
         for layer in sorted({kinds.known(target.technique).layer for target in wanted}):
@@ -335,12 +345,27 @@ class Planner:
         if part.hands_out:
             # It changes no GPU, and an ill one must not keep the slices of the others from their users.
             return
+        if part.steps:
+            self._refuse_owned(part, [work.gpu for work in group])
         if part.steps and self._options.health_check and (reasons := self.health(part, {w.gpu.address: w.gpu for w in group})):
             raise errors.Unhealthy(
                 f"A change is wanted, but the GPU is not healthy: {'; '.join(reasons)}.",
                 part.gpu,
                 f"Mend that first{self._unchecked()}.",
             )
+
+    def _refuse_owned(self, part, gpus):
+        """Raise errors.Owned where somebody else sets what a part changes, and nobody has said that they agree."""
+        # Here, so that a run without a change does not load it.
+        from gpuslice.inventory import owners
+
+        if self._owners is None:
+            self._owners = owners.found(self._host, self._gpus or gpus, running=True)
+        for gpu in (gpu for gpu in gpus if self._owners and gpu.address in part.addresses):
+            agreed, key = self._options.agreed.get(gpu.address, ()), self._options.rules().sharing()
+            if refusal := owners.refusal(self._owners, part.key.technique, gpu, agreed, key):
+                raise errors.Owned(refusal[0], gpu.address, refusal[1])
+            self._doubts += owners.doubts(self._owners, part.key.technique, gpu)
 
     def _unchecked(self):
         """How an ill GPU is changed all the same, which nobody can say by hand."""

@@ -9,6 +9,7 @@ from gpuslice.host.base import TRIED
 from gpuslice.host.base import TRYING
 from gpuslice.inventory import discovery
 from gpuslice.inventory import machine
+from gpuslice.inventory import owners
 
 _CAPACITY = "/sys/fs/cgroup/dmem.capacity"
 #: The first branch of NVIDIA's driver with limits of memory.
@@ -21,6 +22,7 @@ def facts(host):
 
     :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
         ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts),
+        ``owners`` (names of other tools, units and scripts that set GPUs too, as far as files tell),
         ``vram_quota`` (PCI address -> by what its memory can be limited), and ``errors`` (list of sentences) where there are any.
     """
     guest = machine.guest_test(host)
@@ -36,6 +38,7 @@ def facts(host):
         "reboot_required": machine.reboot_required(host),
         "interrupted": _interrupted(host),
         "devices": facts_of(gpus),
+        "owners": [owner.name for owner in owners.found(host, gpus)],
         "vram_quota": _vram_quota(host, gpus),
     }
     if problems:

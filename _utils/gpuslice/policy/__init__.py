@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuslice.policy.assign import Target
     from gpuslice.policy.assign import absent
+    from gpuslice.policy.assign import agreed
     from gpuslice.policy.assign import forgotten
     from gpuslice.policy.assign import lacking
     from gpuslice.policy.assign import misnamed
@@ -26,6 +27,7 @@ __all__ = [
     "Rule",
     "Target",
     "absent",
+    "agreed",
     "export_rules",
     "forgotten",
     "lacking",

@@ -52,6 +52,16 @@ def targets(policy, gpus, environment, available=kinds.STRATEGIES, why_not=None,
     return made
 
 
+def agreed(policy, gpus):
+    """PCI address -> names of those who may set the same GPU; without those of whom nobody is named."""
+    found = {gpu.address: _rule_of(policy, gpu).share_with for gpu in gpus}
+    return {address: names for address, names in found.items() if names}
+
+
+def _rule_of(policy, gpu):
+    return next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
+
+
 class _World(NamedTuple):
     """What the host tells: parameters as of :func:`targets`."""
 
@@ -157,7 +167,7 @@ def _of_gpu(policy, gpu, world, refused):
     """What is wanted of a GPU, from the silicon up."""
     if policy.method == "manual" and not _named(policy, gpu):
         return [Target(gpu, path=f"{DISCOVERY}:devices", reason=f"not named in {DISCOVERY}:devices")]
-    rule = next((each for each in policy.rules if _matches(each.match, gpu)), policy.default)
+    rule = _rule_of(policy, gpu)
     target = _target(policy, gpu, rule, world, refused)
     # Nothing stands on what is not there, but what goes with all.
     beside = [word for word in rule.beside if target.technique or kinds.goes_with_all(word)]

@@ -47,6 +47,7 @@ class Rule(NamedTuple):
     :ivar silent: technology -> pillar path of the key that would say what is to be there and is not written.
     :ivar optional: whether a GPU that ``match`` names may be absent.
     :ivar beside: technologies of upper layers that share or tune what the strategy makes.
+    :ivar share_with: names of those who may set the same GPUs.
     """
 
     match: dict
@@ -57,6 +58,7 @@ class Rule(NamedTuple):
     silent: dict = {}
     optional: bool = False
     beside: tuple = ()
+    share_with: tuple = ()
 
     @property
     def names_a_gpu(self):
@@ -133,7 +135,7 @@ def parse(pillar):
     host = _host(slicing, layouts, notes)
     rules = [_rule(each, _base(each, each["path"], layouts, notes) or host, notes) for each in slicing.get("devices", [])]
     templates = written[INTEGRATION].get(TEMPLATES) or {}
-    default, *rules = (_templated(rule, templates) for rule in (host.rule, *rules))
+    default, *rules = (_templated(rule, templates) for rule in _sharing(slicing, host.rule, rules))
     _check_shadowed(rules, notes)
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
@@ -165,6 +167,13 @@ def _policy(discovery, slicing, written, host, rules, handed, notes):
     }
     text = json.dumps(made, sort_keys=True)
     return Policy(**made, warnings=notes.warnings, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _sharing(slicing, host, rules):
+    """The rules, the host-wide one first, with those who may set the same GPUs: where one says nothing, those of the host."""
+    said = slicing.get("share_with", [])
+    own = [each.get("share_with", said) for each in slicing.get("devices", [])]
+    return [rule._replace(share_with=tuple(names)) for rule, names in zip((host, *rules), (said, *own), strict=True)]
 
 
 def _templated(rule, templates):

@@ -74,6 +74,18 @@ def _health_schema():
     return health.schema()
 
 
+def _owner(value, path, notes):
+    from gpuslice.policy import sharing
+
+    return sharing.owner(value, path, notes)
+
+
+def _owner_schema():
+    from gpuslice.policy import sharing
+
+    return sharing.schema()
+
+
 def _pick(environment, doc):
     """A choice of technology; its default is also the first that strategy auto falls back to there."""
     default = next(iter(kinds.fallbacks(environment)), "none")
@@ -97,12 +109,17 @@ def top():
     # How a GPU is sliced, wherever that is said.
     how = {"strategy": choice("As containers_gpu_slicing:strategy.", "none", *STRATEGIES), **sections}
     named = Field("pattern", "Name of one of the layouts.", "", pattern=f"^({LAYOUT_NAME})?$", example=LAYOUT_NAMED)
+    share_with = Field(
+        "list", "Other tools that may set the same GPUs as this pillar.", [],
+        item=Field("own", check=_owner, schema=_owner_schema),
+    )  # fmt: skip
     rule = Field(
         "map",
         "Settings of the GPUs that match; what is not written is as for the whole host.",
         fields={
             "match": Field("match", "Which GPUs: all the keys given must fit.", fields=_MATCH_FIELDS),
             "layout": named._replace(doc="Name of the layout that stands in the place of what holds for the host."),
+            "share_with": share_with._replace(doc="As containers_gpu_slicing:share_with."),
             "optional": flag("true: what match names by pci, uuid or device_id may be absent; the others are sliced."),
             **how,
         },
@@ -131,6 +148,7 @@ def top():
                 item=Field("map", "How a GPU is sliced; what is not written is at its default.", fields=how),
             ),
             layout=named,
+            share_with=share_with,
             devices=Field("rules", "Settings of single GPUs or models; the first that matches wins.", [], item=rule),
         ),
         INTEGRATION: mapping(

@@ -5,6 +5,8 @@ Which GPU may be tried: one that nobody uses, that is nobody's, and on which not
 from gpuslice import errors
 from gpuslice import kinds
 from gpuslice.inventory import discovery
+from gpuslice.inventory import owners
+from gpuslice.rules import PLAIN
 
 _SPARE = "Name a GPU that can be spared."
 
@@ -16,13 +18,15 @@ def spared(engine, named, pillar):
     :param engine: :class:`gpuslice.engine.Engine`; :param named: as users name a GPU; :param pillar: of the minion.
     :return: (:class:`gpuslice.model.Gpu`, list of (technique, :class:`gpuslice.techniques.base.Trials`)).
     :raises errors.PolicyError: it is more than one, or somebody's by the pillar. :raises errors.ResourceConflict: it is in use.
-    :raises errors.Unsupported: nothing can be tried on it. :raises errors.ModeChangePending: something else comes first.
+    :raises errors.Owned: somebody else sets it. :raises errors.Unsupported: nothing can be tried on it.
+    :raises errors.ModeChangePending: something else comes first.
     """
     gpu = _only(engine.chosen(named).gpus)
     _refuse_interrupted(engine, gpu)
     if discovery.is_given_away(gpu):
         raise errors.ResourceConflict(f"It is handed to virtual machines, by the driver {gpu.driver}.", gpu.address, _SPARE)
     to_try = _to_try(engine, gpu)
+    _refuse_owned(engine, gpu, to_try, pillar)
     _refuse_used(engine, gpu, to_try, _may_stop(engine, pillar))
     _refuse_handed(engine, gpu)
     _refuse_promised(engine, gpu, pillar)
@@ -43,6 +47,14 @@ def _refuse_interrupted(engine, gpu):
 def _may_stop(engine, pillar):
     """Names of the units that the pillar lets a change stop."""
     return engine.policy(pillar).stop_units if pillar else ()
+
+
+def _refuse_owned(engine, gpu, to_try, pillar):
+    agreed = engine.agreed(engine.policy(pillar)).get(gpu.address, ()) if pillar else ()
+    others, key = engine.others(), PLAIN.sharing()
+    for tool, _ in to_try:
+        if refusal := owners.refusal(others, tool.name, gpu, agreed, key):
+            raise errors.Owned(refusal[0], gpu.address, refusal[1])
 
 
 def _refuse_used(engine, gpu, to_try, stops):

@@ -52,7 +52,7 @@ def _spared(engine, named, pillar):
     that can't even be brought to where trials begin is refused as well.
     """
     gpu, found = guards.spared(engine, named, pillar)
-    permissions = _permissions(engine, pillar)
+    permissions = _permissions(engine, pillar, gpu)
     to_try = [(Bench(engine, gpu, tool, permissions), trials) for tool, trials in found]
     for bench, trials in to_try:
         if not trials.why_not:
@@ -95,11 +95,14 @@ def carried_out(engine, config, gpu, pillar, minutes):
     return answer
 
 
-def _permissions(engine, pillar):
-    """What of a pillar a change needs: what it may stop and unload."""
-    policy = engine.policy(pillar) if pillar else None
-    allowed = {"stop_units": list(policy.stop_units), "unload_modules": list(policy.unload_modules)} if policy else {}
-    return {"containers_gpu_state_management": allowed}
+def _permissions(engine, pillar, gpu):
+    """What of a pillar a change of a GPU needs: what it may stop and unload, and who may set the same."""
+    if not pillar:
+        return {}
+    policy = engine.policy(pillar)
+    allowed = {"stop_units": list(policy.stop_units), "unload_modules": list(policy.unload_modules)}
+    shared = list(engine.agreed(policy).get(gpu.address, ()))
+    return {"containers_gpu_state_management": allowed, "containers_gpu_slicing": {"share_with": shared}}
 
 
 class _Story:

@@ -105,7 +105,9 @@ _ENTRY = parts(
     },
     needed=("time", "pid", "plan", "before", "goal"),
 )
-_RULES = parts({"stop_units": listing(UNIT), "unload_modules": listing(MODULE), "health_check": truth})
+_RULES = parts(
+    {"stop_units": listing(UNIT), "unload_modules": listing(MODULE), "health_check": truth, "share_with": _TEXTS}
+)  # fmt: skip
 _VERIFIED = parts(
     {"addresses": _ADDRESSES, "model": _TEXT, "layout": _PLAIN, "time": moment, "generation": maybe(whole()),
      "awaits": maybe(_PLAIN), "rules": _RULES},

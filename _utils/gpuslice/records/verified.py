@@ -19,7 +19,7 @@ from gpuslice.records.store import Record
 FILE = "verified.json"
 _FORMAT = 2
 #: What may be done for a change, kept with the layout: a boot has no pillar to ask.
-PLAIN_RULES = {"stop_units": [], "unload_modules": [], "health_check": True}
+PLAIN_RULES = {"stop_units": [], "unload_modules": [], "health_check": True, "share_with": []}
 
 
 class Verified:
@@ -105,7 +105,7 @@ def entry(addresses, layout, when, generation=None, model="", awaits=None, rules
     :param addresses: PCI addresses of the GPUs that it covers; :param layout: the technique's layout as it was read.
     :param when: seconds since the epoch.
     :param awaits: settings that were accepted and come into force at a reboot only.
-    :param rules: ``stop_units``, ``unload_modules`` and ``health_check`` of the change.
+    :param rules: ``stop_units``, ``unload_modules``, ``health_check`` and ``share_with`` of the change.
     """
     return {
         "addresses": list(addresses),

@@ -29,9 +29,9 @@ images            container images that are there: ``{reference: {variable: valu
 owners            who has files and nodes, and their permissions: ``{/dev/dri/renderD128: "0:993:0660"}`` (root's; nodes of NVIDIA
                   0666, its capabilities 0444, those of DRM 0660 of the groups 44 and 993, /dev/kfd 0660 of 993)
 toolkit           version of NVIDIA's container toolkit, to which nvidia-ctk belongs, see :mod:`gpuslice.sim.toolkit` (1.20.0)
-units             services of systemd that are installed and run, without using a GPU: ``[nvidia-gridd.service]``, the licence
-                  daemon of a guest, which reads its files when it starts, or ``nvidia-cdi-refresh.service``, which writes the
-                  vendor's CDI file when it starts ([])
+units             services of systemd that are installed, enabled and run, without using a GPU: ``[nvidia-gridd.service]``, the
+                  licence daemon of a guest, which reads its files when it starts, or ``nvidia-cdi-refresh.service``, which
+                  writes the vendor's CDI file when it starts ([])
 capability_nodes  missing: nobody makes the nodes in /dev/nvidia-caps of MIG instances before nvidia-modprobe is asked (made)
 modules           further kernel modules that are loaded and how many use each: ``{nvidia_drm: 0}``; nvidia_drm stands in the
                   way of a GPU reset ({})

@@ -13,6 +13,8 @@ from gpuslice.sim import nomad
 LICENCE_DAEMON = "nvidia-gridd.service"
 _PLACE = "/usr/lib/systemd/system"
 _WRITTEN = "/etc/systemd/system"
+#: What a description has is enabled, and what runs has a control group.
+_STARTED, _GROUPS = f"{_WRITTEN}/multi-user.target.wants", "/sys/fs/cgroup/system.slice"
 _TIMERS = f"{_WRITTEN}/timers.target.wants/"
 _CONFIGURATION = "/etc/nvidia/gridd.conf"
 _TOKENS = "/etc/nvidia/ClientConfigToken/"
@@ -63,7 +65,12 @@ def show(tree, state):
     if "systemctl" in state["host"]["tools"]:
         tree.dir("/run/systemd/system")
     for unit in state["host"].get("units", ()):
-        tree.file(_place(unit), f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n")
+        text = f"[Unit]\nDescription={unit}\n[Install]\nWantedBy=multi-user.target\n"
+        tree.file(_place(unit), text)
+        if parted(unit)[1] is None and "@" not in unit:
+            tree.file(f"{_STARTED}/{unit}", text)
+    for unit in (unit for unit in _running(state) if parted(unit)[1] is None):
+        tree.dir(f"{_GROUPS}/{unit}")
 
 
 def write(state, path, text, look):

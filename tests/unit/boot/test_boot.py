@@ -92,7 +92,8 @@ def test_a_verified_change_is_on_record_with_its_generation(simulated):
         assert entry["generation"] == result.generation == 1
         assert entry["layout"] == layouts(host)[key.subject]
         assert entry["addresses"] == [key.subject]
-        assert entry["rules"] == {"stop_units": ["dcgm-exporter.service"], "unload_modules": [], "health_check": True}
+        rules = {"stop_units": ["dcgm-exporter.service"], "unload_modules": [], "health_check": True, "share_with": []}
+        assert entry["rules"] == rules
 
 
 def test_a_host_that_is_found_as_wanted_is_on_record_too_and_written_once(simulated):
@@ -552,12 +553,34 @@ def test_what_another_tool_changes_right_after_the_replay_is_told(hopper):
     assert [fault["seen"] for fault in host.state()["faults"]] == [4]
 
 
-def test_another_writer_at_boot_is_warned_of(simulated):
-    link = "/etc/systemd/system/multi-user.target.wants/nvidia-mig-manager.service"
-    host = simulated("dgx-h100", gpus=HOPPER, processes=[], files={link: ""})
+MIG_MANAGER = "/etc/systemd/system/multi-user.target.wants/nvidia-mig-manager.service"
+
+
+def test_a_boot_does_not_fight_with_an_owner_that_came_since(simulated):
+    host = simulated("dgx-h100", gpus=HOPPER, processes=[])
     assert apply(host, pillars.mig(LAYOUT)).ok
+    host.store_write(MIG_MANAGER, "[Unit]\n")
+    with Engine(config(host)) as engine:
+        assert "nvidia-mig-manager.service is enabled" in " ".join(boot.status(engine)["warnings"])
     host.reboot()
-    assert "nvidia-mig-manager.service is enabled" in " ".join(replay(host)["warnings"])
+    answer = replay(host)
+    assert answer["result"] is False and not answer["changes"]
+    assert f"GPU {H100[0]}: A change of MIG is wanted, and mig-manager" in answer["comment"]
+    assert "nvidia-mig-manager.service is enabled" in " ".join(answer["warnings"])
+    assert not layouts(host)[H100[0]]["instances"]
+    host.store_remove(MIG_MANAGER)
+    assert replay(host)["result"] is True
+
+
+def test_a_boot_goes_on_beside_an_owner_with_whom_the_pillar_agreed(simulated):
+    host = simulated("dgx-h100", gpus=HOPPER, processes=[], files={MIG_MANAGER: "[Unit]\n"})
+    wanted = pillars.mig(LAYOUT, slicing={"share_with": ["mig-manager"]})
+    assert apply(host, wanted).ok
+    assert {tuple(entry["rules"]["share_with"]) for entry in entries(host).values()} == {("mig-manager",)}
+    host.reboot()
+    answer = replay(host)
+    assert answer["result"] is True and "warnings" not in answer
+    assert set(answer["changes"]) == set(H100)
 
 
 def test_a_mode_that_waited_for_the_reboot_is_finished_by_the_boot(simulated):

@@ -10,7 +10,7 @@ from gpuslice.inventory.grain import facts
 
 KEYS = {
     "count", "vendors", "models", "addresses", "capabilities", "virtualization", "iommu", "reboot_required", "interrupted",
-    "devices", "vram_quota",
+    "devices", "owners", "vram_quota",
 }  # fmt: skip
 
 

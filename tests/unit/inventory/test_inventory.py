@@ -89,7 +89,7 @@ def one(host):
 def test_a_host_without_pci_has_no_gpu(host):
     assert grain.facts(host) == {
         "count": 0, "vendors": [], "models": [], "addresses": [], "capabilities": [], "virtualization": "bare_metal",
-        "iommu": False, "reboot_required": False, "interrupted": False, "devices": [], "vram_quota": {},
+        "iommu": False, "reboot_required": False, "interrupted": False, "devices": [], "owners": [], "vram_quota": {},
     }  # fmt: skip
 
 
