@@ -37,7 +37,9 @@ def measure(every=None):
         Seconds from one look to the next, for who takes them regularly. After a gap of more than three times that an interval is
         left out. What was said last holds, and 300 where nobody said.
 
-    Returns a dict by PCI address: why the counter can't be read now, "" for one that was read.
+    Returns a dict by PCI address, each a dict: ``sentence`` (what became of the energy that the board took since the last look),
+    and as ``gpu_energy.report`` has them ``last`` (by which method, and what to know of it) and ``unreadable`` (why the counter
+    can't be read now, "" otherwise).
 
     CLI Example:
 
@@ -47,7 +49,7 @@ def measure(every=None):
         salt gpu7 gpu_energy.measure every=60
     """
     with _engine() as engine:
-        return meter.look(engine, every)
+        return reports.looked(meter.look(engine, every))
 
 
 @_checked

@@ -15,11 +15,13 @@ def health(engine, gpu=None, pending=True):
     :param engine: :class:`gpuslice.engine.Engine`. :param gpu: GPUs as a user names them, None for all.
     :param pending: also what waits for a reset or a reboot to come into force, which is no fault.
     """
-    found, reasons = {}, RebootLedger(engine.host).reasons() if pending else {}
-    for one in engine.asked(gpu):
-        faults = board.faults(engine.host, engine.tools.sessions, one)
-        told = [*faults, *(_pending(engine, one, faults, reasons) if pending else ())]
-        found[one.address] = [each.sentence for each in told]
+    reasons = RebootLedger(engine.host).reasons() if pending else {}
+
+    def ask(one):
+        faults = board.Reading(engine.host, engine.tools.sessions, one).faults()
+        return [*faults, *(_pending(engine, one, faults, reasons) if pending else ())]
+
+    found = {one.address: [each.sentence for each in told] for one, told in _side_by_side(engine, ask, engine.asked(gpu))}
     for address, sentence in engine.interrupted_among(found).items():
         found[address].append(sentence)
     return found
@@ -27,11 +29,30 @@ def health(engine, gpu=None, pending=True):
 
 def findings(engine, gpu=None):
     """Everything that was found on the GPUs, what can't be read included, as dicts: gpu, code, severity, words, todo."""
-    found, reasons = [], RebootLedger(engine.host).reasons()
-    for one in engine.asked(gpu):
-        told = board.findings(engine.host, engine.tools.sessions, one)
-        found += [*told, *_pending(engine, one, told, reasons)]
-    return [each._asdict() for each in found]
+    reasons = RebootLedger(engine.host).reasons()
+
+    def ask(one):
+        found = board.Reading(engine.host, engine.tools.sessions, one).findings()
+        return [*found, *_pending(engine, one, found, reasons)]
+
+    return [each._asdict() for _, found in _side_by_side(engine, ask, engine.asked(gpu)) for each in found]
+
+
+def _side_by_side(engine, work, gpus):
+    """(GPU, what the work for it came to) pairs."""
+    return [(gpu, done()) for gpu, done in zip(gpus, engine.host.limits.side_by_side(work, gpus), strict=True)]
+
+
+def waiting(engine, told):
+    """
+    What of the GPUs is not in force yet, as findings, after a look: nothing that it has asked is asked again.
+
+    :param told: what the look found wrong, as :class:`gpuslice.health.finding.Finding`.
+    """
+    reasons = RebootLedger(engine.host).reasons()
+    of = {one.address: [each for each in told if each.gpu == one.address] for one in engine.gpus}
+    waits = _side_by_side(engine, lambda one: _pending(engine, one, of[one.address], reasons), engine.gpus)
+    return [each for _, found in waits for each in found]
 
 
 def _pending(engine, gpu, told, reasons):

@@ -137,7 +137,7 @@ class Engine:
         """Every GPU by all that it is called: see :func:`gpuslice.inventory.naming.ids`."""
         from gpuslice.inventory import naming
 
-        self.gpus = self._told_uuids(self.gpus)
+        self.gpus = self.told_uuids(self.gpus)
         return naming.ids(self.gpus, self.tools.sessions)
 
     def techniques_of(self, gpu, telling=False):
@@ -190,7 +190,7 @@ class Engine:
 
     def quarantined(self):
         """Name of a slice or PCI address of a board -> its :class:`gpuslice.records.quarantine.Entry`, of what is quarantined."""
-        if QUARANTINE not in self.host.store_names(self.host.state_dir):
+        if not self.host.has_record(QUARANTINE):
             return {}
         # Few hosts have any, and no other loads what reads it.
         from gpuslice.records import quarantine
@@ -221,8 +221,10 @@ class Engine:
             could be read.
         """
         found, warned = [], set()
-        for one in self.asked(gpu):
-            reading = self.reading(one, strict=gpu is not None)
+        gpus = self.asked(gpu)
+        readings = self.host.limits.side_by_side(partial(self.reading, strict=gpu is not None), gpus)
+        for one, read in zip(gpus, readings, strict=True):
+            reading = read()
             for err in reading.errors.values():
                 if str(err) not in warned:
                     log.warning("%s", err)
@@ -272,15 +274,18 @@ class Engine:
         :param slices: as of :meth:`slices`; :param gpu: the only one that is looked at, None for all.
         """
         sliced = {part["gpu"] for part in slices}
-        return self._told_uuids([one for one in self.asked(gpu) if one.address not in sliced])
+        return self.told_uuids([one for one in self.asked(gpu) if one.address not in sliced])
 
-    def _told_uuids(self, gpus):
+    def told_uuids(self, gpus):
         """The same GPUs with their UUIDs, as far as somebody tells these: a host without a driver can be looked at too."""
+        return [told() for told in self.host.limits.side_by_side(self._told_uuid, gpus)]
+
+    def _told_uuid(self, gpu):
         try:
-            return discovery.with_uuids(gpus, self.tools.sessions)
+            return discovery.with_uuids([gpu], self.tools.sessions)[0]
         except errors.GpuSliceError as err:
             log.info("%s", err)
-            return gpus
+            return gpu
 
     def maps(self, gpu=None):
         """PCI address -> the GPU's slots as a line of text, from the silicon up."""
@@ -427,7 +432,7 @@ class Engine:
         """
         found = []
         for kind in kinds.HANDING_OUT:
-            if kind.name not in asked and kind.noted not in self.host.store_names(self.host.state_dir):
+            if kind.name not in asked and not self.host.has_record(kind.noted):
                 continue
             settings = asked.get(kind.name, {"kept": True})
             if not self.gpus and (receivers := kinds.section(kind).receivers(settings)):
@@ -497,15 +502,24 @@ class Engine:
 
     def _measure(self, when):
         """What energy each slice took is counted on this host: take a look ``before`` or ``after`` a change."""
-        if ENERGY in self.host.store_names(self.host.state_dir):
+        if self.host.has_record(ENERGY):
             # Here, so that those who count nothing do not load it.
             from gpuslice.energy import meter
-            from gpuslice.host.limits import Limits
 
-            # By another engine: what hangs over a counter is not to count as hanging to the change, nor may a session stay open.
+            # By another engine, so that no session stays open.
             with Engine(self._config) as own:
-                own.host.limits = Limits(lambda: own.host.patience() * _HURRY)
+                own.host.limits = self._hurried
                 meter.look(own, change=when)
+
+    @cached_property
+    def _hurried(self):
+        """
+        Limits of looks at counters beside a change. What hangs over a counter is not to count as hanging to the change; what hung
+        in the change, or over an earlier look, is not asked.
+        """
+        from gpuslice.host.limits import Limits
+
+        return Limits(lambda: self.host.patience() * _HURRY, beside=self.host.limits)
 
     @staticmethod
     def _take_time(policy, options):
@@ -616,7 +630,7 @@ class Engine:
 
         :param result: :class:`gpuslice.change.context.Result` of the change.
         """
-        if result.generation is None or QUARANTINE not in self.host.store_names(self.host.state_dir):
+        if result.generation is None or not self.host.has_record(QUARANTINE):
             return
         from gpuslice.records import quarantine
 

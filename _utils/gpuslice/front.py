@@ -170,7 +170,7 @@ def waited(answer, result, engine, pillar, own, salt, opts):
 
     :param own: whether ``pillar`` is the minion's own; :param salt: ``__salt__``; :param opts: ``__opts__`` of the loader file.
     """
-    if not result.plan.waiting and WAITING not in engine.host.store_names(engine.host.state_dir):
+    if not result.plan.waiting and not engine.host.has_record(WAITING):
         return answer
     # Here, as below, so that those who never wait do not load it.
     from gpuslice import waits
@@ -340,7 +340,7 @@ def without_waits(engine, answer, test, salt, opts):
 
 def give_up_waiting(engine, salt, opts):
     """Nothing comes back any more to what waits. Returns whether anything did."""
-    noted = WAITING in engine.host.store_names(engine.host.state_dir)
+    noted = engine.host.has_record(WAITING)
     # The job has the name that gpuslice.waits gives it, which is loaded only where something waits.
     if noted or "gpu_slicing_waiting" in (opts.get("schedule") or ()):
         from gpuslice import waits

@@ -28,7 +28,8 @@ EACH, ONE_LINE, NO = "each", "one line", "no"
 EFFECTS = ("slice", "mode", "reset", "driver", "process", "unit", "file", "setting")
 
 
-_NOTHING = "Nothing to do."
+#: The summary of a plan without a step.
+NOTHING = "Nothing to do."
 #: What may be waited for -> how it is told.
 _FOR = {"idle": "until idle", "window": "for the maintenance window"}
 
@@ -270,12 +271,12 @@ class Plan:
         """One line: what is kept, destroyed, created, and how long it should take; and what waits."""
         if self.waiting:
             done = replace(self, waiting=()).summary()
-            return f"{'Nothing to do now' if done == _NOTHING else done.rstrip('.')}; {self.waits()}."
+            return f"{'Nothing to do now' if done == NOTHING else done.rstrip('.')}; {self.waits()}."
         if self.empty and self.blocked:
             return f"{_gpus(len(self.blocked))} can't be changed now."
         if self.empty:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
-            return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else _NOTHING
+            return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else NOTHING
         cutting = [part for part in self.changing if not part.hands_out]
         handing = [part for part in self.changing if part.hands_out]
         told = [_cutting_summary(cutting)] if cutting else []

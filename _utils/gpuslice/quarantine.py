@@ -15,6 +15,7 @@ from gpuslice import folding
 from gpuslice import front
 from gpuslice import moments
 from gpuslice.change import telling
+from gpuslice.plan import NOTHING
 from gpuslice.policy import health
 from gpuslice.records import lock
 from gpuslice.records import quarantine as records
@@ -27,6 +28,8 @@ from gpuslice.status_words import FAILING
 log = logging.getLogger(__name__)
 
 _WHY = "no reason was given"
+#: In the place of a summary that nothing is to do, where something was noted.
+_NOBODY = "No consumer moves."
 _SPARED = (
     "Policy quarantines nothing of GPU {}: of the {} GPUs of this host more than half failed within an hour, which is rather "
     "the fault of its driver, its fabric or an update than of each of them. See 'dmesg', mend that or go back, and quarantine by "
@@ -272,10 +275,14 @@ def _answer(engine, answer, made, before, otherwise, handing, would=False):
     for name, entry in made.renew.items():
         if (old := _words(before[name])) != (new := _words(entry)):
             changes[name] = {"old": old, "new": new}
+            lines.append(f"{_called(name, entry)} {'would be' if would else 'is'} {new}")
+    handed = answer["comment"]
+    if changes and handed.endswith(NOTHING):
+        handed = handed.removesuffix(NOTHING) + _NOBODY
     if not changes and answer.get("result") is not False:
         lines += otherwise
     told = {**answer, "changes": {**changes, **answer["changes"]}}
-    told["comment"] = "\n".join([*folding.sentences(lines), *([answer["comment"]] if handing else [])])
+    told["comment"] = "\n".join([*folding.sentences(lines), *([handed] if handing else [])])
     if would and changes and answer.get("result"):
         told.pop("result")
     return told

@@ -17,8 +17,6 @@ _FAILING = {
     "failed": status_words.FAILING,
     "never": (),
 }
-#: Findings that are no fault and that wait for something.
-_WAITS = ("mode-pending", "reboot-pending")
 _TOLD = ("status", "action", "scope", "codes", "sentence")
 
 
@@ -139,7 +137,7 @@ def judged(engine, pillar, test=False):
     bad = [one for one in each_one if one["status"] in _FAILING[settings["fail_on"]]]
     odd = [one for board in found.values() for one in (board, *_unlike(board).values())]
     lines = list(dict.fromkeys(one["sentence"] for one in odd if one["sentence"]))
-    waits = [f"GPU {one['gpu']}: {one['words']}. {one['todo']}" for one in engine.findings() if one["code"] in _WAITS]
+    waits = [f"GPU {one.gpu}: {one.words}. {one.todo}" for one in checkup.waiting(engine, view.found)]
     well = [f"Nothing is known to be wrong with {many(len(found), 'GPU')}." if found else "This host has no GPU."]
     answer = _followed(engine, view, settings, pillar, test)
     followed = [_without(answer["comment"], lines)] if answer["changes"] or answer.get("result") is not True else []

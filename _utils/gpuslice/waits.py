@@ -222,7 +222,7 @@ def forgotten(engine, test, salt, opts):
     """Take back what waits. Returns an answer."""
     record = Waits(engine.host)
     noted = _known(record)
-    if noted is None and WAITING not in engine.host.store_names(engine.host.state_dir):
+    if noted is None and not engine.host.has_record(WAITING):
         if not test:
             _unschedule(salt, opts, None)
         return _told(_NOTHING)

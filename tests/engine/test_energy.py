@@ -314,6 +314,23 @@ def test_a_board_in_one_piece_is_charged_itself_and_one_without_instances_nobody
     assert found["boards"][other]["unallocated_joules"] == found["boards"][other]["joules"] > 0
 
 
+def test_a_look_says_what_became_of_what_a_board_took(simulated):
+    host = simulated("dgx-h100", gpus=[energy.H100])
+    said = [energy.sentences(host)]
+    host.let_pass(MINUTE)
+    said.append(energy.sentences(host))
+    host.reboot()
+    said.append(energy.sentences(host))
+    host.add_fault({"call": "nvmlDeviceGetTotalEnergyConsumption", "error": "NVML_ERROR_GPU_IS_LOST"})
+    said.append(energy.sentences(host))
+    assert [each[GPU] for each in said] == [
+        "What it takes is counted from now on.",
+        "What it took since the last look is apportioned by capacity: no slice was seen at work.",
+        "What it took since the last look counts for nothing: rebooted.",
+        "Its counter can't be read now: lost.",
+    ]
+
+
 def test_a_board_without_a_counter_is_told(simulated):
     host = simulated("dgx-h100", gpus=[{key: value for key, value in energy.H100.items() if key != "draw"}])
     assert energy.measured(host) == {GPU: "unsupported"}
@@ -342,6 +359,16 @@ def test_a_counter_over_which_the_driver_hangs_fails_no_change(simulated):
     energy.measured(host)
     # What the driver did not tell at either end is not estimated.
     assert board(host)["dropped"].keys() == {interval.LAYOUT}
+
+
+def test_a_counter_that_hung_before_a_change_is_not_asked_after_it(simulated):
+    host = simulated("dgx-h100", gpus=[energy.H100], patience=0.02)
+    energy.measured(host)
+    host.add_fault({"call": "nvmlDeviceGetTotalEnergyConsumption", "nth": 1, "hang": 20})
+    assert apply(host, pillars.rules(pillars.mig_rule(GPU, ["7g.80gb"]))).ok
+    # Another call would have been answered.
+    assert "the driver has not answered" in board(host)["unreadable"]
+    assert energy.measured(host) == {GPU: ""}
 
 
 def test_where_nothing_is_measured_a_change_measures_nothing(simulated):

@@ -99,6 +99,18 @@ def test_a_consumer_moves_and_nobody_else_does(host):
     assert (told["gpu"], told["scope"], told["by"], told["why"]) == (FIRST, "slice", "hand", "odd results")
 
 
+def test_where_nobody_has_it_the_answer_says_what_was_done(host):
+    part = on(host, lambda engine: next(each.name for each in engine.parts() if each.name not in engine.owners()))
+    for why, said in (("odd results", "is quarantined: odd results"), ("smells", "is quarantined by hand: smells")):
+        answer = hold(host, part, why)
+        lines = answer["comment"].splitlines()
+        assert answer["result"] is True and set(answer["changes"]) == {part}
+        assert (lines[0], lines[-1]) == (f"Slice {part} {said}", "No consumer moves.")
+    assert release(host, part)["comment"].splitlines()[-1] == "No consumer moves."
+    # Of what changes nothing, this is true.
+    assert release(host, part)["comment"].splitlines()[-1] == "Nothing to do."
+
+
 def test_once_more_changes_nothing_and_a_highstate_leaves_it(host):
     part = had(host, "trainer")
     hold(host, part)

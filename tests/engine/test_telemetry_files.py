@@ -13,6 +13,9 @@ from gpuslice.model import Slice
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.whole import whole_gpu
 from tests.support.hosts import config
+from tests.support.telemetry import fixtures
+from tests.support.telemetry import looking
+from tests.support.telemetry import machine
 
 MI300, XE, I915 = "0000:05:00.0", "0000:03:00.0", "0000:04:00.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -33,24 +36,7 @@ files:
   /sys/fs/cgroup/dmem.capacity: "drm/0000:03:00.0/vram0 25769803776\\ndrm/0000:03:00.0/stolen 134217728"
   /sys/fs/cgroup/dmem.current: "drm/0000:03:00.0/vram0 314572801\\ndrm/0000:03:00.0/stolen 0"
 """
-
-
-@pytest.fixture
-def host(tmp_path):
-    path = tmp_path / "telemetry.yaml"
-    path.write_text(HOST)
-    return SimulatedHost(str(path), str(tmp_path / "state"))
-
-
-@pytest.fixture
-def engine(host):
-    with Engine(config(host)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def telemetry(engine):
-    return Telemetry(engine.host, engine.tools.sessions)
+host, engine, telemetry = fixtures(HOST)
 
 
 def write(host, path, text):
@@ -135,9 +121,7 @@ def test_a_board_without_its_average_tells_what_is_now(tmp_path):
 
 
 def described(tmp_path, gpu):
-    path = tmp_path / "one.yaml"
-    path.write_text(f"name: one\ngpus:\n- {gpu}\n")
-    return Engine({"simulate": str(path), "state_dir": str(tmp_path / "one")})
+    return Engine(config(machine(tmp_path, f"name: one\ngpus:\n- {gpu}\n")))
 
 
 @pytest.mark.parametrize("version", ["1.3", "1.7"])
@@ -187,13 +171,10 @@ def test_a_table_of_nothing(host, engine, telemetry):
 
 
 def test_a_driver_that_does_not_answer_keeps_nobody(tmp_path):
-    path = tmp_path / "hangs.yaml"
-    path.write_text(HOST.replace("name: telemetry", "name: hangs\npatience: 0.005"))
-    host = SimulatedHost(str(path), str(tmp_path / "hangs"))
+    host = machine(tmp_path, HOST.replace("name: telemetry", "name: hangs\npatience: 0.005"))
     host.add_fault({"call": "read_bytes", "gpu": MI300, "hang": 3})
     host.add_fault({"call": "gpu_clients", "gpu": XE, "hang": 3})
-    with Engine(config(host)) as engine:
-        telemetry = Telemetry(engine.host, engine.tools.sessions)
+    with looking(host) as (engine, telemetry):
         assert {word for _, word in telemetry.board(engine.gpu(MI300)).unreadable} == {"not-answering"}
         found, samples = use(engine, telemetry, XE)
         assert {word for _, word in found.unreadable} == {"not-answering"} and samples == {}

@@ -6,9 +6,12 @@ import pytest
 
 from gpuslice.drivers.telemetry import Telemetry
 from gpuslice.engine import Engine
-from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.whole import whole_gpu
 from tests.support.hosts import config
+from tests.support.telemetry import fixtures
+from tests.support.telemetry import looking
+from tests.support.telemetry import machine
+from tests.support.telemetry import why
 
 H100, A100 = "0000:1b:00.0", "0000:1c:00.0"
 HOST = """
@@ -28,32 +31,11 @@ processes:
 """
 MIB = 1 << 20
 BIG, SMALL = f"{H100}-3g.40gb-0", f"{H100}-1g.10gb-6"
-
-
-@pytest.fixture
-def host(tmp_path):
-    path = tmp_path / "telemetry.yaml"
-    path.write_text(HOST)
-    return SimulatedHost(str(path), str(tmp_path / "state"))
-
-
-@pytest.fixture
-def engine(host):
-    with Engine(config(host)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def telemetry(engine):
-    return Telemetry(engine.host, engine.tools.sessions)
+host, engine, telemetry = fixtures(HOST)
 
 
 def look(engine, telemetry, address, before=None):
     return telemetry.uses(engine.gpu(address), engine.parts(address), before)[0]
-
-
-def why(reading, what):
-    return dict(reading.unreadable).get(what)
 
 
 def test_a_board_tells_what_it_draws(host, engine, telemetry):
@@ -155,12 +137,8 @@ def test_a_slice_that_is_gone_is_told(engine, telemetry):
 
 
 def test_an_ampere_board_samples_nothing(tmp_path):
-    text = HOST.replace("h100-80gb", "a100-80gb").replace("3g.40gb", "3g.40gb")
-    path = tmp_path / "ampere.yaml"
-    path.write_text(text.replace("name: telemetry", "name: ampere"))
-    host = SimulatedHost(str(path), str(tmp_path / "ampere"))
-    with Engine(config(host)) as engine:
-        telemetry = Telemetry(engine.host, engine.tools.sessions)
+    host = machine(tmp_path, HOST.replace("h100-80gb", "a100-80gb"))
+    with looking(host) as (engine, telemetry):
         telemetry.begin(engine.gpu(H100), engine.parts(H100))
         host.let_pass(10)
         found = look(engine, telemetry, H100)
@@ -253,12 +231,9 @@ def test_a_lost_gpu_tells_nothing_and_is_called_lost(host, engine, telemetry):
 
 
 def test_a_gpu_that_does_not_answer_keeps_nobody(tmp_path):
-    path = tmp_path / "hangs.yaml"
-    path.write_text(HOST.replace("name: telemetry", "name: hangs\npatience: 0.005"))
-    host = SimulatedHost(str(path), str(tmp_path / "hangs"))
+    host = machine(tmp_path, HOST.replace("name: telemetry", "name: hangs\npatience: 0.005"))
     host.add_fault({"call": "nvmlDeviceGetPowerUsage", "gpu": A100, "hang": 3})
-    with Engine(config(host)) as engine:
-        telemetry = Telemetry(engine.host, engine.tools.sessions)
+    with looking(host) as (engine, telemetry):
         board = telemetry.board(engine.gpu(A100))
         assert board[:6] == (None,) * 6 and {word for _, word in board.unreadable} == {"not-answering"}
         assert telemetry.board(engine.gpu(H100)).power_mw == 310_000

@@ -319,3 +319,13 @@ def test_who_has_the_record_keeps_the_news_for_later(host):
     with HealthRecord(host).held():
         assert news(host) == []
     assert news(host) == [(SECOND, "ok", "degraded", "restart_program")]
+
+
+# -- economy -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("work", [Engine.watch, lambda engine: statuses.judged(engine, {})], ids=["a look", "a stage"])
+def test_what_faults_and_signs_both_go_by_is_asked_of_each_gpu_once(host, work):
+    with Engine(config(host)) as engine:
+        work(engine)
+        calls = engine.tools.sessions.nvml.calls
+    names = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetRemappedRows", "nvmlDeviceGetTotalEccErrors")
+    assert {name: calls[name] for name in names} == dict.fromkeys(names, 2)

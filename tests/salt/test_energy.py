@@ -29,7 +29,8 @@ def boards():
 def test_from_the_first_look_to_the_report_by_the_real_salt_call(salt_call):
     call = salt_call("dgx-h100", pillars.mig({"4g.40gb": 1, "1g.10gb": 2}), boards())
     assert call("gpu_slicing.apply").retcode == 0
-    assert call("gpu_energy.measure", "every=60").data == dict.fromkeys(call.host.state()["gpus"], "")
+    told = {"sentence": "What it takes is counted from now on.", "last": "", "unreadable": ""}
+    assert call("gpu_energy.measure", "every=60").data == dict.fromkeys(call.host.state()["gpus"], told)
     call.host.let_pass(60)
     assert call("gpu_energy.measure").retcode == 0
     call.host.set_load(ONE, {"4g.40gb@0": 0.5, "1g.10gb@4": 1.0})

@@ -12,9 +12,15 @@ A100 = {"model": "a100-40gb", "address": "0000:1c:00.0", "mig": "enabled", "draw
 
 
 def measured(host, **given):
-    """A look of a process of its own."""
+    """PCI address -> why a board could not be read, by a look of a process of its own."""
     with Engine(config(host)) as engine:
-        return meter.look(engine, **given)
+        return {gpu: told["unreadable"] for gpu, told in report.looked(meter.look(engine, **given)).items()}
+
+
+def sentences(host, **given):
+    """PCI address -> what a look says that it did."""
+    with Engine(config(host)) as engine:
+        return {gpu: told["sentence"] for gpu, told in report.looked(meter.look(engine, **given)).items()}
 
 
 def charges(host, gpu=None, since=None):

@@ -155,13 +155,13 @@ class Memory:
 
         :param gpus: list of :class:`gpuslice.model.Gpu`; :param sessions: :class:`gpuslice.drivers.sessions.Sessions`.
         """
-        if HEALTH not in self._host.store_names(self._host.state_dir):
+        if not self._host.has_record(HEALTH):
             return
         from gpuslice.health import board
         from gpuslice.records.health import HealthRecord
 
         try:
-            rows = {gpu.address: board.signs(self._host, sessions, gpu).rows for gpu in gpus}
+            rows = {gpu.address: board.Reading(self._host, sessions, gpu).signs().rows for gpu in gpus}
             HealthRecord(self._host).note_rows({gpu: each for gpu, each in rows.items() if each is not None})
         except Exception as err:
             log.warning("remapped rows were not noted for those who look at the health of the GPUs: %s", err)
@@ -174,7 +174,7 @@ class Memory:
         :param entry: the journal's record of the change; :param gpus: PCI address -> GPU; :param tools: techniques that were
             used.
         """
-        if HEALTH not in self._host.store_names(self._host.state_dir):
+        if not self._host.has_record(HEALTH):
             return
         from gpuslice.records.health import HealthRecord
 

@@ -83,7 +83,7 @@ class Belongings:
                 f"Another run changed this host meanwhile (generation {newest[0]}), so that its records stay.",
                 todo="Look at 'salt-call gpu_slicing.history', then run again.",
             )
-        if TRIED in self._host.store_names(self._host.state_dir):
+        if self._host.has_record(TRIED):
             raise errors.ForeignChange(
                 "A GPU of this host is being tried out, or that was interrupted, so that the records stay.",
                 todo="Let it end, or run 'salt-call gpu_slicing.recover'; then run again.",

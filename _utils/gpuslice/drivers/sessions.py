@@ -24,7 +24,8 @@ class Sessions:
         # Here, so that a host without such a GPU does not load it.
         from gpuslice.drivers.nvml_mig import MigNvml
 
-        return MigNvml(self._host)
+        # Of two threads that ask first at once both get the same, of which one session begins.
+        return self.__dict__.setdefault("nvml", MigNvml(self._host))
 
     def release(self) -> None:
         """Close what is open. What can't be closed is told in the log: nothing else is kept from going on."""

@@ -107,7 +107,8 @@ class Telemetry:
         # Here and below, so that a host without such a GPU does not load it.
         from gpuslice.drivers.telemetry_nvidia import NvidiaTelemetry
 
-        return NvidiaTelemetry(self._host, self._sessions.nvml)
+        # Boards are looked at side by side: all of them have their samples in one place.
+        return self.__dict__.setdefault("_nvidia", NvidiaTelemetry(self._host, self._sessions.nvml))
 
     @cached_property
     def _amd(self):

@@ -8,7 +8,6 @@ is not charged to what comes after it. What a board takes while it is being cut 
 
 import logging
 
-from gpuslice import errors
 from gpuslice.drivers.telemetry import Telemetry
 from gpuslice.energy import interval
 from gpuslice.energy import sums
@@ -46,7 +45,7 @@ def look(engine, every=None, change="", telemetry=None, parts=None, read_at=None
     :param telemetry: :class:`gpuslice.drivers.telemetry.Telemetry`, and :param parts: function of a GPU that tells its slices on
         which nothing else stands, of whoever reads both for something else as well. :param read_at: since when that is, by the
         monotonic clock: of a board at which another looked since it may tell what a change has ended, so that it counts nothing.
-    :return: PCI address -> why the energy of a board can't be read now, "" for one that was read.
+    :return: PCI address -> the board as it is on record now, see :mod:`gpuslice.energy.report`.
     :raises errors.LockHeld: another look goes on. :raises errors.JournalDamaged, errors.StateDirUnusable: of the record.
     """
     file = Energy(engine.host)
@@ -56,18 +55,22 @@ def look(engine, every=None, change="", telemetry=None, parts=None, read_at=None
         gpus, telemetry = _present(engine), telemetry or Telemetry(engine.host, engine.tools.sessions)
         parts = parts or (lambda gpu: engine.parts(gpu.address))
         looks = {gpu.address: Look(engine, telemetry, gpu, parts) for gpu in gpus}
-        for each in looks.values():
-            each.begin()
+        begun = engine.host.limits.side_by_side(lambda gpu: looks[gpu.address].begin(), gpus)
+        for each in begun:
+            each()
         telemetry.settle()
+        boards = data["boards"]
         for gpu in gpus:
-            board = data["boards"].setdefault(gpu.address, fresh_board(printable(gpu.model)))
-            if not _is_older(engine, read_at, board["last"]):
-                _note(board, looks[gpu.address].end(board["last"]), data, engine.host.now())
+            boards.setdefault(gpu.address, fresh_board(printable(gpu.model)))
+        due = [gpu for gpu in gpus if not _is_older(engine, read_at, boards[gpu.address]["last"])]
+        seen = engine.host.limits.side_by_side(lambda gpu: looks[gpu.address].end(boards[gpu.address]["last"]), due)
+        for gpu, each in zip(due, seen, strict=True):
+            _note(boards[gpu.address], each(), data, engine.host.now())
         for address in data["boards"].keys() - {gpu.address for gpu in gpus}:
             _let_go(data["boards"], address, engine.host.now())
         data["changing"] = change == BEFORE or (data["changing"] and change != AFTER)
         file.write(data)
-    return {address: board["unreadable"] for address, board in data["boards"].items()}
+    return data["boards"]
 
 
 def _is_older(engine, read_at, last):
@@ -94,12 +97,7 @@ def totals(host):
 
 def _present(engine):
     """The GPUs of the host as they are now, with their UUIDs: a change may have made functions of them."""
-    gpus = discovery.discover(engine.host)
-    try:
-        return discovery.with_uuids(gpus, engine.tools.sessions)
-    except errors.GpuSliceError as err:
-        log.info("%s", err)
-        return gpus
+    return engine.told_uuids(discovery.discover(engine.host))
 
 
 def _let_go(boards: dict, address: str, now: float) -> None:

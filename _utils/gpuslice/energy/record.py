@@ -11,8 +11,8 @@ from gpuslice.energy import interval
 from gpuslice.energy import sums
 from gpuslice.host.base import ENERGY
 from gpuslice.records import lock
-from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import LINE
 from gpuslice.shape import anything
@@ -35,7 +35,6 @@ _PATIENCE = 5.0
 EVERY = 300
 #: How many of the last looks at a board on which nobody worked say what it draws then.
 IDLE_LOOKS = 9
-
 
 
 def _ratio(value, path):

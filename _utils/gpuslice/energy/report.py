@@ -40,6 +40,24 @@ def made(engine: Any, gpu: Any = None, since: float | None = None) -> dict:
     return {"since": moments.iso(begun), "until": moments.iso(now), "boards": boards, "slices": slices}
 
 
+def looked(boards: Mapping[str, Any]) -> dict:
+    """
+    What a look came to, as ``gpu_energy.measure`` tells it.
+
+    :param boards: as :func:`gpuslice.energy.meter.look` returns them.
+    """
+    return {address: {"sentence": _sentence(board), **_last(board)} for address, board in boards.items()}
+
+
+def _sentence(board: Mapping[str, Any]) -> str:
+    if board["unreadable"]:
+        return f"Its counter can't be read now: {board['unreadable']}."
+    method, why = board["last"]["method"], "; ".join(board["last"]["why"])
+    if method:
+        return f"What it took since the last look is apportioned by {method}{f': {why}' if why else ''}."
+    return f"What it took since the last look counts for nothing: {why}." if why else "What it takes is counted from now on."
+
+
 def figures(board: Mapping[str, Any], counted: Mapping[str, Any], everything: bool = True) -> dict:
     """
     The figures of a board, as :func:`gpuslice.energy.meter.totals` tells them.
@@ -69,13 +87,13 @@ def _amounts(amounts: list[int]) -> dict[str, float]:
 
 def _state(board: Mapping[str, Any]) -> dict:
     """What is known of a board now: what it draws when nobody works, how it was apportioned last, why it can't be read."""
-    last = board["last"] or {"mode": "", "method": "", "why": []}
-    known = board["idle_mw"].get(last["mode"], ())
-    return {
-        "idle_watts": min(known) / 1000 if known else None,
-        "last": "; ".join(filter(None, [last["method"], *last["why"]])),
-        "unreadable": board["unreadable"],
-    }
+    known = board["idle_mw"].get(board["last"]["mode"], ()) if board["last"] else ()
+    return {"idle_watts": min(known) / 1000 if known else None, **_last(board)}
+
+
+def _last(board: Mapping[str, Any]) -> dict:
+    last = board["last"] or {"method": "", "why": []}
+    return {"last": "; ".join(filter(None, [last["method"], *last["why"]])), "unreadable": board["unreadable"]}
 
 
 def _joules(millijoules: int) -> float:

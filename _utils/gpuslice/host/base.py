@@ -223,6 +223,10 @@ class Host(ABC):
         except OSError:
             return []
 
+    def has_record(self, name):
+        """Whether there is a file of that name in the state directory. Raises errors.StateDirUnusable."""
+        return name in self.store_names(self.state_dir)
+
     def store_write(self, path, data, mode=0o644):
         """
         Replace a file of ours as a whole and durably (temporary file, fsync, rename). Raises OSError, and

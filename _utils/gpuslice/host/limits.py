@@ -27,6 +27,8 @@ CHANGE = 180.0
 BEGIN = 180.0
 #: Seconds between two looks at a call that has not come back.
 _LOOK = 1.0
+#: Seconds after which the next of several is begun though the one before it has not ended.
+_NEXT = 0.25
 
 ADVICE = (
     "Until it does, the GPU is left alone. End whatever uses it and see 'dmesg'; if it does not go on then, only a reboot of "
@@ -39,10 +41,11 @@ class Limits:
     The limits of one run on one host, and what is known to hang there.
 
     :param scale: function that tells by how much every limit is multiplied, for simulated hosts.
+    :param beside: limits of another run in this process: what hangs there is left alone here too.
     """
 
-    def __init__(self, scale=lambda: 1.0):
-        self._scale = scale
+    def __init__(self, scale=lambda: 1.0, beside=None):
+        self._scale, self._beside = scale, beside
         self._idle, self._pid = [], os.getpid()
         self._here = threading.local()
         # GPU, or the key of something else -> (error, worker whose call has not come back or None).
@@ -59,6 +62,8 @@ class Limits:
 
         :param key: what it was remembered under where that is not the GPU.
         """
+        if self._beside:
+            self._beside.refuse(gpu, key)
         known, worker = self._hanging.get(gpu if key is None else key, (None, None))
         if known and (worker is None or worker.call):
             raise errors.Unhealthy(known.what, gpu, known.todo)
@@ -104,6 +109,24 @@ class Limits:
         key = gpu if key is None else key
         self.refuse(gpu, key)
         return self.within(self._noted, (seconds, gpu, doing, key), function, args, kwargs)
+
+    def side_by_side(self, work, each):
+        """
+        Do the same for each of several GPUs, so that a driver which answers for none of them is waited for once. One that answers
+        is done with before the next begins; the next begins beside one that takes long.
+
+        :param work: function of one of them, whose calls have a limit each.
+        :return: functions without arguments, in the order of ``each``: one returns what the work for it returned, or raises what
+            that raised.
+        """
+        pieces = [_Piece(partial(work, one)) for one in each]
+        begun = [piece for piece in pieces[:-1] if piece.begin()]
+        for piece in pieces:
+            if piece not in begun:
+                piece.do()
+        for piece in begun:
+            piece.join()
+        return [piece.result for piece in pieces]
 
     def rest(self):
         """End the threads that wait for work; the next piece of work starts one again."""
@@ -188,6 +211,44 @@ class _Worker(threading.Thread):
                 answer = (None, err)
             self.answers.put(answer)
             work = answer = None
+
+
+class _Piece(threading.Thread):
+    """One of several pieces of work that are done side by side, see :meth:`Limits.side_by_side`."""
+
+    def __init__(self, work):
+        super().__init__(name="gpu-slicing", daemon=True)
+        self._work, self._answer, self._error = work, None, None
+
+    def begin(self):
+        """Begin it, and give it a moment to end. Returns whether that could be done."""
+        try:
+            self.start()
+        except RuntimeError:
+            # No thread can be had: one after the other it works as well.
+            return False
+        self.join(_NEXT)
+        return True
+
+    def run(self):
+        """Do it in its own thread."""
+        try:
+            self.do()
+        except BaseException as err:
+            self._error = err
+
+    def do(self):
+        """Do it in this thread: what ends the process goes on to whoever runs it."""
+        try:
+            self._answer = self._work()
+        except Exception as err:  # it belongs to the one who asks for the result
+            self._error = err
+
+    def result(self):
+        """What it came to."""
+        if self._error is not None:
+            raise self._error
+        return self._answer
 
 
 def hanging(gpu, doing, seconds, who="the driver", why=""):

@@ -27,15 +27,16 @@ def gather(engine, every=None):
     """
     host, begun = engine.host, engine.host.monotonic()
     found = Collection()
-    engine.gpus = [_with_uuid(found, engine, gpu) for gpu in engine.gpus]
+    engine.gpus = _with_uuids(found, engine)
     owners = found.tried("consumers", engine.owners) or {}
-    boards = [Board(gpu, found.tried("slices", engine.reading, gpu), owners) for gpu in engine.gpus]
+    readings = host.limits.side_by_side(engine.reading, engine.gpus)
+    boards = [Board(gpu, found.tried("slices", read), owners) for gpu, read in zip(engine.gpus, readings, strict=True)]
     sensors = Sensors(found, engine, boards)
     found.tried("utilization", sensors.begin_all)
     for board in boards:
         _tell(found, engine, board)
     found.tried("records", standing.tell_records, found, engine)
-    if QUARANTINE in host.store_names(host.state_dir):
+    if host.has_record(QUARANTINE):
         found.tried("quarantine", standing.tell_quarantine, found, engine)
     found.tried("drift", standing.tell_drift, found, engine, boards)
     if statuses := found.tried("health", _looked, found, engine, boards, every):
@@ -76,10 +77,10 @@ def _word(reading, part):
     return kinds.known(reading.made_by[part.name]).word
 
 
-def _with_uuid(found, engine, gpu):
-    """The GPU with its UUID. Each is asked for its own, so that one that is lost takes no label from the others."""
-    told = found.tried("uuid", discovery.with_uuids, [gpu], engine.tools.sessions)
-    return told[0] if told else gpu
+def _with_uuids(found, engine):
+    """The GPUs with their UUIDs. Each is asked for its own, so that one that is lost takes no label from the others."""
+    asked = engine.host.limits.side_by_side(lambda gpu: discovery.with_uuids([gpu], engine.tools.sessions)[0], engine.gpus)
+    return [found.tried("uuid", told) or gpu for gpu, told in zip(engine.gpus, asked, strict=True)]
 
 
 def _tell(found, engine, board):
@@ -110,7 +111,7 @@ def _looked(found, engine, boards, every):
     from gpuslice.watch import look
 
     if every is None:
-        if HEALTH not in engine.host.store_names(engine.host.state_dir):
+        if not engine.host.has_record(HEALTH):
             found.missed("health", "not-sampled-yet")
             return {}
         return look.known(engine.host, list(engine.gpus)).statuses

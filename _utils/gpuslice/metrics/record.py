@@ -4,8 +4,8 @@ Which file the metrics of this host are written to: one that is given up leaves 
 
 from gpuslice import errors
 from gpuslice.metrics.writer import refuse_path
-from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 
 FILE = "metrics.json"
 _FORMAT = 1

@@ -30,8 +30,11 @@ class Sensors:
 
     def begin_all(self):
         """A first look at all boards."""
-        for board in self._boards.values():
-            self.begin(board.gpu, ())
+        for begun in self._of_each(lambda board: self.begin(board.gpu, ())):
+            begun()
+
+    def _of_each(self, work):
+        return self._engine.host.limits.side_by_side(work, self._boards.values())
 
     # -- as gpuslice.drivers.telemetry.Telemetry, and what else counting energy takes -------------------------------
     def begin(self, gpu, parts):
@@ -70,11 +73,13 @@ class Sensors:
 
     # -- telling -------------------------------------------------------------------------------------------------
     def tell(self):
-        """What they say of all boards and slices."""
+        """What they say of all boards and slices. What can't be read is found by whoever tells it."""
+        self._of_each(lambda board: self.board(board.gpu))
         for board in self._boards.values():
             self._found.tried("power-limit", self._tell_limit, board)
             self._found.tried("sensors", self._tell_board, board)
         self.settle()
+        self._of_each(lambda board: self.uses(board.gpu, ()) if board.slices else None)
         for board in self._boards.values():
             self._found.tried("utilization", self._tell_slices, board)
 

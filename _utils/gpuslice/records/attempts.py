@@ -88,13 +88,13 @@ class Attempts:
             return {"tried": {}, "last": None}
 
     def _write(self, data):
-        try:
-            self._file.write({"tried": data["tried"], "last": data["last"]})
-        except OSError as err:
-            raise errors.StateDirUnusable(
+        self._file.keep(
+            {"tried": data["tried"], "last": data["last"]},
+            lambda err: errors.StateDirUnusable(
                 f"The count of replays could not be written to {self.path}: {err.strerror}.",
                 todo="Free space or mend its permissions, then run 'salt-call gpu_boot.replay'; without the count none is made.",
-            ) from err
+            ),
+        )
 
 
 def _digest(key, entry):

@@ -17,7 +17,7 @@ from gpuslice.records.history import UNDID
 from gpuslice.records.history import History
 from gpuslice.records.journal import by_key
 from gpuslice.records.journal import by_text
-from gpuslice.records.journal import saying
+from gpuslice.records.store import saying
 
 log = logging.getLogger(__name__)
 

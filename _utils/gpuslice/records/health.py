@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from gpuslice import errors
 from gpuslice.host.base import HEALTH
 from gpuslice.records import lock
-from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import ADDRESS_PATTERN
 from gpuslice.shape import anything
@@ -90,14 +90,13 @@ class HealthRecord:
 
     def write(self, data):
         """Keep this. Raises errors.StateDirUnusable."""
-        kept = {key: value for key, value in data.items() if key not in ("damaged", "format")}
-        try:
-            self._file.write(kept)
-        except OSError as err:
-            raise errors.StateDirUnusable(
+        self._file.keep(
+            {key: value for key, value in data.items() if key not in ("damaged", "format")},
+            lambda err: errors.StateDirUnusable(
                 f"The health of the GPUs could not be noted in {self.path}: {err.strerror}.",
                 todo="Free space or mend its permissions; until then each look begins anew.",
-            ) from err
+            ),
+        )
 
     @contextmanager
     def held(self, patience=2.0):
@@ -110,6 +109,13 @@ class HealthRecord:
             if handle is not None:
                 os.close(handle)
 
+    @contextmanager
+    def _changed(self):
+        """What is known, which is kept as it is changed."""
+        data = self.read()
+        yield data
+        self.write(data)
+
     def note_change(self, resets, slices):
         """
         Note what a change of ours did, for looks that come later; without a record there is nothing to note.
@@ -117,12 +123,11 @@ class HealthRecord:
         :param resets: PCI addresses of GPUs that were reset. :param slices: PCI address -> name -> (GPU instance, compute
             instance) of its slices after the change, () for one without. :raises errors.StateDirUnusable: it can't be written.
         """
-        with self.held():
-            data, seconds, boot = self.read(), self._host.monotonic(), self._host.boot_id()
+        with self.held(), self._changed() as data:
+            seconds, boot = self._host.monotonic(), self._host.boot_id()
             data["resets"] = [*data["resets"], *([gpu, boot, seconds] for gpu in resets)][-64:]
             for gpu, named in slices.items():
                 add_layout(data, gpu, named, boot, seconds)
-            self.write(data)
 
     def forget(self, gpus, gone):
         """
@@ -137,11 +142,10 @@ class HealthRecord:
                     f"Somebody looks at the health of GPU {', '.join(gpus)} now, so that it can't be forgotten.",
                     todo="Run again; where a driver does not answer, a look takes minutes.",
                 )
-            data = self.read()
-            data["conditions"] = [each for each in data["conditions"] if each["gpu"] not in gpus]
-            for key in ("counters", "rows", "layouts"):
-                data[key] = {gpu: each for gpu, each in data[key].items() if gpu not in gone}
-            self.write(data)
+            with self._changed() as data:
+                data["conditions"] = [each for each in data["conditions"] if each["gpu"] not in gpus]
+                for key in ("counters", "rows", "layouts"):
+                    data[key] = {gpu: each for gpu, each in data[key].items() if gpu not in gone}
 
     def note_rows(self, rows):
         """
@@ -151,10 +155,9 @@ class HealthRecord:
         """
         if not rows:
             return
-        with self.held():
-            data, now = self.read(), self._host.now()
+        with self.held(), self._changed() as data:
+            now = self._host.now()
             data["rows"] = {**data["rows"], **{gpu: {"time": now, "rows": list(each)} for gpu, each in rows.items()}}
-            self.write(data)
 
 
 def add_layout(data, gpu, named, boot, seconds):

@@ -9,8 +9,8 @@ import re
 from gpuslice import errors
 from gpuslice.records import shapes
 from gpuslice.records.journal import former_key
-from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 
 #: Its directory below the state directory.
 FOLDER = "history"

@@ -7,7 +7,6 @@ A change first writes what it is about to do and what was there before (``journa
 
 import json
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -20,6 +19,7 @@ from gpuslice.plan import Step
 from gpuslice.records import shapes
 from gpuslice.records.store import OlderFormat
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 
 _FORMAT = 2
 #: The steps of format 1 do not say where their estimate is known from.
@@ -223,19 +223,3 @@ class Journal:
         with saying(self._host.state_dir, "end a change"):
             self._head.remove()
             self._host.store_remove(self._steps)
-
-
-@contextmanager
-def saying(state_dir, doing):
-    """
-    Turns an OSError of the state directory into a sentence.
-
-    :param doing: completes "could not ...". :raises errors.StateDirUnusable: instead of it.
-    """
-    try:
-        yield
-    except OSError as err:
-        raise errors.StateDirUnusable(
-            f"Could not {doing} in the state directory {state_dir}: {err.strerror}.",
-            todo="Free space or mend its permissions, then run again.",
-        ) from err

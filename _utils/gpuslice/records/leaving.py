@@ -11,8 +11,8 @@ from gpuslice.host.base import TRYING
 from gpuslice.records.first import NUMBER
 from gpuslice.records.history import FOLDER
 from gpuslice.records.history import GENERATION_FILE
-from gpuslice.records.journal import saying
 from gpuslice.records.store import FORMAT
+from gpuslice.records.store import saying
 
 _RECORD = re.compile(r"[a-z][a-z-]*\.json")
 #: How everything was first found goes last of all that says something.

@@ -30,7 +30,6 @@ _HANGS = " It may hang: see 'dmesg' for what the driver says, and 'salt-call gpu
 _WIDTH = 2048
 
 
-
 @contextmanager
 def held(state_dir, who, jid="", patience=PATIENCE):
     """

@@ -125,16 +125,13 @@ class Quarantine:
     def write(self, entries: Mapping[str, Entry]) -> None:
         """Note these but for what needs no memory any more; where none is left the file goes. Raises errors.StateDirUnusable."""
         kept = {name: each for name, each in entries.items() if each.in_force or _remembered(each, self._host.now())}
-        try:
-            if kept:
-                self._file.write({"entries": {name: each._asdict() for name, each in sorted(kept.items())}})
-            else:
-                self._file.remove()
-        except OSError as err:
-            raise errors.StateDirUnusable(
+        self._file.keep(
+            {"entries": {name: each._asdict() for name, each in sorted(kept.items())}} if kept else None,
+            lambda err: errors.StateDirUnusable(
                 f"What is quarantined can't be noted in {self.path}: {err.strerror}.",
                 todo="Free space or mend its permissions, then run again.",
-            ) from err
+            ),
+        )
 
 
 def in_force(host: Host) -> dict[str, Entry]:

@@ -9,7 +9,9 @@ import json
 import os
 import re
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.host.base import Host
@@ -25,6 +27,22 @@ _ANOTHER_FORM = "it has another form than this version writes"
 def reason(err: Exception) -> object:
     """Why a file can't be used, for a sentence that names the file itself."""
     return getattr(err, "strerror", None) or err
+
+
+@contextmanager
+def saying(state_dir: str, doing: str) -> Iterator[None]:
+    """
+    Turns an OSError of the state directory into a sentence.
+
+    :param doing: completes "could not ...". :raises errors.StateDirUnusable: instead of it.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise errors.StateDirUnusable(
+            f"Could not {doing} in the state directory {state_dir}: {err.strerror}.",
+            todo="Free space or mend its permissions, then run again.",
+        ) from err
 
 
 class OlderFormat(ValueError):
@@ -119,6 +137,21 @@ class Record:
         """
         text = json.dumps({FORMAT: self._number, **data}, indent=self._indent) + "\n"
         self._host.store_write(self.path, text, 0o600 if _PRIVATE.search(text) else self._mode)
+
+    def keep(self, data: dict | None, unwritable: Callable[[OSError], errors.GpuSliceError]) -> None:
+        """
+        Write what must not be lost, as :meth:`write`; None removes the file.
+
+        :param unwritable: function of why that can't be done, that returns the error to be raised.
+        :raises errors.StateDirUnusable: another user has a hand in the state directory.
+        """
+        try:
+            if data is None:
+                self.remove()
+            else:
+                self.write(data)
+        except OSError as err:
+            raise unwritable(err) from err
 
     def remove(self) -> None:
         """Remove the file, on the disk before this returns; it need not be there. Raises OSError, errors.StateDirUnusable."""

@@ -14,8 +14,8 @@ from gpuslice.host.base import TRIED
 from gpuslice.host.base import TRYING
 from gpuslice.model import Key
 from gpuslice.records import lock
-from gpuslice.records.journal import saying
 from gpuslice.records.store import Record
+from gpuslice.records.store import saying
 from gpuslice.shape import ADDRESS
 from gpuslice.shape import WORD
 from gpuslice.shape import anything

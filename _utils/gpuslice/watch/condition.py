@@ -119,6 +119,33 @@ class Condition(NamedTuple):
         return {**kept, "gpu": self.gpu, "code": self.code}
 
 
+class Moment(NamedTuple):
+    """
+    When somebody looks.
+
+    :ivar boot: identifier of this boot; :ivar now: seconds since the epoch; :ivar seconds: since the boot.
+    :ivar uuids: PCI address -> UUID of the board that is there now, as far as it is known.
+    """
+
+    boot: str
+    now: float
+    seconds: float
+    uuids: dict
+
+    def condition(self, gpu, code, words, todo="", seconds=None):
+        """
+        What is seen of a GPU now, as :class:`Condition`.
+
+        :param words: with the GPU's address before them or without; :param seconds: when it was, in seconds since the boot; None
+            for now.
+        """
+        then = self.now if seconds is None else max(0, self.now - max(0, self.seconds - seconds))
+        return Condition(
+            gpu, code, words=words.removeprefix(f"GPU {gpu}: ").rstrip("."), todo=todo, since=then, last=then,
+            boot=self.boot, uuid=self.uuids.get(gpu, ""),
+        )  # fmt: skip
+
+
 def _of(code, treatments) -> Meaning | None:
     if code.startswith("xid-"):
         return meanings.of_xid(int(code.removeprefix("xid-")), treatments)[0]

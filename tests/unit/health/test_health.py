@@ -29,7 +29,7 @@ def engine(host):
 
 def asked(host):
     """Findings on the GPUs of a host."""
-    return [finding for gpu in discovery.discover(host) for finding in board.findings(host, Sessions(host), gpu)]
+    return [finding for gpu in discovery.discover(host) for finding in board.Reading(host, Sessions(host), gpu).findings()]
 
 
 def codes(host):

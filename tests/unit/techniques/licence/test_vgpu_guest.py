@@ -280,7 +280,7 @@ def test_what_consumers_are_given(guest):
     assert (part.kind, part.profile, part.identity, part.memory_mib) == ("vgpu", "H100XM-10C", gpu.uuid, 10240)
     assert "/dev/nvidia0" in part.device_nodes
     assert [holder["pid"] for holder in part.in_use_by] == [77]
-    assert board.findings(host, Sessions(host), gpu) == [] and "H100XM-10C" in tool.drawing(gpu, tool.observe(gpu))
+    assert board.Reading(host, Sessions(host), gpu).findings() == [] and "H100XM-10C" in tool.drawing(gpu, tool.observe(gpu))
 
 
 @pytest.mark.parametrize(

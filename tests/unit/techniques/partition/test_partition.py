@@ -394,8 +394,8 @@ def test_before_a_reload_the_health_of_the_whole_hive_matters(simulated):
     boards = [{**GPU, "sysfs": well}, {**GPU, "address": LAST, "sysfs": sick}]
     host = simulated("mi300x-8", gpus=boards)
     tool, gpus = opened(host)
-    assert board.findings(host, Sessions(host), gpus[FIRST]) == []
-    [finding] = board.findings(host, Sessions(host), gpus[LAST])
+    assert board.Reading(host, Sessions(host), gpus[FIRST]).findings() == []
+    [finding] = board.Reading(host, Sessions(host), gpus[LAST]).findings()
     assert finding.sentence == "3 uncorrected errors in umc since the driver was loaded"
     wanted = {"memory": "NPS4"}
     peers = [(gpu, wanted) for gpu in gpus.values()]
