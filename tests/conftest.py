@@ -168,3 +168,32 @@ def simulated(tmp_path):
         return SimulatedHost(str(description), str(place / "state"))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def prepared_hosts():
+    """What :func:`prepared_once` has made for a module."""
+    return {}
+
+
+@pytest.fixture
+def prepared_once(prepared_hosts, tmp_path_factory, tmp_path):
+    """
+    ``prepared_once(key, prepare, "dgx-h100", gpus=[...])`` is (host, what ``prepare(host)`` gave): made once a module for each
+    key, and copied for each test. For what is tried at each of many steps of one change.
+    """
+
+    def make(key, prepare, host, /, **changes):
+        from gpuslice.sim.host import SimulatedHost
+
+        if key not in prepared_hosts:
+            place = tmp_path_factory.mktemp("prepared")
+            description = described(place, host, changes)
+            made = prepare(SimulatedHost(str(description), str(place / "state")))
+            prepared_hosts[key] = (str(description), place / "state", made)
+        description, state, made = prepared_hosts[key]
+        own = tempfile.mkdtemp(dir=tmp_path)
+        shutil.copytree(state, own, dirs_exist_ok=True)
+        return SimulatedHost(description, own), copy.deepcopy(made)
+
+    return make

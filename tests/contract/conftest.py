@@ -32,7 +32,7 @@ def sliced(tmp_path_factory, untouched):
     def get(pair, few=False):
         if (pair, few) not in made:
             found = pairs.copied(untouched(pair[0], few), tmp_path_factory.mktemp("sliced") / "state")
-            result = house.apply(found, pairs.pillar(pair))
+            result = house.apply(found, pairs.pillar(pair, few))
             assert result.ok and not result.plan.empty, result.errors
             made[pair, few] = found
         return made[pair, few]

@@ -99,6 +99,25 @@ WISHES = {
     ("vgpu-host-vfio", "passthrough"): "passthrough",
     ("vgpu-host-vfio", "vgpu"): "vgpu_host",
 }
+#: The same for tests that change a host many times: two slices of a kind, of which one is the first and one the last.
+FEW = {
+    ("flex170", "sriov"): _slicing(strategy="sriov", sriov={"vf_count": 2, "profile": "Flexible_30fps"}),
+    ("mixed", "mig"): _slicing(
+        devices=[
+            {"match": {"model": "NVIDIA A100*40GB"}, "strategy": "mig", "mig": {"profiles": {"3g.20gb": 2}}},
+            {"match": {"model": "NVIDIA A100*80GB*"}, "strategy": "mig", "mig": {"profiles": {"3g.40gb": 2}}},
+            {"match": {"model": "NVIDIA H100*"}, "strategy": "mig", "mig": {"profiles": {"1g.10gb": 2}}},
+        ]
+    ),
+    ("vgpu-host-mdev", "vgpu"): _slicing(
+        strategy="vgpu",
+        vgpu={"profile": "T4-4Q", "count": 2},
+        devices=[{"match": {"model": "NVIDIA A100*"}, "vgpu": {"profile": "", "profiles": {"A100D-1-10C": 2}}}],
+    ),
+    ("vgpu-host-vfio", "vgpu"): _slicing(
+        strategy="vgpu", vgpu={"profile": "H100XM-10C", "count": 2, "scheduler": "equal-share"}
+    ),
+}  # fmt: skip
 #: Where a technique only looks: what is there stands in the way of any change, and why.
 LOOKS_ONLY = {
     ("dgx-a100-40gb", "mps"): "its GPUs are in MIG mode and have no MIG device that could be shared",
@@ -172,9 +191,13 @@ def ids(pairs):
     return ["/".join(pair) for pair in pairs]
 
 
-def pillar(pair, **management):
-    """The pillar of a pair, with more settings for how it is changed."""
-    found = WISHES[pair]
+def pillar(pair, few=False, **management):
+    """
+    The pillar of a pair, with more settings for how it is changed.
+
+    :param few: for a host that :func:`place` made with few GPUs: with few slices likewise.
+    """
+    found = FEW.get(pair, WISHES[pair]) if few else WISHES[pair]
     if isinstance(found, str):
         found = pillars.example(found)
     how = {**found.get("containers_gpu_state_management", {}), **management}

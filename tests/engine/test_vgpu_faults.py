@@ -76,17 +76,21 @@ def look(host, gpu):
 
 
 @pytest.fixture
-def prepared(simulated):
+def prepared(prepared_once):
     """``prepared(name)``: a host in the old layout: (host, GPU, layout, the old pillar, the new pillar)."""
 
     def make(name):
         example, gpu, old, new, _ = CASES[name]
-        host = simulated(example)
-        if old:
-            result = apply(host, pillars.for_gpu(gpu, "vgpu", old))
-            assert result.ok, result.errors
-            assert apply(host, pillars.for_gpu(gpu, "vgpu", old)).plan.empty
-        return host, gpu, look(host, gpu), pillars.for_gpu(gpu, "vgpu", old), pillars.for_gpu(gpu, "vgpu", new)
+
+        def in_old_layout(host):
+            if old:
+                result = apply(host, pillars.for_gpu(gpu, "vgpu", old))
+                assert result.ok, result.errors
+                assert apply(host, pillars.for_gpu(gpu, "vgpu", old)).plan.empty
+            return look(host, gpu)
+
+        host, layout = prepared_once(name, in_old_layout, example)
+        return host, gpu, layout, pillars.for_gpu(gpu, "vgpu", old), pillars.for_gpu(gpu, "vgpu", new)
 
     return make
 

@@ -328,7 +328,7 @@ def at_once(box, case):
     with nullcontext() if case.function == "gpu_slicing.recover" else lock.held(str(box.state_dir), "this test"):
         os.write(go, b"..")
         ended = {child: None for child, _ in children}
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while any(status is None and not waits(child, box) for child, status in ended.items()):
             assert time.monotonic() < end, "a call neither ended nor came to the lock"
             time.sleep(0.01)

@@ -12,12 +12,24 @@ from gpuslice.sim.host import SimulatedHost
 from tests.support.hosts import config
 
 
+class Patient(SimulatedHost):
+    """A machine that notes in ``waited`` for how many seconds it is waited for, each time."""
+
+    def __init__(self, *paths):
+        super().__init__(*paths)
+        self.waited = []
+
+    def sleep(self, seconds):
+        self.waited.append(seconds)
+        super().sleep(seconds)
+
+
 def machine(folder, description):
     """The machine of a description (YAML), whose name is in its first line, with its state below a folder."""
     name = description.split(maxsplit=2)[1]
     path = folder / f"{name}.yaml"
     path.write_text(description)
-    return SimulatedHost(str(path), str(folder / name))
+    return Patient(str(path), str(folder / name))
 
 
 @contextmanager

