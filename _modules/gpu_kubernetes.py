@@ -1,6 +1,7 @@
 """
 Kubernetes on a node whose GPUs are sliced: what the vendors' device plugins are told of it, and labels of the node, see
-docs/kubernetes.md. No cluster is asked, and nothing is done by itself.
+docs/kubernetes.md. No cluster is asked. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part
+of each change.
 """
 
 import gpuslice
@@ -61,7 +62,8 @@ def plugin_config(vendor=None, rename=True, text=False):
 @_checked
 def write(path, vendor=None, rename=True, test=False):
     """
-    Write what :func:`plugin_config` tells as a file. A file of somebody else is refused.
+    Write what :func:`plugin_config` tells as a file, once. A file of somebody else is refused, and one that the pillar keeps and
+    that says otherwise.
 
     path
         Absolute, and ends in ``.yaml``.

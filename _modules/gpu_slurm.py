@@ -1,6 +1,6 @@
 """
-Slurm on a node whose GPUs are sliced: its ``gres.conf`` and its ``Gres=`` by slice, and draining it around a change.
-:func:`drain` and :func:`resume` are for ``before`` and ``after`` of the pillar, see docs/slurm.md. Nothing is done by itself.
+Slurm on a node whose GPUs are sliced: its ``gres.conf`` and its ``Gres=`` by slice, and draining it around a change. With
+``containers_gpu_container_integration:slurm`` of the pillar all of it is a part of each change, see docs/slurm.md.
 """
 
 import gpuslice
@@ -26,16 +26,16 @@ def _engine():
 
 
 @_checked
-def gres_conf(node=None, autodetect=False):
+def gres_conf(node=None, autodetect=None):
     """
     The ``gres.conf`` of this node, by what it has now. What is quarantined, what a consumer has and what Slurm can't give are
     comments in it.
 
     node
-        Its NodeName in Slurm; the host's name where it is not given.
+        Its NodeName in Slurm; where it is not given, that of the pillar or the host's name.
 
     autodetect
-        Have Slurm find NVIDIA's GPUs and MIG devices itself (``AutoDetect=nvml``).
+        Have Slurm find NVIDIA's GPUs and MIG devices itself (``AutoDetect=nvml``); where it is not given, as the pillar has it.
 
     Returns a text.
 
@@ -50,7 +50,7 @@ def gres_conf(node=None, autodetect=False):
 
 
 @_checked
-def gres(node=None, autodetect=False):
+def gres(node=None, autodetect=None):
     """
     The same as data, for the mine: a master renders ``slurm.conf`` of all nodes with it.
 
@@ -75,9 +75,10 @@ def gres(node=None, autodetect=False):
 
 
 @_checked
-def write(path, node=None, autodetect=False, test=False):
+def write(path, node=None, autodetect=None, test=False):
     """
-    Write the ``gres.conf`` of this node. A file of somebody else is refused.
+    Write the ``gres.conf`` of this node, once. A file of somebody else is refused, and one that the pillar keeps and that says
+    otherwise.
 
     path
         Absolute, and ends in ``.conf``.
@@ -169,22 +170,20 @@ def reconfigure(node=None):
 
 
 @_checked
-def resume(node=None, path=None, autodetect=False, within=0, test=False):
+def resume(node=None, within=0, reread=False, test=False):
     """
-    Have this node given jobs again, if its drain is ours: its reason begins with ``gpu-slicing:``. A node that Slurm holds for
-    invalid, as it has less than ``slurm.conf`` says, stays drained; so does one whose change left something half done.
+    Have this node given jobs again, if its drain is ours: its reason begins with ``gpu-slicing:``. Slurm reads its files before
+    (``scontrol reconfigure``). A node that Slurm holds for invalid, as it has less than ``slurm.conf`` says, stays drained; so
+    does one whose change left something half done.
 
     node
         As of :func:`gres_conf`.
 
-    path
-        Write this ``gres.conf`` first, and have Slurm read it where it changed.
-
-    autodetect
-        As of :func:`gres_conf`.
-
     within
         Seconds in which Slurm has to find the node valid, up to 3600.
+
+    reread
+        Have Slurm read its files also where the drain is somebody else's, or there is none.
 
     test
         Change nothing.
@@ -195,7 +194,7 @@ def resume(node=None, path=None, autodetect=False, within=0, test=False):
 
     .. code-block:: bash
 
-        salt gpu7 gpu_slurm.resume path=/etc/slurm/gres.conf
+        salt gpu7 gpu_slurm.resume
     """
     with _engine() as engine:
-        return slurm.resume(engine, node, path, autodetect, within, test)
+        return slurm.resume(engine, node, within, reread, test)

@@ -28,7 +28,9 @@ def __virtual__():
 
 def plugin_config(name, vendor=None, rename=True, **kwargs):
     """
-    A file says what a device plugin is told of this node; see ``gpu_kubernetes.plugin_config``.
+    A file says what a device plugin is told of this node; see ``gpu_kubernetes.plugin_config``. What is to follow each change
+    stands in the pillar (``containers_gpu_container_integration:kubernetes``); a file that it keeps is refused where this would
+    say otherwise.
 
     name
         Path of the file: absolute, and ends in ``.yaml``.

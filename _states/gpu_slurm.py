@@ -25,15 +25,16 @@ def __virtual__():
     return __virtualname__
 
 
-def gres_conf(name, node=None, autodetect=False, **kwargs):
+def gres_conf(name, node=None, autodetect=None, **kwargs):
     """
-    A ``gres.conf`` says what this node has now; see ``gpu_slurm.gres_conf``.
+    A ``gres.conf`` says what this node has now; see ``gpu_slurm.gres_conf``. What is to follow each change stands in the pillar
+    (``containers_gpu_container_integration:slurm``); a file that it keeps is refused where this would say otherwise.
 
     name
         Path of the file: absolute, and ends in ``.conf``.
 
     node
-        Its NodeName in Slurm; the host's name where it is not given.
+        Its NodeName in Slurm; where it is not given, that of the pillar or the host's name.
 
     autodetect
         Have Slurm find NVIDIA's GPUs and MIG devices itself (``AutoDetect=nvml``).

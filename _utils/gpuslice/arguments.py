@@ -207,6 +207,7 @@ _KINDS = {
     "reload_driver": truth,
     "rename": truth,
     "require": truth,
+    "reread": truth,
     "resource_limits": as_in_pillar,
     "scheduler": as_in_pillar,
     "scheduling": as_in_pillar,

@@ -263,9 +263,17 @@ class Engine:
 
     def is_whole(self, gpu):
         """Whether programs can use a GPU that has no slices as a whole. Raises as its techniques do where it can't be read."""
+        return self.closed_by(gpu) is None
+
+    def closed_by(self, gpu):
+        """
+        The technology whose mode keeps programs from using a GPU that has no slices as a whole, "" for another reason; None where
+        they can. Raises as its techniques do where it can't be read.
+        """
         if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
-            return False
-        return all(tool.leaves_whole(gpu, tool.layout(tool.observe(gpu))) for tool in self.techniques_of(gpu, telling=True))
+            return ""
+        tools = self.techniques_of(gpu, telling=True)
+        return next((tool.name for tool in tools if not tool.leaves_whole(gpu, tool.layout(tool.observe(gpu)))), None)
 
     def unsliced(self, slices, gpu=None):
         """
@@ -370,7 +378,7 @@ class Engine:
 
         :param gpu: GPUs whose slices are looked at, as users name them; None for all.
         """
-        found = {part for tool in self._handing() for part in tool.owners(tool.observe(None), by_name=True)}
+        found = {part for tool in self._handing() for part in tool.owners(tool.layout(tool.observe(None)), by_name=True)}
         names = self.host.store_names(self.host.state_dir)
         if any(kind.noted in names for kind in kinds.DOABLE if kind.noted and kind.over):
             found.update(part["of"] for part in self.slices(gpu, taken=True) if part["of"])
@@ -378,12 +386,12 @@ class Engine:
 
     def owners(self):
         """Name of a slice -> who was handed it."""
-        return {part: name for tool in self._handing() for part, name in tool.owners(tool.observe(None)).items()}
+        return {part: name for tool in self._handing() for part, name in tool.owners(tool.layout(tool.observe(None))).items()}
 
     def _handing(self):
         """The techniques that have handed out anything."""
         names = self.host.store_names(self.host.state_dir)
-        return [self.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in names]
+        return [self.tools.get(kind.name) for kind in kinds.HANDING_OUT if kind.noted in names and kind.layer == kinds.HAND_OUT]
 
     def interrupted(self):
         """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""
@@ -536,7 +544,7 @@ class Engine:
         """PCI address -> names of those who may set the same GPU, as a policy has it; {} where it names nobody."""
         if not any(rule.share_with for rule in (policy.default, *policy.rules)):
             return {}
-        gpus = self._told_uuids(self.gpus) if _names_uuids(policy) else self.gpus
+        gpus = self.told_uuids(self.gpus) if _names_uuids(policy) else self.gpus
         return policies.agreed(policy, gpus)
 
     def _permissions(self, pillar):

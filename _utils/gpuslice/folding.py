@@ -131,11 +131,33 @@ def changes(found: Mapping[str, Mapping]) -> dict[str, object]:
     return {**{shortened(names): line for line, names in groups.items()}, **made}
 
 
-def _lines(change: Mapping) -> dict[str, str]:
-    """What differs -> what it was and is."""
+def differences(name: str, old: object, new: object) -> list[str]:
+    """
+    What becomes of something that is handed out or told, as lines; of a file that has lines those that go and come.
+
+    :param old: what it was; :param new: what it will be, both None for nothing.
+    """
+    if not isinstance(old or new, list):
+        return [f"{name}: {'nothing' if old is None else old} -> {'nothing' if new is None else new}"]
+    return [f"{name}:", *(f"  {line}" for line in _lines_between(old, new))]
+
+
+def _lines_between(old: object, new: object) -> list[str]:
+    had, has = (each if isinstance(each, list) else [] for each in (old, new))
+    return [*(f"- {line}" for line in had if line not in has), *(f"+ {line}" for line in has if line not in had)]
+
+
+def _lines(change: Mapping) -> dict[str, object]:
+    """What differs -> what it was and is; of a file the lines that go and come."""
     old, new = change.get("old", {}), change.get("new", {})
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    return {name: f"{_value(old.get(name))} -> {_value(new.get(name))}" for name in names}
+    return {name: _between(name, old.get(name), new.get(name)) for name in names}
+
+
+def _between(name: str, old: object, new: object) -> object:
+    if name.startswith("/") and isinstance(old or new, list):
+        return _lines_between(old, new)
+    return f"{_value(old)} -> {_value(new)}"
 
 
 def _value(value: object) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
-#: Layers, from the silicon up: what changes the shape of a GPU, what shares what there is, what only sets how it runs, and what
-#: hands it to somebody else.
-SHAPE, SHARE, TUNE, HAND_OUT = range(4)
+#: Layers, from the silicon up: what changes the shape of a GPU, what shares what there is, what only sets how it runs, what
+#: hands it to somebody else, and what tells schedulers of what is left.
+SHAPE, SHARE, TUNE, HAND_OUT, TELL = range(5)
 #: In the place of a capability: of every GPU.
 EVERY = "*"
 
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     One technology.
 
     :ivar name: how techniques, plans and records call it. :ivar label: how sentences do ("this GPU has no ...").
-    :ivar layer: where it stands, from :data:`SHAPE` to :data:`HAND_OUT`.
+    :ivar layer: where it stands, from :data:`SHAPE` to :data:`TELL`.
     :ivar vendors: whose GPUs can have it. :ivar package: its package below :mod:`gpuslice.techniques`.
     :ivar cls: its class in ``technique.py``; "" for one that the pillar's language knows and this version can't do.
     :ivar strategy: its word in the pillar, its name when "". :ivar section: key of its settings there, "" for none.
@@ -91,6 +91,10 @@ class Kind(NamedTuple):
         return gpu.vendor in self.vendors and self.fits(gpu)
 
 
+_ALL = ("nvidia", "amd", "intel")
+#: What makes something that somebody can be given.
+_SLICING = ("mig", "sriov", "vgpu", "partition", "passthrough", "time-slicing", "mps", "vf-passthrough", "level-zero")
+
 #: In the order of the pillar, which is also that in which strategy auto falls back to one of them. Sharing in time is no
 #: fallback where the pick is stronger: weaker isolation has to be asked for by name.
 KINDS = (
@@ -133,18 +137,27 @@ KINDS = (
         for_machines=True,
     ),
     Kind(
-        "consumers", "consumers", HAND_OUT, ("nvidia", "amd", "intel"), "consumers", "Consumers", capability=EVERY,
-        host_wide=True, noted="consumers.json",
-        over=("mig", "sriov", "vgpu", "partition", "passthrough", "time-slicing", "mps", "vf-passthrough", "level-zero"),
+        "consumers", "consumers", HAND_OUT, _ALL, "consumers", "Consumers", capability=EVERY, host_wide=True,
+        noted="consumers.json", over=_SLICING,
+    ),
+    # What somebody has is not theirs to give.
+    Kind(
+        "slurm", "Slurm", TELL, _ALL, "slurm", "Slurm", capability=EVERY, host_wide=True, noted="slurm.json",
+        over=(*_SLICING, "consumers"),
+    ),
+    Kind(
+        "kubernetes", "Kubernetes", TELL, _ALL, "kubernetes", "Kubernetes", capability=EVERY, host_wide=True,
+        noted="kubernetes.json", over=(*_SLICING, "consumers"),
     ),
 )  # fmt: skip
 
 #: Those of this version.
 KNOWN = tuple(kind for kind in KINDS if kind.cls)
 
-#: Those that hand out what the others make: no strategy for a GPU, but settings of the host, which the pillar has elsewhere.
-HANDING_OUT = tuple(kind for kind in KINDS if kind.layer == HAND_OUT)
-_CUTTING = tuple(kind for kind in KINDS if kind.layer != HAND_OUT)
+#: Those that hand out what the others make, or tell of it: no strategy for a GPU, but settings of the host, which the pillar has
+#: elsewhere.
+HANDING_OUT = tuple(kind for kind in KINDS if kind.layer >= HAND_OUT)
+_CUTTING = tuple(kind for kind in KINDS if kind.layer < HAND_OUT)
 
 #: Those that this version can do, but for those that hand out. What a GPU has is told by the first that knows it, so one that may
 #: stand on another comes before it, and first what is shared; a GPU that is given away as a whole has nothing else to tell, so

@@ -37,9 +37,14 @@ class Key(NamedTuple):
 
     @property
     def hands_out(self) -> bool:
-        """Whether it is of what only hands slices out, and changes no GPU. One of another version is not known to."""
+        """Whether it is of what hands slices out or tells of them, and changes no GPU; of another version none is known."""
         kind = kinds.named(self.technique)
-        return kind is not None and kind.layer == kinds.HAND_OUT
+        return kind is not None and kind.layer >= kinds.HAND_OUT
+
+    @property
+    def layer(self) -> int:
+        """The layer of its technology. Raises KeyError for one of another version."""
+        return kinds.known(self.technique).layer
 
     @classmethod
     def of_gpu(cls, technique: str, address: str) -> "Key":

@@ -278,10 +278,12 @@ class Plan:
             waiting = list(dict.fromkeys(part.gpu for part in self.parts if part.waits))
             return f"Nothing to do; waits for a reboot: {', '.join(waiting)}." if waiting else NOTHING
         cutting = [part for part in self.changing if not part.hands_out]
-        handing = [part for part in self.changing if part.hands_out]
+        handing = [part for part in self.changing if part.layer == kinds.HAND_OUT]
+        telling = [part for part in self.changing if part.layer == kinds.TELL]
         told = [_cutting_summary(cutting)] if cutting else []
         moved = sum(len(part.changed) for part in handing)
         told += [f"{many(moved, 'consumer')} with another slice" if moved else "consumers keep their slices"] if handing else []
+        told += [f"tells {' and '.join(kinds.known(part.key.technique).label for part in telling)} of it"] if telling else []
         known_from = f" ({self.estimate})" if self.estimate else ""
         return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."
 
@@ -397,7 +399,8 @@ def _part_lines(part: Part, steps: str) -> list[str]:
     """What is told of a part below its head."""
     lines = []
     if part.hands_out:
-        lines += [f"  {name}: {part.old.get(name, 'nothing')} -> {part.new.get(name, 'nothing')}" for name in part.changed]
+        told = (folding.differences(name, part.old.get(name), part.new.get(name)) for name in part.changed)
+        lines += [f"  {line}" for each in told for line in each]
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += _step_lines(part.steps, steps)

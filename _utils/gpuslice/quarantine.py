@@ -214,6 +214,7 @@ def _carried_out(engine, decide, test, permissions, otherwise):
         raise
     if not result.ok and not _holds(engine, reconciler):
         result.errors += _put_back(engine, record, made, entries)
+        result.errors += _told_again(engine, reconciler)
         return _answer(engine, front.done(result), Decision(), entries, otherwise, True)
     _announce(engine, made, entries, had, doing)
     return _answer(engine, front.done(result), made, entries, otherwise, bool(result.plan.parts))
@@ -240,8 +241,10 @@ def _holds(engine, reconciler):
 
 def _targets(engine, entries):
     """Targets of those who hand out, as if these were on record."""
-    held = {name: each.consumers for name, each in entries.items() if each.in_force}
-    return [target._replace(settings={**target.settings, "quarantined": held}) for target in engine.handed_on([])]
+    held = {name: each for name, each in entries.items() if each.in_force}
+    why = {name: each.why for name, each in held.items()}
+    told = {"quarantined": {name: each.consumers for name, each in held.items()}, "why": why}
+    return [target._replace(settings={**target.settings, **told}) for target in engine.handed_on([])]
 
 
 def _put_back(engine, record, made, before):
@@ -300,6 +303,18 @@ def _called(name, entry):
 
 
 # -- events ----------------------------------------------------------------------------------------------------------------
+def _told_again(engine, reconciler):
+    """
+    What the undo told by the record of then is told by the one of now. Returns what came of it, as sentences; where all is as it
+    was that is nothing, and nothing is done.
+    """
+    try:
+        engine.tools.release()
+        return reconciler.apply(engine.handed_on([])).errors
+    except errors.GpuSliceError as err:
+        return [str(err)]
+
+
 def _announce(engine, made, before, had, doing):
     """Tell schedulers: one event for each that was quarantined or released. Who listens must not fail it."""
     if engine.health_events is None or not (made.quarantine or made.release):

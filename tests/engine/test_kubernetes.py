@@ -8,6 +8,7 @@ import yaml
 from gpuslice import errors
 from gpuslice import quarantine
 from gpuslice.engine import Engine
+from gpuslice.outputs import kubernetes as plugins
 from gpuslice.outputs import plugin_schema
 from gpuslice.policy.as_text import as_yaml
 from gpuslice.schedulers import kubernetes
@@ -201,7 +202,7 @@ def test_the_file_is_written_once_and_stands_the_check(h100):
     made = write(host)
     assert made["result"] and made["comment"] == f"{FILE} is written for the device plugin."
     text = host.state()["written"][FILE]
-    assert text.startswith(f"{kubernetes.MARK}\n") and plugin_schema.check(yaml.safe_load(text)) == ([], [])
+    assert text.startswith(f"{plugins.MARK}\n") and plugin_schema.check(yaml.safe_load(text)) == ([], [])
     assert write(host) == {"result": True, "changes": {}, "comment": f"{FILE} says what the device plugin is told."}
 
 

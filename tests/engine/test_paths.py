@@ -14,6 +14,7 @@ from tests.support import consumers
 from tests.support import pages
 from tests.support import pillars
 from tests.support import quotas
+from tests.support import telling
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import found
 from tests.support.cleaned import records
@@ -131,6 +132,14 @@ def test_limits_of_memory_are_told_and_go(simulated):
     assert apply(host, quotas.limited(machine)).ok and quotas.limit_now(host, machine)
     goes(host)
     assert quotas.limit_now(host, machine) is None
+
+
+def test_what_schedulers_are_told_is_told_and_goes(simulated):
+    host = telling.machine(simulated)
+    before = found(host)
+    assert telling.converge(host, telling.pillar({telling.FIRST: ["1g.10gb"]}, kubernetes=True)).ok
+    assert {"slurm.json", "kubernetes.json"} <= set(records(host)) and untold(host) == ([], [])
+    assert cleaned(host)["result"] and found(host) == before and records(host) == []
 
 
 def test_metrics_and_what_writes_them_are_told_and_go(simulated):

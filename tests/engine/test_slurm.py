@@ -18,10 +18,6 @@ GPU = "0000:1b:00.0"
 GPUS = [{"model": "h100-80gb", "address": GPU}, {"model": "h100-80gb", "address": "0000:43:00.0"}]
 CONF = "/etc/slurm/gres.conf"
 TYPE = "nvidia_h100_80gb_hbm3"
-HOOKS = {
-    "before": [{"function": "gpu_slurm.drain", "args": ["MIG layout"], "timeout": 30}],
-    "after": [{"function": "gpu_slurm.resume", "kwargs": {"path": CONF}, "timeout": 30}],
-}
 
 
 @pytest.fixture
@@ -57,8 +53,11 @@ def written(host):
     return host.state()["written"].get(CONF, "")
 
 
-def wanted(profiles=("1g.10gb",) * 3, **more):
-    return pillars.rules(pillars.mig_rule(GPU, list(profiles)), **{**HOOKS, **more})
+def wanted(profiles=("1g.10gb",) * 3, slurm=None, **more):
+    """A pillar of these MIG devices on the first GPU, of which Slurm is told."""
+    told = {"enabled": True, "node": "n1", "within": 0, **(slurm or {})}
+    made = pillars.rules(*([pillars.mig_rule(GPU, list(profiles))] if profiles else []), **more)
+    return {**made, "containers_gpu_container_integration": {"slurm": told}}
 
 
 def apply(host, made):
@@ -66,8 +65,8 @@ def apply(host, made):
     own = {"gpu_slurm.drain": slurm.drain, "gpu_slurm.resume": slurm.resume}
 
     def call(name, args, kwargs):
-        answer = on(host, own[name], *args, **kwargs)
-        return {"result": None, **answer}
+        with Engine(hosts.config(host)) as engine:
+            return {"result": None, **own[name](engine, *args, **kwargs)}
 
     with Engine(hosts.config(host)) as engine:
         engine.call = call
@@ -85,7 +84,7 @@ def test_drain_cut_file_reconfigure_and_resume_come_in_this_order_once(node):
     result = apply(host, wanted())
     assert result.ok, result.errors
     assert steps_in_order(host) == ["update State=DRAIN", "reconfigure", "update State=RESUME"]
-    assert "Reason=gpu-slicing: MIG layout (process " in asked(host)[0]
+    assert "Reason=gpu-slicing: GPUs are sliced anew (process " in asked(host)[0]
     assert known(host) == ("IDLE", "") and hosts.shapes(host)[GPU] == ["1g.10gb"] * 3
     assert f"Gres=gpu:{TYPE}_1g.10gb:3,gpu:{TYPE}:1" in written(host)
     apply(host, wanted())
@@ -93,21 +92,21 @@ def test_drain_cut_file_reconfigure_and_resume_come_in_this_order_once(node):
 
 
 def test_the_page_s_pillar_does_it_too(node):
-    [management] = map(yaml.safe_load, pages.blocks(pages.section("slurm", "Around a change")))
+    told, *_ = map(yaml.safe_load, pages.blocks(pages.section("slurm", "Around a change")))
     host = node(gres="gpu:4", busy=2)
-    assert apply(host, wanted(**management["containers_gpu_state_management"])).ok
+    assert apply(host, wanted(slurm=told["containers_gpu_container_integration"]["slurm"])).ok
     assert steps_in_order(host) == ["update State=DRAIN", "reconfigure", "update State=RESUME"]
 
 
 def test_a_cut_that_fails_resumes_the_node_on_the_old_layout(node):
     host = node(gres=f"gpu:{TYPE}:2")
-    on(host, slurm.write, CONF)
-    before = written(host)
+    assert apply(host, wanted(())).ok
+    before, so_far = written(host), len(asked(host))
     host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "error": "NVML_ERROR_UNKNOWN", "times": 0})
     result = apply(host, wanted())
     assert not result.ok and hosts.shapes(host)[GPU] == []
-    assert steps_in_order(host) == ["update State=DRAIN", "reconfigure", "update State=RESUME"]
-    assert known(host) == ("IDLE", "") and written(host) == before
+    assert steps_in_order(host)[so_far:] == ["update State=DRAIN", "reconfigure", "update State=RESUME"]
+    assert known(host) == ("IDLE", "") and written(host) == before and "gpu:2" not in before
 
 
 def test_a_node_that_somebody_else_drained_is_cut_and_stays_drained(node):
@@ -122,7 +121,7 @@ def test_a_shrink_makes_the_node_invalid_and_it_stays_drained_until_slurm_conf_i
     host = node(gres=f"gpu:{TYPE}:8")
     result = apply(host, wanted())
     assert not result.ok and hosts.shapes(host)[GPU] == ["1g.10gb"] * 3
-    assert known(host)[0] == "IDLE+DRAIN+INVALID_REG" and known(host)[1].startswith("gpu-slicing: MIG layout")
+    assert known(host)[0] == "IDLE+DRAIN+INVALID_REG" and known(host)[1].startswith("gpu-slicing: GPUs are sliced anew")
     assert (
         "Node n1 was to be given jobs again, and is IDLE+DRAIN+INVALID_REG: slurm.conf gives it more than it has. "
         f"Slurm counts Gres=gpu:{TYPE}:8, and it has Gres=gpu:{TYPE}_1g.10gb:3,gpu:{TYPE}:1: write that into slurm.conf on all "
@@ -136,12 +135,13 @@ def test_a_shrink_makes_the_node_invalid_and_it_stays_drained_until_slurm_conf_i
 
 def test_a_file_that_slurm_could_not_be_told_of_is_told_of_by_the_next(node):
     host = node(gres="gpu:2")
+    on(host, slurm.write, CONF)
     on(host, slurm.drain)
     host.add_fault({"call": "run", "nth": 2, "error": "EIO"})
     with pytest.raises(errors.ToolFailed):
-        on(host, slurm.resume, path=CONF)
-    assert written(host) and "DRAIN" in known(host)[0]
-    assert on(host, slurm.resume, path=CONF)["result"] and steps_in_order(host)[1:] == ["reconfigure", "update State=RESUME"]
+        on(host, slurm.resume)
+    assert "DRAIN" in known(host)[0]
+    assert on(host, slurm.resume)["result"] and steps_in_order(host)[1:] == ["reconfigure", "update State=RESUME"]
 
 
 def test_a_node_that_has_not_told_yet_that_it_has_less_is_not_resumed(node):
@@ -162,15 +162,17 @@ def test_a_shrink_without_a_drain_is_slurm_s_own_drain_and_not_ended_here(node):
 
 def test_jobs_are_waited_for_and_without_time_they_stop_the_change(node):
     host = node(gres="gpu:2", busy=3)
+    on(host, slurm.write, CONF)
+    before = written(host)
     result = apply(host, wanted())
+    assert written(host) == before
     assert not result.ok and hosts.shapes(host)[GPU] == []
     assert result.errors[0].startswith(
         "gpu_slurm.drain, which is to run before the change, answered that it failed: Node n1 was to have no jobs within 0 s, "
         "and is ALLOCATED+DRAIN: jobs still run there. Wait longer ('within'), or end them."
     )
     assert "DRAIN" not in known(host)[0]
-    patient = {"before": [{"function": "gpu_slurm.drain", "kwargs": {"within": 600}, "timeout": 30}]}
-    assert apply(host, wanted(**patient)).ok
+    assert apply(host, wanted(slurm={"within": 600})).ok
 
 
 def test_a_change_that_left_something_half_done_leaves_the_node_drained(node, monkeypatch):
@@ -188,14 +190,14 @@ def test_a_second_drain_and_a_second_resume_do_nothing(node):
     assert again["result"] and not again["changes"] and "drained already (gpu-slicing: GPUs are sliced anew" in again["comment"]
     assert on(host, slurm.is_drained) and on(host, slurm.resume)["changes"] == {"n1": {"old": "IDLE+DRAIN", "new": "IDLE"}}
     assert on(host, slurm.resume) == {"result": True, "changes": {}, "comment": "Node n1 takes jobs already."}
-    assert not on(host, slurm.is_drained) and len(asked(host)) == 2
+    assert not on(host, slurm.is_drained) and len(asked(host)) == 3
 
 
 def test_a_test_asks_for_nothing(node):
     host = node()
     assert "result" not in on(host, slurm.drain, test=True) and asked(host) == []
     on(host, slurm.drain)
-    assert "result" not in on(host, slurm.resume, path=CONF, test=True) and len(asked(host)) == 1 and written(host) == ""
+    assert "result" not in on(host, slurm.resume, test=True) and len(asked(host)) == 1
     assert on(host, slurm.drain, test=True)["result"]
 
 

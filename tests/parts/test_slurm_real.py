@@ -157,10 +157,13 @@ class Node(SimulatedHost):
     """A simulated machine whose scontrol is the real one, which asks the daemons of the test."""
 
     place: pathlib.Path
+    asked: list
 
     def run(self, argv, *args, **rest):
         if argv[0] != control.PROGRAM:
             return super().run(argv, *args, **rest)
+        if argv[1] != "show":
+            self.asked.append(argv[3] if argv[1] == "update" else argv[1])
         if argv[1:] == ["reconfigure"]:
             write(self.place, self.state()["written"][CONF])
         environment = {**os.environ, "SLURM_CONF": str(self.place / "slurm.conf")}
@@ -207,12 +210,30 @@ def awaited(host, is_so):
         time.sleep(0.5)
 
 
+def on_pillar(made, host, wanted):
+    """Bring a host to a pillar; its hooks ask the real controller."""
+    own = {"gpu_slurm.drain": slurm.drain, "gpu_slurm.resume": slurm.resume}
+
+    def opened():
+        engine = Engine(hosts.config(made))
+        engine.host, engine.tools = host, Toolbox(host)
+        return engine
+
+    def call(name, args, kwargs):
+        with opened() as engine:
+            return {"result": None, **own[name](engine, *args, **kwargs)}
+
+    with opened() as engine:
+        engine.call = call
+        return engine.apply(wanted)
+
+
 def test_a_real_controller_drains_finds_too_few_and_is_resumed(place, simulated, daemons):
     start, end = daemons
     made = simulated("dgx-h100", gpus=[{"model": "h100-80gb", "address": GPU}], processes=[])
     assert hosts.apply(made, pillars.rules(pillars.mig_rule(GPU, ["1g.10gb"] * 3))).ok
     host = Node(made.description_path, made.state_dir)
-    host.place, ports = place, (free_port(), free_port())
+    host.place, host.asked, ports = place, [], (free_port(), free_port())
 
     def on(function, *args, **more):
         with Engine(hosts.config(made)) as engine:
@@ -227,12 +248,16 @@ def test_a_real_controller_drains_finds_too_few_and_is_resumed(place, simulated,
     start("slurmd", "-N", "n1")
     awaited(host, lambda node: node.states == ("IDLE",))
 
-    assert on(slurm.drain, "MIG layout", within=20)["result"] and on(slurm.is_drained)
-    assert hosts.apply(made, pillars.rules(pillars.mig_rule(GPU, ["3g.40gb"]))).ok
-    assert on(slurm.resume, path=CONF)["result"] is False
+    # By the pillar: drained, cut, told, read anew, and not resumed, since slurm.conf says more.
+    wanted = pillars.rules(pillars.mig_rule(GPU, ["3g.40gb"]))
+    wanted["containers_gpu_container_integration"] = {"slurm": {"enabled": True, "node": "n1", "within": 20}}
+    result = on_pillar(made, host, wanted)
+    assert not result.ok and len(result.errors) == 1 and "gpu_slurm.resume, which is to run after the change" in result.errors[0]
+    assert [part.key.technique for part in result.plan.changing] == ["mig", "slurm"]
+    assert host.asked == ["State=DRAIN", "reconfigure"]
     # The daemon tells the controller only after that.
     found = awaited(host, lambda node: node.is_invalid)
-    assert found.reason.startswith("gpu-slicing: MIG layout (") and found.takes_none
+    assert found.reason.startswith("gpu-slicing: GPUs are sliced anew (") and found.takes_none
     refused = on(slurm.resume)
     assert refused["result"] is False and "it has Gres=gpu:nvidia_h100_80gb_hbm3_3g.40gb:1: write that" in refused["comment"]
 
@@ -243,6 +268,14 @@ def test_a_real_controller_drains_finds_too_few_and_is_resumed(place, simulated,
     start("slurmd", "-N", "n1")
     awaited(host, lambda node: not node.is_invalid and "nvidia_h100_80gb_hbm3_3g.40gb:1" in node.gres and node.is_drained)
     assert on(slurm.resume, within=20)["result"]
+    awaited(host, lambda node: node.states == ("IDLE",))
+
+    # The same count, made of other slices: all of it goes through.
+    host.asked.clear()
+    slots = wanted["containers_gpu_slicing"]["devices"][0]["mig"]
+    slots["profiles"] = ["3g.40gb@0"]
+    assert (result := on_pillar(made, host, wanted)).ok, result.errors
+    assert host.asked == ["State=DRAIN", "reconfigure", "State=RESUME"]
     awaited(host, lambda node: node.states == ("IDLE",))
 
     subprocess.run([needs.path("scontrol"), "update", "NodeName=n1", "State=DRAIN", "Reason=disk"], check=True,

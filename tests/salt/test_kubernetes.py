@@ -83,3 +83,24 @@ def test_a_file_of_a_site_is_judged(minion, tmp_path):
             assert on.call("gpu_kubernetes.check_config", source)["result"] is False
         except CommandExecutionError as err:
             assert "source" in str(err) or "no file" in str(err) or "YAML" in str(err)
+
+
+def test_by_the_pillar_the_file_is_a_part_of_the_highstate(minion):
+    telling = {"containers_gpu_container_integration": {"kubernetes": {"enabled": True}}}
+    on = minion("dgx-h100", changes=CUT, pillar={**pillars.mig(["1g.10gb"] * 2), **telling})
+    tested = on.apply("gpu_slicing", test=True)
+    assert tested[1].result is None and not on.host.state()["written"]
+    assert '+ flags: {"migStrategy": single}' in tested[1].changes["kubernetes"][FILE]
+    applied = on.apply("gpu_slicing")
+    assert [state.result for state in applied] == [True] * 3, [state.comment for state in applied]
+    assert on.state("gpu_kubernetes.plugin_config", name=FILE).changes == {}
+    assert on.state("gpu_kubernetes.plugin_config", name=FILE, rename=False).changes == {}
+    assert on.call("gpu_slicing.check")["result"] is True
+    with on.host.change() as state:
+        state["written"][FILE] += "sharing: {}\n"
+    found = on.call("gpu_slicing.check")
+    assert found["result"] is False and "- sharing: {}" in json.dumps(found["changes"]) + found["comment"]
+    refused = on.state("gpu_kubernetes.plugin_config", name=FILE)
+    assert refused.result is False and f"{FILE} is kept by the pillar" in refused.comment
+    on.set_pillar({**pillars.mig(["1g.10gb"] * 2), "containers_gpu_container_integration": {"kubernetes": {"enabled": False}}})
+    assert [state.result for state in on.apply("gpu_slicing")] == [True] * 3 and FILE not in on.host.state()["written"]

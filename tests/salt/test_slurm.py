@@ -10,10 +10,7 @@ NODE = {
     "gpus": [{"model": "h100-80gb", "address": GPU}], "processes": [], "patience": 0.01,
     "tools": ["nvidia-smi", "scontrol"], "slurm": {"gres": "gpu:1"},
 }  # fmt: skip
-HOOKS = {
-    "before": [{"function": "gpu_slurm.drain", "args": ["MIG layout"]}],
-    "after": [{"function": "gpu_slurm.resume", "kwargs": {"path": CONF}}],
-}
+TOLD = {"containers_gpu_container_integration": {"slurm": {"enabled": True}}}
 
 
 def asked(on):
@@ -21,14 +18,16 @@ def asked(on):
 
 
 def test_a_highstate_drains_cuts_writes_reconfigures_and_resumes(minion):
-    on = minion("dgx-h100", changes=NODE, pillar=pillars.mig(["1g.10gb"] * 2, **HOOKS))
+    on = minion("dgx-h100", changes=NODE, pillar={**pillars.mig(["1g.10gb"] * 2), **TOLD})
     tested = on.apply("gpu_slicing", test=True)
     assert [state.result for state in tested][1] is None and not asked(on)
-    assert "Before it: run gpu_slurm.drain (within 60 s)" in tested[1].comment
+    assert "Before it: run gpu_slurm.drain (within 3060 s)" in tested[1].comment
+    assert "    + NodeName=dgx-h100 Name=gpu Type=nvidia_h100_80gb_hbm3_1g.10gb File=(known-when-it-is-made)" in tested[1].comment
+    assert [line[:2] for line in tested[1].changes["slurm"][CONF]] == ["+ "] * 4 and not on.host.state()["written"]
     applied = on.apply("gpu_slicing")
     assert [state.result for state in applied] == [True] * 3, [state.comment for state in applied]
     first, *others = asked(on)
-    assert first.startswith("update NodeName=dgx-h100 State=DRAIN Reason=gpu-slicing: MIG layout (")
+    assert first.startswith("update NodeName=dgx-h100 State=DRAIN Reason=gpu-slicing: GPUs are sliced anew (")
     assert others == ["reconfigure", "update NodeName=dgx-h100 State=RESUME"]
     assert on.state("gpu_slurm.gres_conf", name=CONF).changes == {} and on.call("gpu_slurm.is_drained") is False
     assert [state.result for state in on.apply("gpu_slicing")] == [True] * 3 and len(asked(on)) == 3

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 ENGINE = ROOT / "_utils" / "gpuslice"
 ADDING = ROOT / "docs" / "adding-a-technology.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-LAYERS = ("SHAPE", "SHARE", "TUNE", "HAND_OUT")
+LAYERS = ("SHAPE", "SHARE", "TUNE", "HAND_OUT", "TELL")
 
 
 def read(path):
@@ -69,7 +69,7 @@ def test_every_table_names_only_what_is_there():
 
 def test_every_layer_phase_and_effect_is_named():
     named = words(read(ADDING))
-    assert [getattr(kinds, name) for name in LAYERS] == [0, 1, 2, 3]
+    assert [getattr(kinds, name) for name in LAYERS] == [0, 1, 2, 3, 4]
     assert sorted({*LAYERS, "PREPARE", "RESET", "CARVE", *plan.EFFECTS} - named) == []
 
 

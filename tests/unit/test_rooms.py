@@ -28,7 +28,7 @@ ROOMS = {
     "front": {"policy", "techniques", "change", "records", "inventory", "host", "health", "watch", "energy"},
     "policy": {"catalog", "inventory"},
     # What all technologies have in common.
-    "techniques": {"drivers", "host", "records"},
+    "techniques": {"drivers", "host", "records", "outputs"},
     # One technology: its own row of the table allows it to know another.
     "techniques/*": {"techniques", "policy", "drivers", "records", "host", "inventory", "catalog", "outputs"},
     "change": {"techniques", "records", "inventory", "host", "health"},
@@ -56,8 +56,8 @@ ROOMS = {
 }
 #: (room, room that it may import) -> the only modules of that one: a technology settles its words and keeps a file of its own.
 ONLY = {
-    ("techniques/*", "policy"): {"policy.fields", "policy.notes", "policy.section"},
-    ("techniques", "records"): {"records.store"},
+    ("techniques/*", "policy"): {"policy.as_text", "policy.fields", "policy.notes", "policy.section"},
+    ("techniques", "records"): {"records.quarantine", "records.store"},
     ("techniques/*", "records"): {"records.store", "records.quarantine"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.

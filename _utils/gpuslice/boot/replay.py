@@ -266,7 +266,7 @@ class _Replay:
         for target in targets:
             joint = target.technique if self._tool(target.key).joint else ""
             found.setdefault(joint or target.gpu.address, []).append(target)
-        return sorted(found.values(), key=lambda together: together[0].key.hands_out)
+        return sorted(found.values(), key=lambda together: together[0].key.hands_out and together[0].key.layer)
 
     def _apply(self, targets):
         """Change these and note what became of each. Returns None, the error that stopped all, or True for errors in it."""

@@ -18,10 +18,12 @@ from gpuslice.printable import printable
 from gpuslice.secret import redacted
 
 #: Outcome of a change -> how it is told in the environment; any other is "failed".
-_RESULTS = {"applied": "ok", "rolled back": "undone", "undone": "undone"}
+_RESULTS = {"applied": "ok", "partly applied": "partly", "rolled back": "undone", "undone": "undone"}
 _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
 #: Functions that go through the door of the host, so that on a simulated one they do nothing to the machine that this runs on.
 _OURS = "gpu_"
+#: Effects of steps that nobody who uses the GPU is to meet.
+_CUTTING = ("slice", "mode", "reset", "driver", "process")
 #: How much of what a command said is told: its last lines.
 _LINES, _CHARACTERS = 5, 400
 
@@ -36,19 +38,24 @@ class Hooks:
     def __init__(self, host, options, tell):
         self._host, self._options, self._tell = host, options, tell
 
-    def before(self, addresses, ended):
+    @staticmethod
+    def applying(hooks, plan):
+        """As :func:`applying`."""
+        return applying(hooks, plan)
+
+    def before(self, hooks, addresses, ended):
         """
         Run what comes before a change of these GPUs. Returns None, or the error that stops it.
 
-        :param ended: function that tells whether the run was asked to end, so that nothing more is to be begun.
+        :param hooks: what is run; :param ended: function that tells whether the run was asked to end, so that nothing more is to
+            be begun.
         """
-        for hook in self._options.before:
+        for hook in hooks:
             if ended():
                 return None
             if why := self._run(hook, {_ADDRESSES: " ".join(addresses)}):
                 return errors.HookFailed(
-                    f"{_shown(hook)}, which is to run before the change, {why}",
-                    todo="Mend that, or take it out of containers_gpu_state_management:before; then run again.",
+                    f"{_shown(hook)}, which is to run before the change, {why}", todo=_what_to_do(hook)
                 )
         return None
 
@@ -140,6 +147,31 @@ def _in_environment(variables):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def applying(hooks, plan):
+    """
+    Those of these hooks that a plan needs. One that is ``around`` a technology runs only where slices are made or ended, or what
+    that technology tells changes; or where somebody holds a GPU that is to change.
+    """
+    return [hook for hook in hooks if "around" not in hook or plan.freeable or _needed(plan, hook["around"])]
+
+
+def _needed(plan, technique):
+    return any(_needs(part, technique) for part in plan.changing)
+
+
+def _needs(part, technique):
+    if part.hands_out:
+        return part.key.technique == technique
+    cut = part.destroys or part.creates or part.destroys_empty or part.creates_empty or part.unloads
+    return bool(cut) or any(step.disrupts or step.effect in _CUTTING for step in part.steps)
+
+
+def _what_to_do(hook):
+    if "around" in hook:
+        return f"Mend that, or set drain of containers_gpu_container_integration:{hook['around']} to false; then run again."
+    return "Mend that, or take it out of containers_gpu_state_management:before; then run again."
 
 
 def words(hooks):

@@ -33,10 +33,12 @@ class _Found:
 
     :ivar states: (technique, PCI address) -> its state, read once also where others stand on it.
     :ivar units: of those who are handed slices, which may be stopped for it; :ivar paused: those that are stopped already.
+    :ivar belows: PCI address -> what those above layer TUNE stand on, found out once for all of them.
     """
 
     def __init__(self, parts=(), units=(), paused=()):
         self.parts, self.errors, self.states = list(parts), [], {}
+        self.belows = {}
         self.units, self.paused = tuple(units), tuple(paused)
 
     def state(self, technique, gpu):
@@ -175,7 +177,7 @@ class Planner:
         # Here, so that a run without any does not load it.
         from gpuslice.change import hooks
 
-        before, after = hooks.words(self._options.before), hooks.words(self._options.after)
+        before, after = (hooks.words(hooks.applying(each, plan)) for each in (self._options.before, self._options.after))
         return self.estimated(replace(plan, before=before, after=after))
 
     def estimated(self, plan):

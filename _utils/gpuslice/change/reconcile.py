@@ -222,7 +222,7 @@ class Reconciler:
             pauses=plan.pauses + [pause for pause in (earlier.pauses if earlier else []) if pause not in plan.pauses],
             earlier=[(key, asdict(step)) for key, step in earlier.begun()] if earlier else [],
             groups={**(earlier.groups if earlier else {}), **{p.key: p.group for p in plan.changing if p.group}},
-            after_hooks=self._after_hooks(earlier),
+            after_hooks=self._after_hooks(earlier, plan),
         )
 
     def _held(self, plan, targets):
@@ -234,10 +234,13 @@ class Reconciler:
                 found[target.key] = technique.layout(technique.observe(target.gpu))
         return found
 
-    def _after_hooks(self, earlier):
+    def _after_hooks(self, earlier, plan):
         """What runs when it is over, that of the interrupted attempt included: what came before that had run."""
         left = earlier.after_hooks if earlier else ()
-        return [*self._options.after, *(hook for hook in left if hook not in self._options.after)]
+        if not self._options.after:
+            return list(left)
+        own = self._runner.hooks.applying(self._options.after, plan)
+        return [*own, *(hook for hook in left if hook not in own)]
 
     def _change(self, change):
         """
@@ -292,7 +295,8 @@ class Reconciler:
         """Run what the site has run before a change. Returns None, or the error that stops it."""
         if not self._options.before:
             return None
-        return self._runner.hooks.before(change.entry.gpus, lambda: self._signals.number is not None)
+        hooks = self._runner.hooks.applying(self._options.before, change.plan)
+        return self._runner.hooks.before(hooks, change.entry.gpus, lambda: self._signals.number is not None)
 
     def _plan_freed(self, change):
         """Plan again: who used GPUs may have gone by what was run before. Who is still there is left alone or waited for."""
@@ -309,7 +313,7 @@ class Reconciler:
         self._runner.measure("before")
         self._runner.pause(change, halt, change.entry.pauses)
         for layer in sorted({part.layer for part in change.plan.parts}):
-            if layer == kinds.HAND_OUT and (change.failed or halt.cut_short):
+            if layer >= kinds.HAND_OUT and (change.failed or halt.cut_short):
                 # It is done when what failed was put back, by what there is then.
                 break
             self._plan_for_certain(change, layer, halt)
@@ -319,7 +323,7 @@ class Reconciler:
             change.failed.update({ALL if isinstance(err, errors.StateDirUnusable) else key: err for key, err in failed.items()})
             if not halt.cut_short:
                 self._verifier.layer(change, parts, halt)
-            if layer == kinds.HAND_OUT and change.failed:
+            if layer >= kinds.HAND_OUT and change.failed:
                 # All or nothing, to the top: slices that do not reach their users are of no use to anybody.
                 change.whole = True
         change.cut_short = halt.cut_short
@@ -445,7 +449,7 @@ class Reconciler:
         # What was found as wanted there goes again, by our own hand.
         change.verified = {key: layout for key, layout in change.verified.items() if key not in affected}
         begun = {change.group(key) for key, _ in entry.begun()}
-        handing = [key for key in entry.before if key.hands_out]
+        handing = sorted((key for key in entry.before if key.hands_out), key=lambda key: key.layer)
         layouts = {key: entry.before[key] for key in affected if change.group(key) in begun and key not in handing}
         change.left = left = self._undo.restore(entry, layouts, change.gpus)
         for key in handing if entry.begun() else ():
@@ -455,7 +459,8 @@ class Reconciler:
         if gone:
             result.errors.append(f"This can't be undone: {'; '.join(gone)}.")
         gpus = list(dict.fromkeys(address for key in affected for address in entry.covered(key)))
-        kept = len(set(entry.gpus) - set(gpus))
+        keeping = [key for key in change.kept() if not key.hands_out or self._undo.has_moved(entry, key, change.gpus)]
+        kept = len({address for key in keeping for address in entry.covered(key)} - set(gpus))
         if not left:
             result.errors.append(_undone_words(gpus, kept, bool(gone)))
             return "partly applied" if kept else "rolled back"

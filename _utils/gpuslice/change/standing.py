@@ -38,21 +38,48 @@ class Standing:
             return Below(certain=not any(part.steps for part in found.on(target.gpu.address) if part.layer < kind.layer))
         if not kind.over or kind.layer == kinds.SHAPE:
             return Below()
-        if kind.layer != kinds.HAND_OUT:
+        if kind.layer < kinds.HAND_OUT:
             return self._below(kind, target.gpu, found)[0]
+        below = found.belows.get(target.gpu.address)
+        if below is None:
+            below = found.belows[target.gpu.address] = self._all_of(kind, target.gpu, found)
+        if kind.layer == kinds.HAND_OUT:
+            return below
+        owners, certain = self._owners(kind, target.gpu, found)
+        return below._replace(owners=owners, certain=below.certain and certain)
+
+    def _all_of(self, kind: Kind, gpu: Gpu, found: Any) -> Below:
+        """What there is of a GPU to be handed out: its slices, or the whole of it."""
         try:
-            below, layouts = self._below(kind, target.gpu, found)
+            below, layouts = self._below(kind, gpu, found)
         except errors.GpuSliceError:
             return Below(read=False)
-        if below.slices or not self._is_whole(target.gpu, layouts):
+        if below.slices:
             return below
-        return below._replace(slices=(whole_gpu(self._host, target.gpu),))
+        closed = self._closed_by(gpu, layouts)
+        return below._replace(slices=(whole_gpu(self._host, gpu),) if closed is None else (), closed=closed)
 
-    def _is_whole(self, gpu: Gpu, layouts: list[tuple[Technique, dict]]) -> bool:
-        """Whether programs can use the GPU as a whole."""
+    def _closed_by(self, gpu: Gpu, layouts: list[tuple[Technique, dict]]) -> str | None:
+        """Which technology keeps programs from using the GPU as a whole, "" for another reason; None where they can."""
         if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
-            return False
-        return all(tool.leaves_whole(gpu, layout) for tool, layout in layouts)
+            return ""
+        return next((tool.name for tool, layout in layouts if not tool.leaves_whole(gpu, layout)), None)
+
+    def _owners(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[dict[str, str], bool]:
+        """Name of a slice -> who has it, or is going to; and whether that is so already."""
+        owners, certain = {}, True
+        names = self._host.store_names(self._host.state_dir)
+        for name in kind.over:
+            upper = kinds.known(name)
+            if upper.layer != kinds.HAND_OUT:
+                continue
+            tool, part = self._tools.get(name), next((part for part in found.parts if part.key.technique == name), None)
+            if part is not None and part.steps:
+                owners.update(tool.owners(part.after))
+                certain = False
+            elif upper.noted in names:
+                owners.update(tool.owners(tool.layout(found.state(tool, gpu))))
+        return owners, certain
 
     def _below(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[Below, list[tuple[Technique, dict]]]:
         """What is below, and the layout that each technology there has or will have."""
@@ -88,7 +115,8 @@ class Standing:
     def _lower(self, kind: Kind, gpu: Gpu, planned: dict[str, Part]) -> list[Kind]:
         """Those that it may stand on and that this GPU can have, from the silicon up; not those of which there is nothing."""
         given_away = discovery.is_given_away(gpu)
-        lower = [found for name in kind.over if (found := kinds.known(name)).cls and found.may_concern(gpu)]
+        able = [found for name in kind.over if (found := kinds.known(name)).cls and found.may_concern(gpu)]
+        lower = [each for each in able if each.layer < kinds.HAND_OUT]
         lower = [each for each in lower if each.gives_away or not given_away]
         noted = self._host.store_names(self._host.state_dir) if any(each.noted for each in lower) else ()
         telling = [each for each in lower if not each.noted or each.noted in noted or each.name in planned]

@@ -31,14 +31,18 @@ class Undo:
 
     def layouts(self, entry, gpus):
         """Layout of each subject of a change as the hardware has it now, by key; the reason where it can't be read."""
-        found = {}
-        for key in entry.before:
-            technique = self._tools.get(key.technique)
-            try:
-                found[key] = technique.layout(technique.observe(_present(entry, gpus, key)))
-            except Exception as err:
-                found[key] = {"error": str(caught(err, entry.covered(key)[0]))}
-        return found
+        return {key: self._layout(entry, key, gpus) for key in entry.before}
+
+    def _layout(self, entry, key, gpus):
+        technique = self._tools.get(key.technique)
+        try:
+            return technique.layout(technique.observe(_present(entry, gpus, key)))
+        except Exception as err:
+            return {"error": str(caught(err, entry.covered(key)[0]))}
+
+    def has_moved(self, entry, key, gpus):
+        """Whether a subject has another layout now than before a change, as far as that can be read."""
+        return not self.is_as_before(entry, gpus, key, self._layout(entry, key, gpus))
 
     def restore(self, entry, layouts, gpus):
         """Bring subjects of a change (by key) back to earlier layouts. Returns the errors of those that could not be, by key."""
@@ -57,7 +61,7 @@ class Undo:
             left = {key: err for key, err in left.items() if key not in of_layer}
             left.update(self._restore_layer(entry, of_layer, gpus))
         # What is handed out goes by what there is when all of that is over.
-        for key, layout in handing.items():
+        for key, layout in sorted(handing.items(), key=lambda each: each[0].layer):
             if err := self.hand_out(entry, key, self.former(entry, key, layout), gpus):
                 left[key] = err
         return left
@@ -70,14 +74,15 @@ class Undo:
         """
         Hand out what there is now.
 
-        :param key: of a change, of layer HAND_OUT; :param settings: who is to have what. Returns None, or why that could not be.
+        :param key: of a change, of layer HAND_OUT or TELL; :param settings: who is to have what, or be told it.
+        :return: None, or why that could not be.
         """
         self._tools.release()
         targets = [Target(gpus[address], key, settings) for address in entry.covered(key) if address in gpus]
         # Units that were stopped for the change are started when it is over.
         paused = tuple(name for kind, name in entry.pauses if kind == "unit")
         for last in (False, True):
-            parts, failed = self._planner.again(targets, kinds.HAND_OUT, paused=paused)
+            parts, failed = self._planner.again(targets, key.layer, paused=paused)
             if failed:
                 return failed[key]
             steps = [part for part in parts if part.steps]

@@ -39,6 +39,11 @@ def render(host, address):
     return [node for node in drm(host, address) if "renderD" in node]
 
 
+def with_render(host, part):
+    """A virtual function (:class:`gpuslice.model.Slice`) with the nodes that its driver has made for it; all else as it is."""
+    return part._replace(device_nodes=tuple(render(host, part.identity))) if part.kind == "vf" and part.identity else part
+
+
 def minor(host, address):
     """N of ``/dev/nvidia<N>``, None where that driver has no such GPU."""
     for form in (address, address.upper()):

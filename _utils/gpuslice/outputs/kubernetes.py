@@ -15,7 +15,18 @@ from typing import NamedTuple
 from gpuslice import errors
 from gpuslice.model import Gpu
 from gpuslice.model import Slice
+from gpuslice.outputs.file import Kind
+from gpuslice.outputs.offer import CLOSED
+from gpuslice.outputs.offer import Offer
 
+#: The first line of each file, by which ours is known.
+MARK = "# What a device plugin is told of this node, written by gpu_kubernetes: what is changed by hand is lost."
+FILE = Kind(
+    "a device plugin's configuration", ".yaml", MARK, "what the device plugin is told", "the device plugin",
+    "Name another path, or move that file away.",
+)  # fmt: skip
+#: The technology in whose mode a GPU without slices can't be used.
+_MIG = "mig"
 NONE, SINGLE, MIXED = "none", "single", "mixed"
 #: Kind of a slice by which several share a GPU -> key of ``sharing``.
 SHARES = {"replica": "timeSlicing", "mps": "mps"}
@@ -62,6 +73,40 @@ class Node(NamedTuple):
     gpus: Mapping[str, Gpu]
     empty: tuple[str, ...] = ()
     held: Mapping[str, str] = {}
+
+
+def node(has: Offer, gpus: Mapping[str, Gpu], vendor: str) -> Node:
+    """
+    What a node has of one vendor.
+
+    :param gpus: PCI address -> GPU, of all vendors.
+    """
+    mine = {address: gpu for address, gpu in gpus.items() if gpu.vendor == vendor}
+    parts = tuple(part for part in (*has.every, *has.whole) if part.gpu in mine)
+    closed = {address: by for address, by in has.closed.items() if address in mine and mine[address].driver}
+    empty = tuple(address for address, by in closed.items() if by == _MIG)
+    held = {address: CLOSED for address in closed if address not in empty} | dict(has.held)
+    names = {part.name for part in parts} | set(mine)
+    return Node(parts, mine, empty, {name: why for name, why in held.items() if name in names})
+
+
+def plugin(has: Offer, gpus: Mapping[str, Gpu], vendor: str, rename: bool = True) -> Plugin:
+    """
+    What the plugin of a vendor is told of a node.
+
+    :param gpus: as of :func:`node`; :param rename: as of :func:`nvidia`. Raises as the functions of each vendor.
+    """
+    of_vendor = node(has, gpus, vendor)
+    if vendor == "nvidia":
+        return nvidia(of_vendor, rename)
+    return amd(of_vendor) if vendor == "amd" else intel(of_vendor)
+
+
+def contents(plugin: Plugin) -> tuple[Mapping[str, Any], list[str]]:
+    """Data of the file of a plugin, or of a mapping ``args`` for one that has none; sentences for comments above it."""
+    data = plugin.file if plugin.file is not None else {"args": list(plugin.arguments)}
+    told = ", ".join(f"{name}: {number}" for name, number in plugin.resources.items()) or "nothing"
+    return data, [MARK.removeprefix("# "), f"Resources: {told}.", f"Why so: {plugin.why}.", *plugin.notes]
 
 
 # -- NVIDIA ----------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gpuslice import errors
+from gpuslice.model import Gpu
 from gpuslice.model import Slice
+from gpuslice.outputs.file import Kind
+from gpuslice.outputs.offer import CLOSED
+from gpuslice.outputs.offer import Offer
 
 GPU, SHARD, MPS = "gpu", "shard", "mps"
 #: Kind of a slice by which several share a GPU -> the gres that Slurm has for it.
@@ -20,7 +25,11 @@ _SHARES = {"replica": SHARD, "mps": MPS}
 _FOR_MACHINES = ("vf", "vf-passthrough", "passthrough")
 #: The first line of each file, by which ours is known.
 MARK = "# Slices of this node for Slurm, written by gpu_slurm: what is changed by hand is lost."
+#: How the line begins that says what ``slurm.conf`` has to say.
+WANTED = "# slurm.conf: NodeName="
 NVML = "AutoDetect=nvml"
+#: In the place of the device nodes of a slice that is going to be made.
+SOON = "(known-when-it-is-made)"
 _COMPUTE = re.compile(r"^[0-9]+c\.")
 _SPLIT = "Slurm counts each file of a MIG device as a GPU where a node has shards or MPS too, so that it gets MIG devices alone"
 _BEGUN = "somebody else has a share of its GPU, which Slurm would give to a job as a whole too"
@@ -53,8 +62,48 @@ class Sheet(NamedTuple):
     left: Mapping[str, str]
 
 
+def kind(node: str) -> Kind:
+    """What kind of file the ``gres.conf`` of a node is."""
+    instead = "Name another path and include it there ('include <path>'), or move that file away."
+    return Kind("a gres.conf", ".conf", MARK, f"what node {node} has", f"node {node}", instead)
+
+
+def about(node: str) -> str:
+    """What is to be told of a node, for messages."""
+    return f"What node {node} has for Slurm"
+
+
+def of(has: Offer, gpus: Mapping[str, Gpu], node: str, autodetect: bool = False, forecast: bool = False) -> Sheet:
+    """
+    What a node has for Slurm.
+
+    :param gpus: PCI address -> GPU; :param node: its name, for messages; the others as of :func:`sheet`.
+    :raises errors.Unsupported: ``autodetect`` would give Slurm what nobody is to have, or end slurmd.
+    """
+    if autodetect:
+        _refuse_detection(has, gpus, node)
+    held = {**has.held, **dict.fromkeys(has.closed, CLOSED)}
+    return sheet(has.given, {address: gpu.name or gpu.model for address, gpu in gpus.items()}, held, autodetect, forecast)
+
+
+def _refuse_detection(has: Offer, gpus: Mapping[str, Gpu], node: str) -> None:
+    """Slurm finds all that NVML tells, and its daemon ends where a GPU in MIG mode has no MIG device (gpu_nvml.c)."""
+    kinds = {part.name: part.kind for part in has.every}
+    if theirs := [f"{name} ({why})" for name, why in has.held.items() if kinds.get(name, "gpu") in ("mig", "gpu")]:
+        raise errors.Unsupported(
+            f"With autodetect Slurm finds every GPU and MIG device of node {node}, and it must not have {'; '.join(theirs)}.",
+            todo="Write the lines without autodetect.",
+        )
+    if empty := [address for address in has.closed if gpus[address].vendor == "nvidia"]:
+        raise errors.Unsupported(
+            f"With autodetect slurmd ends on node {node}, or gives out what can't be used: {', '.join(empty)} has neither MIG "
+            "devices nor can it be used as a whole.",
+            todo="Make MIG devices there or switch MIG mode off, or write the lines without autodetect.",
+        )
+
+
 def sheet(
-    slices: Iterable[Slice], models: Mapping[str, str], held: Mapping[str, str], autodetect: bool = False
+    slices: Iterable[Slice], models: Mapping[str, str], held: Mapping[str, str], autodetect: bool = False, forecast: bool = False
 ) -> Sheet:  # fmt: skip
     """
     What of these slices Slurm can give to jobs.
@@ -62,12 +111,13 @@ def sheet(
     :param slices: what can be given, whole GPUs (kind ``gpu``) among them; :param models: PCI address -> name of the GPU, as its
         driver tells it. :param held: name of a slice -> why nobody is to be given it.
     :param autodetect: name types of MIG devices as Slurm finds them: those of one GPU instance have no other name.
+    :param forecast: some of these are going to be made, and have no device nodes yet.
     """
-    slices = list(slices)
+    slices = [_expected(part) for part in slices] if forecast else list(slices)
     left, found = dict(held), []
     shares: dict[tuple[str, str], list[Slice]] = {}
     begun = {part.gpu for part in slices if part.kind in _SHARES and part.name in left}
-    divided = any(len(_own(part)) > 1 for part in slices if part.kind == "mig" and part.name not in left)
+    divided = any(len(_own(part)) > 1 or SOON in _own(part) for part in slices if part.kind == "mig" and part.name not in left)
     for part in slices:
         if part.name in left:
             continue
@@ -124,7 +174,7 @@ def text(sheet: Sheet, node: str, autodetect: bool = False) -> str:
     """The whole ``gres.conf``, with what is left out as comments."""
     # Slurm takes a line that ends in a backslash on into the next one.
     out = [f"# Left out: {name}: {why}".replace("\\", "/") for name, why in sheet.left.items()]
-    wanted = [f"# slurm.conf: NodeName={node} Gres={found}"] if (found := value(sheet)) else [f"# {node} has nothing for Slurm."]
+    wanted = [f"{WANTED}{node} Gres={found}"] if (found := value(sheet)) else [f"# {node} has nothing for Slurm."]
     return "\n".join([MARK, *wanted, *out, *lines(sheet, node, autodetect)]) + "\n"
 
 
@@ -151,8 +201,15 @@ def _named(*words: str) -> str:
     return "_".join(filter(None, (re.sub(r"[^a-z0-9._-]+", "_", word.lower()).strip("_") for word in words)))
 
 
+def _expected(part: Slice) -> Slice:
+    """A slice of a forecast, with a word for device nodes that only its creation gives."""
+    return part if _own(part) or part.kind in _FOR_MACHINES else part._replace(device_nodes=(SOON,))
+
+
 def _own(part: Slice) -> tuple[str, ...]:
     """The nodes by which Slurm tells this slice from others; what all GPUs have in common it leaves open."""
+    if SOON in part.device_nodes:
+        return (SOON,)
     caps = [node for node in part.device_nodes if re.fullmatch(r"/dev/nvidia[0-9]+|/dev/nvidia-caps/nvidia-cap[0-9]+", node)]
     return tuple(caps or [node for node in part.device_nodes if re.fullmatch(r"/dev/dri/renderD[0-9]+", node)])
 

@@ -108,7 +108,8 @@ def switched_off(policy):
 
 def forgotten(policy):
     """A sentence where what a policy hands out is gone after a reboot: part of it lies in memory. Else []."""
-    handed = any(kinds.section(kind).receivers(policy.handed_out.get(kind.name, {})) for kind in kinds.HANDING_OUT)
+    handing = [kind for kind in kinds.HANDING_OUT if kind.layer == kinds.HAND_OUT]
+    handed = any(kinds.section(kind).receivers(policy.handed_out.get(kind.name, {})) for kind in handing)
     if not handed or policy.boot:
         return []
     return [f"consumers have their slices until a reboot; {MANAGEMENT}:boot: true brings them back before they start."]

@@ -140,6 +140,7 @@ def parse(pillar):
     discovery = _filled(document.top()[DISCOVERY], written[DISCOVERY])
     _check_discovery(discovery, rules, notes)
     handed = _handed_out(written[INTEGRATION], notes)
+    around = _around(written, handed, notes)
     _check_timing(written[MANAGEMENT], notes)
     if notes.mistakes:
         number = len(notes.mistakes)
@@ -147,12 +148,15 @@ def parse(pillar):
             f"The pillar has {'a mistake' if number == 1 else f'{number} mistakes'}:\n- " + "\n- ".join(notes.mistakes),
             mistakes=notes.mistakes,
         )
-    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, default, tuple(rules), handed, notes)
+    return _policy(discovery, _filled(document.top()[SLICING], slicing), written, default, tuple(rules), handed, around, notes)
 
 
-def _policy(discovery, slicing, written, host, rules, handed, notes):
+def _policy(discovery, slicing, written, host, rules, handed, around, notes):
     integration = _filled(document.top()[INTEGRATION], written[INTEGRATION])
     management = _filled(document.top()[MANAGEMENT], written[MANAGEMENT])
+    before, after = around
+    # Jobs go before anything of the site's own, and come back when all of that is over.
+    management |= {"before": [*before, *management["before"]], "after": [*management["after"], *after]}
     made = {
         "enabled": slicing["enabled"],
         "method": discovery["method"],
@@ -206,6 +210,23 @@ def _handed_out(written, notes):
         for key in (section.FIELD.fields.keys() & written.keys()) - others:
             notes.warn(f"{INTEGRATION}:{key}", f"has no effect: nothing is handed out without {' or '.join(section.DECISIVE)}.")
     return found
+
+
+def _around(written, handed, notes):
+    """(before, after): what those of layer TELL have run around a change. What the pillar has run itself comes on top of it."""
+    filled, before, after = _filled(document.top()[INTEGRATION], written[INTEGRATION]) if handed else {}, [], []
+    for kind in kinds.HANDING_OUT:
+        if kind.name in handed:
+            first, last = kinds.section(kind).around(filled, written[INTEGRATION])
+            before, after = [*before, *first], [*last, *after]
+    ours = {hook["function"]: hook["around"] for hook in (*before, *after)}
+    for key in ("before", "after") if ours else ():
+        for place, hook in enumerate(written[MANAGEMENT].get(key, ())):
+            if hook.get("function") in ours:
+                path = f"{MANAGEMENT}:{key}:{place}"
+                same = f"{INTEGRATION}:{ours[hook['function']]}:drain"
+                notes.warn(path, f"runs besides {same}, which does the same; leave one out.")
+    return before, after
 
 
 def _top(pillar, notes):

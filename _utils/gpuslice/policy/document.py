@@ -154,7 +154,7 @@ def top():
         INTEGRATION: mapping(
             "What containers get.",
             runtime=choice("OCI runtime.", "crun", "crun", "runc"),
-            device_plugin=choice("Whose devices the container configuration describes.", VENDORS[0], *VENDORS),
+            device_plugin=choice("Whose device plugin is told of this node.", VENDORS[0], *VENDORS),
             resource_limits=mapping(
                 "Limits of one container.",
                 memory_gb=number("Memory in GB.", 8, 1, 65536),

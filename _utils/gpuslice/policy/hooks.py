@@ -85,7 +85,7 @@ def _of_command(value, timeout, path, notes):
 def _of_function(value, timeout, path, notes):
     name, args, kwargs = value["function"], value.get("args", []), value.get("kwargs", {})
     if not isinstance(name, str) or not re.fullmatch(_FUNCTION, name):
-        notes.wrong(f"{path}:function", f"is {describe(name)}; an execution function such as slurm.drain is wanted.")
+        notes.wrong(f"{path}:function", f"is {describe(name)}; an execution function such as site.drain is wanted.")
         return WRONG
     if not isinstance(args, list | tuple):
         notes.wrong(f"{path}:args", f"is {describe(args)}; a list is wanted.")

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from gpuslice.policy.fields import Field
 from gpuslice.policy.notes import Notes
+from gpuslice.shape import LINE
 from gpuslice.shape import Shape
 from gpuslice.shape import anything
 from gpuslice.shape import either
 from gpuslice.shape import listing
 from gpuslice.shape import record
+from gpuslice.shape import table
 from gpuslice.shape import truth
 
 
@@ -88,6 +90,15 @@ class Section:
         """
         return {}
 
+    def around(self, filled: dict, written: dict) -> tuple[list[dict], list[dict]]:
+        """
+        What is run before and after a change that makes or ends slices or changes what the technology tells, as
+        :func:`gpuslice.policy.hooks.hooks` makes it, with ``around``: the technology.
+
+        :param filled: as of :meth:`handed_out`, and :param written: likewise.
+        """
+        return [], []
+
     def receivers(self, settings: dict) -> list[str]:
         """Names of those who are to be handed something by these settings."""
         return []
@@ -114,3 +125,30 @@ class Section:
     def steps(self) -> dict[str, dict[str, Shape]]:
         """Action -> shapes of the arguments of its steps from which an undo learns what was made."""
         return {}
+
+
+class Telling(Section):
+    """
+    What those of layer TELL have in common.
+
+    :cvar TOLD: shape of what is told by: settings of the pillar as they are on record, {} for nothing.
+    """
+
+    TOLD: ClassVar[Shape] = staticmethod(anything)
+    NOTHING = {"told": {}}
+
+    def receivers(self, settings: dict) -> list[str]:
+        """The file."""
+        return [settings["told"]["path"]] if settings.get("told") else []
+
+    def layout(self) -> Shape:
+        """By what is told, and in which lines."""
+        return record({"told": self.TOLD, "lines": listing(LINE)})
+
+    def asked(self) -> Shape:
+        """Settings of a pillar, or to go on as before."""
+        return record({}, {"told": self.TOLD, "kept": truth, "quiet": truth, "why": table(LINE, LINE)})
+
+    def beside(self) -> dict[str, Shape]:
+        """In an undo somebody else has the file read."""
+        return {**super().beside(), "quiet": truth}

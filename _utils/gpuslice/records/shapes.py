@@ -84,7 +84,10 @@ _PAUSE = either(row(text("kernel module"), MODULE), row(text("unit"), UNIT))
 _SECONDS = whole(1, 3600)
 _HOOK = either(
     record({"command": listing(_TEXT), "timeout": _SECONDS}),
-    record({"function": text(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+"), "args": listing(anything), "kwargs": _PLAIN, "timeout": _SECONDS}),
+    record(
+        {"function": text(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+"), "args": listing(anything), "kwargs": _PLAIN, "timeout": _SECONDS},
+        {"around": _KNOWN},
+    ),
 )
 _ENTRY = parts(
     {

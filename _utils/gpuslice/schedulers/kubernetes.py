@@ -4,26 +4,20 @@ Kubernetes on a node whose GPUs are sliced: what its device plugins are told, an
 
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
+from gpuslice.drivers import scheduler_files as files
 from gpuslice.host.base import HEALTH
 from gpuslice.outputs import kubernetes as plugins
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.outputs import plugin_schema
 from gpuslice.records.history import History
-from gpuslice.schedulers import files
 from gpuslice.schedulers import offer
+from gpuslice.schedulers import told
 from gpuslice.status_words import STATUSES
 from gpuslice.values import describe
 
 VENDORS = ("nvidia", "amd", "intel")
-#: The first line of each file, by which ours is known.
-MARK = "# What a device plugin is told of this node, written by gpu_kubernetes: what is changed by hand is lost."
 #: The health of a node at which nobody has looked yet.
 UNKNOWN = "unknown"
-_CLOSED = "it has no slices, and nobody can use it as a whole"
-_KIND = files.Kind(
-    "a device plugin's configuration", ".yaml", MARK, "what the device plugin is told", "the device plugin",
-    "Name another path, or move that file away.",
-)  # fmt: skip
 
 
 def plugin_config(engine, vendor=None, rename=True):
@@ -54,20 +48,18 @@ def text(engine, vendor=None, rename=True):
             todo="Give 'vendor', one of them." if found else "Nothing was written.",
         )
     [plugin] = found.values()
-    data = plugin.file if plugin.file is not None else {"args": list(plugin.arguments)}
-    told = ", ".join(f"{name}: {number}" for name, number in plugin.resources.items()) or "nothing"
-    return data, [MARK.removeprefix("# "), f"Resources: {told}.", f"Why so: {plugin.why}.", *plugin.notes]
+    return plugins.contents(plugin)
 
 
 def write(engine, path, as_yaml, vendor=None, rename=True, test=False):
     """
     A file has what :func:`text` tells.
 
-    :param as_yaml: makes a text of data and remarks. :return, :raises: as of :func:`gpuslice.schedulers.files.write`, and
+    :param as_yaml: makes a text of data and remarks. :return, :raises: as of :func:`gpuslice.schedulers.told.write`, and
         errors.PolicyError: it is no path for such a file.
     """
-    files.refuse_path(engine.host, path, _KIND)
-    return files.write(engine.host, path, as_yaml(*text(engine, vendor, rename)), _KIND, test)
+    files.refuse_path(engine.host, path, plugins.FILE)
+    return told.write(engine, "kubernetes", path, as_yaml(*text(engine, vendor, rename)), plugins.FILE, test)
 
 
 def _plugins(engine, vendor, rename):
@@ -77,32 +69,9 @@ def _plugins(engine, vendor, rename):
     if not wanted:
         return {}
     has = offer.read(engine, "What this node has for Kubernetes")
-    make = {"nvidia": lambda node: plugins.nvidia(node, rename), "amd": plugins.amd, "intel": plugins.intel}
-    return {name: make[name](_node(engine, name, has)) for name in wanted}
-
-
-def _node(engine, vendor, has):
-    gpus = {gpu.address: gpu for gpu in engine.gpus if gpu.vendor == vendor}
-    mine = tuple(_with_nodes(engine, part) for part in (*has.every, *has.whole) if part.gpu in gpus)
-    whole = {part.gpu for part in has.whole}
-    closed = [gpu for gpu in has.bare if gpu.address in gpus and gpu.address not in whole and gpu.driver]
-    empty = [gpu.address for gpu in closed if _is_in_mig_mode(engine, gpu)]
-    held = {gpu.address: _CLOSED for gpu in closed if gpu.address not in empty} | dict(has.held)
-    names = {part.name for part in mine} | set(gpus)
-    return plugins.Node(mine, gpus, tuple(empty), {name: why for name, why in held.items() if name in names})
-
-
-def _with_nodes(engine, part):
-    """A virtual function with the device nodes that a driver of this host has made for it."""
-    if part.kind != "vf":
-        return part
-    return part._replace(device_nodes=tuple(device_nodes.render(engine.host, part.identity)))
-
-
-def _is_in_mig_mode(engine, gpu):
-    """Of a GPU that has no slices."""
-    tools = [tool for tool in engine.techniques_of(gpu, telling=True) if tool.name == "mig"]
-    return any(not tool.leaves_whole(gpu, tool.layout(tool.observe(gpu))) for tool in tools)
+    has = has._replace(every=tuple(device_nodes.with_render(engine.host, part) for part in has.every))
+    gpus = {gpu.address: gpu for gpu in engine.gpus}
+    return {name: plugins.plugin(has, gpus, name, rename) for name in wanted}
 
 
 def labels(engine, config=None):

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers import nomad as control
+from gpuslice.drivers import scheduler_files as sheets
 from gpuslice.drivers import systemd
 from gpuslice.outputs import nomad as files
+from gpuslice.outputs.file import Kind
 from gpuslice.printable import printable
-from gpuslice.schedulers import files as sheets
 from gpuslice.schedulers import offer
 
 _PREFIX = "gpu-slicing:"
@@ -21,7 +22,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,200}\.service")
 _PAUSE = 2
 #: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
 _RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
-_KIND = sheets.Kind(
+_KIND = Kind(
     "Nomad's agent", ".hcl", files.MARK, "what Nomad must not give", "Nomad's device plugin",
     "Name another path and take the plugin's block out of that file: of two blocks of a plugin Nomad takes the last.",
 )  # fmt: skip
@@ -85,7 +86,7 @@ def write(engine, path, plugin=files.PLUGIN, period=files.PERIOD, test=False):
     """
     A file has what :func:`text` tells.
 
-    :return, :raises: as of :func:`gpuslice.schedulers.files.write`, and errors.PolicyError: it is no path for such a file.
+    :return, :raises: as of :func:`gpuslice.drivers.scheduler_files.write`, and errors.PolicyError: it is no path for such a file.
     """
     sheets.refuse_path(engine.host, path, _KIND)
     return sheets.write(engine.host, path, text(engine, plugin, period), _KIND, test)

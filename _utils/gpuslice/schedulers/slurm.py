@@ -3,88 +3,52 @@ Slurm on a node whose GPUs are sliced: what it is told of them, drained before a
 """
 
 import os
-import re
 
 from gpuslice import errors
 from gpuslice.drivers import slurm as control
+from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.outputs import slurm as files
-from gpuslice.printable import printable
-from gpuslice.schedulers import files as sheets
 from gpuslice.schedulers import offer
+from gpuslice.schedulers import told
 
+NAME = "slurm"
 #: What each reason of ours begins with: only a drain with it is ended here.
 PREFIX = "gpu-slicing:"
-_HOSTNAME = "/proc/sys/kernel/hostname"
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,253}")
 #: Seconds between two looks at a node.
 _PAUSE = 2
 #: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
 _RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
-_UNUSABLE = "it has no slices, and nobody can use it as a whole"
-#: What to do where somebody else's gres.conf is.
-_INSTEAD = "Name another path and include it there ('include <path>'), or move that file away."
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
-def node_name(engine, node=None):
-    """The node's name: as given, or the host's own up to the first dot. Raises errors.PolicyError: it can be none."""
-    name = node if node is not None else _host_name(engine.host)
-    if not _NODE.fullmatch(name):
-        raise errors.PolicyError(
-            f"node is {printable(name)[:80]!r}, which can be no NodeName of Slurm.",
-            todo="Give the one of slurm.conf; see 'sinfo -N'.",
-        )
-    return name
-
-
-def _host_name(host):
-    try:
-        return host.read(_HOSTNAME).strip().partition(".")[0]
-    except OSError as err:
-        raise errors.ToolFailed(f"The name of this host can't be read: {err.strerror}.", todo="Give 'node'.") from err
+def _asked(engine, node, autodetect):
+    """(name of the node, autodetect): as given, else as the pillar has it on this host. Raises errors.PolicyError: no name."""
+    noted = told.noted(engine, NAME)
+    settings = noted.settings if noted else {}
+    name = control.node_name(engine.host, node if node is not None else settings.get("node") or None)
+    return name, settings.get("autodetect", False) if autodetect is None else autodetect
 
 
 def offered(engine, node, autodetect=False):
     """
     What this node has for Slurm, as :class:`gpuslice.outputs.slurm.Sheet`.
 
-    :raises errors.Unsupported: ``autodetect`` would give Slurm what nobody is to have, or end slurmd; errors.Unhealthy: a GPU
-        can't be read, so that nobody knows what it has; what reading the records raises.
+    :raises errors.Unsupported: as :func:`gpuslice.outputs.slurm.of`; errors.Unhealthy: a GPU can't be read, so that nobody knows
+        what it has; what reading the records raises.
     """
-    has = offer.read(engine, f"What node {node} has for Slurm")
-    held = dict(has.held)
-    if autodetect:
-        _refuse_detection(node, held, has.every, has.bare, {part.gpu for part in has.whole})
-    usable = {part.gpu for part in has.whole}
-    held |= {gpu.address: _UNUSABLE for gpu in has.bare if gpu.address not in usable}
-    return files.sheet(has.given, {gpu.address: gpu.name or gpu.model for gpu in engine.gpus}, held, autodetect)
+    has = offer.read(engine, files.about(node))
+    return files.of(has, {gpu.address: gpu for gpu in engine.gpus}, node, autodetect)
 
 
-def _refuse_detection(node, held, every, bare, whole):
-    """Slurm finds all that NVML tells, and its daemon ends where a GPU in MIG mode has no MIG device (gpu_nvml.c)."""
-    kinds = {part.name: part.kind for part in every}
-    if theirs := [f"{name} ({why})" for name, why in held.items() if kinds.get(name, "gpu") in ("mig", "gpu")]:
-        raise errors.Unsupported(
-            f"With autodetect Slurm finds every GPU and MIG device of node {node}, and it must not have {'; '.join(theirs)}.",
-            todo="Write the lines without autodetect.",
-        )
-    if empty := [gpu.address for gpu in bare if gpu.vendor == "nvidia" and gpu.address not in whole]:
-        raise errors.Unsupported(
-            f"With autodetect slurmd ends on node {node}, or gives out what can't be used: {', '.join(empty)} has neither MIG "
-            "devices nor can it be used as a whole.",
-            todo="Make MIG devices there or switch MIG mode off, or write the lines without autodetect.",
-        )
-
-
-def conf(engine, node=None, autodetect=False):
+def conf(engine, node=None, autodetect=None):
     """The text of ``gres.conf`` of this node. Raises as :func:`offered`."""
-    name = node_name(engine, node)
+    name, autodetect = _asked(engine, node, autodetect)
     return files.text(offered(engine, name, autodetect), name, autodetect)
 
 
-def gres(engine, node=None, autodetect=False):
+def gres(engine, node=None, autodetect=None):
     """The same as data: ``node``, ``gres`` (for ``slurm.conf``), ``types``, ``lines`` and ``left_out``. Raises likewise."""
-    name = node_name(engine, node)
+    name, autodetect = _asked(engine, node, autodetect)
     found = offered(engine, name, autodetect)
     return {
         "node": name, "gres": files.value(found), "types": files.types(found),
@@ -92,24 +56,24 @@ def gres(engine, node=None, autodetect=False):
     }  # fmt: skip
 
 
-def write(engine, path, node=None, autodetect=False, test=False):
+def write(engine, path, node=None, autodetect=None, test=False):
     """
     ``gres.conf`` says what this node has.
 
     :return: dict with ``changes``, ``comment``, and ``result`` but where ``test`` found something to change.
-    :raises errors.PolicyError: the path is none; errors.ForeignChange: a file of somebody else is there; errors.PermissionDenied:
-        it can't be written; and as :func:`offered`.
+    :raises errors.PolicyError: the path is none, or the pillar keeps that file and says otherwise; errors.ForeignChange: a file
+        of somebody else is there; errors.PermissionDenied: it can't be written; and as :func:`offered`.
     """
-    name = node_name(engine, node)
-    kind = sheets.Kind("a gres.conf", ".conf", files.MARK, f"what node {name} has", f"node {name}", _INSTEAD)
-    sheets.refuse_path(engine.host, path, kind)
-    return sheets.write(engine.host, path, files.text(offered(engine, name, autodetect), name, autodetect), kind, test)
+    name, autodetect = _asked(engine, node, autodetect)
+    kind = files.kind(name)
+    refuse_path(engine.host, path, kind)
+    return told.write(engine, NAME, path, files.text(offered(engine, name, autodetect), name, autodetect), kind, test)
 
 
 # -- around a change -------------------------------------------------------------------------------------------------------
 def is_drained(engine, node=None):
     """Whether this node is given no jobs and has none. Raises as :func:`gpuslice.drivers.slurm.node`."""
-    return control.node(engine.host, node_name(engine, node)).is_drained
+    return control.node(engine.host, _asked(engine, node, None)[0]).is_drained
 
 
 def drain(engine, why="", node=None, within=0, test=False):
@@ -120,7 +84,7 @@ def drain(engine, why="", node=None, within=0, test=False):
     :return: dict with ``changes``, ``comment``, ``result``: whether it has no jobs any more.
     :raises: as :func:`gpuslice.drivers.slurm.node`; errors.PolicyError: the node's name.
     """
-    host, name = engine.host, node_name(engine, node)
+    host, name = engine.host, _asked(engine, node, None)[0]
     before = control.node(host, name)
     changes = {}
     if not before.takes_none:
@@ -140,14 +104,15 @@ def drain(engine, why="", node=None, within=0, test=False):
     return {"result": True, "changes": changes, "comment": f"Node {name} is drained{by}."}
 
 
-def resume(engine, node=None, path=None, autodetect=False, within=0, test=False):
+def resume(engine, node=None, within=0, reread=False, test=False):
     """
-    Have this node given jobs again, where we drained it; with ``path`` its ``gres.conf`` is written first, and Slurm reads it.
+    Have this node given jobs again, where we drained it; Slurm reads its ``gres.conf`` anew before.
 
-    :param within: seconds to wait until the controller finds the node valid; the others as of :func:`write`.
-    :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`write`.
+    :param within: seconds to wait until the controller finds the node valid. :param reread: Slurm reads its files also where the
+        drain is not ours.
+    :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`offered`.
     """
-    host, name = engine.host, node_name(engine, node)
+    host, (name, autodetect) = engine.host, _asked(engine, node, None)
     if os.environ.get(_RESULT) == _FAILED:
         return {
             "result": False, "changes": {},
@@ -155,33 +120,27 @@ def resume(engine, node=None, path=None, autodetect=False, within=0, test=False)
             "gpu.health and gpu_slicing.history), then call gpu_slurm.resume.",
         }  # fmt: skip
     before = control.node(host, name)
-    written = write(engine, path, name, autodetect, test) if path else {"changes": {}, "comment": ""}
-    changes, told = dict(written["changes"]), [written["comment"]] if written["changes"] else []
-    ours = before.takes_none and before.reason.startswith(PREFIX)
-    # Also where only the file is right: whoever wrote it may have found no controller.
-    if path and not test and (written["changes"] or ours):
+    ours, said = before.takes_none and before.reason.startswith(PREFIX), []
+    if (ours or reread) and not test:
         control.reconfigure(host, name)
-        told.append("Slurm was told to read it.")
+        said.append("Slurm was told to read its files.")
     if not before.takes_none:
-        told.append(f"Node {name} takes jobs already.")
-        return _answer(changes, told, test)
+        return _answer({}, [*said, f"Node {name} takes jobs already."], test)
     if not ours:
-        told.append(f"Node {name} stays drained, which somebody else wants: {before.signed or 'no reason is told'}.")
-        return _answer(changes, told, test)
+        why = before.signed or "no reason is told"
+        return _answer({}, [*said, f"Node {name} stays drained, which somebody else wants: {why}."], test)
     if test:
-        changes |= _changed(name, before.state, "resumed")
-        return _answer(changes, [*told, f"Node {name} would be given jobs again."], test)
+        return _answer(_changed(name, before.state, "resumed"), [f"Node {name} would be given jobs again."], test)
     has = files.value(offered(engine, name, autodetect))
     now = _awaited(host, name, within, lambda found: not _is_short(found, has))
     if _is_short(now, has):
-        told.append(_invalid(name, now, has))
-        return {"result": False, "changes": changes, "comment": " ".join(told)}
+        return {"result": False, "changes": {}, "comment": " ".join([*said, _invalid(name, now, has)])}
     after = _resumed(host, name)
-    changes |= _changed(name, before.state, after.state)
+    changes = _changed(name, before.state, after.state)
     if after.takes_none:
-        told.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
-        return {"result": False, "changes": changes, "comment": " ".join(told)}
-    return _answer(changes, [*told, f"Node {name} is given jobs again."], test)
+        said.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
+        return {"result": False, "changes": changes, "comment": " ".join(said)}
+    return _answer(changes, [*said, f"Node {name} is given jobs again."], test)
 
 
 def _resumed(host, name):
@@ -215,12 +174,12 @@ def _invalid(name, now, has):
 
 def reconfigure(engine, node=None):
     """Have Slurm's daemons read their files anew. Raises as :func:`gpuslice.drivers.slurm.node`."""
-    control.reconfigure(engine.host, node_name(engine, node))
+    control.reconfigure(engine.host, _asked(engine, node, None)[0])
     return True
 
 
-def _answer(changes, told, test):
-    answer = {"changes": changes, "comment": " ".join(told)}
+def _answer(changes, said, test):
+    answer = {"changes": changes, "comment": " ".join(said)}
     return answer if test and changes else {"result": True, **answer}
 
 

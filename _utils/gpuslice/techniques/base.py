@@ -12,6 +12,7 @@ from abc import ABC
 from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
@@ -72,6 +73,9 @@ class Below(NamedTuple):
     :ivar certain: False for a forecast: the layer below is planned and not carried out yet.
     :ivar asked: whether the same request says what the layer below is to be.
     :ivar read: False where it can't be read what there is; that is told only to what hands out, which goes on with the others.
+    :ivar closed: where there are no slices, and nobody can use the GPU as a whole: the technology whose mode keeps it from that,
+        "" for another reason. None where there is something. :ivar owners: name of a slice -> who has it, or will have it. Both
+        are told only to those above layer TUNE.
     """
 
     slices: tuple[Slice, ...] = ()
@@ -79,6 +83,8 @@ class Below(NamedTuple):
     certain: bool = True
     asked: bool = False
     read: bool = True
+    closed: str | None = None
+    owners: Mapping[str, str] = {}
 
 
 class Work(NamedTuple):
@@ -309,7 +315,7 @@ class Technique(ABC):
         """
         return {}
 
-    def owners(self, state: Any, by_name: bool = False) -> dict[str, str]:
+    def owners(self, layout: dict, by_name: bool = False) -> dict[str, str]:
         """Layer HAND_OUT: name of a slice -> who has it. :param by_name: only of those who asked for that very slice."""
         return {}
 

@@ -36,7 +36,7 @@ def test_each_form_comes_to_one():
         ([{"command": ["/bin/a"], "args": []}], "before:0:args: is for a function; the arguments of a command"),
         ([{"command": "/bin/a"}], f"before:0:command: is the text '/bin/a'; {LIST}"),
         *(([{"command": ["/bin/a"], "timeout": odd}], "before:0:timeout: is ") for odd in (0, 3601, 1.5, "5", True, None)),
-        ([{"function": "drain"}], "before:0:function: is the text 'drain'; an execution function such as slurm.drain is wanted."),
+        ([{"function": "drain"}], "before:0:function: is the text 'drain'; an execution function such as site.drain is wanted."),
         ([{"function": "a.b", "args": "x"}], "before:0:args: is the text 'x'; a list is wanted."),
         ([{"function": "a.b", "kwargs": {1: 2}}], "before:0:kwargs: is a mapping; a mapping of names to values is wanted."),
         ([None], f"before:0: is empty; {LIST}"),

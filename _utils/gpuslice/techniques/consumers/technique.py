@@ -105,13 +105,11 @@ class Consumers(Technique):
         """Read the record. Raises errors.StateDirUnusable."""
         return self._noted
 
-    def owners(self, state, by_name=False):
+    def owners(self, layout, by_name=False):
         """Which slice is whose."""
-        owners = state.owners()
-        if not by_name:
-            return owners
-        asked = {name for name, each in state.consumers.items() if "name" in consumer_of(name, each).sought}
-        return {part: name for part, name in owners.items() if name in asked}
+        consumers = layout["consumers"]
+        asked = [name for name, each in consumers.items() if not by_name or "name" in consumer_of(name, each).sought]
+        return {part: name for name in asked for part in consumers[name]["slices"]}
 
     def layout(self, state):
         """Who has what, by the names of slices: what opens them changes with every creation."""

@@ -1,0 +1,3 @@
+"""
+Slurm: its ``gres.conf``, which follows the slices.
+"""
