@@ -1,7 +1,8 @@
 """
 Kubernetes on a node whose GPUs are sliced: what the vendors' device plugins are told of it, and labels of the node, see
-docs/kubernetes.md. No cluster is asked. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part
-of each change.
+docs/kubernetes.md. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part of each change.
+Where a kubeconfig is given, also its labels in the cluster, and taking it out of use around a change: :func:`drain` and
+:func:`resume` are for ``before`` and ``after`` of the pillar.
 """
 
 import gpuslice
@@ -13,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from gpuslice import front
 from gpuslice import sources
 from gpuslice.schedulers import kubernetes
+from gpuslice.schedulers import kubernetes_node
 
 _checked = front.checked(CommandExecutionError)
 __virtualname__ = "gpu_kubernetes"
@@ -90,7 +92,7 @@ def write(path, vendor=None, rename=True, test=False):
 
 
 @_checked
-def labels(config=None):
+def labels(config=None, dcm_profile=None):
     """
     Labels of this node that tell how its GPUs are sliced, as data: ``gpu-slicing/strategy``, ``layout``, ``generation``,
     ``health``, ``quarantined``, and how many there are of each profile.
@@ -98,6 +100,9 @@ def labels(config=None):
     config
         Key of a file in the ConfigMap of NVIDIA's device plugin, for its label ``nvidia.com/device-plugin.config``. Without it
         that label is left to others.
+
+    dcm_profile
+        Likewise of AMD's Device Config Manager, for its label ``dcm.amd.com/gpu-config-profile``.
 
     CLI Example:
 
@@ -107,7 +112,7 @@ def labels(config=None):
         salt gpu7 gpu_kubernetes.labels config=mig-mixed
     """
     with _engine() as engine:
-        return kubernetes.labels(engine, config)
+        return kubernetes.labels(engine, config, dcm_profile)
 
 
 @_checked
@@ -130,3 +135,206 @@ def check_config(source):
     """
     with _engine():
         return kubernetes.check_config(sources.read(source, __salt__, salt.utils.yaml.safe_load, salt.utils.yaml.YAMLError))
+
+
+@_checked
+def node(kubeconfig, node=None, context=None):
+    """
+    What the API server has of this node.
+
+    kubeconfig
+        Absolute path of the file that says where the API server is and who asks. Only root may write it.
+
+    node
+        Its name in Kubernetes; the host's name where it is not given.
+
+    context
+        One of the kubeconfig; its current one where it is not given.
+
+    Returns a dict: ``node``, ``labels`` (those that we applied), ``others`` (label of our prefix -> field manager that set it
+    too), ``cordoned`` (by whom, "" where it is not), ``ours`` (whether that is us), ``allocatable`` (resource of GPUs -> how
+    many).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_kubernetes.node /etc/kubernetes/gpu-slicing.kubeconfig
+    """
+    with _engine() as engine:
+        return kubernetes_node.node(engine, kubeconfig, node, context)
+
+
+@_checked
+def apply_labels(kubeconfig, node=None, context=None, config=None, dcm_profile=None, force=False, test=False):
+    """
+    Apply what :func:`labels` tells to this node, by server-side apply with the field manager ``gpu-slicing``. What we applied
+    before and is not wanted any more goes; labels of others are left alone.
+
+    kubeconfig
+        As of :func:`node`.
+
+    node
+        As of :func:`node`.
+
+    context
+        As of :func:`node`.
+
+    config
+        As of :func:`labels`.
+
+    dcm_profile
+        As of :func:`labels`.
+
+    force
+        Take a label that another field manager has set to another value. Without it that is refused.
+
+    test
+        Change nothing, and have the API server say what would come of it.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_kubernetes.apply_labels /etc/kubernetes/gpu-slicing.kubeconfig test=True
+    """
+    with _engine() as engine:
+        return kubernetes_node.apply_labels(engine, kubeconfig, node, context, config, dcm_profile, force, test)
+
+
+@_checked
+def remove_labels(kubeconfig, node=None, context=None, test=False):
+    """
+    Take from this node all labels that we applied.
+
+    kubeconfig
+        As of :func:`node`.
+
+    node
+        As of :func:`node`.
+
+    context
+        As of :func:`node`.
+
+    test
+        As of :func:`apply_labels`.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_kubernetes.remove_labels /etc/kubernetes/gpu-slicing.kubeconfig
+    """
+    with _engine() as engine:
+        return kubernetes_node.remove_labels(engine, kubeconfig, node, context, test)
+
+
+@_checked
+def drain(
+    kubeconfig, why="", node=None, context=None, within=50, delete_emptydir_data=False, force=False, pod_selector=None, test=False
+):
+    """
+    Cordon this node, and have its pods evicted (``kubectl drain``), but for those of DaemonSets. One that is cordoned already, by
+    whomever, stays so. Where pods stay, the node is uncordoned again if this call cordoned it.
+
+    kubeconfig
+        As of :func:`node`.
+
+    why
+        A sentence. The annotation ``gpu-slicing/cordoned`` is ``<why> (job <jid>)``.
+
+    node
+        As of :func:`node`.
+
+    context
+        As of :func:`node`.
+
+    within
+        Seconds in which its pods have to be gone, up to 3600. As a hook's, give it a longer ``timeout``.
+
+    delete_emptydir_data
+        Evict also pods that lose what they have in an ``emptyDir``.
+
+    force
+        End also pods that nothing makes anew.
+
+    pod_selector
+        Evict only pods with these labels.
+
+    test
+        Change nothing; says who would be evicted.
+
+    Returns a dict with ``result`` (whether pods are gone), ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_kubernetes.drain /etc/kubernetes/gpu-slicing.kubeconfig 'MIG layout' within=600
+    """
+    with _engine() as engine:
+        return kubernetes_node.drain(
+            engine, kubeconfig, why, node, context, within, delete_emptydir_data, force, pod_selector, test
+        )
+
+
+@_checked
+def resume(
+    kubeconfig, node=None, context=None, labels=False, config=None, dcm_profile=None, plugin=None, namespace="kube-system",
+    rename=True, within=0, test=False,
+):  # fmt: skip
+    """
+    Have this node given pods again, if its cordon is ours: it has the annotation ``gpu-slicing/cordoned``, and nobody cordoned it
+    anew. One whose change left something half done stays cordoned.
+
+    kubeconfig
+        As of :func:`node`.
+
+    node
+        As of :func:`node`.
+
+    context
+        As of :func:`node`.
+
+    labels
+        Apply labels first, as :func:`apply_labels` does.
+
+    config
+        As of :func:`labels`.
+
+    dcm_profile
+        As of :func:`labels`.
+
+    plugin
+        Labels of the device plugin's pods, such as ``app=nvidia-device-plugin-daemonset``: the one of this node is ended, and its
+        DaemonSet makes it anew, since the plugin reads its file and looks at GPUs at its start.
+
+    namespace
+        Where these pods are.
+
+    rename
+        As of :func:`plugin_config`.
+
+    within
+        Seconds in which the node has to have for pods what :func:`plugin_config` tells under ``resources``, up to 3600. With 0
+        nobody looks.
+
+    test
+        Change nothing.
+
+    Returns a dict with ``result``, ``changes`` and ``comment``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gpu7 gpu_kubernetes.resume /etc/kubernetes/gpu-slicing.kubeconfig labels=True within=120
+    """
+    with _engine() as engine:
+        return kubernetes_node.resume(
+            engine, kubeconfig, node, context, labels, config, dcm_profile, plugin, namespace, rename, within, test
+        )

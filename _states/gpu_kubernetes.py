@@ -8,6 +8,12 @@ States for Kubernetes on a node whose GPUs are sliced.
         - vendor: nvidia
         - require:
           - gpu_slicing: gpu slices
+
+    labels of this node:
+      gpu_kubernetes.labelled:
+        - kubeconfig: /etc/kubernetes/gpu-slicing.kubeconfig
+        - require:
+          - gpu_slicing: gpu slices
 """
 
 import gpuslice
@@ -49,3 +55,41 @@ def plugin_config(name, vendor=None, rename=True, **kwargs):
     """
     given = {"path": name, "vendor": vendor, "rename": rename, "test": front.testing(__opts__)}
     return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_kubernetes.write"], **given)
+
+
+def labelled(name, kubeconfig, node=None, context=None, config=None, dcm_profile=None, force=False, **kwargs):
+    """
+    The node has our labels in its cluster; see ``gpu_kubernetes.apply_labels``.
+
+    name
+        Any text.
+
+    kubeconfig
+        Absolute path of the file that says where the API server is and who asks. Only root may write it.
+
+    node
+        Its name in Kubernetes; the host's name where it is not given.
+
+    context
+        One of the kubeconfig; its current one where it is not given.
+
+    config
+        Key of a file in the ConfigMap of NVIDIA's device plugin.
+
+    dcm_profile
+        Key of a profile in the ConfigMap of AMD's Device Config Manager.
+
+    force
+        Take a label that another field manager has set to another value.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call state.single gpu_kubernetes.labelled labels kubeconfig=/etc/kubernetes/gpu-slicing.kubeconfig test=True
+    """
+    given = {
+        "kubeconfig": kubeconfig, "node": node, "context": context, "config": config, "dcm_profile": dcm_profile, "force": force,
+        "test": front.testing(__opts__),
+    }  # fmt: skip
+    return front.state(name, kwargs, CommandExecutionError, __salt__["gpu_kubernetes.apply_labels"], **given)

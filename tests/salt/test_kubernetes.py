@@ -1,4 +1,4 @@
-"""Kubernetes as Salt has it: what plugins are told, labels, the file as a state, and files of a site that are judged."""
+"""Kubernetes as Salt has it: what plugins are told, labels, files, and a node that is drained around a change."""
 
 import json
 
@@ -104,3 +104,53 @@ def test_by_the_pillar_the_file_is_a_part_of_the_highstate(minion):
     assert refused.result is False and f"{FILE} is kept by the pillar" in refused.comment
     on.set_pillar({**pillars.mig(["1g.10gb"] * 2), "containers_gpu_container_integration": {"kubernetes": {"enabled": False}}})
     assert [state.result for state in on.apply("gpu_slicing")] == [True] * 3 and FILE not in on.host.state()["written"]
+
+
+# -- the cluster -----------------------------------------------------------------------------------------------------------
+CONFIG = "/etc/kubernetes/gpu-slicing.kubeconfig"
+NODE = {
+    "gpus": [{"model": "h100-80gb", "address": "0000:1b:00.0"}], "processes": [], "patience": 0.01,
+    "tools": ["nvidia-smi", "kubectl"], "files": {CONFIG: "x"},
+    "kubernetes": {
+        "allocatable": {"nvidia.com/gpu": "1"}, "offers": {"nvidia.com/gpu": "2"},
+        "pods": [{"name": "job"}, {"name": "plugin-1", "namespace": "gpu", "owner": "DaemonSet", "labels": {"app": "plugin"}}],
+    },
+}  # fmt: skip
+HOOKS = {
+    "before": [{"function": "gpu_kubernetes.drain", "args": [CONFIG, "MIG layout"]}],
+    "after": [{"function": "gpu_kubernetes.resume",
+               "kwargs": {"kubeconfig": CONFIG, "labels": True, "plugin": "app=plugin", "namespace": "gpu", "within": 30}}],
+}  # fmt: skip
+
+
+def asked(on):
+    lines = [line.split() for line in on.host.state().get("kubernetes", {}).get("asked", ())]
+    return [line[0] for line in lines if line[0] != "get"]
+
+
+def test_a_highstate_drains_cuts_labels_and_takes_back(minion):
+    on = minion("dgx-h100", changes=NODE, pillar=pillars.mig(["1g.10gb"] * 2, **HOOKS))
+    tested = on.apply("gpu_slicing", test=True)
+    assert [state.result for state in tested][1] is None and not asked(on)
+    assert "Before it: run gpu_kubernetes.drain (within 60 s)" in tested[1].comment
+    applied = on.apply("gpu_slicing")
+    assert [state.result for state in applied] == [True] * 3, [state.comment for state in applied]
+    assert asked(on) == ["patch", "drain", "apply", "delete", "patch"]
+    found = on.call("gpu_kubernetes.node", CONFIG)
+    assert found["cordoned"] == "" and found["allocatable"] == {"nvidia.com/gpu": "2"}
+    assert found["labels"] == on.call("gpu_kubernetes.labels") and found["labels"]["gpu-slicing/generation"] == "1"
+    assert [state.result for state in on.apply("gpu_slicing")] == [True] * 3 and len(asked(on)) == 5
+
+
+def test_labels_are_a_state_of_their_own(minion):
+    on = minion("dgx-h100", changes=NODE)
+    tested = on.state("gpu_kubernetes.labelled", name="x", kubeconfig=CONFIG, test=True)
+    assert tested.result is None and tested.changes["gpu-slicing/gpu"] == {"old": None, "new": "1"}
+    assert on.call("gpu_kubernetes.node", CONFIG)["labels"] == {}
+    made = on.state("gpu_kubernetes.labelled", name="x", kubeconfig=CONFIG, config="whole")
+    assert made.result is True and made.changes["nvidia.com/device-plugin.config"] == {"old": None, "new": "whole"}
+    again = on.state("gpu_kubernetes.labelled", name="x", kubeconfig=CONFIG, config="whole")
+    assert again.result is True and again.changes == {} and again.comment == "Node dgx-h100 has our 7 labels."
+    for wrong in ({"kubeconfig": "x"}, {"kubeconfig": CONFIG, "node": "N 1"}, {"kubeconfig": CONFIG, "nod": "x"}):
+        assert on.state("gpu_kubernetes.labelled", name="x", **wrong).result is False
+    assert on.call("gpu_kubernetes.remove_labels", CONFIG)["changes"]["gpu-slicing/gpu"] == {"old": "1", "new": None}

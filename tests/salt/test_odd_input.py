@@ -59,6 +59,7 @@ SENSIBLE = {
     "instance": "2g.10gb@4", "profiles": ["1g.5gb"], "profile": "1g.5gb", "count": 2, "enabled": True, "compute": "CPX",
     "function": "0000:41:00.4", "wait": 0, "feature": "vgpu", "consumer": "trainer", "which": "mps",
     "slice": "0000:1b:00.0", "every": 60, "since": "24h", "path": "/etc/slurm/gres.conf",
+    "kubeconfig": "/etc/kubernetes/gpu-slicing.kubeconfig",
     "folder": "/no/folder", "source": {"version": "v1", "mig-configs": {"a": [{"devices": "all", "mig-enabled": False}]}},
 }  # fmt: skip
 PILLAR = {"containers_gpu_slicing": {"enabled": True, "strategy": "mig", "mig": {"profiles": ["3g.20gb"]}}}

@@ -42,6 +42,8 @@ B60, FLEX = "0000:03:00.0", "0000:8a:00.0"
 L4, SHARED, SHARED_TOO = ("l4-pair", {}), "0000:41:00.0", "0000:a1:00.0"
 SLURM = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "scontrol"], "slurm": {}, "patience": 0.01})
 NOMAD = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "nomad"], "nomad": {}, "patience": 0.01})
+CONFIG = "/etc/kubernetes/gpu-slicing.kubeconfig"
+KUBERNETES = (DGX[0], {**DGX[1], "tools": ["nvidia-smi", "systemctl", "kubectl"], "files": {CONFIG: "x"}, "kubernetes": {}})
 IN_USE = "0000:41:00.0"
 L40S = ("l40s-pair", {})
 PASSED, PASSED_TOO = "0000:1b:00.0", "0000:3d:00.0"
@@ -108,6 +110,14 @@ CASES = {
     "a node of Nomad is drained": Case("gpu_nomad.drain", NOMAD, (), ()),
     "and taken back into use": Case("gpu_nomad.resume", NOMAD, (), (), before=(("gpu_nomad.drain", ()),)),
     "what Nomad is told": Case("gpu_nomad.write", NOMAD, ("/etc/nomad.d/gpu.hcl",), ("/etc/nomad.d/gpu.hcl",)),
+    "a node of Kubernetes is drained": Case("gpu_kubernetes.drain", KUBERNETES, (CONFIG,), (CONFIG,)),
+    "and uncordoned": Case(
+        "gpu_kubernetes.resume", KUBERNETES, (CONFIG,), (CONFIG,), before=(("gpu_kubernetes.drain", (CONFIG,)),)
+    ),
+    "it is labelled": Case("gpu_kubernetes.apply_labels", KUBERNETES, (CONFIG,), (CONFIG,)),
+    "its labels go": Case(
+        "gpu_kubernetes.remove_labels", KUBERNETES, (CONFIG,), (CONFIG,), before=(("gpu_kubernetes.apply_labels", (CONFIG,)),)
+    ),
     "what Kubernetes is told": Case("gpu_kubernetes.write", PAIR, ("/etc/kubernetes/gpu.yaml",), ("/etc/kubernetes/gpu.yaml",)),
     "what Slurm is told": Case("gpu_slurm.write", SLURM, ("/etc/slurm/gres.conf",), ("/etc/slurm/gres.conf",)),
     "metrics, written": Case("gpu_metrics.enable", PAIR, (), ()),
@@ -297,7 +307,9 @@ def outcome(box):
     handed = [box.call("gpu_consumer.list"), box.call("gpu_cdi.audit")]
     state = box.host.state()
     kept = [state["written"].get(path) for path in ("/etc/slurm/gres.conf", "/etc/kubernetes/gpu.yaml", "/etc/nomad.d/gpu.hcl")]
+    cluster = state.get("kubernetes", {})
     node = [state.get("slurm", {}).get("state"), state.get("nomad", {}).get("eligible"), *kept]
+    node += [cluster.get("labels"), cluster.get("cordoned")]
     return json.loads(json.dumps([live, noted, status["unit"], metrics, handed, node], sort_keys=True))
 
 

@@ -19,6 +19,8 @@ from gpuslice.printable import printable
 PREFIX = "gpu-slicing"
 #: By which NVIDIA's config-manager chooses among the files of its ConfigMap.
 SELECTOR = "nvidia.com/device-plugin.config"
+#: By which AMD's Device Config Manager chooses among the profiles of its ConfigMap.
+DCM_PROFILE = "dcm.amd.com/gpu-config-profile"
 LONGEST, LONGEST_PREFIX = 63, 253
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -26,14 +28,18 @@ _STRATEGIES = {"replica": "time-slicing", "gpu": "none"}
 _PROFILED = ("mig", "partition", "vgpu")
 
 
-def labels(slices: Iterable[Slice], health: str, generation: int, quarantined: int, config: str | None = None) -> dict[str, str]:
+def labels(
+    slices: Iterable[Slice], health: str, generation: int, quarantined: int, config: str | None = None,
+    dcm_profile: str | None = None,
+) -> dict[str, str]:  # fmt: skip
     """
     The labels of a node.
 
     :param slices: what can be given, whole GPUs (kind ``gpu``) among them. :param health: worst word of its GPUs.
     :param generation: the newest change of the history, 0 for none. :param quarantined: how many slices and boards are.
     :param config: key of NVIDIA's ConfigMap, for :data:`SELECTOR`; None leaves that label to others.
-    :raises errors.PolicyError: ``config`` can be no value of a label.
+    :param dcm_profile: likewise, for :data:`DCM_PROFILE`.
+    :raises errors.PolicyError: one of these can be no value of a label.
     """
     slices = list(slices)
     strategies = sorted({_strategy(part) for part in slices})
@@ -46,12 +52,14 @@ def labels(slices: Iterable[Slice], health: str, generation: int, quarantined: i
         **_counts(slices),
     }
     found = {f"{PREFIX}/{name}": value for name, value in told.items()}
-    if config is None:
-        return found
-    if why := value_mistake(config):
-        raise errors.PolicyError(f"config is {printable(config)[:80]!r}, which can be no value of a label: {why}.",
-                                 todo="Give the key of a file in the ConfigMap.")  # fmt: skip
-    return {**found, SELECTOR: config}
+    for name, key, value in (("config", SELECTOR, config), ("dcm_profile", DCM_PROFILE, dcm_profile)):
+        if value is None:
+            continue
+        if why := value_mistake(value):
+            raise errors.PolicyError(f"{name} is {printable(value)[:80]!r}, which can be no value of a label: {why}.",
+                                     todo="Give a key of the ConfigMap.")  # fmt: skip
+        found[key] = value
+    return found
 
 
 def digest(slices: Iterable[Slice]) -> str:

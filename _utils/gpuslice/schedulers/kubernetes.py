@@ -2,6 +2,8 @@
 Kubernetes on a node whose GPUs are sliced: what its device plugins are told, and labels of the node. No cluster is asked.
 """
 
+import os
+
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import scheduler_files as files
@@ -18,6 +20,8 @@ from gpuslice.values import describe
 VENDORS = ("nvidia", "amd", "intel")
 #: The health of a node at which nobody has looked yet.
 UNKNOWN = "unknown"
+#: What a change that is over tells those who run after it.
+RESULT = "GPU_SLICING_RESULT"
 
 
 def plugin_config(engine, vendor=None, rename=True):
@@ -74,16 +78,17 @@ def _plugins(engine, vendor, rename):
     return {name: plugins.plugin(has, gpus, name, rename) for name in wanted}
 
 
-def labels(engine, config=None):
+def labels(engine, config=None, dcm_profile=None):
     """
     The labels of this node.
 
-    :param config: as of :func:`gpuslice.outputs.kubernetes_labels.labels`, and raises so.
+    :param config, dcm_profile: as of :func:`gpuslice.outputs.kubernetes_labels.labels`, and raises so.
     :raises: as of :func:`plugin_config`, and what reading the records raises.
     """
     has = offer.read(engine, "What this node has for Kubernetes")
-    generation = History(engine.host).upcoming() - 1
-    return kubernetes_labels.labels(has.given, _health(engine), generation, len(engine.quarantined()), config)
+    # What runs after a change does so before that has its generation.
+    generation = History(engine.host).upcoming() - (RESULT not in os.environ)
+    return kubernetes_labels.labels(has.given, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
 
 
 def _health(engine):

@@ -50,6 +50,15 @@ nomad             the machine's node in Nomad, which nomad (see ``tools``) asks:
                   tells what is ``garbled`` (up), after how many looks its device plugin looks again (0), and its status (ready).
                   What the plugin is to ignore it reads from ``/etc/nomad.d/*.hcl`` when nomad.service (see ``units``) starts. It
                   is in the state as ``nomad``, with all that was ``asked``
+kubernetes        the machine's node in Kubernetes, of which kubectl (see ``tools``) asks an API server: ``{node, server,
+                  contexts, user, forbidden, labels, managers, cordoned, pods, allocatable, offers}``: its name (the machine's);
+                  whether the server is ``up``, ``away`` or takes us for a ``stranger`` (up); contexts of the kubeconfig beside
+                  its own ([]); who asks (gpu7) and what that user may not do (``[patch nodes]``); labels and who set each
+                  (kubelet); who has cordoned it (""); ``pods: [{name, namespace, labels, owner, emptydir, budget, crashes}]``, of
+                  which ``owner`` is ReplicaSet, DaemonSet or none, ``budget`` keeps it from being evicted, and ``crashes`` is for
+                  one that is not ready once it was made anew; what the node has for pods; and what it has once the pod of a
+                  DaemonSet was made anew (the same). A machine without this key has a server that is away. It is in the state as
+                  ``kubernetes``, with all that was ``asked``. The kubeconfig is one of its ``files``
 patience          by how much every limit of time is multiplied, so that nobody waits long for what hangs (1)
 other_pci         other PCI devices: ``{address, class, vendor, device, subsystem_id, name, vendor_name, driver, numa_node}``
 gpus              the GPUs, see below ([])
@@ -122,6 +131,7 @@ import re
 from gpuslice import errors
 from gpuslice.sim import devices
 from gpuslice.sim import faults
+from gpuslice.sim import kubectl
 from gpuslice.sim import nomad
 from gpuslice.sim import slurm
 from gpuslice.sim.mistakes import NUMBER
@@ -132,7 +142,7 @@ from gpuslice.sim.mistakes import normal_address
 LATENCIES = ("init", "set_mode", "reset", "create_gi", "destroy_gi", "create_ci", "destroy_ci", "sriov_manage")
 TOOLS = (
     "lspci", "nvidia-smi", "nvidia-cuda-mps-control", "rocm-smi", "amd-smi", "xpu-smi", "systemctl", "modprobe", "sriov-manage",
-    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser", "scontrol", "nomad",
+    "nvidia-ctk", "nvidia-modprobe", "podman", "apparmor_parser", "scontrol", "nomad", "kubectl",
 )  # fmt: skip
 NEWEST = 9999
 
@@ -180,7 +190,7 @@ _HOST_KEYS = (
     "name", "title", "driver", "privileged", "reset", "virtualization", "iommu", "nvml_level", "tools", "latency", "patience",
     "other_pci",
     "gpus", "processes", "faults", "files", "modules", "units", "toolkit", "capability_nodes", "podman", "images", "owners",
-    "programs", "slurm", "nomad",
+    "programs", "slurm", "nomad", "kubernetes",
 )  # fmt: skip
 
 
@@ -221,6 +231,8 @@ def _host(raw, default_name, mistakes):
         host["slurm"] = slurm.parse(raw["slurm"], mistakes)
     if "nomad" in raw:
         host["nomad"] = nomad.parse(raw["nomad"], mistakes)
+    if "kubernetes" in raw:
+        host["kubernetes"] = kubectl.parse(raw["kubernetes"], mistakes)
     if "toolkit" in raw:
         host["toolkit"] = _toolkit(raw, mistakes)
     if "capability_nodes" in raw:

@@ -13,6 +13,7 @@ from gpuslice.sim import compute_policy
 from gpuslice.sim import confined
 from gpuslice.sim import containers
 from gpuslice.sim import hardware
+from gpuslice.sim import kubectl
 from gpuslice.sim import mps
 from gpuslice.sim import nomad
 from gpuslice.sim import pci
@@ -55,6 +56,8 @@ def run(host, argv, given="", environment=None):
         raise missing(argv[0])
     if program == mps.CONTROL:
         return mps.control(host, argv[1:], given, environment or {})
+    if program == "kubectl":
+        return kubectl.kubectl(host, argv[1:], given)
     return _PROGRAMS[program](host, argv[1:])
 
 
@@ -524,7 +527,7 @@ _PROGRAMS = {
     "lspci": _lspci, "nvidia-smi": _nvidia_smi, "rocm-smi": _rocm_smi, "amd-smi": _amd_smi, "xpu-smi": _xpu_smi,
     "systemctl": _systemctl, "setpriv": _setpriv, "modprobe": _modprobe, "sriov-manage": _sriov_manage,
     "podman": containers.podman, "runuser": containers.runuser, "systemd-run": confined.systemd_run,
-    "apparmor_parser": confined.apparmor_parser, "scontrol": slurm.scontrol,
+    "apparmor_parser": confined.apparmor_parser, "scontrol": slurm.scontrol, "kubectl": kubectl.kubectl,
     "nomad": lambda host, arguments: nomad.nomad(host, arguments, units.running),
     "nvidia-ctk": toolkit.nvidia_ctk, "nvidia-modprobe": toolkit.nvidia_modprobe,
     mps.CONTROL: mps.control,
