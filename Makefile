@@ -6,6 +6,7 @@
 #   make test-salt3006   those that depend on Salt or on the version of Python, on the older Salt
 #   make test-gpu        what can be read of this machine's own GPUs, compared with the catalog; changes nothing
 #   make kube-apiserver  an API server of Kubernetes for the slow tests, built once from Debian's source in some minutes
+#   make dmem-kernel     a kernel for tests/parts/test_dmem_vm.py, in ten minutes; then test-slow runs it
 #   make mutation        which share of small defects the tests notice, by file
 # PYTHON=/path/to/python3 chooses the interpreter; PYTEST_ARGS="-k mig" goes to pytest; JOBS=1 runs one test at a time.
 
@@ -39,11 +40,11 @@ QUICK := -m "not slow" -o tmp_path_retention_policy=failed
 quick = $(if $(MEMORY),PYTEST_DEBUG_TEMPROOT=$(MEMORY)) $(1)/bin/python -m pytest $(PARALLEL) $(QUICK)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow test-gpu kube-apiserver unit mutation lint dist wheel bench demo clean
+.PHONY: help venv test test-slow test-gpu kube-apiserver dmem-kernel unit mutation lint dist wheel bench demo clean
 .PHONY: venv-salt3006 test-salt3006 has-python-for-salt3006
 
 help:
-	@sed -n '2,10s/^# \{0,1\}//p' Makefile
+	@sed -n '2,11s/^# \{0,1\}//p' Makefile
 
 # $(1) the interpreter, $(2) the environment, $(3) the pins, $(4) what to say where no interpreter was found
 define make_venv
@@ -81,6 +82,9 @@ kube-apiserver:
 
 unit: $(STAMP)
 	$(VENV)/bin/python -m pytest $(PARALLEL) tests/unit $(PYTEST_ARGS)
+
+dmem-kernel:
+	tests/parts/dmem/fetch --build
 
 # An hour or two on two processors: what each test reaches is learned first, and kept in build/mutation.
 mutation: $(STAMP)

@@ -39,7 +39,7 @@ _NOTHING = {
     "interrupted": False,
     "devices": [],
     "owners": [],
-    "vram_quota": {},
+    "vram_quota": [],
 }
 
 

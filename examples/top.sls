@@ -42,9 +42,14 @@ base:
     - match: grain
     - pillar.time_slicing
 
-  'gpu:models:NVIDIA L40S':
-    - match: grain
+  'G@gpu:models:NVIDIA?L40S and not G@gpu:vram_quota:nvml':
+    - match: compound
     - pillar.mps
+
+  # By what memory of GPUs can be limited: a test bench of all vendors that has both means.
+  'G@gpu:vram_quota:nvml and G@gpu:vram_quota:dmem':
+    - match: compound
+    - pillar.memory_limits
 
   # Where NVIDIA's vGPU host driver is loaded, and in guests that have a vGPU: the grain has 'vgpu' only there.
   'G@gpu:capabilities:vgpu and not G@gpu:virtualization:virtual_guest':

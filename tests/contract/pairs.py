@@ -74,6 +74,9 @@ WISHES = {
     ("max1550", "level-zero"): _level_zero(partitions=["0", "1"]),
     ("max1550", "passthrough"): "passthrough",
     ("max1550", "sriov"): "max1550",
+    ("memory-limits", "level-zero"): _level_zero(),
+    ("memory-limits", "mps"): _mps(),
+    ("memory-limits", "time-slicing"): _time_slicing(),
     ("mi210-gim", "sriov"): "mi210_gim",
     ("mi210-gim", "vf-passthrough"): _slicing(strategy="vf-passthrough", vf_passthrough={"functions": [1]}),
     ("mi300x-8", "partition"): "mi300x",
@@ -136,6 +139,9 @@ COMPUTE = {"rtx-pro-6000": {"display_mode": "compute"}}
 #: Pairs whose changes go as those of others do, as far as a failure of them goes: tried at each step only with the slow tests.
 ALIKE = {
     ("mixed-vendors", "partition"),
+    ("memory-limits", "level-zero"),
+    ("memory-limits", "mps"),
+    ("memory-limits", "time-slicing"),
     ("arc-pro-b60", "passthrough"),
     ("vgpu-guest", "time-slicing"),
     ("l40s-pair", "time-slicing"),
@@ -177,7 +183,7 @@ ALIKE = {
 
 _CAPPED = (
     "a30-pair", "arc-pro-b60", "dgx-a100-40gb", "dgx-h100", "flex170", "hgx-b200", "hgx-h200", "l4-pair", "l40s-pair", "max1550",
-    "mi300x-8", "mixed", "mixed-vendors", "rtx-pro-6000", "vgpu-host-mdev", "vgpu-host-vfio",
+    "memory-limits", "mi300x-8", "mixed", "mixed-vendors", "rtx-pro-6000", "vgpu-host-mdev", "vgpu-host-vfio",
 )  # fmt: skip
 WISHES |= {(host, "power"): _power() for host in _CAPPED}
 ALIKE |= {(host, "power") for host in _CAPPED if host != "mixed-vendors"}

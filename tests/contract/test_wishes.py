@@ -26,8 +26,8 @@ def test_each_technique_changes_something_on_at_least_one_host():
 
 def test_each_example_pillar_with_a_layout_is_wanted_somewhere(repo):
     named = {wish for wish in pairs.WISHES.values() if isinstance(wish, str)}
-    # The first two slice nothing, the third hands out what others make, then MPS and MIG once more, in other words, and a cap.
-    others = {"none", "careful", "consumers", "mps_weights", "layouts", "maintenance", "power"}
+    # The first two slice nothing, the third hands out what others make, then MPS and MIG in other words, limits, and a cap.
+    others = {"none", "careful", "consumers", "mps_weights", "layouts", "maintenance", "memory_limits", "power"}
     assert {path.stem for path in (repo / "examples" / "pillar").glob("*.sls")} == named | others
 
 

@@ -8,6 +8,7 @@ from gpuslice import errors
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.sim import units
+from gpuslice.techniques.consumers import checking
 from gpuslice.techniques.consumers import views
 from tests.support import consumers as support
 from tests.support.hosts import apply
@@ -156,3 +157,39 @@ def test_a_consumer_of_several_shares_has_the_environment_of_the_heaviest(simula
     assert apply(host, weighted({"both": container(resource_limits={"gpu_instances": 3})})).ok
     edits, alone = support.names(host, support.CONSUMER)["both"], support.names(host, support.SLICE)[f"{ONE}-mps-2"]
     assert edits["env"] == alone["env"] and edits["mounts"] == alone["mounts"]
+
+
+def limited(mebibytes, **settings):
+    service = {"kind": "service", "unit": "trainer.service", "slice": {"kind": "mps"}, "resource_limits": {"vram_mib": mebibytes}}
+    return pillar({"trainer": service}, **settings)
+
+
+def test_a_limit_of_memory_that_nothing_else_enforces_is_kept_by_mps_for_each_program(host):
+    plan = support.planned(host, limited(4096))
+    told = f"The limit of 4096 MiB for trainer on {ONE} is enforced per process by MPS: for each of its programs by itself, and "
+    assert told + "one that changes its environment gets the daemon's 12288 MiB." in str(plan)
+    assert "Nobody enforces it for all of them together, since this host has no cgroup version 2." in str(plan)
+    assert apply(host, limited(4096)).ok and support.planned(host, limited(4096)).empty
+    assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=4096M" in host.read(support.TRAINER_FILE)
+    with Engine(config(host)) as engine:
+        works = engine.handed("consumers")
+        assert views.listed(host, works)["trainer"]["limits"]["vram_mib"] == "4096 of each GPU, enforced per process by MPS"
+        assert views.environment(works, "trainer")["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=4096M"
+        found = checking.check(host, works, engine.tools.sessions, "trainer")
+    assert {"files", "memory limit"} <= set(found["fine"]), found
+    # Another limit is another environment, which a program has from its start.
+    before = support.start_counts(host).get("trainer.service", 0)
+    assert apply(host, limited(2048)).ok and support.start_counts(host)["trainer.service"] == before + 1
+
+
+def test_a_limit_above_what_the_daemon_gives_asks_for_nothing(host):
+    plan = support.planned(host, limited(20000))
+    assert "by MPS, whose daemon gives each of its programs no more than 12288 MiB." in str(plan)
+    assert apply(host, limited(20000)).ok and "PINNED" not in host.read(support.TRAINER_FILE)
+
+
+def test_clients_of_protocol_v3_have_their_namespace_and_the_limit_is_advisory(simulated, host):
+    files = host.state()["host"]["files"]
+    newer = simulated("l40s-pair", tools=TOOLS, units=["trainer.service"], files=files, driver={"version": "615.10.02"})
+    plan = support.planned(newer, limited(4096, protocol="v3"))
+    assert f"The limit of 4096 MiB for trainer on {ONE} is advisory: nobody enforces it" in str(plan)

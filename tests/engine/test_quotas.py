@@ -10,13 +10,13 @@ import sys
 import pytest
 
 from gpuslice import errors
+from gpuslice.boot import limiting
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.inventory.grain import facts
 from gpuslice.sim import cgroups
 from gpuslice.sim import units
 from gpuslice.techniques.consumers import checking
-from gpuslice.techniques.consumers import limiting
 from gpuslice.techniques.consumers import views
 from tests.conftest import ROOT
 from tests.support import consumers
@@ -180,6 +180,43 @@ def test_a_limit_that_can_not_be_is_a_sentence_and_changes_nothing(host, machine
     with pytest.raises(errors.PolicyError) as told:
         apply(host, limited(machine, **more))
     assert all(word in str(told.value) for word in words) and host.state() == before
+
+
+@pytest.mark.parametrize(
+    ("consumer", "words"),
+    [
+        ({"kind": "user", "user": "nosuch"}, "user nosuch, and this host has no such user"),
+        ({"kind": "service", "unit": "missing.service"}, "is to be handed a slice, and systemd knows no such unit"),
+    ],
+)
+def test_a_group_that_there_can_not_be_is_a_sentence_and_changes_nothing(host, machine, consumer, words):
+    before = host.state()
+    wanted = quotas.handing({"one": {**consumer, "slice": {"gpu": machine.gpu}, "resource_limits": {"vram_mib": 64}}})
+    with pytest.raises(errors.PolicyError, match=words):
+        apply(host, wanted)
+    assert host.state() == before
+
+
+def test_a_limit_that_the_driver_refuses_is_said_and_undone(simulated):
+    machine = quotas.NVIDIA
+    host = simulated(machine.example, **machine.changes)
+    host.add_fault({"call": "nvmlDeviceSetMemoryLimits_v1", "error": "NVML_ERROR_INVALID_ARGUMENT", "times": 0})
+    result = apply(host, limited(machine, 1))
+    assert not result.ok and not host.exists(quotas.SETTER)
+    assert "the driver takes no such limit. It may be less than the driver itself needs of the GPU" in str(result.errors)
+
+
+def test_a_limit_below_what_is_in_use_is_told(host, machine):
+    assert apply(host, limited(machine)).ok
+    group = cgroups.path_of(quotas.SLICE)
+    with host.change() as state:
+        state["memory_used"] = {group: 6000 * quotas.MIB}
+        used = "".join(f"{region} {6000 * quotas.MIB // len(machine.regions)}\n" for region in machine.regions)
+        state["written"][f"{group}/dmem.current"] = used
+    plan = consumers.planned(host, limited(machine, 4096))
+    assert f"{quotas.SLICE} has 6000 MiB in use, more than that: it keeps them, and gets no more" in str(plan)
+    assert "in use" not in str(consumers.planned(host, limited(machine)))
+    assert apply(host, limited(machine, 4096)).ok and limit_now(host, machine) == 4096
 
 
 def test_limits_above_the_memory_together_are_refused_unless_they_may_come_on_top(simulated):
@@ -361,22 +398,36 @@ def test_the_check_of_a_consumer_tells_whether_its_limit_is_in_force(host, machi
     assert "what is in force is no limit" in told
 
 
+def quota_of(host, address):
+    """What the grain says of a GPU: by what, and why."""
+    [told] = [each["vram_quota"] for each in facts(host)["devices"] if each["address"] == address]
+    return told["by"], told["why"]
+
+
 def test_the_grain_tells_what_files_tell_and_opens_no_gpu(host, machine):
-    told = facts(host)["vram_quota"][machine.gpu]
-    assert told["by"] == ("unknown" if machine is quotas.NVIDIA else "dmem") and bool(told["why"]) == (told["by"] == "unknown")
+    by, why = quota_of(host, machine.gpu)
+    assert by == ("nvml" if machine is quotas.NVIDIA else "dmem") and ("no MIG mode" in why) == (by == "nvml")
+    assert by in facts(host)["vram_quota"]
 
 
 @pytest.mark.parametrize(
-    ("example", "why"),
-    [("dgx-h100", "older than r615"), ("mi300x-8", "no cgroup controller dmem"), ("arc-pro-b60", "no cgroup controller dmem")],
+    ("example", "files", "why"),
+    [
+        ("dgx-h100", quotas.UNIFIED, "older than r615"),
+        ("mi300x-8", quotas.UNIFIED, "no cgroup controller dmem"),
+        ("arc-pro-b60", quotas.UNIFIED, "no cgroup controller dmem"),
+        ("arc-pro-b60", {**quotas.UNIFIED, f"{quotas.ROOT}/dmem.capacity": "drm/0000:ff:00.0/vram0 1\n"}, "driver xe offers no"),
+        ("dgx-h100", {}, "no cgroup version 2"),
+    ],
 )
-def test_the_grain_says_why_nothing_limits_memory(simulated, example, why):
-    for told in facts(simulated(example))["vram_quota"].values():
-        assert told["by"] == "none" and why in told["why"]
+def test_the_grain_says_why_nothing_limits_memory(simulated, example, files, why):
+    found = facts(simulated(example, files=files))
+    assert found["vram_quota"] == ["none"]
+    assert all(each["vram_quota"]["by"] == "none" and why in each["vram_quota"]["why"] for each in found["devices"])
 
 
 def test_as_a_program_it_needs_no_salt_and_tells_in_a_sentence_what_is_wrong():
-    program = [sys.executable, "-m", "gpuslice.techniques.consumers.limiting", quotas.SLICE, "ffff:ff:1f.7=1"]
+    program = [sys.executable, "-m", "gpuslice.boot.limiting", quotas.SLICE, "ffff:ff:1f.7=1"]
     env = {"PYTHONPATH": str(ROOT / "_utils")}
     done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "no such GPU" in done.stderr and "Traceback" not in done.stderr

@@ -246,7 +246,7 @@ def test_a_slice_is_started_and_the_controller_switched_on_where_it_is_off(tmp_p
     said, controls = json.loads(done.stdout)
     assert said == [
         f"GPU {FLEX}: broken.slice could not be started: Failed to start broken.slice: Unit not found. "
-        "Correct vram_slice, or mend that.", "", "",
+        "See 'systemctl status' of it; mend that, or correct its name, and run again.", "", "",
     ]  # fmt: skip
     # The first had it, so nothing was written there; a plain file keeps what was written over its beginning.
     assert controls[0] == "cpu dmem" and controls[1].startswith("+dmem")

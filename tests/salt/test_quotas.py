@@ -54,12 +54,17 @@ def test_by_hand(minion):
     assert not bench.host.exists("/sys/fs/cgroup/gpuslicing.slice/gpuslicing-trainer.slice")
 
 
-def test_the_document_is_true(minion, repo, tmp_path):
+@pytest.fixture
+def example(repo):
+    """The pillar of the examples."""
+    return yaml.safe_load((repo / "examples" / "pillar" / "memory_limits.sls").read_text(encoding="utf-8"))
+
+
+def test_the_document_is_true(minion, repo, example):
     text = (repo / "docs" / "quotas.md").read_text(encoding="utf-8")
-    pillar, _, host = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    description = tmp_path / "memory-limits.yaml"
-    description.write_text(host, encoding="utf-8")
-    bench = minion(str(description), yaml.safe_load(pillar))
+    shown = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    assert yaml.safe_load(shown) == example
+    bench = minion("memory-limits", example)
     told = "\n".join(state.comment for state in bench.apply("gpu_slicing", test=True))
     for line in re.findall(r"^ +((?:limit|The limit) .*)$", text, re.MULTILINE):
         assert line in told, line
@@ -67,3 +72,27 @@ def test_the_document_is_true(minion, repo, tmp_path):
     assert not any(state.changes for state in bench.apply("gpu_slicing"))
     for consumer in ("trainer", "infer", "render"):
         assert "memory limit" in bench.call("gpu_consumer.check", consumer)["fine"]
+
+
+@pytest.mark.parametrize(
+    ("version", "capacity", "means"),
+    [
+        ("615.10.02", True, {"trainer": "by NVML's memory limits", "infer": "controller dmem", "render": "controller dmem"}),
+        ("590.44.01", True, {"trainer": "advisory", "infer": "controller dmem", "render": "controller dmem"}),
+        ("615.10.02", False, {"trainer": "by NVML's memory limits", "infer": "advisory", "render": "advisory"}),
+    ],
+)
+def test_the_same_pillar_says_what_each_host_enforces(minion, repo, example, tmp_path, version, capacity, means):
+    host = yaml.safe_load((repo / "examples" / "hosts" / "memory-limits.yaml").read_text(encoding="utf-8"))
+    host["driver"]["version"] = version
+    if not capacity:
+        del host["files"]["/sys/fs/cgroup/dmem.capacity"]
+    description = tmp_path / "host.yaml"
+    description.write_text(yaml.safe_dump(host), encoding="utf-8")
+    bench = minion(str(description), example)
+    told = "\n".join(state.comment for state in bench.apply("gpu_slicing", test=True))
+    for consumer, by in means.items():
+        [line] = re.findall(rf"The limit of \d+ MiB for {consumer} on \S+ is [^\n]*?\.", told)[:1]
+        assert by in line, told
+    listed = bench.call("grains.item", "gpu")["gpu"]["vram_quota"]
+    assert listed == sorted({"nvml" if "NVML" in by else "none" if by == "advisory" else "dmem" for by in means.values()})

@@ -11,6 +11,7 @@ SLICE, OTHERS_SLICE = "gpuslicing-trainer.slice", "gpuslicing-infer.slice"
 SETTER = "/etc/systemd/system/gpuslicing-trainer.service"
 DROP_IN = f"/etc/systemd/system/{TRAINER}.d/51-gpu-slicing-memory.conf"
 ROOT = "/sys/fs/cgroup"
+UNIFIED = {f"{ROOT}/cgroup.controllers": "cpu memory"}
 MIB = 2**20
 TOOLS = ["lspci", "nvidia-smi", "rocm-smi", "xpu-smi", "systemctl", "modprobe"]
 

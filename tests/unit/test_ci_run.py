@@ -39,7 +39,7 @@ def call(repo, tmp_path):
     for name in (".ci/run", "requirements-dev.txt", "requirements-salt3006.txt", "tests/parts/debian"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repo / name, tmp_path / name)
-    for part in ("containers", "mps", "kernel", "kube"):
+    for part in ("containers", "mps", "kernel", "kube", "dmem"):
         (tmp_path / "tests" / "parts" / part).mkdir()
         shutil.copy(repo / "tests" / "parts" / part / "fetch", tmp_path / "tests" / "parts" / part)
     programs = [tmp_path / "bin" / name for name in STANDS_FOR] + [tmp_path / ".venv" / "bin" / "python"]
@@ -47,7 +47,8 @@ def call(repo, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PROGRAM, encoding="utf-8")
         path.chmod(0o755)
-    (tmp_path / "tests" / "parts" / "kernel" / "fetch").write_text("#!/bin/sh\necho 6.1\n", encoding="utf-8")
+    for part, release in (("kernel", "6.1"), ("dmem", "7.3")):
+        (tmp_path / "tests" / "parts" / part / "fetch").write_text(f"#!/bin/sh\necho {release}\n", encoding="utf-8")
     debian, release = tmp_path / "tests" / "parts" / "debian", tmp_path / "os-release"
     text = debian.read_text(encoding="utf-8")
     assert "/etc/os-release" in text
@@ -75,6 +76,19 @@ def test_elsewhere_than_on_debian_the_parts_of_debian_are_left_out_by_name(call,
         *(f"{title}: NOT RUN, {WHY}" for title in TITLES), f"real kube-apiserver: NOT RUN, {WHY_NOT_BUILT}",
     ]  # fmt: skip
     assert done.stdout.count(f"    not run: {WHY}\n") == len(PARTS)
+
+
+def test_what_takes_too_long_to_build_is_used_where_it_is_there_and_else_left_out_by_name(call, repo, tmp_path):
+    assert "    Linux 7.3\n" in call("ubuntu", [], ".ci/run").stdout
+    for name in ("fetch", "config", "amdgpu.c", "Kbuild"):
+        shutil.copy(repo / "tests" / "parts" / "dmem" / name, tmp_path / "tests" / "parts" / "dmem" / name)
+    done = call("ubuntu", [], ".ci/run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    without = next(line for line in done.stdout.splitlines() if line.startswith("without: "))
+    assert "linux-source" in without.split()
+    told = done.stdout.partition("=== Summary\n")[2]
+    assert "limits of GPU memory in a virtual machine: NOT RUN, no kernel with the cgroup controller dmem was built" in told
+    assert "tests/parts/dmem/fetch --build does that" in told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """
-Limits of a GPU's memory for the services and containers of a systemd slice, by the cgroup controller dmem (Linux 6.14).
+Limits of a GPU's memory for all that runs in a systemd slice, by the cgroup controller dmem (Linux 6.14).
+
+Facts: ``kernel/cgroup/dmem.c``, and what a kernel with it did in ``tests/parts/test_dmem_vm.py``.
 """
 
 import errno
@@ -13,9 +15,9 @@ from gpuslice.outputs.unit_names import CONSUMERS
 from gpuslice.outputs.unit_names import MEMORY_DROP_IN
 from gpuslice.outputs.unit_names import UNITS
 
-_ROOT = "/sys/fs/cgroup"
-CAPACITY = f"{_ROOT}/dmem.capacity"
-CURRENT = f"{_ROOT}/dmem.current"
+ROOT = "/sys/fs/cgroup"
+CAPACITY = f"{ROOT}/dmem.capacity"
+CURRENT = f"{ROOT}/dmem.current"
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
@@ -23,18 +25,19 @@ _MEANINGS = {
 _CONTROL = "cgroup.subtree_control"
 _CONTROL_MEANINGS = {
     errno.EBUSY: (errors.ResourceConflict, "processes run in that group itself", "Give them a service or scope of their own."),
-    errno.ENOENT: (errors.Unsupported, "this host has no cgroup version 2 with the controller dmem", "See vram_max_mib."),
+    errno.ENOENT: (errors.Unsupported, "this host has no cgroup version 2 with the controller dmem", "See docs/quotas.md."),
 }
+
+
+def _rows(host, path):
+    """Region -> bytes of a file of the controller, None for ``max``; {} where there is no such file."""
+    rows = (line.split() for line in (kernel.text(host, path) or "").splitlines())
+    return {row[0]: whole(row[1]) for row in rows if len(row) == 2}
 
 
 def regions(host, address):
     """Region -> bytes, of the memory of a GPU that can be limited."""
-    found = {}
-    for line in (kernel.text(host, CAPACITY) or "").splitlines():
-        words = line.split()
-        if len(words) == 2 and _is_of(words[0], address) and (size := whole(words[1])) is not None:
-            found[words[0]] = size
-    return found
+    return {name: size for name, size in _rows(host, CAPACITY).items() if size is not None and _is_of(name, address)}
 
 
 def _is_of(region, address):
@@ -42,30 +45,27 @@ def _is_of(region, address):
     return region.startswith(f"drm/{address}/vram") or region == f"nvidia/{address}/vidmem"
 
 
+def _sum(rows, mine):
+    """Bytes of all regions of a GPU together; None where one of them has no number."""
+    sizes = [rows.get(name) for name in mine]
+    return sum(sizes) if sizes and None not in sizes else None
+
+
 def used(host, address):
     """(bytes, bytes in use) of the memory of a GPU or virtual function; (None, None) where the kernel does not account for it."""
     mine = regions(host, address)
-    rows = (line.split() for line in (kernel.text(host, CURRENT) or "").splitlines())
     # The root group's account is that of all groups below it.
-    now = [whole(row[1]) for row in rows if len(row) == 2 and row[0] in mine]
-    known = bool(mine) and len(now) == len(mine) and None not in now
-    return (sum(mine.values()), sum(now)) if known else (None, None)
+    now = _sum(_rows(host, CURRENT), mine)
+    return (None, None) if now is None else (sum(mine.values()), now)
 
 
 def limits(host, address):
-    """Slice unit -> region -> bytes, of all limits that are set for a GPU but those of consumers, who have their own."""
-    if not host.exists(CAPACITY):
+    """Slice unit -> bytes, of all limits that are set for a GPU but those of consumers, who have their own."""
+    mine = regions(host, address)
+    if not mine:
         return {}
-    mine, found = set(regions(host, address)), {}
-    for unit, path in _slices(host, _ROOT):
-        if _is_of_consumer(host, unit):
-            continue
-        rows = (line.split() for line in (kernel.text(host, f"{path}/dmem.max") or "").splitlines())
-        sizes = ((row[0], whole(row[1])) for row in rows if len(row) == 2 and row[0] in mine)
-        set_here = {region: size for region, size in sizes if size is not None}
-        if set_here:
-            found[unit] = set_here
-    return found
+    found = {unit: _sum(_rows(host, f"{path}/dmem.max"), mine) for unit, path in _slices(host, ROOT)}
+    return {unit: size for unit, size in found.items() if size is not None and not _is_of_consumer(host, unit)}
 
 
 def _is_of_consumer(host, unit):
@@ -74,10 +74,14 @@ def _is_of_consumer(host, unit):
     return unit.startswith(CONSUMERS) or (user and host.exists(f"{UNITS}/user@{user[1]}.service.d/{MEMORY_DROP_IN}"))
 
 
-def limit_of(host, unit, region):
-    """Bytes to which a slice is limited in a region; None for no limit, or no such file."""
-    rows = (line.split() for line in (kernel.text(host, f"{path_of(unit)}/dmem.max") or "").splitlines())
-    return next((whole(row[1]) for row in rows if len(row) == 2 and row[0] == region), None)
+def limit_of(host, unit, address):
+    """Bytes to which a slice is limited for a GPU; None for no limit, or no such file."""
+    return _sum(_rows(host, f"{path_of(unit)}/dmem.max"), regions(host, address))
+
+
+def used_by(host, unit, address):
+    """Bytes of a GPU that a slice has in use; None where the kernel does not account for it."""
+    return _sum(_rows(host, f"{path_of(unit)}/dmem.current"), regions(host, address))
 
 
 def _slices(host, path):
@@ -91,12 +95,7 @@ def _slices(host, path):
 def path_of(unit):
     """The directory of a slice: ``a-b.slice`` lies in ``a.slice``."""
     parts = unit.removesuffix(".slice").split("-")
-    return "/".join([_ROOT, *("-".join(parts[: n + 1]) + ".slice" for n in range(len(parts)))])
-
-
-def is_open(host, unit):
-    """Whether a slice is there and can be limited. After a boot it often is not, until a service starts in it."""
-    return host.exists(f"{path_of(unit)}/dmem.max")
+    return "/".join([ROOT, *("-".join(parts[: n + 1]) + ".slice" for n in range(len(parts)))])
 
 
 def open_slice(host, gpu, unit):
@@ -105,32 +104,35 @@ def open_slice(host, gpu, unit):
 
     :raises errors.ToolFailed: systemd does not start it; errors.GpuSliceError: the kernel refuses.
     """
-    start_slice(host, gpu, unit, "Correct vram_slice, or mend that.")
+    start_slice(host, gpu, unit)
     for above in _above(path_of(unit)):
         if "dmem" not in (kernel.text(host, f"{above}/{_CONTROL}") or "").split():
             doing = f"switch the controller dmem on for {unit} in {above}/{_CONTROL}"
             kernel.write(host, gpu.address, f"{above}/{_CONTROL}", "+dmem", doing, _CONTROL_MEANINGS)
 
 
-def start_slice(host, gpu, unit, todo="See 'systemctl status' of it, mend that and run again."):
-    """Start a slice that is not there. Raises errors.ToolFailed: systemd does not start it; :param todo: what helps then."""
+def start_slice(host, gpu, unit):
+    """Start a slice that is not there. Raises errors.ToolFailed: systemd does not start it."""
     path = path_of(unit)
     if host.exists(path):
         return
     done = systemd.start(host, unit)
     if done.returncode or not host.exists(path):
         said = done.said or f"systemctl said nothing, but {path} is not there"
+        todo = "See 'systemctl status' of it; mend that, or correct its name, and run again."
         raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, todo)
 
 
 def _above(path):
     """The groups above a group, from the root on."""
-    parts = path.removeprefix(_ROOT).split("/")[1:]
-    return ["/".join([_ROOT, *parts[:count]]) for count in range(len(parts))]
+    parts = path.removeprefix(ROOT).split("/")[1:]
+    return ["/".join([ROOT, *parts[:count]]) for count in range(len(parts))]
 
 
-def write(host, gpu, unit, region, limit):
-    """Set the limit of one region in bytes, None for no limit. Raises errors of gpuslice.errors."""
-    value = "max" if limit is None else limit
-    path = f"{path_of(unit)}/dmem.max"
-    kernel.write(host, gpu.address, path, f"{region} {value}\n", f"limit {region} for {unit}", _MEANINGS)
+def write(host, gpu, unit, limit):
+    """Limit a slice for a GPU, its regions evenly; :param limit: in bytes, None for none. Raises errors of gpuslice.errors."""
+    path, there = f"{path_of(unit)}/dmem.max", regions(host, gpu.address)
+    for region in there:
+        # One region a write: the kernel refuses two lines.
+        value = "max" if limit is None else limit // len(there)
+        kernel.write(host, gpu.address, path, f"{region} {value}\n", f"limit {region} for {unit}", _MEANINGS)

@@ -25,8 +25,7 @@ NVML, DMEM, NONE = "nvml", "dmem", "none"
 LABELS = {NVML: "NVML's memory limits", DMEM: "the cgroup controller dmem"}
 MIB = 2**20
 
-_ROOT = "/sys/fs/cgroup"
-_UNIFIED = f"{_ROOT}/cgroup.controllers"
+_UNIFIED = f"{dmem.ROOT}/cgroup.controllers"
 _NO_LIMIT = 2**64 - 1
 _ASKING = "read the limit of memory"
 #: Answers of a driver that has the function, of a group that it does not know.
@@ -74,7 +73,7 @@ def _lacks(sessions: Sessions, gpu: Gpu) -> str:
     lib = nvml.open(gpu.address)
     if getattr(lib, "c_nvmlGetMemoryLimits_v1_t", None) is None:
         return "the installed nvidia-ml-py knows no memory limits (13.615 and later do)"
-    told = _ask(sessions, gpu, _ROOT)
+    told = _ask(sessions, gpu, dmem.ROOT)
     if told == FUNCTION_NOT_FOUND:
         return "its driver has no memory limits (r615 and later have them)"
     return "its driver limits no memory of it as it is now, as in MIG mode" if told == NOT_SUPPORTED else ""
@@ -115,15 +114,20 @@ def read(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means) -> int 
     """Bytes to which a slice is limited now; None for no limit, or no such group."""
     if not is_there(host, unit):
         return None
-    regions = dmem.regions(host, gpu.address)
-    set_now = [dmem.limit_of(host, unit, region) for region in regions]
-    by_kernel = None if None in set_now or not set_now else sum(set_now)
+    by_kernel = dmem.limit_of(host, unit, gpu.address)
     if by.name == DMEM:
         return by_kernel
     told = _ask(sessions, gpu, dmem.path_of(unit))
     hard = getattr(told, "hardLimit", _NO_LIMIT)
     by_driver = None if hard == _NO_LIMIT else hard
-    return by_kernel if regions else by_driver
+    return by_kernel if dmem.regions(host, gpu.address) else by_driver
+
+
+def in_use(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means) -> int | None:
+    """Bytes of a GPU that a slice has in use, None where that is not told. Raises errors of NVML."""
+    if by.name == DMEM or not is_there(host, unit):
+        return dmem.used_by(host, unit, gpu.address)
+    return getattr(_ask(sessions, gpu, dmem.path_of(unit)), "currentUsed", None)
 
 
 def write(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means, limit: int | None) -> None:
@@ -138,9 +142,7 @@ def write(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means, limit:
         _set(sessions, gpu, unit, limit)
     else:
         dmem.open_slice(host, gpu, unit)
-        regions = dmem.regions(host, gpu.address)
-        for region in regions:
-            dmem.write(host, gpu, unit, region, None if limit is None else limit // len(regions))
+        dmem.write(host, gpu, unit, limit)
     found = read(host, sessions, gpu, unit, by)
     if found != limit:
         raise errors.ValidationFailed(
@@ -150,13 +152,49 @@ def write(host: Host, sessions: Sessions, gpu: Gpu, unit: str, by: Means, limit:
         )
 
 
+def set_best(host: Host, sessions: Sessions, gpu: Gpu, unit: str, limit: int | None) -> None:
+    """
+    Limit a slice by the best means that there is, and read that back; :param limit: in bytes, None for no limit.
+
+    :raises errors.Unsupported: nothing here can. Others as of :func:`write`.
+    """
+    by = means(host, sessions, gpu)
+    if by.name == NONE:
+        raise errors.Unsupported(f"The memory for {unit} can't be limited, since {by.why}.", gpu.address)
+    write(host, sessions, gpu, unit, by, limit)
+
+
 def _set(sessions: Sessions, gpu: Gpu, unit: str, limit: int | None) -> None:
     nvml = sessions.nvml
     asked = nvml.open(gpu.address).c_nvmlSetMemoryLimits_v1_t()
     asked.nameSpace = dmem.path_of(unit).encode()
     asked.softLimit, asked.hardLimit = 0, _NO_LIMIT if limit is None else limit
     doing = f"limit {unit} to {words(limit)} of memory"
-    nvml.call("nvmlDeviceSetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=doing)
+    try:
+        nvml.call("nvmlDeviceSetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=doing)
+    except errors.GpuSliceError as err:
+        if getattr(err.__cause__, "value", None) != INVALID_ARGUMENT:
+            raise
+        why, todo = "the driver takes no such limit", "It may be less than the driver itself needs of the GPU: allow more."
+        raise errors.could_not(errors.Unsupported, doing, why, gpu.address, todo) from err
+
+
+def told(gpu: Gpu, who: str, mebibytes: int, by: Means) -> str:
+    """Who makes a limit hold, or why nobody does, as a sentence; :param who: is limited."""
+    what = f"The limit of {mebibytes} MiB for {who} on {gpu.address}"
+    if by.name == NONE:
+        return f"{what} is advisory: nobody enforces it, since {by.why}."
+    return f"{what} is enforced by {LABELS[by.name]}."
+
+
+def refuse_above(gpu: Gpu, who: str, mebibytes: int, by: Means, word: str) -> None:
+    """Raise errors.PolicyError for a limit above the memory of its GPU; :param word: what it is called in the pillar."""
+    if by.most is not None and mebibytes * MIB > by.most:
+        raise errors.PolicyError(
+            f"{who} is to have {mebibytes} MiB of memory, and {gpu.model} has {by.most // MIB} MiB.",
+            gpu.address,
+            f"Lower {word}.",
+        )
 
 
 def words(limit: int | None) -> str:

@@ -12,6 +12,7 @@ from gpuslice.inventory import machine
 from gpuslice.inventory import owners
 
 _CAPACITY = "/sys/fs/cgroup/dmem.capacity"
+_UNIFIED = "/sys/fs/cgroup/cgroup.controllers"
 #: The first branch of NVIDIA's driver with limits of memory.
 _LIMITS_SINCE = 615
 
@@ -23,10 +24,11 @@ def facts(host):
     :return: dict with ``count``, ``vendors``, ``models``, ``addresses``, ``capabilities`` (sorted lists without doubles),
         ``virtualization``, ``iommu``, ``reboot_required`` and ``interrupted`` (booleans), ``devices`` (list of dicts),
         ``owners`` (names of other tools, units and scripts that set GPUs too, as far as files tell),
-        ``vram_quota`` (PCI address -> by what its memory can be limited), and ``errors`` (list of sentences) where there are any.
+        ``vram_quota`` (by what the memory of any of them can be limited), and ``errors`` (list of sentences) where there are any.
     """
     guest = machine.guest_test(host)
     gpus, problems = discovery.listed(host, guest)
+    quotas = _vram_quotas(host, gpus)
     found = {
         "count": len(gpus),
         "vendors": sorted({gpu.vendor for gpu in gpus}),
@@ -37,36 +39,39 @@ def facts(host):
         "iommu": machine.iommu(host),
         "reboot_required": machine.reboot_required(host),
         "interrupted": _interrupted(host),
-        "devices": facts_of(gpus),
+        "devices": [{**each, "vram_quota": quotas[each["address"]]} for each in facts_of(gpus)],
         "owners": [owner.name for owner in owners.found(host, gpus)],
-        "vram_quota": _vram_quota(host, gpus),
+        "vram_quota": sorted({each["by"] for each in quotas.values()}),
     }
     if problems:
         found["errors"] = problems
     return found
 
 
-def _vram_quota(host, gpus):
+def _vram_quotas(host, gpus):
     """
-    Address -> by what memory can be limited for a control group, as far as files tell: ``by`` (dmem, none, or unknown where only
-    the driver's functions tell it, which would open the GPU), and ``why`` it is one of the latter two.
+    Address -> by what memory can be limited for a control group, as far as files tell: ``by`` (nvml, dmem, none), and ``why`` it
+    is none, or what only the driver tells.
     """
     if not gpus:
         return {}
-    capacity = machine.text(host, _CAPACITY)
+    capacity, unified = machine.text(host, _CAPACITY), host.exists(_UNIFIED)
     regions = {line.split()[0] for line in capacity.splitlines() if line.strip()}
     nvidia = machine.text(host, "/sys/module/nvidia/version").partition(".")[0]
-    return {gpu.address: dict(zip(("by", "why"), _means(gpu, capacity, regions, nvidia), strict=True)) for gpu in gpus}
+    return {gpu.address: dict(zip(("by", "why"), _means(gpu, unified, regions, nvidia), strict=True)) for gpu in gpus}
 
 
-def _means(gpu, capacity, regions, nvidia):
+def _means(gpu, unified, regions, nvidia):
+    if not unified:
+        return "none", "this host has no cgroup version 2"
+    is_nvidia = gpu.vendor == "nvidia" and gpu.driver == "nvidia"
+    if is_nvidia and nvidia.isdecimal() and int(nvidia) >= _LIMITS_SINCE:
+        return "nvml", f"by the version of its driver; it takes nvidia-ml-py 13.{_LIMITS_SINCE} too, and no MIG mode"
     if any(name.startswith((f"drm/{gpu.address}/vram", f"nvidia/{gpu.address}/vidmem")) for name in regions):
         return "dmem", ""
-    if gpu.vendor == "nvidia" and gpu.driver == "nvidia":
-        if nvidia.isdecimal() and int(nvidia) < _LIMITS_SINCE:
-            return "none", f"its driver is older than r{_LIMITS_SINCE}"
-        return "unknown", "only the driver tells it, when a limit is asked for"
-    if not capacity:
+    if is_nvidia:
+        return "none", f"its driver is older than r{_LIMITS_SINCE}"
+    if not regions:
         return "none", "the kernel has no cgroup controller dmem"
     return "none", f"its driver {gpu.driver or '(none)'} offers no memory to the cgroup controller dmem"
 

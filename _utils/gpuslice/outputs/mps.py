@@ -2,6 +2,8 @@
 How the programs of a consumer reach the MPS daemon of their slice: the folder of its sockets, which names it.
 """
 
+from gpuslice.model import Slice
+
 _FOLDER = "gpu-slicing/mps"
 #: The environment variable that tells a client, and the daemon itself, which folder that is.
 VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
@@ -50,6 +52,26 @@ def environment(name: str, threads: float | None = None, pinned_mib: int | None 
     """
     limits = (THREADS, f"{threads:.1f}" if threads else ""), (PINNED, f"0={pinned_mib}M" if pinned_mib else "")
     return ((VARIABLE, pipe_directory(name)), *(each for each in limits if each[1]))
+
+
+def pins(environment: tuple[tuple[str, str], ...]) -> bool:
+    """
+    Whether a client can be given less memory by its environment: one of a daemon of protocol v2. In v3 its namespace says it.
+
+    :param environment: of the client; that of who is no client says no.
+    """
+    folder = dict(environment).get(VARIABLE, "")
+    return bool(folder) and f"/{SERVER}/" not in folder
+
+
+def lowers(each: Slice, mebibytes: int) -> bool:
+    """Whether the client of a slice can be given so much and no more: it can only lower what its daemon gives it."""
+    return pins(each.environment) and (each.memory_mib is None or mebibytes < each.memory_mib)
+
+
+def pinning(environment: tuple[tuple[str, str], ...], mebibytes: int) -> tuple[tuple[str, str], ...]:
+    """The environment of a client that is to have no more than so many MiB of its daemon's one device."""
+    return (*(each for each in environment if each[0] != PINNED), (PINNED, f"0={mebibytes}M"))
 
 
 def namespace(number: int) -> str:

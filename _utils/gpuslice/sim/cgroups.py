@@ -14,7 +14,7 @@ _ROOT = "/sys/fs/cgroup"
 _UNITS = "/etc/systemd/system"
 _CAPACITY = f"{_ROOT}/dmem.capacity"
 _DMEM = re.compile(r"/sys/fs/cgroup/.+/dmem\.max")
-_SET = re.compile(r"^ExecStart=.* -m gpuslice\.techniques\.consumers\.limiting (\S+) (.+)$", re.MULTILINE)
+_SET = re.compile(r"^ExecStart=.* -m gpuslice\.boot\.limiting (\S+) (.+)$", re.MULTILINE)
 _SLICE = re.compile(r"^Slice=(\S+\.slice)$", re.MULTILINE)
 _NEEDS = re.compile(r"^(?:Requires|Wants)=(gpuslicing-\S+\.service)$", re.MULTILINE)
 _BOUND = re.compile(r"^BindsTo=(\S+\.slice)$", re.MULTILINE)
@@ -46,6 +46,7 @@ def is_group(state, path):
 def start(state, unit):
     """Start a slice and those that it lies in; inside a change."""
     path = path_of(unit)
+    fresh = not is_group(state, path)
     steps = path.removeprefix(f"{_ROOT}/").split("/")
     for count in range(1, len(steps) + 1):
         group, above = "/".join([_ROOT, *steps[:count]]), "/".join([_ROOT, *steps[: count - 1]])
@@ -56,6 +57,16 @@ def start(state, unit):
         accounted = "dmem" in files.get(f"{above}/cgroup.subtree_control", "").split()
         if accounted and _CAPACITY in files and f"{group}/dmem.max" not in files:
             state["written"][f"{group}/dmem.max"] = _no_limits(files)
+    if fresh:
+        _run_needed(state, unit)
+
+
+def _run_needed(state, unit):
+    """What the files of a unit want or need, of what limits."""
+    for path, text in sorted(state["written"].items()):
+        if path.startswith(f"{_UNITS}/{unit}.d/"):
+            for needed in _NEEDS.findall(text):
+                run(state, needed)
 
 
 def _no_limits(files):
@@ -92,8 +103,7 @@ def started(state, unit):
         if path.startswith(f"{_UNITS}/{unit}.d/"):
             for slice_unit in _SLICE.findall(text):
                 start(state, slice_unit)
-            for needed in _NEEDS.findall(text):
-                run(state, needed)
+    _run_needed(state, unit)
 
 
 def run(state, unit):
@@ -104,6 +114,8 @@ def run(state, unit):
     # What systemd's own escape means in a command line.
     slice_unit = found[1].strip('"').replace("\\\\", "\\")
     start(state, slice_unit)
+    if unit in state.get("limiting", ()):
+        return
     state["limiting"] = [*state.get("limiting", ()), unit]
     for word in found[2].split():
         address, _, mebibytes = word.partition("=")

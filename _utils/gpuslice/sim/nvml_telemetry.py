@@ -75,7 +75,7 @@ class TelemetryFunctions:
         """Fills in what a control group may have of a GPU."""
         address = self._limitable(handle)
         limits.softLimit, limits.hardLimit = cgroups.limits(self._host.state(), _path(limits), address)
-        limits.currentUsed = 0
+        limits.currentUsed = self._host.state().get("memory_used", {}).get(_path(limits), 0)
 
     @function(since=615, lie=hardware.SUCCESS)
     def nvmlDeviceSetMemoryLimits_v1(self, handle, limits):

@@ -5,7 +5,6 @@ Fake GPUs in the PCI core of a real kernel, in a virtual machine: ``fake_gpus.c`
 The machine sees / of this one for reading only, below a layer of memory, and has neither a network nor a disk.
 """
 
-import gzip
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ import shutil
 import subprocess
 import sys
 
+from tests.parts import machine
 from tests.support import needs
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -30,26 +30,14 @@ _OURS = ("fake_gpus", "amdgpu", "xe", "nvidia")
 _COMMAND_LINE = "console=ttyS0 panic=-1 quiet loglevel=5 mitigations=off"
 
 #: The first process: from the initial file system to a shell with the machine's own root, and off at the end.
-_INIT = """#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /host /layer /new
-export PATH=/bin
-for name in mount insmod mkdir rm sh chroot poweroff; do /bin/busybox ln -s busybox /bin/$name; done
-mount -t devtmpfs none /dev
-for module in {early}; do insmod /$module; done
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /host
-mount -t tmpfs none /layer
-mkdir /layer/upper /layer/work
-mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work none /new
-rm -f /new/.dockerenv
-mount -t proc none /new/proc
-mount -t sysfs none /new/sys
-mount -t devtmpfs none /new/dev
-mount -t tmpfs none /new/run
-mount --bind /new/{modules} /new/lib/modules
+_INIT = (
+    machine.MOUNT_ROOT
+    + """mount --bind /new/{modules} /new/lib/modules
 chroot /new /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 PYTHONPATH={path} \\
     {python} {script} /dev/ttyS1
 poweroff -f
 """
+)
 
 
 def release():
@@ -59,11 +47,8 @@ def release():
 
 def missing():
     """Why no virtual machine can be had here, naming what is missing; "" when one can."""
-    if why := needs.lacking("qemu-system-x86_64", "cpio", "busybox", "modprobe", "depmod", "make", "gcc"):
+    if why := machine.lacking("modprobe", "depmod", "make", "gcc"):
         return why
-    busybox = subprocess.run(["ldd", needs.path("busybox")], capture_output=True, text=True, check=False)
-    if busybox.returncode == 0:
-        return needs.said({"busybox-static": "busybox that needs no libraries"})
     if not release():
         return needs.said(
             {"linux-headers-amd64": "of Linux 6.1; tests/parts/kernel/fetch then unpacks the kernel into build/kernel"}
@@ -109,23 +94,12 @@ def _early_modules(tree):
 
 def _pack(place, early):
     """Write the initial file system."""
-    content = place / "initrd.d"
-    (content / "bin").mkdir(parents=True)
-    shutil.copy(needs.path("busybox"), content / "bin" / "busybox")
-    for path in early:
-        shutil.copy(path, content)
     told = {
-        "early": " ".join(os.path.basename(path) for path in early), "modules": place / "tree" / "lib" / "modules",
-        "path": place / "code" / "_utils", "python": sys.executable, "script": place / "code" / "kernel" / "inside.py",
+        "first": f"for module in {' '.join(os.path.basename(path) for path in early)}; do insmod /$module; done",
+        "modules": place / "tree" / "lib" / "modules", "path": place / "code" / "_utils", "python": sys.executable,
+        "script": place / "code" / "kernel" / "inside.py",
     }  # fmt: skip
-    init = content / "init"
-    init.write_text(_INIT.format(**told), encoding="utf-8")
-    init.chmod(0o755)
-    names = "\n".join(str(path.relative_to(content)) for path in sorted(content.rglob("*")))
-    packed = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), capture_output=True, cwd=content, timeout=60, check=True
-    )
-    (place / "initrd").write_bytes(gzip.compress(packed.stdout, 1))
+    machine.pack(place, _INIT.format(**told), early)
 
 
 def _run(command):
@@ -142,23 +116,6 @@ def boot(place):
     :return: (answers, console): name of each case of ``inside.py`` -> what it answered, and all that the machine said.
         Raises ``AssertionError`` with the console when it did not end within :data:`LIMIT` seconds.
     """
-    answers, console = place / "answers", place / "console"
-    kernel = next((KERNELS / release() / "boot").glob("vmlinuz-*"))
-    command = [
-        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-smp", "2", "-nodefaults",
-        "-display", "none", "-no-reboot", "-serial", f"file:{console}", "-serial", f"file:{answers}",
-        "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
-        "-kernel", str(kernel), "-initrd", str(place / "initrd"), "-append", _COMMAND_LINE,
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False)
-        ended = done.stderr
-    except subprocess.TimeoutExpired:
-        ended = f"it did not end within {LIMIT} s"
-    told = "\n".join(_text(path) for path in (console, answers))
-    assert not ended, f"{ended}\n{told}"
-    return dict(json.loads(line) for line in _text(answers).splitlines()), told
-
-
-def _text(path):
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    image = next((KERNELS / release() / "boot").glob("vmlinuz-*"))
+    answers, console = machine.run(place, image, _COMMAND_LINE, LIMIT)
+    return dict(json.loads(line) for line in answers.splitlines()), f"{console}\n{answers}"

@@ -89,7 +89,7 @@ def one(host):
 def test_a_host_without_pci_has_no_gpu(host):
     assert grain.facts(host) == {
         "count": 0, "vendors": [], "models": [], "addresses": [], "capabilities": [], "virtualization": "bare_metal",
-        "iommu": False, "reboot_required": False, "interrupted": False, "devices": [], "owners": [], "vram_quota": {},
+        "iommu": False, "reboot_required": False, "interrupted": False, "devices": [], "owners": [], "vram_quota": [],
     }  # fmt: skip
 
 
@@ -328,6 +328,7 @@ def test_facts_of_a_mixed_host(host):
         "name": "Intel Data Center GPU Flex 170", "device_id": "56c0", "memory_mib": 16384, "driver": "xe", "numa_node": 1,
         "capabilities": ["level-zero", "passthrough", "sriov"],
         "virtual_functions": {"total": 31, "enabled": 1, "addresses": ["0000:3c:00.1"]},
+        "vram_quota": {"by": "none", "why": "this host has no cgroup version 2"},
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from gpuslice.outputs import unit_text
 from gpuslice.outputs.consumer import Consumer
 
 ADA, TRAIN = Consumer("ada", "user", user="ada"), Consumer("train-a.b_c", "service", unit="train.service")
+PROGRAM = ("/usr/bin/python3", "-m", memory_limit.MODULE)
 
 
 def values(file, section, key):
@@ -29,13 +30,32 @@ def test_a_service_needs_what_sets_its_limit_and_a_login_only_wants_it():
 
 
 def test_what_sets_the_limit_ends_with_the_slice_and_names_each_gpu():
-    file = memory_limit.setter(TRAIN, None, [("0000:01:00.0", 5), ("0000:02:00.0", 6)], ("/usr/bin/python3", "-m", "x"), "/a b")
+    file = memory_limit.setter(TRAIN, None, [("0000:01:00.0", 5), ("0000:02:00.0", 6)], PROGRAM, "/a b")
     assert values(file, "Unit", "BindsTo") == ["gpuslicing-train\\x2da.b_c.slice"]
     [command] = values(file, "Service", "ExecStart")
-    assert command == '/usr/bin/python3 -m x "gpuslicing-train\\\\x2da.b_c.slice" 0000:01:00.0=5 0000:02:00.0=6'
+    program, limits = f"/usr/bin/python3 -m {memory_limit.MODULE}", "0000:01:00.0=5 0000:02:00.0=6"
+    assert command == f'{program} "gpuslicing-train\\\\x2da.b_c.slice" {limits}'
     assert values(file, "Service", "Environment") == ['"PYTHONPATH=/a b"']
 
 
 def test_a_path_that_no_unit_can_hold_is_refused():
     with pytest.raises(errors.PolicyError):
-        memory_limit.setter(TRAIN, None, [], ("/usr/bin/python3",), "/a\nb")
+        memory_limit.setter(TRAIN, None, [], PROGRAM, "/a\nb")
+
+
+def test_a_slice_that_is_nobodys_wants_what_limits_it_for_each_gpu():
+    unit, wants = memory_limit.of_slice("gpu-batch.slice", "0000:03:00.0", 4096, PROGRAM, "/a b")
+    assert unit.path == "/etc/systemd/system/gpuslicing-vram-0000:03:00.0-gpu-batch.service"
+    assert wants.path == "/etc/systemd/system/gpu-batch.slice.d/0000:03:00.0-51-gpu-slicing-memory.conf"
+    assert values(wants, "Unit", "Wants") == ["gpuslicing-vram-0000:03:00.0-gpu-batch.service"]
+    assert values(unit, "Unit", "BindsTo") == ["gpu-batch.slice"]
+    name = unit.path.rpartition("/")[2]
+    assert memory_limit.limited_slice(name, "0000:03:00.0") == "gpu-batch.slice"
+    assert memory_limit.mebibytes_of(unit.text, "0000:03:00.0") == 4096
+    assert memory_limit.limited_slice(name, "0000:04:00.0") == memory_limit.limited_slice("ssh.service", "0000:03:00.0") == ""
+    assert memory_limit.mebibytes_of(unit.text, "0000:04:00.0") is None
+
+
+def test_no_consumer_has_a_unit_that_is_named_as_that_of_a_slice():
+    consumer = Consumer("vram-0000:03:00.0-gpu", "service")
+    assert memory_limit.limited_slice(memory_limit.limiting_unit(consumer), "0000:03:00.0") == ""

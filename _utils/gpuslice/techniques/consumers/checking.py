@@ -147,6 +147,7 @@ def _memory(case: Case) -> list[str] | None:
     """Whether its limit of GPU memory is in force, and who enforces it."""
     if not case.consumer.vram_mib:
         return None
+    from gpuslice.drivers import quota
     from gpuslice.techniques.consumers import quotas
 
     names, people = case.noted.of(case.consumer.name)["slices"], People(case.host)
@@ -157,7 +158,7 @@ def _memory(case: Case) -> list[str] | None:
     )  # fmt: skip
     gone = [f"{each.unit} is to be limited to {each.limit} MiB of {each.gpu.address}, and what is in force is "
             f"{quotas.words(each.now)}. {AGAIN}" for each in quotas.missing(case.host, limits)]  # fmt: skip
-    return gone + quotas.told(each for each in limits if not each.is_enforced)
+    return gone + quotas.told(each for each in limits if each.by.name == quota.NONE)
 
 
 # -- users -----------------------------------------------------------------------------------------------------------------

@@ -49,8 +49,12 @@ class Devices:
             environment = _cuda(each)
         return Device(each.name, tuple(opened), environment, tuple(Mount(folder, folder) for folder in each.folders), each.units)
 
-    def of_consumer(self, name: str, slices: Iterable[Slice]) -> Device:
-        """What opens all slices of a consumer; of several that a unit serves by the heaviest: a program is one client."""
+    def of_consumer(self, name: str, slices: Iterable[Slice], vram_mib: int | None = None) -> Device:
+        """
+        What opens all slices of a consumer; of several that a unit serves by the heaviest: a program is one client.
+
+        :param vram_mib: the limit of its memory of each GPU, which MPS keeps for each program by itself.
+        """
         slices = list(slices)
         gpus = sorted({each.gpu for each in slices})
         served = [each for each in slices if each.units]
@@ -58,7 +62,17 @@ class Devices:
             heaviest = max(served, key=lambda each: each.weight or 0)
             way = {"environment": heaviest.environment, "folders": heaviest.folders}
             slices = [each._replace(**way) if each.units else each for each in slices]
-        return merged(name, [self.of(each, gpus.index(each.gpu)) for each in slices])
+        found = merged(name, [self.of(each, gpus.index(each.gpu)) for each in slices])
+        return _pinned(found, slices, vram_mib) if vram_mib else found
+
+
+def _pinned(device: Device, slices: Iterable[Slice], vram_mib: int) -> Device:
+    """With its limit of memory, where a daemon of MPS keeps it; few consumers have one, and no other loads what writes it."""
+    from gpuslice.outputs import mps
+
+    if any(mps.lowers(each, vram_mib) for each in slices):
+        return device._replace(environment=mps.pinning(device.environment, vram_mib))
+    return device
 
 
 def closed(slices: Iterable[Slice], gpus: Container[str]) -> list[str]:

@@ -99,7 +99,8 @@ def goal(
     opening = _Opening(found, noted, unread)
     quadlets = _quadlets(specs, noted)
     served = {
-        name: Served(consumer_of(name, spec, quadlets), opening.all_of(name, offers, bound[name])) for name, spec in specs.items()
+        name: Served(consumer_of(name, spec, quadlets), opening.all_of(name, offers, bound[name], spec.get("vram_mib")))
+        for name, spec in specs.items()
     }
     devices = {**opening.kept(), **{each.name: opening.of(each) for each in offers}}
     handed = {name: {**spec, "slices": bound[name]} for name, spec in specs.items()}
@@ -225,11 +226,11 @@ class _Opening:
         """What was handed out of GPUs that can't be read, whoever has it."""
         return {name: each for name, each in self._noted.devices.items() if self._noted.gpus.get(name) in self._unread}
 
-    def all_of(self, consumer: str, offers: Sequence[Slice], names: Sequence[str]) -> Device:
+    def all_of(self, consumer: str, offers: Sequence[Slice], names: Sequence[str], vram_mib: int | None) -> Device:
         slices = [each for each in offers if each.name in names]
         if any(each.gpu in self._unread for each in slices):
             return merged(consumer, map(self.of, slices))
-        return self._found.of_consumer(consumer, slices)
+        return self._found.of_consumer(consumer, slices, vram_mib)
 
 
 def _quotas() -> Any:

@@ -25,12 +25,15 @@ from gpuslice.host.base import Host
 from gpuslice.model import Gpu
 from gpuslice.model import Slice
 from gpuslice.outputs import memory_limit
+from gpuslice.outputs import mps
 from gpuslice.outputs.consumer import Consumer
 from gpuslice.outputs.file import File
 from gpuslice.outputs.unit_names import CONSUMERS
 
 #: The means of a GPU whose driver does not answer now: what sets the limit finds it out when it runs.
 _UNKNOWN = "unknown"
+#: Each program by itself, where nothing holds all of a consumer together.
+MPS = "mps"
 #: Kinds of slices whose memory the hardware bounds, and on which no driver limits anything.
 _BOUNDED = {"mig": "a MIG device", "vf": "a virtual function"}
 
@@ -40,7 +43,8 @@ class Limit(NamedTuple):
     A limit that is wanted.
 
     :ivar unit: the slice that is limited; :ivar uid: of a user, None for others. :ivar limit: in MiB; :ivar by: its means.
-    :ivar now: bytes that are in force, None for no limit.
+    :ivar now: bytes that are in force, None for no limit; :ivar used: bytes in use, read where a limit is to be set.
+    :ivar share: MiB that MPS gives each program anyway, None if not told.
     """
 
     consumer: Consumer
@@ -50,11 +54,13 @@ class Limit(NamedTuple):
     limit: int
     by: Means
     now: int | None = None
+    used: int | None = None
+    share: int | None = None
 
     @property
     def is_enforced(self) -> bool:
-        """Whether anybody makes it hold."""
-        return self.by.name != quota.NONE
+        """Whether anybody makes it hold for all that runs in the slice."""
+        return self.by.name not in (quota.NONE, MPS)
 
 
 def wanted(
@@ -72,12 +78,16 @@ def wanted(
         uid = uid_of(consumer) if consumer.kind == "user" else None
         unit = memory_limit.slice_of(consumer, uid)
         for address in dict.fromkeys(each.gpu for each in slices):
-            kind = next((_bounded(each) for each in slices if each.gpu == address and _bounded(each)), "")
+            own = [each for each in slices if each.gpu == address]
+            kind = next(filter(None, map(_bounded, own)), "")
             if kind:
                 by = Means(quota.NONE, f"{kind} has memory of its own, which the hardware bounds and no driver limits further")
             else:
                 by = known[address] = known.get(address) or _means(host, sessions, gpus[address])
-            limit = _read(host, sessions, Limit(consumer, unit, uid, gpus[address], consumer.vram_mib or 0, by))
+            share = min((each.memory_mib for each in own if each.memory_mib), default=None)
+            if by.name == quota.NONE and all(mps.pins(each.environment) for each in own):
+                by = by._replace(name=MPS)
+            limit = _read(host, sessions, Limit(consumer, unit, uid, gpus[address], consumer.vram_mib or 0, by, share=share))
             if limit.by.name == _UNKNOWN and memory_limit.path_of(consumer) not in known_files:
                 limit = limit._replace(by=Means(quota.NONE, f"its driver does not answer ({limit.by.why.rstrip('.')})"))
             found.append(limit)
@@ -89,7 +99,9 @@ def _read(host: Host, sessions: Sessions, limit: Limit) -> Limit:
     if limit.by.name not in quota.LABELS:
         return limit
     try:
-        return limit._replace(now=quota.read(host, sessions, limit.gpu, limit.unit, limit.by))
+        where = host, sessions, limit.gpu, limit.unit, limit.by
+        now = quota.read(*where)
+        return limit._replace(now=now, used=None if now == limit.limit * MIB else quota.in_use(*where))
     except errors.GpuSliceError as err:
         return limit._replace(by=Means(_UNKNOWN, str(err)))
 
@@ -112,13 +124,7 @@ def refuse_too_much(limits: Sequence[Limit]) -> None:
     for each in limits:
         if not each.is_enforced or each.by.most is None:
             continue
-        there = each.by.most // MIB
-        if each.limit > there:
-            raise errors.PolicyError(
-                f"Consumer {each.consumer.name} is to have {each.limit} MiB of memory, and {each.gpu.model} has {there} MiB.",
-                each.gpu.address,
-                "Lower resource_limits:vram_mib.",
-            )
+        quota.refuse_above(each.gpu, f"Consumer {each.consumer.name}", each.limit, each.by, "resource_limits:vram_mib")
         by_gpu[each.gpu.address] += [] if each.consumer.overcommit else [each]
     for address, each in by_gpu.items():
         total = sum(one.limit for one in each)
@@ -141,8 +147,8 @@ def files(limits: Sequence[Limit], unit_of: Callable[[Consumer], str]) -> tuple[
     for each in limits:
         if each.is_enforced:
             mine[each.consumer.name].append(each)
+    program = (sys.executable, "-m", memory_limit.MODULE)
     place = os.path.dirname(os.path.dirname(os.path.abspath(gpuslice.__file__)))
-    program = (sys.executable, "-m", "gpuslice.techniques.consumers.limiting")
     own, setting = {}, []
     for name, each in mine.items():
         consumer, uid = each[0].consumer, each[0].uid
@@ -155,14 +161,31 @@ def told(limits: Iterable[Limit]) -> list[str]:
     """What has to be known of limits: who makes them hold, or why nobody does."""
     found = []
     for each in limits:
-        what = f"The limit of {each.limit} MiB for {each.consumer.name} on {each.gpu.address}"
-        if each.by.name == _UNKNOWN:
-            found.append(f"{what} is set when {each.unit} starts: now its driver does not answer ({each.by.why.rstrip('.')}).")
-        elif each.is_enforced:
-            found.append(f"{what} is enforced by {quota.LABELS[each.by.name]}.")
+        if each.by.name == MPS:
+            found.append(_told_of_mps(each))
+        elif each.by.name == _UNKNOWN:
+            what, why = f"The limit of {each.limit} MiB for {each.consumer.name} on {each.gpu.address}", each.by.why.rstrip(".")
+            found.append(f"{what} is set when {each.unit} starts: now its driver does not answer ({why}).")
         else:
-            found.append(f"{what} is advisory: nobody enforces it, since {each.by.why}.")
+            found.append(quota.told(each.gpu, each.consumer.name, each.limit, each.by))
+        if each.used is not None and each.used > each.limit * MIB:
+            found.append(
+                f"{each.unit} has {quota.words(each.used)} in use, more than that: it keeps them, and gets no more until it has "
+                "freed enough."
+            )
     return found
+
+
+def _told_of_mps(limit: Limit) -> str:
+    """What is known of a limit that the daemon keeps: it counts each program by itself, and goes by what that asks for."""
+    each = f"The limit of {limit.limit} MiB for {limit.consumer.name} on {limit.gpu.address} is enforced per process by MPS"
+    if limit.share is not None and limit.share <= limit.limit:
+        return f"{each}, whose daemon gives each of its programs no more than {limit.share} MiB."
+    most = "what the daemon gives" if limit.share is None else f"the daemon's {limit.share} MiB"
+    return (
+        f"{each}: for each of its programs by itself, and one that changes its environment gets {most}. Nobody enforces it for "
+        f"all of them together, since {limit.by.why}."
+    )
 
 
 def missing(host: Host, limits: Iterable[Limit]) -> list[Limit]:
@@ -204,11 +227,3 @@ def ending(host: Host, units: Iterable[str], limits: Iterable[Limit]) -> list[st
 def words(limit: int | None) -> str:
     """A limit in bytes for sentences."""
     return quota.words(limit)
-
-
-def set_limit(host: Host, sessions: Sessions, gpu: Gpu, unit: str, mebibytes: int | None) -> None:
-    """Set a limit, None for no more, and read it back. Raises errors of :mod:`gpuslice.drivers.quota`."""
-    by = quota.means(host, sessions, gpu)
-    if by.name == quota.NONE:
-        raise errors.Unsupported(f"The memory for {unit} can't be limited, since {by.why}.", gpu.address)
-    quota.write(host, sessions, gpu, unit, by, None if mebibytes is None else mebibytes * MIB)

@@ -271,7 +271,10 @@ def mistakes(spec):
     if spec.get("overcommit") and not spec.get("vram_mib"):
         yield "resource_limits", "has overcommit and no vram_mib, which it is about."
     if spec.get("vram_mib") and kind == "container" and spec["user"]:
-        yield "resource_limits", "has vram_mib, which can't hold for rootless containers alone: use a consumer of kind user."
+        yield "resource_limits", (
+            "has vram_mib, which can't hold for rootless containers alone, whose groups are their user's: "
+            "use a consumer of kind user."
+        )
     if kind == "device" and (spec["memory_gb"] or spec["compute_units"] or spec.get("vram_mib")):
         yield "resource_limits", "has no effect on kind device: nothing of ours runs with it."
 

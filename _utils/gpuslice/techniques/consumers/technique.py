@@ -442,9 +442,10 @@ class Consumers(Technique):
         self._remarks += vendor_cdi.refresh(self._host, empty)
 
     def _run_limit(self, gpu, unit, address, mebibytes):
-        from gpuslice.techniques.consumers import quotas
+        from gpuslice.drivers import quota
 
-        quotas.set_limit(self._host, self._sessions, gpu, unit, mebibytes)
+        limit = None if mebibytes is None else mebibytes * quota.MIB
+        quota.set_best(self._host, self._sessions, gpu, unit, limit)
 
     def _run_end_slice(self, gpu, unit):
         _refuse_failure("stopped", unit, systemd.end(self._host, unit, _PATIENCE))

@@ -110,14 +110,20 @@ def _limits(consumer, slices, written) -> dict[str, str]:
     if consumer.compute_units:
         found["compute_units"] = f"{consumer.compute_units}, enforced by the control group"
     if consumer.vram_mib:
-        from gpuslice.outputs import memory_limit
-
-        # Files alone tell it: whether it is in force at this moment is for the check of that consumer.
-        by = "enforced by the driver for its slice unit" if memory_limit.path_of(consumer) in written else "advisory"
-        found["vram_mib"] = f"{consumer.vram_mib} of each GPU, {by}"
+        found["vram_mib"] = f"{consumer.vram_mib} of each GPU, {_limited_by(consumer, slices, written)}"
     if consumer.weight != 1 or any(each.weight for each in slices):
         found["weight"] = _weight(consumer, slices)
     return found
+
+
+def _limited_by(consumer, slices, written) -> str:
+    """By whom its memory is limited. Files alone tell it: whether that is in force now is for the check of that consumer."""
+    from gpuslice.outputs import memory_limit
+    from gpuslice.outputs import mps
+
+    if memory_limit.path_of(consumer) in written:
+        return "enforced by the driver for its slice unit"
+    return "enforced per process by MPS" if slices and all(mps.pins(each.environment) for each in slices) else "advisory"
 
 
 def _weight(consumer, slices) -> str:
@@ -136,7 +142,7 @@ def devices_now(works: Sequence[Work]) -> tuple[list[Device], list[Device]]:
     found, there = devices_of(works), _offers(works)
     slices = [device for each in there if (device := found.of(each)).nodes]
     consumers = [
-        found.of_consumer(name, [each for each in there if each.name in handed["slices"]])
+        found.of_consumer(name, [each for each in there if each.name in handed["slices"]], handed.get("vram_mib"))
         for name, handed in works[0].state.consumers.items()
     ]
     return slices, [device for device in consumers if device.nodes]
@@ -153,9 +159,11 @@ def device_and_gone(works: Sequence[Work], name: str) -> tuple[Device, list[str]
 
     :raises errors.PolicyError: as :func:`named`.
     """
-    names = named(works, name)["slices"]
+    handed = named(works, name)
+    names = handed["slices"]
     there = {each.name: each for each in _offers(works) if each.name in names}
-    return devices_of(works).of_consumer(name, there.values()), [each for each in names if each not in there]
+    device = devices_of(works).of_consumer(name, there.values(), handed.get("vram_mib"))
+    return device, [each for each in names if each not in there]
 
 
 def environment(works: Sequence[Work], name: str) -> dict[str, str]:

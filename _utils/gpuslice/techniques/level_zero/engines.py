@@ -1,14 +1,11 @@
 """
-What settings come to on one GPU: which CCS mode, which scheduling properties and which limits of its memory.
+What settings come to on one GPU: which CCS mode, and which scheduling properties.
 """
 
 from gpuslice import errors
 from gpuslice.catalog import intel
-from gpuslice.drivers import dmem
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
-
-_MIB = 2**20
 
 
 def check_mode(host, gpu, modes_now, wanted):
@@ -84,37 +81,3 @@ def _set(host, gpu, made, where, key, value):
             f"{key} {value} is wanted for {where}, and the driver allows {least} to {most}.", gpu.address, "Correct engines."
         )
     values[key] = value
-
-
-def wanted_limits(host, gpu, unit, mebibytes, now):
-    """
-    The limits (see :func:`gpuslice.drivers.dmem.limits`) after a wish.
-
-    :param unit: slice unit, "" leaves all; :param mebibytes: limit for the whole GPU, shared evenly by its tiles; 0 lifts it.
-    :raises errors.Unsupported: kernel or driver have no such limit. :raises errors.PolicyError: more than there is.
-    """
-    if not unit:
-        return dict(now)
-    others = {name: each for name, each in now.items() if name != unit}
-    if not mebibytes:
-        return others
-    there = dmem.regions(host, gpu.address)
-    if not host.exists(dmem.CAPACITY):
-        release = kernel.text(host, "/proc/sys/kernel/osrelease") or "an unknown version"
-        raise errors.Unsupported(
-            f"vram_max_mib needs the cgroup controller dmem, and this kernel ({release}) has none.",
-            gpu.address,
-            "It is in Linux 6.14 and later with CONFIG_CGROUP_DMEM, under cgroup version 2.",
-        )
-    if not there:
-        raise errors.Unsupported(
-            f"vram_max_mib is wanted, but the driver {gpu.driver or '(none)'} offers no memory of this GPU to be limited.",
-            gpu.address,
-            "The driver xe does for boards with memory of their own; integrated GPUs and i915 have none.",
-        )
-    if mebibytes * _MIB > sum(there.values()):
-        raise errors.PolicyError(
-            f"vram_max_mib is {mebibytes}, but the GPU has {sum(there.values()) // _MIB} MiB.", gpu.address, "Lower it."
-        )
-    share = mebibytes * _MIB // len(there)
-    return {**others, unit: dict.fromkeys(there, share)}

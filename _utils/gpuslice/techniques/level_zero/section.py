@@ -90,7 +90,8 @@ class LevelZero(Section):
                 "files": table(FILE, text()),
                 "ccs": table(PATH, NUMBER),
                 "engines": table(PATH, table(WORD, NUMBER)),
-                "vram": table(text(_SLICE), table(PATH, NUMBER)),
+                "vram": table(text(_SLICE), NUMBER),
+                "kept": table(text(_SLICE), NUMBER),
             }
         )
 

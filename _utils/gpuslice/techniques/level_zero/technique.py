@@ -3,7 +3,8 @@ Level Zero: which Intel devices and tiles a program sees, and how their engines 
 
 Partitions are no object of the kernel. Each is a file of environment variables, ``/etc/gpu-slicing/environment/<address>.env`` or
 ``<address>-tile<n>.env``, that units and containers load: a convention among programs, no isolation, and every plan says so. Real
-settings of the hardware go with it: CCS mode, scheduling properties, and a limit of device memory for a systemd slice.
+settings of the hardware go with it: CCS mode, scheduling properties, and a limit of device memory for a systemd slice, which is
+that of consumers (:mod:`gpuslice.drivers.quota`) for a slice that somebody else has made.
 
 Settings that it takes: ``partitions`` (a list such as ``["0", "1.1"]``; None leaves the files),
 ``hierarchy``, ``ccs_mode`` and ``engines`` (0 and {} leave them), ``vram_max_mib`` with ``vram_slice``; or ``{"clear": True}``:
@@ -23,16 +24,17 @@ from gpuslice.drivers import dmem
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
+from gpuslice.drivers import quota
+from gpuslice.drivers import systemd
 from gpuslice.drivers.pci import DEVICES
 from gpuslice.model import Slice
 from gpuslice.plan import CARVE
-from gpuslice.plan import PREPARE
 from gpuslice.techniques.base import Stops
 from gpuslice.techniques.base import Technique
 from gpuslice.techniques.base import Why
 from gpuslice.techniques.base import refuse_if_held
+from gpuslice.techniques.level_zero import memory
 from gpuslice.techniques.level_zero.engines import check_mode
-from gpuslice.techniques.level_zero.engines import wanted_limits
 from gpuslice.techniques.level_zero.engines import wanted_properties
 from gpuslice.techniques.level_zero.environment import CONVENTION
 from gpuslice.techniques.level_zero.environment import ENVIRONMENT
@@ -53,13 +55,15 @@ class LevelZeroState(NamedTuple):
 
     :ivar files: name -> text of its environment files; :ivar ccs: engine block -> CCS mode.
     :ivar engines: ``<block>/<class>`` -> property -> value, only of those that differ from what they were at boot.
-    :ivar vram: slice unit -> region -> bytes.
+    :ivar vram: slice unit -> bytes to which it is limited; :ivar kept: slice unit -> MiB to which a unit of ours limits it
+        whenever it is there.
     """
 
     files: dict
     ccs: dict
     engines: dict
     vram: dict
+    kept: dict
 
 
 @final
@@ -67,7 +71,7 @@ class LevelZero(Technique):
     """Level Zero on one host."""
 
     name = "level-zero"
-    effects = {"slice": "unit", "file": "file"}
+    effects = {"file": "file", "unit": "file", "reload": "unit", "limit": "setting"}
 
     # -- facts ---------------------------------------------------------------------------------------------------
     def why_not(self, gpu):
@@ -83,6 +87,7 @@ class LevelZero(Technique):
             intel_engines.modes(self._host, gpu.address),
             intel_engines.differing(self._host, gpu.address),
             dmem.limits(self._host, gpu.address),
+            memory.kept(self._host, gpu.address),
         )
 
     def _files(self, address):
@@ -109,7 +114,7 @@ class LevelZero(Technique):
         found = [f"partitions {masks}" if masks else "", f"CCS mode {modes}" if modes else ""]
         for where, values in sorted(layout["engines"].items()):
             found += [f"{key} {value} of {where}" for key, value in values.items()]
-        found += [f"at most {sum(each.values()) // 2**20} MiB for {unit}" for unit, each in sorted(layout["vram"].items())]
+        found += [f"at most {quota.words(each)} for {unit}" for unit, each in sorted(layout["vram"].items())]
         return "; ".join(filter(None, found)) or "nothing set"
 
     def shown(self, layout):
@@ -118,7 +123,8 @@ class LevelZero(Technique):
         found = {"partitions": {name: mask_of(text) for name, text in layout["files"].items()}}
         if modes:
             found["ccs_mode"] = modes[0] if len(modes) == 1 else dict(layout["ccs"])
-        return {**found, **{key: layout[key] for key in ("engines", "vram") if layout[key]}}
+        limits = {unit: quota.words(each) for unit, each in layout["vram"].items()}
+        return {**found, **{key: each for key, each in (("engines", layout["engines"]), ("vram", limits)) if each}}
 
     def pillar(self, gpu, layout):
         """What a pillar says to get this layout, None where nothing is set."""
@@ -132,8 +138,9 @@ class LevelZero(Technique):
         engines = {where.rpartition("/")[2]: dict(values) for where, values in layout["engines"].items()}
         if engines:
             made["engines"] = engines
-        for unit, regions in layout["vram"].items():
-            made.update(vram_slice=unit, vram_max_mib=sum(regions.values()) // 2**20)
+        limits = {unit: each // quota.MIB for unit, each in layout["vram"].items()}
+        for unit, mebibytes in {**limits, **layout["kept"]}.items():
+            made.update(vram_slice=unit, vram_max_mib=mebibytes)
         return {"strategy": "level-zero", "level_zero": made} if made else None
 
     def _partitions(self, address, files):
@@ -208,7 +215,7 @@ class LevelZero(Technique):
     def _goal(self, gpu, state, settings):
         """The wanted state, and a remark for the plan."""
         if settings.get("clear"):
-            return LevelZeroState({}, dict.fromkeys(state.ccs, 1), {}, {}), ""
+            return LevelZeroState({}, dict.fromkeys(state.ccs, 1), {}, {}, {}), ""
         files, remark = dict(state.files), ""
         partitions, hierarchy = settings.get("partitions"), settings.get("hierarchy")
         if partitions is None and hierarchy:
@@ -221,8 +228,9 @@ class LevelZero(Technique):
             check_mode(self._host, gpu, modes, settings["ccs_mode"])
             modes = dict.fromkeys(modes, settings["ccs_mode"])
         engines = wanted_properties(self._host, gpu, settings.get("engines") or {}, state.engines)
-        caps = wanted_limits(self._host, gpu, settings.get("vram_slice") or "", settings.get("vram_max_mib") or 0, state.vram)
-        return LevelZeroState(files, modes, engines, caps), remark
+        asked = settings.get("vram_slice") or "", settings.get("vram_max_mib") or 0
+        vram, kept, told = memory.wanted(self._host, self._sessions, gpu, state, *asked)
+        return LevelZeroState(files, modes, engines, vram, kept), " ".join(filter(None, (remark, told)))
 
     def _wanted_files(self, gpu, partitions, hierarchy):
         devices = self._devices()
@@ -295,18 +303,28 @@ class LevelZero(Technique):
                 )  # fmt: skip
 
     def _vram_steps(self, gpu, state, goal):
-        for unit in sorted({*state.vram, *goal.vram}):
-            old, new = state.vram.get(unit, {}), goal.vram.get(unit, {})
-            if new and not dmem.is_open(self._host, unit):
-                yield self.step(
-                    gpu, "slice", {"unit": unit}, f"start {unit} with the controller dmem", "sysfs_write", PREPARE,
-                    "nothing: a slice without limits takes nothing from anybody",
-                )  # fmt: skip
-            for region in sorted(region for region in {*old, *new} if old.get(region) != new.get(region)):
-                value = new.get(region)
-                words = f"limit {unit} to {value // 2**20} MiB of {region}" if value else f"lift the limit of {unit} for {region}"
-                args = {"unit": unit, "region": region, "limit": value}
-                yield self.step(gpu, "vram", args, words, "sysfs_write", CARVE, "the former limit again")
+        written = [unit for unit, each in goal.kept.items() if not memory.is_written(self._host, gpu, unit, each)]
+        removed = [unit for unit in state.kept if unit not in goal.kept]
+        for unit in written:
+            yield self._unit_step(gpu, unit, goal.kept[unit], f"write what limits {unit} whenever it is there", "write what was")
+        yield from self._reloading(gpu, written)
+        for unit in sorted(unit for unit in {*state.vram, *goal.vram} if state.vram.get(unit) != goal.vram.get(unit)):
+            old, new = state.vram.get(unit), goal.vram.get(unit)
+            words = f"lift the limit of {unit} for {gpu.address}"
+            if new is not None:
+                words = f"limit {unit} to {quota.words(new)} of {gpu.address}"
+            undo = "lift it" if old is None else f"{quota.words(old)} again"
+            yield self.step(gpu, "limit", {"unit": unit, "limit": new}, words, "sysfs_write", CARVE, undo)
+        for unit in removed:
+            yield self._unit_step(gpu, unit, None, f"remove what limits {unit} whenever it is there", "write it again")
+        yield from self._reloading(gpu, removed)
+
+    def _unit_step(self, gpu, unit, mebibytes, words, undo):
+        return self.step(gpu, "unit", {"unit": unit, "mebibytes": mebibytes}, words, "file_write", CARVE, undo)
+
+    def _reloading(self, gpu, units):
+        if units:
+            yield self.step(gpu, "reload", {}, "have systemd read its units anew", "reload_units", CARVE, "once more")
 
     def _file_steps(self, gpu, state, goal):
         for name in sorted({*state.files, *goal.files}):
@@ -331,11 +349,14 @@ class LevelZero(Technique):
         path = intel_engines.property_path(gpu.address, where, key)
         kernel.write(self._host, gpu.address, path, value, f"set {key} of {where} to {value}", intel_engines.PROPERTY_MEANINGS)
 
-    def _run_slice(self, gpu, unit):
-        dmem.open_slice(self._host, gpu, unit)
+    def _run_unit(self, gpu, unit, mebibytes):
+        memory.write(self._host, gpu, unit, mebibytes)
 
-    def _run_vram(self, gpu, unit, region, limit):
-        dmem.write(self._host, gpu, unit, region, limit)
+    def _run_reload(self, gpu):
+        systemd.reload_units(self._host)
+
+    def _run_limit(self, gpu, unit, limit):
+        memory.set_limit(self._host, self._sessions, gpu, unit, limit)
 
     def _run_file(self, gpu, name, text):
         path = f"{ENVIRONMENT}/{name}"

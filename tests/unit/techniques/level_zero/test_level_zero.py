@@ -12,10 +12,12 @@ from gpuslice.catalog import intel
 from gpuslice.drivers import dmem
 from gpuslice.engine import Engine
 from gpuslice.model import Gpu
+from gpuslice.sim import cgroups
 from gpuslice.techniques.level_zero import environment
 from gpuslice.techniques.level_zero import technique as level_zero
 from gpuslice.techniques.level_zero.engines import why_no_ccs
 from tests.support import hosts
+from tests.support import quotas
 from tests.support.techniques import plan_one
 
 H100, FLEX, MAX = "0000:1b:00.0", "0000:8a:00.0", "0000:9a:00.0"
@@ -351,20 +353,14 @@ def test_the_directory_of_a_slice_follows_its_name():
     [
         (FLEX, {}, {"vram_slice": "gpu.slice", "vram_max_mib": 20000}, errors.PolicyError, ["20000", "16384 MiB"]),
         (FLEX, {}, {"vram_slice": "web.slice", "vram_max_mib": 1}, errors.ResourceConflict, ["web.slice could not be started"]),
-        (
-            FLEX,
-            {"/sys/fs/cgroup/web.slice/x": ""},
-            {"vram_slice": "web.slice", "vram_max_mib": 1},
-            errors.ResourceConflict,
-            ["switch the controller dmem on for web.slice", "no cgroup version 2"],
-        ),
-        (MAX, {}, {"vram_slice": "gpu.slice", "vram_max_mib": 1}, errors.Unsupported, ["driver i915", "xe"]),
         (FLEX, {}, {"vram_max_mib": 1}, errors.PolicyError, ["vram_slice"]),
         (FLEX, {}, {"vram_slice": "gpu.service", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused(bench, address, files, wanted, kind, words):
     host, config = bench(files=files)
+    with host.change() as state:
+        state["broken_slices"] = ["web.slice"]
     refused(host, config, address, kind, *words, **wanted)
 
 
@@ -373,17 +369,94 @@ def test_the_controller_is_switched_on_in_every_group_above_a_slice(bench):
     files = {top: "cpu memory", middle: "memory", "/sys/fs/cgroup/web.slice/web-shop.slice/cpu.max": "max"}
     host, config = bench(files=files)
     result = configure(config, FLEX, vram_slice="web-shop.slice", vram_max_mib=64)
-    assert result.ok and [step.action for step in result.plan.steps] == ["slice", "vram"]
+    assert result.ok and [step.action for step in result.plan.steps] == ["unit", "reload", "limit"]
     assert (host.read(top), host.read(middle)) == ("cpu memory dmem", "memory dmem")
     assert host.read("/sys/fs/cgroup/web.slice/web-shop.slice/dmem.max") == f"{REGION} {64 * 2**20}"
     assert configure(config, FLEX, vram_slice="web-shop.slice", vram_max_mib=64).plan.empty
 
 
-def test_an_older_kernel_is_named(simulated):
+UNIFIED = {"/sys/fs/cgroup/cgroup.controllers": "cpu"}
+COUNTED = {**UNIFIED, "/sys/fs/cgroup/dmem.capacity": "drm/0000:ff:00.0/vram0 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({}, "this host has no cgroup version 2"),
+        (UNIFIED, "the kernel of this host has no cgroup controller dmem (CONFIG_CGROUP_DMEM, Linux 6.14 and later)"),
+        (COUNTED, "its driver xe offers no memory of it to the cgroup controller dmem"),
+    ],
+)
+def test_where_nothing_enforces_a_limit_it_is_advisory_as_that_of_a_consumer(simulated, files, why):
     gpu = {"vendor": "intel", "device": "56c0", "address": FLEX, "engines": {"cslices": 4}}
-    host = simulated("no-gpu", gpus=[gpu], files={"/proc/sys/kernel/osrelease": "6.8.0-45"})
-    config = hosts.config(host)
-    refused(host, config, FLEX, errors.Unsupported, "6.8.0-45", "6.14", vram_slice="gpu.slice", vram_max_mib=1)
+    host = simulated("no-gpu", gpus=[gpu], files=files)
+    result = configure(hosts.config(host), FLEX, vram_slice="gpu.slice", vram_max_mib=1)
+    told = f"The limit of 1 MiB for gpu.slice on {FLEX} is advisory: nobody enforces it, since {why}."
+    assert result.ok and result.plan.empty and told in str(result.plan)
+    assert not host.exists("/etc/systemd/system")
+
+
+@pytest.fixture
+def limited(simulated):
+    """``limited()``: a machine with a GPU of xe and systemd, whose slices come and go, and where gpu-batch.slice is limited."""
+
+    def make():
+        machine = quotas.INTEL
+        host = simulated(machine.example, **machine.changes)
+        result = configure(hosts.config(host), machine.gpu, vram_slice="gpu-batch.slice", vram_max_mib=4096)
+        assert result.ok, result.errors
+        assert f"limit gpu-batch.slice to 4096 MiB of {machine.gpu}" in [step.words for step in result.plan.steps]
+        assert f"The limit of 4096 MiB for gpu-batch.slice on {machine.gpu} is enforced by the cgroup" in str(result.plan)
+        return host, hosts.config(host), machine
+
+    return make
+
+
+def batch_now(host, machine):
+    return quotas.limit_now(host, machine, "gpu-batch.slice")
+
+
+def test_a_slice_that_was_stopped_is_limited_again_when_it_starts(limited):
+    host, config, machine = limited()
+    for _ in range(2):
+        with host.change() as state:
+            cgroups.stop(state, "gpu-batch.slice")
+        assert batch_now(host, machine) is None
+        with host.change() as state:
+            cgroups.start(state, "gpu-batch.slice")
+        assert batch_now(host, machine) == 4096
+    host.reboot()
+    with host.change() as state:
+        cgroups.start(state, "gpu-batch.slice")
+    assert batch_now(host, machine) == 4096
+    assert configure(config, machine.gpu, vram_slice="gpu-batch.slice", vram_max_mib=4096).plan.empty
+
+
+def test_a_limit_that_a_driver_has_forgotten_is_set_again_by_whatever_is_changed_next(limited):
+    host, config, machine = limited()
+    with host.change() as state:
+        cgroups.forget(state, [machine.gpu])
+    assert batch_now(host, machine) is None
+    assert [step.action for step in configure(config, machine.gpu, partitions=[]).plan.steps] == ["limit"]
+    assert batch_now(host, machine) == 4096
+
+
+def test_a_limit_that_is_lifted_leaves_no_files(limited):
+    host, config, machine = limited()
+    unit = f"/etc/systemd/system/gpuslicing-vram-{machine.gpu}-gpu-batch.service"
+    assert host.exists(unit)
+    assert configure(config, machine.gpu, vram_slice="gpu-batch.slice", vram_max_mib=0).ok
+    assert batch_now(host, machine) is None and not host.exists(unit)
+    assert not host.listdir("/etc/systemd/system/gpu-batch.slice.d")
+    assert configure(config, machine.gpu, vram_slice="gpu-batch.slice", vram_max_mib=0).plan.empty
+
+
+def test_a_limit_of_somebody_else_is_left_as_it_is_and_gets_no_file(bench):
+    host, config = bench()
+    host.write("/sys/fs/cgroup/gpu.slice/dmem.max", f"{REGION} 4096")
+    assert configure(config, FLEX, vram_slice="gpu-batch.slice", vram_max_mib=64).ok
+    assert host.read("/sys/fs/cgroup/gpu.slice/dmem.max") == f"{REGION} 4096"
+    assert host.listdir("/etc/systemd/system") == ["gpu-batch.slice.d", f"gpuslicing-vram-{FLEX}-gpu-batch.service"]
 
 
 def test_a_pillar_with_a_limit_for_nobody_is_refused():

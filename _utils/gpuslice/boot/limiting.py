@@ -1,6 +1,6 @@
 """
-Sets the limits of GPU memory of one slice, without Salt, as the unit of a consumer runs it whenever its slice has come back:
-``python -m gpuslice.techniques.consumers.limiting SLICE ADDRESS=MIB ...``.
+Sets the limits of GPU memory of one slice, without Salt, as a unit runs it whenever that slice has come back:
+``python -m gpuslice.boot.limiting SLICE ADDRESS=MIB ...``.
 
 Exit status: 0 the limits are in force, 1 they could not be set, 2 the arguments are wrong. Why is told on standard error.
 """
@@ -8,7 +8,7 @@ Exit status: 0 the limits are in force, 1 they could not be set, 2 the arguments
 import re
 import sys
 
-USAGE = "python -m gpuslice.techniques.consumers.limiting SLICE ADDRESS=MIB ..."
+USAGE = "python -m gpuslice.boot.limiting SLICE ADDRESS=MIB ..."
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]{1,250}\.slice")
 _LIMIT = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])=([1-9][0-9]{0,8})")
 _DONE, _FAILED, _WRONG = 0, 1, 2
@@ -22,10 +22,10 @@ def main(argv, config=None):
         return _WRONG
     # Here, so that wrong arguments cost nothing.
     from gpuslice import errors
+    from gpuslice.drivers import quota
     from gpuslice.drivers.sessions import Sessions
     from gpuslice.host.open import open_host
     from gpuslice.inventory import discovery
-    from gpuslice.techniques.consumers import quotas
 
     host = open_host(config)
     sessions = Sessions(host)
@@ -34,7 +34,7 @@ def main(argv, config=None):
         for address, mebibytes in (found.groups() for found in limits):
             if address not in gpus:
                 raise errors.DeviceNotFound("This host has no such GPU, so that its memory can't be limited.", address)
-            quotas.set_limit(host, sessions, gpus[address], argv[0], int(mebibytes))
+            quota.set_best(host, sessions, gpus[address], argv[0], int(mebibytes) * quota.MIB)
     except errors.GpuSliceError as err:
         sys.stderr.write(f"{err}\n")
         return _FAILED
