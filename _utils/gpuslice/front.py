@@ -19,7 +19,9 @@ from gpuslice import folding
 from gpuslice import kinds
 from gpuslice import moments
 from gpuslice import policy
+from gpuslice import remarks
 from gpuslice import secret
+from gpuslice import wishes
 from gpuslice.engine import Engine
 from gpuslice.host.base import WAITING
 from gpuslice.plan import EACH
@@ -574,7 +576,7 @@ def targets(engine, pillar):
         if kind.name in checked.handed_out:
             receivers = kinds.section(kind).receivers(checked.handed_out[kind.name])
             lines.append(f"{kind.label}: {', '.join(receivers) or 'nobody'}")
-    return folding.sentences(lines) + engine.remarks(checked)
+    return folding.sentences(lines) + remarks.of_policy(engine, checked)
 
 
 def summary(engine, pillar):
@@ -635,8 +637,11 @@ def owners(engine, pillar):
     ``gpus`` (those that it is about), ``agreed`` (of which the pillar says that both may set them), ``seen`` (sentences),
     ``todo``.
     """
-    agreed = engine.agreed(engine.policy(pillar))
-    return [_owner(each, engine.gpus, agreed) for each in engine.others()]
+    # Here, so that those who only go by their pillar do not load it.
+    from gpuslice.inventory import owners as others
+
+    agreed = wishes.agreed(engine, engine.policy(pillar))
+    return [_owner(each, engine.gpus, agreed) for each in others.found(engine.host, engine.gpus, running=True)]
 
 
 def _owner(each, gpus, agreed):

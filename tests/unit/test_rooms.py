@@ -21,7 +21,10 @@ NOUNS = {
     "shape", "status_words", "values", "window",
 }  # fmt: skip
 #: Modules that are no package, and belong to one room.
-FRONT = {"announcer", "arguments", "checkup", "engine", "exporting", "front", "job", "quarantine", "sources", "statuses", "waits"}
+FRONT = {
+    "announcer", "arguments", "by_hand", "checkup", "engine", "exporting", "front", "job", "looks", "quarantine", "remarks",
+    "sources", "statuses", "waits", "wishes",
+}  # fmt: skip
 #: Room -> rooms that it may import.
 ROOMS = {
     "loader": {"front", "boot", "inventory", "host", "qualify", "cleaning", "energy", "metrics", "schedulers"},

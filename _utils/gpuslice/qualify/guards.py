@@ -4,6 +4,7 @@ Which GPU may be tried: one that nobody uses, that is nobody's, and on which not
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import wishes
 from gpuslice.inventory import discovery
 from gpuslice.inventory import owners
 from gpuslice.rules import PLAIN
@@ -50,8 +51,8 @@ def _may_stop(engine, pillar):
 
 
 def _refuse_owned(engine, gpu, to_try, pillar):
-    agreed = engine.agreed(engine.policy(pillar)).get(gpu.address, ()) if pillar else ()
-    others, key = engine.others(), PLAIN.sharing()
+    agreed = wishes.agreed(engine, engine.policy(pillar)).get(gpu.address, ()) if pillar else ()
+    others, key = owners.found(engine.host, engine.gpus, running=True), PLAIN.sharing()
     for tool, _ in to_try:
         if refusal := owners.refusal(others, tool.name, gpu, agreed, key):
             raise errors.Owned(refusal[0], gpu.address, refusal[1])

@@ -304,7 +304,7 @@ class Technique(ABC):
         """
         What could still be made of a GPU, as plain data; {} where the technology counts nothing.
 
-        :param stood_on: as of :meth:`gpuslice.engine.Engine.stood_on`. Raises as :meth:`observe`.
+        :param stood_on: as of :func:`gpuslice.looks.stood_on`. Raises as :meth:`observe`.
         """
         return {}
 
