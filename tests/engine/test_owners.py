@@ -7,6 +7,7 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice import policy
 from gpuslice import qualify
+from gpuslice import reports
 from gpuslice.engine import Engine
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import asks
@@ -193,15 +194,15 @@ def test_owners_are_shown_with_evidence(beside):
     host = beside({**MIG_MANAGER, "/etc/rc.local": f"nvidia-smi -i {GPU} -pl 300\n"})
     with Engine(hosts.config(host)) as engine:
         rule = {"match": {"pci": OTHER}, "share_with": []}
-        found = front.owners(engine, sharing("mig-manager", "/etc/rc.local", devices=[rule]))
+        found = reports.owners(engine, sharing("mig-manager", "/etc/rc.local", devices=[rule]))
     assert [each["owner"] for each in found] == ["mig-manager", "/etc/rc.local"]
     assert found[0]["gpus"] == [GPU, OTHER] and found[0]["agreed"] == [GPU] and found[0]["sets"] == ["mig"]
     assert found[1]["gpus"] == found[1]["agreed"] == [GPU] and found[1]["seen"] == ["it sets GPUs at each boot"]
-    table = front.table_of_owners(found).splitlines()
+    table = reports.table_of_owners(found).splitlines()
     assert table[0].split() == ["owner", "sets", "GPUs", "agreed", "seen"] and table[3].split()[:5] == [
         "/etc/rc.local", "power", GPU, "yes", "it",
     ]  # fmt: skip
-    assert front.table_of_owners([]) == "Nobody else is known to set the GPUs of this host."
+    assert reports.table_of_owners([]) == "Nobody else is known to set the GPUs of this host."
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ NOUNS = {
 #: Modules that are no package, and belong to one room.
 FRONT = {
     "announcer", "arguments", "by_hand", "checkup", "engine", "exporting", "front", "job", "looks", "quarantine", "remarks",
-    "sources", "statuses", "waits", "wishes",
+    "reports", "sources", "statuses", "tables", "waits", "wishes",
 }  # fmt: skip
 #: Room -> rooms that it may import.
 ROOMS = {
