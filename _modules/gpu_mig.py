@@ -255,8 +255,8 @@ def fits(gpu, profile=None, data=False):
         salt gpu7 gpu_mig.fits '0000:1b:00.0' 3g.40gb
     """
     with _engine() as engine:
-        stood_on, owners = engine.stood_on(gpu), engine.owners()
-        return front.each(engine, "mig", gpu, lambda one, tool: views.fits(tool, one, profile, stood_on, owners, data))
+        stood_on, given = engine.stood_on(gpu), engine.given()
+        return front.each(engine, "mig", gpu, lambda one, tool: views.fits(tool, one, profile, stood_on, given, data))
 
 
 @_checked

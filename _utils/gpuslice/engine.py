@@ -235,9 +235,9 @@ class Engine:
         """See :func:`gpuslice.looks.stood_on`."""
         return self._looks.stood_on(self, gpu)
 
-    def owners(self):
-        """See :func:`gpuslice.looks.owners`."""
-        return self._looks.owners(self)
+    def given(self):
+        """See :func:`gpuslice.looks.given`."""
+        return self._looks.given(self)
 
     def holders(self, gpu):
         """See :func:`gpuslice.looks.holders`."""

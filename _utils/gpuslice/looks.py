@@ -198,16 +198,16 @@ def stood_on(engine, gpu=None):
 
     :param gpu: GPUs whose slices are looked at, as users name them; None for all.
     """
-    found = {part for tool in _handing(engine) for part in tool.owners(tool.layout(tool.observe(None)), by_name=True)}
+    found = {part for tool in _handing(engine) for part in tool.given(tool.layout(tool.observe(None)), by_name=True)}
     names = engine.host.store_names(engine.host.state_dir)
     if any(kind.noted in names for kind in kinds.DOABLE if kind.noted and kind.over):
         found.update(part["of"] for part in slices(engine, gpu, taken=True) if part["of"])
     return sorted(found)
 
 
-def owners(engine):
+def given(engine):
     """Name of a slice -> who was handed it."""
-    return {part: name for tool in _handing(engine) for part, name in tool.owners(tool.layout(tool.observe(None))).items()}
+    return {part: name for tool in _handing(engine) for part, name in tool.given(tool.layout(tool.observe(None))).items()}
 
 
 def _handing(engine):

@@ -305,11 +305,11 @@ def test_what_is_quarantined_or_has_a_consumer_is_ignored(simulated):
     host = consumers.machine(simulated)
     assert hosts.apply(host, consumers.pillar(consumers.EACH)).ok
     with Engine(hosts.config(host)) as engine:
-        free = next(part for part in engine.parts() if part.name not in engine.owners())
+        free = next(part for part in engine.parts() if part.name not in engine.given())
         quarantine.quarantined(engine, [free.name], "odd results")
-        owners, uuids = engine.owners(), {part.name: part.identity for part in engine.parts()}
+        given, uuids = engine.given(), {part.name: part.identity for part in engine.parts()}
     found = on(host, nomad.plugin_config)
-    theirs = {uuids[part]: f"{part}: consumer {name} has it" for part, name in owners.items()}
+    theirs = {uuids[part]: f"{part}: consumer {name} has it" for part, name in given.items()}
     assert theirs and found["ignored"] == {free.identity: f"{free.name}: quarantined: odd results", **theirs}
     assert sorted(found["ignored_gpu_ids"]) == sorted(found["ignored"]) and len(found["given"]) == 14 - len(found["ignored"])
 

@@ -73,7 +73,7 @@ def _refuse_used(engine, gpu, to_try, stops):
 def _refuse_handed(engine, gpu):
     """What a consumer has on record is his."""
     names = {gpu.address, *(part["name"] for part in engine.slices(gpu.address, taken=True))}
-    if having := sorted({who for name, who in engine.owners().items() if name in names}):
+    if having := sorted({who for name, who in engine.given().items() if name in names}):
         raise errors.ResourceConflict(f"It is handed out to {', '.join(having)}.", gpu.address, _SPARE)
 
 

@@ -24,7 +24,7 @@ def read(engine, about):
     bare = [gpu for gpu in engine.unsliced([part.as_dict() for part in every]) if gpu.address not in untold]
     closed = {gpu.address: engine.closed_by(gpu) for gpu in bare}
     whole = [_whole(engine, gpu) for gpu in bare if closed[gpu.address] is None]
-    held = offer.held([*every, *whole], engine.owners(), lambda parts: _barred(parts, entries))
+    held = offer.held([*every, *whole], engine.given(), lambda parts: _barred(parts, entries))
     return Offer(
         tuple(every), tuple(whole), {address: by for address, by in closed.items() if by is not None},
         {**held, **dict.fromkeys(untold, offer.UNREAD)},

@@ -92,7 +92,7 @@ class Noted(NamedTuple):
             raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
         return self.consumers[name]
 
-    def owners(self) -> dict[str, str]:
+    def given(self) -> dict[str, str]:
         """Name of a slice -> the consumer who has it."""
         return {part: name for name, each in self.consumers.items() for part in each["slices"]}
 
