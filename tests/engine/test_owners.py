@@ -9,12 +9,12 @@ from gpuslice import policy
 from gpuslice import qualify
 from gpuslice import reports
 from gpuslice.engine import Engine
-from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import asks
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import hosts
 from tests.support import pillars
 from tests.support.crash import in_child
+from tests.support.watched import Watched
 
 GPU, OTHER = "0000:1b:00.0", "0000:43:00.0"
 PAIR = [{"model": "h100-80gb", "address": address, "mig": "enabled"} for address in (GPU, OTHER)]
@@ -132,29 +132,9 @@ def test_a_converged_host_warns_and_goes_on(beside):
             "Run 'systemctl disable --now nvidia-mig-manager.service'."
         ]
         # Nothing was started, and no process looked at.
-        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in watched.seen)
+        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in (*watched.seen, *watched.listed))
     assert hosts.apply(host, sharing("mig-manager")).warnings == []
     assert not hosts.apply(host, pillars.mig(LESS)).ok and len(hosts.listed(host)) == 6
-
-
-class Watched(SimulatedHost):
-    """A simulated host that notes what is read, and which programs are run."""
-
-    def __init__(self, *args):
-        self.seen, self.ran = [], []
-        super().__init__(*args)
-
-    def read(self, path):
-        self.seen.append(path)
-        return super().read(path)
-
-    def listdir(self, path):
-        self.seen.append(path)
-        return super().listdir(path)
-
-    def run(self, argv, *args, **rest):
-        self.ran.append(argv)
-        return super().run(argv, *args, **rest)
 
 
 def test_by_hand_the_pillar_agrees(beside):
