@@ -136,7 +136,7 @@ def closed_by(engine, gpu):
     The technology whose mode keeps programs from using a GPU that has no slices as a whole, "" for another reason; None where
     they can. Raises as its techniques do where it can't be read.
     """
-    if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+    if not discovery.is_for_programs(gpu):
         return ""
     tools = engine.techniques_of(gpu, telling=True)
     return next((tool.name for tool in tools if not tool.leaves_whole(gpu, tool.layout(tool.observe(gpu)))), None)

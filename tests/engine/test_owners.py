@@ -132,7 +132,8 @@ def test_a_converged_host_warns_and_goes_on(beside):
             "Run 'systemctl disable --now nvidia-mig-manager.service'."
         ]
         # Nothing was started, and no process looked at.
-        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in (*watched.seen, *watched.listed))
+        looked = [*watched.seen, *watched.listed]
+        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in looked)
     assert hosts.apply(host, sharing("mig-manager")).warnings == []
     assert not hosts.apply(host, pillars.mig(LESS)).ok and len(hosts.listed(host)) == 6
 

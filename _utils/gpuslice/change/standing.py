@@ -61,7 +61,7 @@ class Standing:
 
     def _closed_by(self, gpu: Gpu, layouts: list[tuple[Technique, dict]]) -> str | None:
         """Which technology keeps programs from using the GPU as a whole, "" for another reason; None where they can."""
-        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+        if not discovery.is_for_programs(gpu):
             return ""
         return next((tool.name for tool, layout in layouts if not tool.leaves_whole(gpu, layout)), None)
 

@@ -33,8 +33,7 @@ def read(engine, about):
 
 def _whole(engine, gpu):
     """A GPU that nothing cuts, as a slice."""
-    number = device_nodes.minor(engine.host, gpu.address) if gpu.vendor == "nvidia" else None
-    nodes = device_nodes.render(engine.host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
+    nodes = device_nodes.of_whole(engine.host, gpu)
     return Slice(gpu.address, "gpu", gpu.model, gpu.uuid, gpu.memory_mib, 1.0, "", tuple(nodes), name=gpu.address)
 
 
