@@ -276,14 +276,14 @@ def test_a_token_that_nomad_repeats_is_not_shown(simulated, monkeypatch):
 
 
 def test_without_nomad_and_with_one_that_hangs_it_is_said_what_to_do(node, simulated):
-    with pytest.raises(errors.ToolMissing, match=r"nomad is needed to know how this node is, and is not installed"):
+    with pytest.raises(errors.ToolMissing, match=r"nomad was to be asked to know how this node is, and is not installed"):
         on(simulated("dgx-h100", gpus=GPUS, processes=[]), nomad.drain)
     host = node()
     host.add_fault({"call": "run", "error": "ETIMEDOUT"})
     with pytest.raises(errors.ToolHangs, match="did not end within 60 s"):
         on(host, nomad.drain)
     host.add_fault({"call": "run", "error": "EACCES"})
-    with pytest.raises(errors.ToolFailed, match="could not be started"):
+    with pytest.raises(errors.ToolFailed, match=r"nomad was asked to know how this node is, and could not be started: Permission denied\. Mend"):
         on(host, nomad.drain)
 
 

@@ -231,6 +231,9 @@ def test_without_scontrol_and_with_one_that_hangs_it_is_said_what_to_do(node, si
     host.add_fault({"call": "run", "error": "ETIMEDOUT"})
     with pytest.raises(errors.ToolHangs, match="did not end within 30 s"):
         on(host, slurm.drain)
+    host.add_fault({"call": "run", "error": "EACCES"})
+    with pytest.raises(errors.ToolFailed, match=r"^scontrol was asked .*, and could not be started: Permission denied\. Mend"):
+        on(host, slurm.drain)
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
