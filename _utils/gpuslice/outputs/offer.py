@@ -31,7 +31,7 @@ class Offer(NamedTuple):
     held: Mapping[str, str] = {}
 
     @property
-    def given(self) -> list[Slice]:
+    def offered(self) -> list[Slice]:
         """What can be given, held or not."""
         return [*(part for part in self.every if not part.taken), *self.whole]
 
