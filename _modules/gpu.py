@@ -8,6 +8,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice import tables
 from gpuslice.inventory import naming
 from gpuslice.techniques.mig import asks
 
@@ -231,7 +232,7 @@ def table(gpu=None):
         salt '*' gpu.table
     """
     with _engine() as engine:
-        return front.tabulated(engine, gpu)
+        return tables.tabulated(engine, gpu)
 
 
 @_checked

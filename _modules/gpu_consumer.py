@@ -9,6 +9,7 @@ gpuslice = gpuslice.current()
 from salt.exceptions import CommandExecutionError
 
 from gpuslice import front
+from gpuslice import tables
 from gpuslice.schedulers import libvirt
 from gpuslice.techniques.consumers import asks
 from gpuslice.techniques.consumers import auditing
@@ -54,7 +55,7 @@ def offers(table=False):
     """
     with _engine() as engine:
         found = views.offers(engine.handed(asks.NAME), engine.quarantined())
-        return front.table_of_offers(found) if table else found
+        return tables.table_of_offers(found) if table else found
 
 
 @_checked

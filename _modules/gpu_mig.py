@@ -9,6 +9,7 @@ from salt.exceptions import CommandExecutionError
 
 from gpuslice import arguments
 from gpuslice import front
+from gpuslice import tables
 from gpuslice.techniques.mig import asks
 from gpuslice.techniques.mig import views
 
@@ -48,7 +49,7 @@ def profiles(gpu, table=False):
         salt gpu7 gpu_mig.profiles '0000:1b:00.0' table=True
     """
     with _engine() as engine:
-        told = front.table_of_profiles if table else dict
+        told = tables.table_of_profiles if table else dict
         return front.each(engine, "mig", gpu, lambda one, tool: told(tool.profiles(one)))
 
 
@@ -254,8 +255,8 @@ def fits(gpu, profile=None, data=False):
         salt gpu7 gpu_mig.fits '0000:1b:00.0' 3g.40gb
     """
     with _engine() as engine:
-        stood_on, owners = engine.stood_on(gpu), engine.owners()
-        return front.each(engine, "mig", gpu, lambda one, tool: views.fits(tool, one, profile, stood_on, owners, data))
+        stood_on, given = engine.stood_on(gpu), engine.given()
+        return front.each(engine, "mig", gpu, lambda one, tool: views.fits(tool, one, profile, stood_on, given, data))
 
 
 @_checked

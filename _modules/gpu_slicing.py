@@ -55,7 +55,7 @@ def plan(pillar=None, data=False):
     """
     with _engine() as engine:
         found = engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__))
-        return front.as_data(found) if data else found.text()
+        return front.reports().as_data(found) if data else found.text()
 
 
 @_checked
@@ -137,7 +137,7 @@ def summary(pillar=None):
     """
     try:
         with _engine() as engine:
-            return front.summary(engine, front.fetched(front.pillar(pillar, __pillar__), __salt__))
+            return front.reports().summary(engine, front.fetched(front.pillar(pillar, __pillar__), __salt__))
     except CommandExecutionError as err:
         return f"can't be told: {' '.join(str(err).split())}"
 
@@ -159,7 +159,7 @@ def targets(pillar=None):
         salt 'gpu*' gpu_slicing.targets
     """
     with _engine() as engine:
-        return front.targets(engine, front.pillar(pillar, __pillar__))
+        return front.reports().targets(engine, front.pillar(pillar, __pillar__))
 
 
 @_checked
@@ -180,7 +180,7 @@ def validate(pillar=None):
 
         salt 'gpu*' gpu_slicing.validate
     """
-    return front.validated(front.pillar(pillar, __pillar__), __opts__)
+    return front.reports().validated(front.pillar(pillar, __pillar__), __opts__)
 
 
 @_checked
@@ -207,8 +207,8 @@ def owners(pillar=None, table=False):
         salt gpu7 gpu_slicing.owners table=True
     """
     with _engine() as engine:
-        found = front.owners(engine, front.pillar(pillar, __pillar__))
-    return front.table_of_owners(found) if table else found
+        found = front.reports().owners(engine, front.pillar(pillar, __pillar__))
+    return front.reports().table_of_owners(found) if table else found
 
 
 @_checked
@@ -289,7 +289,8 @@ def history(full=False):
         salt gpu7 gpu_slicing.history
     """
     with _engine() as engine:
-        return [front.whole(entry) if full else front.brief(entry) for entry in engine.history()]
+        told = front.reports().whole if full else front.reports().brief
+        return [told(entry) for entry in engine.history()]
 
 
 @_checked

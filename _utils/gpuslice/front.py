@@ -9,23 +9,18 @@ import inspect
 import json
 import logging
 import traceback
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 from gpuslice import arguments
 from gpuslice import errors
 from gpuslice import folding
-from gpuslice import kinds
-from gpuslice import moments
-from gpuslice import policy
 from gpuslice import secret
 from gpuslice.engine import Engine
 from gpuslice.host.base import WAITING
 from gpuslice.plan import EACH
 from gpuslice.plan import NO
 from gpuslice.plan import ONE_LINE
-from gpuslice.plan import Plan
 from gpuslice.policy import fields
 
 log = logging.getLogger(__name__)
@@ -368,31 +363,6 @@ def recovered(engine, how, test, permissions):
     return {"result": result.ok, "changes": result.changes, "comment": comment}
 
 
-def validated(pillar, opts):
-    """
-    A dict: ``result`` whether the pillar is valid, ``mistakes``, each a sentence with its path, and ``warnings`` where there are
-    any. Which GPUs there are is read from the system's files, and what they have is not read at all.
-
-    :param opts: ``__opts__`` of the loader file.
-    """
-    try:
-        parsed = policy.parse(dict(pillar))
-    except errors.PolicyError as err:
-        return {"result": False, "mistakes": err.mistakes or [str(err)]}
-    if mistakes := policy.lacking(parsed, kinds.AVAILABLE):
-        return {"result": False, "mistakes": mistakes}
-    answer = {"result": True, "mistakes": []}
-    try:
-        with Engine(opts.get("gpu_slicing")) as made:
-            mistakes, odd = policy.misnamed(parsed, made.gpus), policy.unmatched(parsed, made.gpus)
-    except errors.GpuSliceError as err:
-        odd = [f"Whether each rule matches a GPU of this host can't be told: {err}"]
-    if mistakes:
-        return {"result": False, "mistakes": mistakes}
-    warnings = [*parsed.warnings, *policy.switched_off(parsed), *odd]
-    return {**answer, "warnings": warnings} if warnings else answer
-
-
 def announcer(opts, salt, about="change"):
     """
     A function that tells on the master's event bus what becomes of a change, as ``gpu_slicing/<minion>/change/<kind>``; what is
@@ -432,81 +402,11 @@ def by_address(answers, is_one):
     return next(iter(answers.values())) if is_one else answers
 
 
-def tabulated(engine, gpu=None):
-    """The slices and the GPUs without any as a table for people, and what has to be known of an interrupted change."""
-    slices = engine.slices(gpu)
-    whole = engine.unsliced(slices, gpu)
-    return "\n".join([table(slices, whole, engine.quarantined()), *engine.interrupted()])
+def reports():
+    """:mod:`gpuslice.reports`, for a loader file that is loaded by runs which go by their pillar too: these have no use of it."""
+    from gpuslice import reports
 
-
-def brief(entry):
-    """A generation of the history without its plan and layouts."""
-    known = {key: entry[key] for key in ("generation", "who", "jid", "result", "errors", "error", "reboot") if entry.get(key)}
-    try:
-        known["summary"] = Plan.from_dict(entry["plan"]).summary()
-    except (KeyError, TypeError, ValueError):
-        # One without a plan, or whose file somebody changed: what else there is of it is told all the same.
-        pass
-    return {**known, **_result(entry), **_timed(entry)}
-
-
-def whole(entry):
-    """A generation of the history with its plan and layouts."""
-    return {**entry, **_result(entry), **_timed(entry)}
-
-
-def _result(entry):
-    """The result of a generation of which something was accepted and came into force at a reboot only, with that; else {}."""
-    if not entry.get("result") or not entry.get("reboot"):
-        return {}
-    return {"result": f"{entry['result']}, to come into force at a reboot: {folding.shortened(entry['reboot'])}"}
-
-
-def _timed(entry):
-    """The time of a generation in ISO 8601 with its zone, {} where none is known."""
-    if "time" not in entry:
-        return {}
-    return {"time": moments.iso(entry["time"])}
-
-
-#: Number of the form of :func:`as_data`, which ``docs/usage.md`` describes.
-PLAN_FORMAT = 1
-
-
-def as_data(plan):
-    """A plan as data for programs: what the text tells, without what the engine keeps for itself."""
-    return {
-        "format": PLAN_FORMAT,
-        "managed": not plan.unmanaged,
-        "summary": plan.summary(),
-        "seconds": round(plan.seconds, 1),
-        "estimate": plan.estimate,
-        "parts": [_part_as_data(part) for part in plan.parts],
-        "blocked": [{"gpu": gpu, "why": why} for gpu, why in plan.blocked],
-        "before": list(plan.before),
-        "after": list(plan.after),
-        "freeable": list(plan.freeable),
-        "waiting": [{"where": where, "for": what, "why": why} for where, what, why in plan.waiting],
-        "notes": [*filter(None, [plan.unmanaged]), *plan.notes, *plan.remarks, *plan.untouched],
-    }
-
-
-def _part_as_data(part):
-    told = ("model", "keeps", "destroys", "creates", "old", "new", "stops", "unloads", "waits", "note", "group", "forecast")
-    return {
-        "technology": kinds.known(part.key.technique).word,
-        "gpus": list(part.addresses),
-        **{name: list(value) if isinstance(value := getattr(part, name), tuple) else value for name in told},
-        "seconds": round(part.seconds, 1),
-        "steps": [_step_as_data(step) for step in part.steps],
-    }
-
-
-def _step_as_data(step):
-    return {
-        "does": step.words, "effect": step.effect, "ends": list(step.disrupts), "needs": list(step.needs), "undo": step.undo,
-        "seconds": step.seconds, "source": step.source,
-    }  # fmt: skip
+    return reports
 
 
 def imported(engine, form, source, name, text, salt, yaml):
@@ -559,151 +459,3 @@ def state(name, kwargs, refused, function, *args, **given):
         return {"name": name, "result": None, **function(*args, **given)}
     except refused as err:
         return failed(name, err)
-
-
-def targets(engine, pillar):
-    """What the pillar wants of each GPU, as lines of text."""
-    wanted = engine.targets(checked := engine.policy(pillar))
-    if not engine.gpus:
-        return ["This host has no GPU."]
-    if not wanted:
-        return ["containers_gpu_slicing:enabled is false: every GPU is left alone."]
-    sliced = [t for t in wanted if not (t.key and t.key.hands_out)]
-    lines = [f"{t.gpu.address} {t.gpu.model}: {t.reason if t.technique else f'left alone, {t.reason}'}" for t in sliced]
-    for kind in kinds.HANDING_OUT:
-        if kind.name in checked.handed_out:
-            receivers = kinds.section(kind).receivers(checked.handed_out[kind.name])
-            lines.append(f"{kind.label}: {', '.join(receivers) or 'nobody'}")
-    return folding.sentences(lines) + engine.remarks(checked)
-
-
-def summary(engine, pillar):
-    """The state of a host in one line: whether it is as wanted, what it has, and what a run would do."""
-    plan = engine.plan(pillar)
-    said = plan.summary().rstrip(".")
-    if plan.unmanaged:
-        state = plan.unmanaged.rstrip(".")
-    elif engine.interrupted():
-        state = "a change was interrupted"
-    elif plan.blocked:
-        state = "not as wanted, and in the way"
-    elif plan.waiting and plan.empty:
-        state, said = plan.waits(), "nothing to do now"
-    else:
-        waits = any(part.waits for part in plan.parts)
-        state = ("waits for a reboot" if waits else "as wanted") if plan.empty else "to change"
-    models = Counter(gpu.model for gpu in engine.gpus)
-    slices = Counter(part["profile"] or part["kind"] for part in engine.slices())
-    cut = f"{sum(slices.values())} slices ({_counted(slices)})" if slices else "no slices"
-    there = [_counted(models), cut] if models else []
-    return "; ".join([state, *there, *([] if plan.unmanaged and plan.empty else [said[:1].lower() + said[1:]])])
-
-
-def _counted(counts):
-    return ", ".join(f"{count} x {name}" for name, count in counts.items())
-
-
-_COLUMNS = ("name", "GPU", "profile", "placement", "memory", "compute", "address", "UUID", "state", "in use by")
-
-
-def table(slices, whole=(), quarantined=()):
-    """
-    Slices, and GPUs that have none, as a table for people. A column in which nothing stands is left out, and so is that of the
-    GPU where each name begins with it: that of a virtual function is the function's own address.
-
-    :param whole: :class:`gpuslice.model.Gpu` of those without slices; :param quarantined: PCI addresses, maybe among other names.
-    """
-    if not slices and not whole:
-        return "No GPU and no slices."
-    rows = sorted([*map(_row, slices), *(_row_of_gpu(gpu, gpu.address in quarantined) for gpu in whole)], key=lambda row: row[1])
-    unused = {place for place in range(len(_COLUMNS)) if not any(row[place] for row in rows)}
-    if all(name.startswith(gpu) for name, gpu, *_ in rows):
-        unused.add(_COLUMNS.index("GPU"))
-    rows = [tuple(cell for place, cell in enumerate(row) if place not in unused) for row in (_COLUMNS, *rows)]
-    return folding.in_columns(rows)
-
-
-def table_of_profiles(profiles):
-    """MIG profiles as a table for people; :param profiles: as ``gpu_mig.profiles`` returns them."""
-    head = ("profile", "free/total", "memory", "SMs", "copy", "decoder", "encoder", "jpeg", "flow", "placements")
-    return folding.in_columns([head, *(_row_of_profile(name, each) for name, each in profiles.items())])
-
-
-def owners(engine, pillar):
-    """
-    Who else sets what is sliced on this host, as dicts: ``owner``, ``label``, ``sets`` (technologies, by the pillar's words),
-    ``gpus`` (those that it is about), ``agreed`` (of which the pillar says that both may set them), ``seen`` (sentences),
-    ``todo``.
-    """
-    agreed = engine.agreed(engine.policy(pillar))
-    return [_owner(each, engine.gpus, agreed) for each in engine.others()]
-
-
-def _owner(each, gpus, agreed):
-    mine = [gpu.address for gpu in gpus if gpu.vendor in each.vendors and (each.gpus is None or gpu.address in each.gpus)]
-    words = dict.fromkeys(kinds.known(name).word for name in each.sets)
-    never = f" It {each.never}." if each.never else ""
-    return {
-        "owner": each.name, "label": each.label, "sets": list(words), "gpus": mine,
-        "agreed": [gpu for gpu in mine if not each.never and each.name in agreed.get(gpu, ())], "seen": list(each.seen),
-        "todo": " ".join(filter(None, [f"{each.todo[:1].upper()}{each.todo[1:]}.{never}", each.unsure])),
-    }  # fmt: skip
-
-
-def table_of_owners(found):
-    """Who else sets GPUs as a table for people; :param found: as of :func:`owners`."""
-    if not found:
-        return "Nobody else is known to set the GPUs of this host."
-    head = ("owner", "sets", "GPUs", "agreed", "seen")
-    return folding.in_columns([head, *map(_row_of_owner, found)])
-
-
-def _row_of_owner(each):
-    agreed = "-" if not each["agreed"] else "yes" if each["agreed"] == each["gpus"] else folding.shortened(each["agreed"])
-    gpus = folding.shortened(each["gpus"]) if each["gpus"] else "none"
-    return each["owner"], ", ".join(each["sets"]), gpus, agreed, "; ".join(each["seen"])
-
-
-def table_of_offers(offers):
-    """Slices that can be given as a table for people; :param offers: as ``gpu_consumer.offers`` returns them."""
-    if not offers:
-        return "No slice can be given."
-    head = ("name", "kind", "memory", "share", "isolation", "weight", "consumer")
-    rows = [head, *map(_row_of_offer, offers)]
-    used = [place for place, _ in enumerate(head) if any(row[place] for row in rows[1:])]
-    return folding.in_columns([tuple(row[place] for place in used) for row in rows])
-
-
-def _row_of_offer(each):
-    weight = "" if each["weight"] is None else str(each["weight"])
-    share = "?" if each["compute"] is None else f"{each['compute']:.1%}"
-    return each["name"], each["kind"], _gib(each["memory_mib"]), share, each["isolation"], weight, each["consumer"]
-
-
-def _row_of_profile(name, each):
-    engines = ["?" if count is None else str(count) for count in each["engines"].values()]
-    starts = f"{{{', '.join(map(str, each['placements']))}}}:{each['memory_slices']}"
-    return name, f"{each['free']}/{each['max']}", _gib(each["memory_mib"]), str(each["multiprocessors"] or "?"), *engines, starts
-
-
-def _row(part):
-    users = ", ".join(f"{_user(holder)} ({holder['pid']})" for holder in part["in_use_by"])
-    compute = f"{part['compute']:.1%}" if part["compute"] is not None else "?"
-    return (
-        part["name"], part["gpu"], part["profile"], part["placement"], _gib(part["memory_mib"]), compute, part.get("address", ""),
-        part.get("uuid", ""), "quarantined" if part.get("quarantined") else "", users or "-",
-    )  # fmt: skip
-
-
-def _user(holder):
-    """Who it is in a word: the command of a virtual machine begins like that of any other."""
-    return f"domain {holder['domain']}" if "domain" in holder else holder["command"]
-
-
-def _row_of_gpu(gpu, quarantined):
-    state = "quarantined" if quarantined else ""
-    return gpu.address, gpu.address, "not sliced", "", _gib(gpu.memory_mib), "100.0%", "", gpu.uuid, state, ""
-
-
-def _gib(mib):
-    return f"{mib / 1024:.1f} GiB" if mib else "?"

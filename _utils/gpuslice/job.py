@@ -3,8 +3,23 @@ Which Salt job this process works for: read from the file that Salt keeps for ea
 """
 
 import os
+from typing import NamedTuple
 
 from gpuslice.printable import printable
+
+
+class Doing(NamedTuple):
+    """Who asks: function and user, or the process; and Salt's job id, "" for none."""
+
+    who: str
+    jid: str
+
+
+def doing(cachedir):
+    """Who asks for what this process does, as :class:`Doing`; ``cachedir`` as of :func:`of_process`."""
+    found = of_process(cachedir)
+    who = " by ".join(part for part in (found["fun"], found["user"]) if part) or f"process {os.getpid()}"
+    return Doing(who, found["jid"])
 
 
 def of_process(cachedir, pid=None):

@@ -17,6 +17,9 @@ from typing import Protocol
 SHAPE, SHARE, TUNE, HAND_OUT, TELL = range(5)
 #: In the place of a capability: of every GPU.
 EVERY = "*"
+#: What virtual machines are given of a technology: slices that are made for them and go with it, or what is on the bus all the
+#: same and is only moved to a driver of VFIO.
+MADE, BOUND = "made", "bound"
 
 
 class Capable(Protocol):
@@ -44,7 +47,7 @@ class Kind(NamedTuple):
     :ivar last_word: whether it has to be asked although the capability is there: that may serve another one only.
     :ivar host_wide: whether it belongs to the host, so that all GPUs have it in common.
     :ivar gives_away: whether it gives the whole GPU to somebody else, of whom nothing else can be asked meanwhile.
-    :ivar for_machines: whether virtual machines are given its slices.
+    :ivar for_machines: whether virtual machines are given its slices: :data:`MADE` or :data:`BOUND`, "" for no.
     :ivar over: names of those that it may stand on. :ivar auto: environments in which strategy auto may fall back to it.
     :ivar goes_with_all: whether it may stand beside any strategy, or none: it sets what belongs to the board, whatever slices
         that. To write a key that says what is to be there switches it on.
@@ -65,7 +68,7 @@ class Kind(NamedTuple):
     last_word: bool = False
     host_wide: bool = False
     gives_away: bool = False
-    for_machines: bool = False
+    for_machines: str = ""
     over: tuple[str, ...] = ()
     goes_with_all: bool = False
     auto: tuple[str, ...] = ()
@@ -109,15 +112,15 @@ KINDS = (
     ),
     Kind(
         "sriov", "SR-IOV", SHAPE, ("amd", "intel"), "sriov", "Sriov", section="sriov", last_word=True, auto=("virtual_host",),
-        for_machines=True,
+        for_machines=MADE,
     ),
     Kind(
         "vf-passthrough", "passthrough of virtual functions", SHARE, ("amd", "intel"), "vf_passthrough", "VfPassthrough",
-        section="vf_passthrough", capability="sriov", over=("sriov",), for_machines=True,
+        section="vf_passthrough", capability="sriov", over=("sriov",), for_machines=BOUND,
     ),
     Kind(
         "vgpu", "vGPU", SHAPE, ("nvidia",), "vgpu", "Vgpus", section="vgpu", last_word=True, over=("mig",),
-        auto=("virtual_host",), for_machines=True,
+        auto=("virtual_host",), for_machines=MADE,
     ),
     Kind(
         "licence", "vGPU licence", TUNE, ("nvidia",), "licence", "Licence", strategy="vgpu", section="vgpu", capability="vgpu",
@@ -134,7 +137,7 @@ KINDS = (
     ),
     Kind(
         "passthrough", "passthrough", SHAPE, ("nvidia", "amd", "intel"), "passthrough", "Passthrough", gives_away=True,
-        for_machines=True,
+        for_machines=BOUND,
     ),
     Kind(
         "consumers", "consumers", HAND_OUT, _ALL, "consumers", "Consumers", capability=EVERY, host_wide=True,

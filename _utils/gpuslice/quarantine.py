@@ -202,7 +202,7 @@ def _carried_out(engine, decide, test, permissions, otherwise):
             entries = record.entries()
             made = decide(entries)
             _note(record, made, entries)
-    had = engine.owners()
+    had = engine.given()
     front.changes()
     try:
         engine.tools.release()
@@ -320,17 +320,17 @@ def _announce(engine, made, before, had, doing):
     if engine.health_events is None or not (made.quarantine or made.release):
         return
     parts = engine.parts(taken=True)
-    owners = {**had}
+    given = {**had}
     has = {}
-    for part, consumer in engine.owners().items():
+    for part, consumer in engine.given().items():
         has.setdefault(consumer, []).append(part)
-        owners.setdefault(part, consumer)
+        given.setdefault(part, consumer)
     for kind, entries in (("quarantined", made.quarantine), ("released", made.release)):
         for name, entry in entries.items():
             # A whole GPU, and one that can't be read, has no slices to be read: who has some of it is on record.
-            handed = [part for part in owners if part == name or part.startswith(f"{name}-")]
+            handed = [part for part in given if part == name or part.startswith(f"{name}-")]
             slices = sorted({*records.barred(parts, [name]), *handed})
-            theirs = dict.fromkeys(owners[part] for part in slices if part in owners)
+            theirs = dict.fromkeys(given[part] for part in slices if part in given)
             told = entry if kind == "quarantined" else before[name]
             event = {
                 "name": name, "gpu": entry.gpu, "scope": entry.scope,

@@ -18,6 +18,8 @@ import yaml
 
 from gpuslice import errors
 from gpuslice import front
+from gpuslice import reports
+from gpuslice import tables
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.host.open import open_host
@@ -174,11 +176,11 @@ def _front(config, work):
 FRONT_USES = {name: through_the_front(work) for name, work in USES.items()} | {
     "health": through_the_front(lambda engine, wanted: engine.health()),
     "map": through_the_front(lambda engine, wanted: engine.maps()),
-    "table": through_the_front(lambda engine, wanted: front.table(engine.slices())),
+    "table": through_the_front(lambda engine, wanted: tables.table(engine.slices())),
     "undo it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", False, None)),
     "finish it": through_the_front(lambda engine, wanted: front.recovered(engine, "finish", False, None)),
     "look at undoing it": through_the_front(lambda engine, wanted: front.recovered(engine, "undo", True, None)),
-    "brief history": through_the_front(lambda engine, wanted: [front.brief(entry) for entry in engine.history()]),
+    "brief history": through_the_front(lambda engine, wanted: [reports.brief(entry) for entry in engine.history()]),
     "the grain": lambda config, wanted: grain.facts(open_host(config)),
 }
 ODD_CONTENT = [

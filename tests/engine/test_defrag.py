@@ -61,7 +61,7 @@ def fits(host, profile=None, data=True, gpu=GPU):
     """What ``gpu_mig.fits`` answers of one GPU."""
     with Engine(config(host)) as engine:
         [(one, tool)], _ = engine.techniques("mig", gpu)
-        return views.fits(tool, one, profile, engine.stood_on(gpu), engine.owners(), data)
+        return views.fits(tool, one, profile, engine.stood_on(gpu), engine.given(), data)
 
 
 # -- what fits -------------------------------------------------------------------------------------------------------------

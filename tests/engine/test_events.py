@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from gpuslice import errors
-from gpuslice import front
+from gpuslice import reports
 from gpuslice.engine import Engine
 from gpuslice.records.history import History
 from gpuslice.sim.host import SimulatedHost
@@ -192,7 +192,7 @@ def test_the_next_plan_goes_by_what_the_steps_took_here(simulated):
     assert {(row["technique"], row["model"]) for row in entry["times"]} == {("mig", "NVIDIA A100-SXM4-40GB")}
     with Engine(config(host)) as engine:
         plan = engine.plan(pillars.mig(["7g.40gb"]))
-        data = front.as_data(plan)
+        data = reports.as_data(plan)
     assert "measured here" in plan.summary() and plan.text().count("measured here") == 1
     assert data["estimate"] == plan.estimate and {step["source"] for step in data["parts"][0]["steps"]} == {"measured here"}
 

@@ -151,6 +151,10 @@ def test_without_kubectl_and_with_one_that_hangs_it_is_said_what_to_do(world, na
     world.host.add_fault({"call": "run", "hang": 9, "times": 0})
     with pytest.raises(errors.ToolHangs, match="how node n1 is, and did not end within 90 s"):
         getattr(world, name)()
+    world.host.clear_faults()
+    world.host.add_fault({"call": "run", "error": "EACCES"})
+    with pytest.raises(errors.ToolFailed, match=r"^kubectl was asked how node n1 is, and could not be started: Permission"):
+        getattr(world, name)()
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

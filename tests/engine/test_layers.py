@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from gpuslice import reports
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.policy import parse
@@ -152,10 +153,8 @@ def test_the_pillar_that_is_exported_has_both_layers(simulated):
 
 
 def test_targets_tell_of_both_layers(simulated):
-    from gpuslice import front
-
     with Engine(config(simulated("a30-pair"))) as engine:
-        lines = [line for line in front.targets(engine, shared_mig()) if line.startswith(OTHER)]
+        lines = [line for line in reports.targets(engine, shared_mig()) if line.startswith(OTHER)]
     assert lines == [
         f"{OTHER} NVIDIA A30: strategy mig (containers_gpu_slicing:devices:0)",
         f"{OTHER} NVIDIA A30: time-slicing on what strategy mig makes (containers_gpu_slicing:devices:0)",

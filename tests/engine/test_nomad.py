@@ -276,14 +276,14 @@ def test_a_token_that_nomad_repeats_is_not_shown(simulated, monkeypatch):
 
 
 def test_without_nomad_and_with_one_that_hangs_it_is_said_what_to_do(node, simulated):
-    with pytest.raises(errors.ToolMissing, match=r"nomad is needed to know how this node is, and is not installed"):
+    with pytest.raises(errors.ToolMissing, match=r"nomad was to be asked to know how this node is, and is not installed"):
         on(simulated("dgx-h100", gpus=GPUS, processes=[]), nomad.drain)
     host = node()
     host.add_fault({"call": "run", "error": "ETIMEDOUT"})
     with pytest.raises(errors.ToolHangs, match="did not end within 60 s"):
         on(host, nomad.drain)
     host.add_fault({"call": "run", "error": "EACCES"})
-    with pytest.raises(errors.ToolFailed, match="could not be started"):
+    with pytest.raises(errors.ToolFailed, match=r"^nomad was asked .*, and could not be started: Permission denied\. Mend"):
         on(host, nomad.drain)
 
 
@@ -305,11 +305,11 @@ def test_what_is_quarantined_or_has_a_consumer_is_ignored(simulated):
     host = consumers.machine(simulated)
     assert hosts.apply(host, consumers.pillar(consumers.EACH)).ok
     with Engine(hosts.config(host)) as engine:
-        free = next(part for part in engine.parts() if part.name not in engine.owners())
+        free = next(part for part in engine.parts() if part.name not in engine.given())
         quarantine.quarantined(engine, [free.name], "odd results")
-        owners, uuids = engine.owners(), {part.name: part.identity for part in engine.parts()}
+        given, uuids = engine.given(), {part.name: part.identity for part in engine.parts()}
     found = on(host, nomad.plugin_config)
-    theirs = {uuids[part]: f"{part}: consumer {name} has it" for part, name in owners.items()}
+    theirs = {uuids[part]: f"{part}: consumer {name} has it" for part, name in given.items()}
     assert theirs and found["ignored"] == {free.identity: f"{free.name}: quarantined: odd results", **theirs}
     assert sorted(found["ignored_gpu_ids"]) == sorted(found["ignored"]) and len(found["given"]) == 14 - len(found["ignored"])
 

@@ -7,13 +7,14 @@ from gpuslice import errors
 from gpuslice import front
 from gpuslice import policy
 from gpuslice import qualify
+from gpuslice import reports
 from gpuslice.engine import Engine
-from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.mig import asks
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import hosts
 from tests.support import pillars
 from tests.support.crash import in_child
+from tests.support.watched import Watched
 
 GPU, OTHER = "0000:1b:00.0", "0000:43:00.0"
 PAIR = [{"model": "h100-80gb", "address": address, "mig": "enabled"} for address in (GPU, OTHER)]
@@ -131,29 +132,10 @@ def test_a_converged_host_warns_and_goes_on(beside):
             "Run 'systemctl disable --now nvidia-mig-manager.service'."
         ]
         # Nothing was started, and no process looked at.
-        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in watched.seen)
+        looked = [*watched.seen, *watched.listed]
+        assert watched.ran == [] and not any(path.startswith("/proc/") and path[6:7].isdigit() for path in looked)
     assert hosts.apply(host, sharing("mig-manager")).warnings == []
     assert not hosts.apply(host, pillars.mig(LESS)).ok and len(hosts.listed(host)) == 6
-
-
-class Watched(SimulatedHost):
-    """A simulated host that notes what is read, and which programs are run."""
-
-    def __init__(self, *args):
-        self.seen, self.ran = [], []
-        super().__init__(*args)
-
-    def read(self, path):
-        self.seen.append(path)
-        return super().read(path)
-
-    def listdir(self, path):
-        self.seen.append(path)
-        return super().listdir(path)
-
-    def run(self, argv, *args, **rest):
-        self.ran.append(argv)
-        return super().run(argv, *args, **rest)
 
 
 def test_by_hand_the_pillar_agrees(beside):
@@ -193,15 +175,15 @@ def test_owners_are_shown_with_evidence(beside):
     host = beside({**MIG_MANAGER, "/etc/rc.local": f"nvidia-smi -i {GPU} -pl 300\n"})
     with Engine(hosts.config(host)) as engine:
         rule = {"match": {"pci": OTHER}, "share_with": []}
-        found = front.owners(engine, sharing("mig-manager", "/etc/rc.local", devices=[rule]))
+        found = reports.owners(engine, sharing("mig-manager", "/etc/rc.local", devices=[rule]))
     assert [each["owner"] for each in found] == ["mig-manager", "/etc/rc.local"]
     assert found[0]["gpus"] == [GPU, OTHER] and found[0]["agreed"] == [GPU] and found[0]["sets"] == ["mig"]
     assert found[1]["gpus"] == found[1]["agreed"] == [GPU] and found[1]["seen"] == ["it sets GPUs at each boot"]
-    table = front.table_of_owners(found).splitlines()
+    table = reports.table_of_owners(found).splitlines()
     assert table[0].split() == ["owner", "sets", "GPUs", "agreed", "seen"] and table[3].split()[:5] == [
         "/etc/rc.local", "power", GPU, "yes", "it",
     ]  # fmt: skip
-    assert front.table_of_owners([]) == "Nobody else is known to set the GPUs of this host."
+    assert reports.table_of_owners([]) == "Nobody else is known to set the GPUs of this host."
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ What was accepted and waits for a reset or a reboot: told wherever somebody look
 """
 
 from gpuslice import front
+from gpuslice import reports
 from gpuslice.engine import Engine
 from tests.support import pillars
 from tests.support.a100 import FIRST
@@ -23,9 +24,10 @@ def test_a_mode_that_waits_for_a_reboot_is_told_everywhere(simulated):
         assert engine.health(pending=False) == {FIRST: []}
         [finding] = [each for each in engine.findings() if each["code"].endswith("pending")]
         assert (finding["code"], finding["severity"], finding["todo"]) == ("reboot-pending", "info", "Reboot the host.")
-        told = front.brief(engine.history()[0])
-        assert told["result"] == f"applied, to come into force at a reboot: {FIRST}" == front.whole(engine.history()[0])["result"]
-        assert front.summary(engine, wanted).startswith("waits for a reboot; 1 x NVIDIA A100-SXM4-40GB; no slices; ")
+        told = reports.brief(engine.history()[0])
+        accepted = f"applied, to come into force at a reboot: {FIRST}"
+        assert told["result"] == accepted == reports.whole(engine.history()[0])["result"]
+        assert reports.summary(engine, wanted).startswith("waits for a reboot; 1 x NVIDIA A100-SXM4-40GB; no slices; ")
         assert f"waits for a reboot: {FIRST}" in front.planned(engine.plan(wanted))["comment"]
 
 

@@ -100,7 +100,7 @@ def test_a_consumer_moves_and_nobody_else_does(host):
 
 
 def test_where_nobody_has_it_the_answer_says_what_was_done(host):
-    part = on(host, lambda engine: next(each.name for each in engine.parts() if each.name not in engine.owners()))
+    part = on(host, lambda engine: next(each.name for each in engine.parts() if each.name not in engine.given()))
     for why, said in (("odd results", "is quarantined: odd results"), ("smells", "is quarantined by hand: smells")):
         answer = hold(host, part, why)
         lines = answer["comment"].splitlines()

@@ -231,6 +231,9 @@ def test_without_scontrol_and_with_one_that_hangs_it_is_said_what_to_do(node, si
     host.add_fault({"call": "run", "error": "ETIMEDOUT"})
     with pytest.raises(errors.ToolHangs, match="did not end within 30 s"):
         on(host, slurm.drain)
+    host.add_fault({"call": "run", "error": "EACCES"})
+    with pytest.raises(errors.ToolFailed, match=r"^scontrol was asked .*, and could not be started: Permission denied\. Mend"):
+        on(host, slurm.drain)
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -238,12 +241,12 @@ def test_what_is_quarantined_or_has_a_consumer_is_left_out(simulated):
     host = consumers.machine(simulated)
     assert hosts.apply(host, consumers.pillar(consumers.EACH)).ok
     with Engine(hosts.config(host)) as engine:
-        free = next(part.name for part in engine.parts() if part.name not in engine.owners())
+        free = next(part.name for part in engine.parts() if part.name not in engine.given())
         quarantine.quarantined(engine, [free], "odd results")
-        owners = engine.owners()
+        given = engine.given()
     found = on(host, slurm.gres)
-    assert found["left_out"][free] == "quarantined: odd results" and owners
-    theirs = {part: f"consumer {name} has it" for part, name in owners.items()}
+    assert found["left_out"][free] == "quarantined: odd results" and given
+    theirs = {part: f"consumer {name} has it" for part, name in given.items()}
     assert theirs and found["left_out"] == {free: "quarantined: odd results", **theirs}
     with pytest.raises(errors.Unsupported, match="With autodetect Slurm finds every GPU and MIG device of node n1"):
         on(host, slurm.gres, autodetect=True)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gpuslice import front
+from gpuslice import reports
+from gpuslice import tables
 from gpuslice.engine import Engine
 from gpuslice.inventory import naming
 from tests.conftest import ROOT
@@ -24,7 +25,7 @@ def table(simulated):
         host = simulated(example)
         assert apply(host, pillar).ok
         slices = listed(host)
-        return slices, [line.split() for line in front.table(slices).splitlines()]
+        return slices, [line.split() for line in tables.table(slices).splitlines()]
 
     return make
 
@@ -46,7 +47,7 @@ def test_the_gpu_of_a_virtual_function_stands_beside_its_name(table):
 
 
 def test_without_a_gpu_there_is_no_table():
-    assert front.table([]) == "No GPU and no slices."
+    assert tables.table([]) == "No GPU and no slices."
 
 
 def test_a_gpu_without_slices_has_a_row_of_its_own(simulated):
@@ -54,8 +55,8 @@ def test_a_gpu_without_slices_has_a_row_of_its_own(simulated):
     rule = pillars.rule("0000:43:00.0", strategy="mig", mig={"profiles": ["7g.80gb"]})
     assert apply(host, pillars.for_all("none", devices=[rule])).ok
     with Engine(config(host)) as engine:
-        lines = [line.split() for line in front.tabulated(engine).splitlines()[2:]]
-        [alone] = front.tabulated(engine, "0000:1b:00.0").splitlines()[2:]
+        lines = [line.split() for line in tables.tabulated(engine).splitlines()[2:]]
+        [alone] = tables.tabulated(engine, "0000:1b:00.0").splitlines()[2:]
     assert [line[0] for line in lines[:3]] == ["0000:1b:00.0", "0000:43:00.0-7g.80gb-0", "0000:52:00.0"] and len(lines) == 8
     assert alone.split()[:6] == ["0000:1b:00.0", "not", "sliced", "79.6", "GiB", "100.0%"] and "GPU-" in alone
 
@@ -66,9 +67,9 @@ def test_every_host_is_told_in_tables_lines_and_data_also_without_a_driver(simul
     host = simulated(example, **driver)
     with Engine(config(host)) as engine:
         gpus = len(engine.gpus)
-        assert front.tabulated(engine) and len(naming.ids_told(engine.ids()).splitlines()) == gpus + 2
+        assert tables.tabulated(engine) and len(naming.ids_told(engine.ids()).splitlines()) == gpus + 2
         for pillar in ({}, pillars.for_all("none")):
-            line, data = front.summary(engine, pillar), front.as_data(engine.plan(pillar))
+            line, data = reports.summary(engine, pillar), reports.as_data(engine.plan(pillar))
             assert line.startswith("Nothing is managed here: ") and "\n" not in line and json.loads(json.dumps(data)) == data
         assert all(engine.chosen(each.address).is_one for each in engine.gpus)
         assert not gpus or len(engine.chosen("*").gpus) == gpus

@@ -39,6 +39,7 @@ from tests.support.telling import converge
 from tests.support.telling import gres
 from tests.support.telling import pillar
 from tests.support.telling import text_of
+from tests.support.watched import Watched
 
 CALLS = ("nvmlDeviceCreateGpuInstanceWithPlacement", "run", "store_write", "store_append", "store_remove")
 THREE, TWO = {FIRST: ["1g.10gb"] * 3}, {FIRST: ["2g.20gb"] * 2}
@@ -56,22 +57,6 @@ def host(simulated):
 @pytest.fixture
 def bare(simulated):
     return telling.machine(simulated)
-
-
-class Watched(SimulatedHost):
-    """A simulated host that notes which files are read, and which programs are run."""
-
-    def __init__(self, *args):
-        self.seen, self.ran = [], []
-        super().__init__(*args)
-
-    def read(self, path):
-        self.seen.append(path)
-        return super().read(path)
-
-    def run(self, argv, *args, **rest):
-        self.ran.append(argv)
-        return super().run(argv, *args, **rest)
 
 
 class Writing(SimulatedHost):

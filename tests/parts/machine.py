@@ -87,3 +87,15 @@ def run(place, kernel, command_line, limit, *more):
 
 def _text(path):
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def answer_of(machine, case):
+    """
+    What a case came to in such a machine.
+
+    :param machine: (answers by case, all that the machine said). Raises AssertionError for none, and for a traceback.
+    """
+    answers, told = machine
+    assert case in answers, told
+    assert "traceback" not in answers[case], answers[case]["traceback"]
+    return answers[case]

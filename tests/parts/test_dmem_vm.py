@@ -4,11 +4,13 @@ machine. The engine writes the limit from a pillar, by the units that it writes;
 only counted. See ``tests/parts/dmem``; one machine is booted for all tests of this file.
 """
 
+import functools
 import json
 
 import pytest
 
 from tests.parts import dmem
+from tests.parts.machine import answer_of
 from tests.support import needs
 
 pytestmark = pytest.mark.slow
@@ -29,13 +31,7 @@ def machine(tmp_path_factory):
 def answer(machine):
     """``answer("limited")``: what that case came to."""
 
-    def get(case):
-        answers, told = machine
-        assert case in answers, told
-        assert "traceback" not in answers[case], answers[case]["traceback"]
-        return answers[case]
-
-    return get
+    return functools.partial(answer_of, machine)
 
 
 def limit(mebibytes):

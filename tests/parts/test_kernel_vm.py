@@ -4,12 +4,14 @@ IOMMU groups, ``driver_override``, vfio-pci, events and modprobe are the kernel'
 files, sriov_admin) is the module's. See ``tests/parts/kernel``; one machine is booted for all tests of this file.
 """
 
+import functools
 import json
 import signal
 
 import pytest
 
 from tests.parts import kernel
+from tests.parts.machine import answer_of
 from tests.support import needs
 
 pytestmark = pytest.mark.slow
@@ -28,13 +30,7 @@ def machine(tmp_path_factory):
 def answer(machine):
     """``answer("sriov")``: what that case came to."""
 
-    def get(case):
-        answers, told = machine
-        assert case in answers, told
-        assert "traceback" not in answers[case], answers[case]["traceback"]
-        return answers[case]
-
-    return get
+    return functools.partial(answer_of, machine)
 
 
 def names(count):

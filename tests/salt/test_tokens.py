@@ -19,6 +19,7 @@ import yaml
 
 from gpuslice import errors
 from gpuslice import front
+from gpuslice import reports
 from gpuslice import secret
 from gpuslice.engine import Engine
 from gpuslice.policy import document
@@ -126,10 +127,10 @@ class Refused(Exception):
 
 
 USES = {
-    "validate": lambda opts, wanted: front.validated(wanted, opts),
+    "validate": lambda opts, wanted: reports.validated(wanted, opts),
     "plan": lambda opts, wanted: with_engine(opts, lambda engine: engine.plan(wanted).as_dict()),
     "apply": lambda opts, wanted: with_engine(opts, lambda engine: front.done(engine.apply(wanted))),
-    "targets": lambda opts, wanted: with_engine(opts, lambda engine: front.targets(engine, wanted)),
+    "targets": lambda opts, wanted: with_engine(opts, lambda engine: reports.targets(engine, wanted)),
     "permissions": lambda opts, wanted: with_engine(opts, lambda engine: str(engine.reconciler(permissions=wanted))),
 }
 

@@ -18,6 +18,7 @@ from gpuslice.techniques.toolbox import Toolbox
 from tests.support import consumers
 from tests.support import hosts
 from tests.support import pillars
+from tests.support.watched import Watched
 
 #: Functions of NVML that read and change nothing.
 READS = {
@@ -31,22 +32,6 @@ READS = {
     "nvmlGpuInstanceGetComputeInstances",
     "nvmlComputeInstanceGetInfo",
 }
-
-
-class Watched(SimulatedHost):
-    """A simulated host that notes which files are read, and which programs are run."""
-
-    def __init__(self, *args):
-        self.seen, self.ran = [], []
-        super().__init__(*args)
-
-    def read(self, path):
-        self.seen.append(path)
-        return super().read(path)
-
-    def run(self, argv, *args, **rest):
-        self.ran.append(argv)
-        return super().run(argv, *args, **rest)
 
 
 def loaded_by_the_grain(repo, config):

@@ -48,7 +48,7 @@ WRONG = {
         "    def shown(self, layout):\n        return {}\n\n    def plan(self, works):\n        return []\n", '"observe"',
     ),
     "settle_without_notes": ("class Odd(Section):\n    def settle(self, filled, written):\n        return filled\n", '"settle"'),
-    "key_that_is_none": ("def layer(part: Part) -> int:\n    return part.key.layer\n", '"layer"'),
+    "key_that_is_none": ("def layer(work: Work) -> int:\n    return work.target.key.layer\n", '"layer"'),
 }  # fmt: skip
 
 

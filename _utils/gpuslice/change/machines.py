@@ -81,13 +81,12 @@ def come_true(
 def is_for_machines(key: Key) -> bool:
     """Whether virtual machines are given what a key tells of."""
     kind = kinds.named(key.technique)
-    return kind is not None and kind.for_machines
+    return kind is not None and bool(kind.for_machines)
 
 
 def _only_frees(key: Key) -> bool:
-    """Whether what it made for virtual machines stays on the bus without it: it has only moved it to a driver of VFIO."""
-    kind = kinds.known(key.technique)
-    return kind.gives_away or kind.layer == kinds.SHARE
+    """Whether what virtual machines have of it stays on the bus without it."""
+    return kinds.known(key.technique).for_machines == kinds.BOUND
 
 
 def _given(tools: Toolbox, key: Key, gpu: Gpu, layout: dict) -> set[str]:

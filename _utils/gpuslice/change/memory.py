@@ -4,15 +4,16 @@ What outlasts a change: the layouts that a boot brings back, the GPUs that wait 
 
 import logging
 import os
+from functools import cached_property
 
 from gpuslice import errors
 from gpuslice.change.context import caught
+from gpuslice.host.base import ATTEMPTS
 from gpuslice.host.base import HEALTH
 from gpuslice.host.base import TRIED
 from gpuslice.plan import RESET
 from gpuslice.plan import same
 from gpuslice.records import lock
-from gpuslice.records.attempts import Attempts
 from gpuslice.records.verified import Verified
 from gpuslice.records.verified import entry as verified_entry
 
@@ -23,13 +24,26 @@ class Memory:
     """
     The records of one host.
 
-    :param options: :class:`gpuslice.rules.Options`; :param history: :class:`gpuslice.records.history.History`.
-    :param ledger: :class:`gpuslice.records.reboot.RebootLedger`.
+    :param options: :class:`gpuslice.rules.Options`; :param ledger: :class:`gpuslice.records.reboot.RebootLedger`.
     """
 
-    def __init__(self, host, options, history, ledger):
-        self._host, self._options, self._history, self._ledger = host, options, history, ledger
-        self._verified, self._attempts = Verified(host), Attempts(host)
+    def __init__(self, host, options, ledger):
+        self._host, self._options, self._ledger = host, options, ledger
+        self._verified = Verified(host)
+
+    # Here as below, so that a run without a change does not load it.
+    @cached_property
+    def history(self):
+        """The :class:`gpuslice.records.history.History` of the host."""
+        from gpuslice.records.history import History
+
+        return History(self._host)
+
+    @cached_property
+    def _attempts(self):
+        from gpuslice.records.attempts import Attempts
+
+        return Attempts(self._host)
 
     def note_first(self, entry, gpus):
         """
@@ -37,7 +51,6 @@ class Memory:
 
         :param gpus: PCI address -> GPU, of the request. :raises errors.StateDirUnusable: it can't be written.
         """
-        # Here, so that a run without a change does not load it.
         from gpuslice.records.first import First
 
         First(self._host).note(entry, gpus)
@@ -49,7 +62,7 @@ class Memory:
         entry, result = change.entry, change.result
         noted = {}
         if kept or outcome == "applied":
-            number = self._history.upcoming()
+            number = self.history.upcoming()
             found = [p for p in result.plan.parts if not p.steps and not p.waits and p.wanted]
             noted = {p.key: self._entry_of(p.key, p.addresses, p.before, p.model) for p in found}
             for key in kept:
@@ -83,7 +96,7 @@ class Memory:
         right = [p for p in plan.parts if not p.waits and p.wanted]
         found = {p.key: self._entry_of(p.key, p.addresses, p.before, p.model) for p in right}
         try:
-            if not self._verified.differs(found) and not self._attempts.counts(found):
+            if not self._verified.differs(found) and not self._was_tried(found):
                 return
             with lock.held(self._host.state_dir, self._options.who, self._options.jid, patience=0):
                 self._verified.note(found)
@@ -91,6 +104,10 @@ class Memory:
         except (OSError, errors.GpuSliceError) as err:
             # Nobody asked for a change: who may only look, or comes while another is at work, is not refused for this.
             log.info("the verified layouts were not noted: %s", err)
+
+    def _was_tried(self, keys):
+        """Whether a boot tried any of these and did not end well."""
+        return self._host.has_record(ATTEMPTS) and self._attempts.counts(keys)
 
     def _clear_count(self, keys):
         """What a boot tried in vain of these counts no more. Returns a sentence when that could not be written."""
@@ -109,7 +126,7 @@ class Memory:
             known = self._verified.entries()
         except errors.GpuSliceError:
             return {}
-        number = self._history.upcoming()
+        number = self.history.upcoming()
         return {
             key: self._entry_of(key, entry.covered(key), layout, _model(gpus, entry.covered(key)))
             for key, layout in layouts.items()
@@ -187,14 +204,14 @@ class Memory:
 
     def upcoming(self):
         """The number that this change gets in the history, None for one that goes again at once, which does not get there."""
-        return None if self._options.passing else self._history.upcoming()
+        return None if self._options.passing else self.history.upcoming()
 
     def record(self, result, generation):
         """Write a generation into the history; its number, or why that could not be, goes to the result."""
         if self._options.passing:
             return
         try:
-            result.generation = self._history.record(generation)
+            result.generation = self.history.record(generation)
         except Exception as err:
             # The hardware is in a known condition and has been told of: only the memory of it is missing.
             result.warnings.append(str(caught(err)))

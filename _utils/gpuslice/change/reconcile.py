@@ -26,7 +26,6 @@ from gpuslice.change.signals import Signals
 from gpuslice.plan import Plan
 from gpuslice.records import interrupted
 from gpuslice.records import lock
-from gpuslice.records.history import History
 from gpuslice.records.journal import Entry
 from gpuslice.records.journal import Journal
 from gpuslice.records.reboot import RebootLedger
@@ -42,11 +41,11 @@ class Reconciler:
         self._host = host
         self._tools = toolbox
         self._options = options or Options()
-        self._journal, self._history = Journal(host), History(host)
+        self._journal = Journal(host)
         self._ledger = RebootLedger(host)
         self._signals = Signals()
         self._planner = Planner(host, toolbox, self._options, self._journal, self._ledger)
-        self._memory = Memory(host, self._options, self._history, self._ledger)
+        self._memory = Memory(host, self._options, self._ledger)
 
     # What only a change needs is loaded for a change: a host that is already right costs one look.
     @cached_property
@@ -168,7 +167,7 @@ class Reconciler:
             targets = targets if plan.freeable else met
             entry = self._entry(plan, targets, wishes, interrupted_one)
             if not plan.empty or plan.freeable:
-                self._history.check()
+                self._memory.history.check()
                 self._memory.note_first(entry, {t.gpu.address: t.gpu for t in targets})
                 self._journal.begin(entry, goes_on=interrupted_one is not None)
         except (errors.GpuSliceError, errors.Interrupted) as err:
@@ -191,7 +190,7 @@ class Reconciler:
     def _refuse_if_superseded(self, targets):
         """Who undoes "the last change", or finishes an interrupted one, does not mean one that came since."""
         known = {target.newest for target in targets if target.newest is not None}
-        newest = self._history.upcoming() - 1 if known else None
+        newest = self._memory.history.upcoming() - 1 if known else None
         if known - {newest}:
             raise errors.ForeignChange(
                 f"Another run made generation {newest} meanwhile, and what was asked for goes by the history before it. "

@@ -45,8 +45,8 @@ class Standing:
             below = found.belows[target.gpu.address] = self._all_of(kind, target.gpu, found)
         if kind.layer == kinds.HAND_OUT:
             return below
-        owners, certain = self._owners(kind, target.gpu, found)
-        return below._replace(owners=owners, certain=below.certain and certain)
+        given, certain = self._given(kind, target.gpu, found)
+        return below._replace(given=given, certain=below.certain and certain)
 
     def _all_of(self, kind: Kind, gpu: Gpu, found: Any) -> Below:
         """What there is of a GPU to be handed out: its slices, or the whole of it."""
@@ -61,13 +61,13 @@ class Standing:
 
     def _closed_by(self, gpu: Gpu, layouts: list[tuple[Technique, dict]]) -> str | None:
         """Which technology keeps programs from using the GPU as a whole, "" for another reason; None where they can."""
-        if not gpu.driver or discovery.is_given_away(gpu) or gpu.virtual_functions.get("enabled"):
+        if not discovery.is_for_programs(gpu):
             return ""
         return next((tool.name for tool, layout in layouts if not tool.leaves_whole(gpu, layout)), None)
 
-    def _owners(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[dict[str, str], bool]:
+    def _given(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[dict[str, str], bool]:
         """Name of a slice -> who has it, or is going to; and whether that is so already."""
-        owners, certain = {}, True
+        given, certain = {}, True
         names = self._host.store_names(self._host.state_dir)
         for name in kind.over:
             upper = kinds.known(name)
@@ -75,11 +75,11 @@ class Standing:
                 continue
             tool, part = self._tools.get(name), next((part for part in found.parts if part.key.technique == name), None)
             if part is not None and part.steps:
-                owners.update(tool.owners(part.after))
+                given.update(tool.given(part.after))
                 certain = False
             elif upper.noted in names:
-                owners.update(tool.owners(tool.layout(found.state(tool, gpu))))
-        return owners, certain
+                given.update(tool.given(tool.layout(found.state(tool, gpu))))
+        return given, certain
 
     def _below(self, kind: Kind, gpu: Gpu, found: Any) -> tuple[Below, list[tuple[Technique, dict]]]:
         """What is below, and the layout that each technology there has or will have."""

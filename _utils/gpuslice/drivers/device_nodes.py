@@ -53,6 +53,12 @@ def minor(host, address):
     return None
 
 
+def of_whole(host, gpu):
+    """The nodes of a :class:`gpuslice.model.Gpu` that nothing cuts, by which programs compute on it."""
+    number = minor(host, gpu.address) if gpu.vendor == "nvidia" else None
+    return render(host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
+
+
 def group(host, address):
     """Number of the IOMMU group, "" where the function has none."""
     return host.readlink(f"{DEVICES}/{address}/iommu_group")

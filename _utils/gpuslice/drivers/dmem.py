@@ -5,15 +5,11 @@ Facts: ``kernel/cgroup/dmem.c``, and what a kernel with it did in ``tests/parts/
 """
 
 import errno
-import re
 
 from gpuslice import errors
 from gpuslice.drivers import kernel
 from gpuslice.drivers import systemd
 from gpuslice.numbers import whole
-from gpuslice.outputs.unit_names import CONSUMERS
-from gpuslice.outputs.unit_names import MEMORY_DROP_IN
-from gpuslice.outputs.unit_names import UNITS
 
 ROOT = "/sys/fs/cgroup"
 CAPACITY = f"{ROOT}/dmem.capacity"
@@ -60,18 +56,12 @@ def used(host, address):
 
 
 def limits(host, address):
-    """Slice unit -> bytes, of all limits that are set for a GPU but those of consumers, who have their own."""
+    """Slice unit -> bytes, of all limits that are set for a GPU."""
     mine = regions(host, address)
     if not mine:
         return {}
     found = {unit: _sum(_rows(host, f"{path}/dmem.max"), mine) for unit, path in _slices(host, ROOT)}
-    return {unit: size for unit, size in found.items() if size is not None and not _is_of_consumer(host, unit)}
-
-
-def _is_of_consumer(host, unit):
-    """Whether a slice is limited for a consumer: one that is only his, or that of a login user."""
-    user = re.fullmatch(r"user-([0-9]+)\.slice", unit)
-    return unit.startswith(CONSUMERS) or (user and host.exists(f"{UNITS}/user@{user[1]}.service.d/{MEMORY_DROP_IN}"))
+    return {unit: size for unit, size in found.items() if size is not None}
 
 
 def limit_of(host, unit, address):

@@ -11,10 +11,14 @@ import re
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers import programs
 from gpuslice.host.base import Host
 from gpuslice.printable import printable
 
 PROGRAM = "kubectl"
+_KUBECTL = programs.Program(
+    PROGRAM, "Install it (Debian: kubernetes-client), or run this where it is.", "See whether the API server answers"
+)  # fmt: skip
 #: As whom the API server knows us: what it has of this manager is ours.
 MANAGER = "gpu-slicing"
 #: The annotation that says that a cordon is ours, and why.
@@ -199,18 +203,7 @@ def _kubectl(api, arguments, wanted, name, given="", seconds=_SECONDS):
     reached = [f"--kubeconfig={api.kubeconfig}", *([f"--context={api.context}"] if api.context else [])]
     # It would keep what it knows of the server in the home directory of root.
     limits = [f"--request-timeout={_ANSWER}s", "--cache-dir=/dev/null"]
-    try:
-        done = api.host.run([PROGRAM, *reached, *limits, *arguments], timeout=seconds, given=given)
-    except errors.ToolMissing as err:
-        raise errors.ToolMissing(
-            f"kubectl was to be asked {wanted}, and is not installed.",
-            todo="Install it (Debian: kubernetes-client), or run this where it is.",
-        ) from err
-    except errors.ToolHangs as err:
-        raise errors.ToolHangs(
-            f"kubectl was asked {wanted}, and did not end within {seconds:g} s.",
-            todo="See whether the API server answers, then run again.",
-        ) from err
+    done = programs.ask(api.host, _KUBECTL, [*reached, *limits, *arguments], wanted, seconds, given)
     if done.returncode:
         said = " ".join(_LOG.sub("", done.stderr).split())
         raise _refusal(api, said or done.said or done.failure, wanted, name)

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers import programs
 from gpuslice.host.base import Completed
 from gpuslice.host.base import Host
 
 PROGRAM = "nomad"
+_NOMAD = programs.Program(PROGRAM, "Install Nomad's program, then run again.", "See 'nomad node status -self'")
 #: The key of a drain's metadata by which ours is known, and that which says that the node was ineligible before it.
 OURS, BEFORE = "gpu-slicing", "gpu-slicing-before"
 INELIGIBLE = "ineligible"
@@ -149,21 +151,7 @@ def _named(which: str) -> list[str]:
 
 
 def _nomad(host: Host, arguments: list[str], wanted: str) -> Completed:
-    try:
-        done = host.run([PROGRAM, "node", *arguments], timeout=_SECONDS)
-    except errors.ToolMissing as err:
-        raise errors.ToolMissing(
-            f"nomad is needed {wanted}, and is not installed.", todo="Install Nomad's program, then run again."
-        ) from err
-    except errors.ToolHangs as err:
-        # Its own words have the whole command line.
-        raise errors.ToolHangs(
-            f"nomad was asked {wanted}, and did not end within {_SECONDS} s.",
-            todo="See 'nomad node status -self', then run again.",
-        ) from err
-    except errors.ToolFailed as err:
-        what = f"nomad was asked {wanted}, and could not be started."
-        raise errors.ToolFailed(what, todo="Mend that, then run again.") from err
+    done = programs.ask(host, _NOMAD, ["node", *arguments], wanted, _SECONDS)
     if not done.returncode:
         return done
     said = without_token(done.said or done.failure)

@@ -8,11 +8,13 @@ import re
 from typing import NamedTuple
 
 from gpuslice import errors
+from gpuslice.drivers import programs
 from gpuslice.host.base import Completed
 from gpuslice.host.base import Host
 from gpuslice.printable import printable
 
 PROGRAM = "scontrol"
+_SCONTROL = programs.Program(PROGRAM, "Install Slurm's client (Debian: slurm-client), then run again.", "See 'scontrol ping'")
 _HOSTNAME = "/proc/sys/kernel/hostname"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,253}")
 #: Seconds in which it answers; with a controller that is away it gives up after 9.
@@ -115,17 +117,7 @@ def _value(text: str, key: str) -> str:
 
 
 def _scontrol(host: Host, arguments: list[str], wanted: str, name: str) -> Completed:
-    try:
-        done = host.run([PROGRAM, *arguments], timeout=_SECONDS)
-    except errors.ToolMissing as err:
-        raise errors.ToolMissing(
-            f"scontrol is needed {wanted}, and is not installed.",
-            todo="Install Slurm's client (Debian: slurm-client), then run again.",
-        ) from err
-    except errors.ToolHangs as err:
-        raise errors.ToolHangs(
-            f"scontrol was asked {wanted}, and did not end within {_SECONDS} s.", todo="See 'scontrol ping', then run again."
-        ) from err
+    done = programs.ask(host, _SCONTROL, arguments, wanted, _SECONDS)
     if not done.returncode:
         return done
     said = done.said or done.failure

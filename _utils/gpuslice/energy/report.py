@@ -28,14 +28,14 @@ def made(engine: Any, gpu: Any = None, since: float | None = None) -> dict:
             "Energy is not measured on this host yet.", todo="'salt-call gpu_energy.measure' begins; see docs/energy.md."
         )
     wanted = None if gpu is None else {one.address for one in engine.chosen(gpu).gpus}
-    owners, begun, boards, slices = engine.owners(), data["since"], {}, []
+    given, begun, boards, slices = engine.given(), data["since"], {}, []
     for address, board in data["boards"].items():
         if wanted is not None and address not in wanted:
             continue
         start, counted = (data["since"], board["total"]) if since is None else sums.since(board, since, now)
         begun = max(begun, start)
         found = figures(board, counted, everything=since is None)
-        slices += [{"gpu": address, **row, "consumer": owners.get(row["slice"], "")} for row in found.pop("slices")]
+        slices += [{"gpu": address, **row, "consumer": given.get(row["slice"], "")} for row in found.pop("slices")]
         boards[address] = {"model": board["model"], **found, **_state(board)}
     return {"since": moments.iso(begun), "until": moments.iso(now), "boards": boards, "slices": slices}
 

@@ -28,6 +28,8 @@ WAITING = "waiting.json"
 ENERGY = "energy.json"
 #: The record of what must not be handed out: likewise.
 QUARANTINE = "quarantine.json"
+#: The record of what boots tried: likewise, where no unit brings slices back.
+ATTEMPTS = "boot.json"
 
 REBOOT_PACKAGES = "/run/reboot-required.pkgs"
 #: The name under which we ask for a reboot in that file.

@@ -374,3 +374,8 @@ def with_uuids(gpus, sessions):
 def is_given_away(gpu):
     """Whether a driver has the GPU that hands it to user space as a whole, such as to a virtual machine."""
     return gpu.driver in VFIO_DRIVERS
+
+
+def is_for_programs(gpu):
+    """Whether programs of this host could compute on the GPU as a whole, as far as its driver and functions say."""
+    return bool(gpu.driver) and not is_given_away(gpu) and not gpu.virtual_functions.get("enabled")

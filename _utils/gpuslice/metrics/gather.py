@@ -28,9 +28,9 @@ def gather(engine, every=None):
     host, begun = engine.host, engine.host.monotonic()
     found = Collection()
     engine.gpus = _with_uuids(found, engine)
-    owners = found.tried("consumers", engine.owners) or {}
+    given = found.tried("consumers", engine.given) or {}
     readings = host.limits.side_by_side(engine.reading, engine.gpus)
-    boards = [Board(gpu, found.tried("slices", read), owners) for gpu, read in zip(engine.gpus, readings, strict=True)]
+    boards = [Board(gpu, found.tried("slices", read), given) for gpu, read in zip(engine.gpus, readings, strict=True)]
     sensors = Sensors(found, engine, boards)
     found.tried("utilization", sensors.begin_all)
     for board in boards:
@@ -59,13 +59,13 @@ class Board:
     :ivar is_read: whether all of its slices are known.
     """
 
-    def __init__(self, gpu, reading, owners):
+    def __init__(self, gpu, reading, given):
         self.gpu, self.labels = gpu, labels.of_board(gpu)
         self.slices = reading.slices if reading else ()
         self.states, self.errors = (reading.states, reading.errors) if reading else ({}, {})
         self.is_read = bool(reading) and not reading.errors
         self._labels = {
-            part.name: labels.of_slice(gpu, part, _word(reading, part), owners.get(part.name, "")) for part in self.slices
+            part.name: labels.of_slice(gpu, part, _word(reading, part), given.get(part.name, "")) for part in self.slices
         }
 
     def labels_of(self, part):

@@ -31,7 +31,7 @@ class Offer(NamedTuple):
     held: Mapping[str, str] = {}
 
     @property
-    def given(self) -> list[Slice]:
+    def offered(self) -> list[Slice]:
         """What can be given, held or not."""
         return [*(part for part in self.every if not part.taken), *self.whole]
 
@@ -48,14 +48,14 @@ def unread(about: str, gpus: Iterable[str]) -> errors.Unhealthy:
     )
 
 
-def held(parts: Iterable[Slice], owners: Mapping[str, str], barred: Callable[[list[Slice]], Mapping[str, str]]) -> dict[str, str]:
+def held(parts: Iterable[Slice], given: Mapping[str, str], barred: Callable[[list[Slice]], Mapping[str, str]]) -> dict[str, str]:
     """
     Name of a slice -> why nobody else is to have it.
 
-    :param parts: of an offer; :param owners: name of a slice -> the consumer who has it.
+    :param parts: of an offer; :param given: name of a slice -> the consumer who has it.
     :param barred: function of slices: name of what is quarantined, or stands on that -> why.
     """
     free = [part for part in parts if not part.taken]
     names = {part.name for part in free}
-    found = {part.name: f"consumer {owners[part.name]} has it" for part in free if part.name in owners}
+    found = {part.name: f"consumer {given[part.name]} has it" for part in free if part.name in given}
     return found | {name: f"quarantined: {why}" for name, why in barred(list(parts)).items() if name in names}

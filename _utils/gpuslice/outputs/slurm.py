@@ -83,7 +83,7 @@ def of(has: Offer, gpus: Mapping[str, Gpu], node: str, autodetect: bool = False,
     if autodetect:
         _refuse_detection(has, gpus, node)
     held = {**has.held, **dict.fromkeys(has.closed, CLOSED)}
-    return sheet(has.given, {address: gpu.name or gpu.model for address, gpu in gpus.items()}, held, autodetect, forecast)
+    return sheet(has.offered, {address: gpu.name or gpu.model for address, gpu in gpus.items()}, held, autodetect, forecast)
 
 
 def _refuse_detection(has: Offer, gpus: Mapping[str, Gpu], node: str) -> None:

@@ -4,6 +4,7 @@ Which GPU may be tried: one that nobody uses, that is nobody's, and on which not
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import wishes
 from gpuslice.inventory import discovery
 from gpuslice.inventory import owners
 from gpuslice.rules import PLAIN
@@ -50,8 +51,8 @@ def _may_stop(engine, pillar):
 
 
 def _refuse_owned(engine, gpu, to_try, pillar):
-    agreed = engine.agreed(engine.policy(pillar)).get(gpu.address, ()) if pillar else ()
-    others, key = engine.others(), PLAIN.sharing()
+    agreed = wishes.agreed(engine, engine.policy(pillar)).get(gpu.address, ()) if pillar else ()
+    others, key = owners.found(engine.host, engine.gpus, running=True), PLAIN.sharing()
     for tool, _ in to_try:
         if refusal := owners.refusal(others, tool.name, gpu, agreed, key):
             raise errors.Owned(refusal[0], gpu.address, refusal[1])
@@ -72,7 +73,7 @@ def _refuse_used(engine, gpu, to_try, stops):
 def _refuse_handed(engine, gpu):
     """What a consumer has on record is his."""
     names = {gpu.address, *(part["name"] for part in engine.slices(gpu.address, taken=True))}
-    if having := sorted({who for name, who in engine.owners().items() if name in names}):
+    if having := sorted({who for name, who in engine.given().items() if name in names}):
         raise errors.ResourceConflict(f"It is handed out to {', '.join(having)}.", gpu.address, _SPARE)
 
 

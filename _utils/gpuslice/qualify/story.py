@@ -7,6 +7,7 @@ import time
 
 from gpuslice import errors
 from gpuslice import kinds
+from gpuslice import wishes
 from gpuslice.change.context import caught
 from gpuslice.change.signals import Signals
 from gpuslice.plan import same
@@ -101,7 +102,7 @@ def _permissions(engine, pillar, gpu):
         return {}
     policy = engine.policy(pillar)
     allowed = {"stop_units": list(policy.stop_units), "unload_modules": list(policy.unload_modules)}
-    shared = list(engine.agreed(policy).get(gpu.address, ()))
+    shared = list(wishes.agreed(engine, policy).get(gpu.address, ()))
     return {"containers_gpu_state_management": allowed, "containers_gpu_slicing": {"share_with": shared}}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from gpuslice import errors
+from gpuslice.host.base import ATTEMPTS
 from gpuslice.records import shapes
 from gpuslice.records.store import Record
 
@@ -26,7 +27,7 @@ class Attempts:
         self._host = host
         # The first versions counted by PCI address, and for a day only: what they counted is over soon.
         upgrades = {0: lambda found: {**found, "tried": {}}}
-        self._file = Record(host, "boot.json", "the count of replays", _FORMAT, shapes.attempts, upgrades)
+        self._file = Record(host, ATTEMPTS, "the count of replays", _FORMAT, shapes.attempts, upgrades)
         self.path = self._file.path
 
     def failures(self, key, entry):

@@ -88,7 +88,7 @@ def labels(engine, config=None, dcm_profile=None):
     has = offer.read(engine, "What this node has for Kubernetes")
     # What runs after a change does so before that has its generation.
     generation = History(engine.host).upcoming() - (RESULT not in os.environ)
-    return kubernetes_labels.labels(has.given, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
+    return kubernetes_labels.labels(has.offered, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
 
 
 def _health(engine):

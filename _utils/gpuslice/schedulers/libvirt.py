@@ -147,7 +147,7 @@ def _refuse_no_device(part):
 
 def _refuse_not_given(engine, part, consumer):
     """Remarks on a slice that whoever asks may have. Raises errors.ResourceConflict: somebody else has it, or nobody may."""
-    owner = engine.owners().get(part.name, "")
+    owner = engine.given().get(part.name, "")
     if owner and consumer != owner:
         raise errors.ResourceConflict(
             f"{part.name} was to be given to a virtual machine, and consumer {owner} has it.",

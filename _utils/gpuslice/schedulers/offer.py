@@ -24,7 +24,7 @@ def read(engine, about):
     bare = [gpu for gpu in engine.unsliced([part.as_dict() for part in every]) if gpu.address not in untold]
     closed = {gpu.address: engine.closed_by(gpu) for gpu in bare}
     whole = [_whole(engine, gpu) for gpu in bare if closed[gpu.address] is None]
-    held = offer.held([*every, *whole], engine.owners(), lambda parts: _barred(parts, entries))
+    held = offer.held([*every, *whole], engine.given(), lambda parts: _barred(parts, entries))
     return Offer(
         tuple(every), tuple(whole), {address: by for address, by in closed.items() if by is not None},
         {**held, **dict.fromkeys(untold, offer.UNREAD)},
@@ -33,8 +33,7 @@ def read(engine, about):
 
 def _whole(engine, gpu):
     """A GPU that nothing cuts, as a slice."""
-    number = device_nodes.minor(engine.host, gpu.address) if gpu.vendor == "nvidia" else None
-    nodes = device_nodes.render(engine.host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
+    nodes = device_nodes.of_whole(engine.host, gpu)
     return Slice(gpu.address, "gpu", gpu.model, gpu.uuid, gpu.memory_mib, 1.0, "", tuple(nodes), name=gpu.address)
 
 

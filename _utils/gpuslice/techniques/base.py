@@ -74,7 +74,7 @@ class Below(NamedTuple):
     :ivar asked: whether the same request says what the layer below is to be.
     :ivar read: False where it can't be read what there is; that is told only to what hands out, which goes on with the others.
     :ivar closed: where there are no slices, and nobody can use the GPU as a whole: the technology whose mode keeps it from that,
-        "" for another reason. None where there is something. :ivar owners: name of a slice -> who has it, or will have it. Both
+        "" for another reason. None where there is something. :ivar given: name of a slice -> who has it, or will have it. Both
         are told only to those above layer TUNE.
     """
 
@@ -84,7 +84,7 @@ class Below(NamedTuple):
     asked: bool = False
     read: bool = True
     closed: str | None = None
-    owners: Mapping[str, str] = {}
+    given: Mapping[str, str] = {}
 
 
 class Work(NamedTuple):
@@ -304,7 +304,7 @@ class Technique(ABC):
         """
         What could still be made of a GPU, as plain data; {} where the technology counts nothing.
 
-        :param stood_on: as of :meth:`gpuslice.engine.Engine.stood_on`. Raises as :meth:`observe`.
+        :param stood_on: as of :func:`gpuslice.looks.stood_on`. Raises as :meth:`observe`.
         """
         return {}
 
@@ -315,7 +315,7 @@ class Technique(ABC):
         """
         return {}
 
-    def owners(self, layout: dict, by_name: bool = False) -> dict[str, str]:
+    def given(self, layout: dict, by_name: bool = False) -> dict[str, str]:
         """Layer HAND_OUT: name of a slice -> who has it. :param by_name: only of those who asked for that very slice."""
         return {}
 

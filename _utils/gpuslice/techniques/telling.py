@@ -211,8 +211,8 @@ class Telling(Technique):
         every = with_taken(each for each in slices if each.kind != "gpu")
         why = self._why(works[0])
         untold = [work.gpu.address for work in works if not work.below.read]
-        owners = {part: name for work in works for part, name in work.below.owners.items()}
-        held = offer.held([*every, *whole], owners, lambda parts: _barred(parts, why))
+        given = {part: name for work in works for part, name in work.below.given.items()}
+        held = offer.held([*every, *whole], given, lambda parts: _barred(parts, why))
         held |= dict.fromkeys((address for address in untold if address in why), offer.UNREAD)
         closed = {work.gpu.address: work.below.closed for work in works if work.below.closed is not None}
         return Offer(tuple(every), tuple(whole), closed, held), [address for address in untold if address not in why]

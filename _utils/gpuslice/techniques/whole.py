@@ -10,8 +10,7 @@ from gpuslice.model import Slice
 
 def whole_gpu(host: Host, gpu: Gpu) -> Slice:
     """The whole GPU as a slice, with who uses it. Its name is its PCI address."""
-    number = device_nodes.minor(host, gpu.address) if gpu.vendor == "nvidia" else None
-    nodes = device_nodes.render(host, gpu.address) if number is None else [f"/dev/nvidia{number}"]
+    nodes = device_nodes.of_whole(host, gpu)
     users = tuple(process.as_dict() for process in device_nodes.holding(host, nodes))
     identity, memory = gpu.uuid or gpu.address, gpu.memory_mib
     return Slice(gpu.address, "gpu", gpu.model, identity, memory, 1.0, "", tuple(nodes), users, name=gpu.address)

@@ -92,7 +92,7 @@ class Noted(NamedTuple):
             raise errors.PolicyError(f"There is no consumer {name} on this host.", todo=f"It has {there}.")
         return self.consumers[name]
 
-    def owners(self) -> dict[str, str]:
+    def given(self) -> dict[str, str]:
         """Name of a slice -> the consumer who has it."""
         return {part: name for name, each in self.consumers.items() for part in each["slices"]}
 
@@ -122,18 +122,19 @@ class Register:
 
     def write(self, noted: Noted) -> None:
         """Note it; where there is nothing the file goes. Raises errors.StateDirUnusable."""
-        devices = {name: [list(part) for part in each[1:]] for name, each in noted.devices.items()}
-        try:
-            if noted.cdi or noted.consumers or noted.files or noted.units or noted.quadlets:
-                data = {**noted._asdict(), "devices": devices}
-                self._file.write(data if noted.halted else {key: each for key, each in data.items() if key != "halted"})
-            else:
-                self._file.remove()
-        except OSError as err:
-            raise errors.StateDirUnusable(
+        data = None
+        if noted.cdi or noted.consumers or noted.files or noted.units or noted.quadlets:
+            devices = {name: [list(part) for part in each[1:]] for name, each in noted.devices.items()}
+            data = {**noted._asdict(), "devices": devices}
+            if not noted.halted:
+                del data["halted"]
+        self._file.keep(
+            data,
+            lambda err: errors.StateDirUnusable(
                 f"The record of consumers, {self._file.path}, can't be written: {err.strerror}.",
                 todo="Free space or mend its permissions, then run again.",
-            ) from err
+            ),
+        )
 
 
 def _device(name: str, found: list) -> Device:

@@ -105,7 +105,7 @@ class Consumers(Technique):
         """Read the record. Raises errors.StateDirUnusable."""
         return self._noted
 
-    def owners(self, layout, by_name=False):
+    def given(self, layout, by_name=False):
         """Which slice is whose."""
         consumers = layout["consumers"]
         asked = [name for name, each in consumers.items() if not by_name or "name" in consumer_of(name, each).sought]

@@ -37,7 +37,7 @@ def offers(works: Sequence[Work], quarantined: Iterable[str] = ()) -> list[dict]
     :param quarantined: names of slices and PCI addresses of boards, of which nothing is given.
     """
     noted, found = works[0].state if works else NOTHING, []
-    owners, barred = noted.owners(), barred_of(works, quarantined)
+    given, barred = noted.given(), barred_of(works, quarantined)
     for each in _offers(works):
         if each.name in barred:
             continue
@@ -50,7 +50,7 @@ def offers(works: Sequence[Work], quarantined: Iterable[str] = ()) -> list[dict]
                 "memory_mib": each.memory_mib,
                 "compute": each.compute,
                 "weight": each.weight,
-                "consumer": owners.get(each.name, ""),
+                "consumer": given.get(each.name, ""),
                 "cdi": cdi.qualified(cdi.SLICE, each.name) if noted.cdi else "",
                 "isolation": "enforced" if each.isolated else "advisory",
             }

@@ -4,14 +4,29 @@ that somebody else has made.
 """
 
 import os
+import re
 import sys
 
 import gpuslice
 from gpuslice import errors
+from gpuslice.drivers import dmem
 from gpuslice.drivers import kernel
 from gpuslice.drivers import quota
 from gpuslice.outputs import memory_limit
+from gpuslice.outputs.unit_names import CONSUMERS
+from gpuslice.outputs.unit_names import MEMORY_DROP_IN
 from gpuslice.outputs.unit_names import UNITS
+
+
+def in_force(host, address):
+    """Slice unit -> bytes, of all limits of a GPU that the kernel has but those of consumers, who have their own."""
+    return {unit: size for unit, size in dmem.limits(host, address).items() if not _is_of_consumer(host, unit)}
+
+
+def _is_of_consumer(host, unit):
+    """Whether a slice is limited for a consumer: one that is only his, or that of a login user."""
+    user = re.fullmatch(r"user-([0-9]+)\.slice", unit)
+    return unit.startswith(CONSUMERS) or (user and host.exists(f"{UNITS}/user@{user[1]}.service.d/{MEMORY_DROP_IN}"))
 
 
 def kept(host, address):

@@ -20,7 +20,6 @@ from gpuslice import errors
 from gpuslice.catalog import intel
 from gpuslice.drivers import bounded
 from gpuslice.drivers import device_nodes
-from gpuslice.drivers import dmem
 from gpuslice.drivers import intel_engines
 from gpuslice.drivers import kernel
 from gpuslice.drivers import pci
@@ -86,7 +85,7 @@ class LevelZero(Technique):
             self._files(gpu.address),
             intel_engines.modes(self._host, gpu.address),
             intel_engines.differing(self._host, gpu.address),
-            dmem.limits(self._host, gpu.address),
+            memory.in_force(self._host, gpu.address),
             memory.kept(self._host, gpu.address),
         )
 

@@ -31,7 +31,7 @@ def one_more(profile, start=None, stood_on=()):
     """
     One more instance than there is; everything else stays where it is. Raises errors.PolicyError.
 
-    :param stood_on: names of slices that never move: :meth:`gpuslice.engine.Engine.stood_on`.
+    :param stood_on: names of slices that never move: :func:`gpuslice.looks.stood_on`.
     """
     [(name, pinned, _)] = section.entries([profile])
     return {}, {"create": [name, start if start is not None else pinned], **_staying(stood_on)}

@@ -7,7 +7,7 @@ from gpuslice.techniques.mig import room as rooms
 from gpuslice.techniques.mig.devices import ci_slice_name
 
 
-def found(mig, gpu, name, stood_on, owners):
+def found(mig, gpu, name, stood_on, given):
     """
     Parameters as of :func:`.views.fits`; ``name`` is the profile.
 
@@ -17,7 +17,7 @@ def found(mig, gpu, name, stood_on, owners):
     """
     state = mig.observe(gpu)
     room = rooms.room_of(mig, gpu, state, stood_on)
-    whose = _whose(gpu, state, owners)
+    whose = _whose(gpu, state, given)
     asked, start = _asked(mig, gpu, name)
     numbers = rooms.numbers(room)
     places = placement.free_places(room.table, room.instances)
@@ -47,10 +47,10 @@ def _asked(mig, gpu, name):
     return profile, start
 
 
-def _whose(gpu, state, owners):
+def _whose(gpu, state, given):
     """Start of each GPU instance -> who was handed a slice in it."""
     names = {gi.start: [ci_slice_name(gpu.address, gi, ci) for ci in gi.cis] for gi in state.instances}
-    return {start: [owners[name] for name in inside if name in owners] for start, inside in names.items()}
+    return {start: [given[name] for name in inside if name in given] for start, inside in names.items()}
 
 
 def _note(room, state):

@@ -5,18 +5,18 @@ What still fits on a GPU, for people and as data.
 from gpuslice import folding
 
 
-def fits(mig, gpu, profile=None, stood_on=(), owners=None, data=False):
+def fits(mig, gpu, profile=None, stood_on=(), given=None, data=False):
     """
     What can still be made on a GPU: now, and after idle instances moved.
 
     :param mig: :class:`gpuslice.techniques.mig.technique.Mig`; :param profile: the only one that is meant, None for all.
-    :param stood_on: as of :func:`.room.room_of`; :param owners: name of a slice -> who has it.
+    :param stood_on: as of :func:`.room.room_of`; :param given: name of a slice -> who has it.
     :param data: a dict in the place of text. :raises errors.ProfileMismatch: there is no such profile.
     """
     # Every function of MIG by hand loads this file.
     from gpuslice.techniques.mig.fitting import found
 
-    told = found(mig, gpu, profile, stood_on, owners or {})
+    told = found(mig, gpu, profile, stood_on, given or {})
     return told if data else _text(gpu.address, told)
 
 

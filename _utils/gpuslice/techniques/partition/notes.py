@@ -78,13 +78,11 @@ class Notes:
             return nothing
 
     def _write(self, notes):
-        try:
-            if notes["requested"] or notes["unloaded"]:
-                self._file.write({"boot_id": self._host.boot_id(), **notes})
-            else:
-                self._file.remove()
-        except OSError as err:
-            raise errors.StateDirUnusable(
+        something = notes["requested"] or notes["unloaded"]
+        self._file.keep(
+            {"boot_id": self._host.boot_id(), **notes} if something else None,
+            lambda err: errors.StateDirUnusable(
                 f"The notes on partition modes could not be written in {self._host.state_dir}: {err.strerror}.",
                 todo="Free space or mend its permissions, then run again.",
-            ) from err
+            ),
+        )
