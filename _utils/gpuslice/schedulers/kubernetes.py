@@ -17,6 +17,7 @@ from gpuslice.schedulers import told
 from gpuslice.status_words import STATUSES
 from gpuslice.values import describe
 
+NAME = "kubernetes"
 VENDORS = ("nvidia", "amd", "intel")
 #: The health of a node at which nobody has looked yet.
 UNKNOWN = "unknown"
@@ -63,7 +64,7 @@ def write(engine, path, as_yaml, vendor=None, rename=True, test=False):
         errors.PolicyError: it is no path for such a file.
     """
     files.refuse_path(engine.host, path, plugins.FILE)
-    return told.write(engine, "kubernetes", path, as_yaml(*text(engine, vendor, rename)), plugins.FILE, test)
+    return told.write(engine, NAME, path, as_yaml(*text(engine, vendor, rename)), plugins.FILE, test)
 
 
 def _plugins(engine, vendor, rename):

@@ -9,8 +9,10 @@ import re
 from gpuslice import errors
 from gpuslice.drivers import kubectl as control
 from gpuslice.outputs import kubernetes_labels
+from gpuslice.records import labelled
 from gpuslice.printable import printable
 from gpuslice.schedulers import kubernetes
+from gpuslice.schedulers import told as by_pillar
 
 _HOSTNAME = "/proc/sys/kernel/hostname"
 _NODE = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -228,7 +230,7 @@ def _uncordoned(api, name):
 
 def resume(
     engine, kubeconfig, node=None, context=None, labels=False, config=None, dcm_profile=None, plugin=None,
-    namespace="kube-system", rename=True, within=0, test=False,
+    namespace="kube-system", rename=True, within=0, anew=True, test=False,
 ):  # fmt: skip
     """
     This node is given pods again, where we cordoned it; before that it gets its labels, and its device plugin is restarted.
@@ -237,12 +239,16 @@ def resume(
     :param plugin: label selector of the device plugin's pod, None to leave that alone; :param namespace: where it is.
     :param rename: as of :func:`gpuslice.schedulers.kubernetes.plugin_config`.
     :param within: seconds to wait until the node has for pods what the plugin should give out, 0 for not to look.
+    :param anew: restart the plugin after any change; False: only where the cordon is ours, or it gives out something else.
     :param test: change nothing.
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`apply_labels` and
         :func:`gpuslice.schedulers.kubernetes.plugin_config`.
     """
     api, name = _api(engine, kubeconfig, context), node_name(engine, node)
     _refuse_plugin(plugin, namespace)
+    kept = labels and not test and _is_by_pillar(engine)
+    if kept:
+        labelled.forget(engine.host)
     if os.environ.get(kubernetes.RESULT) == _FAILED:
         return {
             "result": False, "changes": {},
@@ -250,21 +256,33 @@ def resume(
             "gpu.health and gpu_slicing.history), then call gpu_kubernetes.resume.",
         }  # fmt: skip
     found = control.node(api, name)
-    changes, told = {}, []
+    changes, told, had = {}, [], {}
     try:
         if labels:
-            answer = apply_labels(engine, kubeconfig, name, context, config, dcm_profile, False, test)
+            had = kubernetes.labels(engine, config, dcm_profile)
+            answer = _labelled(engine, kubeconfig, name, context, had, False, test)
             changes |= answer["changes"]
             told += [answer["comment"]] if answer["changes"] or answer.get("result") is False else []
             if answer.get("result") is False:
                 return _stays(found, changes, told)
         wanted = _expected(engine, rename) if plugin or within else {}
-        gone = _restarted(api, found, plugin, namespace, wanted, test, changes, told) if plugin else frozenset()
+        due = plugin and (found.is_ours or (anew and kubernetes.RESULT in os.environ) or _differs(found, wanted))
+        gone = _restarted(api, found, plugin, namespace, test, changes, told) if due else frozenset()
         if not test and within and not _is_offered(engine.host, api, name, wanted, plugin, namespace, gone, within, told):
             return _stays(found, changes, told)
     except errors.GpuSliceError as err:
         return _stays(found, changes, [*told, str(err)])
-    return _taken_back(api, name, found, changes, told, test)
+    answer = _taken_back(api, name, found, changes, told, test)
+    if kept and answer["result"]:
+        where = {"kubeconfig": kubeconfig, "context": context, "node": node}
+        labelled.note(engine.host, labelled.place(where), kubernetes_labels.lasting(had))
+    return answer
+
+
+def _is_by_pillar(engine):
+    """Whether the pillar has this node labelled, so that it is noted that it was."""
+    noted = by_pillar.noted(engine, kubernetes.NAME)
+    return bool(noted and noted.settings.get("cluster"))
 
 
 def _stays(found, changes, told):
@@ -316,13 +334,8 @@ def _differs(found, wanted):
             if there.get(name, "0") != str(wanted.get(name, 0))]  # fmt: skip
 
 
-def _restarted(api, found, plugin, namespace, wanted, test, changes, told):
-    """
-    The plugin reads its file and looks at GPUs at its start. Its pods on this node are ended where there was a change or it gives
-    out something else. Returns the UIDs of those that were.
-    """
-    if not (found.is_ours or kubernetes.RESULT in os.environ or _differs(found, wanted)):
-        return frozenset()
+def _restarted(api, found, plugin, namespace, test, changes, told):
+    """The plugin reads its file and looks at GPUs at its start: its pods on this node are ended. Returns their UIDs."""
     pods = control.pods(api, found.name, namespace, plugin)
     if not pods:
         raise errors.DeviceNotFound(
