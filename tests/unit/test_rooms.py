@@ -58,7 +58,7 @@ ROOMS = {
 ONLY = {
     ("techniques/*", "policy"): {"policy.as_text", "policy.fields", "policy.notes", "policy.section"},
     ("techniques", "records"): {"records.quarantine", "records.store"},
-    ("techniques/*", "records"): {"records.store", "records.quarantine"},
+    ("techniques/*", "records"): {"records.labelled", "records.store", "records.quarantine"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
 NOT_FOR = {
