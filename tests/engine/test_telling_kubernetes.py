@@ -10,6 +10,7 @@ from gpuslice import policy
 from gpuslice import quarantine
 from gpuslice.engine import Engine
 from gpuslice.schedulers import kubernetes_node
+from tests.support import consumers
 from tests.support import hosts
 from tests.support import kube_story
 from tests.support import telling
@@ -76,11 +77,15 @@ def test_a_run_that_finds_all_as_wanted_asks_nobody(world):
     assert result.ok and result.plan.empty and result.generation is None and every(world) == so_far
 
 
-def test_a_power_cap_asks_nobody(world):
+def test_a_power_cap_asks_nobody(world, simulated):
+    node = {"node": "n1", "pods": [{"name": "plugin-1", "namespace": "kube-system", "owner": "DaemonSet",
+                                    "labels": {"app": "plugin"}}]}  # fmt: skip
+    world.host = telling.machine(simulated, tools=[*consumers.TOOLS, "kubectl"], files={CONFIG: "x"}, kubernetes=node)
+    gives(world, THREE)
     made = telling.converge(world.host, wanted())
     assert made.ok, made.errors
     so_far = every(world)
-    result = telling.converge(world.host, wanted(slicing={"power": {"cap_w": 300}}))
+    result = telling.converge(world.host, wanted(slicing={"power": {"percent": 80}}))
     assert result.ok and result.generation and every(world) == so_far
 
 
@@ -148,7 +153,8 @@ def test_a_cut_that_fails_takes_the_node_back_on_the_old_layout(world):
 def test_without_a_file_labels_and_drain_go_on(world):
     on = {**ON, "path": "", "plugin": ""}
     assert telling.converge(world.host, wanted(on=on)).ok
-    assert asked(world) == ["patch node", "drain n1", "apply --server-side", "patch node"] and not telling.text_of(world.host, FILE)
+    assert asked(world) == ["patch node", "drain n1", "apply --server-side", "patch node"]
+    assert not telling.text_of(world.host, FILE)
     assert planned(world.host, wanted(on=on)).empty
     assert telling.converge(world.host, wanted(TWO, on)).ok and world.ours["gpu-slicing/mig-2g.20gb"] == "2"
     assert cleaned(world.host)["result"] and records(world.host) == []
@@ -179,8 +185,8 @@ def test_without_a_kubeconfig_no_cluster_is_asked(world):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("kubeconfig", "x"), ("context", "-x"), ("node", "N1"), ("plugin", "app"), ("namespace", "a b"), ("pod_selector", "app in (a)"),
-     ("config", "a b"), ("within", 4000)],
+    [("kubeconfig", "x"), ("context", "-x"), ("node", "N1"), ("plugin", "app"), ("namespace", "a b"), ("config", "a b"),
+     ("pod_selector", "app in (a)"), ("within", 4000)],
 )  # fmt: skip
 def test_what_can_t_be_meant_is_refused(key, value):
     with pytest.raises(errors.PolicyError, match=f"containers_gpu_container_integration:kubernetes:{key}"):

@@ -27,19 +27,22 @@ def machine(simulated, **more):
     return consumers.machine(simulated, **{**node, **more})
 
 
-def pillar(profiles=None, slurm=True, kubernetes=None, consumers=None, device_plugin=None, slicing=None, **management):
+def pillar(
+    profiles=None, slurm=True, kubernetes=None, nomad=None, consumers=None, device_plugin=None, slicing=None, **management
+):  # fmt: skip
     """
     MIG profiles on GPUs, what schedulers are told, and consumers.
 
     :param profiles: PCI address -> profiles. :param slurm: True, keys beside the usual ones, or None for nothing written.
-    :param kubernetes: likewise.
+    :param kubernetes, nomad: likewise.
     """
     rules = [{"match": {"pci": gpu}, "strategy": "mig", "mig": {"profiles": list(own)}} for gpu, own in (profiles or {}).items()]
     handing = {} if consumers is None else {"consumers": consumers}
     if slurm is not None:
         handing["slurm"] = {"enabled": True, "node": "n1", "within": 0, **({} if slurm is True else slurm)}
-    if kubernetes is not None:
-        handing["kubernetes"] = {"enabled": True, **({} if kubernetes is True else kubernetes)}
+    for name, keys in (("kubernetes", kubernetes), ("nomad", nomad)):
+        if keys is not None:
+            handing[name] = {"enabled": True, **({} if keys is True else keys)}
     if device_plugin:
         handing["device_plugin"] = device_plugin
     made = {"containers_gpu_slicing": {"enabled": True, "devices": rules, **(slicing or {})}}

@@ -9,8 +9,8 @@ from gpuslice import errors
 from gpuslice.drivers import kubectl as control
 from gpuslice.drivers.host_name import host_name
 from gpuslice.outputs import kubernetes_labels
-from gpuslice.records import labelled
 from gpuslice.printable import printable
+from gpuslice.records import labelled
 from gpuslice.schedulers import around
 from gpuslice.schedulers import kubernetes
 from gpuslice.schedulers import told as by_pillar

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers import nomad as control
-from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.drivers import systemd
+from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.outputs import nomad as files
 from gpuslice.printable import printable
 from gpuslice.schedulers import around
@@ -158,8 +158,8 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
         changes |= around.changed(before.name, before.state, "eligible")
         return around.answer(changes, [*said, f"Node {before.name} would be given jobs again."], test)
     given = told(engine).given
-    now = around.awaited(host, within, lambda: control.node(host, which), lambda found: found.status == "ready" and not _wrong(found, given))
-    if now.status != "ready" or _wrong(now, given):
+    now = around.awaited(host, within, lambda: control.node(host, which), lambda found: _is_right(found, given))
+    if not _is_right(now, given):
         return {"result": False, "changes": changes, "comment": " ".join([*said, _why_not(now, given, within)])}
     after = _taken_back(host, which, now)
     changes |= around.changed(before.name, before.state, after.state)
@@ -204,6 +204,10 @@ def _read_anew(host, unit):
             todo=f"See 'systemctl status {unit}', then call gpu_nomad.resume.",
         )
     return f"{unit} was started anew to read it."
+
+
+def _is_right(node, given):
+    return node.status == "ready" and not _wrong(node, given)
 
 
 def _wrong(node, given):

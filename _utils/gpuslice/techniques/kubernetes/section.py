@@ -75,7 +75,7 @@ class Kubernetes(Telling):
     )  # fmt: skip
 
     def handed_out(self, filled, written, notes):
-        """``told``: what is on record of it, {} for nothing; ``quiet``: whether who takes the node back starts the plugin anew."""
+        """``told``: what is on record of it, {} for nothing; ``quiet``: whether the plugin is started anew after it."""
         said = filled["kubernetes"]
         if not said["enabled"]:
             return self.NOTHING
