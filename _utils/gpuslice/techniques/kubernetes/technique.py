@@ -54,9 +54,9 @@ class Kubernetes(Telling):
         cluster = settings.get("cluster")
         if not cluster or goal.has is None or "told" not in work.settings:
             return
-        given = (*goal.has.given,), "", 0, len(self.quarantined(work))
-        choices = {name: cluster[name] or None for name in ("config", "dcm_profile")}
-        wanted = kubernetes_labels.lasting(kubernetes_labels.labels(*given, **choices))
+        config, dcm_profile = (cluster[name] or None for name in ("config", "dcm_profile"))
+        held = len(self.quarantined(work))
+        wanted = kubernetes_labels.lasting(kubernetes_labels.labels(goal.has.given, "", 0, held, config, dcm_profile))
         where, there = labelled.read(self._host)
         if (where, there) != (labelled.place(cluster), wanted) and wanted != self._left:
             self._planned = wanted
