@@ -1,8 +1,7 @@
 """
 Kubernetes on a node whose GPUs are sliced: what the vendors' device plugins are told of it, and labels of the node, see
-docs/kubernetes.md. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part of each change.
-Where a kubeconfig is given, also its labels in the cluster, and taking it out of use around a change: :func:`drain` and
-:func:`resume` are for ``before`` and ``after`` of the pillar.
+docs/kubernetes.md. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part of each change;
+where a kubeconfig is given, also its labels in the cluster, and :func:`drain` and :func:`resume` around it.
 """
 
 import gpuslice

@@ -4,6 +4,7 @@ API server.
 """
 
 import pytest
+import yaml
 
 from gpuslice import errors
 from gpuslice import policy
@@ -13,6 +14,7 @@ from gpuslice.schedulers import kubernetes_node
 from tests.support import consumers
 from tests.support import hosts
 from tests.support import kube_story
+from tests.support import pages
 from tests.support import telling
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import records
@@ -67,6 +69,13 @@ def test_drain_cut_file_labels_plugin_and_uncordon_come_in_this_order_once(world
     assert result.ok, result.errors
     assert asked(world) == AROUND and telling.text_of(world.host, FILE) and not world.cordoned
     assert world.ours["gpu-slicing/mig-1g.10gb"] == "3" and result.warnings == []
+
+
+def test_the_page_s_pillar_does_it_too(world):
+    handing, _ = map(yaml.safe_load, pages.blocks(pages.section("kubernetes", "Around a change")))
+    on = {**handing["containers_gpu_container_integration"]["kubernetes"], "node": "n1"}
+    world.pod("nvidia-1", on["namespace"], "DaemonSet", labels=dict([on["plugin"].split("=")]))
+    assert telling.converge(world.host, wanted(on=on)).ok and asked(world) == AROUND and not world.cordoned
 
 
 def test_a_run_that_finds_all_as_wanted_asks_nobody(world):

@@ -1,6 +1,7 @@
 """Nomad in the pillar: its file is a part of each change, the node is drained around it, and else nobody is asked."""
 
 import pytest
+import yaml
 
 from gpuslice import errors
 from gpuslice import policy
@@ -9,6 +10,7 @@ from gpuslice.engine import Engine
 from gpuslice.schedulers import nomad
 from tests.support import consumers
 from tests.support import hosts
+from tests.support import pages
 from tests.support import telling
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import records
@@ -58,6 +60,12 @@ def test_drain_cut_file_agent_and_taking_back_come_in_this_order_once(host):
     so_far = every(host)
     again = telling.converge(host, wanted())
     assert again.ok and again.plan.empty and every(host) == so_far and host.state()["starts"][UNIT] == 1
+
+
+def test_the_page_s_pillar_does_it_too(host):
+    [handing] = map(yaml.safe_load, pages.blocks(pages.section("nomad", "Around a change")))
+    assert telling.converge(host, wanted(**handing["containers_gpu_container_integration"]["nomad"])).ok
+    assert asked(host) == AROUND
 
 
 def test_a_quarantine_by_hand_is_followed_and_says_that_nomad_was_not_told(host):

@@ -1,6 +1,6 @@
 """
 What schedulers are told of a host: a file that follows the slices, and who has them. What each scheduler has in it is its own
-(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`); that it is written, noted, removed and put back is
+(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`, :mod:`gpuslice.techniques.nomad`); that it is written, noted, removed and put back is
 here.
 
 It belongs to the host: one part covers all GPUs. It changes no GPU, so that none which is in use holds it up. Where one can't be
