@@ -1,9 +1,5 @@
 # A node of Kubernetes: the device plugin's file and the node's labels follow the slices, and it is cordoned and drained around a
 # change, see docs/kubernetes.md. The kubeconfig is one with the rights of examples/kubernetes/rbac.yaml.
-containers_gpu_slicing:
-  enabled: true
-  strategy: mig
-  mig: {profiles: {"1g.10gb": 7}}
 containers_gpu_container_integration:
   device_plugin: nvidia
   kubernetes:

@@ -176,6 +176,7 @@ def test_pillar_example_works_as_it_stands(minion, repo, host):
 def test_an_example_of_a_scheduler_tells_it_once_and_surrounds_the_change(minion, repo, scheduler):
     needs, look, order = SCHEDULERS[scheduler]
     pillar = yaml.safe_load((repo / "examples" / "pillar" / f"{scheduler}.sls").read_text(encoding="utf-8"))
+    pillar["containers_gpu_slicing"] = {"enabled": True, "strategy": "mig", "mig": {"profiles": {"1g.10gb": 7}}}
     one = {"gpus": [{"model": "h100-80gb", "address": "0000:1b:00.0"}], "processes": [], "patience": 0.01}
     sliced = minion("dgx-h100", pillar, changes={**one, **needs})
 

@@ -1,7 +1,7 @@
 """
 What schedulers are told of a host: a file that follows the slices, and who has them. What each scheduler has in it is its own
-(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`, :mod:`gpuslice.techniques.nomad`); that it is written, noted, removed and put back is
-here.
+(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`, :mod:`gpuslice.techniques.nomad`); that it is written,
+noted, removed and put back is here.
 
 It belongs to the host: one part covers all GPUs. It changes no GPU, so that none which is in use holds it up. Where one can't be
 read the file stays as it is, and it is an error where anything else is to be told: a shorter list would take from jobs what they
