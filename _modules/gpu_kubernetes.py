@@ -1,8 +1,7 @@
 """
 Kubernetes on a node whose GPUs are sliced: what the vendors' device plugins are told of it, and labels of the node, see
-docs/kubernetes.md. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part of each change.
-Where a kubeconfig is given, also its labels in the cluster, and taking it out of use around a change: :func:`drain` and
-:func:`resume` are for ``before`` and ``after`` of the pillar.
+docs/kubernetes.md. With ``containers_gpu_container_integration:kubernetes`` of the pillar the file is a part of each change;
+where a kubeconfig is given, also its labels in the cluster, and :func:`drain` and :func:`resume` around it.
 """
 
 import gpuslice
@@ -285,7 +284,7 @@ def drain(
 @_checked
 def resume(
     kubeconfig, node=None, context=None, labels=False, config=None, dcm_profile=None, plugin=None, namespace="kube-system",
-    rename=True, within=0, test=False,
+    rename=True, within=0, anew=True, test=False,
 ):  # fmt: skip
     """
     Have this node given pods again, if its cordon is ours: it has the annotation ``gpu-slicing/cordoned``, and nobody cordoned it
@@ -323,6 +322,9 @@ def resume(
         Seconds in which the node has to have for pods what :func:`plugin_config` tells under ``resources``, up to 3600. With 0
         nobody looks.
 
+    anew
+        ``False``: after a change end the plugin's pod only where the cordon is ours, or the node has something else for pods.
+
     test
         Change nothing.
 
@@ -336,5 +338,5 @@ def resume(
     """
     with _engine() as engine:
         return kubernetes_node.resume(
-            engine, kubeconfig, node, context, labels, config, dcm_profile, plugin, namespace, rename, within, test
+            engine, kubeconfig, node, context, labels, config, dcm_profile, plugin, namespace, rename, within, anew, test
         )

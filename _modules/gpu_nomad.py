@@ -1,6 +1,6 @@
 """
 Nomad on a node whose GPUs are sliced: what its device plugin for NVIDIA must not give, and draining the node around a change.
-:func:`drain` and :func:`resume` are for ``before`` and ``after`` of the pillar, see docs/nomad.md. Nothing is done by itself.
+With ``containers_gpu_container_integration:nomad`` of the pillar all of it is a part of each change, see docs/nomad.md.
 """
 
 import gpuslice
@@ -138,7 +138,7 @@ def drain(why="", node=None, within=0, deadline=None, system=True, test=False):
 
 
 @_checked
-def resume(node=None, path=None, plugin="nomad-device-nvidia", period="1m", unit=None, within=0, test=False):
+def resume(node=None, path=None, plugin="nomad-device-nvidia", period="1m", unit=None, within=0, reread=False, test=False):
     """
     Have this node given jobs again, if its drain is ours: it has ``gpu-slicing`` among its metadata, and nobody has made the node
     eligible or ineligible since. A node stays drained while its plugin tells devices that are gone or not to be given, and after
@@ -159,6 +159,9 @@ def resume(node=None, path=None, plugin="nomad-device-nvidia", period="1m", unit
     unit
         The agent's service, such as ``nomad.service``, which is started anew where the file changed. Its tasks go on.
 
+    reread
+        The agent's service is started anew in any case: whoever calls has written its file.
+
     within
         Seconds in which the node has to be ready and its plugin to tell what is there now, up to 3600; longer than ``period``.
 
@@ -174,4 +177,4 @@ def resume(node=None, path=None, plugin="nomad-device-nvidia", period="1m", unit
         salt gpu7 gpu_nomad.resume path=/etc/nomad.d/gpu.hcl unit=nomad.service within=90
     """
     with _engine() as engine:
-        return nomad.resume(engine, node, path, plugin, period, unit, within, test)
+        return nomad.resume(engine, node, path, plugin, period, unit, within, reread, test)

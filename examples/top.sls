@@ -100,6 +100,19 @@ base:
     - match: grain
     - pillar.mps_weights
 
+  # Who gives slices to jobs or pods.
+  'gpu_role:slurm':
+    - match: grain
+    - pillar.slurm
+
+  'gpu_role:kubernetes':
+    - match: grain
+    - pillar.kubernetes
+
+  'gpu_role:nomad':
+    - match: grain
+    - pillar.nomad
+
   'gpu_role:layouts':
     - match: grain
     - pillar.layouts

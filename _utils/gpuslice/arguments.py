@@ -152,6 +152,7 @@ _KINDS = {
     "autoprobe": truth,
     "ccs_mode": as_in_pillar,
     "client_token": secret,
+    "anew": truth,
     "autodetect": truth,
     "brief": truth,
     "compute": as_in_pillar,

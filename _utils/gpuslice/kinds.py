@@ -152,6 +152,10 @@ KINDS = (
         "kubernetes", "Kubernetes", TELL, _ALL, "kubernetes", "Kubernetes", capability=EVERY, host_wide=True,
         noted="kubernetes.json", over=(*_SLICING, "consumers"),
     ),
+    Kind(
+        "nomad", "Nomad", TELL, _ALL, "nomad", "Nomad", capability=EVERY, host_wide=True, noted="nomad.json",
+        over=(*_SLICING, "consumers"),
+    ),
 )  # fmt: skip
 
 #: Those of this version.

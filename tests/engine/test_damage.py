@@ -381,7 +381,7 @@ def test_the_pillar_names_no_option_of_systemctl_or_modprobe_either(interrupted,
 @pytest.mark.parametrize("name", ["../../cron.d/x", "/etc/cron.d/x", ".profile", "a/b"])
 def test_an_environment_file_on_record_stays_in_its_directory(simulated, name):
     host = simulated("no-gpu")
-    layout = {"files": {name: "x"}, "ccs": {}, "engines": {}, "vram": {}}
+    layout = {"files": {name: "x"}, "ccs": {}, "engines": {}, "vram": {}, "kept": {}}
     Verified(host).note({Key.of_gpu("level-zero", GPU): entry([GPU], layout, 0)})
     with pytest.raises(errors.JournalDamaged, match="files:a key is a text of another form"):
         Verified(host).entries()

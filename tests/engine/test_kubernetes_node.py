@@ -1,7 +1,6 @@
 """A node of Kubernetes around a change, on a simulated host: the stories that a real API server is told too, and hooks."""
 
 import pytest
-import yaml
 
 from gpuslice import errors
 from gpuslice.drivers import kubectl as control
@@ -9,7 +8,6 @@ from gpuslice.engine import Engine
 from gpuslice.schedulers import kubernetes_node
 from tests.support import hosts
 from tests.support import kube_story
-from tests.support import pages
 from tests.support import pillars
 
 GPU, CONFIG, PLUGIN = kube_story.GPU, kube_story.CONFIG, kube_story.PLUGIN
@@ -66,17 +64,6 @@ def test_drain_cut_labels_plugin_and_uncordon_come_in_this_order_once(world):
     assert world.ours["gpu-slicing/mig-1g.10gb"] == "3" and world.ours["gpu-slicing/generation"] == str(result.generation)
     assert apply(world).ok and len(asked(world)) == 5
     assert world.apply_labels()["changes"] == {}
-
-
-def test_the_page_s_pillar_does_it_too(world):
-    served(world)
-    management, _ = map(yaml.safe_load, pages.blocks(pages.section("kubernetes", "Around a change")))
-    more = management["containers_gpu_state_management"]
-    [before], [after] = more["before"], more["after"]
-    for hook in (before, after):
-        hook["kwargs"]["node"] = "n1"
-    world.pod("nvidia-1", after["kwargs"]["namespace"], "DaemonSet", labels=dict([after["kwargs"]["plugin"].split("=")]))
-    assert apply(world, **more).ok and asked(world)[1] == "drain n1" and "delete pod" in asked(world) and not world.cordoned
 
 
 def test_a_cut_that_fails_takes_the_node_back_on_the_old_layout(world):

@@ -10,7 +10,6 @@ from gpuslice.schedulers import nomad
 from gpuslice.sim import nomad as program
 from tests.support import consumers
 from tests.support import hosts
-from tests.support import pages
 from tests.support import pillars
 
 GPU, OTHER = "0000:1b:00.0", "0000:43:00.0"
@@ -91,15 +90,6 @@ def test_drain_cut_file_and_taking_back_come_in_this_order_once(node):
     assert host.state()["starts"][UNIT] == 1
     apply(host, wanted())
     assert len(asked(host)) == 2 and host.state()["starts"][UNIT] == 1
-
-
-def test_the_page_s_pillar_does_it_too(node):
-    import yaml
-
-    [management] = map(yaml.safe_load, pages.blocks(pages.section("nomad", "Around a change")))
-    host = node(busy=2)
-    assert apply(host, wanted(**management["containers_gpu_state_management"])).ok
-    assert asked(host) == ["drain -enable", "eligibility -enable"]
 
 
 def test_a_cut_that_fails_takes_the_node_back_on_the_old_layout(node):

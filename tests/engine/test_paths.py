@@ -137,8 +137,9 @@ def test_limits_of_memory_are_told_and_go(simulated):
 def test_what_schedulers_are_told_is_told_and_goes(simulated):
     host = telling.machine(simulated)
     before = found(host)
-    assert telling.converge(host, telling.pillar({telling.FIRST: ["1g.10gb"]}, kubernetes=True)).ok
-    assert {"slurm.json", "kubernetes.json"} <= set(records(host)) and untold(host) == ([], [])
+    alone = {"unit": "", "drain": False}
+    assert telling.converge(host, telling.pillar({telling.FIRST: ["1g.10gb"]}, kubernetes=True, nomad=alone)).ok
+    assert {"slurm.json", "kubernetes.json", "nomad.json"} <= set(records(host)) and untold(host) == ([], [])
     assert cleaned(host)["result"] and found(host) == before and records(host) == []
 
 

@@ -243,7 +243,7 @@ def test_slurm_that_goes_away_after_the_cut_leaves_the_slices_and_the_drain(bare
     result = converge(bare, pillar(THREE))
     bare.clear_faults()
     assert not result.ok and hosts.shapes(bare)[FIRST] == ["1g.10gb"] * 3 and text_of(bare) == telling.as_it_is(bare)
-    assert result.errors[0].startswith("gpu_slurm.resume, which is to run after the change, failed: 'scontrol show node n1'")
+    assert result.errors[0].startswith("gpu_slurm.resume, which is to run after the change, failed: scontrol was asked to know how node n1 is")
     assert asked_of_slurm(bare) == ["State=DRAIN"] and planned(bare, pillar(THREE)).empty
 
 

@@ -41,6 +41,20 @@ EXPECTED = {
 }
 #: Hosts that the examples change; the others have nothing to slice.
 CHANGED = sorted(set(EXPECTED) - {"no-gpu"})
+#: Scheduler -> what its example needs of a host, the program that is asked, and the first words of all that was asked of it, mere
+#: looks left out.
+_PODS = {"name": "plugin-1", "namespace": "gpu-operator", "owner": "DaemonSet",
+         "labels": {"app": "nvidia-device-plugin-daemonset"}}  # fmt: skip
+SCHEDULERS = {
+    "slurm": ({"tools": ["nvidia-smi", "scontrol"], "slurm": {"gres": "gpu:1"}}, "show", ["update", "reconfigure", "update"]),
+    "kubernetes": (
+        {"tools": ["nvidia-smi", "kubectl"], "files": {"/etc/kubernetes/gpu-slicing.kubeconfig": "x"},
+         "kubernetes": {"pods": [_PODS, {"name": "job"}], "offers": {"nvidia.com/gpu": "7"}}},
+        "get", ["patch", "drain", "apply", "delete", "patch"],
+    ),
+    "nomad": ({"tools": ["nvidia-smi", "systemctl", "nomad"], "units": ["nomad.service"], "nomad": {}}, "status",
+              ["drain", "eligibility"]),
+}  # fmt: skip
 ROOTS = ("gpu_slicing", "states.gpu_slicing")
 
 
@@ -156,6 +170,27 @@ def test_pillar_example_works_as_it_stands(minion, repo, host):
     assert go_through(sliced)
     profiles = {"dgx-h100": FOUR, "dgx-a100-40gb": ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"]}[host]
     assert layout(sliced) == dict.fromkeys(sliced.grains["gpu"]["addresses"], profiles)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_an_example_of_a_scheduler_tells_it_once_and_surrounds_the_change(minion, repo, scheduler):
+    needs, look, order = SCHEDULERS[scheduler]
+    pillar = yaml.safe_load((repo / "examples" / "pillar" / f"{scheduler}.sls").read_text(encoding="utf-8"))
+    pillar["containers_gpu_slicing"] = {"enabled": True, "strategy": "mig", "mig": {"profiles": {"1g.10gb": 7}}}
+    one = {"gpus": [{"model": "h100-80gb", "address": "0000:1b:00.0"}], "processes": [], "patience": 0.01}
+    sliced = minion("dgx-h100", pillar, changes={**one, **needs})
+
+    def asked():
+        return [line.split()[0] for line in sliced.host.state().get(scheduler, {}).get("asked", ())]
+
+    tested = sliced.apply("gpu_slicing", test=True)
+    assert not failures(tested) and not asked() and scheduler in tested[1].changes
+    assert f"Before it: run gpu_{scheduler}.drain" in tested[1].comment
+    applied = sliced.apply("gpu_slicing")
+    assert not failures(applied) and [word for word in asked() if word != look] == order
+    assert layout(sliced) == {"0000:1b:00.0": ["1g.10gb"] * 7} and len(sliced.host.state()["written"]) == 1
+    so_far = len(asked())
+    assert not any(state.changes for state in sliced.apply("gpu_slicing")) and len(asked()) == so_far
 
 
 def test_none_sls_leaves_every_gpu_alone(minion, repo):

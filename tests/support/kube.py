@@ -108,7 +108,7 @@ class Cluster:
 
     def kubectl(self, *arguments, given="", who="admin", check=True):
         """What kubectl answers somebody."""
-        command = [needs.path("kubectl"), f"--kubeconfig={self.kubeconfig(who)}", "--cache-dir=/dev/null", *arguments]
+        command = [needs.path("kubectl"), f"--kubeconfig={self.kubeconfig(who)}", f"--cache-dir={self.place}/cache", *arguments]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS, check=check)
 
     def create(self, **made):

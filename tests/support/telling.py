@@ -6,6 +6,8 @@ import json
 import pathlib
 
 from gpuslice.engine import Engine
+from gpuslice.schedulers import kubernetes_node
+from gpuslice.schedulers import nomad
 from gpuslice.schedulers import slurm
 from gpuslice.techniques.toolbox import Toolbox
 from tests.support import consumers
@@ -16,7 +18,7 @@ from tests.support.consumers import SECOND
 __all__ = ("FIRST", "SECOND")
 CONF, FILE = "/etc/slurm/gres.conf", "/etc/kubernetes/nvidia-device-plugin.yaml"
 TYPE = "nvidia_h100_80gb_hbm3"
-OWN = {"gpu_slurm.drain": slurm.drain, "gpu_slurm.resume": slurm.resume}
+MODULES = {"gpu_slurm": slurm, "gpu_kubernetes": kubernetes_node, "gpu_nomad": nomad}
 
 
 def machine(simulated, **more):
@@ -25,19 +27,22 @@ def machine(simulated, **more):
     return consumers.machine(simulated, **{**node, **more})
 
 
-def pillar(profiles=None, slurm=True, kubernetes=None, consumers=None, device_plugin=None, slicing=None, **management):
+def pillar(
+    profiles=None, slurm=True, kubernetes=None, nomad=None, consumers=None, device_plugin=None, slicing=None, **management
+):  # fmt: skip
     """
     MIG profiles on GPUs, what schedulers are told, and consumers.
 
     :param profiles: PCI address -> profiles. :param slurm: True, keys beside the usual ones, or None for nothing written.
-    :param kubernetes: likewise.
+    :param kubernetes, nomad: likewise.
     """
     rules = [{"match": {"pci": gpu}, "strategy": "mig", "mig": {"profiles": list(own)}} for gpu, own in (profiles or {}).items()]
     handing = {} if consumers is None else {"consumers": consumers}
     if slurm is not None:
         handing["slurm"] = {"enabled": True, "node": "n1", "within": 0, **({} if slurm is True else slurm)}
-    if kubernetes is not None:
-        handing["kubernetes"] = {"enabled": True, **({} if kubernetes is True else kubernetes)}
+    for name, keys in (("kubernetes", kubernetes), ("nomad", nomad)):
+        if keys is not None:
+            handing[name] = {"enabled": True, **({} if keys is True else keys)}
     if device_plugin:
         handing["device_plugin"] = device_plugin
     made = {"containers_gpu_slicing": {"enabled": True, "devices": rules, **(slicing or {})}}
@@ -45,16 +50,20 @@ def pillar(profiles=None, slurm=True, kubernetes=None, consumers=None, device_pl
     return {**made, "containers_gpu_container_integration": handing} if handing else made
 
 
-def converge(host, wanted, through=None):
+def converge(host, wanted, through=None, after_drain=None):
     """
-    Bring a host to a pillar; hooks are functions of the module for Slurm.
+    Bring a host to a pillar; hooks are functions of the modules for schedulers.
 
-    :param through: an object of a class of the test's own for the same host.
+    :param through: an object of a class of the test's own for the same host. :param after_drain: what somebody does then.
     """
 
     def call(name, args, kwargs):
+        module, function = name.split(".")
         with Engine(hosts.config(host)) as engine:
-            return {"result": None, **OWN[name](engine, *args, **kwargs)}
+            answer = getattr(MODULES[module], function)(engine, *args, **kwargs)
+        if function == "drain" and after_drain:
+            after_drain()
+        return {"result": None, **answer}
 
     with Engine(hosts.config(host)) as engine:
         engine.call = call

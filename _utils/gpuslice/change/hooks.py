@@ -24,6 +24,8 @@ _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
 _OURS = "gpu_"
 #: Effects of steps that nobody who uses the GPU is to meet.
 _CUTTING = ("slice", "mode", "reset", "driver", "process")
+#: Effect of a step that concerns nobody's jobs, but the one who is told.
+_LIGHT = "setting"
 #: How much of what a command said is told: its last lines.
 _LINES, _CHARACTERS = 5, 400
 
@@ -152,18 +154,21 @@ def _in_environment(variables):
 def applying(hooks, plan):
     """
     Those of these hooks that a plan needs. One that is ``around`` a technology runs only where slices are made or ended, or what
-    that technology tells changes; or where somebody holds a GPU that is to change.
+    that technology tells changes; or where somebody holds a GPU that is to change. One that is ``light`` runs in its place, where
+    something else of that technology is to be told.
     """
-    return [hook for hook in hooks if "around" not in hook or plan.freeable or _needed(plan, hook["around"])]
+    return [hook for hook in hooks if "around" not in hook or _needed(plan, hook["around"], hook.get("light", False))]
 
 
-def _needed(plan, technique):
-    return any(_needs(part, technique) for part in plan.changing)
+def _needed(plan, technique, light):
+    if plan.freeable or any(_needs(part, technique) for part in plan.changing):
+        return not light
+    return light and any(part.key.technique == technique for part in plan.changing)
 
 
 def _needs(part, technique):
     if part.hands_out:
-        return part.key.technique == technique
+        return part.key.technique == technique and any(step.effect != _LIGHT for step in part.steps)
     cut = part.destroys or part.creates or part.destroys_empty or part.creates_empty or part.unloads
     return bool(cut) or any(step.disrupts or step.effect in _CUTTING for step in part.steps)
 

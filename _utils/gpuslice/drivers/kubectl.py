@@ -2,7 +2,7 @@
 The API server of Kubernetes as ``kubectl`` asks it: what it has of a node, labels by server-side apply, cordon and drain.
 
 Source: the documentation of Kubernetes ("Server-Side Apply", "Safely Drain a Node", "API-initiated Eviction"); the answers were
-seen of kubectl 1.32 with a kube-apiserver 1.20.
+seen of kubectl 1.20 and 1.32 with a kube-apiserver 1.20.
 """
 
 import json
@@ -46,9 +46,11 @@ _HELD = re.compile(r'conflicts? with "([^"]*)"[^:"]*:((?:\s*(?:- )?\.\S+)+)')
 #: Lines of kubectl's own log: they say five times what the last line says once.
 _LOG = re.compile(r"^[EWI]\d{4} .*\n?", re.MULTILINE)
 _LABEL = re.compile(r"\.metadata\.labels\.(\S+)")
-_NAMED = r"[^:\]]*: ([^\]\n]*?)(?:, cannot delete|\]|,? continuing|$)"
-_LOCAL = re.compile(f"local storage{_NAMED}", re.MULTILINE)
-_UNMANAGED = re.compile(f"(?:no controller|not managed by){_NAMED}", re.MULTILINE)
+#: Pods as they are listed. What comes after them differs: the next reason begins behind a comma, or on a line of its own (1.20).
+_POD = r"[^\s,:/\]]+/[^\s,:/\]]+"
+_NAMED = rf"[^:\]]*: ({_POD}(?:, {_POD})*)"
+_LOCAL = re.compile(f"local storage{_NAMED}")
+_UNMANAGED = re.compile(f"(?:no controller|not managed by){_NAMED}")
 _BUDGET = re.compile(r'evicting pods?/"([^"]*)" -n "([^"]*)" \(will retry')
 _EVICTED = re.compile(r"^evicting pod (\S+)", re.MULTILINE)
 

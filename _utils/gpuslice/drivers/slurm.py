@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers import programs
+from gpuslice.drivers.host_name import host_name
 from gpuslice.host.base import Completed
 from gpuslice.host.base import Host
 from gpuslice.printable import printable
 
 PROGRAM = "scontrol"
 _SCONTROL = programs.Program(PROGRAM, "Install Slurm's client (Debian: slurm-client), then run again.", "See 'scontrol ping'")
-_HOSTNAME = "/proc/sys/kernel/hostname"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,253}")
 #: Seconds in which it answers; with a controller that is away it gives up after 9.
 _SECONDS = 30
@@ -67,20 +67,13 @@ def node_name(host: Host, name: str | None = None) -> str:
 
     :raises errors.PolicyError: it can be none; errors.ToolFailed: the host's own can't be read.
     """
-    found = name if name is not None else _host_name(host)
+    found = name if name is not None else host_name(host).partition(".")[0]
     if not _NAME.fullmatch(found):
         raise errors.PolicyError(
             f"node is {printable(found)[:80]!r}, which can be no NodeName of Slurm.",
             todo="Give the one of slurm.conf; see 'sinfo -N'.",
         )
     return found
-
-
-def _host_name(host: Host) -> str:
-    try:
-        return host.read(_HOSTNAME).strip().partition(".")[0]
-    except OSError as err:
-        raise errors.ToolFailed(f"The name of this host can't be read: {err.strerror}.", todo="Give 'node'.") from err
 
 
 def node(host: Host, name: str) -> Node:

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Mapping
 
 from gpuslice import errors
 from gpuslice.model import Slice
@@ -24,6 +25,8 @@ DCM_PROFILE = "dcm.amd.com/gpu-config-profile"
 LONGEST, LONGEST_PREFIX = 63, 253
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+#: Those that change without a change of the layout: none of them alone is worth a request to the cluster.
+_MOVING = (f"{PREFIX}/generation", f"{PREFIX}/health")
 _STRATEGIES = {"replica": "time-slicing", "gpu": "none"}
 _PROFILED = ("mig", "partition", "vgpu")
 
@@ -60,6 +63,11 @@ def labels(
                                      todo="Give a key of the ConfigMap.")  # fmt: skip
         found[key] = value
     return found
+
+
+def lasting(found: Mapping[str, str]) -> dict[str, str]:
+    """Those labels that change with what the node has, and with what of it is quarantined: the others go along with them."""
+    return {key: value for key, value in found.items() if key not in _MOVING}
 
 
 def digest(slices: Iterable[Slice]) -> str:

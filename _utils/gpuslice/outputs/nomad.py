@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from gpuslice.model import Gpu
 from gpuslice.model import Slice
+from gpuslice.outputs.file import Kind
+from gpuslice.outputs.offer import Offer
 from gpuslice.printable import printable
 
 #: The plugin's block is called by its file in ``plugin_dir``, and this is what it is called there as it is delivered.
@@ -22,6 +24,14 @@ PERIOD = "1m"
 #: The first line of each file, by which ours is known.
 MARK = "# What Nomad must not give of this node, written by gpu_nomad: what is changed by hand is lost."
 VENDOR = "nvidia"
+#: What is told, for messages.
+ABOUT = "What this node has for Nomad"
+FILE = Kind(
+    "Nomad's agent", ".hcl", MARK, "what Nomad must not give", "Nomad's device plugin",
+    "Name another path and take the plugin's block out of that file: of two blocks of a plugin Nomad takes the last.",
+)  # fmt: skip
+#: In the place of a UUID that only the creation of a MIG device gives; its name follows it, which is not told.
+SOON, _OF = "(known-when-it-is-made)", "|"
 _DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{1,3})?(?:ms|s|m|h))+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _SHARES = {"replica": "time-slicing", "mps": "MPS"}
@@ -50,6 +60,24 @@ def is_period(text: str) -> bool:
 def is_plugin(text: str) -> bool:
     """Whether a text can be the name of a plugin."""
     return _NAME.fullmatch(text) is not None
+
+
+def of(has: Offer, gpus: Iterable[Gpu], forecast: bool = False) -> Config:
+    """
+    What of a node Nomad is to give.
+
+    :param gpus: all of it, with their UUIDs as far as these are known. :param forecast: some of it is going to be made.
+    """
+    gpus = list(gpus)
+    every = [_expected(part) for part in has.every] if forecast else has.every
+    found = config([gpu for gpu in gpus if gpu.vendor == VENDOR == gpu.driver], (*every, *has.whole), has.held)
+    others = sorted({gpu.vendor for gpu in gpus} - {VENDOR})
+    notes = (f"GPUs of {' and '.join(others)} are none of this plugin's.",) if others else ()
+    return found._replace(notes=(*found.notes, *notes))
+
+
+def _expected(part: Slice) -> Slice:
+    return part if part.identity or part.kind != "mig" else part._replace(identity=f"{SOON}{_OF}{part.name}")
 
 
 def config(gpus: Iterable[Gpu], slices: Iterable[Slice], held: Mapping[str, str]) -> Config:
@@ -106,9 +134,13 @@ def _lost(own: list[Slice]) -> str:
 def text(found: Config, plugin: str = PLUGIN, period: str = PERIOD) -> str:
     """The file, in HCL: the block of the plugin, with reasons as comments before it."""
     lines = [MARK]
-    lines += [f"# Given: {uuid}: {name}" for uuid, name in found.given.items()]
-    lines += [f"# Ignored: {uuid}: {printable(why)}" for uuid, why in found.ignored.items()]
+    lines += [f"# Given: {_shown(uuid)}: {name}" for uuid, name in found.given.items()]
+    lines += [f"# Ignored: {_shown(uuid)}: {printable(why)}" for uuid, why in found.ignored.items()]
     lines += [f"# {printable(note)}" for note in found.notes]
-    listed = ", ".join(f'"{uuid}"' for uuid in found.ignored)
+    listed = ", ".join(f'"{_shown(uuid)}"' for uuid in found.ignored)
     lines += [f'plugin "{plugin}" {{', "  config {", f"    ignored_gpu_ids    = [{listed}]"]
     return "\n".join([*lines, f'    fingerprint_period = "{period}"', "  }", "}"]) + "\n"
+
+
+def _shown(uuid: str) -> str:
+    return uuid.partition(_OF)[0]

@@ -138,8 +138,17 @@ class Telling(Section):
     NOTHING = {"told": {}}
 
     def receivers(self, settings: dict) -> list[str]:
-        """The file."""
-        return [settings["told"]["path"]] if settings.get("told") else []
+        """The file, or that there is none."""
+        return [settings["told"]["path"] or "labels"] if settings.get("told") else []
+
+    def hook(self, function: str, kwargs: dict, timeout: int, **more: Any) -> dict:
+        """
+        One for :meth:`around`.
+
+        :param timeout: seconds; :param more: ``light``: it runs where what is told in a file stays, and something else of the
+            technology changes.
+        """
+        return {"function": function, "args": [], "kwargs": kwargs, "timeout": timeout, "around": self.DECISIVE[0], **more}
 
     def layout(self) -> Shape:
         """By what is told, and in which lines."""

@@ -86,7 +86,7 @@ _HOOK = either(
     record({"command": listing(_TEXT), "timeout": _SECONDS}),
     record(
         {"function": text(r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+"), "args": listing(anything), "kwargs": _PLAIN, "timeout": _SECONDS},
-        {"around": _KNOWN},
+        {"around": _KNOWN, "light": truth},
     ),
 )
 _ENTRY = parts(

@@ -2,8 +2,6 @@
 Kubernetes on a node whose GPUs are sliced: what its device plugins are told, and labels of the node. No cluster is asked.
 """
 
-import os
-
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
 from gpuslice.drivers import scheduler_files as files
@@ -12,16 +10,16 @@ from gpuslice.outputs import kubernetes as plugins
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.outputs import plugin_schema
 from gpuslice.records.history import History
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
 from gpuslice.schedulers import told
 from gpuslice.status_words import STATUSES
 from gpuslice.values import describe
 
+NAME = "kubernetes"
 VENDORS = ("nvidia", "amd", "intel")
 #: The health of a node at which nobody has looked yet.
 UNKNOWN = "unknown"
-#: What a change that is over tells those who run after it.
-RESULT = "GPU_SLICING_RESULT"
 
 
 def plugin_config(engine, vendor=None, rename=True):
@@ -63,7 +61,7 @@ def write(engine, path, as_yaml, vendor=None, rename=True, test=False):
         errors.PolicyError: it is no path for such a file.
     """
     files.refuse_path(engine.host, path, plugins.FILE)
-    return told.write(engine, "kubernetes", path, as_yaml(*text(engine, vendor, rename)), plugins.FILE, test)
+    return told.write(engine, NAME, path, as_yaml(*text(engine, vendor, rename)), plugins.FILE, test)
 
 
 def _plugins(engine, vendor, rename):
@@ -87,7 +85,7 @@ def labels(engine, config=None, dcm_profile=None):
     """
     has = offer.read(engine, "What this node has for Kubernetes")
     # What runs after a change does so before that has its generation.
-    generation = History(engine.host).upcoming() - (RESULT not in os.environ)
+    generation = History(engine.host).upcoming() - (not around.is_after_change())
     return kubernetes_labels.labels(has.offered, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
 
 

@@ -3,16 +3,18 @@ A node of Kubernetes whose GPUs are sliced, as its API server has it: our labels
 taken back after it.
 """
 
-import os
 import re
 
 from gpuslice import errors
 from gpuslice.drivers import kubectl as control
+from gpuslice.drivers.host_name import host_name
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.printable import printable
+from gpuslice.records import labelled
+from gpuslice.schedulers import around
 from gpuslice.schedulers import kubernetes
+from gpuslice.schedulers import told as by_pillar
 
-_HOSTNAME = "/proc/sys/kernel/hostname"
 _NODE = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: What a selector has to say at least: one without it would mean others' pods too.
@@ -20,28 +22,19 @@ _LABEL = r"[A-Za-z0-9][A-Za-z0-9._/-]*==?[A-Za-z0-9][A-Za-z0-9._-]*"
 _PLUGIN = re.compile(f"{_LABEL}(,{_LABEL})*")
 #: How the resources that plugins give out for slices and GPUs are called; others of these vendors are not ours to judge.
 _RESOURCE = re.compile(r"nvidia\.com/(gpu|mig-).*|amd\.com/(gpu|[a-z]+_nps[0-9]).*|gpu\.intel\.com/(i915|xe)")
-#: Seconds between two looks at a node, and how often what somebody else changed meanwhile is read again.
-_PAUSE, _TRIES = 2, 5
-#: The outcome of a change with which nobody is to get the node back.
-_FAILED = "failed"
+#: How often what somebody else changed meanwhile is read again.
+_TRIES = 5
 
 
 def node_name(engine, node=None):
     """The node's name: as given, or the host's own as kubelet has it. Raises errors.PolicyError: it can be none."""
-    name = node if node is not None else _host_name(engine.host)
+    name = node if node is not None else host_name(engine.host).lower()
     if not _NODE.fullmatch(name):
         raise errors.PolicyError(
             f"node is {printable(name)[:80]!r}, which can be no name of a node of Kubernetes.",
             todo="Give its name there; see 'kubectl get nodes'.",
         )
     return name
-
-
-def _host_name(host):
-    try:
-        return host.read(_HOSTNAME).strip().lower()
-    except OSError as err:
-        raise errors.ToolFailed(f"The name of this host can't be read: {err.strerror}.", todo="Give 'node'.") from err
 
 
 def _api(engine, kubeconfig, context):
@@ -146,7 +139,7 @@ def drain(
     how = (within, delete_emptydir_data, force, pod_selector or "", test)
     if test:
         return _drain_tested(api, name, how)
-    found, did = _cordoned(api, name, _reason(engine.doing(), why))
+    found, did = _cordoned(api, name, around.reason(engine.doing(), why))
     try:
         stays, evicted = control.drain(api, name, *how)
         if not stays and not control.node(api, name).cordoned:
@@ -174,12 +167,6 @@ def _drain_tested(api, name, how):
 
 def _listed(names):
     return ", ".join(names) or "none"
-
-
-def _reason(doing, why):
-    """Our mark: what it is for, and the job that wanted it."""
-    job = f"job {doing.jid}" if doing.jid else doing.who
-    return f"{' '.join(why.split()) or 'GPUs are sliced anew'} ({job})"
 
 
 def _cordoned(api, name, why):
@@ -228,7 +215,7 @@ def _uncordoned(api, name):
 
 def resume(
     engine, kubeconfig, node=None, context=None, labels=False, config=None, dcm_profile=None, plugin=None,
-    namespace="kube-system", rename=True, within=0, test=False,
+    namespace="kube-system", rename=True, within=0, anew=True, test=False,
 ):  # fmt: skip
     """
     This node is given pods again, where we cordoned it; before that it gets its labels, and its device plugin is restarted.
@@ -237,34 +224,46 @@ def resume(
     :param plugin: label selector of the device plugin's pod, None to leave that alone; :param namespace: where it is.
     :param rename: as of :func:`gpuslice.schedulers.kubernetes.plugin_config`.
     :param within: seconds to wait until the node has for pods what the plugin should give out, 0 for not to look.
+    :param anew: restart the plugin after any change; False: only where the cordon is ours, or it gives out something else.
     :param test: change nothing.
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`apply_labels` and
         :func:`gpuslice.schedulers.kubernetes.plugin_config`.
     """
     api, name = _api(engine, kubeconfig, context), node_name(engine, node)
     _refuse_plugin(plugin, namespace)
-    if os.environ.get(kubernetes.RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": f"Node {name} stays as it is in Kubernetes: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_kubernetes.resume.",
-        }  # fmt: skip
+    kept = labels and not test and _is_by_pillar(engine)
+    if kept:
+        labelled.forget(engine.host)
+    if left := around.half_done(f"Node {name}", "Kubernetes", "gpu_kubernetes.resume"):
+        return left
     found = control.node(api, name)
-    changes, told = {}, []
+    changes, told, had = {}, [], {}
     try:
         if labels:
-            answer = apply_labels(engine, kubeconfig, name, context, config, dcm_profile, False, test)
+            had = kubernetes.labels(engine, config, dcm_profile)
+            answer = _labelled(engine, kubeconfig, name, context, had, False, test)
             changes |= answer["changes"]
             told += [answer["comment"]] if answer["changes"] or answer.get("result") is False else []
             if answer.get("result") is False:
                 return _stays(found, changes, told)
         wanted = _expected(engine, rename) if plugin or within else {}
-        gone = _restarted(api, found, plugin, namespace, wanted, test, changes, told) if plugin else frozenset()
+        due = plugin and (found.is_ours or (anew and around.is_after_change()) or _differs(found, wanted))
+        gone = _restarted(api, found, plugin, namespace, test, changes, told) if due else frozenset()
         if not test and within and not _is_offered(engine.host, api, name, wanted, plugin, namespace, gone, within, told):
             return _stays(found, changes, told)
     except errors.GpuSliceError as err:
         return _stays(found, changes, [*told, str(err)])
-    return _taken_back(api, name, found, changes, told, test)
+    answer = _taken_back(api, name, found, changes, told, test)
+    if kept and answer["result"]:
+        where = {"kubeconfig": kubeconfig, "context": context, "node": node}
+        labelled.note(engine.host, labelled.place(where), kubernetes_labels.lasting(had))
+    return answer
+
+
+def _is_by_pillar(engine):
+    """Whether the pillar has this node labelled, so that it is noted that it was."""
+    noted = by_pillar.noted(engine, kubernetes.NAME)
+    return bool(noted and noted.settings.get("cluster"))
 
 
 def _stays(found, changes, told):
@@ -288,8 +287,7 @@ def _taken_back(api, name, found, changes, told, test):
         told.append(f"Node {name} stays cordoned, which somebody else wants: {_whose(now)}.")
     else:
         told.append(f"Node {name} takes pods already.")
-    answer = {"changes": changes, "comment": " ".join(told)}
-    return answer if test and changes else {"result": True, **answer}
+    return around.answer(changes, told, test)
 
 
 # -- the device plugin -----------------------------------------------------------------------------------------------------
@@ -316,13 +314,8 @@ def _differs(found, wanted):
             if there.get(name, "0") != str(wanted.get(name, 0))]  # fmt: skip
 
 
-def _restarted(api, found, plugin, namespace, wanted, test, changes, told):
-    """
-    The plugin reads its file and looks at GPUs at its start. Its pods on this node are ended where there was a change or it gives
-    out something else. Returns the UIDs of those that were.
-    """
-    if not (found.is_ours or kubernetes.RESULT in os.environ or _differs(found, wanted)):
-        return frozenset()
+def _restarted(api, found, plugin, namespace, test, changes, told):
+    """The plugin reads its file and looks at GPUs at its start: its pods on this node are ended. Returns their UIDs."""
     pods = control.pods(api, found.name, namespace, plugin)
     if not pods:
         raise errors.DeviceNotFound(
@@ -347,14 +340,13 @@ def _restarted(api, found, plugin, namespace, wanted, test, changes, told):
 
 def _is_offered(host, api, name, wanted, plugin, namespace, gone, within, told):
     """Whether the node has for pods what it should, from a plugin that was started since; waits for it."""
-    last = host.monotonic() + within * host.patience()
-    while True:
+
+    def why_not():
         odd = _differs(control.node(api, name), wanted)
         fresh = not gone or any(pod.is_ready and pod.uid not in gone for pod in control.pods(api, name, namespace, plugin))
-        if fresh and not odd:
-            return True
-        if host.monotonic() >= last:
-            why = "; ".join(odd) if fresh else f"no new pod of {plugin} is ready"
-            told.append(f"Node {name} was to have its slices for pods within {within:g} s: {why}. See the device plugin's log.")
-            return False
-        host.sleep(min(_PAUSE * host.patience(), max(0.0, last - host.monotonic())))
+        return "; ".join(odd) if fresh else f"no new pod of {plugin} is ready"
+
+    why = around.awaited(host, within, why_not, lambda found: not found)
+    if why:
+        told.append(f"Node {name} was to have its slices for pods within {within:g} s: {why}. See the device plugin's log.")
+    return not why

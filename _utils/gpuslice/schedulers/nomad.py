@@ -2,30 +2,23 @@
 Nomad on a node whose GPUs are sliced: what its device plugin must not give, drained before a change and taken back after it.
 """
 
-import os
 import re
 from typing import NamedTuple
 
 from gpuslice import errors
 from gpuslice.drivers import nomad as control
-from gpuslice.drivers import scheduler_files as sheets
 from gpuslice.drivers import systemd
+from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.outputs import nomad as files
-from gpuslice.outputs.file import Kind
 from gpuslice.printable import printable
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
+from gpuslice.schedulers import told as by_pillar
 
+NAME = "nomad"
 _PREFIX = "gpu-slicing:"
 _ID = re.compile(r"[0-9a-f-]{2,36}")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,200}\.service")
-#: Seconds between two looks at a node.
-_PAUSE = 2
-#: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
-_RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
-_KIND = Kind(
-    "Nomad's agent", ".hcl", files.MARK, "what Nomad must not give", "Nomad's device plugin",
-    "Name another path and take the plugin's block out of that file: of two blocks of a plugin Nomad takes the last.",
-)  # fmt: skip
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -56,15 +49,10 @@ def told(engine):
 
     :raises errors.Unhealthy: a GPU can't be read, so that nobody knows what it has; what reading the records raises.
     """
-    has = offer.read(engine, "What this node has for Nomad")
-    ours = [gpu for gpu in engine.gpus if gpu.vendor == files.VENDOR]
+    has = offer.read(engine, files.ABOUT)
     # With what tells their UUIDs, whatever they have.
-    known = {gpu.address: gpu for gpu in engine.unsliced([])} if ours else {}
-    there = [known.get(gpu.address, gpu) for gpu in ours if gpu.driver == files.VENDOR]
-    found = files.config(there, (*has.every, *has.whole), has.held)
-    others = sorted({gpu.vendor for gpu in engine.gpus} - {files.VENDOR})
-    notes = (f"GPUs of {' and '.join(others)} are none of this plugin's.",) if others else ()
-    return found._replace(notes=(*found.notes, *notes))
+    known = {gpu.address: gpu for gpu in engine.unsliced([])} if any(gpu.vendor == files.VENDOR for gpu in engine.gpus) else {}
+    return files.of(has, [known.get(gpu.address, gpu) for gpu in engine.gpus])
 
 
 def plugin_config(engine, plugin=files.PLUGIN, period=files.PERIOD):
@@ -86,10 +74,10 @@ def write(engine, path, plugin=files.PLUGIN, period=files.PERIOD, test=False):
     """
     A file has what :func:`text` tells.
 
-    :return, :raises: as of :func:`gpuslice.drivers.scheduler_files.write`, and errors.PolicyError: it is no path for such a file.
+    :return, :raises: as of :func:`gpuslice.schedulers.told.write`, and errors.PolicyError: it is no path for such a file.
     """
-    sheets.refuse_path(engine.host, path, _KIND)
-    return sheets.write(engine.host, path, text(engine, plugin, period), _KIND, test)
+    refuse_path(engine.host, path, files.FILE)
+    return by_pillar.write(engine, NAME, path, text(engine, plugin, period), files.FILE, test)
 
 
 # -- around a change -------------------------------------------------------------------------------------------------------
@@ -124,14 +112,13 @@ def drain(engine, why="", node=None, within=0, deadline=None, system=True, test=
     begins = not before.draining and not before.is_drained
     if begins:
         if test:
-            changes = _changed(before, "drained")
+            changes = around.changed(before.name, before.state, "drained")
             return {"changes": changes, "comment": f"Node {before.name} would be drained."}
         doing = engine.doing()
-        who = f"job {doing.jid}" if doing.jid else doing.who
-        reason = f"{_PREFIX} {' '.join(why.split()) or 'GPUs are sliced anew'} ({who})"
-        control.drain(host, which, reason, who, deadline, "" if before.eligible else control.INELIGIBLE, system)
-    now = before if test else _awaited(host, which, within, lambda found: found.is_drained)
-    changes = _changed(before, now.state) if begins else {}
+        reason = f"{_PREFIX} {around.reason(doing, why)}"
+        control.drain(host, which, reason, around.job(doing), deadline, "" if before.eligible else control.INELIGIBLE, system)
+    now = before if test else around.awaited(host, within, lambda: control.node(host, which), lambda found: found.is_drained)
+    changes = around.changed(before.name, before.state, now.state) if begins else {}
     if not now.is_drained:
         return {
             "result": False, "changes": changes,
@@ -142,52 +129,50 @@ def drain(engine, why="", node=None, within=0, deadline=None, system=True, test=
     return {"result": True, "changes": changes, "comment": f"Node {now.name} is drained{already}."}
 
 
-def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIOD, unit=None, within=0, test=False):
+def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIOD, unit=None, within=0, reread=False,
+           test=False):  # fmt: skip
     """
     Have this node given jobs again, where we drained it; with ``path`` its file is written first.
 
     :param unit: of the agent, which is started anew where the file changed: it reads that only then.
+    :param reread: the agent is started anew in any case: whoever calls has written its file.
     :param within: seconds in which the node has to be ready and its plugin to tell no device that is not to be given.
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`write`; errors.ToolFailed: the
         agent did not start anew.
     """
     host, which = engine.host, _which(node)
     _refuse_unit(unit)
-    if os.environ.get(_RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": "This node stays as it is in Nomad: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_nomad.resume.",
-        }  # fmt: skip
+    if left := around.half_done("This node", "Nomad", "gpu_nomad.resume"):
+        return left
     before = control.node(host, which)
     written = write(engine, path, plugin, period, test) if path else {"changes": {}, "comment": ""}
     changes, said = dict(written["changes"]), [written["comment"]] if written["changes"] else []
-    if written["changes"] and not test:
+    if (written["changes"] or (reread and unit)) and not test:
         said.append(_read_anew(host, unit))
     if before.eligible:
-        return _answer(changes, [*said, f"Node {before.name} takes jobs already."], test)
+        return around.answer(changes, [*said, f"Node {before.name} takes jobs already."], test)
     if not before.is_ours:
         said.append(f"Node {before.name} stays {before.state}, which somebody else wants: {before.by}.")
-        return _answer(changes, said, test)
+        return around.answer(changes, said, test)
     if test:
-        changes |= _changed(before, "eligible")
-        return _answer(changes, [*said, f"Node {before.name} would be given jobs again."], test)
+        changes |= around.changed(before.name, before.state, "eligible")
+        return around.answer(changes, [*said, f"Node {before.name} would be given jobs again."], test)
     given = told(engine).given
-    now = _awaited(host, which, within, lambda found: found.status == "ready" and not _wrong(found, given))
-    if now.status != "ready" or _wrong(now, given):
+    now = around.awaited(host, within, lambda: control.node(host, which), lambda found: _is_right(found, given))
+    if not _is_right(now, given):
         return {"result": False, "changes": changes, "comment": " ".join([*said, _why_not(now, given, within)])}
     after = _taken_back(host, which, now)
-    changes |= _changed(before, after.state)
+    changes |= around.changed(before.name, before.state, after.state)
     if control.BEFORE in now.meta:
         said.append(f"Node {now.name} stays {after.state}, as it was before it was drained here.")
-        return _answer(changes, said, test)
+        return around.answer(changes, said, test)
     if not after.eligible:
         said.append(f"Node {now.name} was to be given jobs again, and is {after.state}. See 'nomad node status -self'.")
         return {"result": False, "changes": changes, "comment": " ".join(said)}
     missing = sorted(set(given) - set(after.devices))
     said.append(f"Node {now.name} is given jobs again.")
     said += [f"Its plugin does not tell these yet: {', '.join(missing)}."] if missing else []
-    return _answer(changes, said, test)
+    return around.answer(changes, said, test)
 
 
 def _taken_back(host, which, node):
@@ -221,6 +206,10 @@ def _read_anew(host, unit):
     return f"{unit} was started anew to read it."
 
 
+def _is_right(node, given):
+    return node.status == "ready" and not _wrong(node, given)
+
+
 def _wrong(node, given):
     """What the node gives to jobs and is not to."""
     return sorted(set(node.devices) - set(given))
@@ -238,22 +227,3 @@ def _why_not(node, given, within):
         f"given: {listed}. It looks every fingerprint_period, so wait longer ('within'); what it is to ignore it reads when the "
         "agent starts, so start that anew ('unit'). Then call gpu_nomad.resume."
     )
-
-
-def _answer(changes, said, test):
-    answer = {"changes": changes, "comment": " ".join(said)}
-    return answer if test and changes else {"result": True, **answer}
-
-
-def _changed(before, new):
-    return {} if before.state == new else {before.name: {"old": before.state, "new": new}}
-
-
-def _awaited(host, which, within, is_so):
-    """The node once it is as wanted, or as it is when time is over."""
-    last = host.monotonic() + within * host.patience()
-    while True:
-        found = control.node(host, which)
-        if is_so(found) or host.monotonic() >= last:
-            return found
-        host.sleep(min(_PAUSE * host.patience(), max(0.0, last - host.monotonic())))

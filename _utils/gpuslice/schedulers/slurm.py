@@ -2,22 +2,17 @@
 Slurm on a node whose GPUs are sliced: what it is told of them, drained before a change and taken back after it.
 """
 
-import os
-
 from gpuslice import errors
 from gpuslice.drivers import slurm as control
 from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.outputs import slurm as files
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
 from gpuslice.schedulers import told
 
 NAME = "slurm"
 #: What each reason of ours begins with: only a drain with it is ended here.
 PREFIX = "gpu-slicing:"
-#: Seconds between two looks at a node.
-_PAUSE = 2
-#: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
-_RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -89,11 +84,11 @@ def drain(engine, why="", node=None, within=0, test=False):
     changes = {}
     if not before.takes_none:
         if test:
-            return {"changes": _changed(name, before.state, "drained"), "comment": f"Node {name} would be drained."}
-        control.drain(host, name, _reason(engine.doing(), why))
-    now = before if test else _awaited(host, name, within, lambda found: found.is_drained)
+            return {"changes": around.changed(name, before.state, "drained"), "comment": f"Node {name} would be drained."}
+        control.drain(host, name, f"{PREFIX} {around.reason(engine.doing(), why)}")
+    now = before if test else around.awaited(host, within, lambda: control.node(host, name), lambda found: found.is_drained)
     if not before.takes_none:
-        changes = _changed(name, before.state, now.state)
+        changes = around.changed(name, before.state, now.state)
     if not now.is_drained:
         return {
             "result": False, "changes": changes,
@@ -113,34 +108,30 @@ def resume(engine, node=None, within=0, reread=False, test=False):
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`offered`.
     """
     host, (name, autodetect) = engine.host, _asked(engine, node, None)
-    if os.environ.get(_RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": f"Node {name} stays as it is in Slurm: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_slurm.resume.",
-        }  # fmt: skip
+    if left := around.half_done(f"Node {name}", "Slurm", "gpu_slurm.resume"):
+        return left
     before = control.node(host, name)
     ours, said = before.takes_none and before.reason.startswith(PREFIX), []
     if (ours or reread) and not test:
         control.reconfigure(host, name)
         said.append("Slurm was told to read its files.")
     if not before.takes_none:
-        return _answer({}, [*said, f"Node {name} takes jobs already."], test)
+        return around.answer({}, [*said, f"Node {name} takes jobs already."], test)
     if not ours:
         why = before.signed or "no reason is told"
-        return _answer({}, [*said, f"Node {name} stays drained, which somebody else wants: {why}."], test)
+        return around.answer({}, [*said, f"Node {name} stays drained, which somebody else wants: {why}."], test)
     if test:
-        return _answer(_changed(name, before.state, "resumed"), [f"Node {name} would be given jobs again."], test)
+        return around.answer(around.changed(name, before.state, "resumed"), [f"Node {name} would be given jobs again."], test)
     has = files.value(offered(engine, name, autodetect))
-    now = _awaited(host, name, within, lambda found: not _is_short(found, has))
+    now = around.awaited(host, within, lambda: control.node(host, name), lambda found: not _is_short(found, has))
     if _is_short(now, has):
         return {"result": False, "changes": {}, "comment": " ".join([*said, _invalid(name, now, has)])}
     after = _resumed(host, name)
-    changes = _changed(name, before.state, after.state)
+    changes = around.changed(name, before.state, after.state)
     if after.takes_none:
         said.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
         return {"result": False, "changes": changes, "comment": " ".join(said)}
-    return _answer(changes, [*said, f"Node {name} is given jobs again."], test)
+    return around.answer(changes, [*said, f"Node {name} is given jobs again."], test)
 
 
 def _resumed(host, name):
@@ -176,28 +167,3 @@ def reconfigure(engine, node=None):
     """Have Slurm's daemons read their files anew. Raises as :func:`gpuslice.drivers.slurm.node`."""
     control.reconfigure(engine.host, _asked(engine, node, None)[0])
     return True
-
-
-def _answer(changes, said, test):
-    answer = {"changes": changes, "comment": " ".join(said)}
-    return answer if test and changes else {"result": True, **answer}
-
-
-def _changed(name, old, new):
-    return {name: {"old": old, "new": new}}
-
-
-def _reason(doing, why):
-    """Our reason: what it is for, and the job that wanted it."""
-    job = f"job {doing.jid}" if doing.jid else doing.who
-    return f"{PREFIX} {' '.join(why.split()) or 'GPUs are sliced anew'} ({job})"
-
-
-def _awaited(host, name, within, is_so):
-    """The node once it is as wanted, or as it is when time is over."""
-    last = host.monotonic() + within * host.patience()
-    while True:
-        found = control.node(host, name)
-        if is_so(found) or host.monotonic() >= last:
-            return found
-        host.sleep(min(_PAUSE * host.patience(), max(0.0, last - host.monotonic())))

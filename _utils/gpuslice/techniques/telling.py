@@ -1,7 +1,7 @@
 """
 What schedulers are told of a host: a file that follows the slices, and who has them. What each scheduler has in it is its own
-(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`); that it is written, noted, removed and put back is
-here.
+(:mod:`gpuslice.techniques.slurm`, :mod:`gpuslice.techniques.kubernetes`, :mod:`gpuslice.techniques.nomad`); that it is written,
+noted, removed and put back is here.
 
 It belongs to the host: one part covers all GPUs. It changes no GPU, so that none which is in use holds it up. Where one can't be
 read the file stays as it is, and it is an error where anything else is to be told: a shorter list would take from jobs what they
@@ -73,11 +73,13 @@ class Goal(NamedTuple):
     What is to be.
 
     :ivar text: of the file, None for no file. :ivar note: what has to be said of it. :ivar gpus: as of :class:`Noted`.
+    :ivar has: what the host has; None where a GPU can't be read, and where nothing is told.
     """
 
     text: str | None = None
     note: str = ""
     gpus: dict[str, str] = {}
+    has: Offer | None = None
 
 
 class Telling(Technique):
@@ -88,7 +90,7 @@ class Telling(Technique):
     :cvar reread: how it comes to read the file, as words after "reads it"; "" where nothing is to be said.
     """
 
-    effects = {"claim": "file", "write": "file", "remove": "file", "note": "file"}
+    effects = {"claim": "file", "write": "file", "remove": "file"}
     joint = True
     whom = ""
     reread = ""
@@ -123,6 +125,10 @@ class Telling(Technique):
     def about(self, settings: Mapping[str, Any]) -> str:
         """What is told, for messages: ``What node n1 has for Slurm``."""
 
+    def beside(self, work: Work, settings: Mapping[str, Any], goal: Goal) -> Iterator[Step]:
+        """Steps for what is told beside the file, which come first; :param work: the first."""
+        return iter(())
+
     def note(self, old: tuple[str, ...], new: tuple[str, ...]) -> str:
         """What has to be known of a change of these lines, as a sentence; "" for nothing."""
         return ""
@@ -146,11 +152,11 @@ class Telling(Technique):
 
     def words(self, layout):
         """A layout in a few words."""
-        return layout["told"].get("path") or "nothing told"
+        return layout["told"].get("path") or ("no file" if layout["told"] else "nothing told")
 
     def shown(self, layout):
         """A layout as users see it in changes: path -> lines."""
-        return {layout["told"]["path"]: layout["lines"]} if layout["told"] else {}
+        return {layout["told"]["path"]: layout["lines"]} if layout["told"].get("path") else {}
 
     def remarks(self):
         """That nobody has told the scheduler yet."""
@@ -183,7 +189,7 @@ class Telling(Technique):
         goal = self._wanted(works, noted, settings)
         self._texts = {_digest(goal.text): goal.text} if goal.text is not None else {}
         self._says_so = not first.settings.get("quiet") and first.rules.awaits_units
-        steps = tuple(self._steps(first.gpu, noted, settings, goal))
+        steps = (*self.beside(first, settings, goal), *self._steps(first.gpu, noted, settings, goal))
         before, after = self.layout(noted), {"told": settings, "lines": _lines(goal.text)}
         as_it_is = f"already as wanted; {self.words(before)}."
         said = [goal.note, self.note(noted.lines, tuple(_lines(goal.text))) if steps else as_it_is]
@@ -193,23 +199,27 @@ class Telling(Technique):
     def _wanted(self, works: list[Work], noted: Noted, settings: dict) -> Goal:
         if not settings:
             return Goal()
-        files.refuse_path(self._host, settings["path"], self.kind(settings))
+        if settings["path"]:
+            files.refuse_path(self._host, settings["path"], self.kind(settings))
         has, unread = self._offer(works)
         gpus = {work.gpu.address: _of_gpu(has, work.gpu.address) for work in works if work.gpu.address not in unread}
         if unread:
             same = settings == noted.settings and all(noted.gpus.get(address) == found for address, found in gpus.items())
-            if not same or not noted.lines:
+            if not same or (settings["path"] and not noted.lines):
                 raise offer.unread(self.about(settings), unread)
-            return Goal(_joined(noted.lines), f"{', '.join(unread)} can't be read, so that it stays as it is.", noted.gpus)
+            there = _joined(noted.lines) if settings["path"] else None
+            return Goal(there, f"{', '.join(unread)} can't be read, so that it stays as it is.", noted.gpus)
+        if not settings["path"]:
+            return Goal(gpus=gpus, has=has)
         forecast = not all(work.below.certain for work in works)
-        return Goal(self.text(has, {work.gpu.address: work.gpu for work in works}, settings, forecast), gpus=gpus)
+        return Goal(self.text(has, {work.gpu.address: work.gpu for work in works}, settings, forecast), gpus=gpus, has=has)
 
     def _offer(self, works: list[Work]) -> tuple[Offer, list[str]]:
         """What there is, or is going to be; and the GPUs that can't be read, but for those of which nobody is given anything."""
         slices = [each for work in works for each in work.below.slices]
         whole = [each for each in slices if each.kind == "gpu"]
         every = with_taken(each for each in slices if each.kind != "gpu")
-        why = self._why(works[0])
+        why = self.quarantined(works[0])
         untold = [work.gpu.address for work in works if not work.below.read]
         given = {part: name for work in works for part, name in work.below.given.items()}
         held = offer.held([*every, *whole], given, lambda parts: _barred(parts, why))
@@ -217,7 +227,7 @@ class Telling(Technique):
         closed = {work.gpu.address: work.below.closed for work in works if work.below.closed is not None}
         return Offer(tuple(every), tuple(whole), closed, held), [address for address in untold if address not in why]
 
-    def _why(self, work: Work) -> Mapping[str, str]:
+    def quarantined(self, work: Work) -> Mapping[str, str]:
         """Name of what is quarantined -> why."""
         if "why" in work.settings:
             return work.settings["why"]
@@ -230,7 +240,7 @@ class Telling(Technique):
 
     def _steps(self, gpu: Gpu, noted: Noted, settings: dict, goal: Goal) -> Iterator[Step]:
         path = settings.get("path", "")
-        if not path and not noted.files:
+        if not settings and not noted.settings and not noted.files:
             return
         kind = self.kind(settings or noted.settings)
         there = {each: self._read(each, kind) for each in dict.fromkeys([*filter(None, [path]), *noted.files])}
@@ -239,7 +249,7 @@ class Telling(Technique):
         writes = bool(path) and there[path] != goal.text
         removes = [each for each in noted.files if each != path]
         wanted = Noted(settings, {path: _digest(goal.text)} if path else {}, goal.gpus)
-        if not writes and (wanted.settings, wanted.files) == (noted.settings, noted.files):
+        if path and not writes and (wanted.settings, wanted.files) == (noted.settings, noted.files):
             # What is told of it is the same, whatever there is of a GPU beside that.
             wanted = wanted._replace(gpus=noted.gpus)
         if path and path not in noted.files:
@@ -253,7 +263,7 @@ class Telling(Technique):
         # Last, so that a run which goes on after a crash finds all before it still to be done.
         self._goal = wanted
         if (wanted.settings, wanted.files, wanted.gpus) != (noted.settings, noted.files, noted.gpus) or writes:
-            words = f"note what {self.whom} is told" if path else f"note that {self.whom} is told nothing"
+            words = f"note what {self.whom} is told" if settings else f"note that {self.whom} is told nothing"
             yield self._file_step(gpu, "note", {}, words, "note what was")
 
     def _file_step(self, gpu: Gpu, action: str, args: dict, words: str, undo: str) -> Step:
@@ -306,7 +316,8 @@ class Telling(Technique):
         if not noted.settings:
             return noted
         # What another version would refuse is still what is there.
-        there = self._read(noted.settings["path"], self.kind(noted.settings))
+        path = noted.settings["path"]
+        there = self._read(path, self.kind(noted.settings)) if path else None
         return noted._replace(lines=() if there is None else tuple(_lines(there)))
 
     def _write(self, noted: Noted) -> None:

@@ -59,11 +59,7 @@ class Slurm(Telling):
         named = {"node": said["node"]} if said["node"] else {}
         drain = {"why": "GPUs are sliced anew", "within": said["within"], **named}
         resume = {"within": _VALID, "reread": True, **named}
-        return [_hook("gpu_slurm.drain", drain, said["within"] + _MORE)], [_hook("gpu_slurm.resume", resume, _RESUMING)]
-
-
-def _hook(function, kwargs, timeout):
-    return {"function": function, "args": [], "kwargs": kwargs, "timeout": timeout, "around": "slurm"}
+        return [self.hook("gpu_slurm.drain", drain, said["within"] + _MORE)], [self.hook("gpu_slurm.resume", resume, _RESUMING)]
 
 
 SECTION = Slurm()
