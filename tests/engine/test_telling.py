@@ -344,6 +344,19 @@ def test_by_hand_what_the_pillar_keeps_is_not_written_otherwise(host):
         assert slurm.write(engine, "/etc/slurm/other.conf", node="n2")["changes"]
 
 
+@pytest.mark.parametrize("path", [CONF, FILE])
+def test_what_somebody_has_put_in_the_place_of_ours_is_left(host, path):
+    with host.change() as state:
+        state["written"][path] = "theirs\n"
+    with pytest.raises(errors.ForeignChange, match=f"{path} was to say .*, and is a file of somebody else"):
+        converge(host, pillar(THREE, kubernetes=True))
+    off = {"slurm": {"enabled": False}, "kubernetes": {"enabled": False}}
+    plan = planned(host, pillar(THREE, **off))
+    assert f"is told nothing; {path} stays, which is somebody else's by now" in plan.text()
+    assert converge(host, pillar(THREE, **off)).ok and text_of(host, path) == "theirs\n"
+    assert not telling.on_record_of(host) and not telling.on_record_of(host, "kubernetes")
+
+
 # -- back and forth --------------------------------------------------------------------------------------------------------
 def test_a_rollback_brings_the_file_of_that_generation_back(host):
     before = text_of(host)

@@ -12,6 +12,7 @@ from gpuslice.outputs import kubernetes as plugins
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.outputs import plugin_schema
 from gpuslice.records.history import History
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
 from gpuslice.schedulers import told
 from gpuslice.status_words import STATUSES
@@ -20,8 +21,6 @@ from gpuslice.values import describe
 VENDORS = ("nvidia", "amd", "intel")
 #: The health of a node at which nobody has looked yet.
 UNKNOWN = "unknown"
-#: What a change that is over tells those who run after it.
-RESULT = "GPU_SLICING_RESULT"
 
 
 def plugin_config(engine, vendor=None, rename=True):
@@ -87,7 +86,7 @@ def labels(engine, config=None, dcm_profile=None):
     """
     has = offer.read(engine, "What this node has for Kubernetes")
     # What runs after a change does so before that has its generation.
-    generation = History(engine.host).upcoming() - (RESULT not in os.environ)
+    generation = History(engine.host).upcoming() - (around.RESULT not in os.environ)
     return kubernetes_labels.labels(has.given, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
 
 

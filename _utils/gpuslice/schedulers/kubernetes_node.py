@@ -10,6 +10,7 @@ from gpuslice import errors
 from gpuslice.drivers import kubectl as control
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.printable import printable
+from gpuslice.schedulers import around
 from gpuslice.schedulers import kubernetes
 
 _HOSTNAME = "/proc/sys/kernel/hostname"
@@ -22,8 +23,6 @@ _PLUGIN = re.compile(f"{_LABEL}(,{_LABEL})*")
 _RESOURCE = re.compile(r"nvidia\.com/(gpu|mig-).*|amd\.com/(gpu|[a-z]+_nps[0-9]).*|gpu\.intel\.com/(i915|xe)")
 #: Seconds between two looks at a node, and how often what somebody else changed meanwhile is read again.
 _PAUSE, _TRIES = 2, 5
-#: The outcome of a change with which nobody is to get the node back.
-_FAILED = "failed"
 
 
 def node_name(engine, node=None):
@@ -146,7 +145,7 @@ def drain(
     how = (within, delete_emptydir_data, force, pod_selector or "", test)
     if test:
         return _drain_tested(api, name, how)
-    found, did = _cordoned(api, name, _reason(engine.doing(), why))
+    found, did = _cordoned(api, name, around.reason(engine.doing(), why))
     try:
         stays, evicted = control.drain(api, name, *how)
         if not stays and not control.node(api, name).cordoned:
@@ -154,7 +153,8 @@ def drain(
     except errors.GpuSliceError as err:
         raise type(err)(err.what, todo=" ".join([err.todo, *_given_back(api, name, did)])) from err
     if stays:
-        told = [f"Node {name} was to have no pods within {within:g} s: {stays}.", *_given_back(api, name, did)]
+        kept = [] if did else [f"It stays cordoned, as it was before ({_whose(found)})."]
+        told = [f"Node {name} was to have no pods within {within:g} s: {stays}.", *_given_back(api, name, did), *kept]
         return {"result": False, "changes": {}, "comment": " ".join(told)}
     changes = {name: {"old": "schedulable", "new": f"cordoned by {control.MANAGER}"}} if did else {}
     already = "" if did else f" It was cordoned already ({_whose(found)})."
@@ -174,12 +174,6 @@ def _drain_tested(api, name, how):
 
 def _listed(names):
     return ", ".join(names) or "none"
-
-
-def _reason(doing, why):
-    """Our mark: what it is for, and the job that wanted it."""
-    job = f"job {doing.jid}" if doing.jid else doing.who
-    return f"{' '.join(why.split()) or 'GPUs are sliced anew'} ({job})"
 
 
 def _cordoned(api, name, why):
@@ -218,8 +212,10 @@ def _uncordoned(api, name):
 
     def once():
         found = control.node(api, name)
-        if found.is_ours:
+        if _may_end(found):
             return found, control.uncordon(api, found)
+        if found.is_ours:
+            return found, found
         # Somebody ended our cordon: a later one of somebody else must not be taken for ours.
         return found, control.unmark(api, found) if found.mark else found
 
@@ -243,12 +239,8 @@ def resume(
     """
     api, name = _api(engine, kubeconfig, context), node_name(engine, node)
     _refuse_plugin(plugin, namespace)
-    if os.environ.get(kubernetes.RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": f"Node {name} stays as it is in Kubernetes: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_kubernetes.resume.",
-        }  # fmt: skip
+    if keeps := around.refusal(engine, "gpu_kubernetes.resume"):
+        return {"result": False, "changes": {}, "comment": f"Node {name} stays as it is in Kubernetes: {keeps}"}
     found = control.node(api, name)
     changes, told = {}, []
     try:
@@ -272,12 +264,16 @@ def _stays(found, changes, told):
     return {"result": False, "changes": changes, "comment": " ".join([*told, *end])}
 
 
+def _may_end(found):
+    return found.is_ours and around.may_end(found.mark)
+
+
 def _taken_back(api, name, found, changes, told, test):
-    if test and found.is_ours:
+    if test and _may_end(found):
         changes[name] = {"old": f"cordoned by {control.MANAGER}", "new": "schedulable"}
         return {"changes": changes, "comment": " ".join([*told, f"Node {name} would be uncordoned."])}
     before, now = (found, found) if test else _uncordoned(api, name)
-    if before.is_ours:
+    if _may_end(before):
         now = control.node(api, name)
         if now.cordoned:
             told.append(f"Node {name} was uncordoned, and somebody else cordoned it at once: {_whose(now)}.")
@@ -321,7 +317,7 @@ def _restarted(api, found, plugin, namespace, wanted, test, changes, told):
     The plugin reads its file and looks at GPUs at its start. Its pods on this node are ended where there was a change or it gives
     out something else. Returns the UIDs of those that were.
     """
-    if not (found.is_ours or kubernetes.RESULT in os.environ or _differs(found, wanted)):
+    if not (found.is_ours or around.RESULT in os.environ or _differs(found, wanted)):
         return frozenset()
     pods = control.pods(api, found.name, namespace, plugin)
     if not pods:

@@ -2,7 +2,6 @@
 Nomad on a node whose GPUs are sliced: what its device plugin must not give, drained before a change and taken back after it.
 """
 
-import os
 import re
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from gpuslice.drivers import systemd
 from gpuslice.outputs import nomad as files
 from gpuslice.outputs.file import Kind
 from gpuslice.printable import printable
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
 
 _PREFIX = "gpu-slicing:"
@@ -20,8 +20,6 @@ _ID = re.compile(r"[0-9a-f-]{2,36}")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,200}\.service")
 #: Seconds between two looks at a node.
 _PAUSE = 2
-#: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
-_RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
 _KIND = Kind(
     "Nomad's agent", ".hcl", files.MARK, "what Nomad must not give", "Nomad's device plugin",
     "Name another path and take the plugin's block out of that file: of two blocks of a plugin Nomad takes the last.",
@@ -128,7 +126,7 @@ def drain(engine, why="", node=None, within=0, deadline=None, system=True, test=
             return {"changes": changes, "comment": f"Node {before.name} would be drained."}
         doing = engine.doing()
         who = f"job {doing.jid}" if doing.jid else doing.who
-        reason = f"{_PREFIX} {' '.join(why.split()) or 'GPUs are sliced anew'} ({who})"
+        reason = f"{_PREFIX} {around.reason(doing, why)}"
         control.drain(host, which, reason, who, deadline, "" if before.eligible else control.INELIGIBLE, system)
     now = before if test else _awaited(host, which, within, lambda found: found.is_drained)
     changes = _changed(before, now.state) if begins else {}
@@ -153,12 +151,8 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
     """
     host, which = engine.host, _which(node)
     _refuse_unit(unit)
-    if os.environ.get(_RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": "This node stays as it is in Nomad: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_nomad.resume.",
-        }  # fmt: skip
+    if keeps := around.refusal(engine, "gpu_nomad.resume"):
+        return {"result": False, "changes": {}, "comment": f"This node stays as it is in Nomad: {keeps}"}
     before = control.node(host, which)
     written = write(engine, path, plugin, period, test) if path else {"changes": {}, "comment": ""}
     changes, said = dict(written["changes"]), [written["comment"]] if written["changes"] else []
@@ -166,7 +160,7 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
         said.append(_read_anew(host, unit))
     if before.eligible:
         return _answer(changes, [*said, f"Node {before.name} takes jobs already."], test)
-    if not before.is_ours:
+    if not (before.is_ours and around.may_end(before.by)):
         said.append(f"Node {before.name} stays {before.state}, which somebody else wants: {before.by}.")
         return _answer(changes, said, test)
     if test:

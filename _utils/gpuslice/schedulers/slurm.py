@@ -2,12 +2,13 @@
 Slurm on a node whose GPUs are sliced: what it is told of them, drained before a change and taken back after it.
 """
 
-import os
+import re
 
 from gpuslice import errors
 from gpuslice.drivers import slurm as control
 from gpuslice.drivers.scheduler_files import refuse_path
 from gpuslice.outputs import slurm as files
+from gpuslice.schedulers import around
 from gpuslice.schedulers import offer
 from gpuslice.schedulers import told
 
@@ -16,8 +17,10 @@ NAME = "slurm"
 PREFIX = "gpu-slicing:"
 #: Seconds between two looks at a node.
 _PAUSE = 2
-#: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
-_RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
+#: What is on record of a node that was down before it was drained: Slurm has one reason for both.
+_DOWN = re.compile(r"; it was down(?:: (.*))?$")
+#: The gres that files of ours have. A node's others (``nic``, ``tmpdisk``, ...) stand elsewhere.
+_OURS = (files.GPU, files.SHARD, files.MPS)
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -25,7 +28,7 @@ def _asked(engine, node, autodetect):
     """(name of the node, autodetect): as given, else as the pillar has it on this host. Raises errors.PolicyError: no name."""
     noted = told.noted(engine, NAME)
     settings = noted.settings if noted else {}
-    name = control.node_name(engine.host, node if node is not None else settings.get("node") or None)
+    name = control.node_name(engine.host, (settings.get("node") if node is None else node) or None)
     return name, settings.get("autodetect", False) if autodetect is None else autodetect
 
 
@@ -90,7 +93,7 @@ def drain(engine, why="", node=None, within=0, test=False):
     if not before.takes_none:
         if test:
             return {"changes": _changed(name, before.state, "drained"), "comment": f"Node {name} would be drained."}
-        control.drain(host, name, _reason(engine.doing(), why))
+        control.drain(host, name, _reason(engine.doing(), why, before))
     now = before if test else _awaited(host, name, within, lambda found: found.is_drained)
     if not before.takes_none:
         changes = _changed(name, before.state, now.state)
@@ -113,14 +116,10 @@ def resume(engine, node=None, within=0, reread=False, test=False):
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`offered`.
     """
     host, (name, autodetect) = engine.host, _asked(engine, node, None)
-    if os.environ.get(_RESULT) == _FAILED:
-        return {
-            "result": False, "changes": {},
-            "comment": f"Node {name} stays as it is in Slurm: the change before it left something half done. Mend that (see "
-            "gpu.health and gpu_slicing.history), then call gpu_slurm.resume.",
-        }  # fmt: skip
+    if keeps := around.refusal(engine, "gpu_slurm.resume"):
+        return {"result": False, "changes": {}, "comment": f"Node {name} stays as it is in Slurm: {keeps}"}
     before = control.node(host, name)
-    ours, said = before.takes_none and before.reason.startswith(PREFIX), []
+    ours, said = before.takes_none and before.reason.startswith(PREFIX) and around.may_end(before.reason), []
     if (ours or reread) and not test:
         control.reconfigure(host, name)
         said.append("Slurm was told to read its files.")
@@ -135,16 +134,22 @@ def resume(engine, node=None, within=0, reread=False, test=False):
     now = _awaited(host, name, within, lambda found: not _is_short(found, has))
     if _is_short(now, has):
         return {"result": False, "changes": {}, "comment": " ".join([*said, _invalid(name, now, has)])}
-    after = _resumed(host, name)
+    after = _resumed(host, name, now)
     changes = _changed(name, before.state, after.state)
     if after.takes_none:
         said.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
         return {"result": False, "changes": changes, "comment": " ".join(said)}
+    if after.is_down:
+        said.append(f"Node {name} is no longer drained, and {after.state}, as somebody else wants: {after.signed or 'no reason is told'}.")
+        return _answer(changes, said, test)
     return _answer(changes, [*said, f"Node {name} is given jobs again."], test)
 
 
-def _resumed(host, name):
+def _resumed(host, name, now):
     """The node after it was asked to be resumed. Slurm refuses that for one which somebody resumed meanwhile."""
+    if now.is_down and (was := _DOWN.search(now.reason)):
+        control.undrain(host, name, was[1] or "")
+        return control.node(host, name)
     try:
         control.resume(host, name)
     except errors.ToolFailed:
@@ -160,7 +165,7 @@ def _is_short(node, has):
     that it is going to be.
     """
     there, wanted = files.counts(has), files.counts(node.gres)
-    return node.is_invalid or any(there.get(name, 0) < count for name, count in wanted.items())
+    return node.is_invalid or any(there.get(name, 0) < wanted.get(name, 0) for name in _OURS)
 
 
 def _invalid(name, now, has):
@@ -187,10 +192,10 @@ def _changed(name, old, new):
     return {name: {"old": old, "new": new}}
 
 
-def _reason(doing, why):
-    """Our reason: what it is for, and the job that wanted it."""
-    job = f"job {doing.jid}" if doing.jid else doing.who
-    return f"{PREFIX} {' '.join(why.split()) or 'GPUs are sliced anew'} ({job})"
+def _reason(doing, why, before):
+    """Our reason: what it is for, the job that wanted it, and why the node was down where it was."""
+    was = f"; it was down: {before.reason}".rstrip(": ") if before.is_down and not before.reason.startswith(PREFIX) else ""
+    return f"{PREFIX} {around.reason(doing, why)}{was}"
 
 
 def _awaited(host, name, within, is_so):

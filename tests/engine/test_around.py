@@ -1,0 +1,151 @@
+"""
+Whose node it is around a change, of all schedulers alike: one drained by hand stays so after a change, and none is given back
+while a change is half done.
+"""
+
+import contextlib
+import functools
+import signal
+
+import pytest
+
+from gpuslice.engine import Engine
+from gpuslice.schedulers import around
+from gpuslice.schedulers import kubernetes_node
+from gpuslice.schedulers import nomad
+from gpuslice.schedulers import slurm
+from tests.support import hosts
+from tests.support import kube_story
+from tests.support import telling
+from tests.support.crash import in_child
+from tests.support.telling import FIRST
+from tests.support.telling import TYPE
+from tests.support.telling import asked_of_slurm
+from tests.support.telling import converge
+from tests.support.telling import pillar
+
+THREE = {FIRST: ["1g.10gb"] * 3}
+ENDED = {"GPU_SLICING_ADDRESSES": FIRST, "GPU_SLICING_RESULT": "ok"}
+
+
+@pytest.fixture
+def hooked(monkeypatch):
+    """``with hooked():`` is what a hook after a change meets."""
+
+    @contextlib.contextmanager
+    def within():
+        with monkeypatch.context() as patch:
+            for name, value in ENDED.items():
+                patch.setenv(name, value)
+            yield
+
+    return within
+
+
+def on(host, function, *args, **more):
+    with Engine(hosts.config(host)) as engine:
+        return function(engine, *args, **more)
+
+
+def state(host):
+    with Engine(hosts.config(host)) as engine:
+        found = slurm.control.node(engine.host, "n1")
+    return found.state, found.reason
+
+
+def slurm_node(simulated, **told):
+    return telling.machine(simulated, slurm={"node": "n1", **told})
+
+
+# -- by hand and around a change -------------------------------------------------------------------------------------------
+def slurm_world(simulated):
+    host = slurm_node(simulated)
+    return host, functools.partial(on, host, slurm.drain, node="n1"), functools.partial(on, host, slurm.resume, node="n1")
+
+
+def nomad_world(simulated):
+    host = telling.machine(simulated, tools=["nvidia-smi", "nomad"], nomad={"node": "n1"})
+    return host, functools.partial(on, host, nomad.drain), functools.partial(on, host, nomad.resume)
+
+
+def kubernetes_world(simulated):
+    world = kube_story.Simulated(simulated)
+    ways = [functools.partial(on, world.host, each, kube_story.CONFIG, node="n1")
+            for each in (kubernetes_node.drain, kubernetes_node.resume)]  # fmt: skip
+    return world.host, *ways
+
+
+WORLDS = {"slurm": slurm_world, "nomad": nomad_world, "kubernetes": kubernetes_world}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_what_was_drained_by_hand_only_a_hand_gives_back(simulated, hooked, name):
+    _, drain, resume = WORLDS[name](simulated)
+    assert drain(why="new fans")["result"]
+    with hooked():
+        answer = resume()
+    assert answer["result"] and not answer["changes"] and "which somebody else wants" in answer["comment"]
+    assert "new fans (" in answer["comment"] and "by hand)" in answer["comment"]
+    assert resume()["changes"]
+    with hooked():
+        assert drain()["result"] and resume()["changes"]
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_nobody_gets_a_node_whose_gpus_a_killed_run_left_half_cut(simulated, name):
+    host, drain, resume = WORLDS[name](simulated)
+    assert drain()["result"]
+    host.add_fault({"call": "nvmlGpuInstanceCreateComputeInstanceWithPlacement", "kill": "before"})
+    assert in_child(functools.partial(converge, host, pillar(THREE, slurm=None))) == signal.SIGKILL
+    host.clear_faults()
+    answer = resume()
+    assert answer["result"] is False and not answer["changes"] and "was interrupted, and its GPUs may be half cut" in answer["comment"]
+    assert f"then call gpu_{name}.resume." in answer["comment"]
+    assert converge(host, pillar(THREE, slurm=None)).ok and resume()["changes"]
+
+
+def test_nobody_gets_a_node_back_while_it_is_cut(simulated):
+    host = slurm_node(simulated)
+
+    def call(name, args, kwargs):
+        if name == "gpu_slurm.drain":
+            on(host, slurm.drain, node="n1")
+            answers.append(on(host, around.refusal, "gpu_slurm.resume"))
+        return {"result": True}
+
+    answers = []
+    with Engine(hosts.config(host)) as engine:
+        engine.call = call
+        assert engine.apply(pillar(THREE)).ok
+    assert len(answers) == 1 and " is going on. Wait for its end, then call gpu_slurm.resume." in answers[0]
+
+
+# -- Slurm -----------------------------------------------------------------------------------------------------------------
+def test_a_node_that_somebody_has_set_down_stays_down(simulated):
+    host = slurm_node(simulated, state="DOWN", reason="broken fan")
+    assert converge(host, pillar(THREE)).ok
+    assert state(host) == ("DOWN", "broken fan") and asked_of_slurm(host) == ["State=DRAIN", "reconfigure", "State=UNDRAIN"]
+
+
+def test_a_node_that_is_to_fail_takes_no_jobs_and_stays_so(simulated):
+    host = slurm_node(simulated, state="IDLE+FAIL", reason="two disks")
+    assert converge(host, pillar(THREE)).ok and state(host) == ("IDLE+FAIL", "two disks")
+
+
+def test_what_else_a_node_has_for_jobs_keeps_it_from_nobody(simulated):
+    host = slurm_node(simulated, gres="nic:2,tmpdisk:100")
+    result = converge(host, pillar(THREE))
+    assert result.ok, result.errors
+    assert state(host)[0] == "IDLE"
+
+
+def test_a_node_of_another_name_is_drained_and_resumed_by_one_name(simulated):
+    host = slurm_node(simulated)
+    assert converge(host, pillar(THREE)).ok and telling.on_record_of(host)["settings"]["node"] == "n1"
+    with host.change() as found:
+        found["slurm"]["node"] = found["host"]["name"]
+    result = converge(host, pillar({FIRST: ["7g.80gb"]}, slurm={"node": ""}))
+    assert result.ok, result.errors
+    assert asked_of_slurm(host)[-3:] == ["State=DRAIN", "reconfigure", "State=RESUME"] and telling.gres(host) == (
+        f"gpu:{TYPE}_7g.80gb:1,gpu:{TYPE}:1"
+    )
