@@ -99,7 +99,8 @@ def test_nobody_gets_a_node_whose_gpus_a_killed_run_left_half_cut(simulated, nam
     assert in_child(functools.partial(converge, host, pillar(THREE, slurm=None))) == signal.SIGKILL
     host.clear_faults()
     answer = resume()
-    assert answer["result"] is False and not answer["changes"] and "was interrupted, and its GPUs may be half cut" in answer["comment"]
+    assert answer["result"] is False and not answer["changes"]
+    assert "was interrupted, and its GPUs may be half cut" in answer["comment"]
     assert f"then call gpu_{name}.resume." in answer["comment"]
     assert converge(host, pillar(THREE, slurm=None)).ok and resume()["changes"]
 

@@ -75,7 +75,7 @@ class Hooks:
         try:
             return self._command(hook, environment) if "command" in hook else self._function(hook, environment)
         except errors.GpuSliceError as err:
-            return f"failed: {err.what}"
+            return f"failed: {f'{err.what} {err.todo}'.rstrip()}"
         except Exception as err:
             return f"failed: {caught(err)}"
 

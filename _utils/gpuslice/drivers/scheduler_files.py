@@ -23,9 +23,11 @@ def refuse_path(host, path, kind):
             todo=f"Give an absolute one that ends in {kind.ending}; nothing was written.",
         )
     sizes = [len(name.encode()) for name in path.split("/")]
-    if path.startswith(_KERNELS) or max(sizes) > _NAME - _MORE or sum(sizes) + len(sizes) > _PATH - _MORE:
+    kernels = path.startswith(_KERNELS)
+    if kernels or max(sizes) > _NAME - _MORE or sum(sizes) + len(sizes) > _PATH - _MORE:
+        why = "it is the kernel that makes files there" if kernels else "it is too long"
         raise errors.PolicyError(
-            f"{printable(path)[:200]} can't be made: {'it is the kernel who makes files there' if path.startswith(_KERNELS) else 'it is too long'}.",
+            f"{printable(path)[:200]} can't be made: {why}.",
             todo="Name another path; nothing was written.",
         )
     if host.simulated and not path.startswith(_SIMULATED):

@@ -94,7 +94,8 @@ def node(host: Host, name: str) -> Node:
     states = re.search(r"^\s*State=(\S+)", done.stdout, re.MULTILINE)
     if states is None or _value(done.stdout, "NodeName").partition(" ")[0] != name:
         raise errors.ToolFailed(
-            f"How node {name} is was asked of Slurm, and its answer has no State= of it.", todo=f"See 'scontrol show node {name}'."
+            f"How node {name} is was asked of Slurm, and its answer has no State= of it.",
+            todo=f"See 'scontrol show node {name}'.",
         )
     signed = _value(done.stdout, "Reason")
     found = tuple(re.sub(r"[^A-Z_]+$", "", word) for word in states[1].upper().split("+"))

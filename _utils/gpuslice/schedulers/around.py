@@ -36,13 +36,14 @@ def refusal(engine, function):
     over = os.environ.get(RESULT)
     if over == _FAILED:
         return (
-            f"the change before it left something half done. Mend that (see gpu.health and gpu_slicing.history), then call {function}."
+            "the change before it left something half done. Mend that (see gpu.health and gpu_slicing.history), then call "
+            f"{function}."
         )
     if over or JOURNAL not in engine.host.store_names(engine.host.state_dir) or not (entry := Journal(engine.host).unfinished()):
         return ""
     if interrupted.found(engine.host):
         return (
-            f"{interrupted.describe(entry)}, and its GPUs may be half cut. Run 'salt-call state.apply gpu_slicing', which ends it "
-            f"and gives the node back, or undo it with 'salt-call gpu_slicing.recover'; then call {function}."
+            f"{interrupted.describe(entry)}, and its GPUs may be half cut. Run 'salt-call state.apply gpu_slicing', which ends "
+            f"it and gives the node back, or undo it with 'salt-call gpu_slicing.recover'; then call {function}."
         )
     return f"a change by {entry.who} is going on. Wait for its end, then call {function}."

@@ -140,7 +140,8 @@ def resume(engine, node=None, within=0, reread=False, test=False):
         said.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
         return {"result": False, "changes": changes, "comment": " ".join(said)}
     if after.is_down:
-        said.append(f"Node {name} is no longer drained, and {after.state}, as somebody else wants: {after.signed or 'no reason is told'}.")
+        why = after.signed or "no reason is told"
+        said.append(f"Node {name} is no longer drained, and {after.state}, which somebody else wants: {why}.")
         return _answer(changes, said, test)
     return _answer(changes, [*said, f"Node {name} is given jobs again."], test)
 

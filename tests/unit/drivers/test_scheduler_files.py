@@ -34,9 +34,9 @@ def huge(path):
 
 
 THERE = {
-    "a link to a file of ours": (link, errors.ForeignChange, r"gres.conf was to say what node n1 has, and is a symbolic link\. Look"),
+    "a link to a file of ours": (link, errors.ForeignChange, r"what node n1 has, and is a symbolic link\. Look"),
     "a link that leads nowhere": (lambda path: path.symlink_to("nowhere"), errors.ForeignChange, "is a symbolic link"),
-    "a file that everybody writes": (everybodys, errors.ForeignChange, r"can be written by other users \(its mode is 0666\)\. Look"),
+    "a file that everybody writes": (everybodys, errors.ForeignChange, r"written by other users \(its mode is 0666\)\. Look"),
     "a folder": (os.mkdir, errors.PermissionDenied, "and can't be read: "),
     "a pipe": (os.mkfifo, errors.PermissionDenied, "and can't be read: it is no regular file"),
     "more than any file has": (huge, errors.PermissionDenied, "and can't be read: File too large"),
