@@ -5,10 +5,12 @@ while a change is half done.
 
 import contextlib
 import functools
+import os
 import signal
 
 import pytest
 
+from gpuslice import errors
 from gpuslice.engine import Engine
 from gpuslice.schedulers import around
 from gpuslice.schedulers import kubernetes_node
@@ -150,3 +152,57 @@ def test_a_node_of_another_name_is_drained_and_resumed_by_one_name(simulated):
     assert asked_of_slurm(host)[-3:] == ["State=DRAIN", "reconfigure", "State=RESUME"] and telling.gres(host) == (
         f"gpu:{TYPE}_7g.80gb:1,gpu:{TYPE}:1"
     )
+
+
+# -- what failed is called again -------------------------------------------------------------------------------------------
+def owed(host):
+    return "owed.json" in os.listdir(host.state_dir)
+
+
+def controller(host, how):
+    with host.change() as found:
+        found["slurm"]["controller"] = how
+
+
+@pytest.fixture
+def left_drained(simulated):
+    """A node that was cut, and whose controller went away before it could be resumed."""
+    host = slurm_node(simulated)
+    host.add_fault({"call": "run", "nth": 4, "times": 0, "error": "EIO"})
+    result = converge(host, pillar(THREE))
+    host.clear_faults()
+    assert not result.ok and result.errors[0].endswith("It is called again by the next run.") and owed(host)
+    assert state(host)[0] == "IDLE+DRAIN" and hosts.shapes(host)[FIRST] == ["1g.10gb"] * 3
+    return host
+
+
+def test_a_node_that_could_not_be_given_back_is_given_back_by_the_next_run(left_drained):
+    host = left_drained
+    assert "this run calls it again." in telling.consumers.planned(host, pillar(THREE)).text()
+    controller(host, "away")
+    again = converge(host, pillar(THREE))
+    assert not again.ok and "Unable to contact" in again.errors[0] and owed(host)
+    controller(host, "up")
+    result = converge(host, pillar(THREE))
+    assert result.ok and result.warnings == ["gpu_slurm.resume, which failed after an earlier change, was called again."]
+    assert state(host)[0] == "IDLE" and not owed(host)
+    so_far = len(host.state()["slurm"]["asked"])
+    assert converge(host, pillar(THREE)).ok and len(host.state()["slurm"]["asked"]) == so_far
+
+
+def test_another_change_gives_it_back_too(left_drained):
+    assert converge(left_drained, pillar({FIRST: ["7g.80gb"]})).ok
+    assert state(left_drained)[0] == "IDLE" and not owed(left_drained)
+
+
+def test_what_the_pillar_has_no_more_is_told_once(left_drained):
+    result = converge(left_drained, pillar(THREE, slurm={"drain": False}))
+    assert result.ok and "is in this pillar no more: see whether the node is given back." in result.warnings[0]
+    assert not owed(left_drained) and converge(left_drained, pillar(THREE, slurm={"drain": False})).warnings == []
+
+
+def test_a_list_that_can_t_be_used_is_told_and_no_traceback(left_drained):
+    with open(os.path.join(left_drained.state_dir, "owed.json"), "w", encoding="utf-8") as handle:
+        handle.write('{"format": 1, "after_hooks": [{"command": ["/bin/true"], "timeout": 1}]}')
+    with pytest.raises(errors.StateDirUnusable, match="is to be called again after a change, .*can't be used .*remove that file"):
+        converge(left_drained, pillar(THREE))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from gpuslice import errors
 from gpuslice.change.context import caught
+from gpuslice.host.base import OWED
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
 
@@ -67,7 +68,52 @@ class Hooks:
         """
         environment = {_ADDRESSES: " ".join(addresses), _RESULT: _RESULTS.get(outcome, "failed")}
         failed = [(hook, why) for hook in hooks if (why := self._run(hook, environment))]
-        return [redacted(f"{_shown(hook)}, which is to run after the change, {why} Run it by hand.") for hook, why in failed]
+        # After what is half done nobody is to get the node back by the next run alone.
+        owed = [hook for hook, _ in failed if "around" in hook and outcome in _RESULTS]
+        told = []
+        for hook, why in failed:
+            end = "It is called again by the next run." if hook in owed else "Run it by hand."
+            told.append(redacted(f"{_shown(hook)}, which is to run after the change, {why} {end}"))
+        return [*told, *self._note(hooks, owed)]
+
+    def owed(self):
+        """Those that failed after an earlier change and are called again. Raises errors.StateDirUnusable."""
+        if not self._host.has_record(OWED):
+            return []
+        from gpuslice.records.owed import Owed
+
+        return Owed(self._host).hooks()
+
+    def _note(self, ran, owed):
+        """Note what is owed, now that these have run. Returns a sentence where that can't be."""
+        if not owed and not self._host.has_record(OWED):
+            return []
+        from gpuslice.records.owed import Owed
+
+        try:
+            Owed(self._host).note([*(hook for hook in self.owed() if hook not in ran), *owed])
+        except errors.GpuSliceError as err:
+            return [str(err)]
+        return []
+
+    def again(self):
+        """
+        Run what is owed, but for what is no more of the rules in force. Returns (sentences on what failed, on what came of it).
+
+        :raises errors.StateDirUnusable: it can't be read or written what is owed.
+        """
+        from gpuslice.records.owed import Owed
+
+        owed = self.owed()
+        still = {hook["around"] for hook in self._options.after if "around" in hook}
+        if gone := [hook for hook in owed if hook["around"] not in still]:
+            Owed(self._host).note([hook for hook in owed if hook not in gone])
+        due = [hook for hook in owed if hook not in gone]
+        failed = self.after(due, (), "applied") if due else []
+        told = [f"{_shown(hook)} failed after an earlier change, and is in this pillar no more: see whether the node is given back."
+                for hook in gone]  # fmt: skip
+        done = [] if failed else [f"{_shown(hook)}, which failed after an earlier change, was called again." for hook in due]
+        return failed, [*told, *done]
 
     def _run(self, hook, environment):
         """Returns "" or how it failed, as the end of a sentence."""
