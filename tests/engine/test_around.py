@@ -197,7 +197,7 @@ def test_another_change_gives_it_back_too(left_drained):
 
 def test_what_the_pillar_has_no_more_is_told_once(left_drained):
     result = converge(left_drained, pillar(THREE, slurm={"drain": False}))
-    assert result.ok and "is in this pillar no more: see whether the node is given back." in result.warnings[0]
+    assert result.ok and "is no more in this pillar: is the node given back?" in result.warnings[0]
     assert not owed(left_drained) and converge(left_drained, pillar(THREE, slurm={"drain": False})).warnings == []
 
 

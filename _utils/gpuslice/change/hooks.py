@@ -110,7 +110,7 @@ class Hooks:
             Owed(self._host).note([hook for hook in owed if hook not in gone])
         due = [hook for hook in owed if hook not in gone]
         failed = self.after(due, (), "applied") if due else []
-        told = [f"{_shown(hook)} failed after an earlier change, and is in this pillar no more: see whether the node is given back."
+        told = [f"{_shown(hook)} failed after an earlier change, and is no more in this pillar: is the node given back?"
                 for hook in gone]  # fmt: skip
         done = [] if failed else [f"{_shown(hook)}, which failed after an earlier change, was called again." for hook in due]
         return failed, [*told, *done]
