@@ -11,6 +11,7 @@ import signal
 import pytest
 
 from gpuslice import errors
+from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.schedulers import around
 from gpuslice.schedulers import kubernetes_node
@@ -199,6 +200,27 @@ def test_what_the_pillar_has_no_more_is_told_once(left_drained):
     result = converge(left_drained, pillar(THREE, slurm={"drain": False}))
     assert result.ok and "is no more in this pillar: is the node given back?" in result.warnings[0]
     assert not owed(left_drained) and converge(left_drained, pillar(THREE, slurm={"drain": False})).warnings == []
+
+
+def test_a_boot_after_a_kill_leaves_the_node_to_the_next_run_where_slurm_is_not_there_yet(simulated):
+    host = slurm_node(simulated)
+    assert converge(host, pillar(THREE, boot=True)).ok
+    host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "kill": "after"})
+    assert in_child(functools.partial(converge, host, pillar({FIRST: ["7g.80gb"]}, boot=True))) == signal.SIGKILL
+    host.clear_faults()
+    host.reboot()
+    controller(host, "away")
+
+    def call(name, args, kwargs):
+        return on(host, telling.OWN[name], *args, **kwargs)
+
+    with Engine(hosts.config(host)) as engine:
+        engine.call = call
+        answer = replay.replay(engine, wait=0)
+    assert answer["result"] and hosts.shapes(host)[FIRST] == ["1g.10gb"] * 3 and owed(host)
+    controller(host, "up")
+    assert state(host)[0] == "IDLE+DRAIN"
+    assert converge(host, pillar(THREE, boot=True)).ok and state(host)[0] == "IDLE" and not owed(host)
 
 
 def test_a_list_that_can_t_be_used_is_told_and_no_traceback(left_drained):
