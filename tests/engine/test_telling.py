@@ -145,6 +145,16 @@ def test_a_change_by_hand_is_followed_and_says_that_slurm_was_not_told(host):
     assert f"{CONF} is another one now: {said}" in answer["warnings"]
 
 
+@pytest.mark.parametrize(("unit", "drained"), [("", True), ("slurmd.service", True), ("web.service", False)])
+def test_nobody_is_drained_for_a_gpu_that_no_job_holds(simulated, unit, drained):
+    host = telling.machine(simulated, processes=[{"pid": 4242, "command": "train", "unit": unit, "gpu": FIRST}])
+    assert converge(host, pillar(None)).ok
+    so_far = len(asked_of_slurm(host))
+    result = converge(host, pillar(THREE))
+    assert not result.ok and "in use by pid 4242 (train" in result.errors[0] and hosts.shapes(host)[FIRST] == []
+    assert asked_of_slurm(host)[so_far:] == (AROUND if drained else [])
+
+
 def test_a_power_cap_drains_nobody(host):
     so_far = len(asked_of_slurm(host))
     capped = pillar(THREE, kubernetes=True, slicing={"power": {"percent": 80}})

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.context import caught
 from gpuslice.host.base import OWED
 from gpuslice.printable import printable
@@ -25,6 +26,9 @@ _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
 _OURS = "gpu_"
 #: Effects of steps that nobody who uses the GPU is to meet.
 _CUTTING = ("slice", "mode", "reset", "driver", "process")
+#: Services in which jobs and pods may run, where nothing gives them units of their own.
+_RUN_JOBS = ("slurmd.service", "kubelet.service", "containerd.service", "crio.service", "docker.service", "nomad.service",
+             "k3s.service", "k3s-agent.service", "rke2-agent.service", "rke2-server.service")  # fmt: skip
 #: How much of what a command said is told: its last lines.
 _LINES, _CHARACTERS = 5, 400
 
@@ -201,6 +205,22 @@ def applying(hooks, plan):
     that technology tells changes; or where somebody holds a GPU that is to change.
     """
     return [hook for hook in hooks if "around" not in hook or plan.freeable or _needed(plan, hook["around"])]
+
+
+def may_free(hooks, holders):
+    """
+    Whether what these hooks do may make those who hold a GPU go. What a site runs itself may end anything; a drain ends jobs
+    alone, and neither virtual machines nor services of the host.
+
+    :param holders: dicts of :class:`gpuslice.model.Process`.
+    """
+    return any("around" not in hook for hook in hooks) or all(_may_be_job(holder) for holder in holders)
+
+
+def _may_be_job(holder):
+    unit = holder.get("unit") or ""
+    # A server of MPS serves jobs.
+    return not holder.get("domain") and (not unit.endswith(".service") or unit in _RUN_JOBS or kinds.is_ours(unit))
 
 
 def _needed(plan, technique):

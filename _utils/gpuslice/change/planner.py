@@ -134,8 +134,8 @@ class Planner:
             found = self._found(targets) if waiting else found
         blocked, mistakes, broken, held = [], [], [], []
         for target, err in found.errors:
-            if getattr(err, "holders", ()) and not target.key.hands_out:
-                held.append(target.gpu.address)
+            if (holders := getattr(err, "holders", ())) and not target.key.hands_out:
+                held.append((target.gpu.address, holders))
             if self._timing and (waits := self._timing.waiting(target, err)):
                 waiting.append(waits)
                 continue
@@ -166,10 +166,16 @@ class Planner:
         return self._with_hooks(replace(plan, freeable=self._freeable(held))), targets
 
     def _freeable(self, held):
-        """Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go."""
-        if not self._options.before or self._options.when == "idle" or not self.may_disrupt:
+        """
+        Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go, and a drain
+        ends nothing but jobs.
+        """
+        if not held or not self._options.before or self._options.when == "idle" or not self.may_disrupt:
             return ()
-        return tuple(dict.fromkeys(held))
+        # Here, so that a run in whose way nobody is does not load it.
+        from gpuslice.change import hooks
+
+        return tuple(dict.fromkeys(gpu for gpu, holders in held if hooks.may_free(self._options.before, holders)))
 
     def _with_hooks(self, plan):
         """The plan with words for what the site has run around it, and with its time."""
