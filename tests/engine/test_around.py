@@ -94,6 +94,13 @@ def test_what_was_drained_by_hand_only_a_hand_gives_back(simulated, hooked, name
         assert drain()["result"] and resume()["changes"]
 
 
+def test_a_drain_by_hand_whose_jobs_stay_says_how_the_node_comes_back(simulated):
+    host = slurm_node(simulated, busy=9)
+    answer = on(host, slurm.drain, node="n1")
+    assert answer["result"] is False and answer["comment"].endswith("It is given no more until gpu_slurm.resume is called.")
+    assert on(host, slurm.resume, node="n1")["result"]
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_nobody_gets_a_node_whose_gpus_a_killed_run_left_half_cut(simulated, name):
     host, drain, resume = WORLDS[name](simulated)

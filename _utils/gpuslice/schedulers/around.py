@@ -26,6 +26,11 @@ def may_end(said):
     return _ADDRESSES not in os.environ or _BY_HAND not in said
 
 
+def until_resumed(function):
+    """The end of an answer on a node whose jobs stay: by hand it is given no more until somebody calls this function."""
+    return "" if _ADDRESSES in os.environ else f" It is given no more until {function} is called."
+
+
 def refusal(engine, function):
     """
     Why this node is not to be given back now, as sentences; "" where it may be.

@@ -134,7 +134,7 @@ def drain(engine, why="", node=None, within=0, deadline=None, system=True, test=
         return {
             "result": False, "changes": changes,
             "comment": f"Node {now.name} was to have no jobs within {within:g} s, and is {now.state}: jobs still run there. Wait "
-            "longer ('within'), give a 'deadline', or end them.",
+            f"longer ('within'), give a 'deadline', or end them.{around.until_resumed('gpu_nomad.resume')}",
         }  # fmt: skip
     already = "" if changes else f" already ({now.by})"
     return {"result": True, "changes": changes, "comment": f"Node {now.name} is drained{already}."}

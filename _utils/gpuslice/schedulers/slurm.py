@@ -101,7 +101,7 @@ def drain(engine, why="", node=None, within=0, test=False):
         return {
             "result": False, "changes": changes,
             "comment": f"Node {name} was to have no jobs within {within:g} s, and is {now.state}: jobs still run there. "
-            "Wait longer ('within'), or end them.",
+            f"Wait longer ('within'), or end them.{around.until_resumed('gpu_slurm.resume')}",
         }  # fmt: skip
     by = "" if changes else f" already ({now.signed or 'no reason is told'})"
     return {"result": True, "changes": changes, "comment": f"Node {name} is drained{by}."}
