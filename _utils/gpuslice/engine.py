@@ -17,6 +17,7 @@ from gpuslice import job
 from gpuslice import kinds
 from gpuslice import policy as policies
 from gpuslice.host.base import ENERGY
+from gpuslice.host.base import OWED
 from gpuslice.host.base import QUARANTINE
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
@@ -397,6 +398,11 @@ class Engine:
         """Sentences on a change that was interrupted on this host, one for all its GPUs; [] when there is none."""
         told = interrupted.by_gpu(self.host)
         return list(dict.fromkeys(told.values()))
+
+    @property
+    def owes(self):
+        """Whether what failed after a change, such as giving the node back to its scheduler, is still to be called again."""
+        return self.host.has_record(OWED)
 
     def holders(self, gpu):
         """Who holds this GPU open: processes as dicts."""

@@ -11,6 +11,7 @@ import signal
 import pytest
 
 from gpuslice import errors
+from gpuslice import front
 from gpuslice.boot import replay
 from gpuslice.engine import Engine
 from gpuslice.schedulers import around
@@ -187,6 +188,7 @@ def left_drained(simulated):
 def test_a_node_that_could_not_be_given_back_is_given_back_by_the_next_run(left_drained):
     host = left_drained
     assert "this run calls it again." in telling.consumers.planned(host, pillar(THREE)).text()
+    assert on(host, front.summary, pillar(THREE)).startswith("not as wanted, since what is to run after a change failed; ")
     controller(host, "away")
     again = converge(host, pillar(THREE))
     assert not again.ok and "Unable to contact" in again.errors[0] and owed(host)
