@@ -115,7 +115,7 @@ def check(pillar=None, brief=False, require=False):
     with _engine() as engine:
         plan = engine.plan(front.fetched(front.pillar(pillar, __pillar__), __salt__))
         found, managed = front.planned(plan, brief), not plan.unmanaged
-        right = found.get("result", False) and not plan.waiting and (managed or not require)
+        right = found.get("result", False) and not plan.waiting and (managed or not require) and not engine.owes
         return {**found, "managed": managed, "waiting": {where: why for where, _, why in plan.waiting}, "result": right}
 
 

@@ -32,7 +32,8 @@ def gres_conf(node=None, autodetect=None):
     comments in it.
 
     node
-        Its NodeName in Slurm; where it is not given, that of the pillar or the host's name.
+        Its NodeName in Slurm; where it is not given, that of the pillar or the host's name; ``''`` is the host's name whatever
+        the pillar says.
 
     autodetect
         Have Slurm find NVIDIA's GPUs and MIG devices itself (``AutoDetect=nvml``); where it is not given, as the pillar has it.

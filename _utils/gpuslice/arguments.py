@@ -84,6 +84,12 @@ def text(name, value):
         raise refusal(name, "looks like a token, which is shown nowhere")
 
 
+def text_or_none(name, value):
+    """A name, or an empty text where that says something too."""
+    if value != "":
+        text(name, value)
+
+
 def sentence(name, value):
     """A sentence, or nothing: a text of one line that can be printed."""
     if not isinstance(value, str) or len(value) > 1000 or printable(value) != value:
@@ -197,7 +203,7 @@ _KINDS = {
     "minutes": partial(whole, low=1, high=1440),
     "missing": truth,
     "namespace": text,
-    "node": text,
+    "node": text_or_none,
     "partitions": as_in_pillar,
     "path": text,
     "pending": truth,

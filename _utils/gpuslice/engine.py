@@ -16,6 +16,7 @@ from gpuslice import policy as policies
 from gpuslice import remarks
 from gpuslice import wishes
 from gpuslice.host.base import ENERGY
+from gpuslice.host.base import OWED
 from gpuslice.host.base import QUARANTINE
 from gpuslice.host.open import open_host
 from gpuslice.inventory import discovery
@@ -238,6 +239,11 @@ class Engine:
     def given(self):
         """See :func:`gpuslice.looks.given`."""
         return self._looks.given(self)
+
+    @property
+    def owes(self):
+        """Whether what failed after a change, such as giving the node back to its scheduler, is still to be called again."""
+        return self.host.has_record(OWED)
 
     def holders(self, gpu):
         """See :func:`gpuslice.looks.holders`."""

@@ -69,6 +69,8 @@ def summary(engine, pillar):
         state = plan.unmanaged.rstrip(".")
     elif engine.interrupted():
         state = "a change was interrupted"
+    elif engine.owes:
+        state = "not as wanted, since what is to run after a change failed"
     elif plan.blocked:
         state = "not as wanted, and in the way"
     elif plan.waiting and plan.empty:

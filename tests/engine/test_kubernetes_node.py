@@ -208,7 +208,10 @@ def test_what_kubectl_says_becomes_a_sentence(world, said, kind, why):
     assert type(refused) is kind and why in str(refused) and "eyJ" not in str(refused)
 
 
-@pytest.mark.parametrize("answer", ["", "{", "[]", "{}", '{"metadata": []}', '{"metadata": {"name": "n1"}}', "[" * 99999])
+@pytest.mark.parametrize("answer", [
+    "", "{", "[]", "{}", '{"metadata": []}', '{"metadata": {"name": "n1"}}', "[" * 99999,
+    '{"metadata": {"name": "n1", "uid": "u", "resourceVersion": "1", "labels": "abc"}}',
+])  # fmt: skip
 def test_an_answer_that_is_none_is_told(world, answer):
     with pytest.raises(errors.ToolFailed, match="its answer can't be understood"):
         control._node(answer, "n1")

@@ -292,7 +292,7 @@ def test_a_path_that_is_none_is_refused(node, path):
         on(host, slurm.write, path)
 
 
-@pytest.mark.parametrize("name", ["", "n 1", "n1 State=RESUME", "-n1", "n1\n", "ALL,n2"])
+@pytest.mark.parametrize("name", ["ALL", "n 1", "n1 State=RESUME", "-n1", "n1\n", "ALL,n2"])
 def test_a_name_that_is_no_node_reaches_no_program(node, name):
     host = node()
     with Engine(hosts.config(host)) as engine, pytest.raises(errors.PolicyError, match="can be no NodeName"):

@@ -130,6 +130,16 @@ def test_a_change_by_hand_is_followed_and_says_that_slurm_was_not_told(host):
     assert f"{CONF} is another one now: {said}" in answer["warnings"]
 
 
+@pytest.mark.parametrize(("unit", "drained"), [("", True), ("slurmd.service", True), ("web.service", False)])
+def test_nobody_is_drained_for_a_gpu_that_no_job_holds(simulated, unit, drained):
+    host = telling.machine(simulated, processes=[{"pid": 4242, "command": "train", "unit": unit, "gpu": FIRST}])
+    assert converge(host, pillar(None)).ok
+    so_far = len(asked_of_slurm(host))
+    result = converge(host, pillar(THREE))
+    assert not result.ok and "in use by pid 4242 (train" in result.errors[0] and hosts.shapes(host)[FIRST] == []
+    assert asked_of_slurm(host)[so_far:] == (AROUND if drained else [])
+
+
 def test_a_power_cap_drains_nobody(host):
     so_far = len(asked_of_slurm(host))
     capped = pillar(THREE, kubernetes=True, slicing={"power": {"percent": 80}})
@@ -243,7 +253,8 @@ def test_slurm_that_goes_away_after_the_cut_leaves_the_slices_and_the_drain(bare
     result = converge(bare, pillar(THREE))
     bare.clear_faults()
     assert not result.ok and hosts.shapes(bare)[FIRST] == ["1g.10gb"] * 3 and text_of(bare) == telling.as_it_is(bare)
-    assert result.errors[0].startswith("gpu_slurm.resume, which is to run after the change, failed: scontrol was asked to know how node n1 is")
+    said = "gpu_slurm.resume, which is to run after the change, failed: scontrol was asked to know how node n1 is"
+    assert result.errors[0].startswith(said)
     assert asked_of_slurm(bare) == ["State=DRAIN"] and planned(bare, pillar(THREE)).empty
 
 
@@ -327,6 +338,19 @@ def test_by_hand_what_the_pillar_keeps_is_not_written_otherwise(host):
         with pytest.raises(errors.PolicyError, match=f"{FILE} is kept by the pillar"):
             kubernetes.write(engine, FILE, lambda data, remarks: f"{remarks}{data}")
         assert slurm.write(engine, "/etc/slurm/other.conf", node="n2")["changes"]
+
+
+@pytest.mark.parametrize("path", [CONF, FILE])
+def test_what_somebody_has_put_in_the_place_of_ours_is_left(host, path):
+    with host.change() as state:
+        state["written"][path] = "theirs\n"
+    with pytest.raises(errors.ForeignChange, match=f"{path} was to say .*, and is a file of somebody else"):
+        converge(host, pillar(THREE, kubernetes=True))
+    off = {"slurm": {"enabled": False}, "kubernetes": {"enabled": False}}
+    plan = planned(host, pillar(THREE, **off))
+    assert f"is told nothing; {path} stays, which is somebody else's by now" in plan.text()
+    assert converge(host, pillar(THREE, **off)).ok and text_of(host, path) == "theirs\n"
+    assert not telling.on_record_of(host) and not telling.on_record_of(host, "kubernetes")
 
 
 # -- back and forth --------------------------------------------------------------------------------------------------------

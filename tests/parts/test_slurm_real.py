@@ -278,8 +278,20 @@ def test_a_real_controller_drains_finds_too_few_and_is_resumed(place, simulated,
     assert host.asked == ["State=DRAIN", "reconfigure", "State=RESUME"]
     awaited(host, lambda node: node.states == ("IDLE",))
 
-    subprocess.run([needs.path("scontrol"), "update", "NodeName=n1", "State=DRAIN", "Reason=disk"], check=True,
-                   env={**os.environ, "SLURM_CONF": str(place / "slurm.conf")}, timeout=SECONDS)  # fmt: skip
+    def update(*words):
+        subprocess.run([needs.path("scontrol"), "update", "NodeName=n1", *words], check=True,
+                       env={**os.environ, "SLURM_CONF": str(place / "slurm.conf")}, timeout=SECONDS)  # fmt: skip
+
+    # Its RESUME would bring up what somebody has set down.
+    update("State=DOWN", "Reason=broken fan")
+    assert on(slurm.drain)["result"] and on(slurm.is_drained)
+    assert on(slurm.resume)["result"]
+    found = awaited(host, lambda node: node.is_down and not node.takes_none)
+    assert found.reason == "broken fan"
+    update("State=RESUME")
+    awaited(host, lambda node: node.states == ("IDLE",))
+
+    update("State=DRAIN", "Reason=disk")
     assert "drained already (disk [" in on(slurm.drain)["comment"]
     assert "somebody else wants: disk [" in on(slurm.resume)["comment"] and on(slurm.is_drained)
     end("slurmctld")

@@ -262,7 +262,8 @@ def a_budget_keeps_a_pod_and_the_node_is_uncordoned(world):
     }  # fmt: skip
     assert not world.cordoned and world.mark == "" and world.pods() == ["default/served"]
     world.cordon("admin-tool")
-    assert world.drain(within=2)["comment"].endswith("keeps default/served.") and world.cordoned
+    assert world.drain(within=2)["comment"].endswith("served. It stays cordoned, as it was before (admin-tool).")
+    assert world.cordoned
 
 
 def what_needs_consent_is_named_and_nothing_is_evicted(world):

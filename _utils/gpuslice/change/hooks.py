@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 
 from gpuslice import errors
+from gpuslice import kinds
 from gpuslice.change.context import caught
+from gpuslice.host.base import OWED
+from gpuslice.host.holders import RUN_JOBS
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
 
@@ -69,7 +72,52 @@ class Hooks:
         """
         environment = {_ADDRESSES: " ".join(addresses), _RESULT: _RESULTS.get(outcome, "failed")}
         failed = [(hook, why) for hook in hooks if (why := self._run(hook, environment))]
-        return [redacted(f"{_shown(hook)}, which is to run after the change, {why} Run it by hand.") for hook, why in failed]
+        # After what is half done nobody is to get the node back by the next run alone.
+        owed = [hook for hook, _ in failed if "around" in hook and outcome in _RESULTS]
+        told = []
+        for hook, why in failed:
+            end = "It is called again by the next run." if hook in owed else "Run it by hand."
+            told.append(redacted(f"{_shown(hook)}, which is to run after the change, {why} {end}"))
+        return [*told, *self._note(hooks, owed)]
+
+    def owed(self):
+        """Those that failed after an earlier change and are called again. Raises errors.StateDirUnusable."""
+        if not self._host.has_record(OWED):
+            return []
+        from gpuslice.records.owed import Owed
+
+        return Owed(self._host).hooks()
+
+    def _note(self, ran, owed):
+        """Note what is owed, now that these have run. Returns a sentence where that can't be."""
+        if not owed and not self._host.has_record(OWED):
+            return []
+        from gpuslice.records.owed import Owed
+
+        try:
+            Owed(self._host).note([*(hook for hook in self.owed() if hook not in ran), *owed])
+        except errors.GpuSliceError as err:
+            return [str(err)]
+        return []
+
+    def again(self):
+        """
+        Run what is owed, but for what is no more of the rules in force. Returns (sentences on what failed, on what came of it).
+
+        :raises errors.StateDirUnusable: it can't be read or written what is owed.
+        """
+        from gpuslice.records.owed import Owed
+
+        owed = self.owed()
+        still = {hook["around"] for hook in self._options.after if "around" in hook}
+        if gone := [hook for hook in owed if hook["around"] not in still]:
+            Owed(self._host).note([hook for hook in owed if hook not in gone])
+        due = [hook for hook in owed if hook not in gone]
+        failed = self.after(due, (), "applied") if due else []
+        told = [f"{_shown(hook)} failed after an earlier change, and is no more in this pillar: is the node given back?"
+                for hook in gone]  # fmt: skip
+        done = [] if failed else [f"{_shown(hook)}, which failed after an earlier change, was called again." for hook in due]
+        return failed, [*told, *done]
 
     def _run(self, hook, environment):
         """Returns "" or how it failed, as the end of a sentence."""
@@ -77,7 +125,7 @@ class Hooks:
         try:
             return self._command(hook, environment) if "command" in hook else self._function(hook, environment)
         except errors.GpuSliceError as err:
-            return f"failed: {err.what}"
+            return f"failed: {f'{err.what} {err.todo}'.rstrip()}"
         except Exception as err:
             return f"failed: {caught(err)}"
 
@@ -164,6 +212,22 @@ def _needed(plan, technique, light):
     if plan.freeable or any(_needs(part, technique) for part in plan.changing):
         return not light
     return light and any(part.key.technique == technique for part in plan.changing)
+
+
+def may_free(hooks, holders):
+    """
+    Whether what these hooks do may make those who hold a GPU go. What a site runs itself may end anything; a drain ends jobs
+    alone, and neither virtual machines nor services of the host.
+
+    :param holders: dicts of :class:`gpuslice.model.Process`.
+    """
+    return any("around" not in hook for hook in hooks) or all(_may_be_job(holder) for holder in holders)
+
+
+def _may_be_job(holder):
+    unit = holder.get("unit") or ""
+    # A server of MPS serves jobs.
+    return not holder.get("domain") and (not unit.endswith(".service") or unit in RUN_JOBS or kinds.is_ours(unit))
 
 
 def _needs(part, technique):

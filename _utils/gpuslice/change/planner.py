@@ -10,6 +10,7 @@ from gpuslice import errors
 from gpuslice import folding
 from gpuslice import kinds
 from gpuslice.change.standing import Standing
+from gpuslice.host.base import OWED
 from gpuslice.model import Key
 from gpuslice.plan import Plan
 from gpuslice.plan import same
@@ -133,8 +134,8 @@ class Planner:
             found = self._found(targets) if waiting else found
         blocked, mistakes, broken, held = [], [], [], []
         for target, err in found.errors:
-            if getattr(err, "holders", ()) and not target.key.hands_out:
-                held.append(target.gpu.address)
+            if (holders := getattr(err, "holders", ())) and not target.key.hands_out:
+                held.append((target.gpu.address, holders))
             if self._timing and (waits := self._timing.waiting(target, err)):
                 waiting.append(waits)
                 continue
@@ -165,10 +166,16 @@ class Planner:
         return self._with_hooks(replace(plan, freeable=self._freeable(held))), targets
 
     def _freeable(self, held):
-        """Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go."""
-        if not self._options.before or self._options.when == "idle" or not self.may_disrupt:
+        """
+        Those of these GPUs in use whose users may go by what is run before: who waits until idle asks nobody to go, and a drain
+        ends nothing but jobs.
+        """
+        if not held or not self._options.before or self._options.when == "idle" or not self.may_disrupt:
             return ()
-        return tuple(dict.fromkeys(held))
+        # Here, so that a run in whose way nobody is does not load it.
+        from gpuslice.change import hooks
+
+        return tuple(dict.fromkeys(gpu for gpu, holders in held if hooks.may_free(self._options.before, holders)))
 
     def _with_hooks(self, plan):
         """The plan with words for what the site has run around it, and with its time."""
@@ -437,7 +444,7 @@ class Planner:
         """Sentences on a change that did not end, and on what this request does about it before anything else."""
         entry = self._journal.unfinished()
         if entry is None:
-            return ()
+            return self._owed(targets)
         if lock.is_held(self._host.state_dir):
             return ("Another change is going on on this host at this moment: what is planned here may change with it.",)
         described = f"{interrupted.describe(entry)} on {', '.join(entry.gpus)}"
@@ -449,6 +456,12 @@ class Planner:
         others = [gpu for gpu in entry.gpus if gpu not in reached]
         more = f", also on {', '.join(others)}, which are not reached else" if others else ""
         return (f"{described}; this run undoes it first{more}. What follows is planned on what is there now.",)
+
+    def _owed(self, targets):
+        """A sentence where something that failed after an earlier change is called again by this run."""
+        if self._options.by_hand or not self._host.has_record(OWED) or not self.deals_with_interrupted(targets):
+            return ()
+        return (f"{OWED} tells of what failed after an earlier change, such as giving the node back; this run calls it again.",)
 
     def deals_with_interrupted(self, targets):
         """Whether a request deals with an interrupted change: one that may change nothing (strategy none or skip) does not."""

@@ -23,6 +23,7 @@ from gpuslice.change.context import caught
 from gpuslice.change.memory import Memory
 from gpuslice.change.planner import Planner
 from gpuslice.change.signals import Signals
+from gpuslice.host.base import OWED
 from gpuslice.plan import Plan
 from gpuslice.records import interrupted
 from gpuslice.records import lock
@@ -98,6 +99,22 @@ class Reconciler:
         A host that is already right costs one look: no lock is taken and nothing is written.
         """
         targets = list(targets)
+        # By hand nothing is run around a change.
+        owes = not self._options.by_hand and self._options.strategy != "skip" and self._host.has_record(OWED)
+        result = self._applied(targets)
+        if not owes or result.generation is not None or not any(target.technique for target in targets):
+            return result
+        return self._under_lock(lambda: self._again(result))
+
+    def _again(self, result):
+        """Run again what failed after an earlier change: a node that is still to be given back to its scheduler."""
+        failed, told = self._runner.hooks.again()
+        result.errors += failed
+        result.warnings += told
+        return result
+
+    def _applied(self, targets):
+        """:meth:`apply`, but for what an earlier change owes."""
         if self._options.strategy == "skip":
             plan = self._planner.plan(targets)
             skipped = [] if plan.empty else ["apply_strategy is skip: nothing was changed, though a change is wanted."]

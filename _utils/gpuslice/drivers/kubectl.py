@@ -177,7 +177,7 @@ def pods(api: Api, name: str, namespace: str, selector: str) -> list[Pod]:
     listed = _json(_kubectl(api, ["get", "pods", *which, "-o", "json"], wanted, name), wanted)
     try:
         return [_pod(each) for each in listed["items"]]
-    except (KeyError, TypeError) as err:
+    except _ODD as err:
         raise _odd(wanted) from err
 
 
@@ -309,6 +309,10 @@ def _why_pods_stay(said):
     return "pods did not end" if "global timeout reached" in said or "timed out waiting for the condition" in said else ""
 
 
+#: What comes of an answer of another form than the API server's.
+_ODD = (KeyError, TypeError, AttributeError, ValueError)
+
+
 # -- what it answers -------------------------------------------------------------------------------------------------------
 def _odd(wanted):
     return errors.ToolFailed(f"kubectl was asked {wanted}, and its answer can't be understood.", todo="See 'kubectl version'.")
@@ -338,7 +342,7 @@ def _node(text, name):
             cordoned, next((who for who, _, each in fields if "f:unschedulable" in _below(each, "f:spec")), ""),
             (about.get("annotations") or {}).get(MARK, ""), dict((told.get("status") or {}).get("allocatable") or {}),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as err:
+    except _ODD as err:
         raise _odd(wanted) from err
 
 

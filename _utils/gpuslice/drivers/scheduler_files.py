@@ -9,6 +9,10 @@ from gpuslice.printable import printable
 
 #: Of a simulated machine, what is its own; nothing of it is written on the machine that this runs on.
 _SIMULATED = ("/etc/", "/run/")
+#: Where files are the kernel's.
+_KERNELS = ("/proc/", "/sys/", "/dev/")
+#: Bytes of the longest name that a file has, and of the longest path, with what a file is called while it is written.
+_NAME, _PATH, _MORE = 255, 4095, len(".123456789.new")
 
 
 def refuse_path(host, path, kind):
@@ -17,6 +21,14 @@ def refuse_path(host, path, kind):
         raise errors.PolicyError(
             f"{printable(path)[:200]!r} is no path for {kind.name}.",
             todo=f"Give an absolute one that ends in {kind.ending}; nothing was written.",
+        )
+    sizes = [len(name.encode()) for name in path.split("/")]
+    kernels = path.startswith(_KERNELS)
+    if kernels or max(sizes) > _NAME - _MORE or sum(sizes) + len(sizes) > _PATH - _MORE:
+        why = "it is the kernel that makes files there" if kernels else "it is too long"
+        raise errors.PolicyError(
+            f"{printable(path)[:200]} can't be made: {why}.",
+            todo="Name another path; nothing was written.",
         )
     if host.simulated and not path.startswith(_SIMULATED):
         raise errors.PolicyError(
@@ -29,12 +41,20 @@ def read(host, path, kind):
     """
     Text of such a file, None where there is none.
 
-    :raises errors.PermissionDenied: it can't be read.
+    :raises errors.PermissionDenied: it can't be read; errors.ForeignChange: it is a link, or another user's.
     """
-    if not host.exists(path):
+    # One that leads nowhere is somebody's too.
+    if not host.exists(path) and not host.readlink(path):
         return None
     try:
         return host.store_read(path, "replace") if not host.simulated else host.read(path) + "\n"
+    except errors.StateDirUnusable as err:
+        why = err.what.removeprefix(path).partition(". ")[0].strip()
+        raise errors.ForeignChange(
+            f"{path} was to say {kind.says}, and {why}.",
+            todo="Look at what is in it. Put a file in the place of a link, have it belong to root and be written by nobody else "
+            "('chown root', 'chmod go-w'), or name another path; then run again.",
+        ) from err
     except (OSError, ValueError) as err:
         why = getattr(err, "strerror", None) or err
         raise errors.PermissionDenied(
@@ -44,8 +64,13 @@ def read(host, path, kind):
 
 def refuse_foreign(path, there, kind):
     """Raises errors.ForeignChange: what is there, a text or None, has not our mark."""
-    if there is not None and not there.startswith(kind.mark):
+    if there is not None and not is_ours(there, kind):
         raise errors.ForeignChange(f"{path} was to say {kind.says}, and is a file of somebody else.", todo=kind.instead)
+
+
+def is_ours(there, kind):
+    """Whether a text, None where there is no file, has our mark."""
+    return there is not None and there.startswith(kind.mark)
 
 
 def put(host, path, wanted, kind):

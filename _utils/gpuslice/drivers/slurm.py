@@ -16,13 +16,15 @@ from gpuslice.printable import printable
 
 PROGRAM = "scontrol"
 _SCONTROL = programs.Program(PROGRAM, "Install Slurm's client (Debian: slurm-client), then run again.", "See 'scontrol ping'")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,253}")
+#: ALL is every node of the cluster.
+_NAME = re.compile(r"(?!(?i:all)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,253}")
 #: Seconds in which it answers; with a controller that is away it gives up after 9.
 _SECONDS = 30
 #: What it adds to a reason: who gave it, and when.
 _SIGNED = re.compile(r" \[[^\[\]]*@[^\[\]]*\]$")
-_DRAINED = {"DRAIN", "DRAINED", "DRAINING"}
-_BUSY = {"ALLOCATED", "MIXED", "COMPLETING", "DRAINING"}
+_DRAINED = {"DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING"}
+_DOWN = "DOWN"
+_BUSY = {"ALLOCATED", "MIXED", "COMPLETING", "DRAINING", "FAILING"}
 _INVALID = {"INVALID_REG", "INVAL"}
 
 
@@ -49,6 +51,11 @@ class Node(NamedTuple):
     def takes_none(self) -> bool:
         """Whether it is given no more jobs."""
         return bool(_DRAINED & set(self.states))
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is out of use beside any drain, which Slurm's ``RESUME`` would end too."""
+        return _DOWN in self.states
 
     @property
     def is_invalid(self) -> bool:
@@ -80,9 +87,10 @@ def node(host: Host, name: str) -> Node:
     """How a node is. Raises errors.DeviceNotFound: Slurm does not know it; errors.ToolFailed, errors.ToolMissing."""
     done = _scontrol(host, ["show", "node", name], f"to know how node {name} is", name)
     states = re.search(r"^\s*State=(\S+)", done.stdout, re.MULTILINE)
-    if states is None:
+    if states is None or _value(done.stdout, "NodeName").partition(" ")[0] != name:
         raise errors.ToolFailed(
-            f"How node {name} is was asked of Slurm, and its answer has no State=.", todo=f"See 'scontrol show node {name}'."
+            f"How node {name} is was asked of Slurm, and its answer has no State= of it.",
+            todo=f"See 'scontrol show node {name}'.",
         )
     signed = _value(done.stdout, "Reason")
     found = tuple(re.sub(r"[^A-Z_]+$", "", word) for word in states[1].upper().split("+"))
@@ -97,6 +105,16 @@ def drain(host: Host, name: str, reason: str) -> None:
 def resume(host: Host, name: str) -> None:
     """Have a node given jobs again. Raises as :func:`node`."""
     _scontrol(host, ["update", f"NodeName={name}", "State=RESUME"], f"to resume node {name}", name)
+
+
+def undrain(host: Host, name: str, reason: str) -> None:
+    """
+    End the drain of a node that is down, which it stays.
+
+    :param reason: why it is, which the drain's took the place of; "" for none. Raises as :func:`node`.
+    """
+    why = [f"Reason={reason}"] if reason else []
+    _scontrol(host, ["update", f"NodeName={name}", "State=UNDRAIN", *why], f"to end the drain of node {name}", name)
 
 
 def reconfigure(host: Host, name: str) -> None:

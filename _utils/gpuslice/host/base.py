@@ -18,6 +18,8 @@ DEFAULT_STATE_DIR = "/var/lib/gpu-slicing"
 JOURNAL = "journal.json"
 #: The record of a GPU that is tried out: few hosts have one, and no other loads what reads it.
 TRIED = "qualify.json"
+#: The record of what failed to run after a change, and is called again: likewise.
+OWED = "owed.json"
 #: The directory below the state directory where whoever tries a GPU holds a lock, and leaves reports.
 TRYING = "qualify"
 #: The record of what looks at the health of GPUs have found: likewise, where nobody looks.

@@ -49,6 +49,9 @@ _USER_MANAGER = re.compile(r"user@(\d+)\.service\Z")
 _EMULATOR = re.compile(r"qemu(?:-system-[\w-]+|-kvm)?|kvm")
 #: More than libvirt lets a domain's name have, with the file that it names by it.
 _LONGEST_NAME = 255
+#: Services in which jobs and pods may run, where nothing gives them units of their own.
+RUN_JOBS = ("slurmd.service", "kubelet.service", "containerd.service", "crio.service", "docker.service", "nomad.service",
+             "k3s.service", "k3s-agent.service", "rke2-agent.service", "rke2-server.service")  # fmt: skip
 #: Kinds of units that have processes.
 _UNITS = (".service", ".scope", ".mount", ".socket", ".swap")
 

@@ -89,6 +89,7 @@ _HOOK = either(
         {"around": _KNOWN, "light": truth},
     ),
 )
+_OWED = parts({"after_hooks": listing(_HOOK)}, needed=("after_hooks",))
 _ENTRY = parts(
     {
         "time": moment,
@@ -176,6 +177,13 @@ def _covers(text_of_key, addresses, where):
         raise ValueError(f"{where} is told of {key.subject}, and {kind.label} can't be")
     if len(set(addresses)) < len(addresses) or (key.subject != HOST and addresses != [key.subject]):
         raise ValueError(f"{where} covers {', '.join(addresses)}")
+
+
+def owed(data):
+    """What is to be called again, as :class:`gpuslice.records.owed.Owed` writes it."""
+    _OWED(data, "it")
+    if strange := [hook for hook in data["after_hooks"] if "around" not in hook]:
+        raise ValueError(f"it:after_hooks has {len(strange)} around nothing")
 
 
 def entry(data):

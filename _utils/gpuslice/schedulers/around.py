@@ -1,11 +1,19 @@
 """
-What taking a node out of use around a change is for every scheduler: for whom, until when, and how it is answered.
+What taking a node out of use around a change is for every scheduler: for whom, until when, whether its node may be given back,
+whose a drain is, and how it is answered.
 """
 
 import os
 
-#: What a change that is over tells those who run after it, and the outcome of it with which nobody is to get the node back.
-RESULT, _FAILED = "GPU_SLICING_RESULT", "failed"
+from gpuslice.host.base import JOURNAL
+from gpuslice.records import interrupted
+from gpuslice.records.journal import Journal
+
+#: What those who run before and after a change are told: its GPUs; and, of one that is over, how it ended.
+_ADDRESSES, RESULT = "GPU_SLICING_ADDRESSES", "GPU_SLICING_RESULT"
+#: The outcome with which nobody is to get the node back.
+_FAILED = "failed"
+_BY_HAND = ", by hand)"
 #: Seconds between two looks at a node.
 _PAUSE = 2
 
@@ -15,19 +23,33 @@ def is_after_change():
     return RESULT in os.environ
 
 
-def half_done(node, whom, resume):
+def half_done(engine, node, whom, function):
     """
-    The answer of a node that nobody is to get back, None for any other.
+    The answer of a node that nobody is to get back now, None where it may be given back.
 
-    :param node: what it is called; :param whom: in which scheduler; :param resume: the function to call later.
+    :param node: what it is called; :param whom: in which scheduler; :param function: the one that gives it back.
+    :raises errors.JournalDamaged, errors.StateDirUnusable: nobody knows whether a change is half done.
     """
-    if os.environ.get(RESULT) != _FAILED:
-        return None
-    said = (
-        f"{node} stays as it is in {whom}: the change before it left something half done. Mend that (see gpu.health and "
-        f"gpu_slicing.history), then call {resume}."
-    )
-    return answer({}, [said], result=False)
+    why = _half_done(engine, function)
+    return answer({}, [f"{node} stays as it is in {whom}: {why}"], result=False) if why else None
+
+
+def _half_done(engine, function):
+    """Why, as sentences; "" where no change is half done."""
+    over = os.environ.get(RESULT)
+    if over == _FAILED:
+        return (
+            "the change before it left something half done. Mend that (see gpu.health and gpu_slicing.history), then call "
+            f"{function}."
+        )
+    if over or not engine.host.has_record(JOURNAL) or not (entry := Journal(engine.host).unfinished()):
+        return ""
+    if interrupted.found(engine.host):
+        return (
+            f"{interrupted.describe(entry)}, and its GPUs may be half cut. Run 'salt-call state.apply gpu_slicing', which ends "
+            f"it and gives the node back, or undo it with 'salt-call gpu_slicing.recover'; then call {function}."
+        )
+    return f"a change by {entry.who} is going on. Wait for its end, then call {function}."
 
 
 def job(doing):
@@ -36,8 +58,18 @@ def job(doing):
 
 
 def reason(doing, why):
-    """What a node is out of use for, and the job that wanted it."""
-    return f"{' '.join(why.split()) or 'GPUs are sliced anew'} ({job(doing)})"
+    """What a node is drained for: a sentence, the job that wanted it, and whether that was a change or somebody by hand."""
+    return f"{' '.join(why.split()) or 'GPUs are sliced anew'} ({job(doing)}{')' if _ADDRESSES in os.environ else _BY_HAND}"
+
+
+def may_end(said):
+    """Whether who asks may end a drain of ours: a change leaves one that was begun by hand, whoever asks by hand ends both."""
+    return _ADDRESSES not in os.environ or _BY_HAND not in said
+
+
+def until_resumed(function):
+    """The end of an answer on a node whose jobs stay: by hand it is given no more until somebody calls this function."""
+    return "" if _ADDRESSES in os.environ else f" It is given no more until {function} is called."
 
 
 def changed(name, old, new):

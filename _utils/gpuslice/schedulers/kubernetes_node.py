@@ -147,7 +147,8 @@ def drain(
     except errors.GpuSliceError as err:
         raise type(err)(err.what, todo=" ".join([err.todo, *_given_back(api, name, did)])) from err
     if stays:
-        told = [f"Node {name} was to have no pods within {within:g} s: {stays}.", *_given_back(api, name, did)]
+        kept = [] if did else [f"It stays cordoned, as it was before ({_whose(found)})."]
+        told = [f"Node {name} was to have no pods within {within:g} s: {stays}.", *_given_back(api, name, did), *kept]
         return {"result": False, "changes": {}, "comment": " ".join(told)}
     changes = {name: {"old": "schedulable", "new": f"cordoned by {control.MANAGER}"}} if did else {}
     already = "" if did else f" It was cordoned already ({_whose(found)})."
@@ -205,8 +206,10 @@ def _uncordoned(api, name):
 
     def once():
         found = control.node(api, name)
-        if found.is_ours:
+        if _may_end(found):
             return found, control.uncordon(api, found)
+        if found.is_ours:
+            return found, found
         # Somebody ended our cordon: a later one of somebody else must not be taken for ours.
         return found, control.unmark(api, found) if found.mark else found
 
@@ -234,7 +237,7 @@ def resume(
     kept = labels and not test and _is_by_pillar(engine)
     if kept:
         labelled.forget(engine.host)
-    if left := around.half_done(f"Node {name}", "Kubernetes", "gpu_kubernetes.resume"):
+    if left := around.half_done(engine, f"Node {name}", "Kubernetes", "gpu_kubernetes.resume"):
         return left
     found = control.node(api, name)
     changes, told, had = {}, [], {}
@@ -271,12 +274,16 @@ def _stays(found, changes, told):
     return {"result": False, "changes": changes, "comment": " ".join([*told, *end])}
 
 
+def _may_end(found):
+    return found.is_ours and around.may_end(found.mark)
+
+
 def _taken_back(api, name, found, changes, told, test):
-    if test and found.is_ours:
+    if test and _may_end(found):
         changes[name] = {"old": f"cordoned by {control.MANAGER}", "new": "schedulable"}
         return {"changes": changes, "comment": " ".join([*told, f"Node {name} would be uncordoned."])}
     before, now = (found, found) if test else _uncordoned(api, name)
-    if before.is_ours:
+    if _may_end(before):
         now = control.node(api, name)
         if now.cordoned:
             told.append(f"Node {name} was uncordoned, and somebody else cordoned it at once: {_whose(now)}.")

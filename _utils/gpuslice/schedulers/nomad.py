@@ -123,7 +123,7 @@ def drain(engine, why="", node=None, within=0, deadline=None, system=True, test=
         return {
             "result": False, "changes": changes,
             "comment": f"Node {now.name} was to have no jobs within {within:g} s, and is {now.state}: jobs still run there. Wait "
-            "longer ('within'), give a 'deadline', or end them.",
+            f"longer ('within'), give a 'deadline', or end them.{around.until_resumed('gpu_nomad.resume')}",
         }  # fmt: skip
     already = "" if changes else f" already ({now.by})"
     return {"result": True, "changes": changes, "comment": f"Node {now.name} is drained{already}."}
@@ -142,7 +142,7 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
     """
     host, which = engine.host, _which(node)
     _refuse_unit(unit)
-    if left := around.half_done("This node", "Nomad", "gpu_nomad.resume"):
+    if left := around.half_done(engine, "This node", "Nomad", "gpu_nomad.resume"):
         return left
     before = control.node(host, which)
     written = write(engine, path, plugin, period, test) if path else {"changes": {}, "comment": ""}
@@ -151,7 +151,7 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
         said.append(_read_anew(host, unit))
     if before.eligible:
         return around.answer(changes, [*said, f"Node {before.name} takes jobs already."], test)
-    if not before.is_ours:
+    if not (before.is_ours and around.may_end(before.by)):
         said.append(f"Node {before.name} stays {before.state}, which somebody else wants: {before.by}.")
         return around.answer(changes, said, test)
     if test:

@@ -2,6 +2,8 @@
 Slurm on a node whose GPUs are sliced: what it is told of them, drained before a change and taken back after it.
 """
 
+import re
+
 from gpuslice import errors
 from gpuslice.drivers import slurm as control
 from gpuslice.drivers.scheduler_files import refuse_path
@@ -13,6 +15,10 @@ from gpuslice.schedulers import told
 NAME = "slurm"
 #: What each reason of ours begins with: only a drain with it is ended here.
 PREFIX = "gpu-slicing:"
+#: What is on record of a node that was down before it was drained: Slurm has one reason for both.
+_DOWN = re.compile(r"; it was down(?:: (.*))?$")
+#: The gres that files of ours have. A node's others (``nic``, ``tmpdisk``, ...) stand elsewhere.
+_OURS = (files.GPU, files.SHARD, files.MPS)
 
 
 # -- what it is told -------------------------------------------------------------------------------------------------------
@@ -20,7 +26,7 @@ def _asked(engine, node, autodetect):
     """(name of the node, autodetect): as given, else as the pillar has it on this host. Raises errors.PolicyError: no name."""
     noted = told.noted(engine, NAME)
     settings = noted.settings if noted else {}
-    name = control.node_name(engine.host, node if node is not None else settings.get("node") or None)
+    name = control.node_name(engine.host, (settings.get("node") if node is None else node) or None)
     return name, settings.get("autodetect", False) if autodetect is None else autodetect
 
 
@@ -85,7 +91,7 @@ def drain(engine, why="", node=None, within=0, test=False):
     if not before.takes_none:
         if test:
             return {"changes": around.changed(name, before.state, "drained"), "comment": f"Node {name} would be drained."}
-        control.drain(host, name, f"{PREFIX} {around.reason(engine.doing(), why)}")
+        control.drain(host, name, _reason(engine.doing(), why, before))
     now = before if test else around.awaited(host, within, lambda: control.node(host, name), lambda found: found.is_drained)
     if not before.takes_none:
         changes = around.changed(name, before.state, now.state)
@@ -93,7 +99,7 @@ def drain(engine, why="", node=None, within=0, test=False):
         return {
             "result": False, "changes": changes,
             "comment": f"Node {name} was to have no jobs within {within:g} s, and is {now.state}: jobs still run there. "
-            "Wait longer ('within'), or end them.",
+            f"Wait longer ('within'), or end them.{around.until_resumed('gpu_slurm.resume')}",
         }  # fmt: skip
     by = "" if changes else f" already ({now.signed or 'no reason is told'})"
     return {"result": True, "changes": changes, "comment": f"Node {name} is drained{by}."}
@@ -108,10 +114,10 @@ def resume(engine, node=None, within=0, reread=False, test=False):
     :return: dict with ``changes``, ``comment``, ``result``. :raises: as :func:`drain` and :func:`offered`.
     """
     host, (name, autodetect) = engine.host, _asked(engine, node, None)
-    if left := around.half_done(f"Node {name}", "Slurm", "gpu_slurm.resume"):
+    if left := around.half_done(engine, f"Node {name}", "Slurm", "gpu_slurm.resume"):
         return left
     before = control.node(host, name)
-    ours, said = before.takes_none and before.reason.startswith(PREFIX), []
+    ours, said = before.takes_none and before.reason.startswith(PREFIX) and around.may_end(before.reason), []
     if (ours or reread) and not test:
         control.reconfigure(host, name)
         said.append("Slurm was told to read its files.")
@@ -126,16 +132,23 @@ def resume(engine, node=None, within=0, reread=False, test=False):
     now = around.awaited(host, within, lambda: control.node(host, name), lambda found: not _is_short(found, has))
     if _is_short(now, has):
         return {"result": False, "changes": {}, "comment": " ".join([*said, _invalid(name, now, has)])}
-    after = _resumed(host, name)
+    after = _resumed(host, name, now)
     changes = around.changed(name, before.state, after.state)
     if after.takes_none:
         said.append(f"Node {name} was to be given jobs again, and is {after.state}. See 'scontrol show node {name}'.")
         return {"result": False, "changes": changes, "comment": " ".join(said)}
+    if after.is_down:
+        why = after.signed or "no reason is told"
+        said.append(f"Node {name} is no longer drained, and {after.state}, which somebody else wants: {why}.")
+        return around.answer(changes, said, test)
     return around.answer(changes, [*said, f"Node {name} is given jobs again."], test)
 
 
-def _resumed(host, name):
+def _resumed(host, name, now):
     """The node after it was asked to be resumed. Slurm refuses that for one which somebody resumed meanwhile."""
+    if now.is_down and (was := _DOWN.search(now.reason)):
+        control.undrain(host, name, was[1] or "")
+        return control.node(host, name)
     try:
         control.resume(host, name)
     except errors.ToolFailed:
@@ -151,7 +164,7 @@ def _is_short(node, has):
     that it is going to be.
     """
     there, wanted = files.counts(has), files.counts(node.gres)
-    return node.is_invalid or any(there.get(name, 0) < count for name, count in wanted.items())
+    return node.is_invalid or any(there.get(name, 0) < wanted.get(name, 0) for name in _OURS)
 
 
 def _invalid(name, now, has):
@@ -167,3 +180,9 @@ def reconfigure(engine, node=None):
     """Have Slurm's daemons read their files anew. Raises as :func:`gpuslice.drivers.slurm.node`."""
     control.reconfigure(engine.host, _asked(engine, node, None)[0])
     return True
+
+
+def _reason(doing, why, before):
+    """Our reason: what it is for, the job that wanted it, and why the node was down where it was."""
+    was = f"; it was down: {before.reason}".rstrip(": ") if before.is_down and not before.reason.startswith(PREFIX) else ""
+    return f"{PREFIX} {around.reason(doing, why)}{was}"

@@ -10,6 +10,7 @@ from gpuslice.host.base import Completed
 NOTHING = Completed(0)
 CONTROLLERS = ("up", "away", "refuses")
 _CONF = "/etc/slurm/gres.conf"
+_GRES = ("gpu", "shard", "mps")
 _AWAY = "Unable to contact slurm controller (connect failure)\n"
 _KEYS = ("node", "gres", "state", "reason", "busy", "controller")
 
@@ -25,7 +26,7 @@ def parse(raw, mistakes):
 
 
 def scontrol(host, arguments):
-    """``scontrol show node NODE``, ``update NodeName=NODE State=... [Reason=...]`` and ``reconfigure``."""
+    """``scontrol show node NODE``, ``update NodeName=NODE State=... [Reason=...]``, and ``reconfigure``."""
     with host.change() as state:
         slurm = state.setdefault("slurm", _made(state["host"]))
         slurm["asked"].append(" ".join(arguments))
@@ -72,10 +73,15 @@ def _update(slurm, given):
             return Completed(1, "", "You must specify a reason when DOWNING or DRAINING a node. Request denied\n")
         _drain(slurm, given["Reason"])
         return NOTHING
+    if given.get("State") == "UNDRAIN":
+        slurm["state"] = [word for word in slurm["state"] if word != "DRAIN"]
+        slurm["reason"] = given.get("Reason", slurm["reason"])
+        return NOTHING
     if given.get("State") == "RESUME":
         if "INVALID_REG" in slurm["state"] or "DRAIN" not in slurm["state"]:
             return Completed(1, "", "slurm_update error: Invalid node state specified\n")
-        slurm["state"] = [word for word in slurm["state"] if word != "DRAIN"]
+        # A node that is down comes up by it.
+        slurm["state"] = ["IDLE" if word == "DOWN" else word for word in slurm["state"] if word != "DRAIN"]
         slurm["reason"] = ""
         return NOTHING
     return Completed(1, "", "slurm_update error: Invalid node state specified\n")
@@ -92,7 +98,8 @@ def _register(state, slurm):
     text = {**state["host"]["files"], **state["written"]}.get(_CONF, "")
     has = _counts(re.findall(r"^NodeName=\S+ Name=(\w+)(?: Type=\S+)?(?: Count=(\d+))?", text, re.MULTILINE))
     wanted = _configured(slurm)
-    short = [(name, has.get(name, 0), count) for name, count in wanted.items() if has.get(name, 0) < count]
+    # What else a node has stands in another file of its.
+    short = [(name, has.get(name, 0), wanted[name]) for name in _GRES if has.get(name, 0) < wanted.get(name, 0)]
     slurm["state"] = [word for word in slurm["state"] if word != "INVALID_REG"]
     if short:
         name, there, count = short[0]

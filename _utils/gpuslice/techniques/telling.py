@@ -244,10 +244,13 @@ class Telling(Technique):
             return
         kind = self.kind(settings or noted.settings)
         there = {each: self._read(each, kind) for each in dict.fromkeys([*filter(None, [path]), *noted.files])}
-        if path and path not in noted.files:
+        if path and there[path] != goal.text:
+            # Also where the one that was there before was ours: somebody has put another in its place.
             files.refuse_foreign(path, there[path], kind)
         writes = bool(path) and there[path] != goal.text
-        removes = [each for each in noted.files if each != path]
+        former = [each for each in noted.files if each != path]
+        # Who has put another in the place of ours keeps it.
+        foreign = [each for each in former if there[each] is not None and not files.is_ours(there[each], kind)]
         wanted = Noted(settings, {path: _digest(goal.text)} if path else {}, goal.gpus)
         if path and not writes and (wanted.settings, wanted.files) == (noted.settings, noted.files):
             # What is told of it is the same, whatever there is of a GPU beside that.
@@ -258,13 +261,15 @@ class Telling(Technique):
             edited = there[path] is not None and noted.files.get(path) not in (None, "", _digest(there[path]))
             words = f"write {path}{', which was changed by somebody else' if edited else ''}"
             yield self._file_step(gpu, "write", {"path": path, "digest": _digest(goal.text)}, words, "write what was there")
-        for each in removes:
-            yield self._file_step(gpu, "remove", {"path": each}, f"remove {each}", "write it again")
+        for each in former:
+            if each not in foreign:
+                yield self._file_step(gpu, "remove", {"path": each}, f"remove {each}", "write it again")
         # Last, so that a run which goes on after a crash finds all before it still to be done.
         self._goal = wanted
         if (wanted.settings, wanted.files, wanted.gpus) != (noted.settings, noted.files, noted.gpus) or writes:
             words = f"note what {self.whom} is told" if settings else f"note that {self.whom} is told nothing"
-            yield self._file_step(gpu, "note", {}, words, "note what was")
+            stays = f"; {', '.join(foreign)} stays, which is somebody else's by now" if foreign else ""
+            yield self._file_step(gpu, "note", {}, f"{words}{stays}", "note what was")
 
     def _file_step(self, gpu: Gpu, action: str, args: dict, words: str, undo: str) -> Step:
         return self.step(gpu, action, args, words, "file_write", CARVE, undo)

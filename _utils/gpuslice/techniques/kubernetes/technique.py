@@ -56,7 +56,7 @@ class Kubernetes(Telling):
             return
         config, dcm_profile = (cluster[name] or None for name in ("config", "dcm_profile"))
         held = len(self.quarantined(work))
-        wanted = kubernetes_labels.lasting(kubernetes_labels.labels(goal.has.given, "", 0, held, config, dcm_profile))
+        wanted = kubernetes_labels.lasting(kubernetes_labels.labels(goal.has.offered, "", 0, held, config, dcm_profile))
         where, there = labelled.read(self._host)
         if (where, there) != (labelled.place(cluster), wanted) and wanted != self._left:
             self._planned = wanted

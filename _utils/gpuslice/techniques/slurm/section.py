@@ -56,9 +56,9 @@ class Slurm(Telling):
         said = filled["slurm"]
         if not (said["enabled"] and said["drain"]):
             return [], []
-        named = {"node": said["node"]} if said["node"] else {}
-        drain = {"why": "GPUs are sliced anew", "within": said["within"], **named}
-        resume = {"within": _VALID, "reread": True, **named}
+        # By name always: what is on record may be another's before the change, and is this one's after it.
+        drain = {"why": "GPUs are sliced anew", "within": said["within"], "node": said["node"]}
+        resume = {"within": _VALID, "reread": True, "node": said["node"]}
         return [self.hook("gpu_slurm.drain", drain, said["within"] + _MORE)], [self.hook("gpu_slurm.resume", resume, _RESUMING)]
 
 
