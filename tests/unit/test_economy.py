@@ -219,7 +219,7 @@ def test_all_that_ask_the_vendors_library_share_one_session(simulated, look):
 
 #: What is asked of a sliced host -> how many modules of the engine it may load, what it has no use for, whose work it needs.
 LOADS = {
-    "engine.apply(wanted)": (102, {"change.runner", "change.undo", "change.newcomers", "health", "boot"}, ["mig"]),
+    "engine.apply(wanted)": (103, {"change.runner", "change.undo", "change.newcomers", "health", "boot"}, ["mig"]),
     "engine.slices()": (79, {"change.runner", "change.undo", "health", "boot", "policy.json_schema"}, ["mig", "passthrough"]),
 }
 PROGRAM = """
