@@ -299,6 +299,11 @@ class _Look:
         return None
 
     def _of_text(self, text, name):
+        for word in known.WRITTEN:
+            if word in text:
+                break
+        else:
+            return None
         sets, vendors, lines = [], [], []
         for each in known.WRITINGS:
             # A look at words is cheap, and most files have none of them: no expression is made for these.
