@@ -160,7 +160,11 @@ def set_best(host: Host, sessions: Sessions, gpu: Gpu, unit: str, limit: int | N
     """
     by = means(host, sessions, gpu)
     if by.name == NONE:
-        raise errors.Unsupported(f"The memory for {unit} can't be limited, since {by.why}.", gpu.address)
+        raise errors.Unsupported(
+            f"The memory for {unit} can't be limited, since {by.why}.",
+            gpu.address,
+            "Mend that, or apply the pillar again: where nobody can enforce it a limit is advisory, and nothing waits for it.",
+        )
     write(host, sessions, gpu, unit, by, limit)
 
 
