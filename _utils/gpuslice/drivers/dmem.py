@@ -18,11 +18,11 @@ from gpuslice.outputs.unit_names import UNITS
 ROOT = "/sys/fs/cgroup"
 CAPACITY = f"{ROOT}/dmem.capacity"
 CURRENT = f"{ROOT}/dmem.current"
+#: Why a slice has no group any more.
+GONE = "its group is gone: a slice that was stopped, or of a user who has logged out"
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
-    errno.ENOENT: (
-        errors.ResourceConflict, "its group is gone: a slice that was stopped, or of a user who has logged out", "Run again.",
-    ),
+    errno.ENOENT: (errors.ResourceConflict, f"{GONE}, or the controller dmem is not on in it", "Run again."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
 }
 _CONTROL = "cgroup.subtree_control"

@@ -177,7 +177,10 @@ def _set(sessions: Sessions, gpu: Gpu, unit: str, limit: int | None) -> None:
     try:
         nvml.call("nvmlDeviceSetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=doing)
     except errors.GpuSliceError as err:
-        if getattr(err.__cause__, "value", None) != INVALID_ARGUMENT:
+        code = getattr(err.__cause__, "value", None)
+        if code == NOT_FOUND:
+            raise errors.could_not(errors.ResourceConflict, doing, dmem.GONE, gpu.address, "Run again.") from err
+        if code != INVALID_ARGUMENT:
             raise
         why, todo = "the driver takes no such limit", "It may be less than the driver itself needs of the GPU: allow more."
         raise errors.could_not(errors.Unsupported, doing, why, gpu.address, todo) from err

@@ -314,6 +314,41 @@ def test_what_only_looks_like_an_owner_is_none(simulated, text):
     assert found(simulated, NVIDIA, NO_OWNERS[text], running=True) == {}
 
 
+#: What runs on an ordinary host with GPUs: unit -> its command.
+ORDINARY = {
+    "nvidia-persistenced": "/usr/bin/nvidia-persistenced --user nvidia-persistenced --no-persistence-mode --verbose",
+    "nvidia-dcgm": "/usr/bin/nv-hostengine -n --service-account nvidia-dcgm",
+    "nvidia-fabricmanager": "/usr/bin/nvidia-fabricmanager-start.sh --mode start --fm-config-file "
+                            "/usr/share/nvidia/nvswitch/fabricmanager.cfg",
+    "nvidia-powerd": "/usr/bin/nvidia-powerd", "nvidia-suspend": '/usr/bin/nvidia-sleep.sh "suspend"',
+    "nvidia-cdi-refresh": "/usr/bin/nvidia-ctk cdi generate", "gdm": "/usr/sbin/gdm3", "slurmd": "/opt/slurm/sbin/slurmd -D -s",
+    "docker": "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock", "gpu-manager": "/usr/bin/gpu-manager",
+    "persist": "/usr/bin/nvidia-smi -pm 1", "clocks": "/usr/bin/nvidia-smi -i 0 -ac 1593,1410",
+    "salt-minion": "/opt/saltstack/salt/salt-minion", "gpu-slicing": "/usr/bin/python3 -m gpuslice.boot",
+    "node-exporter": "/bin/sh -c 'nvidia-smi --query-gpu=mig.mode.current,power.limit --format=csv > /run/metrics/gpu.prom'",
+}  # fmt: skip
+RULES = """\
+# Enable runtime PM for NVIDIA VGA/3D controller devices on driver bind
+ACTION=="add|bind", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", TEST=="power/control", ATTR{power/control}="auto"
+ACTION=="add", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{class}=="0x040300", ATTR{remove}="1"
+KERNEL=="nvidia", RUN+="/usr/bin/bash -c '/usr/bin/mknod -Z -m 666 /dev/nvidiactl c 195 255'"
+"""
+
+
+def test_an_ordinary_host_has_no_owners(simulated):
+    files = {"/etc/udev/rules.d/80-nvidia-pm.rules": RULES, "/opt/saltstack/salt/salt-minion": "#!/usr/bin/python3\n"}
+    for number, (name, command) in enumerate(ORDINARY.items()):
+        files |= unit(f"{name}.service", service(command))
+        files |= process(5000 + number, command.split()[0].rpartition("/")[2])
+    files["/etc/systemd/system/docker.service.d/override.conf"] = (
+        "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd --add-runtime=nvidia=/usr/bin/nvidia-container-runtime\n"
+    )
+    # A highstate that is about to cut GPUs tells of it in its arguments.
+    files |= process(6001, "salt-call", "state.apply", "pillar={cmd: nvidia-smi -mig 1}")
+    for example in (NVIDIA, "mixed-vendors"):
+        assert found(simulated, example, files, running=True) == {}
+
+
 @pytest.mark.parametrize("tool", ["Ansible", "Salt"])
 def test_who_manages_a_file_is_told(simulated, tool):
     files = unit("g.service", service("/usr/bin/nvidia-smi -mig 1", f"# {tool} managed: do not edit"))

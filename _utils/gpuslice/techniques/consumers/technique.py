@@ -276,6 +276,9 @@ class Consumers(Technique):
             consumer = consumer_of(name, spec)
             uid = self._people.uid(consumer.user) if consumer.kind == "user" else None
             unit = memory_limit.slice_of(consumer, uid)
+            if consumer.kind == "user" and uid is None:
+                # A user who is no more may still have a slice, and his number will be somebody else's.
+                unit = memory_limit.slice_in(self._text(memory_limit.path_of(consumer)) or "") or unit
             for address in dict.fromkeys(noted.gpus.get(part, "") for part in spec["slices"]):
                 if address in gpus:
                     yield unit, gpus[address]

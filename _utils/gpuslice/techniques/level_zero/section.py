@@ -3,6 +3,7 @@ The words of Level Zero.
 """
 
 from gpuslice import errors
+from gpuslice.outputs.unit_names import CONSUMERS
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
 from gpuslice.shape import FILE
@@ -18,6 +19,9 @@ TILE = r"^[0-9]+(\.[0-9]+)?$"
 #: Engine classes and their scheduling properties, as the kernel names them.
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 _SLICE = r"[A-Za-z0-9:_.\\-]+\.slice"
+#: One that systemd takes: each ``-`` leads to a slice below another (systemd.slice(5)). Its name is in that of a unit of ours.
+_ASKED = r"(?=.{1,190}$)[A-Za-z0-9:_.\\]+(?:-[A-Za-z0-9:_.\\]+)*\.slice"
+_IS_CONSUMERS = "is that of a consumer: limit it by its resource_limits:vram_mib, or name another slice unit."
 
 
 def _time(doc):
@@ -63,19 +67,23 @@ class LevelZero(Section):
         ),
         vram_slice=fields.Field(
             "pattern", "Systemd slice unit whose services and containers get the limit.", "",
-            pattern=f"^({_SLICE})?$", example="a slice unit like gpu.slice",
+            pattern=f"^({_ASKED})?$", example="a slice unit like gpu.slice",
         ),
     )  # fmt: skip
     DECISIVE = ("partitions",)
 
     def judge(self, settings, written, notes):
-        """A limit needs somebody to limit."""
+        """A limit needs somebody to limit, and one who is limited by nothing else."""
+        if settings["vram_slice"].startswith(CONSUMERS):
+            notes.wrong(f"{written.path}:level_zero:vram_slice", _IS_CONSUMERS)
         if settings["vram_max_mib"] and not settings["vram_slice"]:
             where = f"{written.path}:level_zero:vram_max_mib"
             notes.wrong(where, "is given without vram_slice; name the slice unit that is to be limited.")
 
     def check_asked(self, settings):
-        """A limit needs somebody to limit."""
+        """A limit needs somebody to limit, and one who is limited by nothing else."""
+        if (settings.get("vram_slice") or "").startswith(CONSUMERS):
+            raise errors.PolicyError(f"{settings['vram_slice']} {_IS_CONSUMERS}")
         if settings.get("vram_max_mib") and not settings.get("vram_slice"):
             raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
 
