@@ -39,7 +39,8 @@ class Units:
         """The file of a unit, "" for one that is masked or nowhere; :param link: by which it is enabled."""
         own = (f"{place}/{name}" for name in _names(unit) for place, names in self._own.items() if name in names)
         if path := next(own, ""):
-            return "" if self._is_mask(path) else path
+            # A link that leads nowhere is left of a package that was removed.
+            return "" if self._is_mask(path) or not self._host.exists(path) else path
         if link and self._host.exists(link):
             return link
         paths = (f"{place}/{name}" for name in _names(unit) for place in PLACES[len(WANTS) :])

@@ -3,7 +3,6 @@ The words of Level Zero.
 """
 
 from gpuslice import errors
-from gpuslice.outputs.unit_names import CONSUMERS
 from gpuslice.policy import fields
 from gpuslice.policy.section import Section
 from gpuslice.shape import FILE
@@ -40,6 +39,16 @@ _ENGINE = fields.Field(
 )
 
 
+def _is_consumers(unit):
+    """Whether a slice unit is that of a consumer."""
+    if not unit:
+        return False
+    # Here, so that a pillar which names none does not load it.
+    from gpuslice.outputs.unit_names import CONSUMERS
+
+    return unit.startswith(CONSUMERS)
+
+
 class LevelZero(Section):
     """See :class:`gpuslice.policy.section.Section`."""
 
@@ -74,7 +83,7 @@ class LevelZero(Section):
 
     def judge(self, settings, written, notes):
         """A limit needs somebody to limit, and one who is limited by nothing else."""
-        if settings["vram_slice"].startswith(CONSUMERS):
+        if _is_consumers(settings["vram_slice"]):
             notes.wrong(f"{written.path}:level_zero:vram_slice", _IS_CONSUMERS)
         if settings["vram_max_mib"] and not settings["vram_slice"]:
             where = f"{written.path}:level_zero:vram_max_mib"
@@ -82,7 +91,7 @@ class LevelZero(Section):
 
     def check_asked(self, settings):
         """A limit needs somebody to limit, and one who is limited by nothing else."""
-        if (settings.get("vram_slice") or "").startswith(CONSUMERS):
+        if _is_consumers(settings.get("vram_slice")):
             raise errors.PolicyError(f"{settings['vram_slice']} {_IS_CONSUMERS}")
         if settings.get("vram_max_mib") and not settings.get("vram_slice"):
             raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
