@@ -282,7 +282,8 @@ class Plan:
         telling = [part for part in self.changing if part.layer == kinds.TELL]
         told = [_cutting_summary(cutting)] if cutting else []
         moved = sum(len(part.changed) for part in handing)
-        told += [f"{many(moved, 'consumer')} with another slice" if moved else "consumers keep their slices"] if handing else []
+        handed = f"{many(moved, 'consumer')} with another slice or limit" if moved else "consumers keep their slices"
+        told += [handed] if handing else []
         told += [f"tells {' and '.join(kinds.known(part.key.technique).label for part in telling)} of it"] if telling else []
         known_from = f" ({self.estimate})" if self.estimate else ""
         return f"{'; '.join(told)}; about {self.seconds:.1f} s{known_from}."

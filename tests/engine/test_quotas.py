@@ -68,8 +68,27 @@ def test_another_limit_starts_nobody_anew(host, machine):
     before = host.state()["starts"]
     result = apply(host, limited(machine, 4096))
     assert result.ok and limit_now(host, machine) == 4096 and host.state()["starts"] == before
+    told = {"old": {"trainer": f"{machine.gpu} (at most 8192 MiB)"}, "new": {"trainer": f"{machine.gpu} (at most 4096 MiB)"}}
+    assert result.plan.changes()["consumers"] == told and "1 consumer with another slice or limit" in result.plan.text()
     assert f"{machine.gpu}=4096" in host.read(quotas.SETTER)
     assert apply(host, limited(machine, 4096)).plan.empty
+
+
+@pytest.mark.parametrize("machine", ["intel"], indirect=True)
+def test_a_limit_that_does_not_stay_is_named(host, machine):
+    """Somebody else lifts it between the step and the look at the end: who has what is the same all the while."""
+
+    class Lifted(type(host)):
+        def store_write(self, path, text, *more, **named):
+            super().store_write(path, text, *more, **named)
+            if path.endswith("consumers.json") and limit_now(self, machine):
+                self.write(f"{cgroups.path_of(quotas.SLICE)}/dmem.max", f"{machine.regions[0]} max")
+
+    with Engine(config(host)) as engine:
+        engine.host.__class__ = Lifted
+        result = engine.apply(limited(machine))
+    assert not result.ok
+    assert f"not as wanted: still to be done is: limit trainer ({quotas.SLICE}) to 8192 MiB of {machine.gpu}." in result.errors[0]
 
 
 # -- what takes a limit ------------------------------------------------------------------------------------------------
@@ -206,6 +225,15 @@ def test_a_limit_that_the_driver_refuses_is_said_and_undone(simulated):
     assert "the driver takes no such limit. It may be less than the driver itself needs of the GPU" in str(result.errors)
 
 
+def test_a_limit_that_its_regions_can_not_share_evenly_is_met_to_the_byte(simulated):
+    tiles = [f"drm/0000:03:00.0/vram{number}" for number in range(3)]
+    machine = quotas.of("0000:03:00.0", "arc-pro-b60", 24480, "the cgroup controller dmem", tuple(tiles))
+    host = simulated(machine.example, **machine.changes)
+    result = apply(host, limited(machine))
+    assert result.ok, result.errors
+    assert limit_now(host, machine) == 8192 and apply(host, limited(machine)).plan.empty
+
+
 def test_a_limit_below_what_is_in_use_is_told(host, machine):
     assert apply(host, limited(machine)).ok
     group = cgroups.path_of(quotas.SLICE)
@@ -309,6 +337,17 @@ def test_a_user_is_limited_while_he_is_logged_in_and_whenever_he_logs_in(host, m
     assert apply(host, quotas.handing({})).ok and limit_now(host, machine, "user-1000.slice") is None
 
 
+def test_a_user_who_is_no_more_leaves_no_limit_to_who_gets_his_number(host, machine):
+    wanted = {"ada": {"kind": "user", "user": "ada", "slice": {"gpu": machine.gpu}, "resource_limits": {"vram_mib": 64}}}
+    with host.change() as state:
+        cgroups.start(state, "user-1000.slice")
+    assert apply(host, quotas.handing(wanted)).ok and limit_now(host, machine, "user-1000.slice") == 64
+    with host.change() as state:
+        state["host"]["files"]["/etc/passwd"] = "root:x:0:0::/root:/bin/sh\n"
+    assert apply(host, quotas.handing({})).ok
+    assert limit_now(host, machine, "user-1000.slice") is None
+
+
 def test_the_name_of_a_consumer_leads_to_a_slice_of_its_own(host, machine):
     wanted = quotas.handing({"train-a": {"kind": "service", "unit": quotas.TRAINER, "slice": {"gpu": machine.gpu},
                                          "resource_limits": {"vram_mib": 2048}}})  # fmt: skip
@@ -337,6 +376,31 @@ def test_the_unit_sets_the_limit_without_salt(host, machine):
 def test_what_the_unit_can_not_do_is_a_sentence(simulated, capsys, argv, status, words):
     host = simulated(quotas.INTEL.example, **quotas.INTEL.changes)
     assert limiting.main(argv, config(host)) == status and words in capsys.readouterr().err
+
+
+def test_what_nobody_thought_of_is_a_sentence_of_the_unit_too(host, machine, capsys):
+    call = "nvmlDeviceSetMemoryLimits_v1" if machine is quotas.NVIDIA else "write"
+    host.add_fault({"call": call, "unexpected": True})
+    assert limiting.main([quotas.SLICE, f"{machine.gpu}=512"], config(host)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"The memory for {quotas.SLICE} could not be limited, for something unexpected: RuntimeError: ")
+    assert told.endswith("Please report this.\n")
+
+
+def test_a_host_that_can_not_be_opened_is_a_sentence_of_the_unit(capsys):
+    assert limiting.main([quotas.SLICE, "0000:01:00.0=1"], {"simulate": "/nowhere"}) == 1
+    assert "can't be read" in capsys.readouterr().err
+
+
+GOES = {"call": "write", "nth": 3, "error": "ENOENT"}
+
+
+def test_a_group_that_goes_meanwhile_is_told_as_such(host, machine):
+    by_nvml = {"call": "nvmlDeviceSetMemoryLimits_v1", "error": "NVML_ERROR_NOT_FOUND"}
+    host.add_fault(by_nvml if machine is quotas.NVIDIA else GOES)
+    [told, _] = apply(host, limited(machine)).errors
+    assert "its group is gone: a slice that was stopped, or of a user who has logged out" in told and "Run again." in told
+    assert apply(host, limited(machine)).ok and limit_now(host, machine) == 8192
 
 
 def test_a_container_is_limited_by_its_service(simulated):

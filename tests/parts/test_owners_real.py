@@ -55,6 +55,31 @@ def run(*argv):
     subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
 
 
+def test_links_that_lead_nowhere_or_in_a_circle_are_of_nobody(tmp_path):
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "nvidia-mig-manager.service").symlink_to("/usr/lib/systemd/system/nvidia-mig-manager.service")
+    (wants / "pve-nvidia-sriov@ALL.service").symlink_to("../pve-nvidia-sriov@.service")
+    (wants.parent / "pve-nvidia-sriov@.service").symlink_to("/usr/lib/gone.service")
+    assert owners.found(Rooted(tmp_path), [A16]) == []
+    unit = tmp_path / "usr/lib/systemd/system/nvidia-mig-manager.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(UNIT.format("/bin/true"))
+    assert list(found(tmp_path)) == ["mig-manager"]
+
+
+def test_pipes_and_what_is_too_long_keep_nobody(tmp_path):
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    for folder in (wants, tmp_path / "etc/mdevctl.d/0000:3b:00.4", tmp_path / "etc/driverctl.d", tmp_path / "etc/udev/rules.d"):
+        folder.mkdir(parents=True)
+    os.mkfifo(wants / "a.service")
+    for pipe in (f"mdevctl.d/0000:3b:00.4/{UUID}", "driverctl.d/pci-0000:3b:00.0", "udev/rules.d/70-x.rules"):
+        os.mkfifo(tmp_path / "etc" / pipe)
+    (wants / "b.service").write_bytes(b"\xff\x00ExecStart=" * 900000)
+    (wants / "c.service").mkdir()
+    assert found(tmp_path) == {}
+
+
 def test_a_definition_that_mdevctl_writes_is_read(tmp_path):
     needs.require(needs.lacking("mdevctl", "unshare"))
     place = tmp_path / "etc" / "mdevctl.d"

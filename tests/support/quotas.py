@@ -33,7 +33,7 @@ def _groups(*regions):
     return {**files, **({f"{ROOT}/dmem.capacity": capacity} if regions else {})}
 
 
-def _of(gpu, example, memory, means, regions=(), **changes):
+def of(gpu, example, memory, means, regions=(), **changes):
     files = _groups(*((region, memory * MIB // len(regions)) for region in regions))
     more = {"/etc/passwd": "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"}
     plain = {"tools": TOOLS, "units": [TRAINER, OTHER], "files": {**files, **more}}
@@ -41,9 +41,9 @@ def _of(gpu, example, memory, means, regions=(), **changes):
 
 
 _R615 = {"version": "615.10.02"}
-NVIDIA = _of("0000:41:00.0", "l40s-pair", 48935, "NVML's memory limits", driver=_R615)
-INTEL = _of("0000:03:00.0", "arc-pro-b60", 24480, "the cgroup controller dmem", ("drm/0000:03:00.0/vram0",))
-AMD = _of("0000:05:00.0", "mi300x-8", 196592, "the cgroup controller dmem", ("drm/0000:05:00.0/vram",))
+NVIDIA = of("0000:41:00.0", "l40s-pair", 48935, "NVML's memory limits", driver=_R615)
+INTEL = of("0000:03:00.0", "arc-pro-b60", 24480, "the cgroup controller dmem", ("drm/0000:03:00.0/vram0",))
+AMD = of("0000:05:00.0", "mi300x-8", 196592, "the cgroup controller dmem", ("drm/0000:05:00.0/vram",))
 ALL = {"nvidia": NVIDIA, "intel": INTEL, "amd": AMD}
 
 

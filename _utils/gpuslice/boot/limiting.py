@@ -27,19 +27,29 @@ def main(argv, config=None):
     from gpuslice.host.open import open_host
     from gpuslice.inventory import discovery
 
-    host = open_host(config)
-    sessions = Sessions(host)
+    sessions = None
     try:
+        host = open_host(config)
+        sessions = Sessions(host)
         gpus = {gpu.address: gpu for gpu in discovery.discover(host)}
         for address, mebibytes in (found.groups() for found in limits):
             if address not in gpus:
-                raise errors.DeviceNotFound("This host has no such GPU, so that its memory can't be limited.", address)
+                raise errors.DeviceNotFound(
+                    f"This host has no such GPU, so that its memory can't be limited for {argv[0]}.",
+                    address,
+                    "See 'lspci' and 'dmesg' for where it is; apply the pillar again where it is gone for good.",
+                )
             quota.set_best(host, sessions, gpus[address], argv[0], int(mebibytes) * quota.MIB)
     except errors.GpuSliceError as err:
         sys.stderr.write(f"{err}\n")
         return _FAILED
+    except Exception as err:
+        what = f"The memory for {argv[0]} could not be limited, for something unexpected: {type(err).__name__}: {err}."
+        sys.stderr.write(f"{what} Please report this.\n")
+        return _FAILED
     finally:
-        sessions.release()
+        if sessions:
+            sessions.release()
     return _DONE
 
 

@@ -194,6 +194,9 @@ WRITINGS = (
     ),
 )  # fmt: skip
 
+#: What a text has none of sets no GPU.
+WRITTEN = tuple(dict.fromkeys(word for each in WRITINGS for word in each.words))
+
 #: Words of a text that tell whose GPU is meant, where it is written to as any device is.
 WORDS = (
     (r"nvidia|\b(?:0x)?10de\b", NVIDIA), (r"amdgpu|\bgim\b|radeon", AMD), (r"\bxe\b|\bi915\b", INTEL),

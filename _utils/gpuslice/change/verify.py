@@ -44,9 +44,11 @@ class Verifier:
             return caught(err, part.gpu), None
         if not left.steps:
             return None, left
+        found, wanted = technique.words(left.before), technique.words(left.after)
+        # What is around a layout, such as a limit, its words do not tell.
+        told = f"it has {found}, wanted is {wanted}" if found != wanted else f"still to be done is: {left.steps[0].words}"
         wrong = errors.ValidationFailed(
-            "After the change the GPU was read again and is not as wanted: "
-            f"it has {technique.words(left.before)}, wanted is {technique.words(left.after)}.",
+            f"After the change the GPU was read again and is not as wanted: {told}.",
             part.gpu,
             "See 'dmesg' for the driver's own words.",
         )

@@ -14,8 +14,11 @@ from gpuslice.numbers import whole
 ROOT = "/sys/fs/cgroup"
 CAPACITY = f"{ROOT}/dmem.capacity"
 CURRENT = f"{ROOT}/dmem.current"
+#: Why a slice has no group any more.
+GONE = "its group is gone: a slice that was stopped, or of a user who has logged out"
 _MEANINGS = {
     errno.EINVAL: (errors.Unsupported, "the kernel does not know the region or the value", "See dmem.capacity."),
+    errno.ENOENT: (errors.ResourceConflict, f"{GONE}, or the controller dmem is not on in it", "Run again."),
     errno.EBUSY: (errors.ResourceConflict, "more is in use than the new limit allows", "Stop its users and run again."),
 }
 _CONTROL = "cgroup.subtree_control"
@@ -108,9 +111,9 @@ def start_slice(host, gpu, unit):
         return
     done = systemd.start(host, unit)
     if done.returncode or not host.exists(path):
-        said = done.said or f"systemctl said nothing, but {path} is not there"
+        said = (done.said or f"systemctl said nothing, but {path} is not there").rstrip(".")
         todo = "See 'systemctl status' of it; mend that, or correct its name, and run again."
-        raise errors.ToolFailed(f"{unit} could not be started: {said}", gpu.address, todo)
+        raise errors.ToolFailed(f"{unit} could not be started: {said}.", gpu.address, todo)
 
 
 def _above(path):
@@ -120,9 +123,9 @@ def _above(path):
 
 
 def write(host, gpu, unit, limit):
-    """Limit a slice for a GPU, its regions evenly; :param limit: in bytes, None for none. Raises errors of gpuslice.errors."""
+    """Limit a slice for a GPU, its regions as evenly as bytes go; :param limit: None for none. Raises errors of the kernel."""
     path, there = f"{path_of(unit)}/dmem.max", regions(host, gpu.address)
-    for region in there:
-        # One region a write: the kernel refuses two lines.
-        value = "max" if limit is None else limit // len(there)
+    for number, region in enumerate(there):
+        # One region a write: the kernel refuses two lines. Together they are the limit, to the byte.
+        value = "max" if limit is None else (limit + number) // len(there)
         kernel.write(host, gpu.address, path, f"{region} {value}\n", f"limit {region} for {unit}", _MEANINGS)

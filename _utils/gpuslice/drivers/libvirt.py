@@ -83,6 +83,9 @@ def _closed(host: Host) -> dict[str, str]:
 
 def _read(host: Host, path: str) -> tuple[tuple[Device, ...], str]:
     """(devices of the host, name) of a domain. Raises OSError; ValueError for a file that is no domain of libvirt's."""
+    if host.exists(path) and not host.stamp(path):
+        # A pipe would keep its reader for ever.
+        raise ValueError("it is no file")
     found = host.read_bytes(path)
     if len(found) >= MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES // 2**20} MiB")

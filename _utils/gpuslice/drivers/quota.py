@@ -160,7 +160,11 @@ def set_best(host: Host, sessions: Sessions, gpu: Gpu, unit: str, limit: int | N
     """
     by = means(host, sessions, gpu)
     if by.name == NONE:
-        raise errors.Unsupported(f"The memory for {unit} can't be limited, since {by.why}.", gpu.address)
+        raise errors.Unsupported(
+            f"The memory for {unit} can't be limited, since {by.why}.",
+            gpu.address,
+            "Mend that, or apply the pillar again: where nobody can enforce it a limit is advisory, and nothing waits for it.",
+        )
     write(host, sessions, gpu, unit, by, limit)
 
 
@@ -173,7 +177,10 @@ def _set(sessions: Sessions, gpu: Gpu, unit: str, limit: int | None) -> None:
     try:
         nvml.call("nvmlDeviceSetMemoryLimits_v1", nvml.handle(gpu.address), asked, gpu=gpu.address, doing=doing)
     except errors.GpuSliceError as err:
-        if getattr(err.__cause__, "value", None) != INVALID_ARGUMENT:
+        code = getattr(err.__cause__, "value", None)
+        if code == NOT_FOUND:
+            raise errors.could_not(errors.ResourceConflict, doing, dmem.GONE, gpu.address, "Run again.") from err
+        if code != INVALID_ARGUMENT:
             raise
         why, todo = "the driver takes no such limit", "It may be less than the driver itself needs of the GPU: allow more."
         raise errors.could_not(errors.Unsupported, doing, why, gpu.address, todo) from err

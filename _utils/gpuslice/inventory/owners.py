@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from gpuslice import kinds
 from gpuslice.catalog import owners as known
+from gpuslice.inventory.enabled import Units
 from gpuslice.printable import printable
 from gpuslice.secret import redacted
 
@@ -27,6 +28,12 @@ _OF_PACKAGES = ("/usr/bin/", "/usr/sbin/", "/usr/lib", "/bin/", "/sbin/", "/lib"
 _PATH = r"(?<![\w.$}])/[\w.+@-]+(?:/[\w.+@-]+)+"
 #: No script is longer, in bytes; of one file no more are read.
 _LONGEST, _MOST = 65536, 8
+#: Characters of a line that are looked at: the expressions take the longer for each the more there are.
+_WIDEST = 2048
+#: A comment behind a command, which has no quotes that could be those of the command.
+_REMARK = r"(?<=\s)#[^\n'\"`]*$"
+#: What a unit only tells.
+_TOLD = ("Description", "Documentation")
 #: The name that the kernel keeps of a program, at most.
 _COMM = 15
 _GATE = r"(?i)\bDynamicMIG=(true|false)\b"
@@ -122,11 +129,12 @@ def _capital(words):
 
 
 class _Look:
-    """One look at a host. ``_enabled``: unit -> path of what systemd starts it by."""
+    """One look at a host. ``_enabled``: unit -> its file, of what systemd starts by itself."""
 
     def __init__(self, host, gpus, running):
         self._host, self._gpus = host, gpus
-        self._enabled = self._enabled_units()
+        self._units = Units(host, self._short)
+        self._enabled = self._units.files
         self._pods = self._listed(known.PODS)
         self._registered = host.listdir(known.REGISTERED)
         self._running = self._programs() if running else None
@@ -194,9 +202,16 @@ class _Look:
         short = {name[:_COMM]: name for row in known.ROWS for name in row.programs}
         seen = {}
         for pid in self._host.listdir("/proc"):
-            if pid.isdecimal() and (name := short.get(self._text(f"/proc/{pid}/comm").strip())):
+            if pid.isdecimal() and (name := short.get(self._text(f"/proc/{pid}/comm").strip())) and self._is_roots(pid):
                 seen.setdefault(name, []).append(pid)
         return seen
+
+    def _is_roots(self, pid):
+        """Whether a process is root's: nobody else sets a GPU, and anybody may call a program of his what he likes."""
+        try:
+            return self._host.owner(f"/proc/{pid}")[0] == 0
+        except OSError:
+            return False
 
     def _processes_of(self, row):
         for name in row.programs if self._running else ():
@@ -236,7 +251,7 @@ class _Look:
 
     def _starts(self, path):
         try:
-            told = json.loads(self._text(path))
+            told = json.loads(self._short(path))
         except (ValueError, RecursionError):
             return False
         return isinstance(told, dict) and told.get("start") == "auto"
@@ -245,54 +260,36 @@ class _Look:
         gpus, seen = [], []
         for name in self._host.listdir(known.OVERRIDES):
             mine = self._named(name.removeprefix("pci-")) if name.startswith("pci-") else None
-            if mine and (driver := self._text(f"{known.OVERRIDES}/{name}").strip()):
+            if mine and (driver := self._short(f"{known.OVERRIDES}/{name}").strip()):
                 gpus += mine
                 seen.append(f"{known.OVERRIDES}/{name} binds {printable(driver)[:40]}")
         return tuple(dict.fromkeys(gpus)), seen
 
     # -- units, rules and scripts ------------------------------------------------------------------------------------
-    def _enabled_units(self):
-        """Unit -> the link by which systemd starts it."""
-        enabled = {}
-        for place in known.WANTS:
-            for folder in self._host.listdir(place):
-                if not folder.endswith((".wants", ".requires")):
-                    continue
-                for unit in self._host.listdir(f"{place}/{folder}"):
-                    path = f"{place}/{folder}/{unit}"
-                    masked = self._host.readlink(f"{known.WANTS[0]}/{unit}") == "null"
-                    if unit not in enabled and not masked and self._host.exists(path):
-                        enabled[unit] = path
-        return enabled
-
     def _of_texts(self):
-        by_name = {unit for row in known.ROWS for unit in row.units}
-        for unit, link in self._enabled.items():
-            if unit.startswith(_OURS) or unit in by_name or unit.partition("@")[0] + "@" in by_name:
+        by_name, looked = {unit for row in known.ROWS for unit in row.units}, set()
+        for enabled in self._enabled:
+            unit = self._units.started_by(enabled)
+            if unit in looked or unit.startswith(_OURS) or unit in by_name or unit.partition("@")[0] + "@" in by_name:
                 continue
-            if unit.endswith(".timer"):
-                unit, link = self._timed(unit)
-            if unit.endswith(".service") and (owner := self._of_file(link, unit)):
-                yield owner._replace(label="a unit of this host", todo=f"run 'systemctl disable --now {unit}'")
+            looked.add(unit)
+            path = self._enabled.get(unit) or self._units.file_of(unit)
+            if path and unit.endswith(".service") and (owner := self._of_file(self._units.text(unit, path), unit)):
+                yield owner._replace(label="a unit of this host", todo=f"run 'systemctl disable --now {owner.name}'")
         for path in self._acted_on():
-            if owner := self._of_file(path, path):
+            if owner := self._of_file(self._short(path), path):
                 yield owner
-
-    def _timed(self, timer):
-        """(service, its file) of a timer."""
-        unit = timer.removesuffix(".timer") + ".service"
-        places = [f"{place}/{unit}" for place in (*known.WANTS, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")]
-        return unit, next((path for path in places if self._host.exists(path)), "")
 
     def _acted_on(self):
         for folder, end in known.FOLDERS:
             yield from (f"{folder}/{name}" for name in self._host.listdir(folder) if name.endswith(end))
         yield from known.FILES
 
-    def _of_file(self, path, name):
+    def _of_file(self, raw, name):
         """The owner that the text of a file makes, or that of a script which it calls; None for none."""
-        raw = self._short(path)
         text = _without_comments(raw)
+        if name.endswith(".service"):
+            text = _in_force(text)
         if owner := self._of_text(text, name):
             return owner._replace(seen=(f"it sets GPUs at each boot{_managed(raw)}",))
         for script in _scripts(text):
@@ -302,15 +299,26 @@ class _Look:
         return None
 
     def _of_text(self, text, name):
-        sets, vendors = [], []
+        for word in known.WRITTEN:
+            if word in text:
+                break
+        else:
+            return None
+        sets, vendors, lines = [], [], []
         for each in known.WRITINGS:
             # A look at words is cheap, and most files have none of them: no expression is made for these.
-            if any(word in text for word in each.words) and re.search(each.pattern, text, re.MULTILINE):
+            if any(word in text for word in each.words) and (told := re.search(each.pattern, text, re.MULTILINE)):
                 whose = self._whose(text) if each.of_any else each.vendors
                 sets += each.sets if whose else ()
                 vendors += whose
-        if not sets or (gpus := self._named(text)) == ():
+                lines.append(text[text.rfind("\n", 0, told.start()) + 1 :].partition("\n")[0])
+        if not sets:
             return None
+        if (gpus := self._named(text)) == ():
+            # Devices of another kind that are named elsewhere in it say nothing of what this is about.
+            if self._named("\n".join(lines)) == ():
+                return None
+            gpus = None
         kept = [vendor for vendor in known.ALL if vendor in vendors]
         shown, todo = redacted(printable(name)), f"take that out of {redacted(printable(name))}"
         return Owner(shown, "a file of this host", tuple(dict.fromkeys(sets)), tuple(kept), gpus, (), todo)
@@ -356,8 +364,22 @@ class _Look:
 
 
 def _without_comments(text):
-    lines = text.replace("\\\n", " ").splitlines()
-    return "\n".join(line.strip() for line in lines if not line.lstrip().startswith(("#", ";")))
+    # A comment does not go on where its line ends in a backslash, neither systemd's nor a shell's.
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("#", ";"))]
+    joined = re.sub(_REMARK, "", "\n".join(lines), flags=re.MULTILINE).replace("\\\n", " ")
+    return "\n".join(line.strip()[:_WIDEST] for line in joined.splitlines())
+
+
+def _in_force(text):
+    """What a unit does of what it and its drop-ins say: an empty value takes back those before it, a description does nothing."""
+    kept = []
+    for line in text.splitlines():
+        word, given, value = line.partition("=")
+        if given and not value.strip():
+            kept = [each for each in kept if each.partition("=")[0].strip() != word.strip()]
+        elif word.strip() not in _TOLD:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _scripts(text):

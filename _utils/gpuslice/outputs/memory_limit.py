@@ -107,6 +107,12 @@ def mebibytes_of(text: str, address: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def slice_in(text: str) -> str:
+    """The slice that the text of a unit that limits is about; "" where it says nothing."""
+    found = re.search(rf"^ExecStart=.* -m {re.escape(MODULE)} \"?([^ \"]+\.slice)\"?(?: |$)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def _who(consumer: Consumer) -> str:
     return f"the GPU consumer {consumer.name}"
 

@@ -132,7 +132,7 @@ def _limit(state, group, address, limit):
     if regions:
         text = files.get(f"{group}/dmem.max") or _no_limits(files)
         now = dict(line.split() for line in text.splitlines())
-        now.update(dict.fromkeys(regions, str(limit // len(regions))))
+        now.update({region: str((limit + number) // len(regions)) for number, region in enumerate(regions)})
         state["written"][f"{group}/dmem.max"] = "\n".join(f"{region} {value}" for region, value in now.items())
 
 

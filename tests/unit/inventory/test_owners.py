@@ -4,6 +4,7 @@ and what looks like one and is none.
 """
 
 import re
+import time
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from gpuslice.inventory import grain
 from gpuslice.inventory import owners
 from tests.support import pages
 
+SYSTEM = "/etc/systemd/system"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 PODS = "/var/log/pods"
 H100 = "0000:1b:00.0"
@@ -232,6 +234,36 @@ TEXTS = {
     "cron": (AMD, {"/etc/cron.d/gpus": "@reboot root rocm-smi --setcomputepartition CPX\n"}, "/etc/cron.d/gpus", {"partition"},
              None),
     "vGPUs": (VGPU, unit("v.service", service("/usr/lib/nvidia/sriov-manage -e ALL")), "v.service", {"vgpu"}, None),
+    "a file that takes the place of a package's": (
+        NVIDIA,
+        {**unit("gpus.service", service("/bin/true")), f"{SYSTEM}/gpus.service": service("/usr/bin/nvidia-smi -mig 1")},
+        "gpus.service", {"mig"}, None,
+    ),
+    "a drop-in": (
+        NVIDIA,
+        {**unit("gpus.service", service("/bin/true")), f"{SYSTEM}/gpus.service.d/a.conf": "ExecStart=nvidia-smi -mig 1\n"},
+        "gpus.service", {"mig"}, None,
+    ),
+    "an instance of a template": (
+        NVIDIA,
+        {**unit("cut@0.service", service("/bin/true")), f"{SYSTEM}/cut@.service": service("/usr/bin/nvidia-smi -i %i -mig 1")},
+        "cut@0.service", {"mig"}, None,
+    ),
+    "a timer of another name": (
+        NVIDIA,
+        {**unit("nightly.timer", "[Timer]\nUnit=cap.service\n"), f"{SYSTEM}/cap.service": service("/usr/bin/nvidia-smi -pl 300")},
+        "cap.service", {"power"}, None,
+    ),
+    "a path": (
+        NVIDIA, {**unit("cap.path", "[Path]\n"), f"{SYSTEM}/cap.service": service("/usr/bin/nvidia-smi -pl 300")},
+        "cap.service", {"power"}, None,
+    ),
+    "a comment that ends in a backslash": (
+        NVIDIA, unit("g.service", "[Service]\n# by hand \\\nExecStart=/usr/bin/nvidia-smi -mig 1\n"), "g.service", {"mig"}, None,
+    ),
+    "the address of another device beside it": (
+        NVIDIA, {"/etc/rc.local": "setpci -s 0000:99:00.0 68.w=5936\nnvidia-smi -mig 1\n"}, "/etc/rc.local", {"mig"}, None,
+    ),
     "given away": (NVIDIA, {"/etc/rc.local": f"echo vfio-pci > /sys/bus/pci/devices/{H100}/driver_override\n"}, "/etc/rc.local",
                    {"passthrough", "vf-passthrough"}, (H100,)),
 }  # fmt: skip
@@ -264,6 +296,14 @@ NO_OWNERS = {
         **unit("g.service", service("/opt/x")), "/opt/x": "nvidia-smi -mig 1\n" + "x" * 70000,
     },
     "a package's program": {**unit("g.service", service("/usr/bin/x")), "/usr/bin/x": "nvidia-smi -mig 1\n"},
+    "masked by an empty file": {**unit("g.service", service("/usr/bin/nvidia-smi -mig 1")), f"{SYSTEM}/g.service": ""},
+    "a command that a drop-in takes back": {
+        **unit("g.service", service("/usr/bin/nvidia-smi -mig 1")),
+        f"{SYSTEM}/g.service.d/a.conf": "[Service]\nExecStart=\nExecStart=/bin/true\n",
+    },
+    "a description": unit("g.service", "[Unit]\nDescription=Waits for nvidia-smi -mig 1\n[Service]\nExecStart=/bin/true\n"),
+    "a comment behind a command": {"/etc/rc.local": "modprobe nvidia # before nvidia-smi -mig 1\n"},
+    "another GPU by its address": {"/etc/rc.local": "nvidia-smi -i 0000:99:00.0 -mig 1\n"},
     "a pod of another name": pod("default_my-nvidia-device-plugin-x4k2p", "nvidia-mig-manager"),
     "a folder of no pod": {f"{PODS}/nvidia-mig-manager-x4k2p": ""},
 }  # fmt: skip
@@ -274,10 +314,66 @@ def test_what_only_looks_like_an_owner_is_none(simulated, text):
     assert found(simulated, NVIDIA, NO_OWNERS[text], running=True) == {}
 
 
+#: What runs on an ordinary host with GPUs: unit -> its command.
+ORDINARY = {
+    "nvidia-persistenced": "/usr/bin/nvidia-persistenced --user nvidia-persistenced --no-persistence-mode --verbose",
+    "nvidia-dcgm": "/usr/bin/nv-hostengine -n --service-account nvidia-dcgm",
+    "nvidia-fabricmanager": "/usr/bin/nvidia-fabricmanager-start.sh --mode start --fm-config-file "
+                            "/usr/share/nvidia/nvswitch/fabricmanager.cfg",
+    "nvidia-powerd": "/usr/bin/nvidia-powerd", "nvidia-suspend": '/usr/bin/nvidia-sleep.sh "suspend"',
+    "nvidia-cdi-refresh": "/usr/bin/nvidia-ctk cdi generate", "gdm": "/usr/sbin/gdm3", "slurmd": "/opt/slurm/sbin/slurmd -D -s",
+    "docker": "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock", "gpu-manager": "/usr/bin/gpu-manager",
+    "persist": "/usr/bin/nvidia-smi -pm 1", "clocks": "/usr/bin/nvidia-smi -i 0 -ac 1593,1410",
+    "salt-minion": "/opt/saltstack/salt/salt-minion", "gpu-slicing": "/usr/bin/python3 -m gpuslice.boot",
+    "node-exporter": "/bin/sh -c 'nvidia-smi --query-gpu=mig.mode.current,power.limit --format=csv > /run/metrics/gpu.prom'",
+}  # fmt: skip
+RULES = """\
+# Enable runtime PM for NVIDIA VGA/3D controller devices on driver bind
+ACTION=="add|bind", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", TEST=="power/control", ATTR{power/control}="auto"
+ACTION=="add", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{class}=="0x040300", ATTR{remove}="1"
+KERNEL=="nvidia", RUN+="/usr/bin/bash -c '/usr/bin/mknod -Z -m 666 /dev/nvidiactl c 195 255'"
+"""
+
+
+def test_an_ordinary_host_has_no_owners(simulated):
+    files = {"/etc/udev/rules.d/80-nvidia-pm.rules": RULES, "/opt/saltstack/salt/salt-minion": "#!/usr/bin/python3\n"}
+    for number, (name, command) in enumerate(ORDINARY.items()):
+        files |= unit(f"{name}.service", service(command))
+        files |= process(5000 + number, command.split()[0].rpartition("/")[2])
+    files["/etc/systemd/system/docker.service.d/override.conf"] = (
+        "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd --add-runtime=nvidia=/usr/bin/nvidia-container-runtime\n"
+    )
+    # A highstate that is about to cut GPUs tells of it in its arguments.
+    files |= process(6001, "salt-call", "state.apply", "pillar={cmd: nvidia-smi -mig 1}")
+    for example in (NVIDIA, "mixed-vendors"):
+        assert found(simulated, example, files, running=True) == {}
+
+
 @pytest.mark.parametrize("tool", ["Ansible", "Salt"])
 def test_who_manages_a_file_is_told(simulated, tool):
     files = unit("g.service", service("/usr/bin/nvidia-smi -mig 1", f"# {tool} managed: do not edit"))
     assert found(simulated, NVIDIA, files)["g.service"].seen == (f"it sets GPUs at each boot (it says that {tool} manages it)",)
+
+
+def test_a_program_of_somebody_who_is_not_root_is_no_owner(simulated):
+    """Anybody may call his program as he likes, and would keep everybody from every change."""
+    files = {**process(4711, "virt-handler"), **process(4712, "gpu-kubelet-plugin", FEATURE_GATES="DynamicMIG=true")}
+    users = {"/proc/4711": "1000:1000:555", "/proc/4712": "1000:1000:555"}
+    assert set(found(simulated, VGPU, files, running=True)) == {"kubevirt", "dra-dynamic-mig"}
+    assert found(simulated, VGPU, files, running=True, owners=users) == {}
+
+
+@pytest.mark.parametrize("text", ["nvidia-smi mig ", "mdevctl ", "amd-smi set partition ", ">sriov_numvf"])
+def test_a_line_of_any_length_is_looked_at_in_no_time(simulated, text):
+    host = simulated("mixed-vendors", files={"/etc/rc.local": (text * 8000)[:60000] + " sriov_numvfs"})
+    gpus, began = discovery.discover(host), time.process_time()
+    owners.found(host, gpus)
+    assert time.process_time() - began < 1
+
+
+def test_the_name_of_a_unit_is_shown_and_not_obeyed(simulated):
+    [owner] = found(simulated, NVIDIA, unit("g\x1b[2J.service", service("/usr/bin/nvidia-smi -mig 1"))).values()
+    assert "\x1b" not in owner.words + owner.todo
 
 
 def test_only_gpus_of_the_vendor_are_somebodys(simulated):

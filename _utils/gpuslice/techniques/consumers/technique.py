@@ -123,14 +123,14 @@ class Consumers(Technique):
         """A layout in a few words."""
         if not layout["cdi"]:
             return "nothing handed out"
-        served = {name: each["slices"] for name, each in layout["consumers"].items() if each["slices"]}
+        served = {name: _shown(each) for name, each in layout["consumers"].items() if each["slices"]}
         if len(served) > 3:
             return f"{len(served)} consumers"
-        return "; ".join(f"{name}: {', '.join(slices)}" for name, slices in sorted(served.items())) or "CDI names, no consumers"
+        return "; ".join(f"{name}: {has}" for name, has in sorted(served.items())) or "CDI names, no consumers"
 
     def shown(self, layout):
-        """A layout as users see it in changes: consumer -> its slices."""
-        return {name: ", ".join(each["slices"]) or "nothing" for name, each in sorted(layout["consumers"].items())}
+        """A layout as users see it in changes: consumer -> its slices, and to how much memory of each GPU it is limited."""
+        return {name: _shown(each) for name, each in sorted(layout["consumers"].items())}
 
     def units(self, settings):
         """The units of those who have something now, and of those who are to have some."""
@@ -276,6 +276,9 @@ class Consumers(Technique):
             consumer = consumer_of(name, spec)
             uid = self._people.uid(consumer.user) if consumer.kind == "user" else None
             unit = memory_limit.slice_of(consumer, uid)
+            if consumer.kind == "user" and uid is None:
+                # A user who is no more may still have a slice, and his number will be somebody else's.
+                unit = memory_limit.slice_in(self._text(memory_limit.path_of(consumer)) or "") or unit
             for address in dict.fromkeys(noted.gpus.get(part, "") for part in spec["slices"]):
                 if address in gpus:
                     yield unit, gpus[address]
@@ -549,6 +552,12 @@ def _refuse_failure(done, unit, completed):
         name, uid = parted(unit)
         todo = f"See 'journalctl -u {name}'." if uid is None else f"As that user, see 'journalctl --user -u {name}'."
         raise errors.ToolFailed(f"The unit {unit} could not be {done}: {why.rstrip('.')}.", todo=todo)
+
+
+def _shown(each: Mapping) -> str:
+    """What a consumer has, by its entry on record."""
+    limit = f" (at most {each['vram_mib']} MiB)" if each["slices"] and each.get("vram_mib") else ""
+    return f"{', '.join(each['slices']) or 'nothing'}{limit}"
 
 
 def _unfiltered(before: dict, after: dict) -> str:

@@ -18,6 +18,9 @@ TILE = r"^[0-9]+(\.[0-9]+)?$"
 #: Engine classes and their scheduling properties, as the kernel names them.
 ENGINE_CLASSES = ("rcs", "bcs", "vcs", "vecs", "ccs")
 _SLICE = r"[A-Za-z0-9:_.\\-]+\.slice"
+#: One that systemd takes: each ``-`` leads to a slice below another (systemd.slice(5)). Its name is in that of a unit of ours.
+_ASKED = r"(?=.{1,190}$)[A-Za-z0-9:_.\\]+(?:-[A-Za-z0-9:_.\\]+)*\.slice"
+_IS_CONSUMERS = "is that of a consumer: limit it by its resource_limits:vram_mib, or name another slice unit."
 
 
 def _time(doc):
@@ -34,6 +37,16 @@ _ENGINE = fields.Field(
         "job_timeout_ms": _time("When a job counts as hung, in milliseconds; 0: as at boot."),
     },
 )
+
+
+def _is_consumers(unit):
+    """Whether a slice unit is that of a consumer."""
+    if not unit:
+        return False
+    # Here, so that a pillar which names none does not load it.
+    from gpuslice.outputs.unit_names import CONSUMERS
+
+    return unit.startswith(CONSUMERS)
 
 
 class LevelZero(Section):
@@ -63,19 +76,23 @@ class LevelZero(Section):
         ),
         vram_slice=fields.Field(
             "pattern", "Systemd slice unit whose services and containers get the limit.", "",
-            pattern=f"^({_SLICE})?$", example="a slice unit like gpu.slice",
+            pattern=f"^({_ASKED})?$", example="a slice unit like gpu.slice",
         ),
     )  # fmt: skip
     DECISIVE = ("partitions",)
 
     def judge(self, settings, written, notes):
-        """A limit needs somebody to limit."""
+        """A limit needs somebody to limit, and one who is limited by nothing else."""
+        if _is_consumers(settings["vram_slice"]):
+            notes.wrong(f"{written.path}:level_zero:vram_slice", _IS_CONSUMERS)
         if settings["vram_max_mib"] and not settings["vram_slice"]:
             where = f"{written.path}:level_zero:vram_max_mib"
             notes.wrong(where, "is given without vram_slice; name the slice unit that is to be limited.")
 
     def check_asked(self, settings):
-        """A limit needs somebody to limit."""
+        """A limit needs somebody to limit, and one who is limited by nothing else."""
+        if _is_consumers(settings.get("vram_slice")):
+            raise errors.PolicyError(f"{settings['vram_slice']} {_IS_CONSUMERS}")
         if settings.get("vram_max_mib") and not settings.get("vram_slice"):
             raise errors.PolicyError("vram_max_mib is given without vram_slice.", todo="Name the slice unit to be limited.")
 

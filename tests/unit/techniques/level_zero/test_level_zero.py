@@ -355,6 +355,11 @@ def test_the_directory_of_a_slice_follows_its_name():
         (FLEX, {}, {"vram_slice": "web.slice", "vram_max_mib": 1}, errors.ResourceConflict, ["web.slice could not be started"]),
         (FLEX, {}, {"vram_max_mib": 1}, errors.PolicyError, ["vram_slice"]),
         (FLEX, {}, {"vram_slice": "gpu.service", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
+        (FLEX, {}, {"vram_slice": "-.slice", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
+        (FLEX, {}, {"vram_slice": "a--b.slice", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
+        (FLEX, {}, {"vram_slice": f"{'a' * 240}.slice", "vram_max_mib": 1}, errors.PolicyError, ["level_zero:vram_slice"]),
+        (FLEX, {}, {"vram_slice": "gpuslicing-web.slice", "vram_max_mib": 1}, errors.PolicyError,
+         ["gpuslicing-web.slice is that of a consumer", "resource_limits:vram_mib"]),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused(bench, address, files, wanted, kind, words):
