@@ -108,6 +108,10 @@ base:
     - match: grain
     - pillar.maintenance
 
+  'gpu_role:slurm':
+    - match: grain
+    - pillar.slurm
+
   'gpu_role:capped':
     - match: grain
     - pillar.power

@@ -101,8 +101,8 @@ def unmanaged(policy, pillar, gpus, wanted):
 
 def switched_off(policy):
     """
-    A sentence where a policy says how GPUs are sliced, who is handed slices or who is told of them, and is not enabled: the key may
-    have been forgotten. Else [].
+    A sentence where a policy says how GPUs are sliced, who is handed slices or who is told of them, and is not enabled: the key
+    may have been forgotten. Else [].
     """
     if policy.enabled:
         return []
@@ -111,8 +111,8 @@ def switched_off(policy):
     if not (idle := _receivers(policy, kinds.HANDING_OUT)):
         return []
     return [
-        f"{SLICING}:enabled is false, so that nothing is done for {', '.join(idle)} either. Set it to true, with strategy: none where "
-        f"the GPUs are to stay as they are."
+        f"{SLICING}:enabled is false, so that nothing is done for {', '.join(idle)} either. Set it to true, with strategy: none "
+        f"where the GPUs are to stay as they are."
     ]
 
 
