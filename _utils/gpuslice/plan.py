@@ -78,7 +78,7 @@ class Part:
     :ivar drawing: the GPU's slots now and afterwards, a line each.
     :ivar stops: systemd units stopped for the change and started again after it, but for those that a technology runs itself,
         which it starts where they are wanted; :ivar unloads: kernel modules likewise.
-    :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
+    :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words, a line for each thing.
     :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
     :ivar concerns: PCI addresses of further GPUs that change with it, so that their health matters too.
     :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
@@ -390,7 +390,8 @@ def _told(part: Part, steps: str, brief: bool) -> Told:
     # What only hands out is the host's, and makes and ends no slice.
     names, model, word = ((), "", kind.label.capitalize()) if part.hands_out else (part.addresses, part.model, kind.word)
     if not part.steps:
-        return Told(names, model, part.note or "already as wanted", word=word)
+        first, *more = (part.note or "already as wanted").splitlines()
+        return Told(names, model, first, tuple(f"  {line}" for line in more), word=word)
     counts = "" if part.hands_out else f"{_sets([part]) if part.only_sets else _counts([part])}, "
     return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps, brief)), word=word)
 
@@ -406,7 +407,7 @@ def _part_lines(part: Part, steps: str, brief: bool) -> list[str]:
     lines += _step_lines(part.steps, steps)
     lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
     lines += ["  planned again once its slices are there"] if part.forecast else []
-    return lines + ([f"  {part.note}"] if part.note else [])
+    return lines + [f"  {line}" for line in part.note.splitlines()]
 
 
 def _step_lines(done: Iterable[Step], steps: str) -> list[str]:
