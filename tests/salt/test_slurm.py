@@ -37,6 +37,13 @@ def test_a_highstate_drains_cuts_writes_reconfigures_and_resumes(minion):
     assert [state.result for state in on.apply("gpu_slicing")] == [True] * 3 and len(asked(on)) == 3
 
 
+def test_a_drain_that_can_not_be_is_told_in_words(minion):
+    on = minion("dgx-h100", changes={**NODE, "tools": ["nvidia-smi"]}, pillar={**pillars.mig(["1g.10gb"] * 2), **TOLD})
+    said = on.apply("gpu_slicing")[1]
+    assert said.result is False and "which is to run before the change, failed: scontrol is needed to know" in said.comment
+    assert "Error:" not in said.comment and "Nothing was changed." in said.comment
+
+
 def test_the_file_is_a_state_of_its_own(minion):
     on = minion("dgx-h100", changes=NODE)
     tested = on.state("gpu_slurm.gres_conf", name=CONF, test=True)

@@ -24,6 +24,8 @@ _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
 _OURS = "gpu_"
 #: Effects of steps that nobody who uses the GPU is to meet.
 _CUTTING = ("slice", "mode", "reset", "driver", "process")
+#: Errors of Salt by which its functions speak to people.
+_SPOKEN = ("CommandExecutionError", "SaltInvocationError")
 #: How much of what a command said is told: its last lines.
 _LINES, _CHARACTERS = 5, 400
 
@@ -130,7 +132,8 @@ def _within(hook, call, environment):
     if isinstance(err, errors.GpuSliceError):
         raise err
     if err is not None:
-        raise errors.HookFailed(f"{type(err).__name__}: {printable(str(err))[:_CHARACTERS]}") from err
+        kind = "" if type(err).__name__ in _SPOKEN else f"{type(err).__name__}: "
+        raise errors.HookFailed(f"{kind}{printable(str(err))[:_CHARACTERS]}") from err
     return answer, False
 
 
