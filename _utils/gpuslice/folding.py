@@ -149,7 +149,7 @@ def differences(name: str, old: object, new: object, brief: bool = False) -> lis
 
 def _between_files(old: object, new: object) -> tuple[Counter[str], Counter[str]]:
     """(lines that go, lines that come)."""
-    had, has = (Counter(each if isinstance(each, list) else []) for each in (old, new))
+    had, has = (Counter(map(str, each) if isinstance(each, list) else []) for each in (old, new))
     return had - has, has - had
 
 

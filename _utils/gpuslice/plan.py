@@ -390,7 +390,7 @@ def _told(part: Part, steps: str, brief: bool) -> Told:
     # What only hands out is the host's, and makes and ends no slice.
     names, model, word = ((), "", kind.label.capitalize()) if part.hands_out else (part.addresses, part.model, kind.word)
     if not part.steps:
-        first, *more = (part.note or "already as wanted").splitlines()
+        first, *more = (part.note or "already as wanted").split("\n")
         return Told(names, model, first, tuple(f"  {line}" for line in more), word=word)
     counts = "" if part.hands_out else f"{_sets([part]) if part.only_sets else _counts([part])}, "
     return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps, brief)), word=word)
@@ -407,7 +407,7 @@ def _part_lines(part: Part, steps: str, brief: bool) -> list[str]:
     lines += _step_lines(part.steps, steps)
     lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
     lines += ["  planned again once its slices are there"] if part.forecast else []
-    return lines + [f"  {line}" for line in part.note.splitlines()]
+    return lines + [f"  {line}" for line in part.note.split("\n") if line]
 
 
 def _step_lines(done: Iterable[Step], steps: str) -> list[str]:
