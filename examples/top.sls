@@ -121,6 +121,10 @@ base:
     - match: grain
     - pillar.maintenance
 
+  'gpu_role:slurm_mig':
+    - match: grain
+    - pillar.slurm_mig
+
   'gpu_role:capped':
     - match: grain
     - pillar.power

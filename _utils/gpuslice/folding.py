@@ -6,6 +6,7 @@ out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -131,20 +132,32 @@ def changes(found: Mapping[str, Mapping]) -> dict[str, object]:
     return {**{shortened(names): line for line, names in groups.items()}, **made}
 
 
-def differences(name: str, old: object, new: object) -> list[str]:
+def differences(name: str, old: object, new: object, brief: bool = False) -> list[str]:
     """
     What becomes of something that is handed out or told, as lines; of a file that has lines those that go and come.
 
-    :param old: what it was; :param new: what it will be, both None for nothing.
+    :param old: what it was; :param new: what it will be, both None for nothing. :param brief: of a file how many lines alone,
+        beside which :func:`changes` has them.
     """
     if not isinstance(old or new, list):
         return [f"{name}: {'nothing' if old is None else old} -> {'nothing' if new is None else new}"]
+    if brief:
+        go, come = (sum(each.values()) for each in _between_files(old, new))
+        return [f"{name}: {come} {'line comes' if come == 1 else 'lines come'}, {go} {'goes' if go == 1 else 'go'}"]
     return [f"{name}:", *(f"  {line}" for line in _lines_between(old, new))]
 
 
+def _between_files(old: object, new: object) -> tuple[Counter[str], Counter[str]]:
+    """(lines that go, lines that come)."""
+    had, has = (Counter(map(str, each) if isinstance(each, list) else []) for each in (old, new))
+    return had - has, has - had
+
+
 def _lines_between(old: object, new: object) -> list[str]:
-    had, has = (each if isinstance(each, list) else [] for each in (old, new))
-    return [*(f"- {line}" for line in had if line not in has), *(f"+ {line}" for line in has if line not in had)]
+    """Those that are the same, such as of slices whose device nodes nobody knows yet, once."""
+    go, come = _between_files(old, new)
+    told = [(sign, line, number) for sign, lines in (("-", go), ("+", come)) for line, number in lines.items()]
+    return [f"{sign} {line}{f'  ({number} times)' if number > 1 else ''}" for sign, line, number in told]
 
 
 def _lines(change: Mapping) -> dict[str, object]:

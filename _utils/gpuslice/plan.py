@@ -78,7 +78,7 @@ class Part:
     :ivar drawing: the GPU's slots now and afterwards, a line each.
     :ivar stops: systemd units stopped for the change and started again after it, but for those that a technology runs itself,
         which it starts where they are wanted; :ivar unloads: kernel modules likewise.
-    :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words.
+    :ivar waits: "reboot" when nothing more can be done before one; :ivar note: why, in words, a line for each thing.
     :ivar group: name of what changes together or not at all (GPUs that one driver is loaded anew for), "" for a GPU by itself.
     :ivar concerns: PCI addresses of further GPUs that change with it, so that their health matters too.
     :ivar wanted: whether anything is wanted of the GPU; a boot brings back only what is.
@@ -304,12 +304,12 @@ class Plan:
         :param steps: :data:`EACH`, :data:`ONE_LINE` or :data:`NO`. :param brief: without what a stage before it has told.
         """
         together, parts = _parted(self.parts)
-        told = folding.folded([*(_told_together(each, steps) for each in together), *(_told(part, steps) for part in parts)])
+        told = [*(_told_together(each, steps) for each in together), *(_told(part, steps, brief) for part in parts)]
         first = [self.unmanaged] if self.unmanaged else []
         lines = [*first, *folding.sentences([*self.notes, *(() if brief else self.remarks)])]
         lines += [f"Before it: {each}" for each in self.before]
         lines += ["It is planned again when that has run: those who use a GPU may be gone then."] if self.freeable else []
-        lines += [*told, *(f"After it, whatever comes: {each}" for each in self.after)]
+        lines += [*folding.folded(told), *(f"After it, whatever comes: {each}" for each in self.after)]
         waiting = [f"Waits: {why}" for _, _, why in self.waiting]
         lines += folding.sentences([*(f"Left as it is: {why}" for _, why in self.blocked), *waiting, *self.untouched])
         # Where one line tells of all GPUs it is the summary.
@@ -386,28 +386,29 @@ def _told_together(shared: tuple[list[Part], list[Step]], steps: str) -> Told:
     return Told((), "", f"about {seconds:.1f} s", tuple(_step_lines(own, steps)), word=f"{name}, together")
 
 
-def _told(part: Part, steps: str) -> Told:
+def _told(part: Part, steps: str, brief: bool) -> Told:
     kind = kinds.known(part.key.technique)
     # What only hands out is the host's, and makes and ends no slice.
     names, model, word = ((), "", kind.label.capitalize()) if part.hands_out else (part.addresses, part.model, kind.word)
     if not part.steps:
-        return Told(names, model, part.note or "already as wanted", word=word)
+        first, *more = (part.note or "already as wanted").split("\n")
+        return Told(names, model, first, tuple(f"  {line}" for line in more), word=word)
     counts = "" if part.hands_out else f"{_sets([part]) if part.only_sets else _counts([part])}, "
-    return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps)), word=word)
+    return Told(names, model, f"{counts}about {part.seconds:.1f} s", tuple(_part_lines(part, steps, brief)), word=word)
 
 
-def _part_lines(part: Part, steps: str) -> list[str]:
+def _part_lines(part: Part, steps: str, brief: bool) -> list[str]:
     """What is told of a part below its head."""
     lines = []
     if part.hands_out:
-        told = (folding.differences(name, part.old.get(name), part.new.get(name)) for name in part.changed)
+        told = (folding.differences(name, part.old.get(name), part.new.get(name), brief) for name in part.changed)
         lines += [f"  {line}" for each in told for line in each]
     if len(part.drawing) == 2:
         lines += [f"  now    {part.drawing[0]}", f"  after  {part.drawing[1]}"]
     lines += _step_lines(part.steps, steps)
     lines += [f"  {kind} {name} is stopped for it{_after(name)}" for kind, name in part.pauses]
     lines += ["  planned again once its slices are there"] if part.forecast else []
-    return lines + ([f"  {part.note}"] if part.note else [])
+    return lines + [f"  {line}" for line in part.note.split("\n") if line]
 
 
 def _step_lines(done: Iterable[Step], steps: str) -> list[str]:

@@ -161,7 +161,11 @@ def owners(engine, pillar):
     ``gpus`` (those that it is about), ``agreed`` (of which the pillar says that both may set them), ``seen`` (sentences),
     ``todo``.
     """
-    agreed = wishes.agreed(engine, engine.policy(pillar))
+    try:
+        agreed = wishes.agreed(engine, engine.policy(pillar))
+    except errors.PolicyError:
+        # A name misspelt in the pillar is looked up here; validate and plan tell of the mistake.
+        agreed = {}
     return [_owner(each, engine.gpus, agreed) for each in others.found(engine.host, engine.gpus, running=True)]
 
 

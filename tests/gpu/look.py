@@ -77,8 +77,10 @@ def simulation(engine, tmp_path_factory):
         made = Engine({"simulate": str(path), "state_dir": str(place)})
         opened.append(made)
         for gpu in made.gpus:
-            if product(gpu) in wanted:
-                found.setdefault(product(gpu), (made, gpu))
+            # Another example may leave out what this one shows of the same product.
+            known = found.get(product(gpu))
+            if product(gpu) in wanted and (known is None or len(trials_of(made, gpu)) > len(trials_of(*known))):
+                found[product(gpu)] = made, gpu
     yield found
     for made in opened:
         made.tools.release()

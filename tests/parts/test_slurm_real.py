@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import pytest
+from jinja2 import Environment
 
 from gpuslice.drivers import slurm as control
 from gpuslice.engine import Engine
@@ -21,6 +22,7 @@ from gpuslice.outputs import slurm as files
 from gpuslice.schedulers import slurm
 from gpuslice.sim.host import SimulatedHost
 from gpuslice.techniques.toolbox import Toolbox
+from tests.conftest import ROOT
 from tests.support import hosts
 from tests.support import needs
 from tests.support import pillars
@@ -118,6 +120,27 @@ def test_slurmd_reads_mig_devices_and_whole_gpus(place, simulated):
     found, sheet = read(place, host)
     assert found == as_lines(sheet) and len(found) == 12
     assert ("gpu", "nvidia_h100_80gb_hbm3_1g.10gb") in {row[:2] for row in found} and sum(row[2] for row in found) == 12
+
+
+def test_slurmd_reads_what_a_master_writes_of_nodes_and_ends_where_one_is_named_twice(place, simulated):
+    """``examples/master/slurm_gpu_nodes.conf`` beside a ``slurm.conf`` that includes it."""
+    with Engine(hosts.config(simulated("a30-pair", processes=[]))) as engine:
+        sheet = slurm.offered(engine, "n1")
+    set_up(place, "", ["gpu"])
+    conf = place / "slurm.conf"
+    kept = [line for line in conf.read_text(encoding="utf-8").splitlines() if not line.startswith(("NodeName=", "GresTypes="))]
+    conf.write_text("\n".join([*kept[:-1], "Include gpu-nodes.conf", *kept[-1:], ""]), encoding="utf-8")
+    template = (ROOT / "examples" / "master" / "slurm_gpu_nodes.conf").read_text(encoding="utf-8")
+    told = {"gpu1": {"node": "n1", "gres": files.value(sheet), "types": files.types(sheet)}}
+    words = f"NodeHostname={socket.gethostname().partition('.')[0]} NodeAddr=127.0.0.1 CPUs=1"
+    made = Environment(extensions=["jinja2.ext.do"]).from_string(template).render(nodes={"gpu1": words}, told=told)
+    (place / "gpu-nodes.conf").write_text(f"{made}\n", encoding="utf-8")
+    write(place, files.text(sheet, "n1"))
+    assert printed(place) == as_lines(sheet)
+    conf.write_text(conf.read_text(encoding="utf-8") + "NodeName=n1 CPUs=1\n", encoding="utf-8")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        printed(place)
+    assert "Duplicated NodeHostName n1" in refused.value.stderr
 
 
 @pytest.mark.parametrize(("machine", "wanted", "count"), [

@@ -193,6 +193,20 @@ def test_an_example_of_a_scheduler_tells_it_once_and_surrounds_the_change(minion
     assert not any(state.changes for state in sliced.apply("gpu_slicing")) and len(asked()) == so_far
 
 
+def test_jobs_get_what_the_service_of_a_node_has_not(minion, repo):
+    pillar = yaml.safe_load((repo / "examples" / "pillar" / "slurm_mig.sls").read_text(encoding="utf-8"))
+    one = {"gpus": [{"model": "h100-80gb", "address": "0000:1b:00.0"}], "processes": [], "patience": 0.01}
+    there = {"tools": ["nvidia-smi", "systemctl", "scontrol"], "units": ["trainer.service"], "slurm": {"gres": "gpu:1"}}
+    sliced = minion("dgx-h100", pillar, changes={**one, **there})
+    untouched = hardware(sliced)
+    assert not failures(sliced.apply("gpu_slicing", test=True)) and hardware(sliced) == untouched
+    assert not failures(sliced.apply("gpu_slicing"))
+    assert not any(state.changes for state in sliced.apply("gpu_slicing"))
+    assert layout(sliced) == {"0000:1b:00.0": ["1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb"]}
+    lines = sliced.host.state()["written"]["/etc/slurm/gres.conf"].splitlines()
+    assert len([line for line in lines if "Name=gpu" in line]) == 3 and any("consumer trainer has it" in line for line in lines)
+
+
 def test_none_sls_leaves_every_gpu_alone(minion, repo):
     pillar = yaml.safe_load((repo / "examples" / "pillar" / "none.sls").read_text(encoding="utf-8"))
     assert not go_through(minion("mixed", pillar))

@@ -43,6 +43,27 @@ def test_a_pillar_that_is_not_switched_on_says_so(minion):
     assert on.call("gpu_slicing.plan", pillar={}).splitlines()[-1] == "Nothing to do."
 
 
+@pytest.mark.parametrize(
+    ("section", "who"),
+    [
+        ({"slurm": {"enabled": True}}, "/etc/slurm/gres.conf"),
+        ({"kubernetes": {"enabled": True}}, "/etc/kubernetes/nvidia-device-plugin.yaml"),
+        ({"consumers": {"ada": {"kind": "user", "user": "ada"}}}, "ada"),
+    ],
+)
+@pytest.mark.parametrize("slicing", [{}, {"containers_gpu_slicing": {"strategy": "none"}}])
+def test_what_is_handed_out_and_told_says_that_slicing_is_not_switched_on(minion, section, who, slicing):
+    on = minion(changes={"gpus": BOARDS})
+    pillar = {**slicing, "containers_gpu_container_integration": section}
+    [said] = on.call("gpu_slicing.validate", pillar=pillar)["warnings"]
+    assert said.startswith(f"containers_gpu_slicing:enabled is false, so that nothing is done for {who} either. Set it to true")
+    assert on.call("gpu_slicing.plan", pillar=pillar) == f"Nothing is managed here: {said}\nNothing to do."
+    on_it = {"containers_gpu_slicing": {"enabled": True, "strategy": "none"}}
+    assert "warnings" not in on.call("gpu_slicing.validate", pillar={**pillar, **on_it})
+    silent = {**slicing, "containers_gpu_container_integration": {"slurm": {"enabled": False}, "consumers": {}}}
+    assert "warnings" not in on.call("gpu_slicing.validate", pillar=silent)
+
+
 def test_validate_refuses_the_gpus_that_a_plan_refuses(minion):
     on = minion(changes={"gpus": BOARDS})
     for match, why in (

@@ -54,5 +54,10 @@ def test_a_wrong_name_is_a_mistake_of_the_pillar(on):
     wrong = pillars.mig({"1g.10gb": 2}, slicing={"share_with": ["mig-manger", "dra-dynamic-mig"]})
     mistakes = on.call("gpu_slicing.validate", wrong)["mistakes"]
     assert "Did you mean 'mig-manager'?" in mistakes[0] and "tears down MIG devices" in mistakes[1]
+    # The sentence sends its reader to this function.
+    assert "'salt-call gpu_slicing.owners'" in mistakes[0]
+    on.set_pillar(wrong)
+    [told] = on.call("gpu_slicing.owners")
+    assert told["owner"] == "mig-manager" and told["agreed"] == []
     with pytest.raises(CommandExecutionError, match="Did you mean 'mig-manager'"):
-        on.call("gpu_slicing.owners", wrong)
+        on.call("gpu_slicing.plan")

@@ -65,9 +65,11 @@ def test_the_document_is_true(minion, repo, example):
     shown = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
     assert yaml.safe_load(shown) == example
     bench = minion("memory-limits", example)
-    told = "\n".join(state.comment for state in bench.apply("gpu_slicing", test=True))
-    for line in re.findall(r"^ +((?:limit|The limit) .*)$", text, re.MULTILINE):
-        assert line in told, line
+    shown = re.search(r"lines about `trainer`:\n\n((?:    .*\n)+)", text)[1]
+    planned = bench.call("gpu_slicing.plan").splitlines()
+    assert [line for line in planned if f"    {line}" in shown.splitlines()] == [line[4:] for line in shown.splitlines()]
+    tested = "\n".join(state.comment for state in bench.apply("gpu_slicing", test=True)).splitlines()
+    assert shown.splitlines()[-1][4:] in tested
     assert not any(state.result is False for state in bench.apply("gpu_slicing"))
     assert not any(state.changes for state in bench.apply("gpu_slicing"))
     for consumer in ("trainer", "infer", "render"):

@@ -186,3 +186,8 @@ def test_every_document_is_reached_from_the_readme():
     linked = set(re.findall(r"\]\(([\w./-]+\.md)", read(ROOT / "README.md")))
     documents = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} | {"CONTRIBUTING.md", "CHANGELOG.md"}
     assert sorted(documents - linked) == []
+
+
+def test_every_simulated_host_of_the_examples_is_named():
+    listed = read(ROOT / "docs" / "hosts.md").split("\n## ")[0]
+    assert sorted({path.stem for path in (ROOT / "examples" / "hosts").glob("*.yaml")} - words(listed)) == []

@@ -29,6 +29,8 @@ _OURS = "gpu_"
 _CUTTING = ("slice", "mode", "reset", "driver", "process")
 #: Effect of a step that concerns nobody's jobs, but the one who is told.
 _LIGHT = "setting"
+#: Errors of Salt by which its functions speak to people.
+_SPOKEN = ("CommandExecutionError", "SaltInvocationError")
 #: How much of what a command said is told: its last lines.
 _LINES, _CHARACTERS = 5, 400
 
@@ -180,7 +182,8 @@ def _within(hook, call, environment):
     if isinstance(err, errors.GpuSliceError):
         raise err
     if err is not None:
-        raise errors.HookFailed(f"{type(err).__name__}: {printable(str(err))[:_CHARACTERS]}") from err
+        kind = "" if type(err).__name__ in _SPOKEN else f"{type(err).__name__}: "
+        raise errors.HookFailed(f"{kind}{printable(str(err))[:_CHARACTERS]}") from err
     return answer, False
 
 

@@ -89,7 +89,7 @@ def unmanaged(policy, pillar, gpus, wanted):
     if not gpus:
         why = "this host has no GPU"
     elif SLICING not in pillar and not wanted:
-        why = f"the pillar has no {SLICING}"
+        why = " ".join(switched_off(policy)).rstrip(".") or f"the pillar has no {SLICING}"
     elif not policy.enabled:
         why = " ".join(switched_off(policy)).rstrip(".") or f"{SLICING}:enabled is false"
     elif any(target.technique for target in wanted):
@@ -100,17 +100,34 @@ def unmanaged(policy, pillar, gpus, wanted):
 
 
 def switched_off(policy):
-    """A sentence where a policy says how GPUs are sliced and is not enabled: the key may have been forgotten. Else []."""
-    if policy.enabled or (policy.default.strategy == "none" and not policy.rules):
+    """
+    A sentence where a policy says how GPUs are sliced, who is handed slices or who is told of them, and is not enabled: the key
+    may have been forgotten. Else [].
+    """
+    if policy.enabled:
         return []
-    return [f"{SLICING}:enabled is false, so that no GPU is sliced. Set it to true where they are to be."]
+    if policy.default.strategy != "none" or policy.rules:
+        return [f"{SLICING}:enabled is false, so that no GPU is sliced. Set it to true where they are to be."]
+    if not (idle := _receivers(policy, kinds.HANDING_OUT)):
+        return []
+    return [
+        f"{SLICING}:enabled is false, so that nothing is done for {', '.join(idle)} either. Set it to true, with strategy: none "
+        f"where the GPUs are to stay as they are."
+    ]
+
+
+def _receivers(policy, handing):
+    """Who is handed slices, or told of them, by a policy."""
+    return [
+        name for kind in handing if kind.name in policy.handed_out
+        for name in kinds.section(kind).receivers(policy.handed_out[kind.name])
+    ]  # fmt: skip
 
 
 def forgotten(policy):
     """A sentence where what a policy hands out is gone after a reboot: part of it lies in memory. Else []."""
     handing = [kind for kind in kinds.HANDING_OUT if kind.layer == kinds.HAND_OUT]
-    handed = any(kinds.section(kind).receivers(policy.handed_out.get(kind.name, {})) for kind in handing)
-    if not handed or policy.boot:
+    if not _receivers(policy, handing) or policy.boot:
         return []
     return [f"consumers have their slices until a reboot; {MANAGEMENT}:boot: true brings them back before they start."]
 

@@ -55,7 +55,7 @@ class Goal(NamedTuple):
     What is wanted.
 
     :ivar noted: what the record will say; :ivar files: the files by path; :ivar served: consumers that get something, by name.
-    :ivar said: what has to be known of what containers get, as a sentence; "" for nothing.
+    :ivar said: what has to be known of what containers get, a line each; "" for nothing.
     :ivar unserved: who can't be served although there is a slice, and why, as sentences.
     :ivar limits: of GPU memory. :ivar halting: consumers that are left without any slice, since what they had is quarantined.
     """
@@ -112,7 +112,7 @@ def goal(
     if limits and strict and not settings.get("kept"):
         _quotas().refuse_too_much(limits)
     made = _with_files(host, noted, settings.get("templates", noted.templates), handed, devices, served, strict, limits)
-    made = made._replace(said=" ".join([*filter(None, [made.said]), *_held_up(offers, specs, bound, barred)]), halting=halting)
+    made = made._replace(said="\n".join([*filter(None, [made.said]), *_held_up(offers, specs, bound, barred)]), halting=halting)
     gpus = {name: gpu for name, gpu in noted.gpus.items() if gpu in unread}
     gpus.update({each.name: each.gpu for each in offers})
     return made._replace(noted=made.noted._replace(gpus=gpus, quadlets=quadlets))
@@ -292,7 +292,7 @@ def _with_files(host, noted, templates, handed, devices, served, strict, limits=
     texts = {path: digest(each.text) for path, each in files.items()}
     made = Noted(True, handed, openable, digests, texts, programs=programs.found, driver=driver, templates=templates)
     of_limits = _quotas().told(limits) if limits else []
-    return Goal(made, files, served, " ".join(filter(None, [said, *unserved, *of_limits])), tuple(unserved), limits=limits)
+    return Goal(made, files, served, "\n".join(filter(None, [said, *unserved, *of_limits])), tuple(unserved), limits=limits)
 
 
 def _closed(writer: Files, served: Served) -> list[File]:

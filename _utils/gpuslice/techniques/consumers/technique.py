@@ -182,7 +182,7 @@ class Consumers(Technique):
         steps = tuple(self._steps(works, noted, wanted))
         before, after = self.layout(noted), self.layout(wanted.noted)
         said = ("" if steps else f"already as wanted; {self.words(before)}.", wanted.said, _unfiltered(before, after))
-        note = " ".join(filter(None, (*said, *self._waiting)))
+        note = "\n".join(filter(None, (*said, *self._waiting)))
         part = self.part(first.gpu, before, after, steps, note=note, wanted=wanted.noted.cdi)
         return [replace(part, addresses=tuple(work.gpu.address for work in works))]
 
