@@ -24,7 +24,7 @@ FIRST, CONFIG, FILE = telling.FIRST, kube_story.CONFIG, telling.FILE
 THREE, TWO = {FIRST: ["1g.10gb"] * 3}, {FIRST: ["2g.20gb"] * 2}
 ON = {"kubeconfig": CONFIG, "node": "n1", "within": 2, "plugin": "app=plugin"}
 AROUND = ["patch node", "drain n1", "apply --server-side", "delete pod", "patch node"]
-RECORD = "kubernetes-node.json"
+RECORD = "node-labels.json"
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_what_fails_after_it_keeps_slices_and_cordon_and_is_tried_again(world, t
     assert not result.ok and hosts.shapes(world.host)[FIRST] == ["1g.10gb"] * 3 and telling.text_of(world.host, FILE)
     assert why in " ".join(result.errors) and "Run it by hand." in " ".join(result.errors), result.errors
     world.change(server="up")
-    assert world.cordoned and not telling.on_record_of(world.host, "kubernetes-node")
+    assert world.cordoned and not telling.on_record_of(world.host, "node-labels")
     with world.host.change() as state:
         told = state["kubernetes"]
         told["forbidden"], told["labels"], told["owners"] = [], {}, {}
@@ -216,7 +216,7 @@ def test_another_place_has_the_labels_applied_there(world):
     world.change(contexts=["other"])
     other = {**ON, "context": "other"}
     assert planned(world.host, wanted(on=other)).before == () and telling.converge(world.host, wanted(on=other)).ok
-    assert telling.on_record_of(world.host, "kubernetes-node")["where"]["context"] == "other"
+    assert telling.on_record_of(world.host, "node-labels")["where"]["context"] == "other"
     assert world.on(kubernetes_node.resume, labels=True)["result"]
     assert not planned(world.host, wanted(on=other)).empty
 

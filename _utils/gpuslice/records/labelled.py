@@ -13,7 +13,7 @@ from gpuslice.shape import record
 from gpuslice.shape import table
 from gpuslice.shape import text
 
-FILE = "kubernetes-node.json"
+FILE = "node-labels.json"
 NUMBER = 1
 _TEXT = text(r"[^\x00-\x1f\x7f]{0,4096}")
 _CHECKED = record({"where": table(_TEXT, _TEXT), "labels": table(_TEXT, _TEXT)})
