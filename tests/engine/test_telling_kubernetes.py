@@ -3,6 +3,9 @@ Kubernetes in the pillar: a change is surrounded by a drain, labels follow the s
 API server.
 """
 
+import functools
+import signal
+
 import pytest
 import yaml
 
@@ -19,6 +22,7 @@ from tests.support import telling
 from tests.support.cleaned import cleaned
 from tests.support.cleaned import records
 from tests.support.consumers import planned
+from tests.support.crash import in_child
 
 FIRST, CONFIG, FILE = telling.FIRST, kube_story.CONFIG, telling.FILE
 THREE, TWO = {FIRST: ["1g.10gb"] * 3}, {FIRST: ["2g.20gb"] * 2}
@@ -227,3 +231,13 @@ def test_a_damaged_record_is_told(world):
     world.host.store_write(f"{world.host.state_dir}/{RECORD}", "{")
     with pytest.raises(errors.StateDirUnusable, match=r"record of this node's labels, /\S+ can't be used"):
         planned(world.host, wanted())
+
+
+def test_a_kill_behind_the_drain_is_finished_by_the_next_run(world):
+    world.host.add_fault({"call": "nvmlDeviceCreateGpuInstanceWithPlacement", "nth": 2, "kill": "after"})
+    assert in_child(functools.partial(telling.converge, world.host, wanted())) == signal.SIGKILL
+    world.host.clear_faults()
+    assert world.cordoned and world.ours == {}
+    made = telling.converge(world.host, wanted())
+    assert made.ok, made.errors
+    assert not world.cordoned and world.ours["gpu-slicing/mig-1g.10gb"] == "3" and planned(world.host, wanted()).empty
