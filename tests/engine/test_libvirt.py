@@ -118,6 +118,8 @@ def test_what_is_no_device_is_refused_with_what_to_do(simulated, example, wanted
     part = next(each for each in listed(host) if each["kind"] == kind)
     with pytest.raises(errors.Unsupported, match=f"{part['name']} {said}"):
         hostdev(host, part["name"])
+    with pytest.raises(errors.Unsupported, match=f"{part['gpu']} is a GPU that is cut into slices.*Name one of its slices"):
+        hostdev(host, part["gpu"])
 
 
 def test_a_vgpu_of_a_guest_is_nothing_to_give_on(simulated):

@@ -40,6 +40,10 @@ _NO_DEVICE = {
         "a whole GPU that a driver of this host has",
         "Give it away first (gpu_passthrough.bind).",
     ),
+    "cut": (
+        "a GPU that is cut into slices, which it can't be given beside",
+        "Name one of its slices (see gpu.slices), or take these away and give the whole GPU (gpu_passthrough.bind).",
+    ),
 }  # fmt: skip
 
 

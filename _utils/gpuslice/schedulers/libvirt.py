@@ -120,8 +120,8 @@ def _slice(engine, name):
     if meant:
         return min(meant, key=lambda part: part.taken)
     for gpu in engine.gpus:
-        if gpu.address == name and not any(part.gpu == name for part in every):
-            what, todo = libvirt.why_no_device("gpu")
+        if gpu.address == name:
+            what, todo = libvirt.why_no_device("cut" if any(part.gpu == name for part in every) else "gpu")
             raise errors.Unsupported(f"{name} is {what}.", name, todo)
     there = [part.name for part in every if part.kind in _FOR_MACHINES and not part.taken]
     listed = f"Those for virtual machines here are: {', '.join(there)}." if there else "This host has none for virtual machines."

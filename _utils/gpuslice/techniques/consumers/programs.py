@@ -85,7 +85,7 @@ class Programs:
         if done.failure:
             raise errors.PolicyError(
                 f"The unit {unit} is to be handed a slice, and systemd knows no such unit ({done.said}).",
-                todo="Install what brings it, or correct its name.",
+                todo="Install what brings it, or correct 'unit' of its consumer.",
             )
         self.effective[unit] = done.stdout
         ours = f"{service.UNITS}/{unit}.d/{service.DROP_IN}"
