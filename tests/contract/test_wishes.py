@@ -26,8 +26,10 @@ def test_each_technique_changes_something_on_at_least_one_host():
 
 def test_each_example_pillar_with_a_layout_is_wanted_somewhere(repo):
     named = {wish for wish in pairs.WISHES.values() if isinstance(wish, str)}
-    # The first two slice nothing, the third hands out what others make, then MPS and MIG in other words, limits, and a cap.
+    # The first two slice nothing, the third hands out what others make, then MPS and MIG in other words, limits, a cap, and what
+    # schedulers are told.
     others = {"none", "careful", "consumers", "mps_weights", "layouts", "maintenance", "memory_limits", "power"}
+    others |= {"slurm", "slurm_mig", "kubernetes", "nomad"}
     assert {path.stem for path in (repo / "examples" / "pillar").glob("*.sls")} == named | others
 
 

@@ -124,7 +124,7 @@ def test_a_user_without_a_manager_is_said_and_has_it_when_that_starts(simulated)
     made = lingering(simulated, files={"/etc/passwd": consumers.PASSWD})
     plan = consumers.planned(made, BEFORE)
     assert not [words for words in steps(plan) if "1000" in words]
-    assert f"{HERS} {WAITS} {OTHER} {WAITS}" in " ".join(part.note for part in plan.parts)
+    assert f"{HERS} {WAITS}\n{OTHER} {WAITS}" in "\n".join(part.note for part in plan.parts)
     assert apply(made, BEFORE).ok and astray(made) == [] and start_counts(made) == {consumers.WEB: 1}
     assert consumers.planned(made, BEFORE).empty
 

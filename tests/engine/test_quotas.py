@@ -88,7 +88,7 @@ def test_a_limit_that_does_not_stay_is_named(host, machine):
         engine.host.__class__ = Lifted
         result = engine.apply(limited(machine))
     assert not result.ok
-    assert f"not as wanted: still to be done is: limit trainer ({quotas.SLICE}) to 8192 MiB of {machine.gpu}." in result.errors[0]
+    assert f", and still to be done is: limit trainer ({quotas.SLICE}) to 8192 MiB of {machine.gpu}." in result.errors[0]
 
 
 # -- what takes a limit ------------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def test_success_is_not_reported_when_nothing_was_created(minion):
     stages = list(on.apply("gpu_slicing", pillar=pillars.mig(AFTER, on_failure="host")))
     converged = stages[1]
     assert converged.result is False and SECOND in converged.comment
-    assert "read again" in converged.comment and "wanted is" in converged.comment
+    assert "read again and is not as wanted: it has " in converged.comment
+    assert "still to be done is: create compute instance" in converged.comment
     # The stages after a failed one do not run.
     assert stages[2].result is False and "requisite failed" in stages[2].comment
     assert slices(on.host).keys() == before.keys()

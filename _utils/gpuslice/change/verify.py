@@ -46,9 +46,9 @@ class Verifier:
             return None, left
         found, wanted = technique.words(left.before), technique.words(left.after)
         # What is around a layout, such as a limit, its words do not tell.
-        told = f"it has {found}, wanted is {wanted}" if found != wanted else f"still to be done is: {left.steps[0].words}"
+        told = f"wanted is {wanted}" if found != wanted else f"and still to be done is: {left.steps[0].words}"
         wrong = errors.ValidationFailed(
-            f"After the change the GPU was read again and is not as wanted: {told}.",
+            f"After the change the GPU was read again and is not as wanted: it has {found}, {told}.",
             part.gpu,
             "See 'dmesg' for the driver's own words.",
         )
