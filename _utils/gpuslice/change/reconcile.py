@@ -102,12 +102,17 @@ class Reconciler:
         # By hand nothing is run around a change.
         owes = not self._options.by_hand and self._options.strategy != "skip" and self._host.has_record(OWED)
         result = self._applied(targets)
-        if not owes or result.generation is not None or not any(target.technique for target in targets):
+        if not owes or not any(target.technique for target in targets):
             return result
         return self._under_lock(lambda: self._again(result))
 
     def _again(self, result):
-        """Run again what failed after an earlier change: a node that is still to be given back to its scheduler."""
+        """
+        Run again what failed after an earlier change: a node that is still to be given back to its scheduler. Not where this run
+        left something half done.
+        """
+        if self._journal.unfinished():
+            return result
         failed, told = self._runner.hooks.again()
         result.errors += failed
         result.warnings += told
