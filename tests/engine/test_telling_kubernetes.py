@@ -324,3 +324,19 @@ def test_a_plan_says_when_the_pillar_has_no_more_of_what_is_owed(world):
     assert "this pillar has it no more." in planned(world.host, off).text()
     result = telling.converge(world.host, off)
     assert result.ok and "is the node given back?" in result.warnings[0] and world.cordoned and is_over(world, off)
+
+
+def test_after_a_refused_drain_the_node_is_as_it_was(world):
+    world.pod("lone", owner="none")
+    for _ in range(2):
+        result = telling.converge(world.host, wanted())
+        assert len(result.errors) == 2 and "force=True" in result.errors[0] and "Nothing was changed." in result.errors[1]
+    assert not {"apply --server-side", "delete pod"} & {*asked(world)}
+    assert world.ours == {} and not world.cordoned and not owed(world)
+
+
+def test_the_generation_is_the_newest_one_also_where_labels_are_applied_later(world):
+    left_cordoned(world)
+    assert telling.converge(world.host, wanted()).ok and world.ours["gpu-slicing/generation"] == "1"
+    assert telling.converge(world.host, wanted(TWO, {**ON, "plugin": ""})).generation == 2
+    assert world.ours["gpu-slicing/generation"] == "2"

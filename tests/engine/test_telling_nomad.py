@@ -141,3 +141,10 @@ def test_a_unit_that_is_none_is_mended_in_the_pillar(host):
     assert asked(host) == AROUND and not telling.on_record_of(host, "owed")
     so_far = every(host)
     assert telling.converge(host, wanted()).plan.empty and every(host) == so_far
+
+
+def test_a_refused_drain_starts_no_agent_anew(host):
+    with host.change() as state:
+        state["host"]["nomad"]["busy"] = 9
+    result = telling.converge(host, wanted())
+    assert not result.ok and UNIT not in host.state().get("starts", {})

@@ -23,6 +23,8 @@ from gpuslice.secret import redacted
 #: Outcome of a change -> how it is told in the environment; any other is "failed".
 _RESULTS = {"applied": "ok", "partly applied": "partly", "rolled back": "undone", "undone": "undone"}
 _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
+#: Set where what runs before a change refused it: whoever gives a node back has nothing to make known.
+_REFUSED = "GPU_SLICING_REFUSED"
 #: Functions that go through the door of the host, so that on a simulated one they do nothing to the machine that this runs on.
 _OURS = "gpu_"
 #: Effects of steps that nobody who uses the GPU is to meet.
@@ -68,13 +70,16 @@ class Hooks:
                 )
         return None
 
-    def after(self, hooks, addresses, outcome):
+    def after(self, hooks, addresses, outcome, refused=False):
         """
         Run what comes after a change of these GPUs, all of it. Returns a sentence for each that failed.
 
         :param hooks: those of the record, which may be of an earlier run; :param outcome: how the history calls it.
+        :param refused: nothing of it was begun.
         """
         environment = {_ADDRESSES: " ".join(addresses), _RESULT: _RESULTS.get(outcome, "failed")}
+        if refused and not self._host.has_record(OWED):
+            environment[_REFUSED] = "yes"
         hooks = [self._in_place_of(hook) for hook in hooks]
         failed = [(hook, why) for hook in hooks if (why := self._run(hook, environment))]
         self._ran += hooks

@@ -274,7 +274,7 @@ class Reconciler:
         self._memory.note_signs(list(change.gpus.values()), self._tools.sessions)
         try:
             if refusal := self._before(change):
-                change.failed[ALL] = refusal
+                change.failed[ALL], change.refused = refusal, not change.entry.earlier
             else:
                 if change.plan.freeable:
                     self._plan_freed(change)
@@ -421,7 +421,7 @@ class Reconciler:
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         if entry.after_hooks:
             # Before the record is closed: whoever finds it after a crash knows that they may not have run.
-            result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome)
+            result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome, change.refused)
         self._surely(result, self._remember, change, after, outcome)
         self._memory.note_health(entry, change.gpus, self._tools.made())
         if outcome == "left":

@@ -234,6 +234,9 @@ def resume(
     """
     api, name = _api(engine, kubeconfig, context), node_name(engine, node)
     _refuse_plugin(plugin, namespace)
+    if around.is_refused():
+        # Nothing is to be made known: there may be other jobs, which a plugin that starts anew would concern.
+        labels, plugin, within = False, None, 0
     kept = labels and not test and _is_by_pillar(engine)
     if kept:
         labelled.forget(engine.host)
