@@ -340,3 +340,20 @@ def test_the_generation_is_the_newest_one_also_where_labels_are_applied_later(wo
     assert telling.converge(world.host, wanted()).ok and world.ours["gpu-slicing/generation"] == "1"
     assert telling.converge(world.host, wanted(TWO, {**ON, "plugin": ""})).generation == 2
     assert world.ours["gpu-slicing/generation"] == "2"
+
+
+def test_who_gives_up_a_host_is_told_what_is_left_in_its_cluster(world):
+    assert telling.converge(world.host, wanted()).ok
+    result = telling.converge(world.host, wanted(TWO), after_drain=lambda: world.change(server="away"))
+    assert not result.ok
+    told = cleaned(world.host)["warnings"]
+    assert told == [
+        "owed.json told of a node that could not be given back to its scheduler, and nobody does so any more: call "
+        "gpu_kubernetes.resume."
+    ]
+    world.change(server="up")
+    assert telling.converge(world.host, wanted(THREE)).ok
+    assert cleaned(world.host)["warnings"] == [
+        "Our labels of the node stay in its cluster; gpu_kubernetes.remove_labels takes them."
+    ]
+    assert "warnings" not in cleaned(world.host)
