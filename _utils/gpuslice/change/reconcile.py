@@ -102,9 +102,18 @@ class Reconciler:
         # By hand nothing is run around a change.
         owes = not self._options.by_hand and self._options.strategy != "skip" and self._host.has_record(OWED)
         result = self._applied(targets)
-        if not owes or not any(target.technique for target in targets):
+        if not owes or not self._host.has_record(OWED) or not any(target.technique for target in targets):
             return result
-        return self._under_lock(lambda: self._again(result))
+        try:
+            return self._under_lock(lambda: self._again(result))
+        except errors.Interrupted:
+            raise
+        except errors.GpuSliceError as err:
+            if result.generation is None:
+                raise
+            # What was changed is to be told all the same.
+            result.errors.append(str(err))
+            return result
 
     def _again(self, result):
         """
