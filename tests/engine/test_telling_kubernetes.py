@@ -357,3 +357,13 @@ def test_who_gives_up_a_host_is_told_what_is_left_in_its_cluster(world):
         "Our labels of the node stay in its cluster; gpu_kubernetes.remove_labels takes them."
     ]
     assert "warnings" not in cleaned(world.host)
+
+
+def test_of_two_schedulers_the_first_is_given_back_when_the_second_refuses(world, simulated):
+    node = {"node": "n1", "forbidden": ["create pods/eviction"], "pods": [{"name": "job", "namespace": "default"}]}
+    world.host = telling.machine(simulated, tools=[*consumers.TOOLS, "kubectl", "scontrol"], files={CONFIG: "x"}, kubernetes=node)
+    result = telling.converge(world.host, telling.pillar(THREE, kubernetes={**ON}))
+    assert "may not create pods/eviction" in result.errors[0] and len(result.errors) == 2 and not owed(world)
+    asked_slurm = telling.asked_of_slurm(world.host)
+    assert asked_slurm[0] == "State=DRAIN" and asked_slurm[-1] == "State=RESUME" and not world.cordoned
+    assert hosts.shapes(world.host)[FIRST] == []
