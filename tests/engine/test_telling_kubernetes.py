@@ -367,3 +367,12 @@ def test_of_two_schedulers_the_first_is_given_back_when_the_second_refuses(world
     asked_slurm = telling.asked_of_slurm(world.host)
     assert asked_slurm[0] == "State=DRAIN" and asked_slurm[-1] == "State=RESUME" and not world.cordoned
     assert hosts.shapes(world.host)[FIRST] == []
+
+
+def test_labels_that_were_removed_by_hand_are_applied_by_the_next_run(world):
+    assert telling.converge(world.host, wanted()).ok
+    assert world.apply_labels()["result"] and planned(world.host, wanted()).empty
+    assert "result" not in world.remove_labels(test=True) and planned(world.host, wanted()).empty
+    assert world.remove_labels()["result"] and world.ours == {} and not planned(world.host, wanted()).empty
+    assert telling.converge(world.host, wanted()).ok and world.ours["gpu-slicing/mig-1g.10gb"] == "3"
+    assert is_over(world, wanted())
