@@ -237,3 +237,6 @@ def test_a_list_that_can_t_be_used_is_told_and_no_traceback(left_drained):
         handle.write('{"format": 1, "after_hooks": [{"command": ["/bin/true"], "timeout": 1}]}')
     with pytest.raises(errors.StateDirUnusable, match="is to be called again after a change, .*can't be used .*remove that file"):
         converge(left_drained, pillar(THREE))
+    result = converge(left_drained, pillar({FIRST: ["7g.80gb"]}))
+    assert not result.ok and result.generation and hosts.shapes(left_drained)[FIRST] == ["7g.80gb"]
+    assert "can't be used" in " ".join(result.errors)

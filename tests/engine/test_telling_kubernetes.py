@@ -241,3 +241,138 @@ def test_a_kill_behind_the_drain_is_finished_by_the_next_run(world):
     made = telling.converge(world.host, wanted())
     assert made.ok, made.errors
     assert not world.cordoned and world.ours["gpu-slicing/mig-1g.10gb"] == "3" and planned(world.host, wanted()).empty
+
+
+# -- what failed is called again, once a run -------------------------------------------------------------------------------
+def owed(world):
+    return telling.on_record_of(world.host, "owed").get("after_hooks", [])
+
+
+def left_cordoned(world, on=ON, then=lambda world: world.change(server="away")):
+    """A node that was cut by this pillar, and could not be taken back."""
+    result = telling.converge(world.host, wanted(on=on), after_drain=lambda: then(world))
+    assert not result.ok and len(owed(world)) == 1
+    world.change(server="up")
+
+
+def is_over(world, pillar):
+    """Nothing is owed, and a run of this pillar asks nobody."""
+    so_far = every(world)
+    result = telling.converge(world.host, pillar)
+    return result.ok and result.plan.empty and not owed(world) and every(world) == so_far
+
+
+def conflict(world):
+    world.label(kube_story.LAYOUT, "abc", "somebody")
+
+
+@pytest.mark.parametrize(
+    ("on", "then", "mended"),
+    [({**ON, "plugin": "app=absent"}, lambda world: None, ON), (ON, conflict, {**ON, "labels": False})],
+    ids=("plugin", "labels"),
+)
+def test_what_is_called_again_is_as_the_pillar_has_it_by_now(world, on, then, mended):
+    left_cordoned(world, on, then)
+    result = telling.converge(world.host, wanted(on=mended))
+    assert result.ok and "was called again." in result.warnings[0], result.errors
+    assert world.host.state()["kubernetes"]["cordoned"] == "" and is_over(world, wanted(on=mended))
+
+
+def test_a_server_that_stays_away_is_asked_once_a_run_and_makes_no_history(world):
+    left_cordoned(world)
+    world.change(server="away")
+    for _ in range(2):
+        so_far = every(world)
+        result = telling.converge(world.host, wanted())
+        assert not result.ok and len(result.errors) == 1 and result.generation is None and every(world) == so_far + 1
+    world.change(server="up")
+    assert telling.converge(world.host, wanted()).ok and asked(world) == AROUND and is_over(world, wanted())
+
+
+def test_what_is_light_is_not_run_beside_what_is_owed(world):
+    left_cordoned(world, {**ON, "labels": False}, lambda world: world.change(offers={"nvidia.com/gpu": "7"}))
+    so_far = len(asked(world))
+    result = telling.converge(world.host, wanted())
+    assert len(result.errors) == 1 and result.generation and asked(world)[so_far:] == ["apply --server-side", "delete pod"]
+    assert [hook.get("light", False) for hook in owed(world)] == [False]
+
+
+def test_a_change_that_concerns_no_scheduler_calls_it_again_too(world, simulated):
+    node = {"node": "n1", "pods": [{"name": "plugin-1", "namespace": "kube-system", "owner": "DaemonSet",
+                                    "labels": {"app": "plugin"}}]}  # fmt: skip
+    world.host = telling.machine(simulated, tools=[*consumers.TOOLS, "kubectl"], files={CONFIG: "x"}, kubernetes=node)
+    gives(world, THREE)
+    left_cordoned(world)
+    capped = wanted(slicing={"power": {"percent": 80}})
+    result = telling.converge(world.host, capped)
+    assert result.ok and result.generation and not world.cordoned and is_over(world, capped)
+
+
+def test_what_was_for_another_place_is_called_there_once_more(world):
+    on = {**ON, "drain": False, "context": "other"}
+    result = telling.converge(world.host, wanted(on=on))
+    assert not result.ok and "has no context other" in result.errors[0] and owed(world)
+    result = telling.converge(world.host, wanted())
+    assert "The pillar names another place by now, and it is not called again: is the node given back there?" in result.errors[0]
+    assert len(result.errors) == 1 and world.ours["gpu-slicing/mig-1g.10gb"] == "3" and is_over(world, wanted())
+
+
+def test_a_plan_says_when_the_pillar_has_no_more_of_what_is_owed(world):
+    left_cordoned(world)
+    off = telling.pillar(THREE, slurm=None, kubernetes={"enabled": False})
+    assert "this run calls it again." in planned(world.host, wanted()).text()
+    assert "this pillar has it no more." in planned(world.host, off).text()
+    result = telling.converge(world.host, off)
+    assert result.ok and "is the node given back?" in result.warnings[0] and world.cordoned and is_over(world, off)
+
+
+def test_after_a_refused_drain_the_node_is_as_it_was(world):
+    world.pod("lone", owner="none")
+    for _ in range(2):
+        result = telling.converge(world.host, wanted())
+        assert len(result.errors) == 2 and "force=True" in result.errors[0] and "Nothing was changed." in result.errors[1]
+    assert not {"apply --server-side", "delete pod"} & {*asked(world)}
+    assert world.ours == {} and not world.cordoned and not owed(world)
+
+
+def test_the_generation_is_the_newest_one_also_where_labels_are_applied_later(world):
+    left_cordoned(world)
+    assert telling.converge(world.host, wanted()).ok and world.ours["gpu-slicing/generation"] == "1"
+    assert telling.converge(world.host, wanted(TWO, {**ON, "plugin": ""})).generation == 2
+    assert world.ours["gpu-slicing/generation"] == "2"
+
+
+def test_who_gives_up_a_host_is_told_what_is_left_in_its_cluster(world):
+    assert telling.converge(world.host, wanted()).ok
+    result = telling.converge(world.host, wanted(TWO), after_drain=lambda: world.change(server="away"))
+    assert not result.ok
+    told = cleaned(world.host)["warnings"]
+    assert told == [
+        "owed.json told of a node that could not be given back to its scheduler, and nobody does so any more: call "
+        "gpu_kubernetes.resume."
+    ]
+    world.change(server="up")
+    assert telling.converge(world.host, wanted(THREE)).ok
+    assert cleaned(world.host)["warnings"] == [
+        "Our labels of the node stay in its cluster; gpu_kubernetes.remove_labels takes them."
+    ]
+    assert "warnings" not in cleaned(world.host)
+
+
+def test_of_two_schedulers_the_first_is_given_back_when_the_second_refuses(world, simulated):
+    node = {"node": "n1", "forbidden": ["create pods/eviction"], "pods": [{"name": "job", "namespace": "default"}]}
+    world.host = telling.machine(simulated, tools=[*consumers.TOOLS, "kubectl", "scontrol"], files={CONFIG: "x"}, kubernetes=node)
+    result = telling.converge(world.host, telling.pillar(THREE, kubernetes={**ON}))
+    assert "may not create pods/eviction" in result.errors[0] and len(result.errors) == 2 and not owed(world)
+    asked_slurm = telling.asked_of_slurm(world.host)
+    assert asked_slurm[0] == "State=DRAIN" and asked_slurm[-1] == "State=RESUME" and not world.cordoned
+    assert hosts.shapes(world.host)[FIRST] == []
+
+
+def test_labels_that_were_removed_by_hand_are_applied_by_the_next_run(world):
+    assert telling.converge(world.host, wanted()).ok
+    assert world.apply_labels()["result"] and planned(world.host, wanted()).empty
+    assert "result" not in world.remove_labels(test=True) and planned(world.host, wanted()).empty
+    assert world.remove_labels()["result"] and world.ours == {} and not planned(world.host, wanted()).empty
+    assert telling.converge(world.host, wanted()).ok and world.ours["gpu-slicing/mig-1g.10gb"] == "3"
+    assert is_over(world, wanted())

@@ -132,3 +132,19 @@ def test_a_host_of_another_vendor_is_told_in_a_sentence(simulated):
 def test_what_can_t_be_meant_is_refused(key, value):
     with pytest.raises(errors.PolicyError, match=f"containers_gpu_container_integration:nomad:{key}"):
         policy.parse(wanted(**{key: value}))
+
+
+def test_a_unit_that_is_none_is_mended_in_the_pillar(host):
+    assert not telling.converge(host, wanted(unit="absent.service")).ok and telling.on_record_of(host, "owed")
+    result = telling.converge(host, wanted())
+    assert result.ok and "was called again." in " ".join(result.warnings), result.errors
+    assert asked(host) == AROUND and not telling.on_record_of(host, "owed")
+    so_far = every(host)
+    assert telling.converge(host, wanted()).plan.empty and every(host) == so_far
+
+
+def test_a_refused_drain_starts_no_agent_anew(host):
+    with host.change() as state:
+        state["host"]["nomad"]["busy"] = 9
+    result = telling.converge(host, wanted())
+    assert not result.ok and UNIT not in host.state().get("starts", {})

@@ -37,6 +37,8 @@ NAMED = {
     # UUIDs of MIG devices where one of a GPU is wanted; where a token belongs that stands in the wrong place.
     "policy/check.py": {"mig", "licence", "vgpu"},
     "policy/fields.py": {"mig"},
+    # Whose function takes labels that stay in a cluster.
+    "cleaning/story.py": {"kubernetes"},
     # What an older format had as one technology.
     "records/journal.py": {"vgpu", "licence"},
 }

@@ -65,7 +65,7 @@ ONLY = {
     ("drivers", "outputs"): {"outputs.mps"},
     # What schedulers are told, and whose file that is.
     ("techniques", "outputs"): {"outputs.file", "outputs.offer"},
-    ("techniques/*", "records"): {"records.labelled", "records.store", "records.quarantine"},
+    ("techniques/*", "records"): {"records.labelled", "records.owed", "records.store", "records.quarantine"},
 }
 #: Nouns that some rooms have no use for: a driver knows no plan, and no technology that it serves.
 NOT_FOR = {

@@ -59,6 +59,7 @@ class Change:
     :ivar failed: errors by key, or of the whole change (:data:`ALL`); :ivar left: errors of what could not be undone.
     :ivar unmet: key -> why it waits for a reboot; :ivar verified: key -> layout that was read and is as wanted.
     :ivar found: key -> the part that the reading came to, which has no steps.
+    :ivar refused: what runs before it kept it from being begun.
     :ivar cut_short: a signal kept steps from being begun.
     :ivar losses: what virtual machines lose by it, as :class:`gpuslice.change.machines.Loss`.
     """
@@ -74,6 +75,7 @@ class Change:
     unmet: dict = field(default_factory=dict)
     verified: dict = field(default_factory=dict)
     found: dict = field(default_factory=dict)
+    refused: bool = False
     cut_short: bool = False
     losses: list = field(default_factory=list)
 

@@ -23,6 +23,8 @@ from gpuslice.secret import redacted
 #: Outcome of a change -> how it is told in the environment; any other is "failed".
 _RESULTS = {"applied": "ok", "partly applied": "partly", "rolled back": "undone", "undone": "undone"}
 _RESULT, _ADDRESSES = "GPU_SLICING_RESULT", "GPU_SLICING_ADDRESSES"
+#: Set where what runs before a change refused it: whoever gives a node back has nothing to make known.
+_REFUSED = "GPU_SLICING_REFUSED"
 #: Functions that go through the door of the host, so that on a simulated one they do nothing to the machine that this runs on.
 _OURS = "gpu_"
 #: Effects of steps that nobody who uses the GPU is to meet.
@@ -44,6 +46,8 @@ class Hooks:
 
     def __init__(self, host, options, tell):
         self._host, self._options, self._tell = host, options, tell
+        # What this request ran after a change.
+        self._ran = []
 
     @staticmethod
     def applying(hooks, plan):
@@ -66,20 +70,23 @@ class Hooks:
                 )
         return None
 
-    def after(self, hooks, addresses, outcome):
+    def after(self, hooks, addresses, outcome, refused=False):
         """
         Run what comes after a change of these GPUs, all of it. Returns a sentence for each that failed.
 
         :param hooks: those of the record, which may be of an earlier run; :param outcome: how the history calls it.
+        :param refused: nothing of it was begun.
         """
         environment = {_ADDRESSES: " ".join(addresses), _RESULT: _RESULTS.get(outcome, "failed")}
+        if refused and not self._host.has_record(OWED):
+            environment[_REFUSED] = "yes"
+        hooks = [self._in_place_of(hook) for hook in hooks]
         failed = [(hook, why) for hook in hooks if (why := self._run(hook, environment))]
+        self._ran += hooks
         # After what is half done nobody is to get the node back by the next run alone.
         owed = [hook for hook, _ in failed if "around" in hook and outcome in _RESULTS]
-        told = []
-        for hook, why in failed:
-            end = "It is called again by the next run." if hook in owed else "Run it by hand."
-            told.append(redacted(f"{_shown(hook)}, which is to run after the change, {why} {end}"))
+        told = [_told(hook, why, "It is called again by the next run." if hook in owed else "Run it by hand.")
+                for hook, why in failed]  # fmt: skip
         return [*told, *self._note(hooks, owed)]
 
     def owed(self):
@@ -97,29 +104,64 @@ class Hooks:
         from gpuslice.records.owed import Owed
 
         try:
-            Owed(self._host).note([*(hook for hook in self.owed() if hook not in ran), *owed])
+            Owed(self._host).note([*(hook for hook in self.owed() if not _covered(hook, ran)), *owed])
         except errors.GpuSliceError as err:
             return [str(err)]
         return []
 
     def again(self):
         """
-        Run what is owed, but for what is no more of the rules in force. Returns (sentences on what failed, on what came of it).
+        Run what is owed and was not run by this request, as the rules in force have it: what failed may have failed by what the
+        pillar said then. What was for another node, or is asked for by other credentials, is run once more as it was.
+        Returns (sentences on what failed, on what came of it).
 
         :raises errors.StateDirUnusable: it can't be read or written what is owed.
         """
         from gpuslice.records.owed import Owed
 
-        owed = self.owed()
-        still = {hook["around"] for hook in self._options.after if "around" in hook}
-        if gone := [hook for hook in owed if hook["around"] not in still]:
-            Owed(self._host).note([hook for hook in owed if hook not in gone])
-        due = [hook for hook in owed if hook not in gone]
-        failed = self.after(due, (), "applied") if due else []
+        owed = [hook for hook in self.owed() if not _covered(hook, self._ran)]
+        due = self._in_force(owed)
+        gone = [hook for hook in owed if not any(hook["around"] == now["around"] for now in due)]
+        former = [hook for hook in owed if hook not in gone and not any(_place(hook) == _place(now) for now in due)]
+        if not owed:
+            return [], []
+        failed = []
+        for hook in former:
+            if why := self._run(hook, {_ADDRESSES: "", _RESULT: _RESULTS["applied"]}):
+                failed.append(_told(hook, why, "The pillar names another place by now, and it is not called again: is the node "
+                                    "given back there?"))  # fmt: skip
+        if gone or former:
+            Owed(self._host).note([hook for hook in self.owed() if hook not in (*gone, *former)])
+        missed = self.after(due, (), "applied") if due else []
         told = [f"{_shown(hook)} failed after an earlier change, and is no more in this pillar: is the node given back?"
                 for hook in gone]  # fmt: skip
-        done = [] if failed else [f"{_shown(hook)}, which failed after an earlier change, was called again." for hook in due]
-        return failed, [*told, *done]
+        done = [] if missed else [f"{_shown(hook)}, which failed after an earlier change, was called again." for hook in due]
+        return [*failed, *missed], [*told, *done]
+
+    def _in_place_of(self, hook):
+        """One that is light is not enough where more is owed: then that runs in its place, and not both."""
+        if not hook.get("light"):
+            return hook
+        if not any(_place(each) == _place(hook) and not each.get("light") for each in self._surely_owed()):
+            return hook
+        own = [each for each in self._options.after if "around" in each and not each.get("light")]
+        return next((each for each in own if _place(each) == _place(hook)), hook)
+
+    def _surely_owed(self):
+        """What is owed; nothing where that can't be read, which is told when it is noted."""
+        try:
+            return self.owed()
+        except errors.GpuSliceError:
+            return []
+
+    def _in_force(self, owed):
+        """What the rules in force have in the place of these, one for each technology: light where all that is owed is."""
+        found = []
+        for technique in dict.fromkeys(hook["around"] for hook in owed):
+            light = all(hook.get("light", False) for hook in owed if hook["around"] == technique)
+            own = [hook for hook in self._options.after if hook.get("around") == technique]
+            found += [hook for hook in own if hook.get("light", False) == light][:1] or own[:1]
+        return found
 
     def _run(self, hook, environment):
         """Returns "" or how it failed, as the end of a sentence."""
@@ -150,6 +192,21 @@ class Hooks:
         refused = answer is False or (isinstance(answer, Mapping) and answer.get("result") is False)
         said = printable(str(answer.get("comment") or "") if isinstance(answer, Mapping) else "")[:_CHARACTERS]
         return _sentence("answered that it failed", said) if refused else ""
+
+
+def _told(hook, why, end):
+    return redacted(f"{_shown(hook)}, which is to run after the change, {why} {end}")
+
+
+def _place(hook):
+    """What one is for: of a technology, the node and how it is reached."""
+    return (hook["around"], *(hook["kwargs"].get(name) for name in ("kubeconfig", "context", "node")))
+
+
+def _covered(owed, ran):
+    """Whether one of these did all that is owed. One that is light does less than another."""
+    return any("around" in hook and _place(hook) == _place(owed) and hook.get("light", False) <= owed.get("light", False)
+               for hook in ran)  # fmt: skip
 
 
 def _sentence(what, said):

@@ -461,7 +461,9 @@ class Planner:
         """A sentence where something that failed after an earlier change is called again by this run."""
         if self._options.by_hand or not self._host.has_record(OWED) or not self.deals_with_interrupted(targets):
             return ()
-        return (f"{OWED} tells of what failed after an earlier change, such as giving the node back; this run calls it again.",)
+        has = any("around" in hook for hook in self._options.after)
+        then = "this run calls it again" if has else "this pillar has it no more"
+        return (f"{OWED} tells of what failed after an earlier change, such as giving the node back; {then}.",)
 
     def deals_with_interrupted(self, targets):
         """Whether a request deals with an interrupted change: one that may change nothing (strategy none or skip) does not."""

@@ -102,12 +102,26 @@ class Reconciler:
         # By hand nothing is run around a change.
         owes = not self._options.by_hand and self._options.strategy != "skip" and self._host.has_record(OWED)
         result = self._applied(targets)
-        if not owes or result.generation is not None or not any(target.technique for target in targets):
+        if not owes or not self._host.has_record(OWED) or not any(target.technique for target in targets):
             return result
-        return self._under_lock(lambda: self._again(result))
+        try:
+            return self._under_lock(lambda: self._again(result))
+        except errors.Interrupted:
+            raise
+        except errors.GpuSliceError as err:
+            if result.generation is None:
+                raise
+            # What was changed is to be told all the same.
+            result.errors.append(str(err))
+            return result
 
     def _again(self, result):
-        """Run again what failed after an earlier change: a node that is still to be given back to its scheduler."""
+        """
+        Run again what failed after an earlier change: a node that is still to be given back to its scheduler. Not where this run
+        left something half done.
+        """
+        if self._journal.unfinished():
+            return result
         failed, told = self._runner.hooks.again()
         result.errors += failed
         result.warnings += told
@@ -269,7 +283,7 @@ class Reconciler:
         self._memory.note_signs(list(change.gpus.values()), self._tools.sessions)
         try:
             if refusal := self._before(change):
-                change.failed[ALL] = refusal
+                change.failed[ALL], change.refused = refusal, not change.entry.earlier
             else:
                 if change.plan.freeable:
                     self._plan_freed(change)
@@ -416,7 +430,7 @@ class Reconciler:
         result.errors += [*stopped, *self._verifier.changed_since(change, after)]
         if entry.after_hooks:
             # Before the record is closed: whoever finds it after a crash knows that they may not have run.
-            result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome)
+            result.errors += self._runner.hooks.after(entry.after_hooks, entry.gpus, outcome, change.refused)
         self._surely(result, self._remember, change, after, outcome)
         self._memory.note_health(entry, change.gpus, self._tools.made())
         if outcome == "left":

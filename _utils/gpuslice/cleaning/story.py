@@ -14,6 +14,7 @@ from gpuslice import front
 from gpuslice import kinds
 from gpuslice.cleaning.belongings import AGAIN
 from gpuslice.cleaning.belongings import Belongings
+from gpuslice.host.base import OWED
 from gpuslice.inventory import discovery
 from gpuslice.model import HOST
 from gpuslice.model import Key
@@ -21,6 +22,7 @@ from gpuslice.model import Target
 from gpuslice.plan import merge
 from gpuslice.policy import fields
 from gpuslice.records import interrupted
+from gpuslice.records import labelled
 from gpuslice.records import leaving
 from gpuslice.records.first import First
 from gpuslice.records.history import History
@@ -75,6 +77,8 @@ class _Cleaning:
         self._ours = Belongings(engine)
         self._found = First(engine.host).found()
         self._newest = History(engine.host).newest()
+        # The records of it are gone when it is told.
+        self._elsewhere = _elsewhere(engine.host)
         # One that an older version began and did not end has noted nothing.
         entry = interrupted.found(engine.host)
         self._layouts = {**self._found.layouts, **{key: one for key, one in _before(entry) if key not in self._found.layouts}}
@@ -290,6 +294,8 @@ class _Cleaning:
             found.append(strays)
         if others := leaving.others(self._engine.host):
             found.append(f"Left in {self._engine.host.state_dir}, since they are not known as ours: {', '.join(others)}.")
+        if answer.get("result") is not False:
+            found += self._elsewhere
         if self._found.since and answer["changes"]:
             found.append(
                 f"What was before generation {self._found.since} is not on record any more: what that generation or a later one "
@@ -302,6 +308,28 @@ class _Cleaning:
 
 #: In the place of an error: nothing was ever done to it.
 _FOREIGN = object()
+
+
+def _elsewhere(host):
+    """What of ours is in a scheduler, which is not asked here, as sentences."""
+    found = []
+    if host.has_record(OWED):
+        found.append(
+            f"{OWED} told of a node that could not be given back to its scheduler, and nobody does so any more: "
+            f"{', '.join(_owed(host)) or 'see whether it is drained'}."
+        )
+    if host.has_record(labelled.FILE):
+        found.append("Our labels of the node stay in its cluster; gpu_kubernetes.remove_labels takes them.")
+    return found
+
+
+def _owed(host):
+    from gpuslice.records.owed import Owed
+
+    try:
+        return [f"call {hook['function']}" for hook in Owed(host).hooks()]
+    except errors.GpuSliceError:
+        return []
 
 
 def _merge(changes, more):

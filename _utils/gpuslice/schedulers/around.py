@@ -10,7 +10,7 @@ from gpuslice.records import interrupted
 from gpuslice.records.journal import Journal
 
 #: What those who run before and after a change are told: its GPUs; and, of one that is over, how it ended.
-_ADDRESSES, RESULT = "GPU_SLICING_ADDRESSES", "GPU_SLICING_RESULT"
+_ADDRESSES, RESULT, _REFUSED = "GPU_SLICING_ADDRESSES", "GPU_SLICING_RESULT", "GPU_SLICING_REFUSED"
 #: The outcome with which nobody is to get the node back.
 _FAILED = "failed"
 _BY_HAND = ", by hand)"
@@ -19,8 +19,18 @@ _PAUSE = 2
 
 
 def is_after_change():
-    """Whether this runs after a change, as a part of it."""
+    """Whether this runs after a change, as a part of it or called again."""
     return RESULT in os.environ
+
+
+def is_refused():
+    """Whether this runs after a change that was refused before it was begun."""
+    return _REFUSED in os.environ
+
+
+def has_no_generation(host):
+    """Whether this runs as a part of a change that is not in the history yet. What is called again belongs to none."""
+    return RESULT in os.environ and host.has_record(JOURNAL)
 
 
 def half_done(engine, node, whom, function):

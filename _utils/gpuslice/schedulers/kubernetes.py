@@ -85,7 +85,7 @@ def labels(engine, config=None, dcm_profile=None):
     """
     has = offer.read(engine, "What this node has for Kubernetes")
     # What runs after a change does so before that has its generation.
-    generation = History(engine.host).upcoming() - (not around.is_after_change())
+    generation = History(engine.host).upcoming() - (not around.has_no_generation(engine.host))
     return kubernetes_labels.labels(has.offered, _health(engine), generation, len(engine.quarantined()), config, dcm_profile)
 
 

@@ -78,12 +78,22 @@ def apply_labels(engine, kubeconfig, node=None, context=None, config=None, dcm_p
     :return: dict with ``changes`` (label -> old and new), ``comment``, ``result`` but where ``test`` found something to change.
     :raises: as :func:`gpuslice.drivers.kubectl.apply`; errors.PolicyError: the node's name, or what labels raise.
     """
-    return _labelled(engine, kubeconfig, node, context, kubernetes.labels(engine, config, dcm_profile), force, test)
+    return _by_hand(engine, kubeconfig, node, context, kubernetes.labels(engine, config, dcm_profile), force, test)
 
 
 def remove_labels(engine, kubeconfig, node=None, context=None, test=False):
     """This node has no label that we applied. Returns and raises as :func:`apply_labels`."""
-    return _labelled(engine, kubeconfig, node, context, {}, False, test)
+    return _by_hand(engine, kubeconfig, node, context, {}, False, test)
+
+
+def _by_hand(engine, kubeconfig, node, context, wanted, force, test):
+    """Other labels than the pillar had applied: its next run has them applied again, of which it would know nothing else."""
+    name = node_name(engine, node)
+    if not test and engine.host.has_record(labelled.FILE):
+        where, there = labelled.read(engine.host)
+        if node_name(engine, where.get("node") or None) == name and there != kubernetes_labels.lasting(wanted):
+            labelled.forget(engine.host)
+    return _labelled(engine, kubeconfig, node, context, wanted, force, test)
 
 
 def _labelled(engine, kubeconfig, node, context, wanted, force, test):
@@ -234,6 +244,9 @@ def resume(
     """
     api, name = _api(engine, kubeconfig, context), node_name(engine, node)
     _refuse_plugin(plugin, namespace)
+    if around.is_refused():
+        # Nothing is to be made known: there may be other jobs, which a plugin that starts anew would concern.
+        labels, plugin, within = False, None, 0
     kept = labels and not test and _is_by_pillar(engine)
     if kept:
         labelled.forget(engine.host)

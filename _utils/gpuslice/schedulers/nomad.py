@@ -147,7 +147,7 @@ def resume(engine, node=None, path=None, plugin=files.PLUGIN, period=files.PERIO
     before = control.node(host, which)
     written = write(engine, path, plugin, period, test) if path else {"changes": {}, "comment": ""}
     changes, said = dict(written["changes"]), [written["comment"]] if written["changes"] else []
-    if (written["changes"] or (reread and unit)) and not test:
+    if (written["changes"] or (reread and unit and not around.is_refused())) and not test:
         said.append(_read_anew(host, unit))
     if before.eligible:
         return around.answer(changes, [*said, f"Node {before.name} takes jobs already."], test)

@@ -9,6 +9,7 @@ from typing import final
 
 from gpuslice import errors
 from gpuslice.drivers import device_nodes
+from gpuslice.host.base import OWED
 from gpuslice.outputs import kubernetes
 from gpuslice.outputs import kubernetes_labels
 from gpuslice.plan import CARVE
@@ -52,7 +53,7 @@ class Kubernetes(Telling):
     def beside(self, work, settings, goal):
         """That labels are to be applied: by the pillar alone, since only then somebody does."""
         cluster = settings.get("cluster")
-        if not cluster or goal.has is None or "told" not in work.settings:
+        if not cluster or goal.has is None or "told" not in work.settings or self._is_owed():
             return
         config, dcm_profile = (cluster[name] or None for name in ("config", "dcm_profile"))
         held = len(self.quarantined(work))
@@ -62,6 +63,14 @@ class Kubernetes(Telling):
             self._planned = wanted
             words = f"have the node labelled when this is over{_words(there, wanted)}"
             yield self.step(work.gpu, "label", {}, words, "file_write", CARVE, "have it labelled by what is there then")
+
+    def _is_owed(self):
+        """Whether who applies labels failed before, and is called again by this run anyhow."""
+        if not self._host.has_record(OWED):
+            return False
+        from gpuslice.records.owed import Owed
+
+        return any(hook["around"] == self.name for hook in Owed(self._host).hooks())
 
     def _run_label(self, gpu):
         labelled.forget(self._host)
